@@ -1,0 +1,1 @@
+"""The artefact between training and serving: clip contract, bundle, engines, decision rule."""

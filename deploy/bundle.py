@@ -1,0 +1,235 @@
+"""The bundle: a folder that carries a trained model from the trainer to the streamer.
+
+    bundle.json          manifest: format, model, clip spec, metrics, versions, sha256 of every other file
+    weights.safetensors  the network's weights (torch engine)
+    model.onnx           the serving graph: uint8 clips in, score and heat map out (all other engines)
+    calibration.json     normal scores' quantiles and the thresholds made from them
+    golden.safetensors   a few clips with the reference's scores, for the parity check
+
+Every file is checked against its sha256 before anything in it is used. No file is, or holds, a pickle.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deploy.errors import BundleCorrupt, BundleIncompatible
+from deploy.spec import ClipSpec
+
+FORMAT = 1
+MANIFEST_NAME = "bundle.json"
+WEIGHTS_NAME = "weights.safetensors"
+ONNX_NAME = "model.onnx"
+CALIBRATION_NAME = "calibration.json"
+GOLDEN_NAME = "golden.safetensors"
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Calibration(_Frozen):
+    """Where normal scores lie, and the thresholds made from them. Made from normal footage only."""
+
+    median: float
+    q99: float
+    q999: float
+    enter: float
+    """Score at or above which an event may begin."""
+    exit: float
+    """Score below which an event may end; at most ``enter``."""
+    frames: int = Field(ge=1)
+    """Scored frames behind the quantiles."""
+
+    @property
+    def calibration_id(self) -> str:
+        """Short hash of the content, to name in every event."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+class ModelCard(_Frozen):
+    """Which network the weights belong to, and how to build it."""
+
+    kind: str
+    """Name of a network registered under the entry point group ``oddsight.networks``."""
+    config: dict[str, Any]
+
+
+class Manifest(_Frozen):
+    """``bundle.json``."""
+
+    format: Literal[1]
+    model_id: str
+    model: ModelCard
+    spec: ClipSpec
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, str]
+    """sha256 (hex) of every other file of the bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Clips to try an engine on, with the reference's answer: uint8 (N, T, H, W, C), float32 (N,), float32 (N, h, w)."""
+
+    clips: NDArray[np.uint8]
+    score: NDArray[np.float32]
+    heatmap: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle. Get one from :func:`read_bundle`."""
+
+    path: Path
+    manifest: Manifest
+    calibration: Calibration
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The clips this model takes."""
+        return self.manifest.spec
+
+    @property
+    def model_id(self) -> str:
+        """Names the weights; appears in every event."""
+        return self.manifest.model_id
+
+    def file(self, name: str) -> Path:
+        """Path of a verified file.
+
+        Raises:
+            BundleCorrupt: the manifest lists no such file.
+        """
+        if name not in self.manifest.files:
+            raise BundleCorrupt(f"{self.path}: {MANIFEST_NAME} lists no {name}; make the bundle again with oddsight-train")
+        return self.path / name
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and verify the bundle in ``path``.
+
+    Raises:
+        BundleCorrupt: not a bundle, a file is missing, or its sha256 differs.
+        BundleIncompatible: written in another format.
+    """
+    manifest = _read_manifest(path)
+    _verify_files(path, manifest)
+    calibration = _parse(Calibration, _read_json(path / CALIBRATION_NAME), path / CALIBRATION_NAME)
+    return Bundle(path=path, manifest=manifest, calibration=calibration)
+
+
+def write_bundle(
+    path: Path, *, model: ModelCard, spec: ClipSpec, calibration: Calibration, files: Mapping[str, bytes], metrics: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> Bundle:
+    """Write a bundle and read it back verified.
+
+    ``files`` must hold ``weights.safetensors``, ``model.onnx`` and ``golden.safetensors``. The manifest is written last,
+    so an interrupted write leaves no readable bundle of mixed files.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    contents = {**files, CALIBRATION_NAME: _json_bytes(calibration.model_dump())}
+    for name, content in contents.items():
+        _replace_file(path / name, content)
+    manifest = Manifest(
+        format=FORMAT,
+        model_id=f"{model.kind}-{_sha256(files[WEIGHTS_NAME])[:12]}",
+        model=model,
+        spec=spec,
+        metrics=dict(metrics),
+        versions=dict(versions),
+        files={name: _sha256(content) for name, content in sorted(contents.items())},
+    )
+    _replace_file(path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+    return read_bundle(path)
+
+
+def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
+    """Give a bundle another calibration and read it back verified."""
+    content = _json_bytes(calibration.model_dump())
+    files = {**bundle.manifest.files, CALIBRATION_NAME: _sha256(content)}
+    manifest = bundle.manifest.model_copy(update={"files": files})
+    _replace_file(bundle.path / CALIBRATION_NAME, content)
+    _replace_file(bundle.path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+    return read_bundle(bundle.path)
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """Content of ``golden.safetensors``."""
+    from safetensors.numpy import save
+
+    return save({"clips": golden.clips, "score": golden.score, "heatmap": golden.heatmap})
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """The bundle's golden clips with the reference's scores."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(bundle.file(GOLDEN_NAME))
+    return Golden(clips=tensors["clips"], score=tensors["score"], heatmap=tensors["heatmap"])
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not (path / MANIFEST_NAME).is_file():
+        raise BundleCorrupt(f"{path}: no bundle here ({MANIFEST_NAME} is missing); make one with: oddsight-train fit --data DIR --out {path}")
+    content = _read_json(path / MANIFEST_NAME)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise BundleIncompatible(f"{path / MANIFEST_NAME}: format must be {FORMAT}, got {found!r}; make the bundle again")
+    return _parse(Manifest, content, path / MANIFEST_NAME)
+
+
+def _verify_files(path: Path, manifest: Manifest) -> None:
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise BundleCorrupt(f"{path}: {MANIFEST_NAME} names {name!r}; a bundle's files lie in its own folder")
+        try:
+            found = _sha256((path / name).read_bytes())
+        except OSError as error:
+            raise BundleCorrupt(f"{path / name}: {error.strerror}; copy the bundle again, whole") from error
+        if found != expected:
+            raise BundleCorrupt(f"{path / name}: sha256 is {found}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole")
+
+
+def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleCorrupt(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleCorrupt(f"{path}: {error}") from error
+
+
+def _json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Write beside and rename, so that no reader ever sees half a file."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        temporary.write(content)
+    os.chmod(temporary.name, 0o644)
+    os.replace(temporary.name, path)

@@ -1,0 +1,119 @@
+"""The decision rule: scores of one camera in, changes of an event's life out. Pure.
+
+It lies in ``deploy`` because it belongs to the contract between training and serving: the trainer counts events found
+and false events with the very rule that the streamer applies.
+
+An event begins as a candidate at the first score at or above ``enter``. A score below ``exit`` drops a candidate; a
+candidate that lasts ``min_duration_ms`` is announced (``start``). An announced event ends when no score at or above
+``exit`` came for more than ``merge_gap_ms``; until then it goes on, so short dips do not split it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+EventKind = Literal["start", "update", "end"]
+
+
+class DecisionRule(BaseModel):
+    """Thresholds in score units, times in milliseconds of capture time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enter: float
+    exit: float
+    min_duration_ms: int = Field(default=300, ge=0)
+    merge_gap_ms: int = Field(default=1000, ge=0)
+    update_interval_ms: int = Field(default=2000, ge=1)
+
+    @model_validator(mode="after")
+    def _exit_at_most_enter(self) -> "DecisionRule":
+        if self.exit > self.enter:
+            raise ValueError(f"exit must be at most enter ({self.enter}), got {self.exit}")
+        return self
+
+
+class OpenEvent(BaseModel):
+    """A candidate or an announced event of one camera; ``None`` in its place means that nothing is open."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_id: str
+    started_at_ms: int
+    last_active_ms: int
+    """Capture time of the last frame whose score was at or above ``exit``."""
+    peak_score: float
+    announced_at_ms: int | None = None
+    """Capture time of the last ``start`` or ``update``; None for a candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one frame says: ``score`` is None for a frame that completes no clip. ``event_id`` names the event it may begin."""
+
+    event_id: str
+    captured_at_ms: int
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventChange:
+    """One entry of an event's life, caused by ``observation``."""
+
+    kind: EventKind
+    event: OpenEvent
+    observation: Observation
+
+    @property
+    def ended_at_ms(self) -> int | None:
+        """Capture time of the last active frame, for an ``end``."""
+        return self.event.last_active_ms if self.kind == "end" else None
+
+
+Decision = tuple[OpenEvent | None, tuple[EventChange, ...]]
+
+
+def decide(rule: DecisionRule, event: OpenEvent | None, observation: Observation) -> Decision:
+    """Take one frame of a camera, in capture order, into account: the camera's new state and what changed."""
+    if event is not None and abs(observation.captured_at_ms - event.last_active_ms) > rule.merge_gap_ms:
+        # Also when the clock jumped back: the frames no longer follow one another.
+        ended = (EventChange("end", event, observation),) if event.announced_at_ms is not None else ()
+        state, changes = _begin(rule, observation)
+        return state, ended + changes
+    if event is None:
+        return _begin(rule, observation)
+    if observation.score is None or observation.score < rule.exit:
+        return (event if event.announced_at_ms is not None else None), ()
+    return _go_on(rule, event, observation, observation.score)
+
+
+def finish(event: OpenEvent | None, observation: Observation) -> tuple[EventChange, ...]:
+    """End what is open because no frame will follow ``observation``."""
+    if event is None or event.announced_at_ms is None:
+        return ()
+    return (EventChange("end", event, observation),)
+
+
+def _begin(rule: DecisionRule, observation: Observation) -> Decision:
+    if observation.score is None or observation.score < rule.enter:
+        return None, ()
+    now_ms = observation.captured_at_ms
+    candidate = OpenEvent(event_id=observation.event_id, started_at_ms=now_ms, last_active_ms=now_ms, peak_score=observation.score)
+    return _go_on(rule, candidate, observation, observation.score)
+
+
+def _go_on(rule: DecisionRule, event: OpenEvent, observation: Observation, score: float) -> Decision:
+    now_ms = observation.captured_at_ms
+    event = event.model_copy(update={"last_active_ms": max(now_ms, event.last_active_ms), "peak_score": max(score, event.peak_score)})
+    kind = _due(rule, event, now_ms)
+    if kind is None:
+        return event, ()
+    event = event.model_copy(update={"announced_at_ms": now_ms})
+    return event, (EventChange(kind, event, observation),)
+
+
+def _due(rule: DecisionRule, event: OpenEvent, now_ms: int) -> EventKind | None:
+    if event.announced_at_ms is None:
+        return "start" if now_ms - event.started_at_ms >= rule.min_duration_ms else None
+    return "update" if now_ms - event.announced_at_ms >= rule.update_interval_ms else None

@@ -1,0 +1,153 @@
+"""The ``Engine`` protocol, the checks every backend shares, and ``load_engine``."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import Bundle
+from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
+from deploy.spec import ClipSpec
+
+Clips = NDArray[np.uint8]
+"""uint8 (N, T, H, W, C)."""
+
+DEFAULT_MAX_CLIPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One score and one heat map a clip, in the order of the clips."""
+
+    score: NDArray[np.float32]
+    """float32 (N,); higher is more anomalous."""
+    heatmap: NDArray[np.float32]
+    """float32 (N, h, w); where in the frame; h and w are the model's own, coarser than the frame."""
+
+
+class Engine(Protocol):
+    """A loaded model that scores clips. Safe to call from several threads; usable again after an error."""
+
+    name: str
+    spec: ClipSpec
+    max_clips: int
+
+    def score(self, clips: Clips) -> Scores:
+        """Score ``clips``, uint8 (N, T, H, W, C) with 0 <= N <= ``max_clips``; the result is the caller's own.
+
+        A clip's score does not depend on the other clips of the call. Blocks until done.
+
+        Raises:
+            BadClips: wrong dtype, shape or number.
+            EngineClosed: after ``close()``.
+            EngineFailed: the backend failed.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """What is really in use: backend, version, device, precision."""
+
+    def close(self) -> None:
+        """Free the backend's resources. May be called again."""
+
+
+class CheckedEngine(ABC):
+    """What all backends share: contract checks before the backend, result checks after it, one call at a time."""
+
+    name: str
+
+    def __init__(self, spec: ClipSpec, max_clips: int) -> None:
+        self.spec = spec
+        self.max_clips = max_clips
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def score(self, clips: Clips) -> Scores:
+        """See :meth:`Engine.score`."""
+        self._check_clips(clips)
+        with self._lock:
+            if self._closed:
+                raise EngineClosed(f"the {self.name} engine is closed")
+            score, heatmap = self._run(np.ascontiguousarray(clips)) if len(clips) else self._nothing()
+        return self._checked_scores(len(clips), score, heatmap)
+
+    def close(self) -> None:
+        """See :meth:`Engine.close`."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._release()
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Engine.describe`."""
+
+    @abstractmethod
+    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Score at least one checked, contiguous clip; raise EngineFailed for whatever the backend raises."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Free the backend's resources; called once."""
+
+    def _check_clips(self, clips: Clips) -> None:
+        if not isinstance(clips, np.ndarray) or clips.dtype != np.uint8:
+            raise BadClips(f"clips must be a numpy array of uint8, got {getattr(clips, 'dtype', type(clips).__name__)}")
+        if clips.shape[1:] != self.spec.clip_shape:
+            raise BadClips(f"clips must have shape (N, {', '.join(map(str, self.spec.clip_shape))}), got {clips.shape}")
+        if len(clips) > self.max_clips:
+            raise BadClips(f"at most {self.max_clips} clips a call (max_clips), got {len(clips)}")
+
+    def _nothing(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.empty(0, np.float32), np.empty((0, 0, 0), np.float32)
+
+    def _checked_scores(self, n_clips: int, score: NDArray[np.float32], heatmap: NDArray[np.float32]) -> Scores:
+        if score.shape != (n_clips,) or heatmap.ndim != 3 or len(heatmap) != n_clips:
+            raise EngineFailed(f"{self.name}: {n_clips} clips in, scores {score.shape} and heat maps {heatmap.shape} out")
+        if not np.isfinite(score).all():
+            raise EngineFailed(f"{self.name}: a score is not a finite number: {score}")
+        return Scores(score=score, heatmap=heatmap)
+
+
+def load_engine(bundle: Bundle, name: str, *, max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0) -> Engine:
+    """Load ``bundle`` into the engine called ``name``: ``openvino``, ``onnx`` or ``torch``. Nothing else is ever tried.
+
+    ``threads``: CPU threads for one call; 0 leaves it to the backend.
+
+    Raises:
+        ConfigError: no engine has that name.
+        EngineUnavailable: its library is missing or does not run here.
+        EngineFailed: the backend refuses the model.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
+    return ENGINES[name](bundle, max_clips, threads)
+
+
+def _load_openvino(bundle: Bundle, max_clips: int, threads: int) -> Engine:
+    from deploy.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(bundle, max_clips=max_clips, threads=threads)
+
+
+def _load_onnx(bundle: Bundle, max_clips: int, threads: int) -> Engine:
+    from deploy.engines.onnx import OnnxEngine
+
+    return OnnxEngine(bundle, max_clips=max_clips, threads=threads)
+
+
+def _load_torch(bundle: Bundle, max_clips: int, threads: int) -> Engine:
+    from deploy.engines.torch import TorchEngine
+
+    return TorchEngine(bundle, max_clips=max_clips, threads=threads)
+
+
+ENGINES: dict[str, Callable[[Bundle, int, int], Engine]] = {
+    "openvino": _load_openvino,
+    "onnx": _load_onnx,
+    "torch": _load_torch,
+}
+DEFAULT_ENGINE = "openvino"

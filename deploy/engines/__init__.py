@@ -1,0 +1,1 @@
+"""One backend a file: the only places that import that backend's library for serving."""

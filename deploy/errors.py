@@ -1,0 +1,70 @@
+"""The root of every error Oddsight raises on purpose, and the errors of bundles, frames and engines.
+
+OddsightError                 the command line prints it in one line and exits with its ``exit_code``
+├── ConfigError               a setting is wrong: names dotted path, rule and value (exit 2)
+├── BundleError               a bundle cannot be used
+│   ├── BundleCorrupt         a file is missing or differs from its sha256
+│   └── BundleIncompatible    made for another format, spec or model kind
+├── BadFrame                  bytes that are no usable picture; ``reason`` is a word for metrics and headers
+└── EngineError
+    ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra
+    ├── BadClips              the caller broke the clip contract (dtype, shape, size); names value and rule
+    ├── EngineClosed          used after close()
+    └── EngineFailed          the backend failed or gave back something that is no score
+"""
+
+
+class OddsightError(Exception):
+    """Root of all errors raised on purpose. ``retriable`` says whether the same call may succeed later."""
+
+    exit_code = 1
+    retriable = False
+
+
+class ConfigError(OddsightError):
+    """A setting is wrong; the message names its dotted path, the rule and the value."""
+
+    exit_code = 2
+
+
+class BundleError(OddsightError):
+    """A bundle cannot be used."""
+
+
+class BundleCorrupt(BundleError):
+    """A file of the bundle is missing, unreadable or differs from the sha256 in ``bundle.json``."""
+
+
+class BundleIncompatible(BundleError):
+    """The bundle was made for another bundle format or for a model that is not installed."""
+
+
+class BadFrame(OddsightError):
+    """Bytes that are no usable picture.
+
+    ``reason`` is one of a fixed set of words, fit for a metric label or a message header; the message says more.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class EngineError(OddsightError):
+    """An engine could not be loaded or could not score."""
+
+
+class EngineUnavailable(EngineError):
+    """The backend's library is not installed or does not run on this machine."""
+
+
+class BadClips(EngineError):
+    """The clips handed to an engine break the clip contract."""
+
+
+class EngineClosed(EngineError):
+    """The engine was used after ``close()``."""
+
+
+class EngineFailed(EngineError):
+    """The backend failed, or gave back something that is no score."""

@@ -1,0 +1,138 @@
+"""Pictures to frames: the only place where a picture is decoded or resized, for training and serving alike.
+
+Bytes are untrusted. The pixel limit is set before OpenCV is imported, because a JPEG header that claims 30000x30000
+otherwise costs 11 s and 5 GB; formats other than JPEG and PNG never reach a decoder.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import BadFrame
+from deploy.spec import ClipSpec
+
+MAX_PICTURE_PX = 16_777_216
+"""Largest picture accepted, in pixels: 4096 x 4096, twice 4K."""
+MAX_PICTURE_BYTES = 16_777_216
+
+os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PICTURE_PX)
+
+import cv2  # noqa: E402  the limit above is read once, when OpenCV is loaded
+
+Frame = NDArray[np.uint8]
+"""uint8 (H, W, C); C is 1 (gray) or 3 (BGR)."""
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_REDUCTIONS = (8, 4, 2)
+
+
+class DecodedFrame(NamedTuple):
+    """A frame fitted to a spec, and the size of the picture it came from."""
+
+    frame: Frame
+    width_px: int
+    height_px: int
+
+
+def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame:
+    """Decode one JPEG or PNG and fit it to ``spec``.
+
+    JPEGs much larger than the spec are decoded at 1/2, 1/4 or 1/8 size (DCT scaling: cheap and anti-aliased).
+
+    Raises:
+        BadFrame: with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header`` or ``undecodable``.
+    """
+    width_px, height_px = picture_size(encoded)
+    reduction = _reduction(encoded, width_px, height_px, spec)
+    picture = _imdecode(encoded, _decode_flag(spec, reduction))
+    return DecodedFrame(fit_frame(picture, spec), width_px, height_px)
+
+
+def picture_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height in pixels from the header alone, after every check that needs no decoder.
+
+    Raises:
+        BadFrame: as :func:`decode_picture`.
+    """
+    if not encoded:
+        raise BadFrame("empty", "the message has no bytes")
+    if len(encoded) > MAX_PICTURE_BYTES:
+        raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_PICTURE_BYTES} are accepted")
+    if encoded.startswith(_JPEG_MAGIC):
+        width_px, height_px = _jpeg_size(encoded)
+    elif encoded.startswith(_PNG_MAGIC):
+        width_px, height_px = _png_size(encoded)
+    else:
+        raise BadFrame("unsupported_type", f"neither JPEG nor PNG: starts with {encoded[:8].hex(' ')}")
+    if width_px < 1 or height_px < 1:
+        raise BadFrame("bad_header", f"the header claims {width_px} x {height_px} pixels")
+    if width_px * height_px > MAX_PICTURE_PX:
+        raise BadFrame("too_large", f"the header claims {width_px} x {height_px} pixels; at most {MAX_PICTURE_PX} are accepted")
+    return width_px, height_px
+
+
+def fit_frame(picture: NDArray[np.uint8], spec: ClipSpec) -> Frame:
+    """Fit a decoded picture, (H, W) or (H, W, 3) BGR, to ``spec``: colour first, then area-averaged size."""
+    if spec.colour == "gray" and picture.ndim == 3:
+        picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
+    if picture.shape[:2] != (spec.height_px, spec.width_px):
+        picture = np.asarray(cv2.resize(picture, (spec.width_px, spec.height_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return picture.reshape(spec.frame_shape)
+
+
+def encode_jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode (H, W) gray or (H, W, 3) BGR as JPEG; quality 1 to 100."""
+    done, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise BadFrame("unencodable", f"a picture of shape {picture.shape} could not be encoded as JPEG")
+    return encoded.tobytes()
+
+
+def _decode_flag(spec: ClipSpec, reduction: int) -> int:
+    colour = "GRAYSCALE" if spec.colour == "gray" else "COLOR"
+    name = f"IMREAD_{colour}" if reduction == 1 else f"IMREAD_REDUCED_{colour}_{reduction}"
+    # A camera turned upside down is a fact of the scene; a rotation tag must not swap width and height.
+    return int(getattr(cv2, name)) | int(cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _reduction(encoded: bytes, width_px: int, height_px: int, spec: ClipSpec) -> int:
+    """The largest DCT reduction that keeps both sides at least as large as the spec; PNG has none."""
+    if not encoded.startswith(_JPEG_MAGIC):
+        return 1
+    return next((r for r in _REDUCTIONS if width_px // r >= spec.width_px and height_px // r >= spec.height_px), 1)
+
+
+def _imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
+    try:
+        picture = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), flag)
+    except cv2.error as error:
+        raise BadFrame("undecodable", f"OpenCV: {error.err}") from error
+    if picture is None:
+        raise BadFrame("undecodable", f"{len(encoded)} bytes with a valid header do not decode: truncated or damaged")
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _png_size(encoded: bytes) -> tuple[int, int]:
+    if len(encoded) < 24 or encoded[12:16] != b"IHDR":
+        raise BadFrame("bad_header", "a PNG without its IHDR chunk")
+    return int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+
+
+def _jpeg_size(encoded: bytes) -> tuple[int, int]:
+    """Walk the JPEG segments to the frame header (ITU-T T.81, B.2.2)."""
+    position = 2
+    while position + 9 <= len(encoded) and encoded[position] == 0xFF:
+        marker = encoded[position + 1]
+        if marker == 0xFF:  # a fill byte (B.1.1.2)
+            position += 1
+            continue
+        if marker in _JPEG_SIZE_MARKERS:
+            height_px = int.from_bytes(encoded[position + 5 : position + 7], "big")
+            width_px = int.from_bytes(encoded[position + 7 : position + 9], "big")
+            return width_px, height_px
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    raise BadFrame("bad_header", "a JPEG without a frame header")

@@ -1,0 +1,1 @@
+"""The running service: frames from Kafka, scores and events into Redis."""

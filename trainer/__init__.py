@@ -1,0 +1,1 @@
+"""Footage in, a trained, evaluated and calibrated bundle out."""

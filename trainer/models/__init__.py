@@ -1,0 +1,1 @@
+"""The networks: one readable file a model, shared parts in ``blocks``."""
