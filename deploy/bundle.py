@@ -11,7 +11,6 @@ Every file is checked against its sha256 before anything in it is used. No file 
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,7 +130,13 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def write_bundle(
-    path: Path, *, model: ModelCard, spec: ClipSpec, calibration: Calibration, files: Mapping[str, bytes], metrics: Mapping[str, Any],
+    path: Path,
+    *,
+    model: ModelCard,
+    spec: ClipSpec,
+    calibration: Calibration,
+    files: Mapping[str, bytes],
+    metrics: Mapping[str, Any],
     versions: Mapping[str, str],
 ) -> Bundle:
     """Write a bundle and read it back verified.
@@ -183,7 +188,9 @@ def read_golden(bundle: Bundle) -> Golden:
 
 def _read_manifest(path: Path) -> Manifest:
     if not (path / MANIFEST_NAME).is_file():
-        raise BundleCorrupt(f"{path}: no bundle here ({MANIFEST_NAME} is missing); make one with: oddsight-train fit --data DIR --out {path}")
+        raise BundleCorrupt(
+            f"{path}: no bundle here ({MANIFEST_NAME} is missing); make one: oddsight-train fit --data DIR --out {path}"
+        )
     content = _read_json(path / MANIFEST_NAME)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -200,7 +207,9 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise BundleCorrupt(f"{path / name}: {error.strerror}; copy the bundle again, whole") from error
         if found != expected:
-            raise BundleCorrupt(f"{path / name}: sha256 is {found}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole")
+            raise BundleCorrupt(
+                f"{path / name}: sha256 is {found}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole"
+            )
 
 
 def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:
@@ -231,5 +240,5 @@ def _replace_file(path: Path, content: bytes) -> None:
     """Write beside and rename, so that no reader ever sees half a file."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
         temporary.write(content)
-    os.chmod(temporary.name, 0o644)
-    os.replace(temporary.name, path)
+    Path(temporary.name).chmod(0o644)
+    Path(temporary.name).replace(path)

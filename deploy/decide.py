@@ -99,13 +99,17 @@ def _begin(rule: DecisionRule, observation: Observation) -> Decision:
     if observation.score is None or observation.score < rule.enter:
         return None, ()
     now_ms = observation.captured_at_ms
-    candidate = OpenEvent(event_id=observation.event_id, started_at_ms=now_ms, last_active_ms=now_ms, peak_score=observation.score)
+    candidate = OpenEvent(
+        event_id=observation.event_id, started_at_ms=now_ms, last_active_ms=now_ms, peak_score=observation.score
+    )
     return _go_on(rule, candidate, observation, observation.score)
 
 
 def _go_on(rule: DecisionRule, event: OpenEvent, observation: Observation, score: float) -> Decision:
     now_ms = observation.captured_at_ms
-    event = event.model_copy(update={"last_active_ms": max(now_ms, event.last_active_ms), "peak_score": max(score, event.peak_score)})
+    event = event.model_copy(
+        update={"last_active_ms": max(now_ms, event.last_active_ms), "peak_score": max(score, event.peak_score)}
+    )
     kind = _due(rule, event, now_ms)
     if kind is None:
         return event, ()
