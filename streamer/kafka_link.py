@@ -8,7 +8,9 @@ Facts about kafka-python 3.0.12 that the users of :func:`make_consumer` rely on:
 
 - ``auto_offset_reset="none"``: an offset the broker no longer has raises ``OffsetOutOfRangeError`` from ``poll()``, whose
   ``args[0]`` is ``{TopicPartition: offset}``. A partition with neither a committed offset nor a ``seek`` raises
-  ``NoOffsetForPartitionError``. The embedded broker signals neither: it answers with nothing.
+  ``NoOffsetForPartitionError``, paused or not. The embedded broker does not signal the former: it answers with nothing.
+- A rebalance listener runs in the client's own thread while the caller waits in ``poll()``: ``seek`` and ``pause`` are fine
+  there, whatever asks the broker raises ``RuntimeError``. The first assignment may be empty, with the real one after it.
 - A dead broker raises nothing: ``poll()`` returns ``{}`` while the client reconnects in its own thread; ``commit``,
   ``committed`` and ``end_offsets`` with ``timeout_ms`` raise ``KafkaTimeoutError``.
 """
@@ -21,15 +23,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import kafka  # type: ignore[import-untyped]  # ships no types
+import kafka
 import structlog
-from kafka.errors import (  # type: ignore[import-untyped]  # ships no types
+from kafka.errors import (
     AuthorizationError,
     KafkaError,
     SaslAuthenticationFailedError,
     TopicAlreadyExistsError,
 )
-from kafka.net.compat import KafkaNetClient  # type: ignore[import-untyped]  # ships no types
+from kafka.net.compat import KafkaNetClient
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings
