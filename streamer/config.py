@@ -1,6 +1,8 @@
 """Settings: one TOML file, and the environment for endpoints and secrets. Unknown keys are errors."""
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,6 +146,27 @@ def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
     except ValidationError as error:
         lines = [_explain(dict(problem), content) for problem in error.errors(include_input=False, include_url=False)]
         raise ConfigError(f"{source}: " + "\n  ".join(lines)) from error
+
+
+def with_bundle(settings: Settings, bundle: Path | None) -> Settings:
+    """The same settings with another bundle, where one is given."""
+    if bundle is None:
+        return settings
+    return settings.model_copy(update={"engine": settings.engine.model_copy(update={"bundle": bundle})})
+
+
+def settings_toml(settings: Settings) -> str:
+    """All settings in force as TOML; secrets are shown as stars, settings without a value as comments."""
+    content = settings.model_dump(mode="json")
+    content["redis"]["url"] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1**********@", settings.redis.url)
+    cameras = {f'cameras."{camera_id}"': values for camera_id, values in content.pop("cameras").items()}
+    return "\n\n".join(_section_toml(name, values) for name, values in {**content, **cameras}.items())
+
+
+def _section_toml(name: str, values: Mapping[str, Any]) -> str:
+    # JSON's strings and numbers are TOML's as well.
+    lines = [f"# {key} is not set" if value is None else f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join([f"[{name}]", *lines])
 
 
 def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: float) -> DecisionRule:

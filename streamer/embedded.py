@@ -118,7 +118,7 @@ def _running(name: str, command: list[str], is_ready: Callable[[], bool]) -> Ite
             stderr=subprocess.STDOUT,
             # Ctrl-C at the terminal is for us: we still talk to it while we end.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
+            preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
         )
         try:
             _wait_until(is_ready, process, name, output)
@@ -147,7 +147,7 @@ def _answers_ping(url: str) -> bool:
     return True
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """On Linux the kernel kills the child with the thread that started it, so that not even SIGKILL leaves an orphan."""
     if sys.platform != "linux":
         return None

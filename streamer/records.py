@@ -1,0 +1,85 @@
+"""The values that travel through the service. All frozen."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.frames import Frame
+
+
+class Partition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.number}]"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMessage:
+    """One Kafka record as it came; nothing in it is trusted yet."""
+
+    partition: Partition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp_ms: int
+    """The record's own time, set by the producer or the broker."""
+
+    def __str__(self) -> str:
+        return f"{self.partition}@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFrame:
+    """One decoded frame of one camera, fitted to the model's clip spec."""
+
+    partition: Partition
+    offset: int
+    camera_id: str
+    captured_at_ms: int
+    frame: Frame
+    width_px: int
+    """Size of the picture the camera sent."""
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that is no frame, and why."""
+
+    message: FrameMessage
+    reason: str
+    """One of a fixed set of words, for the metric and the dead-letter header."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The last frames of one camera, oldest first; ``newest`` is the frame that its score belongs to."""
+
+    frames: tuple[Frame, ...]
+    newest: CameraFrame
+    starts_camera: bool
+    """The newest frame begins a new run of frames: nothing before it belongs to its clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that the rest of the service needs to know of one frame."""
+
+    offset: int
+    camera_id: str
+    captured_at_ms: int
+    width_px: int
+    height_px: int
+    starts_camera: bool
+    score: float | None
+    """None for a frame that completes no clip."""
+    heatmap: NDArray[np.float32] | None
+    """float32 (h, w), None where there is no score."""

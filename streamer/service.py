@@ -1,0 +1,94 @@
+"""The running service: builds the parts, turns the loop until told to stop, and takes everything down in order."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from deploy.bundle import Bundle, read_bundle
+from deploy.engine import Engine, load_engine
+from deploy.errors import ConfigError
+from streamer.batch import MicroBatcher
+from streamer.clips import ClipBuffer
+from streamer.config import Settings
+from streamer.consume import KafkaFrameSource
+from streamer.deadletter import KafkaDeadLetters
+from streamer.decide import Decider
+from streamer.decode import Decoder
+from streamer.health import Health
+from streamer.http import serve_http
+from streamer.kafka_link import ensure_topics, quiet_library_log
+from streamer.metrics import Metrics
+from streamer.pipeline import Pipeline, Stages
+from streamer.progress import RedisProgressStore
+from streamer.redis_link import check_redis, make_redis
+
+log = structlog.get_logger("oddsight.service")
+
+_MAX_DECODE_THREADS = 8
+
+
+def run_service(settings: Settings, stop: threading.Event) -> None:
+    """Run one consumer until ``stop`` is set, then finish what has been read and leave.
+
+    Raises:
+        ConfigError, BundleError, EngineError: before anything is consumed.
+        BrokerUnavailable, RedisUnavailable: Kafka or Redis cannot be reached at start, or Kafka refuses us later.
+    """
+    quiet_library_log()
+    bundle = read_bundle(_bundle_path(settings))
+    metrics, health = Metrics(), Health()
+    with ExitStack() as stack:
+        port = stack.enter_context(serve_http(settings.http, metrics, health))
+        engine = stack.enter_context(_engine(settings, bundle, metrics))
+        pipeline = Pipeline(_stages(settings, bundle, engine, (metrics, health), stack))
+        log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **engine.describe())
+        while not stop.is_set():
+            pipeline.step()
+        log.info("stopping: finishing what has been read")
+        pipeline.drain()
+
+
+def _bundle_path(settings: Settings) -> Path:
+    if settings.engine.bundle is None:
+        raise ConfigError("engine.bundle must be set, or --bundle given: the folder that oddsight-train fit wrote")
+    return settings.engine.bundle
+
+
+@contextmanager
+def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Engine]:
+    engine = load_engine(bundle, settings.engine.backend, max_clips=settings.batch.max_clips, threads=settings.engine.threads)
+    metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _stages(settings: Settings, bundle: Bundle, engine: Engine, watch: tuple[Metrics, Health], stack: ExitStack) -> Stages:
+    """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
+    metrics, health = watch
+    client = make_redis(settings.redis)
+    stack.callback(client.close)
+    check_redis(client)
+    ensure_topics(settings.kafka)
+    decoder = Decoder(bundle.spec, threads=min(_MAX_DECODE_THREADS, os.cpu_count() or 1))
+    stack.callback(decoder.close)
+    dead_letters = KafkaDeadLetters(settings.kafka)
+    stack.callback(dead_letters.close)
+    return Stages(
+        source=KafkaFrameSource(settings.kafka),
+        decoder=decoder,
+        clips=ClipBuffer(bundle.spec.length, round(settings.decision.max_gap_s * 1000)),
+        batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
+        engine=engine,
+        decider=Decider(settings, bundle, engine.name),
+        store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
+        dead_letters=dead_letters,
+        metrics=metrics,
+        health=health,
+        start=settings.kafka.start,
+    )
