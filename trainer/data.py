@@ -1,0 +1,163 @@
+"""Decoded footage to clips: split by video, windows for training, labels for evaluation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.engine import Clips
+from deploy.spec import ClipSpec
+from trainer.errors import BadLabels, NoFootage, TooLittleFootage
+from trainer.footage import Footage, FootageShape, Source, split_sources
+
+HELD_OUT_SHARE = 0.2
+LABELS_NAME = "frame_labels.npz"
+
+_SIDE_STEP_PX = 16
+_AREA_TOLERANCE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Footage to learn from, and footage held out for validation and calibration."""
+
+    fit: tuple[Footage, ...]
+    held_out: tuple[Footage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBank:
+    """All full clips of some footage, made when asked for: every run of ``length`` readable frames of one video."""
+
+    footage: tuple[Footage, ...]
+    length: int
+
+    def __len__(self) -> int:
+        return sum(self._counts())
+
+    def take(self, numbers: NDArray[np.int64]) -> Clips:
+        """The clips with these numbers, uint8 (N, T, H, W, C); clips are numbered through all footage in order."""
+        starts = np.cumsum([0, *self._counts()])
+        videos = np.searchsorted(starts, numbers, side="right") - 1
+        return np.stack([self._clip(int(v), int(n - starts[v])) for v, n in zip(videos, numbers, strict=True)])
+
+    def batches(self, size: int) -> Iterator[Clips]:
+        """All clips in order, ``size`` at a time."""
+        for first in range(0, len(self), size):
+            yield self.take(np.arange(first, min(first + size, len(self))))
+
+    def _counts(self) -> list[int]:
+        return [max(0, len(footage.frames) - self.length + 1) for footage in self.footage]
+
+    def _clip(self, video: int, first: int) -> NDArray[np.uint8]:
+        return self.footage[video].frames[first : first + self.length]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledClip:
+    """A test clip on disk and its labels, uint8 (frames,), 1 = anomalous."""
+
+    source: Source
+    labels: NDArray[np.uint8]
+
+
+def frame_size(shape: FootageShape, area_px: int) -> tuple[int, int]:
+    """Height and width, multiples of 16, near ``area_px`` in area and nearest to the footage's aspect; never enlarges."""
+    area = min(area_px, shape.width_px * shape.height_px)
+    aspect = shape.width_px / shape.height_px
+    sides = range(_SIDE_STEP_PX, 2049, _SIDE_STEP_PX)
+    near = [(h, w) for h in sides for w in sides if abs(h * w / area - 1) <= _AREA_TOLERANCE]
+    return min(near or [_nearest_size(area, aspect)], key=lambda size: abs(np.log(size[1] / size[0] / aspect)))
+
+
+def split_by_video(footage: list[Footage], length: int) -> Split:
+    """Hold out about a fifth: whole videos, spread over the list; the last fifth in time of a single video.
+
+    Raises:
+        TooLittleFootage: a part has no full clip of ``length`` frames.
+    """
+    split = _split_in_time(footage[0]) if len(footage) == 1 else _split_whole(footage)
+    for part in (split.fit, split.held_out):
+        if len(ClipBank(part, length)) == 0:
+            frames = sum(len(video.frames) for video in footage)
+            raise TooLittleFootage(
+                f"{frames} frames in {len(footage)} videos leave no clip of {length} frames to learn from or to hold out; "
+                f"give at least {length * 10} frames of one video, or two videos of {length} frames"
+            )
+    return split
+
+
+def labelled_clips(path: Path) -> list[LabelledClip]:
+    """The test clips of a data set with their labels.
+
+    Raises:
+        NoFootage: there is no ``testing`` split.
+        BadLabels: the labels are missing, or name other clips.
+    """
+    if not (path / "testing").is_dir():
+        raise NoFootage(f"{path}: no testing/ folder; evaluate needs testing/frames/CLIP or testing/videos/CLIP.*")
+    sources = split_sources(path / "testing")
+    labels = _read_labels(path / LABELS_NAME)
+    missing = [source.name for source in sources if source.name not in labels]
+    if missing:
+        raise BadLabels(f"{path / LABELS_NAME}: no labels for clip {missing[0]!r}; it has {', '.join(sorted(labels))}")
+    return [LabelledClip(source, labels[source.name]) for source in sources]
+
+
+def check_labels(clip: LabelledClip, footage: Footage) -> None:
+    """Make sure that there is one label a frame.
+
+    Raises:
+        BadLabels: the numbers differ.
+    """
+    if len(clip.labels) != footage.total:
+        raise BadLabels(
+            f"clip {clip.source.name!r} has {footage.total} frames and {len(clip.labels)} labels in {LABELS_NAME}; "
+            "give one label a frame"
+        )
+
+
+def clip_windows(frames: NDArray[np.uint8], spec: ClipSpec, size: int) -> Iterator[tuple[int, Clips]]:
+    """Batches of the clips that end at each frame from ``length - 1`` on, with the number of the first one's last frame."""
+    last = spec.length - 1
+    for first in range(last, len(frames), size):
+        ends = range(first, min(first + size, len(frames)))
+        yield first, np.stack([frames[end - last : end + 1] for end in ends])
+
+
+def _nearest_size(area: int, aspect: float) -> tuple[int, int]:
+    height = max(_SIDE_STEP_PX, round((area / aspect) ** 0.5 / _SIDE_STEP_PX) * _SIDE_STEP_PX)
+    width = max(_SIDE_STEP_PX, round((area * aspect) ** 0.5 / _SIDE_STEP_PX) * _SIDE_STEP_PX)
+    return height, width
+
+
+def _split_whole(footage: list[Footage]) -> Split:
+    count = max(1, round(len(footage) * HELD_OUT_SHARE))
+    # Spread evenly, because neighbours in a data set are often the same hour of the same place.
+    chosen = {int((number + 0.5) * len(footage) / count) for number in range(count)}
+    return Split(
+        fit=tuple(video for number, video in enumerate(footage) if number not in chosen),
+        held_out=tuple(footage[number] for number in sorted(chosen)),
+    )
+
+
+def _split_in_time(video: Footage) -> Split:
+    cut = round(len(video.frames) * (1 - HELD_OUT_SHARE))
+    return Split(
+        fit=(replace(video, frames=video.frames[:cut], index=video.index[:cut]),),
+        held_out=(replace(video, frames=video.frames[cut:], index=video.index[cut:]),),
+    )
+
+
+def _read_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            labels = {name: np.asarray(archive[name]) for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise BadLabels(f"{path}: {error}; give one uint8 array of 0 and 1 a test clip, keyed by clip name") from error
+    for name, values in labels.items():
+        if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+            raise BadLabels(f"{path}: {name!r} must be a row of 0 and 1, got shape {values.shape} of {values.dtype}")
+    return {name: values.astype(np.uint8) for name, values in labels.items()}

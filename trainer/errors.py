@@ -1,0 +1,36 @@
+"""Errors of training and evaluation, under the root of ``deploy.errors``.
+
+OddsightError
+└── TrainerError
+    ├── NoFootage             nothing usable was found where footage was expected
+    ├── TooLittleFootage      some footage, but fewer frames than the step needs; names how many
+    ├── BadLabels             frame labels are missing or do not fit the footage
+    ├── TrainingDiverged      a loss is no longer a finite number; names step and term
+    └── CheckpointUnusable    a checkpoint is damaged or belongs to another run
+"""
+
+from deploy.errors import OddsightError
+
+
+class TrainerError(OddsightError):
+    """Root of the errors of this package."""
+
+
+class NoFootage(TrainerError):
+    """No usable footage was found."""
+
+
+class TooLittleFootage(TrainerError):
+    """There are fewer frames than the step needs."""
+
+
+class BadLabels(TrainerError):
+    """Frame labels are missing or do not fit the footage."""
+
+
+class TrainingDiverged(TrainerError):
+    """A loss is no longer a finite number."""
+
+
+class CheckpointUnusable(TrainerError):
+    """A checkpoint is damaged or belongs to another run."""

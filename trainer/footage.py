@@ -1,0 +1,213 @@
+"""Finds footage on disk and decodes it exactly as the streamer does.
+
+A data set is ``DIR/training`` and ``DIR/testing``, each a *split*: ``frames/CLIP/*.jpg|png`` or ``videos/CLIP.*``. A split's
+own folder, one folder of frames, a folder of such folders, a folder of videos and a single video file are footage too.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import BadFrame
+from deploy.frames import Frame, decode_picture, fit_frame, picture_size
+from deploy.spec import ClipSpec
+from trainer.errors import NoFootage
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
+DEFAULT_FPS = 10.0
+"""Assumed for folders of frames, which do not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One clip of footage on disk: a folder of frames or a video file."""
+
+    name: str
+    path: Path
+
+    @property
+    def is_video(self) -> bool:
+        """Whether ``path`` is a video file."""
+        return self.path.is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """A decoded clip, fitted to a spec."""
+
+    name: str
+    frames: NDArray[np.uint8]
+    """uint8 (n, H, W, C): the readable frames, in order."""
+    index: NDArray[np.int64]
+    """int64 (n,): the place of each readable frame in the source."""
+    total: int
+    """Frames of the source, unreadable ones included."""
+    problems: tuple[str, ...]
+    """One line for each unreadable frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class FootageShape:
+    """What footage says of itself before it is decoded."""
+
+    width_px: int
+    height_px: int
+    fps: float
+
+
+def training_sources(path: Path) -> list[Source]:
+    """The clips to learn from: those of ``path/training`` if there is one, else those of ``path`` itself.
+
+    Raises:
+        NoFootage: nothing usable is there.
+    """
+    return split_sources(path / "training" if (path / "training").is_dir() else path)
+
+
+def split_sources(path: Path) -> list[Source]:
+    """The clips of one split, one folder or one video file, in natural order of their names.
+
+    Raises:
+        NoFootage: nothing usable is there.
+    """
+    if not path.exists():
+        raise NoFootage(f"{path}: no such file or folder; give a folder of frames, a folder of videos or a video file")
+    sources = _sources(path)
+    if not sources:
+        raise NoFootage(
+            f"{path}: no footage; expected training/ or frames/CLIP/*.jpg|png or videos/CLIP.*, a folder of pictures, "
+            f"or a video file ({', '.join(sorted(VIDEO_SUFFIXES))})"
+        )
+    return sources
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``frame9`` comes before ``frame10``."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def footage_shape(sources: list[Source]) -> FootageShape:
+    """Picture size and frame rate of the first source that tells.
+
+    Raises:
+        NoFootage: no source has a readable frame.
+    """
+    for source in sources:
+        shape = _video_shape(source.path) if source.is_video else _folder_shape(source.path)
+        if shape is not None:
+            return shape
+    raise NoFootage(f"none of {len(sources)} clips has a readable frame, the first is {sources[0].path}; check the files")
+
+
+def load_footage(source: Source, spec: ClipSpec) -> Footage:
+    """Decode every readable frame of ``source`` and fit it to ``spec``; unreadable ones are named in ``problems``."""
+    frames: list[Frame] = []
+    index: list[int] = []
+    problems: list[str] = []
+    total = 0
+    for outcome in _decoded(source, spec):
+        if isinstance(outcome, str):
+            problems.append(outcome)
+        else:
+            frames.append(outcome)
+            index.append(total)
+        total += 1
+    stacked = np.stack(frames) if frames else np.empty((0, *spec.frame_shape), np.uint8)
+    return Footage(source.name, stacked, np.asarray(index, np.int64), total, tuple(problems))
+
+
+def load_all(sources: list[Source], spec: ClipSpec, done: Callable[[Footage], None] = lambda _: None) -> list[Footage]:
+    """Decode all ``sources``; ``done`` is told of each. Clips without one readable frame are left out.
+
+    Raises:
+        NoFootage: nothing at all was readable.
+    """
+    clips: list[Footage] = []
+    for source in sources:
+        footage = load_footage(source, spec)
+        done(footage)
+        if len(footage.frames):
+            clips.append(footage)
+    if not clips:
+        raise NoFootage(f"none of {len(sources)} clips has a readable frame, the first is {sources[0].path}; check the files")
+    return clips
+
+
+def _sources(path: Path) -> list[Source]:
+    if path.is_file():
+        return [Source(path.stem, path)] if path.suffix.lower() in VIDEO_SUFFIXES else []
+    folders = [path / "frames", path / "videos"]
+    inside = [source for folder in folders if folder.is_dir() for source in _clips_in(folder)]
+    return inside or _clips_in(path) or ([Source(path.name, path)] if _pictures(path) else [])
+
+
+def _clips_in(folder: Path) -> list[Source]:
+    entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+    return [Source(entry.name if entry.is_dir() else entry.stem, entry) for entry in entries if _is_clip(entry)]
+
+
+def _is_clip(entry: Path) -> bool:
+    if entry.is_dir():
+        return bool(_pictures(entry))
+    return entry.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = [entry for entry in folder.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".")]
+    return sorted(found, key=lambda entry: natural_key(entry.name))
+
+
+def _folder_shape(folder: Path) -> FootageShape | None:
+    for picture in _pictures(folder):
+        try:
+            width_px, height_px = picture_size(picture.read_bytes())
+        except (BadFrame, OSError):
+            continue
+        return FootageShape(width_px, height_px, DEFAULT_FPS)
+    return None
+
+
+def _video_shape(path: Path) -> FootageShape | None:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate
+            return FootageShape(stream.width, stream.height, float(rate) if rate else DEFAULT_FPS)
+    except (av.FFmpegError, IndexError):
+        return None
+
+
+def _decoded(source: Source, spec: ClipSpec) -> Iterator[Frame | str]:
+    """Frames in order; a line of text in the place of each frame that cannot be read."""
+    return _decoded_video(source.path, spec) if source.is_video else _decoded_folder(source.path, spec)
+
+
+def _decoded_folder(folder: Path, spec: ClipSpec) -> Iterator[Frame | str]:
+    for picture in _pictures(folder):
+        try:
+            yield decode_picture(picture.read_bytes(), spec).frame
+        except (BadFrame, OSError) as error:
+            yield f"{picture}: {error}"
+
+
+def _decoded_video(path: Path, spec: ClipSpec) -> Iterator[Frame | str]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            for picture in container.decode(video=0):
+                yield fit_frame(_bgr(picture), spec)
+    except (av.FFmpegError, IndexError) as error:
+        yield f"{path}: {error}"
+
+
+def _bgr(picture: Any) -> NDArray[np.uint8]:
+    return np.asarray(picture.to_ndarray(format="bgr24"), dtype=np.uint8)

@@ -1,0 +1,63 @@
+"""Frame-level measures under two protocols that must never be mixed.
+
+*Streaming*: one global threshold, scores as they come, no normalisation and no look-ahead; frames that could not be
+scored get a constant known beforehand. *Literature*: scores of each clip scaled to its own minimum and maximum and smoothed
+around each frame, which uses the clip's future and takes for granted that every clip holds an anomaly.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = Mapping[str, NDArray[np.float32]]
+"""One score a frame, float32 (frames,), by clip name; NaN for frames without a score."""
+Labels = Mapping[str, NDArray[np.uint8]]
+"""One label a frame, uint8 (frames,), by clip name; 1 = anomalous."""
+
+SMOOTHING_FRAMES = 17
+"""Length of the centred mean of the literature protocol."""
+
+
+def fill(scores: Scores, value: float) -> Scores:
+    """``scores`` with ``value`` in place of NaN."""
+    return {name: np.where(np.isnan(row), np.float32(value), row) for name, row in scores.items()}
+
+
+def frame_auc(scores: Scores, labels: Labels, fill_value: float) -> float | None:
+    """Area under the ROC curve over all frames of all clips; None where only one class occurs."""
+    filled = fill(scores, fill_value)
+    return auc(np.concatenate([filled[name] for name in labels]), np.concatenate(list(labels.values())))
+
+
+def clip_aucs(scores: Scores, labels: Labels, fill_value: float) -> dict[str, float]:
+    """Area under the ROC curve of each clip in which both classes occur."""
+    filled = fill(scores, fill_value)
+    every = {name: auc(filled[name], row) for name, row in labels.items()}
+    return {name: value for name, value in every.items() if value is not None}
+
+
+def literature_scores(scores: Scores, fill_value: float) -> Scores:
+    """Each clip scaled to [0, 1] by its own extremes, then smoothed by a centred mean."""
+    return {name: _smoothed(_scaled(row)) for name, row in fill(scores, fill_value).items()}
+
+
+def auc(scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
+    """Area under the ROC curve; None where only one class occurs."""
+    from sklearn.metrics import roc_auc_score
+
+    if labels.min() == labels.max():
+        return None
+    return float(roc_auc_score(labels, scores))
+
+
+def _scaled(row: NDArray[np.float32]) -> NDArray[np.float32]:
+    span = row.max() - row.min()
+    return (row - row.min()) / span if span > 0 else np.zeros_like(row)
+
+
+def _smoothed(row: NDArray[np.float32]) -> NDArray[np.float32]:
+    window = np.ones(min(SMOOTHING_FRAMES, len(row)), np.float32)
+    # Divided by the frames really under the window, so that a clip's ends are not pulled to zero.
+    weight = np.convolve(np.ones_like(row), window, mode="same")
+    return np.asarray(np.convolve(row, window, mode="same") / weight, np.float32)

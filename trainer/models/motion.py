@@ -1,0 +1,71 @@
+"""What the networks see of a clip: brightness and motion of its last frame, computed inside the graph.
+
+Motion is Lucas and Kanade's least-squares flow at half size: over a small window and the clip's last frame pairs it solves
+``[Ix Iy] (u, v) = -It``. Unlike a frame difference it does not grow with an object's contrast, so its size is a speed.
+"""
+
+import torch
+from torch import Tensor, nn
+
+REDUCTION = 2
+"""Maps are this many times smaller than the frame."""
+
+_RIDGE = 2e-4
+"""Added to the squared gradients (brightness in [0, 1]): where there is no texture, flow goes to zero instead of to noise."""
+
+
+class MotionView(nn.Module):
+    """uint8 (N, T, H, W, 1) to float32 (N, 3, H / 2, W / 2) in [-1, 1]: brightness, and motion right and down.
+
+    ``full_scale_px``: speed, in frame pixels a frame, that tanh maps to 0.76. ``motion`` False leaves the motion
+    channels zero: for ablation.
+    """
+
+    channels = 3
+
+    def __init__(self, *, full_scale_px: float, window: int, motion: bool) -> None:
+        super().__init__()
+        self.gain = REDUCTION / full_scale_px
+        self.window = window
+        self.motion = motion
+        binomial = torch.tensor([0.25, 0.5, 0.25])
+        self.smoothing: Tensor
+        self.register_buffer("smoothing", torch.outer(binomial, binomial)[None, None], persistent=False)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """See the class."""
+        frames = nn.functional.avg_pool2d(clips[..., 0].float() / 255.0, REDUCTION)
+        flow = torch.tanh(self._flow(self._smooth(frames)) * self.gain)
+        if not self.motion:
+            flow = torch.zeros_like(flow)
+        return torch.cat([frames[:, -1:] * 2.0 - 1.0, flow], dim=1)
+
+    def _smooth(self, frames: Tensor) -> Tensor:
+        """Each frame blurred by the binomial: image gradients of single pixels are mostly noise."""
+        count = frames.shape[1]
+        padded = nn.functional.pad(frames, (1, 1, 1, 1), mode="replicate")
+        return nn.functional.conv2d(padded, self.smoothing.expand(count, 1, 3, 3), groups=count)
+
+    def _flow(self, frames: Tensor) -> Tensor:
+        """Flow (N, 2, h, w) in map pixels a frame, of frames (N, T, h, w)."""
+        change = frames[:, 1:] - frames[:, :-1]
+        right, down = _gradients((frames[:, 1:] + frames[:, :-1]) / 2.0)
+        xx = self._gather(right * right) + _RIDGE
+        yy = self._gather(down * down) + _RIDGE
+        xy = self._gather(right * down)
+        xt = self._gather(right * change)
+        yt = self._gather(down * change)
+        determinant = xx * yy - xy * xy
+        return torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / determinant
+
+    def _gather(self, products: Tensor) -> Tensor:
+        """Mean over the clip's frame pairs and the window: (N, T - 1, h, w) to (N, 1, h, w)."""
+        over_time = products.mean(dim=1, keepdim=True)
+        return nn.functional.avg_pool2d(over_time, self.window, stride=1, padding=self.window // 2, count_include_pad=False)
+
+
+def _gradients(frames: Tensor) -> tuple[Tensor, Tensor]:
+    padded = nn.functional.pad(frames, (1, 1, 1, 1), mode="replicate")
+    right = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2.0
+    down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2.0
+    return right, down

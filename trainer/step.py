@@ -1,0 +1,76 @@
+"""One training step of GANomaly: the players, and what each learns from one batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import TrainingDiverged
+from trainer.losses import discriminator_loss, generator_loss
+from trainer.models.blocks import initialise
+
+ADAM_BETAS = (0.5, 0.999)
+DISCRIMINATOR_COLLAPSED = 1e-5
+"""Below this loss the discriminator has won and teaches nothing: it starts again."""
+
+
+@dataclass(slots=True)
+class Players:
+    """Generator and discriminator with their optimisers."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimiser: torch.optim.Optimizer
+    discriminator_optimiser: torch.optim.Optimizer
+
+
+def adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """GANomaly's optimiser."""
+    return torch.optim.Adam(module.parameters(), lr=learning_rate, betas=ADAM_BETAS)
+
+
+def train_step(players: Players, pictures: Tensor) -> dict[str, Tensor]:
+    """Learn from one batch, generator first; the losses before the step, by name, detached.
+
+    The discriminator judges what the generator made before its own step, as in the reference.
+    """
+    made = players.generator(pictures)
+    features, logits = players.discriminator(pictures)
+    features_made, _ = players.discriminator(made.picture)
+    _, logits_made = players.discriminator(made.picture.detach())
+    for_generator = generator_loss(pictures, made, features.detach(), features_made)
+    for_discriminator = discriminator_loss(logits, logits_made)
+    _update(players.generator_optimiser, for_generator.total, list(players.generator.parameters()))
+    _update(players.discriminator_optimiser, for_discriminator, list(players.discriminator.parameters()))
+    return {name: value.detach() for name, value in {**for_generator._asdict(), "discriminator": for_discriminator}.items()}
+
+
+def check_finite(losses: dict[str, float], step: int) -> None:
+    """Stop a run that can no longer learn.
+
+    Raises:
+        TrainingDiverged: a loss is not a finite number.
+    """
+    for name, value in losses.items():
+        if not -torch.inf < value < torch.inf:
+            raise TrainingDiverged(
+                f"step {step}: the {name} loss is {value}; start again with another --seed, and if it comes back "
+                "look for broken footage"
+            )
+
+
+def restart_collapsed(players: Players, discriminator_loss_now: float) -> bool:
+    """Give a discriminator that has won new weights and a new optimiser state; whether it was so."""
+    if discriminator_loss_now >= DISCRIMINATOR_COLLAPSED:
+        return False
+    players.discriminator.apply(initialise)
+    players.discriminator_optimiser.state.clear()
+    return True
+
+
+def _update(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    """One optimiser step for ``parameters`` alone: the other player's must not collect gradients."""
+    gradients = torch.autograd.grad(loss, parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimiser.step()
