@@ -1,0 +1,47 @@
+# `make` prints what there is. Everything runs in .venv, which the first target that needs it creates.
+
+PYTHON ?= python3
+PIP = .venv/bin/pip --disable-pip-version-check --quiet
+EVERYTHING = .[stream,onnx,train,dev]
+TORCH = 2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench constraints
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.stream ## Play real footage through Kafka, the detector and Redis, and watch it raise alerts
+	.venv/bin/oddsight-stream demo
+
+test: .venv/.everything ## Run all tests
+	.venv/bin/python -m pytest
+
+lint: .venv/.everything ## Check style, format and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: .venv/.everything ## Measure every stage and the whole path; writes bench.json
+	.venv/bin/python tests/bench/bench.py
+
+constraints: .venv/.everything ## Raise every pinned version to the newest that fits, and write constraints.txt
+	$(PIP) install --upgrade --upgrade-strategy eager --editable '$(EVERYTHING)' torch==$(TORCH)
+	{ sed '/^[^#]/d' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } > .venv/constraints.txt
+	mv .venv/constraints.txt constraints.txt
+
+.venv/.stream: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "Installing what a streaming host needs into .venv (0.7 GB, about a minute) ..."
+	@$(PIP) install --constraint constraints.txt --editable '.[stream]'
+	@touch $@
+
+.venv/.everything: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "Installing everything, PyTorch included, into .venv (a few minutes) ..."
+	@$(PIP) install --constraint constraints.txt --editable '$(EVERYTHING)'
+	@touch .venv/.stream $@
+
+# Not .venv/bin/python: where venv finds no ensurepip it fails but leaves a python behind.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
+	  f"Oddsight needs Python 3.11 or newer; $(PYTHON) is {v}. Name another one: make PYTHON=/path/to/python3.11 ...")'
+	@$(PYTHON) -m venv .venv
