@@ -1,0 +1,5 @@
+"""``python -m streamer`` is ``oddsight-stream``."""
+
+from streamer.cli import main
+
+main()
