@@ -2,7 +2,8 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
-from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
+from deploy.errors import BadClips, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
 from deploy.spec import ClipSpec
 
 Clips = NDArray[np.uint8]
@@ -71,7 +72,8 @@ class CheckedEngine(ABC):
         with self._lock:
             if self._closed:
                 raise EngineClosed(f"the {self.name} engine is closed")
-            score, heatmap = self._run(np.ascontiguousarray(clips)) if len(clips) else self._nothing()
+            with backend_errors(f"{self.name}: scoring {len(clips)} clips failed"):
+                score, heatmap = self._run(np.ascontiguousarray(clips)) if len(clips) else self._nothing()
         return self._checked_scores(len(clips), score, heatmap)
 
     def close(self) -> None:
@@ -87,15 +89,17 @@ class CheckedEngine(ABC):
 
     @abstractmethod
     def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Score at least one checked, contiguous clip; raise EngineFailed for whatever the backend raises."""
+        """Score at least one checked, contiguous clip; whatever the backend raises becomes an EngineFailed."""
 
     @abstractmethod
     def _release(self) -> None:
         """Free the backend's resources; called once."""
 
     def _check_clips(self, clips: Clips) -> None:
-        if not isinstance(clips, np.ndarray) or clips.dtype != np.uint8:
-            raise BadClips(f"clips must be a numpy array of uint8, got {getattr(clips, 'dtype', type(clips).__name__)}")
+        if not isinstance(clips, np.ndarray):
+            raise BadClips(f"clips must be a numpy array, got {type(clips).__name__}")
+        if clips.dtype != np.uint8:
+            raise BadClips(f"clips must be of dtype uint8, got {clips.dtype}")
         if clips.shape[1:] != self.spec.clip_shape:
             raise BadClips(f"clips must have shape (N, {', '.join(map(str, self.spec.clip_shape))}), got {clips.shape}")
         if len(clips) > self.max_clips:
@@ -110,6 +114,35 @@ class CheckedEngine(ABC):
         if not np.isfinite(score).all():
             raise EngineFailed(f"{self.name}: a score is not a finite number: {score}")
         return Scores(score=score, heatmap=heatmap)
+
+
+@contextmanager
+def backend_errors(failed: str) -> Iterator[None]:
+    """Turn whatever a backend raises into an EngineFailed that begins with ``failed``."""
+    try:
+        yield
+    except Exception as error:
+        # A backend's message goes on for lines of its own source code; the cause keeps them all.
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise EngineFailed(f"{failed}: {reason}") from error
+
+
+def missing_library(engine: str, extra: str, error: ImportError) -> EngineUnavailable:
+    """The error to raise when an engine's library cannot be imported."""
+    return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")
+
+
+def check_graph_input(bundle: Bundle, clip_shape: Sequence[object]) -> None:
+    """Check the (T, H, W, C) that the serving graph takes against the bundle's spec.
+
+    Raises:
+        BundleIncompatible: they differ.
+    """
+    if tuple(clip_shape) != bundle.spec.clip_shape:
+        raise BundleIncompatible(
+            f"{bundle.path}: the model takes clips of {tuple(clip_shape)}, the spec says {bundle.spec.clip_shape}; "
+            "make the bundle again with oddsight-train"
+        )
 
 
 def load_engine(bundle: Bundle, name: str, *, max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0) -> Engine:

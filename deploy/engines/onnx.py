@@ -1,0 +1,68 @@
+"""ONNX Runtime on the CPU."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import ONNX_NAME, Bundle
+from deploy.engine import CheckedEngine, Clips, backend_errors, check_graph_input, missing_library
+
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxEngine(CheckedEngine):
+    """See :class:`deploy.engine.Engine`. ``threads``: CPU threads within an operator; 0: one a physical core."""
+
+    name = "onnx"
+
+    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int) -> None:
+        super().__init__(bundle.spec, max_clips)
+        self._onnxruntime = _import_onnxruntime()
+        self._threads = threads
+        with backend_errors(f"onnx: {bundle.path} cannot be loaded"):
+            self._session = self._onnxruntime.InferenceSession(
+                bundle.file(ONNX_NAME), self._session_options(), providers=["CPUExecutionProvider"]
+            )
+            _, *clip_shape = self._session.get_inputs()[0].shape
+        check_graph_input(bundle, clip_shape)
+        self._description = self._read_back()
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Engine.describe`."""
+        return dict(self._description)
+
+    def _read_back(self) -> dict[str, str]:
+        return {
+            "backend": self.name,
+            "version": self._onnxruntime.__version__,
+            "device": ",".join(self._session.get_providers()),
+            # ONNX Runtime computes in the graph's own type.
+            "precision": self._session.get_outputs()[0].type,
+            "threads": str(self._session.get_session_options().intra_op_num_threads or "one a physical core"),
+        }
+
+    def _session_options(self) -> Any:
+        options = self._onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _LOG_ERRORS_ONLY
+        # Spinning threads keep cores busy between calls that the decoder could use.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        score, heatmap = self._session.run(["score", "heatmap"], {"clips": clips})
+        return score, heatmap
+
+    def _release(self) -> None:
+        del self._session
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime  # type: ignore[import-untyped]  # ships no py.typed
+    except ImportError as error:
+        raise missing_library("onnx", "onnx", error) from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -1,0 +1,103 @@
+"""PyTorch on the CPU: the reference that the other engines are compared with.
+
+The network itself is found by its kind under the entry point group ``oddsight.networks``: a factory that takes the model
+card's ``config`` and gives a module whose ``forward`` maps uint8 (N, T, H, W, C) to score (N,) and heat map (N, h, w).
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import WEIGHTS_NAME, Bundle
+from deploy.engine import CheckedEngine, Clips, backend_errors, missing_library
+from deploy.errors import BundleIncompatible
+
+NETWORKS_GROUP = "oddsight.networks"
+
+_thread_setting = threading.Lock()
+
+
+class TorchEngine(CheckedEngine):
+    """See :class:`deploy.engine.Engine`.
+
+    ``threads``: CPU threads; 0 leaves PyTorch's setting alone. That setting belongs to the whole process, so it is put in
+    place for each call only and then put back, and engines that set it take turns.
+    """
+
+    name = "torch"
+
+    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int) -> None:
+        super().__init__(bundle.spec, max_clips)
+        self._torch = _import_torch()
+        self._threads = threads
+        factory = _network_factory(bundle)
+        with backend_errors(f"torch: {bundle.path} cannot be loaded"):
+            self._network = _load_network(factory, bundle)
+        self._description = self._read_back()
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Engine.describe`."""
+        return dict(self._description)
+
+    def _read_back(self) -> dict[str, str]:
+        parameter = next(self._network.parameters())
+        return {
+            "backend": self.name,
+            "version": self._torch.__version__,
+            "device": str(parameter.device),
+            "precision": str(parameter.dtype).removeprefix("torch."),
+            "threads": str(self._threads or self._torch.get_num_threads()),
+        }
+
+    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with self._own_threads(), self._torch.inference_mode():
+            # tensor() copies: from_numpy() would warn of arrays that cannot be written to.
+            score, heatmap = self._network(self._torch.tensor(clips))
+        return score.numpy(), heatmap.numpy()
+
+    def _release(self) -> None:
+        del self._network
+
+    @contextmanager
+    def _own_threads(self) -> Iterator[None]:
+        if not self._threads:
+            yield
+            return
+        with _thread_setting:
+            before = self._torch.get_num_threads()
+            self._torch.set_num_threads(self._threads)
+            try:
+                yield
+            finally:
+                self._torch.set_num_threads(before)
+
+
+def _network_factory(bundle: Bundle) -> Any:
+    kind = bundle.manifest.model.kind
+    installed = entry_points(group=NETWORKS_GROUP)
+    if kind not in installed.names:
+        known = ", ".join(sorted(installed.names)) or "none"
+        raise BundleIncompatible(f"{bundle.path}: no network of kind {kind!r} is installed; installed kinds: {known}")
+    with backend_errors(f"torch: the network {kind!r} cannot be imported"):
+        return installed[kind].load()
+
+
+def _load_network(factory: Any, bundle: Bundle) -> Any:
+    from safetensors.torch import load_file
+
+    network = factory(bundle.manifest.model.config)
+    network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
+    return network.eval()
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_library("torch", "train", error) from error
+    return torch

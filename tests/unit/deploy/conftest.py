@@ -1,0 +1,92 @@
+"""A real, tiny bundle: the network is found through a real entry point, exported and written like a trained one."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy.bundle import (
+    GOLDEN_NAME,
+    ONNX_NAME,
+    WEIGHTS_NAME,
+    Bundle,
+    Calibration,
+    Golden,
+    ModelCard,
+    golden_bytes,
+    read_bundle,
+    write_bundle,
+)
+from deploy.spec import ClipSpec
+
+SPEC = ClipSpec(length=3, height_px=24, width_px=40, colour="gray")
+CARD = ModelCard(kind="tiny-network", config={"length": 3, "channels": 1})
+CALIBRATION = Calibration(median=0.1, q99=0.2, q999=0.3, enter=0.3, exit=0.25, frames=1000)
+PLUGIN_CODE = Path(__file__).parent / "plugin"
+
+
+@pytest.fixture(scope="session")
+def plugin_paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """Folders which, on ``sys.path``, make tiny-network an installed network."""
+    installed = tmp_path_factory.mktemp("plugin")
+    metadata = installed / "tiny_network-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-network\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[oddsight.networks]\ntiny-network = tiny_network:build\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for path in (installed, PLUGIN_CODE):
+            patch.syspath_prepend(path)
+        yield [installed, PLUGIN_CODE]
+
+
+@pytest.fixture(scope="session")
+def clips() -> NDArray[np.uint8]:
+    """Eight clips of noise of different strength, so that all scores differ."""
+    rng = np.random.default_rng(7)
+    strength = np.linspace(0.2, 1, 8).reshape(8, 1, 1, 1, 1)
+    return (rng.integers(0, 256, (8, *SPEC.clip_shape)) * strength).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[Path], clips: NDArray[np.uint8]) -> Path:
+    """Shared by all tests: read it, never change it."""
+    pytest.importorskip("torch", reason="making a bundle needs torch: pip install 'oddsight[train]'")
+    import tiny_network
+    import torch
+
+    from deploy.export import export_onnx, save_weights
+
+    network = tiny_network.build(CARD.config)
+    with torch.inference_mode():
+        score, heatmap = network(torch.tensor(clips))
+    golden = Golden(clips=clips, score=score.numpy(), heatmap=heatmap.numpy())
+    files = {
+        WEIGHTS_NAME: save_weights(network),
+        ONNX_NAME: export_onnx(network, SPEC),
+        GOLDEN_NAME: golden_bytes(golden),
+    }
+    path = tmp_path_factory.mktemp("bundle")
+    write_bundle(
+        path, model=CARD, spec=SPEC, calibration=CALIBRATION, files=files, metrics={"auc": 0.9}, versions={"oddsight": "0.1.0"}
+    )
+    return path
+
+
+@pytest.fixture
+def bundle(bundle_folder: Path, tmp_path: Path) -> Bundle:
+    """A copy that a test may change."""
+    return read_bundle(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def bundle_with_other_weights(bundle: Bundle) -> Bundle:
+    """Its serving graph gives the golden scores, its weights do not."""
+    from safetensors.numpy import load_file, save
+
+    weights = load_file(bundle.file(WEIGHTS_NAME))
+    weights["layers.5.weight"] *= 1.01
+    files = {name: bundle.file(name).read_bytes() for name in (ONNX_NAME, GOLDEN_NAME)} | {WEIGHTS_NAME: save(weights)}
+    return write_bundle(bundle.path, model=CARD, spec=SPEC, calibration=CALIBRATION, files=files, metrics={}, versions={})

@@ -1,0 +1,108 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.bundle import ONNX_NAME, Bundle, read_golden
+from deploy.engine import ENGINES
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(plugin_paths: list[Path]) -> Run:
+    """Runs ``oddsight-deploy`` as a process of its own, with the test's network installed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [Path.cwd(), *plugin_paths])), "COLUMNS": "200"}
+
+    def run(*arguments: str | Path, before: str = "pass") -> subprocess.CompletedProcess[str]:
+        program = f"import sys; {before}; from deploy.cli import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=environment,
+        )
+
+    return run
+
+
+def test_help_loads_no_heavy_library(run: Run) -> None:
+    report = (
+        "import atexit; atexit.register(lambda: print([m for m in ('cv2', 'numpy', 'torch', 'openvino') if m in sys.modules]))"
+    )
+    done = run("--help", before=report)
+    assert done.returncode == 0
+    assert "inspect" in done.stdout
+    assert "verify" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_inspect_shows_what_the_bundle_holds(run: Run, bundle: Bundle) -> None:
+    done = run("inspect", bundle.path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for expected in (bundle.model_id, "height_px", bundle.calibration.calibration_id, "auc", "golden.safetensors"):
+        assert expected in done.stdout
+
+
+def test_inspect_as_json_names_size_and_sum_of_every_file(run: Run, bundle: Bundle) -> None:
+    content = json.loads(run("inspect", bundle.path, "--json").stdout)
+    assert content["model"]["model_id"] == bundle.model_id
+    assert content["spec"] == bundle.spec.model_dump()
+    assert content["calibration"]["enter"] == bundle.calibration.enter
+    assert content["metrics"] == {"auc": 0.9}
+    size = bundle.file(ONNX_NAME).stat().st_size
+    assert content["files"][ONNX_NAME] == {"bytes": size, "sha256": bundle.manifest.files[ONNX_NAME]}
+
+
+def test_verify_tries_every_engine(run: Run, bundle: Bundle) -> None:
+    done = run("verify", bundle.path, "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["passed"]) == (0, True)
+    assert {verdict["engine"]: verdict["status"] for verdict in report["engines"]} == dict.fromkeys(ENGINES, "ok")
+    assert all(verdict["parity"]["clips"] == len(read_golden(bundle).clips) for verdict in report["engines"])
+
+
+def test_verify_says_which_engine_is_not_installed_and_passes_on_the_others(run: Run, bundle: Bundle) -> None:
+    done = run("verify", bundle.path, before="sys.modules['torch'] = None")
+    assert done.returncode == 0
+    assert "not installed" in done.stdout
+    assert "oddsight[train]" in done.stdout
+
+
+def test_verify_fails_if_the_engine_asked_for_is_not_installed(run: Run, bundle: Bundle) -> None:
+    done = run("verify", bundle.path, "--engine", "onnx", "--json", before="sys.modules['onnxruntime'] = None")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["passed"]) == (1, False)
+    assert [verdict["status"] for verdict in report["engines"]] == ["not installed"]
+
+
+def test_verify_fails_if_no_engine_is_installed(run: Run, bundle: Bundle) -> None:
+    missing = "sys.modules.update(torch=None, openvino=None, onnxruntime=None)"
+    assert run("verify", bundle.path, before=missing).returncode == 1
+
+
+def test_verify_fails_if_an_engine_computes_something_else(run: Run, bundle_with_other_weights: Bundle) -> None:
+    done = run("verify", bundle_with_other_weights.path, "--json")
+    statuses = {verdict["engine"]: verdict["status"] for verdict in json.loads(done.stdout)["engines"]}
+    assert done.returncode == 1
+    assert statuses == {"openvino": "ok", "onnx": "ok", "torch": "failed"}
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_folder_that_is_no_bundle_is_one_line_on_stderr(run: Run, tmp_path: Path, command: str) -> None:
+    done = run(command, tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {tmp_path}: no bundle here")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_engine_is_a_wrong_call(run: Run, bundle: Bundle) -> None:
+    done = run("verify", bundle.path, "--engine", "cuda")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "openvino, onnx, torch" in done.stderr

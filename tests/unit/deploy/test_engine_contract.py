@@ -1,0 +1,269 @@
+"""What every engine promises. A new engine needs nothing here but its name in ``deploy.engine.ENGINES``."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
+from deploy.engine import ENGINES, Engine, Scores, load_engine
+from deploy.errors import (
+    BadClips,
+    BundleCorrupt,
+    BundleIncompatible,
+    ConfigError,
+    EngineClosed,
+    EngineFailed,
+    EngineUnavailable,
+)
+from deploy.parity import check
+from deploy.spec import ClipSpec
+
+LIBRARIES = {"openvino": ("openvino", "stream"), "onnx": ("onnxruntime", "onnx"), "torch": ("torch", "train")}
+MAX_CLIPS = 5
+ROUNDING = 1e-5
+"""Relative. Kernels may add in another order for another batch size; float32 has 6e-8, and some hundred terms are added."""
+
+
+@pytest.fixture(params=list(ENGINES))
+def name(request: pytest.FixtureRequest) -> str:
+    engine_name: str = request.param
+    pytest.importorskip(LIBRARIES[engine_name][0])
+    return engine_name
+
+
+@pytest.fixture
+def engine(name: str, bundle: Bundle) -> Iterator[Engine]:
+    engine = load_engine(bundle, name, max_clips=MAX_CLIPS)
+    yield engine
+    engine.close()
+
+
+def assert_same(found: Scores, expected: Scores) -> None:
+    np.testing.assert_allclose(found.score, expected.score, rtol=ROUNDING)
+    np.testing.assert_allclose(found.heatmap, expected.heatmap, rtol=ROUNDING, atol=ROUNDING * expected.heatmap.max())
+
+
+def assert_reference_scores(found: Scores, bundle: Bundle) -> None:
+    golden = read_golden(bundle)
+    assert_same(found, Scores(score=golden.score, heatmap=golden.heatmap))
+
+
+def part(scores: Scores, wanted: slice) -> Scores:
+    return Scores(score=scores.score[wanted], heatmap=scores.heatmap[wanted])
+
+
+def with_onnx(bundle: Bundle, path: Path, content: bytes, spec: ClipSpec | None = None) -> Bundle:
+    """A bundle with right sums around another serving graph and other weights."""
+    files = {file: bundle.file(file).read_bytes() for file in bundle.manifest.files} | {
+        ONNX_NAME: content,
+        WEIGHTS_NAME: content,
+    }
+    return write_bundle(
+        path,
+        model=bundle.manifest.model,
+        spec=spec or bundle.spec,
+        calibration=bundle.calibration,
+        files=files,
+        metrics={},
+        versions={},
+    )
+
+
+def test_one_float32_score_and_heat_map_a_clip(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    scores = engine.score(clips[:3])
+    assert (scores.score.shape, scores.score.dtype) == ((3,), np.float32)
+    assert (scores.heatmap.shape, scores.heatmap.dtype) == ((3, 6, 10), np.float32)
+
+
+def test_scores_come_in_the_order_of_the_clips(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    forward, backward = engine.score(clips[:MAX_CLIPS]), engine.score(clips[:MAX_CLIPS][::-1])
+    assert len(set(forward.score.tolist())) == MAX_CLIPS
+    assert_same(part(backward, slice(None, None, -1)), forward)
+
+
+@pytest.mark.parametrize("n_clips", range(1, MAX_CLIPS + 1))
+def test_a_clips_score_does_not_depend_on_the_size_of_the_call(engine: Engine, clips: NDArray[np.uint8], n_clips: int) -> None:
+    alone = engine.score(clips[:1])
+    assert_same(part(engine.score(clips[:n_clips]), slice(0, 1)), alone)
+
+
+@pytest.mark.parametrize("neighbour", [0, 128, 254])
+def test_a_clips_score_does_not_depend_on_its_neighbours(engine: Engine, clips: NDArray[np.uint8], neighbour: int) -> None:
+    batch = np.full_like(clips[:MAX_CLIPS], neighbour)
+    batch[2] = clips[0]
+    assert_same(part(engine.score(batch), slice(2, 3)), engine.score(clips[:1]))
+
+
+def test_no_clips_give_no_scores(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    scores = engine.score(clips[:0])
+    assert (scores.score.shape, scores.score.dtype, len(scores.heatmap)) == ((0,), np.float32, 0)
+
+
+def test_clips_that_cannot_be_written_to_or_are_a_view_are_scored(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    fixed = clips[:2].copy()
+    fixed.flags.writeable = False
+    assert_same(engine.score(fixed), engine.score(clips[:2]))
+    assert_same(engine.score(clips[:4:2]), engine.score(clips[[0, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda clips: clips[:6], "at most 5 clips a call (max_clips), got 6"),
+        (lambda clips: clips.astype(np.float32), "uint8, got float32"),
+        (lambda clips: clips.tolist(), "a numpy array, got list"),
+        (bytes, "a numpy array, got bytes"),
+        (lambda clips: clips[0], "(N, 3, 24, 40, 1), got (3, 24, 40, 1)"),
+        (lambda clips: clips[:2, :2], "(N, 3, 24, 40, 1), got (2, 2, 24, 40, 1)"),
+        (lambda clips: clips[:2].transpose(0, 1, 3, 2, 4), "(N, 3, 24, 40, 1), got (2, 3, 40, 24, 1)"),
+        (lambda clips: clips[0, 0, 0, 0], "(N, 3, 24, 40, 1), got (1,)"),
+    ],
+)
+def test_a_broken_clip_contract_is_named_and_leaves_the_engine_usable(
+    engine: Engine, clips: NDArray[np.uint8], broken: Callable[[NDArray[np.uint8]], Any], says: str
+) -> None:
+    expected = engine.score(clips[:2])
+    with pytest.raises(BadClips) as caught:
+        engine.score(broken(clips))
+    assert says in str(caught.value)
+    assert_same(engine.score(clips[:2]), expected)
+
+
+def test_a_score_that_is_no_number_fails_and_leaves_the_engine_usable(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    expected = engine.score(clips[:2])
+    white = clips[:2].copy()
+    white[1] = 255
+    with pytest.raises(EngineFailed, match="not a finite number"):
+        engine.score(white)
+    assert_same(engine.score(clips[:2]), expected)
+
+
+def test_two_threads_at_once_get_what_one_gets(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    expected = [engine.score(clips[i : i + 3]) for i in range(5)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            for found, wanted in zip(pool.map(lambda i: engine.score(clips[i : i + 3]), range(5)), expected, strict=True):
+                assert_same(found, wanted)
+
+
+def test_a_result_is_the_callers_own(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    first = engine.score(clips[:3])
+    score, heatmap = first.score.copy(), first.heatmap.copy()
+    engine.score(clips[3:6])
+    np.testing.assert_array_equal(first.score, score)
+    np.testing.assert_array_equal(first.heatmap, heatmap)
+    first.score[:], first.heatmap[:] = 0, 0
+    assert_same(engine.score(clips[:3]), Scores(score=score, heatmap=heatmap))
+
+
+def test_results_outlive_the_engine(name: str, bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+    engine = load_engine(bundle, name)
+    found = engine.score(clips)
+    engine.close()
+    del engine
+    assert_reference_scores(found, bundle)
+
+
+def test_a_closed_engine_says_so_however_often_it_was_closed(engine: Engine, clips: NDArray[np.uint8]) -> None:
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineClosed, match=engine.name):
+        engine.score(clips[:1])
+    with pytest.raises(EngineClosed):
+        engine.score(clips[:0])
+
+
+def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
+    described = engine.describe()
+    assert described["backend"] == name == engine.name
+    assert described["version"][0].isdigit()
+    assert "CPU" in described["device"].upper()
+    assert described["precision"] in {"f32", "float32", "tensor(float)"}
+    assert all(isinstance(value, str) and value for value in described.values())
+
+
+def test_describe_tells_the_number_of_threads_asked_for(name: str, bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+    engine = load_engine(bundle, name, threads=1)
+    assert engine.describe()["threads"] == "1"
+    assert_reference_scores(engine.score(clips), bundle)
+
+
+def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle) -> None:
+    parity = check(load_engine(bundle, name, max_clips=3), read_golden(bundle))
+    assert parity.clips == 8
+    assert max(parity.max_score_error, parity.max_heatmap_error) < ROUNDING
+
+
+def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
+    name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, extra = LIBRARIES[name]
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(EngineUnavailable, match=rf"the {name} engine .* pip install 'oddsight\[{extra}\]'"):
+        load_engine(bundle, name)
+
+
+def test_an_unknown_engine_name_is_a_configuration_error(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.backend must be one of openvino, onnx, torch, got 'cuda'"):
+        load_engine(bundle, "cuda")
+
+
+def test_a_tampered_bundle_never_reaches_an_engine(bundle: Bundle) -> None:
+    for file in (ONNX_NAME, WEIGHTS_NAME):
+        path = bundle.path / file
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(BundleCorrupt, match=file):
+            read_bundle(bundle.path)
+        path.write_bytes(content)
+
+
+def test_a_model_the_backend_cannot_read_fails_in_one_line(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    broken = with_onnx(bundle, tmp_path / "broken", b"no model at all")
+    with pytest.raises(EngineFailed, match=f"^{name}: .*broken cannot be loaded: .+") as caught:
+        load_engine(broken, name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_a_graph_for_another_spec_is_refused(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip(LIBRARIES[name][0])
+    spec = bundle.spec.model_copy(update={"width_px": 48})
+    other = with_onnx(bundle, tmp_path / "other", bundle.file(ONNX_NAME).read_bytes(), spec)
+    with pytest.raises(BundleIncompatible, match=r"takes clips of \(3, 24, 40, 1\), the spec says \(3, 24, 48, 1\)"):
+        load_engine(other, name)
+
+
+def test_an_unknown_network_kind_is_refused_with_the_kinds_that_are_installed(bundle: Bundle) -> None:
+    pytest.importorskip("torch")
+    card = bundle.manifest.model.model_copy(update={"kind": "no-such-network"})
+    stranger = Bundle(bundle.path, bundle.manifest.model_copy(update={"model": card}), bundle.calibration)
+    with pytest.raises(BundleIncompatible, match=r"'no-such-network'.*tiny-network"):
+        load_engine(stranger, "torch")
+
+
+def test_the_torch_engine_puts_the_process_wide_thread_setting_back(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    load_engine(bundle, "torch", threads=before + 1).score(clips)
+    assert torch.get_num_threads() == before
+
+
+def test_importing_openvino_loads_no_telemetry(bundle: Bundle) -> None:
+    pytest.importorskip("openvino")
+    program = (
+        "import pathlib, sys\n"
+        "from deploy.bundle import read_bundle\n"
+        "from deploy.engine import load_engine\n"
+        "load_engine(read_bundle(pathlib.Path(sys.argv[1])), 'openvino')\n"
+        "print([name for name in sys.modules if 'telemetry' in name or name == 'torch'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, bundle.path], check=True, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

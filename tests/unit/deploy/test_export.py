@@ -1,0 +1,83 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="export needs torch: pip install 'oddsight[train]'")
+onnx = pytest.importorskip("onnx")
+
+from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle  # noqa: E402  torch may be missing
+from deploy.export import OPSET, export_onnx, save_weights  # noqa: E402  torch may be missing
+from deploy.spec import ClipSpec  # noqa: E402  torch may be missing
+
+PROGRAM = """
+import sys
+import tiny_network
+from deploy.export import export_onnx
+from deploy.spec import ClipSpec
+content = export_onnx(tiny_network.build({"length": 3, "channels": 1}), ClipSpec(length=3, height_px=24, width_px=40))
+open(sys.argv[1], "wb").write(content)
+"""
+
+
+@pytest.fixture
+def graph(bundle: Bundle):
+    return onnx.load(bundle.file(ONNX_NAME))
+
+
+def sizes(value) -> list[int | str]:
+    return [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+
+
+def test_only_the_number_of_clips_is_free(graph) -> None:
+    (clips,) = graph.graph.input
+    assert (clips.name, sizes(clips)) == ("clips", ["clips_n", 3, 24, 40, 1])
+    assert clips.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert {output.name: sizes(output) for output in graph.graph.output} == {
+        "score": ["clips_n"],
+        "heatmap": ["clips_n", 6, 10],
+    }
+
+
+def test_the_opset_is_pinned_and_no_other_is_needed(graph) -> None:
+    assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", OPSET)]
+
+
+def test_another_process_in_another_folder_gives_the_same_bytes_and_prints_nothing(
+    bundle: Bundle, plugin_paths: list[Path], tmp_path: Path
+) -> None:
+    path = [str(folder) for folder in (Path.cwd(), *plugin_paths)]
+    program = f"import sys; sys.path[:0] = {path}\n{PROGRAM}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "again.onnx"], check=True, capture_output=True, text=True, cwd=tmp_path, timeout=100
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert (tmp_path / "again.onnx").read_bytes() == bundle.file(ONNX_NAME).read_bytes()
+
+
+def test_the_graph_names_no_path_of_the_machine_it_was_made_on(bundle: Bundle) -> None:
+    content = bundle.file(ONNX_NAME).read_bytes()
+    assert b".py" not in content
+    assert str(Path.home()).encode() not in content
+
+
+def test_export_leaves_a_network_in_training_as_it_was(plugin_paths: list[Path]) -> None:
+    import tiny_network
+
+    network = tiny_network.build({"length": 2, "channels": 3}).train()
+    export_onnx(network, ClipSpec(length=2, height_px=16, width_px=16, colour="bgr"))
+    assert all(module.training for module in network.modules())
+
+
+def test_saved_weights_hold_every_parameter_and_buffer(bundle: Bundle, plugin_paths: list[Path]) -> None:
+    import tiny_network
+    from safetensors.numpy import load
+
+    network = tiny_network.build(bundle.manifest.model.config)
+    saved = load(save_weights(network))
+    assert saved.keys() == network.state_dict().keys()
+    for name, tensor in network.state_dict().items():
+        np.testing.assert_array_equal(saved[name], tensor.numpy())
+    assert save_weights(network) == bundle.file(WEIGHTS_NAME).read_bytes()
