@@ -11,7 +11,7 @@ from streamer.records import Partition
 class Event(BaseModel):
     """One entry. In Redis every field is a string; a field that does not apply is absent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Oddsight event")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Oddsight event", use_attribute_docstrings=True)
 
     schema_version: Literal["1"] = Field(default="1", alias="schema")
     event_id: str
