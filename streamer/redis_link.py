@@ -86,5 +86,8 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
     (ConnectionRefusedError, "nothing listens there: it is down or the port is wrong; check that it runs, then redis.url"),
     (ssl.SSLError, "TLS fails: check the certificate, and whether redis.url should begin with redis:// instead of rediss://"),
     (FileNotFoundError, "there is no such socket file: check redis.url and that it runs"),
-    (redis.TimeoutError, "no answer in time: it hangs, something else listens there, or a firewall drops the connection"),
+    (
+        redis.TimeoutError,
+        "no answer in time: it hangs, it is no Redis, a firewall is in the way, or redis.url should not (or should) begin with rediss://",
+    ),
 )

@@ -1,0 +1,308 @@
+"""What the service relies on of a broker and of Redis, and that a connection that fails says why."""
+
+import gc
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.structs import OffsetAndMetadata
+from pydantic import SecretStr
+
+from deploy.errors import ConfigError
+from streamer.config import KafkaSettings, RedisSettings
+from streamer.embedded import EmbeddedUnavailable, embedded_redis
+from streamer.errors import BrokerUnavailable, RedisUnavailable
+from streamer.kafka_link import ensure_topics, make_consumer, make_producer, open_admin
+from streamer.redis_link import check_redis, make_redis
+from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
+from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def sockets_left_by_failed_attempts() -> Iterator[None]:
+    """kafka-python leaves the sockets of failed attempts to the garbage collector, which must not blame a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def send(settings: KafkaSettings, values: list[bytes], key: bytes = b"north") -> None:
+    producer = make_producer(settings)
+    sent = [producer.send(settings.topic, value, key=key) for value in values]
+    for future in sent:
+        future.get(timeout=20)
+    producer.close()
+
+
+def read(consumer: KafkaConsumer, count: int, *, within_s: float = 20) -> list[tuple[TopicPartition, int, bytes]]:
+    read_records: list[tuple[TopicPartition, int, bytes]] = []
+    deadline_s = time.monotonic() + within_s
+    while len(read_records) < count and time.monotonic() < deadline_s:
+        for where, records in consumer.poll(timeout_ms=200).items():
+            read_records += [(where, record.offset, record.value) for record in records]
+    return read_records
+
+
+def read_topic(settings: KafkaSettings, count: int) -> list[tuple[TopicPartition, int, bytes]]:
+    """All partitions from their beginning, without a group to wait for."""
+    consumer = make_consumer(settings, group_id=None)
+    partitions = [TopicPartition(settings.topic, number) for number in consumer.partitions_for_topic(settings.topic)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    try:
+        return read(consumer, count)
+    finally:
+        consumer.close(timeout_ms=1000)
+
+
+class TestDelivery:
+    def test_topics_are_created_once_with_room_for_large_frames(self, kafka_settings: KafkaSettings) -> None:
+        ensure_topics(kafka_settings, partitions=3)
+        ensure_topics(kafka_settings, partitions=5)
+        with open_admin(kafka_settings) as admin:
+            topics = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics()}
+        assert topics[kafka_settings.topic] == 3
+        assert topics[kafka_settings.deadletter_topic] == 3
+
+    def test_a_frame_of_nearly_four_mebibytes_passes_unchanged(self, kafka_settings: KafkaSettings) -> None:
+        frame = bytes(range(256)) * 16_000
+        ensure_topics(kafka_settings)
+        send(kafka_settings, [frame])
+        ((_, _, received),) = read_topic(kafka_settings, 1)
+        assert received == frame
+
+    def test_a_new_member_goes_on_where_the_group_committed(self, kafka_settings: KafkaSettings) -> None:
+        ensure_topics(kafka_settings)
+        send(kafka_settings, [b"%d" % number for number in range(10)])
+        first = make_consumer(kafka_settings, auto_offset_reset="earliest")
+        first.subscribe([kafka_settings.topic])
+        where = read(first, 10)[0][0]
+        first.commit({where: OffsetAndMetadata(4, "", -1)})
+        first.close(timeout_ms=1000)
+        second = make_consumer(kafka_settings, auto_offset_reset="earliest")
+        second.subscribe([kafka_settings.topic])
+        values = [value for _, _, value in read(second, 6)]
+        second.close(timeout_ms=1000)
+        assert values == [b"4", b"5", b"6", b"7", b"8", b"9"]
+
+    def test_what_one_camera_sends_arrives_in_order_on_one_partition(self, kafka_settings: KafkaSettings) -> None:
+        ensure_topics(kafka_settings)
+        values = [b"%d" % number for number in range(300)]
+        send(kafka_settings, values)
+        received = read_topic(kafka_settings, 300)
+        assert [value for _, _, value in received] == values
+        assert len({where for where, _, _ in received}) == 1
+
+    def test_no_offset_is_made_up_for_a_group_without_one(self, kafka_settings: KafkaSettings) -> None:
+        ensure_topics(kafka_settings)
+        consumer = make_consumer(kafka_settings)
+        consumer.subscribe([kafka_settings.topic])
+        with pytest.raises(NoOffsetForPartitionError):
+            read(consumer, 1)
+        consumer.close(timeout_ms=1000)
+
+    def test_clients_recover_when_a_killed_broker_comes_back(self, kafka_broker: Broker, kafka_settings: KafkaSettings) -> None:
+        ensure_topics(kafka_settings)
+        producer = make_producer(kafka_settings)
+        producer.send(kafka_settings.topic, b"before", key=b"north").get(timeout=20)
+        kafka_broker.kill()
+        held = producer.send(kafka_settings.topic, b"after", key=b"north")
+        kafka_broker.start()
+        ensure_topics(kafka_settings)
+        held.get(timeout=30)
+        producer.close()
+        expected = [b"after"] if kafka_broker.kind == "embedded" else [b"before", b"after"]
+        assert [value for _, _, value in read_topic(kafka_settings, len(expected))] == expected
+
+    @pytest.mark.kafka
+    def test_an_offset_kafka_does_not_have_is_an_error_that_names_the_partition(self, apache_kafka: ApacheKafka) -> None:
+        settings = unique_kafka_settings(apache_kafka.address)
+        ensure_topics(settings)
+        where = TopicPartition(settings.topic, 0)
+        consumer = make_consumer(settings)
+        consumer.assign([where])
+        consumer.seek(where, 1000)
+        with pytest.raises(OffsetOutOfRangeError) as raised:
+            read(consumer, 1)
+        consumer.close(timeout_ms=1000)
+        assert raised.value.args[0] == {where: 1000}
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Somebody listens and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def web_port() -> Iterator[int]:
+    """Somebody answers, but not as Kafka does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+class TestKafkaDiagnosis:
+    def expect(self, message: str, **settings: object) -> None:
+        """The same words whichever client is made, within ten seconds."""
+        started_s = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=message):
+            make_producer(KafkaSettings.model_validate(settings))
+        assert time.monotonic() - started_s < 10
+
+    def test_a_name_that_does_not_resolve(self) -> None:
+        self.expect(
+            r"nowhere\.invalid:9092.*does not resolve.*kafka\.bootstrap_servers", bootstrap_servers="nowhere.invalid:9092"
+        )
+
+    def test_a_port_where_nothing_listens(self) -> None:
+        port = free_ports(1)[0]
+        self.expect(rf"127\.0\.0\.1:{port}: nothing listens.*refused", bootstrap_servers=f"127.0.0.1:{port}")
+
+    def test_a_listener_that_is_silent(self, silent_port: int) -> None:
+        self.expect(r"does not answer within 3 s", bootstrap_servers=f"127.0.0.1:{silent_port}")
+
+    def test_a_silent_listener_where_tls_is_asked_for(self, silent_port: int) -> None:
+        self.expect(r"does not answer the TLS handshake", bootstrap_servers=f"127.0.0.1:{silent_port}", security_protocol="SSL")
+
+    def test_a_listener_that_is_no_broker(self, web_port: int) -> None:
+        self.expect(r"no Kafka broker", bootstrap_servers=f"127.0.0.1:{web_port}")
+
+    def test_every_server_that_fails_is_named(self) -> None:
+        one, two = free_ports(2)
+        self.expect(rf":{one}: nothing listens.*:{two}: nothing listens", bootstrap_servers=f"127.0.0.1:{one},127.0.0.1:{two}")
+
+    def test_one_server_that_answers_is_enough(self, kafka_broker: Broker) -> None:
+        dead = free_ports(1)[0]
+        settings = unique_kafka_settings(f"127.0.0.1:{dead},{kafka_broker.address}")
+        ensure_topics(settings)
+        send(settings, [b"frame"])
+
+    def test_an_address_that_is_none_is_an_error_of_configuration(self) -> None:
+        with pytest.raises(ConfigError, match=r"kafka\.bootstrap_servers: 'host:port' is no address"):
+            make_producer(KafkaSettings(bootstrap_servers="host:port"))
+
+    def test_every_client_says_why(self) -> None:
+        settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}")
+        for connect in (make_producer, make_consumer, ensure_topics):
+            with pytest.raises(BrokerUnavailable, match="nothing listens"):
+                connect(settings)
+
+
+@pytest.mark.kafka
+class TestSecureKafka:
+    @pytest.fixture
+    def secure(self, apache_kafka: ApacheKafka) -> KafkaSettings:
+        return unique_kafka_settings(apache_kafka.secure_address).model_copy(
+            update={
+                "security_protocol": "SASL_SSL",
+                "username": USERNAME,
+                "password": SecretStr(PASSWORD),
+                "ca_file": apache_kafka.ca_file,
+            }
+        )
+
+    @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+    def test_the_right_password_lets_frames_through(self, secure: KafkaSettings, mechanism: str) -> None:
+        settings = secure.model_copy(update={"sasl_mechanism": mechanism})
+        ensure_topics(settings)
+        send(settings, [b"frame"])
+        ((_, _, received),) = read_topic(settings, 1)
+        assert received == b"frame"
+
+    def expect(self, message: str, settings: KafkaSettings) -> None:
+        started_s = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=message):
+            make_producer(settings)
+        assert time.monotonic() - started_s < 10
+
+    def test_a_wrong_password_which_the_message_does_not_repeat(self, secure: KafkaSettings) -> None:
+        settings = secure.model_copy(update={"password": SecretStr("wr0ng")})
+        self.expect(r"^(?!.*wr0ng).*password refused for 'app'.*kafka\.password", settings)
+
+    def test_a_mechanism_that_is_not_offered(self, secure: KafkaSettings) -> None:
+        self.expect(r"does not offer SCRAM-SHA-256", secure.model_copy(update={"sasl_mechanism": "SCRAM-SHA-256"}))
+
+    def test_an_authority_we_do_not_know(self, secure: KafkaSettings) -> None:
+        self.expect(r"certificate is not trusted.*kafka\.ca_file", secure.model_copy(update={"ca_file": None}))
+
+    def test_tls_settings_at_a_plain_listener(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
+        self.expect(r"listener without TLS", secure.model_copy(update={"bootstrap_servers": apache_kafka.address}))
+
+    def test_plain_settings_at_a_tls_listener(self, apache_kafka: ApacheKafka) -> None:
+        self.expect(r"expects TLS.*kafka\.security_protocol", unique_kafka_settings(apache_kafka.secure_address))
+
+    def test_a_password_where_none_is_taken(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
+        plain = {"security_protocol": "SASL_PLAINTEXT", "bootstrap_servers": apache_kafka.address}
+        self.expect(r"takes no user name and password", secure.model_copy(update=plain))
+
+    def test_no_password_where_one_is_needed(self, secure: KafkaSettings) -> None:
+        self.expect(r"may ask for a user name and password", secure.model_copy(update={"security_protocol": "SSL"}))
+
+
+class TestRedis:
+    def test_a_password_that_is_right_and_one_that_is_wrong(self, redis_settings: RedisSettings) -> None:
+        with make_redis(redis_settings) as redis:
+            redis.acl_setuser("guarded", enabled=True, passwords=["+right"], categories=["+@all"], keys=["*"])
+        url = redis_settings.url.replace("redis://", "redis://guarded@")
+        with make_redis(RedisSettings(url=url, password=SecretStr("right"))) as redis:
+            check_redis(redis)
+        with (
+            make_redis(RedisSettings(url=url, password=SecretStr("wrong"))) as redis,
+            pytest.raises(RedisUnavailable, match=r"refused: check redis\.password"),
+        ):
+            check_redis(redis)
+
+    def test_a_port_where_nothing_listens(self) -> None:
+        redis = make_redis(RedisSettings(url=f"redis://127.0.0.1:{free_ports(1)[0]}"))
+        with pytest.raises(RedisUnavailable, match="nothing listens there"):
+            check_redis(redis)
+
+    def test_a_name_that_does_not_resolve(self) -> None:
+        with pytest.raises(RedisUnavailable, match="does not resolve"):
+            check_redis(make_redis(RedisSettings(url="redis://nowhere.invalid")))
+
+    def test_a_client_goes_on_when_redis_comes_back(self) -> None:
+        port = free_ports(1)[0]
+        redis = make_redis(RedisSettings(url=f"redis://127.0.0.1:{port}"))
+        with embedded_redis(port):
+            redis.set("key", "value")
+        with pytest.raises(RedisUnavailable):
+            check_redis(redis)
+        with embedded_redis(port):
+            check_redis(redis)
+        redis.close()
+
+    def test_data_survives_a_kill(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        data_dir = tmp_path_factory.mktemp("redis")
+        with embedded_redis(data_dir=data_dir) as url, make_redis(RedisSettings(url=url)) as redis:
+            redis.set("key", "value")
+        with embedded_redis(data_dir=data_dir) as url, make_redis(RedisSettings(url=url)) as redis:
+            assert redis.get("key") == b"value"
+
+
+def test_an_embedded_server_that_fails_to_start_says_what_it_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EmbeddedUnavailable, match=r"(?s)did not start; it said: .*No such file"),
+        embedded_redis(data_dir=tmp_path / "none"),
+    ):
+        pass
