@@ -113,7 +113,7 @@ def _value_table(title: str, values: dict[str, Any]) -> "Table":
 
     table = Table("", "", title=title, title_justify="left", show_header=False)
     for name, value in values.items():
-        table.add_row(name, json.dumps(value))
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
     return table
 
 

@@ -16,6 +16,8 @@ from deploy.spec import ClipSpec
 MAX_PICTURE_PX = 16_777_216
 """Largest picture accepted, in pixels: 4096 x 4096, twice 4K."""
 MAX_PICTURE_BYTES = 16_777_216
+MAX_JPEG_SCANS = 64
+"""A progressive JPEG has about ten. Each passes over the whole picture (3 ms at the limit above) and may take 40 bytes."""
 
 os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PICTURE_PX)
 
@@ -25,8 +27,11 @@ Frame = NDArray[np.uint8]
 """uint8 (H, W, C); C is 1 (gray) or 3 (BGR)."""
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_JPEG_SCAN_MARKER = b"\xff\xda"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# The segments that libjpeg, too, steps over by their length (tables, restart interval, comment, application data).
+_JPEG_SKIPPED_MARKERS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _REDUCTIONS = (8, 4, 2)
 
 
@@ -53,7 +58,7 @@ def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame:
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height in pixels from the header alone, after every check that needs no decoder.
+    """Width and height in pixels from the header, after every check that needs no decoder.
 
     Raises:
         BadFrame: as :func:`decode_picture`.
@@ -63,9 +68,11 @@ def picture_size(encoded: bytes) -> tuple[int, int]:
     if len(encoded) > MAX_PICTURE_BYTES:
         raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_PICTURE_BYTES} are accepted")
     if encoded.startswith(_JPEG_MAGIC):
+        _check_jpeg_scans(encoded)
         width_px, height_px = _jpeg_size(encoded)
     elif encoded.startswith(_PNG_MAGIC):
         width_px, height_px = _png_size(encoded)
+        _check_png_chunks(encoded)
     else:
         raise BadFrame("unsupported_type", f"neither JPEG nor PNG: starts with {encoded[:8].hex(' ')}")
     if width_px < 1 or height_px < 1:
@@ -122,17 +129,38 @@ def _png_size(encoded: bytes) -> tuple[int, int]:
     return int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
 
 
+def _check_png_chunks(encoded: bytes) -> None:
+    """Refuse a chunk that is longer than the picture: the decoder would first allocate its length, up to 2 GB."""
+    position = len(_PNG_MAGIC)
+    while position < len(encoded):
+        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
+    if position > len(encoded):
+        raise BadFrame("undecodable", f"a PNG chunk reaches {position - len(encoded)} bytes beyond the end: truncated or damaged")
+
+
+def _check_jpeg_scans(encoded: bytes) -> None:
+    scans = encoded.count(_JPEG_SCAN_MARKER)
+    if scans > MAX_JPEG_SCANS:
+        raise BadFrame("too_large", f"a JPEG with {scans} scans; at most {MAX_JPEG_SCANS} are accepted")
+
+
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:
-    """Walk the JPEG segments to the frame header (ITU-T T.81, B.2.2)."""
+    """Walk the JPEG segments to the frame header (ITU-T T.81, B.2.2).
+
+    Whatever libjpeg might read in another way is refused, so that no second header can hide behind the one found here.
+    """
     position = 2
     while position + 9 <= len(encoded) and encoded[position] == 0xFF:
         marker = encoded[position + 1]
+        length = int.from_bytes(encoded[position + 2 : position + 4], "big")
         if marker == 0xFF:  # a fill byte (B.1.1.2)
             position += 1
-            continue
-        if marker in _JPEG_SIZE_MARKERS:
+        elif marker in _JPEG_SIZE_MARKERS:
             height_px = int.from_bytes(encoded[position + 5 : position + 7], "big")
             width_px = int.from_bytes(encoded[position + 7 : position + 9], "big")
             return width_px, height_px
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        elif marker in _JPEG_SKIPPED_MARKERS and length >= 2:
+            position += 2 + length
+        else:
+            raise BadFrame("bad_header", f"a JPEG with marker {marker:#04x}, length {length}, before its frame header")
     raise BadFrame("bad_header", "a JPEG without a frame header")

@@ -1,0 +1,279 @@
+"""Bytes are hostile: whatever they are, a frame of the right shape or a BadFrame comes out, and quickly."""
+
+import resource
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deploy.errors import BadFrame
+from deploy.frames import MAX_JPEG_SCANS, MAX_PICTURE_BYTES, MAX_PICTURE_PX, decode_picture, encode_jpeg, fit_frame, picture_size
+from deploy.spec import ClipSpec
+
+GRAY = ClipSpec(length=1, height_px=24, width_px=32, colour="gray")
+BGR = ClipSpec(length=1, height_px=24, width_px=32, colour="bgr")
+REASONS = {"empty", "too_large", "unsupported_type", "bad_header", "undecodable"}
+
+
+def picture(height_px: int = 48, width_px: int = 64) -> NDArray[np.uint8]:
+    """A smooth colour picture: blue grows to the right, green downwards, red is 90."""
+    x, y = np.meshgrid(np.linspace(0, 250, width_px), np.linspace(0, 250, height_px))
+    return np.stack([x, y, np.full_like(x, 90)], axis=-1).astype(np.uint8)
+
+
+def encode(suffix: str, image: NDArray[np.generic], *parameters: int) -> bytes:
+    done, encoded = cv2.imencode(suffix, image, list(parameters))
+    assert done
+    return encoded.tobytes()
+
+
+JPEG = encode(".jpg", picture())
+PNG = encode(".png", picture())
+
+
+def jpeg_segment(marker: int, payload: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+def jpeg_header(width_px: int, height_px: int) -> bytes:
+    """A JPEG frame header of one component, baseline."""
+    return jpeg_segment(0xC0, bytes([8]) + height_px.to_bytes(2, "big") + width_px.to_bytes(2, "big") + bytes([1, 1, 0x11, 0]))
+
+
+def cmyk_jpeg() -> bytes:
+    """16 x 16 pixels of four components, all of them mid-gray: one-bit Huffman codes for "no change" and "end of block"."""
+    components = range(1, 5)
+    one_code = bytes([1] + [0] * 15 + [0])
+    return b"".join(
+        [
+            b"\xff\xd8",
+            jpeg_segment(0xEE, b"Adobe\x00\x64\x00\x00\x00\x00\x00"),
+            jpeg_segment(0xDB, bytes([0] + [1] * 64)),
+            jpeg_segment(0xC0, bytes([8, 0, 16, 0, 16, 4]) + b"".join(bytes([c, 0x11, 0]) for c in components)),
+            jpeg_segment(0xC4, b"\x00" + one_code),
+            jpeg_segment(0xC4, b"\x10" + one_code),
+            jpeg_segment(0xDA, bytes([4]) + b"".join(bytes([c, 0]) for c in components) + bytes([0, 63, 0])),
+            bytes(4),  # four times four blocks of two bits
+            b"\xff\xd9",
+        ]
+    )
+
+
+def refused(encoded: bytes) -> str:
+    with pytest.raises(BadFrame) as caught:
+        decode_picture(encoded, GRAY)
+    assert str(caught.value)
+    return caught.value.reason
+
+
+def decoded_or_reason(encoded: bytes) -> str:
+    try:
+        decoded = decode_picture(encoded, GRAY)
+    except BadFrame as error:
+        return error.reason
+    assert decoded.frame.shape == GRAY.frame_shape
+    assert decoded.frame.dtype == np.uint8
+    return "decoded"
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        JPEG,
+        PNG,
+        encode(".jpg", picture(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        encode(".jpg", picture(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+        encode(".jpg", picture()[:, :, 0]),
+        encode(".png", picture()[:, :, 0]),
+        encode(".png", picture().astype(np.uint16) * 257),
+        encode(".png", np.dstack([picture(), np.full((48, 64), 255, np.uint8)])),
+        cmyk_jpeg(),
+    ],
+    ids=["jpeg", "png", "progressive", "restart", "gray-jpeg", "gray-png", "16-bit-png", "png-with-alpha", "cmyk"],
+)
+@pytest.mark.parametrize("spec", [GRAY, BGR], ids=["gray", "bgr"])
+def test_every_common_kind_of_jpeg_and_png_gives_a_frame_of_the_spec(encoded: bytes, spec: ClipSpec) -> None:
+    decoded = decode_picture(encoded, spec)
+    assert (decoded.frame.shape, decoded.frame.dtype) == (spec.frame_shape, np.uint8)
+    assert (decoded.width_px, decoded.height_px) == picture_size(encoded)
+
+
+def test_jpeg_and_png_of_one_picture_give_nearly_the_same_frame() -> None:
+    frames = [decode_picture(encoded, BGR).frame.astype(int) for encoded in (JPEG, PNG)]
+    assert np.abs(frames[0] - frames[1]).max() <= 12
+    assert np.abs(frames[1] - cv2.resize(picture(), (32, 24), interpolation=cv2.INTER_AREA)).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_a_picture_decoded_at_reduced_size_looks_like_the_whole_one_scaled_down(factor: int) -> None:
+    large = picture(24 * factor, 32 * factor)
+    decoded = decode_picture(encode(".jpg", large, cv2.IMWRITE_JPEG_QUALITY, 98), BGR)
+    assert (decoded.width_px, decoded.height_px) == (32 * factor, 24 * factor)
+    expected = cv2.resize(large, (32, 24), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(decoded.frame - expected).mean() < 3
+
+
+def test_a_picture_smaller_than_the_spec_is_scaled_up() -> None:
+    assert decode_picture(encode(".png", picture(5, 7)), BGR).frame.shape == BGR.frame_shape
+
+
+def test_a_rotation_tag_does_not_turn_the_frame() -> None:
+    exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+    tagged = JPEG[:2] + jpeg_segment(0xE1, exif) + JPEG[2:]
+    np.testing.assert_array_equal(decode_picture(tagged, BGR).frame, decode_picture(JPEG, BGR).frame)
+
+
+def test_a_gray_picture_stays_gray_and_a_frame_that_fits_is_not_touched() -> None:
+    gray = picture(24, 32)[:, :, 0]
+    np.testing.assert_array_equal(fit_frame(gray, GRAY)[:, :, 0], gray)
+
+
+def test_an_encoded_frame_decodes_again() -> None:
+    assert decoded_or_reason(encode_jpeg(picture(), 80)) == "decoded"
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello", "unsupported_type"),
+        (b"GIF89a" + bytes(50), "unsupported_type"),
+        (encode(".bmp", picture()), "unsupported_type"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_type"),
+        (b"\xff\xd8\xff", "bad_header"),
+        (b"\xff\xd8\xff\xd9", "bad_header"),
+        (b"\xff\xd8" + b"\xff" * 1000, "bad_header"),
+        (b"\xff\xd8" + jpeg_header(0, 10), "bad_header"),
+        (b"\x89PNG\r\n\x1a\n", "bad_header"),
+        (PNG[:12] + b"IDAT" + PNG[16:], "bad_header"),
+        (b"\xff\xd8" + jpeg_header(64, 48), "undecodable"),
+        (PNG[:-40] + bytes(40), "undecodable"),
+        (JPEG + bytes(MAX_PICTURE_BYTES), "too_large"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)}-bytes",
+)
+def test_bytes_that_are_no_picture_are_refused_with_a_reason(encoded: bytes, reason: str) -> None:
+    assert refused(encoded) == reason
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_truncated_picture_is_refused_wherever_it_is_cut(suffix: str) -> None:
+    whole = encode(suffix, picture())
+    assert {refused(whole[:cut]) for cut in range(len(whole))} == REASONS - {"too_large"}
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"\xff\xd8" + jpeg_header(30_000, 30_000),
+        PNG[:16] + (30_000).to_bytes(4, "big") * 2 + PNG[24:],
+        PNG[:16] + (2**31 - 1).to_bytes(4, "big") * 2 + PNG[24:],
+    ],
+    ids=["jpeg", "png", "png-largest"],
+)
+def test_a_header_that_claims_a_huge_picture_is_refused_at_once(encoded: bytes) -> None:
+    assert_cheap(encoded, {"too_large"})
+
+
+def hide_header(shown: bytes, obeyed: bytes, lone_marker: int) -> bytes:
+    """A gray JPEG in which a careless parser finds the header ``shown`` while libjpeg obeys ``obeyed``.
+
+    Markers such as FF 01 and FF 00 have no length (T.81, B.1.1.4). A parser that takes the FF C0 that follows for one lands
+    on ``shown``, which for libjpeg is inside a comment.
+    """
+    gray = encode(".jpg", picture()[:, :, 0])
+    start = gray.index(b"\xff\xc0")
+    end = start + 2 + int.from_bytes(gray[start + 2 : start + 4], "big")
+    beginning = b"\xff\xd8\xff" + bytes([lone_marker]) + obeyed
+    padding = bytes(4 + 0xFFC0 - len(beginning) - 4)
+    return beginning + jpeg_segment(0xFE, padding + shown) + gray[2:start] + gray[end:]
+
+
+@pytest.mark.parametrize("lone_marker", [0x00, 0x01, 0x02, 0xBF, *range(0xD0, 0xDA)])
+def test_no_huge_header_can_hide_behind_a_small_one(lone_marker: int) -> None:
+    hidden = hide_header(jpeg_header(64, 48), jpeg_header(30_000, 30_000), lone_marker)
+    assert_cheap(hidden, {"bad_header", "unsupported_type"})
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt"])
+def test_a_png_chunk_that_claims_two_gigabytes_is_refused_at_once(kind: bytes) -> None:
+    at = PNG.index(b"IDAT")
+    assert_cheap(PNG[: at - 4] + (2**31 - 1).to_bytes(4, "big") + kind + PNG[at + 4 :], {"undecodable"})
+
+
+def test_a_small_jpeg_of_countless_scans_over_a_large_picture_is_refused_at_once() -> None:
+    assert decoded_or_reason(jpeg_of_empty_scans(MAX_JPEG_SCANS - 1)) == "decoded"
+    assert_cheap(jpeg_of_empty_scans(100_000), {"too_large"})
+
+
+def jpeg_of_empty_scans(scans: int, side_px: int = 4096) -> bytes:
+    """A progressive gray JPEG whose ``scans`` after the first say "no change" in 40 bytes for 262144 blocks."""
+    blocks = (side_px // 8) ** 2
+    size = side_px.to_bytes(2, "big")
+    run_of_16384_blocks = bytes([1] + [0] * 15 + [0xE0])
+    run_bits = (1 + 14) * (blocks // 16_384)
+    return b"".join(
+        [
+            b"\xff\xd8",
+            jpeg_segment(0xDB, bytes([0] + [1] * 64)),
+            jpeg_segment(0xC2, bytes([8]) + size + size + bytes([1, 1, 0x11, 0])),
+            jpeg_segment(0xC4, bytes([0x00, 1] + [0] * 15 + [0])),
+            jpeg_segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(blocks // 8),
+            jpeg_segment(0xC4, b"\x10" + run_of_16384_blocks),
+            (jpeg_segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + bytes(-(-run_bits // 8))) * scans,
+            b"\xff\xd9",
+        ]
+    )
+
+
+def test_opencvs_own_pixel_limit_is_a_second_line_of_defence() -> None:
+    program = """
+import sys
+from deploy import frames
+import cv2, numpy as np
+try:
+    picture = cv2.imdecode(np.frombuffer(sys.stdin.buffer.read(), np.uint8), cv2.IMREAD_GRAYSCALE)
+except cv2.error:
+    picture = None
+print("refused" if picture is None else picture.shape)
+"""
+    gray = encode(".jpg", picture(128, 128)[:, :, 0])
+    outcomes = []
+    for side_px in (128, 6000):
+        claiming = gray.replace(b"\x00\x80\x00\x80\x01", side_px.to_bytes(2, "big") * 2 + b"\x01")
+        done = subprocess.run([sys.executable, "-c", program], input=claiming, check=True, capture_output=True, timeout=60)
+        outcomes.append(done.stdout)
+    assert outcomes == [b"(128, 128)\n", b"refused\n"]
+
+
+def assert_cheap(encoded: bytes, reasons: set[str]) -> None:
+    memory_before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started_s = time.perf_counter()
+    assert refused(encoded) in reasons
+    assert time.perf_counter() - started_s < 0.25
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before_kib < 64 * 1024
+
+
+def test_the_largest_accepted_picture_is_at_the_limit() -> None:
+    side = int(MAX_PICTURE_PX**0.5)
+    assert picture_size(b"\xff\xd8" + jpeg_header(side, side)) == (side, side)
+    assert refused(b"\xff\xd8" + jpeg_header(side, side + 1)) == "too_large"
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", JPEG[:200], PNG[:40]]))
+def test_random_bytes_give_a_frame_or_a_bad_frame_and_nothing_else(tail: bytes, head: bytes) -> None:
+    assert decoded_or_reason(head + tail) in REASONS | {"decoded"}
+
+
+@given(st.sampled_from([JPEG, PNG]), st.data())
+def test_damaged_pictures_give_a_frame_or_a_bad_frame_and_nothing_else(whole: bytes, data: st.DataObject) -> None:
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 5))):
+        damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    assert decoded_or_reason(bytes(damaged)) in REASONS | {"decoded"}
