@@ -30,6 +30,7 @@ WEIGHTS_NAME = "weights.safetensors"
 ONNX_NAME = "model.onnx"
 CALIBRATION_NAME = "calibration.json"
 GOLDEN_NAME = "golden.safetensors"
+_REQUIRED_NAMES = (WEIGHTS_NAME, ONNX_NAME, CALIBRATION_NAME, GOLDEN_NAME)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -199,13 +200,17 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _verify_files(path: Path, manifest: Manifest) -> None:
+    for name in _REQUIRED_NAMES:
+        if name not in manifest.files:
+            raise BundleCorrupt(f"{path}: {MANIFEST_NAME} lists no {name}; make the bundle again with oddsight-train")
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise BundleCorrupt(f"{path}: {MANIFEST_NAME} names {name!r}; a bundle's files lie in its own folder")
         try:
             found = _sha256((path / name).read_bytes())
-        except OSError as error:
-            raise BundleCorrupt(f"{path / name}: {error.strerror}; copy the bundle again, whole") from error
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise BundleCorrupt(f"{path / name}: {reason}; copy the bundle again, whole") from error
         if found != expected:
             raise BundleCorrupt(
                 f"{path / name}: sha256 is {found}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole"
@@ -224,8 +229,8 @@ def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BundleCorrupt(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
+        raise BundleCorrupt(f"{path}: {error}; copy the bundle again, whole") from error
 
 
 def _json_bytes(content: Any) -> bytes:

@@ -1,0 +1,221 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy.bundle import (
+    CALIBRATION_NAME,
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    ONNX_NAME,
+    WEIGHTS_NAME,
+    Bundle,
+    Calibration,
+    Golden,
+    ModelCard,
+    golden_bytes,
+    read_bundle,
+    read_golden,
+    replace_calibration,
+    write_bundle,
+)
+from deploy.errors import BundleCorrupt, BundleIncompatible
+from deploy.spec import ClipSpec
+
+SPEC = ClipSpec(length=2, height_px=16, width_px=16)
+CALIBRATION = Calibration(median=0.1, q99=0.2, q999=0.3, enter=0.3, exit=0.25, frames=1000)
+FILES = {WEIGHTS_NAME: b"weights", ONNX_NAME: b"graph"}
+
+
+@pytest.fixture
+def golden() -> Golden:
+    rng = np.random.default_rng(1)
+    clips = rng.integers(0, 256, (3, *SPEC.clip_shape), dtype=np.uint8)
+    return Golden(clips=clips, score=rng.random(3, np.float32), heatmap=rng.random((3, 4, 4), np.float32))
+
+
+@pytest.fixture
+def written(tmp_path: Path, golden: Golden) -> Bundle:
+    return write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(golden)})
+
+
+def write(path: Path, files: dict[str, bytes]) -> Bundle:
+    return write_bundle(
+        path,
+        model=ModelCard(kind="tiny", config={"width": 8}),
+        spec=SPEC,
+        calibration=CALIBRATION,
+        files=files,
+        metrics={"auc": 0.9},
+        versions={"oddsight": "0.1.0"},
+    )
+
+
+def edit_manifest(bundle: Bundle, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle.path / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_what_was_written_is_read_back(written: Bundle, golden: Golden) -> None:
+    bundle = read_bundle(written.path)
+    assert bundle == written
+    assert (bundle.spec, bundle.calibration) == (SPEC, CALIBRATION)
+    assert bundle.manifest.metrics == {"auc": 0.9}
+    assert bundle.manifest.model == ModelCard(kind="tiny", config={"width": 8})
+    assert bundle.file(ONNX_NAME).read_bytes() == b"graph"
+    found = read_golden(bundle)
+    for name in ("clips", "score", "heatmap"):
+        expected: NDArray[Any] = getattr(golden, name)
+        np.testing.assert_array_equal(getattr(found, name), expected, strict=True)
+
+
+def test_a_bundle_can_be_moved(written: Bundle, tmp_path: Path) -> None:
+    moved = shutil.move(written.path, tmp_path / "elsewhere")
+    assert read_bundle(Path(moved)).model_id == written.model_id
+
+
+def test_the_model_id_names_the_weights(written: Bundle, tmp_path: Path) -> None:
+    golden = written.file(GOLDEN_NAME).read_bytes()
+    same = write(tmp_path / "same", {**FILES, GOLDEN_NAME: golden, ONNX_NAME: b"another graph"})
+    other = write(tmp_path / "other", {**FILES, GOLDEN_NAME: golden, WEIGHTS_NAME: b"other weights"})
+    assert written.model_id.startswith("tiny-")
+    assert same.model_id == written.model_id != other.model_id
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_NAME, ONNX_NAME, GOLDEN_NAME, CALIBRATION_NAME])
+class TestEveryFile:
+    def test_a_changed_bit_is_found(self, written: Bundle, name: str) -> None:
+        path = written.path / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(BundleCorrupt, match=rf"{name}: sha256 is [0-9a-f]{{64}}, bundle\.json says [0-9a-f]{{64}}"):
+            read_bundle(written.path)
+
+    def test_a_truncated_file_is_found(self, written: Bundle, name: str) -> None:
+        path = written.path / name
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(BundleCorrupt, match=name):
+            read_bundle(written.path)
+
+    def test_a_missing_file_is_found(self, written: Bundle, name: str) -> None:
+        (written.path / name).unlink()
+        with pytest.raises(BundleCorrupt, match=f"{name}: No such file"):
+            read_bundle(written.path)
+
+    def test_a_manifest_that_leaves_it_out_is_refused(self, written: Bundle, name: str) -> None:
+        edit_manifest(written, lambda content: content["files"].pop(name))
+        with pytest.raises(BundleCorrupt, match=f"lists no {name}"):
+            read_bundle(written.path)
+
+    def test_a_folder_in_its_place_is_found(self, written: Bundle, name: str) -> None:
+        (written.path / name).unlink()
+        (written.path / name).mkdir()
+        with pytest.raises(BundleCorrupt, match=name):
+            read_bundle(written.path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "engines/../../secret", "..", ".", "", "a\x00b"])
+def test_a_file_name_that_leaves_the_folder_is_refused_before_it_is_opened(written: Bundle, name: str) -> None:
+    edit_manifest(written, lambda content: content["files"].update({name: "0" * 64}))
+    with pytest.raises(BundleCorrupt):
+        read_bundle(written.path)
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", 1.5, None])
+def test_another_format_is_refused_and_named(written: Bundle, number: object) -> None:
+    edit_manifest(written, lambda content: content.update(format=number))
+    with pytest.raises(BundleIncompatible, match=f"format must be 1, got {number!r}"):
+        read_bundle(written.path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda content: content.update(colour="red"), "colour: Extra inputs are not permitted, got 'red'"),
+        (lambda content: content["spec"].update(stride=2), "spec.stride: Extra inputs are not permitted, got 2"),
+        (lambda content: content["spec"].update(length=0), "spec.length: .* greater than or equal to 1, got 0"),
+        (lambda content: content["spec"].update(height_px=10**6), "spec.height_px: .* less than or equal to 2048"),
+        (lambda content: content["spec"].update(colour="rgb"), "spec.colour: .*, got 'rgb'"),
+        (lambda content: content.pop("model_id"), "model_id: Field required"),
+        (lambda content: content.update(files=[]), "files: Input should be a valid dictionary"),
+    ],
+)
+def test_a_manifest_that_breaks_a_rule_is_refused_by_path_rule_and_value(
+    written: Bundle, edit: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    edit_manifest(written, edit)
+    with pytest.raises(BundleCorrupt, match=rf"bundle\.json: {says}"):
+        read_bundle(written.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'"bundle"', b"[" * 100_000])
+def test_a_manifest_that_is_no_json_object_is_refused(written: Bundle, content: bytes) -> None:
+    (written.path / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises((BundleCorrupt, BundleIncompatible), match=r"bundle\.json"):
+        read_bundle(written.path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, Path.absolute], ids=["empty-folder", "file", "nothing"])
+def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    path = tmp_path / "bundle"
+    make(path)
+    with pytest.raises(BundleCorrupt, match=r"no bundle here .* oddsight-train fit"):
+        read_bundle(path)
+
+
+def test_a_file_the_manifest_does_not_list_is_not_handed_out(written: Bundle) -> None:
+    (written.path / "engine.plan").write_bytes(b"put here by somebody")
+    with pytest.raises(BundleCorrupt, match=r"lists no engine\.plan"):
+        read_bundle(written.path).file("engine.plan")
+
+
+def test_a_write_that_is_interrupted_leaves_no_bundle_of_mixed_files(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = written.file(GOLDEN_NAME).read_bytes()
+    replace = Path.replace
+
+    def full_disk(path: Path, target: Path) -> Path:
+        if target.name == ONNX_NAME:
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write(written.path, {WEIGHTS_NAME: b"new weights", ONNX_NAME: b"new graph", GOLDEN_NAME: golden})
+    with pytest.raises(BundleCorrupt, match=f"{WEIGHTS_NAME}: sha256"):
+        read_bundle(written.path)
+
+
+def test_a_first_write_that_is_interrupted_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.bundle.Manifest", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: b""})
+    with pytest.raises(BundleCorrupt, match="no bundle here"):
+        read_bundle(tmp_path / "bundle")
+
+
+def test_nothing_temporary_stays_behind(written: Bundle) -> None:
+    assert {path.name for path in written.path.iterdir()} == {MANIFEST_NAME, *written.manifest.files}
+
+
+def test_a_new_calibration_changes_its_id_and_nothing_else(written: Bundle) -> None:
+    stricter = CALIBRATION.model_copy(update={"enter": 0.5})
+    changed = replace_calibration(written, stricter)
+    assert changed.calibration == stricter == read_bundle(written.path).calibration
+    assert changed.calibration.calibration_id != CALIBRATION.calibration_id
+    assert changed.model_id == written.model_id
+    before, after = dict(written.manifest.files), dict(changed.manifest.files)
+    assert before.pop(CALIBRATION_NAME) != after.pop(CALIBRATION_NAME)
+    assert before == after
+
+
+def test_a_bundle_made_twice_is_the_same(written: Bundle, tmp_path: Path) -> None:
+    again = write(tmp_path / "again", {**FILES, GOLDEN_NAME: written.file(GOLDEN_NAME).read_bytes()})
+    assert (again.path / MANIFEST_NAME).read_bytes() == (written.path / MANIFEST_NAME).read_bytes()
