@@ -65,8 +65,15 @@ def _captured_at_ms(message: FrameMessage) -> int:
     """The ``captured_at_ms`` header, or the record's own time where there is none."""
     value = next((value for name, value in message.headers if name == "captured_at_ms"), None)
     if value is None:
-        return message.timestamp_ms
+        return _record_time_ms(message)
     # isdigit() of bytes accepts ASCII digits only; 15 digits reach past the year 9999.
     if not value.isdigit() or len(value) > 15 or int(value) > _LATEST_MS:
         raise BadFrame("bad_captured_at", f"captured_at_ms must be milliseconds since 1970 as ASCII digits, got {value[:32]!r}")
     return int(value)
+
+
+def _record_time_ms(message: FrameMessage) -> int:
+    # A producer may write anything there; Kafka's own word for "none" is -1.
+    if not 0 <= message.timestamp_ms <= _LATEST_MS:
+        raise BadFrame("bad_captured_at", f"no captured_at_ms header, and the record's own time is {message.timestamp_ms}")
+    return message.timestamp_ms
