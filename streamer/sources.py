@@ -3,6 +3,7 @@
 Video is decoded by FFmpeg through PyAV. OpenCV's video reader is not used: there are real files on which it ends the process.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -106,16 +107,17 @@ class _Rate:
     """Lets at most ``fps`` pictures a second through, evenly, judged by their times."""
 
     def __init__(self, fps: float | None) -> None:
-        self._interval_s = 1 / fps if fps else 0.0
-        self._due_s = 0.0
+        self._fps = fps
+        self._slot = -1
         self.taken = 0
 
     def takes(self, offset_s: float) -> bool:
-        if offset_s < self._due_s - 1e-6:
-            return False
-        # The next slot of the grid: one late picture neither shifts those after it nor makes two of them come at once.
-        missed = (offset_s - self._due_s) // self._interval_s if self._interval_s else 0
-        self._due_s += (missed + 1) * self._interval_s
+        if self._fps is not None:
+            # A fixed grid: a late picture neither shifts those after it nor makes two of them come at once.
+            slot = math.floor(offset_s * self._fps + 1e-6)
+            if slot <= self._slot:
+                return False
+            self._slot = slot
         self.taken += 1
         return True
 

@@ -1,0 +1,36 @@
+"""Small videos and pictures made for a test."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from deploy.frames import encode_jpeg
+
+
+def picture(brightness: int, width_px: int = 64, height_px: int = 48) -> bytes:
+    """A JPEG of one shade of gray."""
+    return encode_jpeg(np.full((height_px, width_px, 3), brightness, dtype=np.uint8), 90)
+
+
+def write_folder(folder: Path, count: int, first_brightness: int = 0) -> list[bytes]:
+    """``frame1.jpg`` and so on; gives their bytes in order."""
+    folder.mkdir(parents=True)
+    pictures = [picture((first_brightness + number) % 256) for number in range(count)]
+    for number, encoded in enumerate(pictures, 1):
+        (folder / f"frame{number}.jpg").write_bytes(encoded)
+    return pictures
+
+
+def write_video(path: Path, seconds: float, fps: int) -> Path:
+    """A video that gets brighter from frame to frame."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(round(seconds * fps)):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number % 256, dtype=np.uint8), format="bgr24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
