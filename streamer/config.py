@@ -27,7 +27,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # TOML knows inf and nan; no setting does: a NaN threshold would never be reached, and nobody would notice.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class KafkaSettings(_Section):
@@ -134,8 +135,9 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
     """
     content = _read_toml(path) if path is not None else {}
     for variable, (section, key) in ENVIRONMENT.items():
-        if variable in environment:
-            content.setdefault(section, {})[key] = environment[variable]
+        # A section that is no table is left as it is: validation says so better.
+        if variable in environment and isinstance(table := content.setdefault(section, {}), dict):
+            table[key] = environment[variable]
     return parse_settings(content, source=str(path or "settings"))
 
 
@@ -158,15 +160,25 @@ def with_bundle(settings: Settings, bundle: Path | None) -> Settings:
 def settings_toml(settings: Settings) -> str:
     """All settings in force as TOML; secrets are shown as stars, settings without a value as comments."""
     content = settings.model_dump(mode="json")
-    content["redis"]["url"] = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1**********@", settings.redis.url)
-    cameras = {f'cameras."{camera_id}"': values for camera_id, values in content.pop("cameras").items()}
+    content["redis"]["url"] = _without_secrets(settings.redis.url)
+    cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
     return "\n\n".join(_section_toml(name, values) for name, values in {**content, **cameras}.items())
 
 
 def _section_toml(name: str, values: Mapping[str, Any]) -> str:
-    # JSON's strings and numbers are TOML's as well.
-    lines = [f"# {key} is not set" if value is None else f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
     return "\n".join([f"[{name}]", *lines])
+
+
+def _without_secrets(url: str) -> str:
+    """Hide the password of user:PASSWORD@host and redis-py's ?password=PASSWORD, also where somebody forgot to escape it."""
+    url = re.sub(r"(password=)[^&]*", r"\1**********", url)
+    return re.sub(r"(://[^:]*:).*(?=@)", r"\1**********", url)
+
+
+def _toml(value: str | float) -> str:
+    # JSON's strings and numbers are TOML's as well, but for JSON's way to escape what lies beyond 16 bits.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: float) -> DecisionRule:
@@ -209,7 +221,8 @@ def _explain(problem: dict[str, Any], content: Mapping[str, Any]) -> str:
         return f"{where}: no such setting"
     rule = problem["msg"].removeprefix("Value error, ")
     value = _value_at(content, problem["loc"])
-    if value is None or isinstance(value, Mapping) or problem["loc"][-1] in _SECRETS:
+    # A whole section given as text or as a list may hold a secret.
+    if not isinstance(value, str | int | float) or len(problem["loc"]) == 1 or problem["loc"][-1] in _SECRETS:
         return f"{where}: {rule}"
     return f"{where}: {rule}, got {value!r}"
 

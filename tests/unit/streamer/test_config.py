@@ -1,0 +1,309 @@
+"""Settings: what is wrong is named with path, rule and value; what is secret is never shown."""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.errors import ConfigError
+from streamer.cli import main
+from streamer.config import Settings, camera_rule, load_settings, parse_settings, settings_toml, with_bundle
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD", "REDIS_URL", "REDIS_PASSWORD"):
+        monkeypatch.delenv(f"ODDSIGHT_{name}", raising=False)
+
+
+def problem_of(content: dict[str, Any]) -> str:
+    """The message that these settings are refused with."""
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(content, "settings.toml")
+    return str(caught.value)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load_settings(None, {}) == Settings()
+
+
+WRONG = [
+    ("kafka.topic", "a b", "match pattern"),
+    ("kafka.start", "newest", "'earliest' or 'latest'"),
+    ("kafka.session_timeout_ms", 5, "greater than or equal to 1000"),
+    ("redis.prefix", "a b", "match pattern"),
+    ("redis.max_events", 0, "greater than or equal to 1"),
+    ("engine.backend", "magic", "'openvino'"),
+    ("batch.max_clips", 0, "greater than or equal to 1"),
+    ("batch.max_wait_ms", "soon", "valid number"),
+    ("decision.max_gap_s", 0, "greater than 0"),
+    ("decision.max_gap_s", float("inf"), "finite"),
+    ("http.port", 70_000, "less than or equal to 65535"),
+    ("cameras.gate.enter", "high", "valid number"),
+    ("cameras.gate.exit", float("nan"), "finite"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "rule"), WRONG)
+def test_a_wrong_value_is_named_with_its_path_and_rule(path: str, value: object, rule: str) -> None:
+    content: object = value
+    for part in reversed(path.split(".")):
+        content = {part: content}
+    assert isinstance(content, dict)
+
+    problem = problem_of(content)
+
+    assert problem.startswith(f"settings.toml: {path}: ")
+    assert rule in problem
+    assert problem.endswith(f", got {value!r}")
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ({"kafak": {"topic": "frames"}}, "kafak"),
+        ({"kafka": {"topics": "frames"}}, "kafka.topics"),
+        ({"cameras": {"gate": {"entr": 1.0}}}, "cameras.gate.entr"),
+    ],
+)
+def test_an_unknown_key_is_an_error(content: dict[str, Any], path: str) -> None:
+    assert problem_of(content) == f"settings.toml: {path}: no such setting"
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    problem = problem_of({"kafka": {"topic": "a b"}, "http": {"port": -1}})
+
+    assert [line.strip().removeprefix("settings.toml: ").partition(":")[0] for line in problem.splitlines()] == [
+        "kafka.topic",
+        "http.port",
+    ]
+
+
+@pytest.mark.parametrize("missing", ["username", "password"])
+def test_sasl_needs_both_credentials(missing: str) -> None:
+    kafka = {"security_protocol": "SASL_SSL", "username": "ada", "password": SECRET}
+
+    problem = problem_of({"kafka": {name: value for name, value in kafka.items() if name != missing}})
+
+    assert problem == "settings.toml: kafka: username and password must be set when security_protocol is SASL_SSL"
+    assert parse_settings({"kafka": kafka}, "settings.toml").kafka.username == "ada"
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[kafka]\nbootstrap_servers = "file:1"\ntopic = "yard"\n[redis]\nurl = "redis://file:1"\n')
+    environment = {
+        "ODDSIGHT_KAFKA_BOOTSTRAP_SERVERS": "env:1",
+        "ODDSIGHT_KAFKA_USERNAME": "ada",
+        "ODDSIGHT_KAFKA_PASSWORD": SECRET,
+        "ODDSIGHT_REDIS_URL": "rediss://env:1",
+        "ODDSIGHT_REDIS_PASSWORD": "other",
+    }
+
+    settings = load_settings(path, environment)
+
+    assert (settings.kafka.bootstrap_servers, settings.kafka.topic, settings.kafka.username) == ("env:1", "yard", "ada")
+    assert settings.kafka.password is not None
+    assert settings.kafka.password.get_secret_value() == SECRET
+    assert settings.redis.url == "rediss://env:1"
+    assert settings.redis.password is not None
+    assert settings.redis.password.get_secret_value() == "other"
+
+
+def test_credentials_from_the_environment_complete_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[kafka]\nsecurity_protocol = "SASL_SSL"\n')
+
+    settings = load_settings(path, {"ODDSIGHT_KAFKA_USERNAME": "ada", "ODDSIGHT_KAFKA_PASSWORD": SECRET})
+
+    assert settings.kafka.username == "ada"
+
+
+def test_a_section_that_is_no_table_is_named_even_if_the_environment_adds_to_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "kafka = 5\n")
+
+    with pytest.raises(ConfigError, match=r"settings\.toml: kafka: "):
+        load_settings(path, {"ODDSIGHT_KAFKA_USERNAME": "ada"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"redis": {"url": f"http://:{SECRET}@host"}},
+        {"redis": {"url": [f"redis://:{SECRET}@host"]}},
+        {"redis": {"password": {"value": SECRET}}},
+        {"redis": {"passwd": SECRET}},
+        {"redis": f"redis://:{SECRET}@host"},
+        {"redis": [{"password": SECRET}]},
+        {"kafka": {"password": [SECRET]}},
+        {"kafka": {"password": SECRET, "security_protocol": "SASL_SSL"}},
+    ],
+    ids=json.dumps,
+)
+def test_an_error_never_shows_a_secret(content: dict[str, Any]) -> None:
+    problem = problem_of(content)
+
+    assert problem.startswith("settings.toml: ")
+    assert SECRET not in problem
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"redis://:{SECRET}@host:6379/0", "redis://:**********@host:6379/0"),
+        (f"rediss://ada:{SECRET}@host", "rediss://ada:**********@host"),
+        (f"redis://ada:p@{SECRET}@host", "redis://ada:**********@host"),
+        (f"redis://ada:p:{SECRET}@host", "redis://ada:**********@host"),
+        (f"redis://ada:p/{SECRET}@host", "redis://ada:**********@host"),
+        (f"redis://ada:p?{SECRET}@host", "redis://ada:**********@host"),
+        (f"redis://a@b:{SECRET}@host", "redis://a@b:**********@host"),
+        (f"redis://host:6379/0?password={SECRET}&db=1", "redis://host:6379/0?password=**********&db=1"),
+        (f"unix://ada@/run/redis.sock?db=1&password={SECRET}", "unix://ada@/run/redis.sock?db=1&password=**********"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://ada@host:6379/0", "redis://ada@host:6379/0"),
+    ],
+)
+def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    text = settings_toml(Settings.model_validate({"redis": {"url": url}}))
+
+    assert tomllib.loads(text)["redis"]["url"] == shown
+    assert SECRET not in text
+
+
+def test_passwords_are_shown_as_stars() -> None:
+    settings = Settings.model_validate({"redis": {"password": SECRET}, "kafka": {"username": "ada", "password": SECRET}})
+
+    shown = tomllib.loads(settings_toml(settings))
+
+    assert shown["redis"]["password"] == shown["kafka"]["password"] == "**********"
+    assert SECRET not in f"{settings_toml(settings)} {settings!r} {settings}"
+
+
+def test_what_is_shown_is_toml_that_gives_the_same_settings() -> None:
+    content = {
+        "kafka": {"bootstrap_servers": "брокер-😀:9092", "start": "earliest"},
+        "engine": {"bundle": 'C:\\models\\"new"'},
+        "decision": {"merge_gap_s": 0.25},
+        "cameras": {'Tor "3" \\': {"enter": 2.5}, "камера.1": {"enter": 1.0, "exit": 0.5}},
+    }
+    settings = Settings.model_validate(content)
+
+    assert parse_settings(tomllib.loads(settings_toml(settings)), "shown") == settings
+
+
+def test_a_setting_without_a_value_is_shown_as_a_comment() -> None:
+    assert "# bundle is not set" in settings_toml(Settings()).splitlines()
+
+
+def test_a_bundle_given_on_the_command_line_wins() -> None:
+    settings = Settings.model_validate({"engine": {"bundle": "a", "threads": 3}})
+
+    assert with_bundle(settings, None).engine.bundle == Path("a")
+    assert with_bundle(settings, Path("b")).engine == settings.engine.model_copy(update={"bundle": Path("b")})
+
+
+@pytest.mark.parametrize(
+    ("own", "enter", "exit_"),
+    [
+        ({}, 0.5, 0.4),
+        ({"enter": 0.9}, 0.9, 0.4),
+        ({"enter": 0.3}, 0.3, 0.3),  # the calibrated exit would lie above it
+        ({"exit": 0.2}, 0.5, 0.2),
+        ({"enter": 0.9, "exit": 0.8}, 0.9, 0.8),
+    ],
+)
+def test_a_cameras_own_thresholds_replace_the_calibrated_ones(own: dict[str, float], enter: float, exit_: float) -> None:
+    settings = Settings.model_validate({"cameras": {"gate": own}})
+
+    rule = camera_rule(settings, "gate", enter=0.5, exit_=0.4)
+
+    assert (rule.enter, rule.exit) == (enter, exit_)
+    assert camera_rule(settings, "yard", enter=0.5, exit_=0.4).enter == 0.5
+
+
+def test_an_exit_threshold_above_enter_is_refused() -> None:
+    settings = Settings.model_validate({"cameras": {"gate": {"exit": 0.6}}})
+
+    with pytest.raises(ConfigError, match=r"cameras\.gate\.exit must be at most its enter threshold \(0\.5\), got 0\.6"):
+        camera_rule(settings, "gate", enter=0.5, exit_=0.4)
+
+
+def test_the_rules_times_are_milliseconds() -> None:
+    decision = {"min_duration_s": 0.25, "merge_gap_s": 1.5, "update_interval_s": 0.0001}
+
+    rule = camera_rule(Settings.model_validate({"decision": decision}), "gate", enter=0.5, exit_=0.4)
+
+    assert (rule.min_duration_ms, rule.merge_gap_ms, rule.update_interval_ms) == (250, 1500, 1)
+
+
+@pytest.mark.parametrize("content", [b"[kafka\n", b"x = \xff", b"[http]\nport = 1\nport = 2\n"])
+def test_broken_toml_is_named_with_its_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"settings\.toml: not valid TOML: "):
+        load_settings(path, {})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
+        load_settings(tmp_path / "nowhere.toml", {})
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_settings(tmp_path, {})
+
+
+def exit_code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """Call ``oddsight-stream`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["oddsight-stream", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[http]\nport = 99999\n", "http.port: Input should be less than or equal to 65535, got 99999"),
+        ("[kafak]\n", "kafak: no such setting"),
+        ("[kafka\n", "not valid TOML"),
+    ],
+)
+def test_config_check_ends_with_2_and_one_line_for_wrong_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, problem: str
+) -> None:
+    path = written(tmp_path, text)
+
+    assert exit_code_of(monkeypatch, "config", "check", "--config", str(path)) == 2
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {path}: ")
+    assert problem in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_config_check_prints_what_is_in_force_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ODDSIGHT_REDIS_PASSWORD", SECRET)
+    monkeypatch.setenv("ODDSIGHT_REDIS_URL", f"redis://:{SECRET}@host")
+    path = written(tmp_path, "[http]\nport = 0\n")
+
+    assert exit_code_of(monkeypatch, "config", "check", "--config", str(path)) == 0
+
+    printed = capsys.readouterr().out
+    assert tomllib.loads(printed)["http"]["port"] == 0
+    assert SECRET not in printed
