@@ -152,15 +152,14 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int]:
     position = 2
     while position + 9 <= len(encoded) and encoded[position] == 0xFF:
         marker = encoded[position + 1]
-        length = int.from_bytes(encoded[position + 2 : position + 4], "big")
         if marker == 0xFF:  # a fill byte (B.1.1.2)
             position += 1
         elif marker in _JPEG_SIZE_MARKERS:
             height_px = int.from_bytes(encoded[position + 5 : position + 7], "big")
             width_px = int.from_bytes(encoded[position + 7 : position + 9], "big")
             return width_px, height_px
-        elif marker in _JPEG_SKIPPED_MARKERS and length >= 2:
-            position += 2 + length
+        elif marker in _JPEG_SKIPPED_MARKERS:
+            position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
         else:
-            raise BadFrame("bad_header", f"a JPEG with marker {marker:#04x}, length {length}, before its frame header")
+            raise BadFrame("bad_header", f"a JPEG with marker {marker:#04x} before its frame header")
     raise BadFrame("bad_header", "a JPEG without a frame header")

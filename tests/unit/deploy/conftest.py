@@ -59,7 +59,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[P
 
     from deploy.export import export_onnx, save_weights
 
-    network = tiny_network.build(CARD.config)
+    network = tiny_network.build(CARD.config).eval()
     with torch.inference_mode():
         score, heatmap = network(torch.tensor(clips))
     golden = Golden(clips=clips, score=score.numpy(), heatmap=heatmap.numpy())

@@ -168,6 +168,7 @@ def test_scores_below_exit_and_frames_without_a_score_begin_nothing(
         ("no update while inactive", [(0, 1.0), (200, 1.0), (500, 1.0), (499, 1.0), (400, 0.4)], "s"),
         ("a jump back of the clock", [(0, 1.0), (200, 1.0), (-600, 1.0)], "se"),
         ("frames a little out of order", [(0, 1.0), (200, 1.0), (-100, 1.0), (200, 1.0)], "s"),
+        ("a late frame does not shorten the merge gap", [(0, 1.0), (200, 1.0), (-300, 1.0), (750, 0.0)], "s"),
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) and " " in value else "",
 )

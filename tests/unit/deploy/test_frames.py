@@ -119,6 +119,12 @@ def test_a_picture_decoded_at_reduced_size_looks_like_the_whole_one_scaled_down(
     assert np.abs(decoded.frame - expected).mean() < 3
 
 
+def test_a_side_that_has_no_pixels_to_spare_keeps_its_detail() -> None:
+    stripes = np.tile(np.repeat([0, 255], 2), (24 * 8, 8)).astype(np.uint8)
+    decoded = decode_picture(encode(".jpg", stripes, cv2.IMWRITE_JPEG_QUALITY, 98), GRAY)
+    np.testing.assert_allclose(decoded.frame[:, :, 0], stripes[:24], atol=30)
+
+
 def test_a_picture_smaller_than_the_spec_is_scaled_up() -> None:
     assert decode_picture(encode(".png", picture(5, 7)), BGR).frame.shape == BGR.frame_shape
 
