@@ -10,6 +10,8 @@ from streamer.config import HttpSettings
 from streamer.health import Health
 from streamer.metrics import Metrics
 
+_STOP_WITHIN_S = 0.05
+
 
 @contextmanager
 def serve_http(settings: HttpSettings, metrics: Metrics, health: Health) -> Iterator[int]:
@@ -23,7 +25,7 @@ def serve_http(settings: HttpSettings, metrics: Metrics, health: Health) -> Iter
     except OSError as error:
         raise ConfigError(f"http: cannot listen on {settings.host}:{settings.port}: {error.strerror}; set http.port") from error
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(_STOP_WITHIN_S,), name="http", daemon=True)
     thread.start()
     try:
         yield server.server_port

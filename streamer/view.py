@@ -24,7 +24,6 @@ _KIND_STYLES = {"start": "bold red", "update": "red", "end": "green"}
 class _Row:
     score: ScoreEntry
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
-    event: Event | None = None
 
 
 class Board:
@@ -33,6 +32,8 @@ class Board:
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._rows: dict[str, _Row] = {}
+        self._open: set[str] = set()
+        """Cameras with an open event; an event may be read before the camera's first score."""
         self._events: deque[Event] = deque(maxlen=_EVENTS_SHOWN)
 
     def take(self, news: News) -> None:
@@ -44,8 +45,10 @@ class Board:
             row.arrivals_s.append(now_s)
         for event in news.events:
             self._events.append(event)
-            if event.camera_id in self._rows:
-                self._rows[event.camera_id].event = None if event.kind == "end" else event
+            if event.kind == "end":
+                self._open.discard(event.camera_id)
+            else:
+                self._open.add(event.camera_id)
 
     def render(self) -> Group:
         """The board as it stands."""
@@ -56,10 +59,11 @@ class Board:
         for heading in ("camera", "score against threshold", "score", "threshold", "frames/s", "state"):
             table.add_column(heading, justify="right" if heading in {"score", "threshold", "frames/s"} else "left")
         for camera_id, row in sorted(self._rows.items()):
-            state = Text("ANOMALY", style="bold red") if row.event else Text("normal", style="green")
+            state = Text("ANOMALY", style="bold red") if camera_id in self._open else Text("normal", style="green")
             entry = row.score
             rate = f"{self._rate(row):.1f}"
-            table.add_row(camera_id, _bar(entry), f"{entry.score:.3f}", f"{entry.threshold:.3f}", rate, state)
+            # As Text: rich would read a camera_id like "gate[/]" as markup.
+            table.add_row(Text(camera_id), _bar(entry), f"{entry.score:.3f}", f"{entry.threshold:.3f}", rate, state)
         if self._rows:
             total = sum(self._rate(row) for row in self._rows.values())
             table.add_section()
@@ -71,7 +75,7 @@ class Board:
         for heading in ("captured", "camera", "kind", "event_id", "score", "peak", "region x,y,w,h"):
             table.add_column(heading)
         for event in self._events:
-            table.add_row(*event_cells(event), style=_KIND_STYLES[event.kind])
+            table.add_row(*map(Text, event_cells(event)), style=_KIND_STYLES[event.kind])
         return table
 
     def _rate(self, row: _Row) -> float:

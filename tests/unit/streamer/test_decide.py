@@ -1,0 +1,154 @@
+"""The decider: each camera's own rule, the frames a restart needs, and where every event comes from."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deploy.errors import ConfigError
+from deploy.spec import ClipSpec
+from streamer.config import Settings
+from streamer.decide import Decider, Decision
+from streamer.ports import CameraState
+from streamer.records import Outcome, Partition
+from streamer.testing import FakeClock
+from tests.unit.streamer.pipeline_kit import BUNDLE
+
+P3 = Partition("frames", 3)
+AT_ONCE = {"min_duration_s": 0.0, "merge_gap_s": 0.3, "update_interval_s": 0.2}
+HOT = np.array([[0.0, 0.0], [0.0, 1.0]], np.float32)
+WALL_CLOCK_S = 1_700_000_000.25
+
+
+def decider(cameras: dict[str, dict[str, float]] | None = None, *, length: int = 3) -> Decider:
+    """A decider that announces at the first frame, for clips of ``length`` frames."""
+    settings = Settings.model_validate({"decision": AT_ONCE, "cameras": cameras or {}})
+    spec = ClipSpec(length=length, height_px=16, width_px=16)
+    bundle = dataclasses.replace(BUNDLE, manifest=BUNDLE.manifest.model_copy(update={"spec": spec}))
+    return Decider(settings, bundle, "openvino", FakeClock(WALL_CLOCK_S))
+
+
+def outcome(offset: int, score: float | None, *, camera_id: str = "gate", starts_camera: bool = False) -> Outcome:
+    """A frame of 64 x 48 pixels, 100 ms after the one before it."""
+    heatmap = None if score is None else HOT
+    return Outcome(offset, camera_id, offset * 100, 64, 48, starts_camera, score, heatmap)
+
+
+def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
+    """What one camera's frames decide, one after another."""
+    decisions: list[Decision] = []
+    for frame in outcomes:
+        state = decisions[-1].state if decisions else CameraState()
+        decisions.append(subject.take(P3, state, frame))
+    return decisions
+
+
+def test_a_camera_without_thresholds_of_its_own_gets_the_calibrated_ones() -> None:
+    subject = decider({"gate": {"enter": 0.9}})
+
+    assert (subject.rule("yard").enter, subject.rule("yard").exit) == (0.5, 0.4)
+    assert (subject.rule("gate").enter, subject.rule("gate").exit) == (0.9, 0.4)
+
+
+def test_each_cameras_scores_are_held_against_its_own_threshold() -> None:
+    subject = decider({"gate": {"enter": 0.9}})
+
+    [gate] = run_of(subject, outcome(2, 0.7))
+    [yard] = run_of(subject, outcome(2, 0.7, camera_id="yard"))
+
+    assert gate.events == []
+    assert [(event.kind, event.camera_id, event.threshold) for event in yard.events] == [("start", "yard", 0.5)]
+    assert gate.score is not None
+    assert yard.score is not None
+    assert (gate.score["threshold"], yard.score["threshold"]) == ("0.9", "0.5")
+
+
+def test_a_cameras_wrong_threshold_is_found_before_its_first_frame() -> None:
+    with pytest.raises(ConfigError, match=r"cameras\.gate\.exit"):
+        decider({"gate": {"exit": 0.8}})
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"),
+    [(1, [(), (), (), ()]), (2, [(0,), (1,), (2,), (3,)]), (3, [(0,), (0, 1), (1, 2), (2, 3)])],
+)
+def test_the_offsets_kept_for_a_restart_are_the_last_frames_the_next_clip_needs(length: int, kept: list[tuple[int, ...]]) -> None:
+    frames = [outcome(0, None, starts_camera=True), *(outcome(offset, 0.1) for offset in (1, 2, 3))]
+
+    decisions = run_of(decider(length=length), *frames)
+
+    assert [decision.state.clip for decision in decisions] == kept
+
+
+def test_a_new_run_of_frames_keeps_nothing_of_the_one_before() -> None:
+    frames = [outcome(0, None, starts_camera=True), outcome(1, None), outcome(2, 0.1), outcome(90, None, starts_camera=True)]
+
+    assert run_of(decider(), *frames)[-1].state.clip == (90,)
+
+
+def test_an_event_names_everything_that_explains_it() -> None:
+    [decision] = run_of(decider(), outcome(2, 0.75))
+
+    assert decision.events[0].model_dump(exclude={"event_id"}) == {
+        "schema_version": "1",
+        "kind": "start",
+        "camera_id": "gate",
+        "started_at_ms": 200,
+        "captured_at_ms": 200,
+        "ended_at_ms": None,
+        "score": 0.75,
+        "peak_score": 0.75,
+        "threshold": 0.5,
+        "calibration_id": BUNDLE.calibration.calibration_id,
+        "model_id": "brightness-0",
+        "engine": "openvino",
+        "region": "32,24,32,24",
+        "topic": "frames",
+        "partition": 3,
+        "offset": 2,
+        "scored_at_ms": 1_700_000_000_250,
+    }
+
+
+def test_one_event_keeps_its_id_and_start_from_start_to_end() -> None:
+    scores = [0.6, 0.7, 0.9, 0.1, 0.1, 0.1, 0.1]
+    decisions = run_of(decider(), *(outcome(offset, score) for offset, score in enumerate(scores)))
+    events = [event for decision in decisions for event in decision.events]
+
+    assert [(event.kind, event.offset, event.peak_score) for event in events] == [
+        ("start", 0, 0.6),
+        ("update", 2, 0.9),
+        ("end", 6, 0.9),
+    ]
+    assert len({event.event_id for event in events}) == 1
+    assert {event.started_at_ms for event in events} == {0}
+    assert [event.ended_at_ms for event in events] == [None, None, 200]
+
+
+def test_an_end_has_no_region_and_the_score_of_its_frame_if_there_is_one() -> None:
+    *_, unscored = run_of(decider(), outcome(0, 0.6), outcome(50, None, starts_camera=True))
+    *_, scored = run_of(decider(), outcome(0, 0.6), outcome(50, 0.1))
+
+    assert [(event.kind, event.score, event.region) for event in unscored.events] == [("end", None, None)]
+    assert [(event.kind, event.score, event.region) for event in scored.events] == [("end", 0.1, None)]
+
+
+def test_events_that_begin_with_different_frames_have_different_ids() -> None:
+    [one] = run_of(decider(), outcome(2, 0.7))
+    [other] = run_of(decider(), outcome(3, 0.7))
+
+    assert one.events[0].event_id != other.events[0].event_id
+
+
+def test_a_frame_that_completes_no_clip_has_no_score_entry() -> None:
+    without, scored = run_of(decider(), outcome(1, None), outcome(2, 0.123456789))
+
+    assert without.score is None
+    assert scored.score == {
+        "captured_at_ms": "200",
+        "score": "0.123457",
+        "threshold": "0.5",
+        "partition": "3",
+        "offset": "2",
+        "scored_at_ms": "1700000000250",
+    }

@@ -1,0 +1,149 @@
+"""Where a partition begins: stored progress first, then the group's committed offset, then the settings."""
+
+import pytest
+
+from deploy.decide import OpenEvent
+from streamer.errors import Fenced
+from streamer.ports import CameraState, Progress
+from streamer.records import Partition
+from streamer.refill import MAX_REFILL_MESSAGES, StartPlan, plan_start, start_over
+from streamer.testing import MemoryFrameSource, MemoryProgressStore, MemoryTopic
+from tests.unit.streamer.pipeline_kit import message
+
+P0 = Partition("frames", 0)
+FIRST, END = 10, 20
+OPEN_EVENT = OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.9, announced_at_ms=1)
+
+
+class Start:
+    """A partition that Kafka keeps from offset 10 to 19, and what is known of it."""
+
+    def __init__(self, progress: Progress | None = None, committed: int | None = None, first: int = FIRST) -> None:
+        self.topic = MemoryTopic([message(0, offset, "gate", b"never decoded") for offset in (first, END - 1)])
+        if committed is not None:
+            self.topic.committed[P0] = committed
+        self.source = MemoryFrameSource(self.topic)
+        self.store = MemoryProgressStore({} if progress is None else {P0: progress})
+
+    def plan(self, start: str = "latest") -> StartPlan:
+        return plan_start(self.source, self.store, P0, start)
+
+    def stored(self) -> int | None:
+        return self.store.read(P0).next_offset
+
+
+def clips(*offsets: int) -> dict[str, CameraState]:
+    return {"gate": CameraState(clip=offsets)}
+
+
+@pytest.mark.parametrize(("start", "offset"), [("earliest", FIRST), ("latest", END)])
+def test_a_group_that_knows_nothing_begins_where_the_settings_say(start: str, offset: int) -> None:
+    case = Start()
+
+    plan = case.plan(start)
+
+    assert plan == StartPlan(offset, offset, frozenset(), {}, 0)
+    assert case.stored() == offset
+
+
+@pytest.mark.parametrize(("committed", "offset"), [(15, 15), (4, FIRST), (END, END)])
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+def test_the_groups_committed_offset_comes_before_the_settings(start: str, committed: int, offset: int) -> None:
+    case = Start(committed=committed)
+
+    assert case.plan(start).next_offset == offset
+    assert case.stored() == offset
+
+
+def test_stored_progress_comes_before_the_committed_offset() -> None:
+    case = Start(Progress(17, clips(15, 16)), committed=12)
+
+    plan = case.plan("earliest")
+
+    assert (plan.next_offset, plan.read_from, plan.refill, plan.lost) == (17, 15, {15, 16}, 0)
+    assert plan.cameras == clips(15, 16)
+    assert case.stored() == 17
+
+
+def test_reading_begins_at_the_oldest_frame_that_any_camera_needs() -> None:
+    cameras = {"gate": CameraState(clip=(13, 16)), "yard": CameraState(clip=(11, 15)), "hall": CameraState()}
+
+    plan = Start(Progress(17, cameras)).plan()
+
+    assert plan.read_from == 11
+    assert plan.refill == {11, 13, 15, 16}
+
+
+def test_without_clips_under_way_reading_begins_at_the_progress() -> None:
+    assert Start(Progress(17)).plan().read_from == 17
+
+
+def test_frames_that_kafka_no_longer_has_are_not_refilled() -> None:
+    plan = Start(Progress(12, clips(8, 9, 10, 11))).plan()
+
+    assert (plan.read_from, plan.refill, plan.lost) == (10, {10, 11}, 0)
+
+
+def test_a_clip_is_refilled_from_a_bounded_way_back_only() -> None:
+    next_offset = 10 * MAX_REFILL_MESSAGES
+    oldest = next_offset - MAX_REFILL_MESSAGES
+    case = Start(Progress(next_offset, clips(3, oldest - 1, oldest, next_offset - 1)), first=0)
+
+    plan = case.plan()
+
+    assert (plan.read_from, plan.refill) == (oldest, {oldest, next_offset - 1})
+
+
+def test_messages_deleted_before_they_were_read_are_counted_and_stepped_over() -> None:
+    case = Start(Progress(4, clips(2, 3)))
+
+    plan = case.plan()
+
+    assert (plan.next_offset, plan.read_from, plan.refill, plan.lost) == (FIRST, FIRST, frozenset(), 6)
+    assert case.stored() == FIRST
+    assert plan.cameras == clips(2, 3)
+
+
+def test_planning_again_changes_nothing() -> None:
+    case = Start(Progress(4, clips(2, 3)))
+
+    first, again = case.plan(), case.plan()
+
+    assert (again.next_offset, again.lost) == (first.next_offset, 0)
+
+
+class OvertakenStore(MemoryProgressStore):
+    """Another consumer stores its beginning right after this one has read."""
+
+    def read(self, partition: Partition) -> Progress:
+        progress = super().read(partition)
+        self.progress[partition] = Progress(12)
+        return progress
+
+
+def test_of_two_consumers_that_begin_at_once_only_one_may_store_where() -> None:
+    case = Start()
+    case.store = OvertakenStore()
+
+    with pytest.raises(Fenced):
+        case.plan("earliest")
+
+    assert case.store.progress[P0] == Progress(12)
+
+
+def test_starting_over_forgets_progress_beyond_the_topics_end() -> None:
+    state = CameraState(clip=(98, 99), event=OPEN_EVENT)
+    case = Start(Progress(100, {"gate": state, "yard": state}))
+
+    start_over(case.source, case.store, P0)
+
+    assert case.store.read(P0) == Progress(FIRST, {"gate": CameraState(), "yard": CameraState()})
+
+
+@pytest.mark.parametrize("progress", [Progress(), Progress(12, clips(11)), Progress(END, clips(18, 19))])
+def test_starting_over_leaves_progress_alone_that_the_topic_still_has(progress: Progress) -> None:
+    case = Start(progress)
+
+    start_over(case.source, case.store, P0)
+
+    assert case.store.read(P0) == progress
