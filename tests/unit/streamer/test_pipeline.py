@@ -1,6 +1,6 @@
 """The loop on fakes: every frame counts once, whatever happens between two steps."""
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploy.decide import OpenEvent
@@ -205,6 +205,7 @@ def effects(rig: Rig) -> tuple[object, ...]:
 
 @settings(deadline=None, max_examples=60)
 @given(streams(), st.lists(st.integers(0, 4), max_size=8), st.lists(st.sampled_from(["lost", "unanswered", ""]), max_size=10))
+@example(run_of("gate", EVENT), [], ["lost"] * 10)
 def test_crashes_and_outages_change_nothing(messages: list[FrameMessage], lives: list[int], failures: list[str]) -> None:
     calm, troubled = Rig(messages), Rig(messages, max_clips=3, poll_messages=2)
     troubled.store.failures = list(failures)
