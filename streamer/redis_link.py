@@ -27,10 +27,12 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
     Raises:
         ConfigError: the URL cannot be read.
     """
+    # A Unix socket takes no keepalive.
+    options: dict[str, Any] = {} if settings.url.startswith("unix:") else {"socket_keepalive": True}
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             settings.url,
-            **_options(settings),
+            **options,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             socket_timeout=_ANSWER_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
@@ -38,6 +40,9 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
         )
     except ValueError as error:
         raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error
+    if settings.password is not None:  # from_url would let one in the URL win
+        client.connection_pool.connection_kwargs["password"] = settings.password.get_secret_value()
+    return client
 
 
 def check_redis(client: redis.Redis) -> None:
@@ -57,15 +62,6 @@ def redis_errors() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise RedisUnavailable(f"Redis: {_explain(error)}") from error
-
-
-def _options(settings: RedisSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if settings.password is not None:  # else one given in the URL must stay in force
-        options["password"] = settings.password.get_secret_value()
-    if not settings.url.startswith("unix:"):
-        options["socket_keepalive"] = True
-    return options
 
 
 def _explain(error: redis.RedisError) -> str:

@@ -1,10 +1,10 @@
 """What the service relies on of a broker and of Redis, and that a connection that fails says why."""
 
-import gc
 import socket
+import subprocess
+import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,20 +19,10 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.embedded import EmbeddedUnavailable, embedded_redis
 from streamer.errors import BrokerUnavailable, RedisUnavailable
 from streamer.kafka_link import ensure_topics, make_consumer, make_producer, open_admin
+from streamer.kafka_probe import Address, find_connection_fault
 from streamer.redis_link import check_redis, make_redis
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
-
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def sockets_left_by_failed_attempts() -> Iterator[None]:
-    """kafka-python leaves the sockets of failed attempts to the garbage collector, which must not blame a later test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def send(settings: KafkaSettings, values: list[bytes], key: bytes = b"north") -> None:
@@ -110,15 +100,16 @@ class TestDelivery:
             read(consumer, 1)
         consumer.close(timeout_ms=1000)
 
-    def test_clients_recover_when_a_killed_broker_comes_back(self, kafka_broker: Broker, kafka_settings: KafkaSettings) -> None:
+    def test_a_producer_recovers_when_a_killed_broker_comes_back(
+        self, kafka_broker: Broker, kafka_settings: KafkaSettings
+    ) -> None:
         ensure_topics(kafka_settings)
         producer = make_producer(kafka_settings)
         producer.send(kafka_settings.topic, b"before", key=b"north").get(timeout=20)
         kafka_broker.kill()
-        held = producer.send(kafka_settings.topic, b"after", key=b"north")
         kafka_broker.start()
         ensure_topics(kafka_settings)
-        held.get(timeout=30)
+        producer.send(kafka_settings.topic, b"after", key=b"north").get(timeout=30)
         producer.close()
         expected = [b"after"] if kafka_broker.kind == "embedded" else [b"before", b"after"]
         assert [value for _, _, value in read_topic(kafka_settings, len(expected))] == expected
@@ -306,3 +297,21 @@ def test_an_embedded_server_that_fails_to_start_says_what_it_said(tmp_path: Path
         embedded_redis(data_dir=tmp_path / "none"),
     ):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
+@pytest.mark.parametrize("server", ["embedded_kafka", "embedded_redis"])
+def test_an_embedded_server_does_not_outlive_a_parent_that_is_killed(server: str) -> None:
+    port = free_ports(1)[0]
+    program = (
+        f"import time; from streamer.embedded import {server}\nwith {server}({port}): print('up', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        assert find_connection_fault(Address("127.0.0.1", port)) is None
+        parent.kill()
+    deadline_s = time.monotonic() + 10
+    while find_connection_fault(Address("127.0.0.1", port)) is None and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert "nothing listens" in str(find_connection_fault(Address("127.0.0.1", port)))

@@ -1,0 +1,187 @@
+"""Ingest over real TCP: what a consumer finds in the topic, and what becomes of a live camera that goes away."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from kafka import TopicPartition
+
+from streamer.config import KafkaSettings
+from streamer.frame_sender import Delivery
+from streamer.ingest import CameraFeed, IngestPlan, IngestResult, ingest
+from streamer.kafka_link import ensure_topics, make_consumer, make_producer
+from tests.harness.apache_kafka import ApacheKafka
+from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
+from tests.harness.footage import picture, write_folder, write_video
+
+
+class Stored(NamedTuple):
+    camera_id: str
+    value: bytes
+    headers: dict[str, bytes]
+    partition: int
+
+
+def run_ingest(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event | None = None) -> IngestResult:
+    producer = make_producer(settings)
+    try:
+        return ingest(plan, producer, settings.topic, stop or threading.Event())
+    finally:
+        producer.close(timeout=5)
+
+
+def stored(settings: KafkaSettings, count: int) -> list[Stored]:
+    """The topic from its beginning: at least ``count`` records, and whatever is there besides."""
+    consumer = make_consumer(settings, group_id=None)
+    partitions = [TopicPartition(settings.topic, number) for number in consumer.partitions_for_topic(settings.topic)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    found: list[Stored] = []
+    deadline_s = time.monotonic() + 20
+    quiet = 0
+    while (len(found) < count or quiet < 3) and time.monotonic() < deadline_s:
+        records = [record for some in consumer.poll(timeout_ms=200).values() for record in some]
+        found += [Stored(record.key.decode(), record.value, dict(record.headers), record.partition) for record in records]
+        quiet = 0 if records else quiet + 1
+    consumer.close(timeout_ms=1000)
+    return found
+
+
+@pytest.fixture
+def embedded_settings(embedded_broker: EmbeddedBroker) -> KafkaSettings:
+    settings = unique_kafka_settings(embedded_broker.address)
+    ensure_topics(settings)
+    return settings
+
+
+def test_a_folder_arrives_byte_for_byte_with_its_headers(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    ensure_topics(kafka_settings)
+    pictures = write_folder(tmp_path / "frames", 40)
+    plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=25, start_at_ms=1_000_000, realtime=False)
+    result = run_ingest(kafka_settings, plan)
+    found = stored(kafka_settings, 40)
+    assert result.delivery == Delivery(sent=40, failed=0, dropped=0)
+    assert [record.value for record in found] == pictures
+    assert [record.headers for record in found] == [
+        {"captured_at_ms": b"%d" % (1_000_000 + 40 * n), "sequence": b"%d" % n, "content_type": b"image/jpeg"} for n in range(40)
+    ]
+
+
+def test_many_cameras_keep_their_order_each_on_its_partition(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    ensure_topics(kafka_settings)
+    pictures = {f"camera-{n}": write_folder(tmp_path / str(n), 20, first_brightness=10 * n) for n in range(8)}
+    feeds = [CameraFeed(f"camera-{n}", str(tmp_path / str(n))) for n in range(8)]
+    run_ingest(kafka_settings, IngestPlan(feeds, realtime=False))
+    found = stored(kafka_settings, 160)
+    for camera_id, expected in pictures.items():
+        own = [record for record in found if record.camera_id == camera_id]
+        assert [record.value for record in own] == expected
+        assert len({record.partition for record in own}) == 1
+
+
+def test_a_video_plays_at_the_rate_asked_for(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", seconds=2, fps=25)
+    started_s = time.monotonic()
+    run_ingest(embedded_settings, IngestPlan([CameraFeed("gate", str(video))], fps=10))
+    assert 1.8 <= time.monotonic() - started_s < 6
+    captured_at_ms = [int(record.headers["captured_at_ms"]) for record in stored(embedded_settings, 20)]
+    assert [each - captured_at_ms[0] for each in captured_at_ms][:6] == [0, 120, 200, 320, 400, 520]
+    assert len(captured_at_ms) == 20
+
+
+def test_a_loop_goes_on_until_stopped_and_what_was_read_arrives(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
+    write_folder(tmp_path / "frames", 5)
+    stop = threading.Event()
+    threading.Timer(1.0, stop.set).start()
+    plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=50, loop=True)
+    result = run_ingest(embedded_settings, plan, stop)
+    assert 20 <= result.delivery.sent <= 60
+    assert len(stored(embedded_settings, result.delivery.sent)) == result.delivery.sent
+
+
+@pytest.mark.kafka
+def test_nothing_is_lost_while_the_broker_is_away(apache_kafka: ApacheKafka, tmp_path: Path) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings)
+    pictures = write_folder(tmp_path / "frames", 60)
+    plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=30)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_ingest, settings, plan)
+        time.sleep(0.7)
+        apache_kafka.kill()
+        apache_kafka.start()
+        assert running.result().delivery == Delivery(sent=60, failed=0, dropped=0)
+    found = stored(settings, 60)
+    assert list(dict.fromkeys(record.value for record in found)) == pictures  # a frame may be there twice, never out of order
+
+
+class MjpegCamera(BaseHTTPRequestHandler):
+    """Sends thirty pictures and hangs up, as a camera that restarts."""
+
+    def do_GET(self) -> None:
+        self.server.connections += 1  # type: ignore[attr-defined]  # kept on the server: a handler lives for one request
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        try:
+            for number in range(30):
+                jpeg = picture(8 * number)
+                self.wfile.write(
+                    b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
+                )
+        except OSError:
+            pass
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
+        """Keep quiet."""
+
+
+@contextmanager
+def camera_server() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), MjpegCamera) as server:
+        server.connections = 0  # type: ignore[attr-defined]  # see MjpegCamera
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def wait_for(is_so: Callable[[], bool], within_s: float) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not is_so() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+
+
+def test_a_live_camera_that_hangs_up_is_connected_to_again(embedded_settings: KafkaSettings) -> None:
+    stop = threading.Event()
+    with camera_server() as server, ThreadPoolExecutor(1) as pool:
+        plan = IngestPlan([CameraFeed("gate", f"http://127.0.0.1:{server.server_port}/stream")])
+        running = pool.submit(run_ingest, embedded_settings, plan, stop)
+        wait_for(lambda: server.connections >= 3, within_s=25)
+        stop.set()
+        result = running.result(timeout=30)
+    found = stored(embedded_settings, result.delivery.sent)
+    assert result.reconnects >= 2
+    assert result.delivery.sent >= 50
+    assert result.delivery.failed == 0
+    assert [int(record.headers["sequence"]) for record in found] == list(range(result.delivery.sent))
+    captured_at_ms = [int(record.headers["captured_at_ms"]) for record in found]
+    assert captured_at_ms == sorted(captured_at_ms)
+    assert abs(captured_at_ms[-1] - time.time() * 1000) < 60_000
+
+
+def test_a_camera_that_is_not_there_does_not_hold_up_the_others(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
+    pictures = write_folder(tmp_path / "frames", 10)
+    stop = threading.Event()
+    threading.Timer(2.0, stop.set).start()
+    feeds = [CameraFeed("gone", "http://127.0.0.1:9/stream"), CameraFeed("gate", str(tmp_path / "frames"))]
+    result = run_ingest(embedded_settings, IngestPlan(feeds), stop)
+    assert [record.value for record in stored(embedded_settings, 10)] == pictures
+    assert result.reconnects >= 1

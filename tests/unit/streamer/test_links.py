@@ -1,0 +1,120 @@
+import logging
+import ssl
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from deploy.errors import ConfigError
+from streamer.config import KafkaSettings, RedisSettings
+from streamer.embedded import EmbeddedUnavailable, embedded_kafka
+from streamer.errors import BrokerUnavailable, RedisUnavailable
+from streamer.kafka_link import connection_options, make_producer, quiet_library_log
+from streamer.kafka_probe import Address, parse_address
+from streamer.redis_link import make_redis, redis_errors
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("text", "address"),
+        [
+            ("broker:9094", Address("broker", 9094)),
+            (" broker ", Address("broker", 9092)),
+            ("[::1]:9094", Address("::1", 9094)),
+            ("[::1]", Address("::1", 9092)),
+        ],
+    )
+    def test_host_and_port_are_read(self, text: str, address: Address) -> None:
+        assert parse_address(text) == address
+
+    @pytest.mark.parametrize(
+        "text", ["", ":9092", "broker:", "broker:kafka", "broker:0", "broker:65536", "broker:-1", "broker:٣"]
+    )
+    def test_what_is_no_address_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="write host:port"):
+            parse_address(text)
+
+    @pytest.mark.parametrize("address", [Address("broker", 9092), Address("::1", 9092)])
+    def test_it_is_written_as_it_is_read(self, address: Address) -> None:
+        assert parse_address(str(address)) == address
+
+
+class TestKafkaOptions:
+    def test_every_server_is_passed_on(self) -> None:
+        options = connection_options(KafkaSettings(bootstrap_servers="one:1, two , [::1]:3"))
+        assert options["bootstrap_servers"] == ["one:1", "two:9092", "[::1]:3"]
+
+    def test_a_plain_connection_has_neither_tls_nor_password(self) -> None:
+        options = connection_options(KafkaSettings(username="app", password=SecretStr("secret")))
+        assert options["ssl_context"] is None
+        assert not any(name.startswith("sasl") for name in options)
+
+    def test_certificate_and_host_name_are_checked(self) -> None:
+        context = connection_options(KafkaSettings(security_protocol="SSL"))["ssl_context"]
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
+
+    def test_user_and_password_go_with_sasl(self) -> None:
+        settings = KafkaSettings(security_protocol="SASL_PLAINTEXT", username="app", password=SecretStr("secret"))
+        options = connection_options(settings)
+        assert options["sasl_mechanism"] == "SCRAM-SHA-512"
+        assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("app", "secret")
+
+    def test_a_ca_file_that_cannot_be_used_is_an_error_of_configuration(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("no certificate")
+        for ca_file in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
+            with pytest.raises(ConfigError, match=r"kafka\.ca_file: .* is no readable PEM file"):
+                connection_options(KafkaSettings(security_protocol="SSL", ca_file=ca_file))
+
+    def test_without_crc32c_it_does_not_even_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+        with pytest.raises(BrokerUnavailable, match="crc32c is not installed"):
+            make_producer(KafkaSettings())
+
+    def test_the_library_can_be_kept_off_the_terminal(self) -> None:
+        before = logging.getLogger("kafka").level
+        quiet_library_log()
+        assert not logging.getLogger("kafka.net.manager").isEnabledFor(logging.ERROR)
+        logging.getLogger("kafka").setLevel(before)
+
+
+class TestRedisOptions:
+    def test_a_password_in_the_settings_wins_over_one_in_the_url(self) -> None:
+        url = "redis://:from-url@host:1234/5"
+        for password, expected in ((None, "from-url"), (SecretStr("own"), "own")):
+            with make_redis(RedisSettings(url=url, password=password)) as client:
+                options = client.connection_pool.connection_kwargs
+            assert (options["host"], options["port"], options["db"], options["password"]) == ("host", 1234, 5, expected)
+
+    def test_a_url_that_cannot_be_read_is_an_error_of_configuration(self) -> None:
+        with pytest.raises(ConfigError, match=r"redis\.url"):
+            make_redis(RedisSettings(url="redis://host:port"))
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (redis.exceptions.AuthenticationError("WRONGPASS"), r"missing or refused: check redis\.password.*WRONGPASS"),
+            (redis.exceptions.NoPermissionError("no xadd"), "ACL"),
+            (redis.exceptions.BusyLoadingError("LOADING"), "still loading"),
+            (redis.exceptions.ReadOnlyError("READONLY"), "replica"),
+            (redis.exceptions.OutOfMemoryError("OOM"), "memory is full"),
+            (redis.exceptions.TimeoutError("Timeout"), "no answer in time"),
+            (redis.exceptions.ResponseError("surprise"), "surprise"),
+        ],
+    )
+    def test_every_error_becomes_ours_says_what_to_check_and_keeps_its_cause(self, error: Exception, message: str) -> None:
+        with pytest.raises(RedisUnavailable, match=message) as raised, redis_errors():
+            raise error
+        assert raised.value.__cause__ is error
+        assert raised.value.retriable
+
+    def test_errors_that_are_not_of_redis_pass_unchanged(self) -> None:
+        with pytest.raises(KeyError), redis_errors():
+            raise KeyError("own")
+
+
+def test_an_embedded_broker_that_is_not_installed_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALF_TANSU_BIN", "/no/such/program")
+    with pytest.raises(EmbeddedUnavailable, match=r"not installed.*extra 'stream'"), embedded_kafka():
+        pass
