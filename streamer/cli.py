@@ -1,5 +1,6 @@
 """``oddsight-stream``: run the service, feed it, watch it. The only place where this package prints or reads arguments."""
 
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -38,6 +39,49 @@ def run_command(
 
     configure_logs()
     run_service(with_bundle(load_settings(config), bundle), _stop_on_signals())
+
+
+@app.command("ingest")
+def ingest_command(
+    source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or rtsp:// or http:// URL of a stream.")],
+    camera_id: Annotated[str, typer.Option(metavar="NAME", help="The camera's name; becomes the message key.")],
+    config: ConfigOption = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second to send; the source's own rate by default.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin recorded footage again at its end.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Send recorded footage as fast as Kafka takes it.")] = False,
+) -> None:
+    """Send one camera's frames to Kafka. A live stream is held on to until Ctrl-C; a file ends by itself."""
+    from streamer.config import load_settings
+    from streamer.ingest import CameraFeed, IngestPlan
+    from streamer.logs import configure_logs
+    from streamer.send import send_frames
+
+    configure_logs()
+    plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop)
+    typer.echo(send_frames(load_settings(config).kafka, plan, _stop_on_signals()))
+
+
+@app.command("watch")
+def watch_command(config: ConfigOption = None) -> None:
+    """Show cameras, scores and events as they come, until Ctrl-C; one line an event where the output is no terminal."""
+    from rich.console import Console
+
+    from streamer.config import load_settings
+    from streamer.watch import watch
+
+    watch(load_settings(config).redis, Console(), _stop_on_signals())
+
+
+@app.command("demo")
+def demo_command() -> None:
+    """Play real footage with hidden anomalies through an embedded Kafka and Redis and the real service. Takes half a minute."""
+    from rich.console import Console
+
+    from streamer.demo import run_demo
+    from streamer.logs import configure_logs
+
+    configure_logs(logging.WARNING)
+    run_demo(Console())
 
 
 @config_app.command("check")

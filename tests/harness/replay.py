@@ -1,0 +1,47 @@
+"""Ped2's test clips replayed as twelve cameras, frames byte for byte as they lie on disk."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from streamer.config import KafkaSettings
+from streamer.kafka_link import ensure_topics, make_producer
+
+DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+PED2 = DATA / "ped2"
+FRAME_MS = 100
+START_MS = 1_700_000_000_000
+
+Cameras = dict[str, list[bytes]]
+
+
+def ped2_cameras() -> Cameras:
+    """Encoded frames by camera; skips where the data is not."""
+    clips = PED2 / "testing" / "frames"
+    if not clips.is_dir():
+        pytest.skip(f"no Ped2 in {PED2}: set ODDSIGHT_DATA")
+    return {clip.name: [frame.read_bytes() for frame in sorted(clip.glob("*.jpg"))] for clip in sorted(clips.iterdir())}
+
+
+def produce(settings: KafkaSettings, cameras: Cameras, first: int = 0, last: int | None = None) -> int:
+    """Send the frames ``first`` to ``last`` of every camera, interleaved as if all ran at the same time; gives their number."""
+    ensure_topics(settings)
+    producer = make_producer(settings)
+    frames = 0
+    for index in range(first, last or max(map(len, cameras.values()))):
+        for camera_id, pictures in cameras.items():
+            if index < len(pictures):
+                headers = [("captured_at_ms", str(START_MS + index * FRAME_MS).encode())]
+                producer.send(settings.topic, key=camera_id.encode(), value=pictures[index], headers=headers)
+                frames += 1
+        if index % 20 == 0:
+            producer.flush()
+    producer.flush()
+    producer.close()
+    return frames
+
+
+def frame_index(captured_at_ms: str) -> int:
+    """Which frame of its camera a score belongs to."""
+    return (int(captured_at_ms) - START_MS) // FRAME_MS

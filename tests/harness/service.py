@@ -1,0 +1,120 @@
+"""The service as its users run it: a process of its own, started from a TOML file, watched through Redis and HTTP."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from streamer.config import KafkaSettings, RedisSettings, Settings, settings_toml
+from streamer.embedded import die_with_parent
+from tests.harness.brokers import free_ports
+
+Entry = dict[str, str]
+
+
+class Service:
+    """One ``oddsight-stream run`` process at a time; it may be killed and started again."""
+
+    def __init__(self, folder: Path, kafka: KafkaSettings, redis_: RedisSettings, **sections: dict[str, Any]) -> None:
+        http = {"port": free_ports(1)[0]}
+        self.settings = Settings.model_validate({"kafka": kafka, "redis": redis_, "http": http, **sections})
+        self.log_path = folder / f"service-{http['port']}.log"
+        self._config_path = folder / f"oddsight-{http['port']}.toml"
+        self._config_path.write_text(settings_toml(self.settings))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start; returns at once."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamer", "run", "--config", str(self._config_path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
+            )
+
+    def kill(self) -> None:
+        """SIGKILL: nothing in memory survives."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, as an operator or a container engine does; gives the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout=30)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of an HTTP endpoint; (0, "") while nothing listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.http.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log's entries."""
+        lines = self.log_path.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def wait_until(self, is_so: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+        """Look until ``is_so``; fails with the log when it takes too long or the process ends."""
+        deadline_s = time.monotonic() + timeout_s
+        while not is_so():
+            assert self.process is not None
+            assert self.process.poll() is None, f"the service ended:\n{self.log_path.read_text()[-4000:]}"
+            assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s:\n{self.log_path.read_text()[-4000:]}"
+            time.sleep(0.05)
+
+
+@contextmanager
+def running(service: Service, *, started: bool = False) -> Iterator[Service]:
+    """Start the service unless it is ``started``; when the block ends, whatever runs of it is killed."""
+    if not started:
+        service.start()
+    try:
+        yield service
+    finally:
+        if service.process is not None and service.process.poll() is None:
+            service.kill()
+
+
+class Results:
+    """What a service left in Redis."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._client = redis.Redis.from_url(settings.url, decode_responses=True)
+        self._prefix = settings.prefix
+
+    def events(self) -> list[Entry]:
+        """All event entries in order."""
+        return self._entries(f"{self._prefix}:events")
+
+    def scores(self) -> dict[str, list[Entry]]:
+        """Score entries by camera, in order."""
+        prefix = f"{self._prefix}:scores:"
+        return {str(key).removeprefix(prefix): self._entries(str(key)) for key in self._client.scan_iter(f"{prefix}*")}
+
+    def score_count(self) -> int:
+        """How many scores are stored."""
+        return sum(int(self._client.xlen(key)) for key in self._client.scan_iter(f"{self._prefix}:scores:*"))  # type: ignore[arg-type]
+
+    def next_offsets(self) -> int:
+        """Sum of the next offsets of all partitions: how many messages are done."""
+        keys = self._client.scan_iter(f"{self._prefix}:progress:*")
+        return sum(int(str(self._client.hget(key, "next_offset") or 0)) for key in keys)
+
+    def _entries(self, key: str) -> list[Entry]:
+        return [fields for _, fields in self._client.xrange(key)]  # type: ignore[union-attr]

@@ -1,0 +1,101 @@
+"""Hostile messages end up in the dead-letter topic with a reason; what the other cameras score does not change."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer
+
+from streamer.config import KafkaSettings, RedisSettings
+from streamer.demo import DEMO_BUNDLE, DEMO_VIDEOS
+from streamer.kafka_link import make_consumer, make_producer
+from streamer.sources import open_source
+from tests.harness.replay import produce
+from tests.harness.service import Entry, Results, Service, running
+
+
+def demo_pictures(count: int) -> list[bytes]:
+    return [picture.encoded for _, picture in zip(range(count), open_source(str(DEMO_VIDEOS[0])), strict=False)]
+
+
+def huge_png() -> bytes:
+    """A valid PNG header that claims 60000 x 60000 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+HOSTILE = {
+    "empty": (b"camera", b""),
+    "unsupported_type": (b"camera", b"GIF89a" + bytes(50)),
+    "too_large": (b"camera", huge_png()),
+    "undecodable": (b"camera", demo_pictures(1)[0][:2_000]),
+    "bad_header": (b"camera", b"\xff\xd8\xff\xe0" + bytes(range(200))),
+    "missing_key": (None, demo_pictures(1)[0]),
+    "bad_key": (b"\xff\xfe", demo_pictures(1)[0]),
+}
+
+
+def send_hostile(kafka: KafkaSettings) -> None:
+    producer = make_producer(kafka)
+    for key, value in HOSTILE.values():
+        for partition in range(4):
+            producer.send(kafka.topic, key=key, value=value, partition=partition)
+    producer.flush()
+    producer.close()
+
+
+def dead_letters(kafka: KafkaSettings, count: int) -> list[dict[str, bytes]]:
+    """Headers of the dead letters, with the value under ``value``."""
+    consumer: KafkaConsumer = make_consumer(kafka, group_id=None, auto_offset_reset="earliest")
+    consumer.subscribe([kafka.deadletter_topic])
+    found: list[dict[str, bytes]] = []
+    for _ in range(100):
+        for records in consumer.poll(timeout_ms=200).values():
+            found += [{**dict(record.headers), "value": record.value} for record in records]
+        if len(found) >= count:
+            break
+    consumer.close()
+    return found
+
+
+def scored(
+    folder: Path, kafka: KafkaSettings, redis_settings: RedisSettings, messages: int
+) -> tuple[dict[str, list[Entry]], str]:
+    """Scores by camera, and the metrics, once all messages are done."""
+    results = Results(redis_settings)
+    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})) as service:
+        service.wait_until(lambda: results.next_offsets() == messages, "end of the messages")
+        metrics = service.get("/metrics")[1]
+        assert service.stop() == 0
+    return results.scores(), metrics
+
+
+@pytest.mark.timeout(180)
+def test_hostile_messages_are_dead_lettered_and_hurt_no_camera(
+    tmp_path: Path, kafka_settings: KafkaSettings, redis_settings: RedisSettings
+) -> None:
+    cameras = {"gate": demo_pictures(30), "yard": demo_pictures(20)}
+    clean_kafka = kafka_settings.model_copy(update={"topic": kafka_settings.topic + "-clean"})
+    clean_redis = redis_settings.model_copy(update={"prefix": redis_settings.prefix + "-clean"})
+    frames = produce(clean_kafka, cameras)
+    clean, _ = scored(tmp_path, clean_kafka, clean_redis, frames)
+
+    assert produce(kafka_settings, cameras, last=10) == 20
+    send_hostile(kafka_settings)
+    produce(kafka_settings, cameras, first=10)
+    dirty, metrics = scored(tmp_path, kafka_settings, redis_settings, frames + 4 * len(HOSTILE))
+    letters = dead_letters(kafka_settings, 4 * len(HOSTILE))
+
+    assert {camera_id: [entry["captured_at_ms"] for entry in entries] for camera_id, entries in dirty.items()} == {
+        camera_id: [entry["captured_at_ms"] for entry in entries] for camera_id, entries in clean.items()
+    }
+    for camera_id, entries in clean.items():
+        expected = [float(entry["score"]) for entry in entries]
+        assert [float(entry["score"]) for entry in dirty[camera_id]] == pytest.approx(expected, rel=1e-4)
+    assert sorted(letter["reason"].decode() for letter in letters) == sorted(list(HOSTILE) * 4)
+    for letter in letters:
+        assert letter["value"] == HOSTILE[letter["reason"].decode()][1]
+        assert letter["topic"].decode() == kafka_settings.topic
+        assert letter["detail"]
+        assert f'oddsight_rejected_messages_total{{reason="{letter["reason"].decode()}"}} 4.0' in metrics

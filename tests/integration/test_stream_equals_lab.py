@@ -1,0 +1,66 @@
+"""The stream equals the lab: scores found in Redis are those of the offline evaluation, frame by frame."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.bundle import read_bundle
+from deploy.engine import load_engine
+from streamer.config import KafkaSettings, RedisSettings
+from streamer.demo import DEMO_BUNDLE
+from tests.harness.apache_kafka import missing_part
+from tests.harness.brokers import unique_kafka_settings
+from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
+from tests.harness.service import Results, Service, running
+from trainer.data import labelled_clips
+from trainer.footage import load_footage
+from trainer.metrics import Scores, frame_auc
+from trainer.scoring import score_clips
+
+pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def kafka(request: pytest.FixtureRequest) -> KafkaSettings:
+    """The real broker where there is one; the embedded one elsewhere."""
+    broker = request.getfixturevalue("embedded_broker" if missing_part() else "apache_kafka")
+    return unique_kafka_settings(broker.address)
+
+
+def stream_scores(folder: Path, kafka: KafkaSettings, redis_settings: RedisSettings) -> Scores:
+    """Ped2's test clips through Kafka, the service and Redis: one score a frame, NaN where there is none."""
+    cameras = ped2_cameras()
+    frames = produce(kafka, cameras)
+    results = Results(redis_settings)
+    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})) as service:
+        service.wait_until(lambda: results.next_offsets() == frames, "end of the replay", timeout_s=120)
+        assert service.stop() == 0
+    scores = {camera_id: np.full(len(pictures), np.nan, np.float32) for camera_id, pictures in cameras.items()}
+    for camera_id, entries in results.scores().items():
+        for entry in entries:
+            scores[camera_id][frame_index(entry["captured_at_ms"])] = float(entry["score"])
+    return scores
+
+
+def lab_scores() -> Scores:
+    bundle = read_bundle(DEMO_BUNDLE)
+    engine = load_engine(bundle, "openvino")
+    try:
+        return score_clips(engine, (load_footage(clip.source, bundle.spec) for clip in labelled_clips(PED2)))
+    finally:
+        engine.close()
+
+
+def test_scores_in_redis_are_those_of_the_offline_evaluation(
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings
+) -> None:
+    streamed = stream_scores(tmp_path, kafka, redis_settings)
+    offline = lab_scores()
+    labels = {clip.source.name: clip.labels for clip in labelled_clips(PED2)}
+    median = read_bundle(DEMO_BUNDLE).calibration.median
+
+    assert streamed.keys() == offline.keys()
+    for camera_id in offline:
+        np.testing.assert_allclose(streamed[camera_id], offline[camera_id], rtol=1e-4)
+    assert frame_auc(streamed, labels, median) == pytest.approx(frame_auc(offline, labels, median), abs=1e-3)
