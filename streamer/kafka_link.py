@@ -11,8 +11,9 @@ Facts about kafka-python 3.0.12 that the users of :func:`make_consumer` rely on:
   ``NoOffsetForPartitionError``, paused or not. The embedded broker does not signal the former: it answers with nothing.
 - A rebalance listener runs in the client's own thread while the caller waits in ``poll()``: ``seek`` and ``pause`` are fine
   there, whatever asks the broker raises ``RuntimeError``. The first assignment may be empty, with the real one after it.
-- A dead broker raises nothing: ``poll()`` returns ``{}`` while the client reconnects in its own thread; ``commit``,
-  ``committed`` and ``end_offsets`` with ``timeout_ms`` raise ``KafkaTimeoutError``.
+- A dead broker raises nothing: ``poll()`` returns ``{}`` while the client reconnects in its own thread. ``commit`` and
+  ``committed`` wait for it for ever unless given ``timeout_ms``, ``end_offsets`` and ``beginning_offsets`` for 15 s; then
+  they raise ``KafkaTimeoutError``.
 """
 
 import importlib.util
