@@ -1,10 +1,12 @@
 """Kafka to messages: group membership, polling, seeking, commits. Nothing is fetched from a partition before it is started.
 
-Rebalance callbacks run inside ``poll``, on its thread. They only pause and take notes: reading progress takes a round trip to
+Rebalance callbacks run on the client's own thread. They only pause and take notes: reading progress takes a round trip to
 Redis, which may be away, and belongs to the pipeline.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from queue import SimpleQueue
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -19,12 +21,15 @@ from streamer.records import FrameMessage, Partition
 
 log = structlog.get_logger("oddsight.consume")
 
+_ANSWER_TIMEOUT_MS = 5_000
+"""Without one, kafka-python waits for a dead broker for ever, and the group would take this consumer for stuck."""
+
 
 class KafkaFrameSource:
     """:class:`~streamer.ports.FrameSource` on kafka-python."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._changes: list[Change] = []
+        self._changes: SimpleQueue[Change] = SimpleQueue()
         self._consumer: KafkaConsumer = make_consumer(settings)
         self.joined = False
         self._consumer.subscribe([settings.topic], listener=_Listener(self))
@@ -44,26 +49,28 @@ class KafkaFrameSource:
                 raise BrokerUnavailable(f"Kafka: {error}") from error
             log.warning("poll failed, reading the progress again", error=str(error))
             messages = []
-            self._changes += self._changes_after(error)
-        changes = self._changes[:]
-        self._changes.clear()
+            self._note_failed_poll(error)
+        changes = []
+        while not self._changes.empty():
+            changes.append(self._changes.get())
         return Polled(changes, messages)
 
-    def _changes_after(self, error: KafkaError) -> list[Change]:
+    def _note_failed_poll(self, error: KafkaError) -> None:
         """Every partition begins again: the failed poll may have swallowed messages of those it does not name."""
         outside = set(error.args[0]) if isinstance(error, OffsetOutOfRangeError) else set()
-        return [
-            Change("out_of_range" if where in outside else "assigned", _partition(where)) for where in self._consumer.assignment()
-        ]
+        for where in self._consumer.assignment():
+            self._changes.put(Change("out_of_range" if where in outside else "assigned", _partition(where)))
 
     def start(self, partition: Partition, offset: int) -> None:
         """See :meth:`streamer.ports.FrameSource.start`."""
-        self._consumer.seek(_topic_partition(partition), offset)
-        self._consumer.resume(_topic_partition(partition))
+        # Revoked a moment ago on the client's thread: the next poll says so.
+        with suppress(ValueError, KeyError):
+            self._consumer.seek(_topic_partition(partition), offset)
+            self._consumer.resume(_topic_partition(partition))
 
     def pause(self, partition: Partition) -> None:
         """See :meth:`streamer.ports.FrameSource.pause`."""
-        if _topic_partition(partition) in self._consumer.assignment():
+        with suppress(KeyError):  # revoked: nothing is delivered anyway
             self._consumer.pause(_topic_partition(partition))
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
@@ -74,7 +81,8 @@ class KafkaFrameSource:
         """
         where = _topic_partition(partition)
         try:
-            return self._consumer.beginning_offsets([where])[where], self._consumer.end_offsets([where])[where]
+            first = self._consumer.beginning_offsets([where], timeout_ms=_ANSWER_TIMEOUT_MS)[where]
+            return first, self._consumer.end_offsets([where], timeout_ms=_ANSWER_TIMEOUT_MS)[where]
         except KafkaError as error:
             raise BrokerUnavailable(f"{partition}: Kafka did not tell its offsets: {error}") from error
 
@@ -85,7 +93,7 @@ class KafkaFrameSource:
             BrokerUnavailable: Kafka did not answer.
         """
         try:
-            offset: int | None = self._consumer.committed(_topic_partition(partition))
+            offset: int | None = self._consumer.committed(_topic_partition(partition), timeout_ms=_ANSWER_TIMEOUT_MS)
         except KafkaError as error:
             raise BrokerUnavailable(f"{partition}: Kafka did not tell the group's offset: {error}") from error
         return offset
@@ -104,16 +112,17 @@ class KafkaFrameSource:
         return None if newest is None else max(0, newest - next_offset)
 
     def note_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Called by the client inside ``poll``."""
-        self._changes += [Change("revoked", _partition(where)) for where in revoked]
+        """Called on the client's thread."""
+        for where in revoked:
+            self._changes.put(Change("revoked", _partition(where)))
 
     def note_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Called by the client inside ``poll``."""
+        """Called on the client's thread."""
         for where in assigned:
+            self._changes.put(Change("assigned", _partition(where)))
             # Any position will do: paused, it fetches nothing, and with one the client asks for no reset policy.
             self._consumer.seek(where, 0)
             self._consumer.pause(where)
-        self._changes += [Change("assigned", _partition(where)) for where in assigned]
         self.joined = True
 
     def close(self) -> None:

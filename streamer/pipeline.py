@@ -111,8 +111,9 @@ class Pipeline:
         polled = stages.source.poll(self._poll_timeout_s())
         for change in polled.changes:
             self._take_change(change)
-        self._start_waiting()
         self._take_messages(polled.messages)
+        # Only now: messages of this poll that belong to a partition's earlier work must not meet its new one.
+        self._start_waiting()
         while batch := stages.batcher.take(stages.clock_s()):
             self._score(batch)
         self._publish()
