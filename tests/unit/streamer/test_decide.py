@@ -125,6 +125,16 @@ def test_one_event_keeps_its_id_and_start_from_start_to_end() -> None:
     assert [event.ended_at_ms for event in events] == [None, None, 200]
 
 
+def test_an_event_goes_on_between_the_exit_and_the_enter_threshold_but_does_not_begin_there() -> None:
+    between = [outcome(offset, 0.45) for offset in range(1, 9)]
+
+    lasting = run_of(decider(), outcome(0, 0.6), *between)
+    never_begun = run_of(decider(), outcome(0, 0.45), *between)
+
+    assert [event.kind for decision in lasting for event in decision.events] == ["start", "update", "update", "update", "update"]
+    assert [event for decision in never_begun for event in decision.events] == []
+
+
 def test_an_end_has_no_region_and_the_score_of_its_frame_if_there_is_one() -> None:
     *_, unscored = run_of(decider(), outcome(0, 0.6), outcome(50, None, starts_camera=True))
     *_, scored = run_of(decider(), outcome(0, 0.6), outcome(50, 0.1))

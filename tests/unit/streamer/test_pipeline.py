@@ -108,6 +108,27 @@ def test_a_revoked_partition_leaves_nothing_behind() -> None:
     assert rig.store.read(P0).next_offset == before
 
 
+def test_clips_that_wait_while_their_partition_begins_again_are_not_scored() -> None:
+    rig = Rig(run_of("gate", [CALM] * 10), max_clips=100, poll_messages=10)
+
+    rig.steps(2)
+    rig.source.changes.append(Change("assigned", P0))
+    rig.finish()
+
+    assert rig.counted("scored_clips_total") == 8
+    assert rig.counted("frames_total", camera_id="gate") == 18  # the eight that waited were read twice
+
+
+def test_messages_polled_before_a_reassignment_are_read_again() -> None:
+    rig = Rig(run_of("gate", EVENT), max_clips=100, poll_messages=4)
+
+    rig.steps(2)
+    rig.source.changes.append(Change("assigned", P0))  # with the next poll's messages, which follow those still unscored
+    rig.finish()
+
+    assert [fields["offset"] for _, fields in rig.store.scores] == [str(offset) for offset in range(2, len(EVENT))]
+
+
 def test_a_zombie_is_fenced_and_goes_on_from_the_new_owners_progress() -> None:
     rig = Rig(run_of("gate", EVENT), poll_messages=2)
 

@@ -48,15 +48,20 @@ CELLS = st_numpy.arrays(
 
 
 @given(CELLS, st.integers(1, 50), st.integers(1, 50))
-def test_the_region_lies_inside_the_picture_and_holds_the_hottest_cell(cells: np.ndarray, width_px: int, height_px: int) -> None:
+def test_the_region_lies_inside_the_picture_however_small_that_is(cells: np.ndarray, width_px: int, height_px: int) -> None:
     x, y, width, height = map(int, hot_region(cells, width_px, height_px).split(","))
 
-    row, column = np.unravel_index(cells.argmax(), cells.shape)
-    assert x >= 0
-    assert y >= 0
-    assert width >= 1
-    assert height >= 1
-    assert x + width <= width_px
-    assert y + height <= height_px
-    assert x <= column * width_px // cells.shape[1] < x + width
-    assert y <= row * height_px // cells.shape[0] < y + height
+    assert 0 <= x < x + width <= width_px
+    assert 0 <= y < y + height <= height_px
+
+
+@given(CELLS, st.integers(0, 50), st.integers(0, 50))
+def test_the_region_holds_the_hottest_cell(cells: np.ndarray, more_columns: int, more_rows: int) -> None:
+    rows, columns = cells.shape
+    width_px, height_px = columns + more_columns, rows + more_rows  # at least a pixel a cell
+
+    x, y, width, height = map(int, hot_region(cells, width_px, height_px).split(","))
+
+    row, column = (int(index) for index in np.unravel_index(cells.argmax(), cells.shape))
+    assert x <= column * width_px // columns < (column + 1) * width_px // columns <= x + width
+    assert y <= row * height_px // rows < (row + 1) * height_px // rows <= y + height
