@@ -43,6 +43,12 @@ class ClipBank:
         videos = np.searchsorted(starts, numbers, side="right") - 1
         return np.stack([self._clip(int(v), int(n - starts[v])) for v, n in zip(videos, numbers, strict=True)])
 
+    def spread(self, count: int, size: int) -> Iterator[Clips]:
+        """At most ``count`` clips at even distances, ``size`` at a time."""
+        numbers = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
+        for first in range(0, len(numbers), size):
+            yield self.take(numbers[first : first + size])
+
     def batches(self, size: int) -> Iterator[Clips]:
         """All clips in order, ``size`` at a time."""
         for first in range(0, len(self), size):

@@ -62,7 +62,8 @@ def _identity(bundle: Bundle, engine: Engine) -> dict[str, Any]:
     return {
         "model_id": bundle.model_id,
         "calibration_id": bundle.calibration.calibration_id,
-        "engine": engine.describe(),
+        "engine": engine.name,
+        "engine_details": engine.describe(),
     }
 
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Golden, ModelCard, golden_bytes, write_bundle
-from deploy.engine import Clips
 from deploy.export import export_onnx, save_weights
 from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
@@ -19,7 +18,7 @@ from trainer.data import ClipBank, Split
 from trainer.models.ganomaly import Serving
 
 GOLDEN_CLIPS = 8
-SCALE_CLIPS = 512
+SCALE_CLIPS = 256
 _BATCH_CLIPS = 16
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -41,7 +40,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
         TooLittleFootage: the held-out footage is too short to calibrate on.
     """
     network, spec = finished.network.cpu().eval(), finished.spec
-    network.fit_scale(_spread(ClipBank(split.fit, spec.length), SCALE_CLIPS))
+    network.fit_scale(list(ClipBank(split.fit, spec.length).spread(SCALE_CLIPS, _BATCH_CLIPS)))
     held_out = ClipBank(split.held_out, spec.length)
     calibration = calibration_from(_scores(network, held_out))
     files = {
@@ -62,7 +61,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
 
 def golden_clips(network: Serving, held_out: ClipBank) -> Golden:
     """A few held-out clips, spread evenly, with the scores of ``network``."""
-    clips = next(iter(_spread(held_out, GOLDEN_CLIPS)))
+    clips = next(held_out.spread(GOLDEN_CLIPS, GOLDEN_CLIPS))
     with torch.inference_mode():
         score, heatmap = network(torch.from_numpy(clips))
     return Golden(clips, score.numpy(), heatmap.numpy())
@@ -71,9 +70,3 @@ def golden_clips(network: Serving, held_out: ClipBank) -> Golden:
 def _scores(network: Serving, bank: ClipBank) -> NDArray[np.float32]:
     with torch.inference_mode():
         return np.concatenate([network(torch.from_numpy(clips))[0].numpy() for clips in bank.batches(_BATCH_CLIPS)])
-
-
-def _spread(bank: ClipBank, count: int) -> list[Clips]:
-    """At most ``count`` clips at even distances, in batches."""
-    numbers = np.unique(np.linspace(0, len(bank) - 1, count).astype(np.int64))
-    return [bank.take(numbers[first : first + _BATCH_CLIPS]) for first in range(0, len(numbers), _BATCH_CLIPS)]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
@@ -20,8 +19,14 @@ from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, load_all, training_sources
 from trainer.models.blocks import initialise
 from trainer.models.ganomaly import Discriminator, Serving
+from trainer.models.motion import MotionView
 from trainer.report import TrainingBar, tell_footage, tell_resumed, tell_split
 from trainer.step import Players, adam, check_finite, restart_collapsed, train_step
+
+MAX_CLIPS = 20_000
+"""More are thinned out: 60 KB a clip are held in memory."""
+_STEPS_A_SEED = 1_000_000_007
+"""Chance is seeded anew for each step, so that a resumed run throws the same dice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +57,15 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle:
     Raises:
         OddsightError: no or too little footage, an unknown model, an unusable checkpoint, or a diverging loss.
     """
-    run = _prepare(data, out, config, console)
-    network, metrics = _train(run, console)
+    run = prepare(data, out, config, console)
+    network, metrics = train(run, console)
     with console.status("scale, calibration, export"):
         bundle = make_bundle(out, Finished(network, run.card, run.spec, metrics), run.split)
     drop_checkpoint(run.checkpoints)
     return bundle
 
 
-def _prepare(data: Path, out: Path, config: FitConfig, console: Console) -> Run:
+def prepare(data: Path, out: Path, config: FitConfig, console: Console) -> Run:
     kind = model_kind(config.model)
     sources = training_sources(data)
     shape = footage_shape(sources)
@@ -73,26 +78,37 @@ def _prepare(data: Path, out: Path, config: FitConfig, console: Console) -> Run:
     return Run(config, ModelCard(kind=kind.name, config=network.model_dump()), spec, split, out / FOLDER_NAME)
 
 
-def _train(run: Run, console: Console) -> tuple[Serving, dict[str, Any]]:
+def train(run: Run, console: Console) -> tuple[Serving, dict[str, Any]]:
     """Train until time or steps are used up: the network to serve, and what to note of the run in the bundle."""
     torch.manual_seed(run.config.seed)
     fabric = Fabric(accelerator="auto", devices=1, precision="32-true")
     network = Serving(model_kind(run.config.model).configure(run.card.config)).to(fabric.device)
     players = _players(fabric, network, run.config.learning_rate)
-    bank = ClipBank(run.split.fit, run.spec.length)
+    pictures = _pictures(network.view, ClipBank(run.split.fit, run.spec.length), console)
     progress = _resume(run, players, console)
     losses: dict[str, float] = {}
     started_s = saved_s = time.monotonic() - progress.elapsed_s
     with TrainingBar(console, run.config, progress) as bar:
         while _goes_on(run.config, progress):
-            clips = bank.take(_draw(run.config, progress.step, len(bank)))
-            losses = _learn(players, network.view(fabric.to_device(torch.from_numpy(clips))), progress.step)
+            torch.manual_seed(run.config.seed * _STEPS_A_SEED + progress.step)
+            drawn = pictures[torch.randint(len(pictures), (run.config.batch_clips,))]
+            losses = _learn(players, fabric.to_device(drawn.float()), progress.step)
             progress = Progress(progress.step + 1, time.monotonic() - started_s)
             bar.show(progress, losses)
             if progress.elapsed_s - saved_s + started_s >= run.config.checkpoint_every_s:
                 save_checkpoint(run.checkpoints, _trained(players), progress, run.identity)
                 saved_s = time.monotonic()
     return network, {"steps": progress.step, "train_s": round(progress.elapsed_s, 1), "losses": losses}
+
+
+@torch.no_grad()
+def _pictures(view: MotionView, bank: ClipBank, console: Console) -> Tensor:
+    """What the generator is shown of each clip, float16 (N, 3, h, w): computed once, because it costs as much as a step."""
+    if len(bank) > MAX_CLIPS:
+        console.print(f"{len(bank)} clips to learn from, {MAX_CLIPS} of them at even distances are used")
+    with console.status("computing motion"):
+        device = view.smoothing.device
+        return torch.cat([view(torch.from_numpy(clips).to(device)).half().cpu() for clips in bank.spread(MAX_CLIPS, 16)])
 
 
 def _players(fabric: Fabric, network: Serving, learning_rate: float) -> Players:
@@ -123,11 +139,6 @@ def _resume(run: Run, players: Players, console: Console) -> Progress:
 def _goes_on(config: FitConfig, progress: Progress) -> bool:
     steps_left = config.max_steps is None or progress.step < config.max_steps
     return steps_left and progress.elapsed_s < config.max_minutes * 60
-
-
-def _draw(config: FitConfig, step: int, n_clips: int) -> np.ndarray:
-    """Numbers of the clips of one step: they follow from seed and step alone, so a resumed run draws the same."""
-    return np.random.default_rng((config.seed, step)).integers(0, n_clips, config.batch_clips)
 
 
 def _learn(players: Players, pictures: Tensor, step: int) -> dict[str, float]:

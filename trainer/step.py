@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import TrainingDiverged
-from trainer.losses import discriminator_loss, generator_loss
+from trainer.losses import Reconstruction, discriminator_loss, generator_loss
 from trainer.models.blocks import initialise
+from trainer.scramble import scramble
 
 ADAM_BETAS = (0.5, 0.999)
 DISCRIMINATOR_COLLAPSED = 1e-5
@@ -32,13 +33,16 @@ def adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:
 def train_step(players: Players, pictures: Tensor) -> dict[str, Tensor]:
     """Learn from one batch, generator first; the losses before the step, by name, detached.
 
-    The discriminator judges what the generator made before its own step, as in the reference.
+    Of one half of the batch the generator sees the motion scrambled and must restore it. The latent distance is made small
+    for the other half only, so that it stays large where something was wrong. The discriminator judges what the generator
+    made before its own step, as in the reference.
     """
-    made = players.generator(pictures)
+    half = len(pictures) // 2
+    made = players.generator(torch.cat([scramble(pictures[:half]), pictures[half:]]))
     features, logits = players.discriminator(pictures)
     features_made, _ = players.discriminator(made.picture)
     _, logits_made = players.discriminator(made.picture.detach())
-    for_generator = generator_loss(pictures, made, features.detach(), features_made)
+    for_generator = generator_loss(pictures, _latents_from(made, half), features.detach(), features_made)
     for_discriminator = discriminator_loss(logits, logits_made)
     _update(players.generator_optimiser, for_generator.total, list(players.generator.parameters()))
     _update(players.discriminator_optimiser, for_discriminator, list(players.discriminator.parameters()))
@@ -66,6 +70,10 @@ def restart_collapsed(players: Players, discriminator_loss_now: float) -> bool:
     players.discriminator.apply(initialise)
     players.discriminator_optimiser.state.clear()
     return True
+
+
+def _latents_from(made: Reconstruction, first: int) -> Reconstruction:
+    return Reconstruction(made.latent[first:], made.picture, made.latent_again[first:])
 
 
 def _update(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> None:

@@ -1,6 +1,5 @@
 """Parts that the networks share: DCGAN's strided pyramid, fully convolutional, bias-free, with its initialisation."""
 
-import torch
 from torch import Tensor, nn
 
 LEAK = 0.2
@@ -50,10 +49,10 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def largest_window(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Means over ``size`` x ``size`` windows of maps (N, 1, h, w): the largest a map (N,), and all of them (N, h', w')."""
-    means = nn.functional.avg_pool2d(values, size, stride=1)
-    return torch.amax(means, dim=(1, 2, 3)), means[:, 0]
+def window_means(values: Tensor, size: int) -> Tensor:
+    """Means over all ``size`` x ``size`` windows of maps (N, 1, h, w): (N, h', w'). A smaller map is one window."""
+    sides = tuple(min(size, side) for side in values.shape[2:])
+    return nn.functional.avg_pool2d(values, sides, stride=1)[:, 0]
 
 
 def _down(channels: int, out_channels: int, *, normalise: bool) -> list[nn.Module]:

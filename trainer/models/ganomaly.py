@@ -1,13 +1,14 @@
 """Video GANomaly: encoder-decoder-encoder over brightness and motion, after Akcay et al. (2018), fully convolutional.
 
-    x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: the largest window of the distance between z and ẑ
+    x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: largest window of |z - ẑ|  +  largest window of speed * |motion of x - x̂|
 
 Trained on normal footage only, E2 learns to find again the latents of what D can draw; what D cannot draw comes back
-different. Latents keep their place, so the distance is a map of the frame.
+different. D is taught to restore scrambled motion, so what moves as it should not is redrawn as it should. Latents keep
+their place, so both terms are maps of the frame.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
 from trainer.losses import Reconstruction
-from trainer.models.blocks import Decoder, Encoder, largest_window
-from trainer.models.motion import MotionView
+from trainer.models.blocks import Decoder, Encoder, window_means
+from trainer.models.motion import REDUCTION, MotionView, speed
 
 KIND = "video-ganomaly"
+_TINY = 1e-6
 FRAME_AREA_PX = 38_400
 """Frames are fitted to about this many pixels: 160 x 240."""
 
@@ -29,17 +31,19 @@ class GanomalyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    length: int = Field(default=6, ge=2, le=16)
+    length: int = Field(default=5, ge=2, le=16)
     height_px: int = Field(default=160, ge=32, multiple_of=16)
     width_px: int = Field(default=240, ge=32, multiple_of=16)
     motion: bool = True
-    full_scale_px: float = Field(default=4.0, gt=0)
-    flow_window: int = Field(default=5, ge=1)
-    width: int = Field(default=32, ge=1)
+    full_scale_px: float = Field(default=2.0, gt=0)
+    flow_window: int = Field(default=7, ge=3)
+    width: int = Field(default=16, ge=1)
     depth: int = Field(default=3, ge=1, le=3)
     latent_channels: int = Field(default=16, ge=1)
-    score_window: int = Field(default=2, ge=1)
-    """Side of the window that the score is the largest of, in latents."""
+    latent_window: int = Field(default=3, ge=1)
+    """Side of the windows of the latent term, in latents of 16 x 16 frame pixels."""
+    motion_window: int = Field(default=11, ge=1)
+    """Side of the windows of the motion term, in cells of 2 x 2 frame pixels: about the height of a person."""
 
     def spec(self, fps: float) -> ClipSpec:
         """The clips that this network takes."""
@@ -76,8 +80,20 @@ class Discriminator(nn.Module):
         return features, self.body.head(features)
 
 
+class Terms(NamedTuple):
+    """The two parts of the score: window means, (N, h, w) each, in units of their own."""
+
+    latent: Tensor
+    """Distance between z and ẑ: unknown things, a covered lens, motion that the decoder cannot draw."""
+    motion: Tensor
+    """Error of the restored motion, weighted by speed: things that move as they should not."""
+
+
 class Serving(nn.Module):
-    """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32."""
+    """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
+
+    Each term's largest window is measured in its median on normal clips; the score is their sum.
+    """
 
     def __init__(self, config: GanomalyConfig) -> None:
         super().__init__()
@@ -85,25 +101,57 @@ class Serving(nn.Module):
         self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=config.motion)
         self.generator = Generator(config)
         self.latent_std: Tensor
+        self.latent_scale: Tensor
+        self.motion_scale: Tensor
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
+        self.register_buffer("latent_scale", torch.ones(()))
+        self.register_buffer("motion_scale", torch.ones(()))
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        difference = self.latent_difference(clips) / self.latent_std[:, None, None]
-        return largest_window(difference.square().mean(dim=1, keepdim=True), self.config.score_window)
+        terms = self.terms(clips)
+        latent, motion = terms.latent / self.latent_scale, terms.motion / self.motion_scale
+        score = torch.amax(latent, dim=(1, 2)) + torch.amax(motion, dim=(1, 2))
+        return score, _on_grid(latent, self._grid) + _on_grid(motion, self._grid)
 
-    def fit_scale(self, batches: Iterable[Clips]) -> None:
-        """Set the score's scale: the size of each latent's difference on normal clips, uint8 (N, T, H, W, 1)."""
-        with torch.no_grad():
-            squares = [self.latent_difference(torch.from_numpy(clips)).square().mean(dim=(0, 2, 3)) for clips in batches]
-        self.latent_std.copy_(torch.stack(squares).mean(dim=0).sqrt().clamp_min(1e-6))
+    def terms(self, clips: Tensor) -> Terms:
+        """The score's parts before they are brought to one scale."""
+        pictures = self.view(clips)
+        made: Reconstruction = self.generator(pictures)
+        difference = (made.latent - made.latent_again) / self.latent_std[:, None, None]
+        latent = difference.square().mean(dim=1, keepdim=True).sqrt()
+        motion = (pictures - made.picture)[:, 1:].abs().sum(dim=1, keepdim=True) * speed(pictures)
+        return Terms(window_means(latent, self.config.latent_window), window_means(motion, self.config.motion_window))
 
-    def latent_difference(self, clips: Tensor) -> Tensor:
-        """Difference of z and ẑ, (N, latent_channels, h, w)."""
+    @torch.no_grad()
+    def fit_scale(self, batches: Sequence[Clips]) -> None:
+        """Set the score's scale from normal clips, uint8 (N, T, H, W, 1): latents first, then the two terms."""
+        squares = [self._latent_squares(torch.from_numpy(clips)) for clips in batches]
+        self.latent_std.copy_(torch.stack(squares).mean(dim=0).sqrt().clamp_min(_TINY))
+        terms = [self.terms(torch.from_numpy(clips)) for clips in batches]
+        self.latent_scale.copy_(_median_of_largest([term.latent for term in terms]))
+        self.motion_scale.copy_(_median_of_largest([term.motion for term in terms]))
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Height and width of the heat map: as many cells as latents."""
+        side_px = REDUCTION << self.config.depth
+        return self.config.height_px // side_px, self.config.width_px // side_px
+
+    def _latent_squares(self, clips: Tensor) -> Tensor:
         made: Reconstruction = self.generator(self.view(clips))
-        return made.latent - made.latent_again
+        return (made.latent - made.latent_again).square().mean(dim=(0, 2, 3))
 
 
 def build_serving(config: dict[str, Any]) -> nn.Module:
     """The serving graph for a bundle's model card, with weights still to be loaded."""
     return Serving(GanomalyConfig.model_validate(config))
+
+
+def _on_grid(means: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Window means (N, h', w') laid over the frame as a grid."""
+    return nn.functional.interpolate(means[:, None], size=grid, mode="bilinear")[:, 0]
+
+
+def _median_of_largest(means: list[Tensor]) -> Tensor:
+    return torch.cat([torch.amax(part, dim=(1, 2)) for part in means]).median().clamp_min(_TINY)

@@ -1,7 +1,8 @@
 """What the networks see of a clip: brightness and motion of its last frame, computed inside the graph.
 
-Motion is Lucas and Kanade's least-squares flow at half size: over a small window and the clip's last frame pairs it solves
+Motion is Lucas and Kanade's least-squares flow: over a small window and all frame pairs of the clip it solves
 ``[Ix Iy] (u, v) = -It``. Unlike a frame difference it does not grow with an object's contrast, so its size is a speed.
+Gradients are taken at full size: at half size people are so small that half of the slow or pale ones are lost.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 REDUCTION = 2
 """Maps are this many times smaller than the frame."""
 
-_RIDGE = 2e-4
+_RIDGE = 2e-5
 """Added to the squared gradients (brightness in [0, 1]): where there is no texture, flow goes to zero instead of to noise."""
 
 
@@ -25,29 +26,30 @@ class MotionView(nn.Module):
 
     def __init__(self, *, full_scale_px: float, window: int, motion: bool) -> None:
         super().__init__()
-        self.gain = REDUCTION / full_scale_px
+        self.gain = 1.0 / full_scale_px
         self.window = window
         self.motion = motion
-        binomial = torch.tensor([0.25, 0.5, 0.25])
+        binomial = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
         self.smoothing: Tensor
         self.register_buffer("smoothing", torch.outer(binomial, binomial)[None, None], persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """See the class."""
-        frames = nn.functional.avg_pool2d(clips[..., 0].float() / 255.0, REDUCTION)
+        frames = clips[..., 0].float() / 255.0
         flow = torch.tanh(self._flow(self._smooth(frames)) * self.gain)
         if not self.motion:
             flow = torch.zeros_like(flow)
-        return torch.cat([frames[:, -1:] * 2.0 - 1.0, flow], dim=1)
+        brightness = nn.functional.avg_pool2d(frames[:, -1:], REDUCTION)
+        return torch.cat([brightness * 2.0 - 1.0, flow], dim=1)
 
     def _smooth(self, frames: Tensor) -> Tensor:
-        """Each frame blurred by the binomial: image gradients of single pixels are mostly noise."""
+        """Each frame blurred: image gradients of single pixels are mostly noise."""
         count = frames.shape[1]
-        padded = nn.functional.pad(frames, (1, 1, 1, 1), mode="replicate")
-        return nn.functional.conv2d(padded, self.smoothing.expand(count, 1, 3, 3), groups=count)
+        padded = nn.functional.pad(frames, (2, 2, 2, 2), mode="replicate")
+        return nn.functional.conv2d(padded, self.smoothing.expand(count, 1, 5, 5), groups=count)
 
     def _flow(self, frames: Tensor) -> Tensor:
-        """Flow (N, 2, h, w) in map pixels a frame, of frames (N, T, h, w)."""
+        """Flow (N, 2, H / 2, W / 2) in frame pixels a frame, of frames (N, T, H, W)."""
         change = frames[:, 1:] - frames[:, :-1]
         right, down = _gradients((frames[:, 1:] + frames[:, :-1]) / 2.0)
         xx = self._gather(right * right) + _RIDGE
@@ -59,9 +61,14 @@ class MotionView(nn.Module):
         return torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / determinant
 
     def _gather(self, products: Tensor) -> Tensor:
-        """Mean over the clip's frame pairs and the window: (N, T - 1, h, w) to (N, 1, h, w)."""
+        """Mean over the clip's frame pairs and the window: (N, T - 1, H, W) to (N, 1, H / 2, W / 2)."""
         over_time = products.mean(dim=1, keepdim=True)
-        return nn.functional.avg_pool2d(over_time, self.window, stride=1, padding=self.window // 2, count_include_pad=False)
+        return nn.functional.avg_pool2d(over_time, self.window, REDUCTION, self.window // 2, count_include_pad=False)
+
+
+def speed(pictures: Tensor) -> Tensor:
+    """Length of the motion of pictures (N, 3, h, w) made by :class:`MotionView`: (N, 1, h, w)."""
+    return pictures[:, 1:].square().sum(dim=1, keepdim=True).sqrt()
 
 
 def _gradients(frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,202 @@
+"""Footage to bundle to evaluation, with a really (if briefly) trained network on footage made here."""
+
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from deploy.bundle import Bundle, read_bundle, read_golden
+from deploy.decide import DecisionRule
+from deploy.engine import load_engine
+from deploy.frames import encode_jpeg
+from deploy.spec import ClipSpec
+from trainer import fit as training
+from trainer.calibrate import calibrate
+from trainer.config import FitConfig
+from trainer.data import ClipBank, split_by_video
+from trainer.errors import CheckpointUnusable, TooLittleFootage
+from trainer.evaluate import evaluate
+from trainer.footage import load_all, training_sources
+from trainer.metrics import frame_auc
+from trainer.parity import check_engines
+from trainer.scoring import score_clips
+
+HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
+NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
+FIT = FitConfig(max_steps=150, max_minutes=10, batch_clips=8, network=NETWORK)
+SLOW_PX, FAST_PX = 1.0, 2.5
+
+
+def street(frames_n: int, speed_px: NDArray[np.float64], seed: int) -> NDArray[np.uint8]:
+    """uint8 (frames_n, 64, 96): a textured blob that crosses a textured street again and again."""
+    rng = np.random.default_rng(seed)
+    road = np.random.default_rng(7).normal(110, 6, (HEIGHT_PX, WIDTH_PX))
+    blob = np.kron(rng.uniform(30, 220, (8, 8)), np.ones((2, 2)))
+    top, lefts = int(rng.integers(8, HEIGHT_PX - BLOB_PX - 8)), np.cumsum(speed_px) + rng.uniform(0, WIDTH_PX)
+    return np.stack([_with_blob(road, blob, top, left % (WIDTH_PX - BLOB_PX - 1)) for left in lefts[:frames_n]])
+
+
+def _with_blob(road: NDArray[np.float64], blob: NDArray[np.float64], top: int, left: float) -> NDArray[np.uint8]:
+    whole, part = int(left), left % 1
+    frame = road.copy()
+    frame[top : top + BLOB_PX, whole : whole + BLOB_PX + 1] = np.pad(blob, ((0, 0), (0, 1))) * (1 - part)
+    frame[top : top + BLOB_PX, whole : whole + BLOB_PX + 1] += np.pad(blob, ((0, 0), (1, 0))) * part
+    return frame.clip(0, 255).astype(np.uint8)
+
+
+def write(folder: Path, frames: NDArray[np.uint8]) -> None:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(frame, 95))
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six calm videos to learn from; two to test, in which the blob speeds up half-way; one calm throughout."""
+    root = tmp_path_factory.mktemp("data")
+    for number in range(6):
+        write(root / "training" / "frames" / f"calm{number}", street(60, np.full(60, SLOW_PX), number))
+    speed_px = np.r_[np.full(30, SLOW_PX), np.full(30, FAST_PX)]
+    for number in range(2):
+        write(root / "testing" / "frames" / f"rush{number}", street(60, speed_px, 50 + number))
+    write(root / "testing" / "frames" / "calm", street(60, np.full(60, SLOW_PX), 60))
+    rush = (speed_px > SLOW_PX).astype(np.uint8)
+    np.savez(root / "frame_labels.npz", rush0=rush, rush1=rush, calm=np.zeros(60, np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return training.fit(data, tmp_path_factory.mktemp("bundle"), FIT, quiet())
+
+
+@pytest.fixture(scope="module")
+def figures(bundle: Bundle, data: Path) -> dict:
+    return evaluate(bundle.path, data, "onnx", lambda _: None)
+
+
+def test_a_finished_run_leaves_a_verified_bundle_and_no_checkpoint(bundle):
+    assert read_bundle(bundle.path).model_id.startswith("video-ganomaly-")
+    assert bundle.spec == ClipSpec(length=4, height_px=HEIGHT_PX, width_px=WIDTH_PX, colour="gray", fps=10.0)
+    assert bundle.manifest.metrics["steps"] == 150
+    assert not (bundle.path / ".checkpoint").exists()
+
+
+def test_every_engine_gives_the_trained_networks_scores(bundle):
+    lines = list(check_engines(bundle))
+    assert [line.split(":")[0] for line in lines] == ["engine openvino", "engine onnx", "engine torch"]
+    assert all("agrees on 8 clips" in line for line in lines)
+
+
+def test_golden_clips_are_held_out_ones(bundle, data):
+    split = split_by_video(load_all(training_sources(data), bundle.spec), bundle.spec.length)
+    bank = ClipBank(split.held_out, bundle.spec.length)
+    held_out = {clip.tobytes() for clips in bank.batches(16) for clip in clips}
+    assert all(clip.tobytes() in held_out for clip in read_golden(bundle).clips)
+
+
+def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
+    """Scored again from the bundle; the test split is no part of it."""
+    split = split_by_video(load_all(training_sources(data), bundle.spec), bundle.spec.length)
+    scores = np.concatenate(list(score_clips(load_engine(bundle, "torch"), split.held_out).values()))
+    scores = np.sort(scores[~np.isnan(scores)])
+    assert bundle.calibration.frames == len(scores)
+    assert bundle.calibration.median == pytest.approx(scores[(len(scores) + 1) // 2 - 1], rel=1e-4)
+
+
+def test_a_faster_blob_scores_higher_than_all_that_is_normal(figures):
+    assert figures["streaming"]["frame_auc"] > 0.9
+    assert set(figures["streaming"]["clip_auc"]) == {"rush0", "rush1"}
+
+
+def test_without_the_motion_input_it_does_not(data, tmp_path):
+    still = FIT.model_copy(update={"max_steps": 60, "network": {**NETWORK, "motion": False}})
+    blind = training.fit(data, tmp_path, still, quiet())
+    assert evaluate(blind.path, data, "onnx", lambda _: None)["streaming"]["frame_auc"] < 0.75
+
+
+def test_the_rushes_are_found_as_events(figures):
+    assert figures["events"]["true"] == 2
+    assert figures["events"]["found"] == 2
+    assert figures["events"]["false_per_camera_hour"] == pytest.approx(figures["events"]["false"] / (180 / 10 / 3600), abs=0.01)
+
+
+def test_offline_scores_are_one_a_frame_and_nothing_before_the_first_full_clip(bundle, data):
+    clips = load_all(training_sources(data)[:1], bundle.spec)
+    scores = score_clips(load_engine(bundle, "onnx"), clips)["calm0"]
+    assert scores.shape == (60,)
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 1, 2]
+    assert frame_auc({"calm0": scores}, {"calm0": np.zeros(60, np.uint8)}, 0.0) is None
+
+
+def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout(bundle, data):
+    command = [sys.executable, "-c", "from trainer.cli import main; main()", "evaluate", "--json"]
+    done = subprocess.run([*command, "--bundle", bundle.path, "--data", data], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {"streaming", "literature", "baselines", "events", "frames", "clips", "model_id", "engine"} <= set(found)
+    assert {"frame_auc", "mean_clip_auc"} <= set(found["streaming"])
+    assert 0.5 < found["baselines"]["flow_magnitude"]["streaming"]["frame_auc"] <= 1
+    assert set(found["events"]) == {"true", "found", "false", "false_per_camera_hour", "median_delay_s"}
+    assert (found["frames"], found["clips"], found["model_id"]) == (180, 3, bundle.model_id)
+
+
+def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, "-c", "from trainer.cli import main; main()", "fit", "--data", tmp_path / "no", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, monkeypatch):
+    config = FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
+    undisturbed, _ = training.train(training.prepare(data, tmp_path / "a", config, quiet()), quiet())
+    run = training.prepare(data, tmp_path / "b", config, quiet())
+    real_step, calls = training.train_step, []
+
+    def interrupted_step(*arguments):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return real_step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", interrupted_step)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(run, quiet())
+    monkeypatch.setattr(training, "train_step", real_step)
+    screen = quiet()
+    resumed, metrics = training.train(run, screen)
+    assert "going on from step 3" in screen.file.getvalue()
+    assert metrics["steps"] == 6
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    with pytest.raises(CheckpointUnusable, match="seed = 0, this run has 1"):
+        other = config.model_copy(update={"seed": 1})
+        training.train(training.prepare(data, tmp_path / "b", other, quiet()), quiet())
+
+
+def test_recalibration_on_own_footage_changes_the_thresholds_and_keeps_the_model(bundle, data, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in bundle.path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    write(tmp_path / "own", street(80, np.full(80, 1.5), 90))
+    again = calibrate(copy, tmp_path / "own")
+    assert again.model_id == bundle.model_id
+    assert again.calibration.frames == 77
+    assert again.calibration.calibration_id != bundle.calibration.calibration_id
+    DecisionRule(enter=again.calibration.enter, exit=again.calibration.exit)
+    write(tmp_path / "short", street(20, np.full(20, 1.0), 91))
+    with pytest.raises(TooLittleFootage, match="17 normal frames could be scored"):
+        calibrate(copy, tmp_path / "short")

@@ -1,0 +1,41 @@
+import math
+
+import numpy as np
+import pytest
+
+from trainer.calibrate import MIN_FRAMES, calibration_from
+from trainer.errors import TooLittleFootage
+
+NORMAL = np.random.default_rng(0).exponential(1.0, 2000).astype(np.float32)
+
+
+def test_quantiles_are_those_of_the_scores():
+    calibration = calibration_from(np.arange(1, 1001, dtype=np.float32))
+    assert (calibration.median, calibration.q99, calibration.frames) == (500.0, 990.0, 1000)
+
+
+def test_thresholds_lie_above_what_normal_frames_reach():
+    calibration = calibration_from(NORMAL)
+    assert calibration.median < calibration.q99 < calibration.exit < calibration.enter
+    assert calibration.q999 == pytest.approx(math.log(1000), rel=0.1)
+    assert np.mean(calibration.enter <= NORMAL) < 1 / 1000
+
+
+def test_one_outlier_moves_next_to_nothing():
+    polluted = calibration_from(np.append(NORMAL[1:], np.float32(1e6)))
+    assert polluted.enter == pytest.approx(calibration_from(NORMAL).enter, rel=0.05)
+
+
+def test_even_among_100_frames_an_outlier_counts_no_more_than_the_largest_of_the_others():
+    others = NORMAL[:99]
+    assert calibration_from(np.append(others, np.float32(1e6))).q99 == others.max()
+
+
+def test_scores_that_never_vary_still_give_an_enter_above_them():
+    calibration = calibration_from(np.full(100, 2.0, np.float32))
+    assert calibration.enter > calibration.exit > 2.0
+
+
+def test_too_few_frames_say_how_many_are_needed():
+    with pytest.raises(TooLittleFootage, match=rf"49 normal frames could be scored; a calibration needs at least {MIN_FRAMES}"):
+        calibration_from(NORMAL[:49])

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from deploy.spec import ClipSpec
+from trainer.data import ClipBank, LabelledClip, check_labels, clip_windows, frame_size, labelled_clips, split_by_video
+from trainer.errors import BadLabels, NoFootage, TooLittleFootage
+from trainer.footage import Footage, FootageShape, Source
+
+SPEC = ClipSpec(length=3, height_px=16, width_px=16)
+
+
+def numbered(name: str, frames_n: int, first: int = 0) -> Footage:
+    """Each frame is filled with its own number."""
+    frames = np.arange(first, first + frames_n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 1), np.uint8)
+    return Footage(name, frames, np.arange(frames_n), frames_n, ())
+
+
+@pytest.mark.parametrize(
+    ("width_px", "height_px", "expected"),
+    [(360, 240, (160, 240)), (240, 360, (240, 160)), (96, 64, (64, 96)), (1920, 1080, (144, 256))],
+)
+def test_frame_size_keeps_the_aspect_and_never_enlarges(width_px, height_px, expected):
+    assert frame_size(FootageShape(width_px, height_px, 10.0), 38_400) == expected
+
+
+def test_frame_size_of_an_odd_aspect_is_a_multiple_of_16():
+    height_px, width_px = frame_size(FootageShape(768, 576, 10.0), 38_400)
+    assert height_px % 16 == width_px % 16 == 0
+    assert abs(width_px / height_px / (768 / 576) - 1) < 0.05
+
+
+def test_a_fifth_of_the_videos_is_held_out_whole():
+    videos = [numbered(str(number), 5) for number in range(10)]
+    split = split_by_video(videos, 3)
+    assert len(split.held_out) == 2
+    assert {video.name for video in split.fit}.isdisjoint(video.name for video in split.held_out)
+    assert len(split.fit) + len(split.held_out) == 10
+    assert all(len(video.frames) == 5 for video in split.held_out)
+
+
+def test_of_two_videos_one_is_held_out():
+    split = split_by_video([numbered("a", 5), numbered("b", 5)], 3)
+    assert len(split.fit) == len(split.held_out) == 1
+
+
+def test_of_a_single_video_the_last_fifth_is_held_out():
+    split = split_by_video([numbered("a", 50)], 3)
+    assert split.fit[0].frames[:, 0, 0, 0].tolist() == list(range(40))
+    assert split.held_out[0].frames[:, 0, 0, 0].tolist() == list(range(40, 50))
+
+
+def test_too_little_footage_says_how_much_is_needed():
+    with pytest.raises(TooLittleFootage, match=r"10 frames in 1 videos .* give at least 30 frames of one video"):
+        split_by_video([numbered("a", 10)], 3)
+
+
+def test_clips_are_numbered_through_all_videos_and_never_cross_from_one_to_the_next():
+    bank = ClipBank((numbered("a", 4), numbered("short", 2), numbered("b", 3, first=50)), 3)
+    assert len(bank) == 3
+    assert bank.take(np.arange(3))[..., 0, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [50, 51, 52]]
+    assert [len(clips) for clips in bank.batches(2)] == [2, 1]
+    assert np.concatenate(list(bank.spread(2, 8)))[:, 0, 0, 0, 0].tolist() == [0, 50]
+
+
+def test_windows_end_at_every_frame_from_the_first_full_clip_on():
+    windows = list(clip_windows(numbered("a", 6).frames, SPEC, 3))
+    assert [first for first, _ in windows] == [2, 5]
+    assert windows[0][1][..., 0, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
+def labelled(tmp_path, street, pictures, **labels):
+    pictures(tmp_path / "testing" / "frames" / "01", street(3, 1.0))
+    np.savez(tmp_path / "frame_labels.npz", **labels)
+    return tmp_path
+
+
+def test_labels_are_found_by_clip_name(tmp_path, street, pictures):
+    data = labelled(tmp_path, street, pictures, **{"01": np.array([0, 1, 1], np.uint8)})
+    assert [(clip.source.name, clip.labels.tolist()) for clip in labelled_clips(data)] == [("01", [0, 1, 1])]
+
+
+def test_a_clip_without_labels_is_named(tmp_path, street, pictures):
+    with pytest.raises(BadLabels, match=r"no labels for clip '01'; it has 07"):
+        labelled_clips(labelled(tmp_path, street, pictures, **{"07": np.array([0, 1, 1], np.uint8)}))
+
+
+def test_labels_other_than_0_and_1_are_refused(tmp_path, street, pictures):
+    with pytest.raises(BadLabels, match=r"'01' must be a row of 0 and 1"):
+        labelled_clips(labelled(tmp_path, street, pictures, **{"01": np.array([0, 2, 1])}))
+
+
+def test_missing_labels_say_what_to_give(tmp_path, street, pictures):
+    pictures(tmp_path / "testing" / "frames" / "01", street(3, 1.0))
+    with pytest.raises(BadLabels, match=r"frame_labels\.npz: .*give one uint8 array"):
+        labelled_clips(tmp_path)
+
+
+def test_data_without_a_testing_folder_is_refused(tmp_path):
+    with pytest.raises(NoFootage, match=r"no testing/ folder; evaluate needs testing/frames/CLIP"):
+        labelled_clips(tmp_path)
+
+
+def test_as_many_labels_as_frames_are_asked_for(tmp_path):
+    clip = LabelledClip(Source("01", tmp_path), np.zeros(4, np.uint8))
+    with pytest.raises(BadLabels, match=r"'01' has 3 frames and 4 labels"):
+        check_labels(clip, numbered("01", 3))

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from deploy.decide import DecisionRule
+from trainer.events import Announced, announced_events, event_figures, true_events
+
+RULE = DecisionRule(enter=10.0, exit=5.0)
+FPS = 10.0
+
+
+def scores(*runs: tuple[float, int]) -> np.ndarray:
+    return np.concatenate([np.full(count, value, np.float32) for value, count in runs])
+
+
+def test_true_events_are_the_maximal_runs_of_ones():
+    assert true_events(np.array([1, 1, 0, 0, 1, 0, 1], np.uint8)) == [(0, 1), (4, 4), (6, 6)]
+    assert true_events(np.zeros(3, np.uint8)) == []
+
+
+def test_an_event_is_announced_after_its_minimum_duration_and_ends_with_its_last_active_frame():
+    row = scores((1, 20), (12, 6), (6, 4), (1, 30))
+    assert announced_events(RULE, row, FPS) == [Announced(started=20, announced=23, ended=29)]
+
+
+def test_an_event_still_open_at_the_end_counts():
+    assert announced_events(RULE, scores((np.nan, 4), (12, 10)), FPS) == [Announced(started=4, announced=7, ended=13)]
+
+
+def test_found_false_and_delays_by_hand():
+    labels = {
+        "a": np.r_[np.zeros(20), np.ones(20), np.zeros(40), np.ones(20)].astype(np.uint8),
+        "b": np.zeros(100, np.uint8),
+    }
+    found_late = scores((1, 24), (12, 10), (1, 66))  # announced at 27, 0.7 s after frame 20; the second event is missed
+    false_alarm = scores((1, 50), (12, 10), (1, 40))
+    figures = event_figures(RULE, {"a": found_late, "b": false_alarm}, labels, FPS)
+    assert (figures.true, figures.found, figures.false) == (2, 1, 1)
+    assert figures.median_delay_s == pytest.approx(0.7)
+    assert figures.false_per_camera_hour == pytest.approx(1 / (200 / FPS / 3600))
+
+
+def test_an_event_announced_before_the_true_one_has_no_negative_delay():
+    labels = {"a": np.r_[np.zeros(30), np.ones(20)].astype(np.uint8)}
+    figures = event_figures(RULE, {"a": scores((12, 50))}, labels, FPS)
+    assert (figures.found, figures.false, figures.median_delay_s) == (1, 0, 0.0)
+
+
+def test_without_a_found_event_there_is_no_delay():
+    figures = event_figures(RULE, {"a": scores((1, 50))}, {"a": np.ones(50, np.uint8)}, FPS)
+    assert (figures.true, figures.found, figures.median_delay_s) == (1, 0, None)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from trainer.models.blocks import window_means
+from trainer.models.ganomaly import GanomalyConfig, Serving, build_serving
+from trainer.models.motion import MotionView
+
+CONFIG = GanomalyConfig(height_px=64, width_px=96, length=4, width=4)
+
+
+@pytest.fixture(scope="module")
+def network() -> Serving:
+    torch.manual_seed(0)
+    return Serving(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def clips(street) -> torch.Tensor:
+    frames = street(20, 1.0)
+    return torch.from_numpy(np.stack([frames[first : first + 4] for first in range(12)])[..., None])
+
+
+def test_scores_do_not_depend_on_the_other_clips_of_a_batch(network, clips):
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        together = network(clips)
+        alone = [network(clips[number : number + 1]) for number in range(len(clips))]
+        shuffled = network(clips[order])
+    assert torch.allclose(together[0], torch.cat([score for score, _ in alone]), rtol=1e-5)
+    assert torch.allclose(together[1], torch.cat([heatmap for _, heatmap in alone]), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(together[0][order], shuffled[0], rtol=1e-5)
+
+
+def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
+    with torch.inference_mode():
+        score, heatmap = network(clips[:3])
+    assert (score.shape, score.dtype) == ((3,), torch.float32)
+    assert (heatmap.shape, heatmap.dtype) == ((3, 4, 6), torch.float32)
+
+
+def test_on_the_footage_that_sets_the_scale_the_median_terms_are_one(clips):
+    torch.manual_seed(0)
+    network = Serving(CONFIG).eval()
+    network.fit_scale([clips[:8].numpy(), clips[8:].numpy()])
+    with torch.inference_mode():
+        terms = network.terms(clips)
+    assert float(terms.latent.amax((1, 2)).median() / network.latent_scale) == pytest.approx(1.0, rel=1e-4)
+    assert float(terms.motion.amax((1, 2)).median() / network.motion_scale) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_the_factory_builds_what_the_weights_fit(network):
+    again = build_serving(CONFIG.model_dump())
+    again.load_state_dict(network.state_dict(), strict=True)
+
+
+def moved_texture(right_px: float, down_px: float, contrast: float = 60.0) -> torch.Tensor:
+    """A smooth texture that moves as a whole, uint8 (1, 5, 64, 96, 1)."""
+    y, x = np.mgrid[:64, :96].astype(np.float64)
+    frames = [
+        128 + contrast * (np.sin((x - right_px * t) / 3.0) + np.sin((y - down_px * t) / 4.0 + (x - right_px * t) / 9.0)) / 2
+        for t in range(5)
+    ]
+    return torch.from_numpy(np.stack(frames).round().astype(np.uint8)[None, ..., None])
+
+
+@pytest.mark.parametrize(("right_px", "down_px"), [(1.0, 0.0), (-0.5, 0.5), (0.0, -1.0), (2.0, 0.0)])
+@pytest.mark.parametrize("contrast", [60.0, 30.0])
+def test_motion_is_measured_in_pixels_a_frame_whatever_the_contrast(right_px, down_px, contrast):
+    view = MotionView(full_scale_px=2.0, window=7, motion=True)
+    motion = torch.atanh(view(moved_texture(right_px, down_px, contrast))[0, 1:, 4:-4, 4:-4]) * 2.0
+    assert motion.mean(dim=(1, 2)).tolist() == pytest.approx([right_px, down_px], abs=0.2)
+
+
+def test_a_still_scene_has_no_motion_and_keeps_its_brightness():
+    pictures = MotionView(full_scale_px=2.0, window=7, motion=True)(torch.full((1, 5, 64, 96, 1), 255, dtype=torch.uint8))
+    assert torch.equal(pictures[:, 0], torch.ones(1, 32, 48))
+    assert torch.count_nonzero(pictures[:, 1:]) == 0
+
+
+def test_without_motion_only_brightness_is_left():
+    pictures = MotionView(full_scale_px=2.0, window=7, motion=False)(moved_texture(1.0, 0.0))
+    assert torch.count_nonzero(pictures[:, 1:]) == 0
+    assert float(pictures[:, 0].std()) > 0
+
+
+def test_window_means_of_a_map_smaller_than_the_window_are_its_mean():
+    assert window_means(torch.arange(6.0).reshape(1, 1, 2, 3), 9).tolist() == [[[2.5]]]
+    assert window_means(torch.arange(6.0).reshape(1, 1, 2, 3), 2).tolist() == [[[2.0, 3.0]]]
