@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from deploy.bundle import Bundle
     from deploy.parity import Parity
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a bundle, and try its engines on this machine.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Look at a bundle, and try its engines on this machine.",
+)
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that oddsight-train made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]

@@ -11,7 +11,11 @@ import typer
 from deploy.console import run
 
 app = typer.Typer(
-    help="Frames from Kafka become scores and events in Redis.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Frames from Kafka become scores and events in Redis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")

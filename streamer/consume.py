@@ -16,6 +16,7 @@ from kafka.structs import OffsetAndMetadata
 from streamer.config import KafkaSettings
 from streamer.errors import BrokerUnavailable
 from streamer.kafka_link import make_consumer
+from streamer.kafka_records import read_records_tolerantly
 from streamer.ports import Change, Polled
 from streamer.records import FrameMessage, Partition
 
@@ -30,6 +31,7 @@ class KafkaFrameSource:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._changes: SimpleQueue[Change] = SimpleQueue()
+        read_records_tolerantly()
         self._consumer: KafkaConsumer = make_consumer(settings)
         self.joined = False
         self._consumer.subscribe([settings.topic], listener=_Listener(self))
@@ -152,8 +154,9 @@ def _message(record: object) -> FrameMessage:
         offset=record.offset,  # type: ignore[attr-defined]  # likewise
         key=record.key,  # type: ignore[attr-defined]  # likewise
         value=record.value,  # type: ignore[attr-defined]  # likewise
-        headers=tuple(record.headers or ()),  # type: ignore[attr-defined]  # likewise
-        timestamp_ms=record.timestamp,  # type: ignore[attr-defined]  # likewise
+        # Kafka allows a header without a value, and old records without a time.
+        headers=tuple((name, value or b"") for name, value in record.headers or ()),  # type: ignore[attr-defined]  # likewise
+        timestamp_ms=-1 if record.timestamp is None else record.timestamp,  # type: ignore[attr-defined]  # likewise
     )
 
 

@@ -60,4 +60,6 @@ class KafkaDeadLetters:
             ("offset", str(message.offset).encode()),
             *more,
         ]
+        if message.key is None and value is None:
+            value = b""  # the client refuses a record with neither
         self._pending.append(self._producer.send(self._topic, key=message.key, value=value, headers=headers))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from deploy.errors import BadFrame
 from deploy.frames import decode_picture
 from deploy.spec import ClipSpec
-from streamer.records import CameraFrame, FrameMessage, Rejected
+from streamer.records import UNREADABLE, CameraFrame, FrameMessage, Rejected
 
 MAX_CAMERA_ID_CHARS = 128
 _LATEST_MS = 253_402_300_799_999
@@ -39,14 +39,22 @@ def decode_message(message: FrameMessage, spec: ClipSpec) -> CameraFrame:
     """One message as a frame.
 
     Raises:
-        BadFrame: ``missing_key``, ``bad_key``, ``bad_captured_at`` or a reason of :func:`deploy.frames.decode_picture`.
+        BadFrame: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` or a reason of
+            :func:`deploy.frames.decode_picture`.
     """
+    _check_readable(message)
     camera_id = _camera_id(message.key)
     captured_at_ms = _captured_at_ms(message)
     decoded = decode_picture(message.value or b"", spec)
     return CameraFrame(
         message.partition, message.offset, camera_id, captured_at_ms, decoded.frame, decoded.width_px, decoded.height_px
     )
+
+
+def _check_readable(message: FrameMessage) -> None:
+    detail = next((value for name, value in message.headers if name == UNREADABLE), None)
+    if detail is not None:
+        raise BadFrame("unreadable", f"the Kafka client cannot read the record: {detail.decode(errors='replace')}")
 
 
 def _camera_id(key: bytes | None) -> str:

@@ -59,6 +59,7 @@ def event_id(partition: Partition, offset: int, camera_id: str, captured_at_ms: 
 def json_schema() -> dict[str, object]:
     """JSON Schema of the flat string fields, as published in ``event.schema.json``."""
     schema = Event.model_json_schema(by_alias=True)
+    schema["required"].insert(0, "schema")  # it has a default here, but is always sent
     for definition in schema["properties"].values():
         _as_string(definition)
     return schema

@@ -109,7 +109,7 @@ class Results:
 
     def score_count(self) -> int:
         """How many scores are stored."""
-        return sum(int(self._client.xlen(key)) for key in self._client.scan_iter(f"{self._prefix}:scores:*"))  # type: ignore[arg-type]
+        return sum(int(self._client.xlen(key)) for key in self._client.scan_iter(f"{self._prefix}:scores:*"))  # type: ignore[arg-type]  # the synchronous client answers at once
 
     def next_offsets(self) -> int:
         """Sum of the next offsets of all partitions: how many messages are done."""
@@ -117,4 +117,4 @@ class Results:
         return sum(int(str(self._client.hget(key, "next_offset") or 0)) for key in keys)
 
     def _entries(self, key: str) -> list[Entry]:
-        return [fields for _, fields in self._client.xrange(key)]  # type: ignore[union-attr]
+        return [fields for _, fields in self._client.xrange(key)]  # type: ignore[union-attr]  # likewise

@@ -25,6 +25,15 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
 
+class NoUtf8(str):
+    """A header name that goes over the wire as bytes that are no text; kafka-python itself would never send it."""
+
+    __slots__ = ()
+
+    def encode(self, *_: str) -> bytes:
+        return b"\xff\xfe"
+
+
 HOSTILE = {
     "empty": (b"camera", b""),
     "unsupported_type": (b"camera", b"GIF89a" + bytes(50)),
@@ -36,11 +45,17 @@ HOSTILE = {
 }
 
 
+REASONS = [*HOSTILE, "unreadable"]
+PARTITIONS = 4
+
+
 def send_hostile(kafka: KafkaSettings) -> None:
     producer = make_producer(kafka)
     for key, value in HOSTILE.values():
-        for partition in range(4):
+        for partition in range(PARTITIONS):
             producer.send(kafka.topic, key=key, value=value, partition=partition)
+    for partition in range(PARTITIONS):
+        producer.send(kafka.topic, key=b"camera", value=b"", headers=[(NoUtf8("x"), b"")], partition=partition)
     producer.flush()
     producer.close()
 
@@ -84,8 +99,8 @@ def test_hostile_messages_are_dead_lettered_and_hurt_no_camera(
     assert produce(kafka_settings, cameras, last=10) == 20
     send_hostile(kafka_settings)
     produce(kafka_settings, cameras, first=10)
-    dirty, metrics = scored(tmp_path, kafka_settings, redis_settings, frames + 4 * len(HOSTILE))
-    letters = dead_letters(kafka_settings, 4 * len(HOSTILE))
+    dirty, metrics = scored(tmp_path, kafka_settings, redis_settings, frames + PARTITIONS * len(REASONS))
+    letters = dead_letters(kafka_settings, PARTITIONS * len(REASONS))
 
     assert {camera_id: [entry["captured_at_ms"] for entry in entries] for camera_id, entries in dirty.items()} == {
         camera_id: [entry["captured_at_ms"] for entry in entries] for camera_id, entries in clean.items()
@@ -93,9 +108,9 @@ def test_hostile_messages_are_dead_lettered_and_hurt_no_camera(
     for camera_id, entries in clean.items():
         expected = [float(entry["score"]) for entry in entries]
         assert [float(entry["score"]) for entry in dirty[camera_id]] == pytest.approx(expected, rel=1e-4)
-    assert sorted(letter["reason"].decode() for letter in letters) == sorted(list(HOSTILE) * 4)
+    assert sorted(letter["reason"].decode() for letter in letters) == sorted(REASONS * PARTITIONS)
     for letter in letters:
-        assert letter["value"] == HOSTILE[letter["reason"].decode()][1]
+        assert letter["value"] == HOSTILE.get(letter["reason"].decode(), (None, b""))[1]
         assert letter["topic"].decode() == kafka_settings.topic
         assert letter["detail"]
         assert f'oddsight_rejected_messages_total{{reason="{letter["reason"].decode()}"}} 4.0' in metrics
