@@ -66,6 +66,7 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle:
 
 
 def prepare(data: Path, out: Path, config: FitConfig, console: Console) -> Run:
+    """Find, decode and split the footage, and settle what the network is; :func:`fit` without the training."""
     kind = model_kind(config.model)
     sources = training_sources(data)
     shape = footage_shape(sources)
@@ -87,7 +88,7 @@ def train(run: Run, console: Console) -> tuple[Serving, dict[str, Any]]:
     pictures = _pictures(network.view, ClipBank(run.split.fit, run.spec.length), console)
     progress = _resume(run, players, console)
     losses: dict[str, float] = {}
-    started_s = saved_s = time.monotonic() - progress.elapsed_s
+    started_s, saved_s = time.monotonic() - progress.elapsed_s, progress.elapsed_s
     with TrainingBar(console, run.config, progress) as bar:
         while _goes_on(run.config, progress):
             torch.manual_seed(run.config.seed * _STEPS_A_SEED + progress.step)
@@ -95,9 +96,9 @@ def train(run: Run, console: Console) -> tuple[Serving, dict[str, Any]]:
             losses = _learn(players, fabric.to_device(drawn.float()), progress.step)
             progress = Progress(progress.step + 1, time.monotonic() - started_s)
             bar.show(progress, losses)
-            if progress.elapsed_s - saved_s + started_s >= run.config.checkpoint_every_s:
+            if progress.elapsed_s - saved_s >= run.config.checkpoint_every_s:
                 save_checkpoint(run.checkpoints, _trained(players), progress, run.identity)
-                saved_s = time.monotonic()
+                saved_s = progress.elapsed_s
     return network, {"steps": progress.step, "train_s": round(progress.elapsed_s, 1), "losses": losses}
 
 

@@ -1,4 +1,4 @@
-"""GANomaly's losses; all are means over every element."""
+"""GANomaly's losses, all means over every element, and the margin for motion known to be wrong."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,10 @@ from torch import Tensor, nn
 ADVERSARIAL_WEIGHT = 1.0
 CONTEXTUAL_WEIGHT = 50.0
 ENCODER_WEIGHT = 1.0
+MARGIN = 0.1
+"""Squared latent distance that wrong motion should have: some fifty times what normal footage ends up with."""
+
+_WRONG_SHARE = 0.1
 
 
 class GeneratorLoss(NamedTuple):
@@ -34,6 +38,17 @@ def generator_loss(pictures: Tensor, made: Reconstruction, features: Tensor, fea
     encoder = nn.functional.mse_loss(made.latent_again, made.latent)
     total = ADVERSARIAL_WEIGHT * adversarial + CONTEXTUAL_WEIGHT * contextual + ENCODER_WEIGHT * encoder
     return GeneratorLoss(adversarial, contextual, encoder, total)
+
+
+def margin_loss(made: Reconstruction, too_fast: Tensor) -> Tensor:
+    """How far the latent distance stays below ``MARGIN`` where motion is too fast: 0 (everywhere beyond it) to 1 (no distance).
+
+    ``too_fast``: bool (N, 1, H, W), on a grid that the latents' divides. A latent counts where a tenth of its cell is too fast.
+    """
+    distance = (made.latent - made.latent_again).square().mean(dim=1, keepdim=True)
+    wrong = nn.functional.adaptive_avg_pool2d(too_fast.float(), tuple(distance.shape[2:])) > _WRONG_SHARE
+    short = nn.functional.relu(1.0 - distance / MARGIN) * wrong
+    return short.sum() / wrong.sum().clamp_min(1)
 
 
 def discriminator_loss(logits: Tensor, logits_made: Tensor) -> Tensor:

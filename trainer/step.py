@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import TrainingDiverged
-from trainer.losses import Reconstruction, discriminator_loss, generator_loss
+from trainer.losses import Reconstruction, discriminator_loss, generator_loss, margin_loss
 from trainer.models.blocks import initialise
 from trainer.scramble import scramble
 
@@ -34,19 +34,22 @@ def train_step(players: Players, pictures: Tensor) -> dict[str, Tensor]:
     """Learn from one batch, generator first; the losses before the step, by name, detached.
 
     Of one half of the batch the generator sees the motion scrambled and must restore it. The latent distance is made small
-    for the other half only, so that it stays large where something was wrong. The discriminator judges what the generator
+    for the other half only, and must keep a margin where motion is too fast. The discriminator judges what the generator
     made before its own step, as in the reference.
     """
     half = len(pictures) // 2
-    made = players.generator(torch.cat([scramble(pictures[:half]), pictures[half:]]))
+    wrong = scramble(pictures[:half])
+    made = players.generator(torch.cat([wrong.pictures, pictures[half:]]))
     features, logits = players.discriminator(pictures)
     features_made, _ = players.discriminator(made.picture)
     _, logits_made = players.discriminator(made.picture.detach())
-    for_generator = generator_loss(pictures, _latents_from(made, half), features.detach(), features_made)
+    for_generator = generator_loss(pictures, _latents(made, slice(half, None)), features.detach(), features_made)
+    margin = margin_loss(_latents(made, slice(half)), wrong.too_fast)
     for_discriminator = discriminator_loss(logits, logits_made)
-    _update(players.generator_optimiser, for_generator.total, list(players.generator.parameters()))
+    _update(players.generator_optimiser, for_generator.total + margin, list(players.generator.parameters()))
     _update(players.discriminator_optimiser, for_discriminator, list(players.discriminator.parameters()))
-    return {name: value.detach() for name, value in {**for_generator._asdict(), "discriminator": for_discriminator}.items()}
+    losses = {**for_generator._asdict(), "margin": margin, "discriminator": for_discriminator}
+    return {name: value.detach() for name, value in losses.items()}
 
 
 def check_finite(losses: dict[str, float], step: int) -> None:
@@ -72,8 +75,8 @@ def restart_collapsed(players: Players, discriminator_loss_now: float) -> bool:
     return True
 
 
-def _latents_from(made: Reconstruction, first: int) -> Reconstruction:
-    return Reconstruction(made.latent[first:], made.picture, made.latent_again[first:])
+def _latents(made: Reconstruction, part: slice) -> Reconstruction:
+    return Reconstruction(made.latent[part], made.picture, made.latent_again[part])
 
 
 def _update(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> None:

@@ -1,10 +1,10 @@
 """Video GANomaly: encoder-decoder-encoder over brightness and motion, after Akcay et al. (2018), fully convolutional.
 
-    x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: largest window of |z - ẑ|  +  largest window of speed * |motion of x - x̂|
+    x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: largest window of |z - ẑ|, or of the speed of x and its excess over x̂
 
 Trained on normal footage only, E2 learns to find again the latents of what D can draw; what D cannot draw comes back
-different. D is taught to restore scrambled motion, so what moves as it should not is redrawn as it should. Latents keep
-their place, so both terms are maps of the frame.
+different. In training half of what is shown has its motion scrambled: D must restore it, and z and ẑ must differ where it
+became too fast. Latents keep their place, so both terms are maps of the frame.
 """
 
 from collections.abc import Sequence
@@ -86,13 +86,35 @@ class Terms(NamedTuple):
     latent: Tensor
     """Distance between z and ẑ: unknown things, a covered lens, motion that the decoder cannot draw."""
     motion: Tensor
-    """Error of the restored motion, weighted by speed: things that move as they should not."""
+    """Speed, and by how much it exceeds the restored speed: things that move as they should not."""
+
+
+class NormalRange(nn.Module):
+    """A term in units of its own normal range: 0 at the median of its largest windows on normal clips, 1 at their q99."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.median: Tensor
+        self.spread: Tensor
+        self.register_buffer("median", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, means: Tensor) -> Tensor:
+        """Window means (N, h, w) in units of the range."""
+        return (means - self.median) / self.spread
+
+    def fit(self, means: list[Tensor]) -> None:
+        """Take the range from the window means of normal clips."""
+        largest = torch.cat([torch.amax(part, dim=(1, 2)) for part in means])
+        median, q99 = torch.quantile(largest, torch.tensor([0.5, 0.99]))
+        self.median.copy_(median)
+        self.spread.copy_((q99 - median).clamp_min(_TINY))
 
 
 class Serving(nn.Module):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
 
-    Each term's largest window is measured in its median on normal clips; the score is their sum.
+    The score is the worse of the two terms' largest windows, each measured against its own normal range.
     """
 
     def __init__(self, config: GanomalyConfig) -> None:
@@ -101,26 +123,25 @@ class Serving(nn.Module):
         self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=config.motion)
         self.generator = Generator(config)
         self.latent_std: Tensor
-        self.latent_scale: Tensor
-        self.motion_scale: Tensor
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
-        self.register_buffer("latent_scale", torch.ones(()))
-        self.register_buffer("motion_scale", torch.ones(()))
+        self.latent_range = NormalRange()
+        self.motion_range = NormalRange()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         terms = self.terms(clips)
-        latent, motion = terms.latent / self.latent_scale, terms.motion / self.motion_scale
-        score = torch.amax(latent, dim=(1, 2)) + torch.amax(motion, dim=(1, 2))
-        return score, _on_grid(latent, self._grid) + _on_grid(motion, self._grid)
+        latent, motion = self.latent_range(terms.latent), self.motion_range(terms.motion)
+        score = torch.maximum(torch.amax(latent, dim=(1, 2)), torch.amax(motion, dim=(1, 2)))
+        return score, torch.maximum(_on_grid(latent, self._grid), _on_grid(motion, self._grid))
 
     def terms(self, clips: Tensor) -> Terms:
-        """The score's parts before they are brought to one scale."""
+        """The score's parts before they are measured against their normal ranges."""
         pictures = self.view(clips)
         made: Reconstruction = self.generator(pictures)
         difference = (made.latent - made.latent_again) / self.latent_std[:, None, None]
         latent = difference.square().mean(dim=1, keepdim=True).sqrt()
-        motion = (pictures - made.picture)[:, 1:].abs().sum(dim=1, keepdim=True) * speed(pictures)
+        seen, restored = speed(pictures), speed(made.picture)
+        motion = seen + nn.functional.relu(seen - restored)
         return Terms(window_means(latent, self.config.latent_window), window_means(motion, self.config.motion_window))
 
     @torch.no_grad()
@@ -129,8 +150,8 @@ class Serving(nn.Module):
         squares = [self._latent_squares(torch.from_numpy(clips)) for clips in batches]
         self.latent_std.copy_(torch.stack(squares).mean(dim=0).sqrt().clamp_min(_TINY))
         terms = [self.terms(torch.from_numpy(clips)) for clips in batches]
-        self.latent_scale.copy_(_median_of_largest([term.latent for term in terms]))
-        self.motion_scale.copy_(_median_of_largest([term.motion for term in terms]))
+        self.latent_range.fit([term.latent for term in terms])
+        self.motion_range.fit([term.motion for term in terms])
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -151,7 +172,3 @@ def build_serving(config: dict[str, Any]) -> nn.Module:
 def _on_grid(means: Tensor, grid: tuple[int, int]) -> Tensor:
     """Window means (N, h', w') laid over the frame as a grid."""
     return nn.functional.interpolate(means[:, None], size=grid, mode="bilinear")[:, 0]
-
-
-def _median_of_largest(means: list[Tensor]) -> Tensor:
-    return torch.cat([torch.amax(part, dim=(1, 2)) for part in means]).median().clamp_min(_TINY)

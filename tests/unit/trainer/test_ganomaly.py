@@ -39,14 +39,17 @@ def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
     assert (heatmap.shape, heatmap.dtype) == ((3, 4, 6), torch.float32)
 
 
-def test_on_the_footage_that_sets_the_scale_the_median_terms_are_one(clips):
+def test_on_the_footage_that_sets_the_scale_the_normal_range_of_both_terms_is_0_to_1(clips):
     torch.manual_seed(0)
     network = Serving(CONFIG).eval()
     network.fit_scale([clips[:8].numpy(), clips[8:].numpy()])
     with torch.inference_mode():
         terms = network.terms(clips)
-    assert float(terms.latent.amax((1, 2)).median() / network.latent_scale) == pytest.approx(1.0, rel=1e-4)
-    assert float(terms.motion.amax((1, 2)).median() / network.motion_scale) == pytest.approx(1.0, rel=1e-4)
+        largest = network.latent_range(terms.latent).amax((1, 2)), network.motion_range(terms.motion).amax((1, 2))
+        score, _ = network(clips)
+    for term in largest:
+        assert torch.quantile(term, torch.tensor([0.5, 0.99])).tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
+    assert torch.allclose(score, torch.maximum(*largest), atol=1e-4)
 
 
 def test_the_factory_builds_what_the_weights_fit(network):
@@ -69,7 +72,7 @@ def moved_texture(right_px: float, down_px: float, contrast: float = 60.0) -> to
 def test_motion_is_measured_in_pixels_a_frame_whatever_the_contrast(right_px, down_px, contrast):
     view = MotionView(full_scale_px=2.0, window=7, motion=True)
     motion = torch.atanh(view(moved_texture(right_px, down_px, contrast))[0, 1:, 4:-4, 4:-4]) * 2.0
-    assert motion.mean(dim=(1, 2)).tolist() == pytest.approx([right_px, down_px], abs=0.2)
+    assert motion.mean(dim=(1, 2)).tolist() == pytest.approx([right_px, down_px], abs=0.3)
 
 
 def test_a_still_scene_has_no_motion_and_keeps_its_brightness():

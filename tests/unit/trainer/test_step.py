@@ -29,12 +29,12 @@ def test_a_step_teaches_every_weight_of_both_players(players):
     assert all(
         not torch.equal(old, new) for olds, news in zip(before, after, strict=True) for old, new in zip(olds, news, strict=True)
     )
-    assert list(losses) == ["adversarial", "contextual", "encoder", "total", "discriminator"]
+    assert list(losses) == ["adversarial", "contextual", "encoder", "total", "margin", "discriminator"]
 
 
 def test_steps_make_the_generator_draw_what_it_sees(players):
     pictures = torch.full((4, 3, 16, 16), 0.5)
-    losses = [float(train_step(players, pictures)["contextual"]) for _ in range(150)]
+    losses = [float(train_step(players, pictures)["contextual"]) for _ in range(200)]
     assert losses[-1] < losses[0] / 2
 
 
@@ -69,9 +69,12 @@ def test_scrambling_changes_speeds_in_places_and_leaves_brightness_and_still_thi
     torch.manual_seed(0)
     pictures = torch.full((8, 3, 40, 60), 0.3)
     pictures[:, :, :20] = 0.0
-    scrambled = scramble(pictures)
+    scrambled, too_fast = scramble(pictures)
     assert torch.equal(scrambled[:, 0], pictures[:, 0])
     assert torch.count_nonzero(scrambled[:, :, :20]) == 0
     changed = ((scrambled - pictures).abs() > 1e-5)[:, 1:, 20:].float().mean()
     assert 0.15 < float(changed) < 0.75
     assert float(scrambled.abs().max()) <= 1.0
+    faster = scrambled[:, 1:].norm(dim=1, keepdim=True) > pictures[:, 1:].norm(dim=1, keepdim=True) + 0.1
+    assert torch.equal(too_fast, faster)
+    assert 0 < int(too_fast.sum()) < int(changed * too_fast.numel())
