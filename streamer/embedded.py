@@ -27,17 +27,13 @@ from pathlib import Path
 from typing import IO
 
 from streamer.config import RedisSettings
-from streamer.errors import RedisUnavailable, StreamError
+from streamer.errors import EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka_probe import Address, find_fault
 from streamer.redis_link import check_redis, make_redis
 
 _START_TIMEOUT_S = 10.0
 _LOOK_AGAIN_S = 0.02
 _PR_SET_PDEATHSIG = 1
-
-
-class EmbeddedUnavailable(StreamError):
-    """The embedded broker or Redis is not installed, or did not start."""
 
 
 @contextmanager

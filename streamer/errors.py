@@ -5,7 +5,8 @@ OddsightError
     ├── BrokerUnavailable     Kafka cannot be reached: says whether name, port, silence, TLS or password is to blame
     ├── RedisUnavailable      Redis cannot be reached or refuses us
     ├── Fenced                another consumer moved this partition's progress: read it again
-    └── SourceUnavailable     a camera, file or folder gives no frames
+    ├── SourceUnavailable     a camera, file or folder gives no frames
+    └── EmbeddedUnavailable   the demo's broker or Redis is not installed, or did not start
 """
 
 from deploy.errors import OddsightError
@@ -37,3 +38,7 @@ class SourceUnavailable(StreamError):
     """A camera, file or folder gives no frames."""
 
     retriable = True
+
+
+class EmbeddedUnavailable(StreamError):
+    """The embedded broker or Redis is not installed, or did not start."""

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from deploy.frames import Frame
 
-
 UNREADABLE = "oddsight-unreadable"
 """Header that stands in for the content of a record that the Kafka client could not read."""
 

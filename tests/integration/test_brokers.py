@@ -16,8 +16,8 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.embedded import EmbeddedUnavailable, embedded_redis
-from streamer.errors import BrokerUnavailable, RedisUnavailable
+from streamer.embedded import embedded_redis
+from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka_link import ensure_topics, make_consumer, make_producer, open_admin
 from streamer.kafka_probe import Address, find_connection_fault
 from streamer.redis_link import check_redis, make_redis

@@ -8,8 +8,8 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.embedded import EmbeddedUnavailable, embedded_kafka
-from streamer.errors import BrokerUnavailable, RedisUnavailable
+from streamer.embedded import embedded_kafka
+from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka_link import connection_options, make_producer, quiet_library_log
 from streamer.kafka_probe import Address, parse_address
 from streamer.redis_link import make_redis, redis_errors

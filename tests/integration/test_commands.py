@@ -1,0 +1,62 @@
+"""The commands as a new user types them, in processes of their own, against an own Kafka and Redis."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamer.config import KafkaSettings, RedisSettings, settings_toml
+from streamer.demo import DEMO_BUNDLE, DEMO_DATA
+from tests.harness.service import Results, Service, running
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "streamer", *arguments]
+
+
+@pytest.mark.timeout(180)
+def test_an_engineer_sends_a_video_file_and_reads_the_alert(
+    tmp_path: Path, kafka_settings: KafkaSettings, redis_settings: RedisSettings
+) -> None:
+    """ingest, run and watch on an own broker and Redis: the covered lens becomes an event on the watcher's output."""
+    service = Service(tmp_path, kafka_settings, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})
+    config = tmp_path / "oddsight.toml"
+    config.write_text(settings_toml(service.settings))
+    results = Results(redis_settings)
+    watching = subprocess.Popen(command("watch", "--config", str(config)), stdout=subprocess.PIPE, text=True)
+    video = DEMO_DATA / "testing" / "videos" / "path.mp4"
+
+    with running(service):
+        sent = subprocess.run(
+            command("ingest", str(video), "--camera-id", "path", "--fast", "--config", str(config)),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        service.wait_until(lambda: results.next_offsets() == 200, "end of the video")
+        assert service.stop() == 0
+    watching.send_signal(signal.SIGINT)
+    lines = watching.communicate(timeout=30)[0].splitlines()
+
+    assert sent.stdout == "200 frames sent, 0 failed, 0 dropped, 0 reconnects\n"
+    assert watching.returncode == 0
+    assert [line.split("  ")[1:3] for line in lines] == [["path", event["kind"]] for event in results.events()]
+    assert ["path", "start"] in [line.split("  ")[1:3] for line in lines]
+
+
+@pytest.mark.timeout(180)
+def test_the_demo_finds_the_covered_lens_and_ends_with_exit_0() -> None:
+    done = subprocess.run(
+        command("demo"), capture_output=True, text=True, timeout=150, env={**os.environ, "COLUMNS": "140"}, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("│")}
+
+    assert "found" in rows["path"]
+    assert "quiet" in rows["yard"]
+    assert "975 frames of 5 cameras scored" in done.stdout or "980 frames of 5 cameras scored" in done.stdout
+    assert done.stderr == ""
