@@ -31,11 +31,7 @@ def calibration_from(scores: NDArray[np.float32]) -> Calibration:
     Raises:
         TooLittleFootage: fewer than ``MIN_FRAMES`` scores.
     """
-    if len(scores) < MIN_FRAMES:
-        raise TooLittleFootage(
-            f"{len(scores)} normal frames could be scored; a calibration needs at least {MIN_FRAMES}, better 1000: "
-            "give more normal footage"
-        )
+    require_frames(len(scores))
     median, q99 = (float(value) for value in np.quantile(scores, (0.5, 0.99), method="inverted_cdf"))
     spread = max(q99 - median, abs(median) * 1e-3, 1e-9)
     return Calibration(
@@ -46,6 +42,19 @@ def calibration_from(scores: NDArray[np.float32]) -> Calibration:
         exit=median + _EXIT_SPREADS * spread,
         frames=len(scores),
     )
+
+
+def require_frames(scored: int) -> None:
+    """Make sure that there are enough scored normal frames for a calibration.
+
+    Raises:
+        TooLittleFootage: there are fewer than ``MIN_FRAMES``.
+    """
+    if scored < MIN_FRAMES:
+        raise TooLittleFootage(
+            f"{scored} normal frames can be scored to calibrate on; at least {MIN_FRAMES} are needed, better 1000 "
+            "(fit holds out a fifth of its footage for this): give more normal footage"
+        )
 
 
 def calibrate(bundle_path: Path, data: Path) -> Bundle:

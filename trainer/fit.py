@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deploy.bundle import Bundle, ModelCard
 from deploy.spec import ClipSpec
+from trainer.calibrate import require_frames
 from trainer.checkpoint import FOLDER_NAME, Progress, Trained, drop_checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import FitConfig, model_kind
 from trainer.data import ClipBank, Split, frame_size, split_by_video
@@ -75,6 +76,7 @@ def prepare(data: Path, out: Path, config: FitConfig, console: Console) -> Run:
     spec = network.spec(shape.fps)
     footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip))
     split = split_by_video(footage, spec.length)
+    require_frames(len(ClipBank(split.held_out, spec.length)))
     tell_split(console, split, spec)
     return Run(config, ModelCard(kind=kind.name, config=network.model_dump()), spec, split, out / FOLDER_NAME)
 
@@ -145,6 +147,5 @@ def _goes_on(config: FitConfig, progress: Progress) -> bool:
 def _learn(players: Players, pictures: Tensor, step: int) -> dict[str, float]:
     losses = {name: float(value) for name, value in train_step(players, pictures).items()}
     check_finite(losses, step)
-    if restart_collapsed(players, losses["discriminator"]):
-        losses["discriminator"] = 0.0
+    restart_collapsed(players, losses["discriminator"])
     return losses

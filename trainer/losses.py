@@ -46,7 +46,7 @@ def margin_loss(made: Reconstruction, too_fast: Tensor) -> Tensor:
     ``too_fast``: bool (N, 1, H, W), on a grid that the latents' divides. A latent counts where a tenth of its cell is too fast.
     """
     distance = (made.latent - made.latent_again).square().mean(dim=1, keepdim=True)
-    wrong = nn.functional.adaptive_avg_pool2d(too_fast.float(), tuple(distance.shape[2:])) > _WRONG_SHARE
+    wrong = nn.functional.adaptive_avg_pool2d(too_fast.float(), (distance.shape[2], distance.shape[3])) > _WRONG_SHARE
     short = nn.functional.relu(1.0 - distance / MARGIN) * wrong
     return short.sum() / wrong.sum().clamp_min(1)
 

@@ -150,6 +150,12 @@ def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout(bundle, data
     assert (found["frames"], found["clips"], found["model_id"]) == (180, 3, bundle.model_id)
 
 
+def test_footage_too_short_to_calibrate_on_is_refused_before_the_training(tmp_path):
+    write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
+    with pytest.raises(TooLittleFootage, match="21 normal frames can be scored"):
+        training.prepare(tmp_path / "short", tmp_path / "out", FIT, quiet())
+
+
 def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
     command = [sys.executable, "-c", "from trainer.cli import main; main()", "fit", "--data", tmp_path / "no", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -197,5 +203,5 @@ def test_recalibration_on_own_footage_changes_the_thresholds_and_keeps_the_model
     assert again.calibration.calibration_id != bundle.calibration.calibration_id
     DecisionRule(enter=again.calibration.enter, exit=again.calibration.exit)
     write(tmp_path / "short", street(20, np.full(20, 1.0), 91))
-    with pytest.raises(TooLittleFootage, match="17 normal frames could be scored"):
+    with pytest.raises(TooLittleFootage, match="17 normal frames can be scored"):
         calibrate(copy, tmp_path / "short")

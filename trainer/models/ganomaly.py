@@ -40,7 +40,7 @@ class GanomalyConfig(BaseModel):
     width: int = Field(default=16, ge=1)
     depth: int = Field(default=3, ge=1, le=3)
     latent_channels: int = Field(default=16, ge=1)
-    latent_window: int = Field(default=3, ge=1)
+    latent_window: int = Field(default=2, ge=1)
     """Side of the windows of the latent term, in latents of 16 x 16 frame pixels."""
     motion_window: int = Field(default=11, ge=1)
     """Side of the windows of the motion term, in cells of 2 x 2 frame pixels: about the height of a person."""

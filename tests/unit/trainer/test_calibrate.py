@@ -37,5 +37,7 @@ def test_scores_that_never_vary_still_give_an_enter_above_them():
 
 
 def test_too_few_frames_say_how_many_are_needed():
-    with pytest.raises(TooLittleFootage, match=rf"49 normal frames could be scored; a calibration needs at least {MIN_FRAMES}"):
+    with pytest.raises(
+        TooLittleFootage, match=rf"49 normal frames can be scored to calibrate on; at least {MIN_FRAMES} are needed"
+    ):
         calibration_from(NORMAL[:49])
