@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from deploy.errors import BadFrame
 from deploy.frames import decode_picture
 from deploy.spec import ClipSpec
-from streamer.records import UNREADABLE, CameraFrame, FrameMessage, Rejected
+from streamer.records import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameMessage, Rejected, is_camera_id
 
-MAX_CAMERA_ID_CHARS = 128
 _LATEST_MS = 253_402_300_799_999
 """End of the year 9999: later times are noise, not capture times."""
 
@@ -64,8 +63,8 @@ def _camera_id(key: bytes | None) -> str:
         camera_id = key.decode()
     except UnicodeDecodeError as error:
         raise BadFrame("bad_key", f"the key is not UTF-8: {key[:32]!r}") from error
-    if len(camera_id) > MAX_CAMERA_ID_CHARS or not camera_id.isprintable() or camera_id != camera_id.strip():
-        raise BadFrame("bad_key", f"a camera_id is 1 to {MAX_CAMERA_ID_CHARS} printable characters, got {camera_id[:40]!r}")
+    if not is_camera_id(camera_id):
+        raise BadFrame("bad_key", f"a camera_id is {CAMERA_ID_RULE}, got {camera_id[:40]!r}")
     return camera_id
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import structlog
 
 from deploy.errors import ConfigError
-from streamer.decode import MAX_CAMERA_ID_CHARS
 from streamer.errors import SourceUnavailable
 from streamer.frame_sender import Delivery, FrameSender
+from streamer.records import CAMERA_ID_RULE, is_camera_id
 from streamer.sources import FOLDER_FPS, SourcePicture, is_live, open_source
 
 _FIRST_RETRY_S = 1.0
@@ -167,8 +167,5 @@ def _sum_of(holding: Sequence["Future[int]"]) -> int:
 
 
 def _check_camera_id(camera_id: str) -> None:
-    usable = camera_id.isprintable() and camera_id == camera_id.strip() and 1 <= len(camera_id) <= MAX_CAMERA_ID_CHARS
-    if not usable:
-        raise ConfigError(
-            f"a camera_id is 1 to {MAX_CAMERA_ID_CHARS} printable characters without spaces at its ends, got {camera_id[:200]!r}"
-        )
+    if not is_camera_id(camera_id):
+        raise ConfigError(f"a camera_id is {CAMERA_ID_RULE}, got {camera_id[:200]!r}")

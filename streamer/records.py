@@ -12,6 +12,10 @@ UNREADABLE = "oddsight-unreadable"
 """Header that stands in for the content of a record that the Kafka client could not read."""
 
 
+MAX_CAMERA_ID_CHARS = 128
+CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without spaces at its ends"
+
+
 class Partition(NamedTuple):
     """One partition of one topic."""
 
@@ -86,3 +90,8 @@ class Outcome:
     """None for a frame that completes no clip."""
     heatmap: NDArray[np.float32] | None
     """float32 (h, w), None where there is no score."""
+
+
+def is_camera_id(text: str) -> bool:
+    """Whether ``text`` keeps :data:`CAMERA_ID_RULE`."""
+    return 1 <= len(text) <= MAX_CAMERA_ID_CHARS and text.isprintable() and text == text.strip()

@@ -1,4 +1,9 @@
-"""GANomaly's losses, all means over every element, and the margin for motion known to be wrong."""
+"""GANomaly's losses, all means over every element, and the margin for motion known to be wrong.
+
+Source: Akcay, Atapour-Abarghouei, Breckon: GANomaly (arXiv 1805.06725), section 3, model training: adversarial (feature
+matching), contextual and encoder loss. Where the paper and its code differ the code's last version is followed: the
+encoder loss is a mean square, and the discriminator learns by half the sum of two cross-entropies. The margin is ours.
+"""
 
 from typing import NamedTuple
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from deploy.errors import BadFrame
 from deploy.frames import MAX_PICTURE_BYTES
-from streamer.decode import MAX_CAMERA_ID_CHARS, Decoder, decode_message
-from streamer.records import CameraFrame, FrameMessage, Partition, Rejected
+from streamer.decode import Decoder, decode_message
+from streamer.records import MAX_CAMERA_ID_CHARS, CameraFrame, FrameMessage, Partition, Rejected
 from tests.unit.streamer.pipeline_kit import SPEC, picture
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
