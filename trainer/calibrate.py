@@ -20,8 +20,8 @@ from trainer.scoring import score_footage
 MIN_FRAMES = 50
 """Fewer scored frames say nothing about a 99 % quantile."""
 
-_ENTER_SPREADS = 2.0  # passed by one normal frame in 5000, and an event needs several in a row
-_EXIT_SPREADS = 1.25  # passed by one in 270: dips do not split an event, and normal frames do not prolong it
+_ENTER_SPREADS = 1.5  # passed by one normal frame in 700, and an event needs several in a row
+_EXIT_SPREADS = 1.0  # passed by one in 100: dips do not split an event, and normal frames seldom prolong it
 _Q999_SPREADS = np.log(500.0) / np.log(50.0)
 
 

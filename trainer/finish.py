@@ -34,14 +34,14 @@ class Finished:
 
 
 def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
-    """Fix the score's scale on the footage learned from, calibrate on the held-out footage, export, write.
+    """Fix the score's scale, calibrate on the held-out footage, export, write.
 
     Raises:
         TooLittleFootage: the held-out footage is too short to calibrate on.
     """
     network, spec = finished.network.cpu().eval(), finished.spec
-    network.fit_scale(list(ClipBank(split.fit, spec.length).spread(SCALE_CLIPS, _BATCH_CLIPS)))
-    held_out = ClipBank(split.held_out, spec.length)
+    learned, held_out = ClipBank(split.fit, spec.length), ClipBank(split.held_out, spec.length)
+    network.fit_scale(learned.spread(SCALE_CLIPS, _BATCH_CLIPS), held_out.batches(_BATCH_CLIPS))
     calibration = calibration_from(_scores(network, held_out))
     files = {
         WEIGHTS_NAME: save_weights(network),

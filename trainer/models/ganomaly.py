@@ -7,7 +7,7 @@ different. In training half of what is shown has its motion scrambled: D must re
 became too fast. Latents keep their place, so both terms are maps of the frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -145,11 +145,15 @@ class Serving(nn.Module):
         return Terms(window_means(latent, self.config.latent_window), window_means(motion, self.config.motion_window))
 
     @torch.no_grad()
-    def fit_scale(self, batches: Sequence[Clips]) -> None:
-        """Set the score's scale from normal clips, uint8 (N, T, H, W, 1): latents first, then the two terms."""
-        squares = [self._latent_squares(torch.from_numpy(clips)) for clips in batches]
+    def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
+        """Set the score's scale from normal clips, uint8 (N, T, H, W, 1).
+
+        The latents' sizes come from clips learned from; the terms' normal ranges from held-out ones, because the latent
+        distance is smaller on what was learned than it will ever be again.
+        """
+        squares = [self._latent_squares(torch.from_numpy(clips)) for clips in learned]
         self.latent_std.copy_(torch.stack(squares).mean(dim=0).sqrt().clamp_min(_TINY))
-        terms = [self.terms(torch.from_numpy(clips)) for clips in batches]
+        terms = [self.terms(torch.from_numpy(clips)) for clips in held_out]
         self.latent_range.fit([term.latent for term in terms])
         self.motion_range.fit([term.motion for term in terms])
 

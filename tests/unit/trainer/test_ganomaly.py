@@ -42,7 +42,7 @@ def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
 def test_on_the_footage_that_sets_the_scale_the_normal_range_of_both_terms_is_0_to_1(clips):
     torch.manual_seed(0)
     network = Serving(CONFIG).eval()
-    network.fit_scale([clips[:8].numpy(), clips[8:].numpy()])
+    network.fit_scale([clips[:4].numpy()], [clips[:8].numpy(), clips[8:].numpy()])
     with torch.inference_mode():
         terms = network.terms(clips)
         largest = network.latent_range(terms.latent).amax((1, 2)), network.motion_range(terms.motion).amax((1, 2))
