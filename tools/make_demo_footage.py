@@ -50,7 +50,7 @@ class Camera:
     stretch: Stretch | None = None
 
 
-TRAINING = {"part-1": range(345, 495), "part-2": range(495, 645), "part-3": range(645, 795)}
+TRAINING = {"ordinary": range(345, 795)}
 
 CAMERAS = {
     "gate": Camera(

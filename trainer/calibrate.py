@@ -1,9 +1,8 @@
 """Thresholds from normal footage alone.
 
-``enter`` is extrapolated from the median and the 99 % quantile, never read off the largest score: one strange frame in
-the calibration footage must not move it. Where the tail of normal scores falls off exponentially, its distance above the
-median grows with the logarithm of the rarity: q99 is a factor 50 below the median's rarity, so ``median + k * (q99 -
-median)`` is passed by ``0.5 * 50 ** -k`` of normal frames.
+``enter`` is extrapolated from the median and the tail of normal scores (see :mod:`trainer.tail`), never read off the largest
+score: one strange moment in the calibration footage must not move it. Where the tail falls off exponentially,
+``median + k * (q99 - median)`` is passed by ``0.5 * 50 ** -k`` of normal frames.
 """
 
 from pathlib import Path
@@ -16,13 +15,13 @@ from deploy.engine import DEFAULT_ENGINE, load_engine
 from trainer.errors import TooLittleFootage
 from trainer.footage import load_all, training_sources
 from trainer.scoring import score_footage
+from trainer.tail import normal_tail
 
 MIN_FRAMES = 50
-"""Fewer scored frames say nothing about a 99 % quantile."""
+"""Fewer scored frames say nothing about a tail."""
 
 _ENTER_SPREADS = 1.5  # passed by one normal frame in 700, and an event needs several in a row
 _EXIT_SPREADS = 1.0  # passed by one in 100: dips do not split an event, and normal frames seldom prolong it
-_Q999_SPREADS = np.log(500.0) / np.log(50.0)
 
 
 def calibration_from(scores: NDArray[np.float32]) -> Calibration:
@@ -32,14 +31,14 @@ def calibration_from(scores: NDArray[np.float32]) -> Calibration:
         TooLittleFootage: fewer than ``MIN_FRAMES`` scores.
     """
     require_frames(len(scores))
-    median, q99 = (float(value) for value in np.quantile(scores, (0.5, 0.99), method="inverted_cdf"))
-    spread = max(q99 - median, abs(median) * 1e-3, 1e-9)
+    tail = normal_tail(scores)
+    spread = max(tail.q99 - tail.median, abs(tail.median) * 1e-3, 1e-9)
     return Calibration(
-        median=median,
-        q99=q99,
-        q999=median + float(_Q999_SPREADS) * spread,
-        enter=median + _ENTER_SPREADS * spread,
-        exit=median + _EXIT_SPREADS * spread,
+        median=tail.median,
+        q99=tail.q99,
+        q999=tail.at(1000.0),
+        enter=tail.median + _ENTER_SPREADS * spread,
+        exit=tail.median + _EXIT_SPREADS * spread,
         frames=len(scores),
     )
 

@@ -1,10 +1,12 @@
 """Video GANomaly: encoder-decoder-encoder over brightness and motion, after Akcay et al. (2018), fully convolutional.
 
-    x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: largest window of |z - ẑ|, or of the speed of x and its excess over x̂
+    x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: largest window of |z - ẑ|, or of the speed of x and its excess over x̂,
+                                          or the distance of z as a whole from what it usually is
 
 Trained on normal footage only, E2 learns to find again the latents of what D can draw; what D cannot draw comes back
 different. In training half of what is shown has its motion scrambled: D must restore it, and z and ẑ must differ where it
-became too fast. Latents keep their place, so both terms are maps of the frame.
+became too fast. Latents keep their place, so both terms are maps of the frame. What changes the frame as a whole, a covered
+lens or a shaken mast, may be drawn all too well: the third term looks at how the latents are distributed over the frame.
 """
 
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from deploy.spec import ClipSpec
 from trainer.losses import Reconstruction
 from trainer.models.blocks import Decoder, Encoder, window_means
 from trainer.models.motion import REDUCTION, MotionView, speed
+from trainer.tail import normal_tail
 
 KIND = "video-ganomaly"
 _TINY = 1e-6
@@ -81,12 +84,14 @@ class Discriminator(nn.Module):
 
 
 class Terms(NamedTuple):
-    """The two parts of the score: window means, (N, h, w) each, in units of their own."""
+    """The parts of the score: maps (N, h, w), each in units of its own."""
 
     latent: Tensor
-    """Distance between z and ẑ: unknown things, a covered lens, motion that the decoder cannot draw."""
+    """Distance between z and ẑ: unknown things, motion that the decoder cannot draw."""
     motion: Tensor
     """Speed, and by how much it exceeds the restored speed: things that move as they should not."""
+    scene: Tensor
+    """Distance of the latents' means and deviations over the frame from their usual values, (N, 1, 1): a changed view."""
 
 
 class NormalRange(nn.Module):
@@ -106,15 +111,15 @@ class NormalRange(nn.Module):
     def fit(self, means: list[Tensor]) -> None:
         """Take the range from the window means of normal clips."""
         largest = torch.cat([torch.amax(part, dim=(1, 2)) for part in means])
-        median, q99 = torch.quantile(largest, torch.tensor([0.5, 0.99]))
-        self.median.copy_(median)
-        self.spread.copy_((q99 - median).clamp_min(_TINY))
+        tail = normal_tail(largest.cpu().numpy())
+        self.median.fill_(tail.median)
+        self.spread.fill_(max(tail.q99 - tail.median, _TINY))
 
 
 class Serving(nn.Module):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
 
-    The score is the worse of the two terms' largest windows, each measured against its own normal range.
+    The score is the worst of the three terms' largest windows, each measured against its own normal range.
     """
 
     def __init__(self, config: GanomalyConfig) -> None:
@@ -124,15 +129,19 @@ class Serving(nn.Module):
         self.generator = Generator(config)
         self.latent_std: Tensor
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
+        self.scene_mean: Tensor
+        self.scene_std: Tensor
+        self.register_buffer("scene_mean", torch.zeros(2 * config.latent_channels))
+        self.register_buffer("scene_std", torch.ones(2 * config.latent_channels))
         self.latent_range = NormalRange()
         self.motion_range = NormalRange()
+        self.scene_range = NormalRange()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        terms = self.terms(clips)
-        latent, motion = self.latent_range(terms.latent), self.motion_range(terms.motion)
-        score = torch.maximum(torch.amax(latent, dim=(1, 2)), torch.amax(motion, dim=(1, 2)))
-        return score, torch.maximum(_on_grid(latent, self._grid), _on_grid(motion, self._grid))
+        maps = self._in_normal_ranges(self.terms(clips))
+        score = torch.stack([torch.amax(part, dim=(1, 2)) for part in maps]).amax(dim=0)
+        return score, torch.stack([_on_grid(part, self._grid) for part in maps]).amax(dim=0)
 
     def terms(self, clips: Tensor) -> Terms:
         """The score's parts before they are measured against their normal ranges."""
@@ -142,7 +151,12 @@ class Serving(nn.Module):
         latent = difference.square().mean(dim=1, keepdim=True).sqrt()
         seen, restored = speed(pictures), speed(made.picture)
         motion = seen + nn.functional.relu(seen - restored)
-        return Terms(window_means(latent, self.config.latent_window), window_means(motion, self.config.motion_window))
+        scene = ((_distribution(made.latent) - self.scene_mean) / self.scene_std).square().mean(dim=1).sqrt()
+        return Terms(
+            window_means(latent, self.config.latent_window),
+            window_means(motion, self.config.motion_window),
+            scene[:, None, None],
+        )
 
     @torch.no_grad()
     def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
@@ -151,11 +165,19 @@ class Serving(nn.Module):
         The latents' sizes come from clips learned from; the terms' normal ranges from held-out ones, because the latent
         distance is smaller on what was learned than it will ever be again.
         """
-        squares = [self._latent_squares(torch.from_numpy(clips)) for clips in learned]
-        self.latent_std.copy_(torch.stack(squares).mean(dim=0).sqrt().clamp_min(_TINY))
+        made = [self.generator(self.view(torch.from_numpy(clips))) for clips in learned]
+        squares = torch.cat([(part.latent - part.latent_again).square().mean(dim=(2, 3)) for part in made])
+        self.latent_std.copy_(squares.mean(dim=0).sqrt().clamp_min(_TINY))
+        distributions = torch.cat([_distribution(part.latent) for part in made])
+        self.scene_mean.copy_(distributions.mean(dim=0))
+        self.scene_std.copy_(distributions.std(dim=0).clamp_min(_TINY))
         terms = [self.terms(torch.from_numpy(clips)) for clips in held_out]
-        self.latent_range.fit([term.latent for term in terms])
-        self.motion_range.fit([term.motion for term in terms])
+        self.latent_range.fit([part.latent for part in terms])
+        self.motion_range.fit([part.motion for part in terms])
+        self.scene_range.fit([part.scene for part in terms])
+
+    def _in_normal_ranges(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        return self.latent_range(terms.latent), self.motion_range(terms.motion), self.scene_range(terms.scene)
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -163,14 +185,17 @@ class Serving(nn.Module):
         side_px = REDUCTION << self.config.depth
         return self.config.height_px // side_px, self.config.width_px // side_px
 
-    def _latent_squares(self, clips: Tensor) -> Tensor:
-        made: Reconstruction = self.generator(self.view(clips))
-        return (made.latent - made.latent_again).square().mean(dim=(0, 2, 3))
-
 
 def build_serving(config: dict[str, Any]) -> nn.Module:
     """The serving graph for a bundle's model card, with weights still to be loaded."""
     return Serving(GanomalyConfig.model_validate(config))
+
+
+def _distribution(latent: Tensor) -> Tensor:
+    """Mean and deviation of each channel of latents (N, C, h, w) over the frame: (N, 2 C)."""
+    mean = latent.mean(dim=(2, 3), keepdim=True)
+    variance = (latent - mean).square().mean(dim=(2, 3))
+    return torch.cat([mean[:, :, 0, 0], variance.clamp_min(_TINY).sqrt()], dim=1)
 
 
 def _on_grid(means: Tensor, grid: tuple[int, int]) -> Tensor:

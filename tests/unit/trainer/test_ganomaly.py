@@ -5,6 +5,7 @@ import torch
 from trainer.models.blocks import window_means
 from trainer.models.ganomaly import GanomalyConfig, Serving, build_serving
 from trainer.models.motion import MotionView
+from trainer.tail import normal_tail
 
 CONFIG = GanomalyConfig(height_px=64, width_px=96, length=4, width=4)
 
@@ -39,17 +40,28 @@ def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
     assert (heatmap.shape, heatmap.dtype) == ((3, 4, 6), torch.float32)
 
 
-def test_on_the_footage_that_sets_the_scale_the_normal_range_of_both_terms_is_0_to_1(clips):
+def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_to_1(clips):
     torch.manual_seed(0)
     network = Serving(CONFIG).eval()
     network.fit_scale([clips[:4].numpy()], [clips[:8].numpy(), clips[8:].numpy()])
     with torch.inference_mode():
         terms = network.terms(clips)
-        largest = network.latent_range(terms.latent).amax((1, 2)), network.motion_range(terms.motion).amax((1, 2))
+        ranges = network.latent_range, network.motion_range, network.scene_range
+        largest = [measured(term).amax((1, 2)) for measured, term in zip(ranges, terms, strict=True)]
         score, _ = network(clips)
     for term in largest:
-        assert torch.quantile(term, torch.tensor([0.5, 0.99])).tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
-    assert torch.allclose(score, torch.maximum(*largest), atol=1e-4)
+        assert normal_tail(term.numpy()) == pytest.approx((0.0, 1.0), abs=1e-3)
+    assert torch.allclose(score, torch.stack(largest).amax(0), atol=1e-4)
+
+
+def test_a_covered_lens_stands_out_of_the_scene_even_where_it_is_drawn_well(clips):
+    torch.manual_seed(0)
+    network = Serving(CONFIG).eval()
+    network.fit_scale([clips[:8].numpy()], [clips[8:].numpy()])
+    covered = torch.full_like(clips[:1], 12)
+    with torch.inference_mode():
+        scene = network.scene_range(network.terms(torch.cat([clips, covered])).scene)[:, 0, 0]
+    assert float(scene[-1]) > 3 * float(scene[:-1].max())
 
 
 def test_the_factory_builds_what_the_weights_fit(network):

@@ -1,0 +1,34 @@
+"""Where normal values end: a 99 % quantile that few frames can give without being at the mercy of one strange moment.
+
+The quantile is read where at least ``TAIL_FRAMES`` values lie above it, and carried on to 99 % as an exponential tail would
+go on: there the distance above the median grows with the logarithm of the rarity.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+TAIL_FRAMES = 20
+"""Two seconds of footage: half of them may be one strange moment, and the other half still speaks for the tail."""
+
+_LOWEST_LEVEL = 0.75  # further down the middle of the values decides, not their tail
+
+
+class NormalTail(NamedTuple):
+    """Median and 99 % quantile of normal values."""
+
+    median: float
+    q99: float
+
+    def at(self, rarity: float) -> float:
+        """The value that one normal frame in ``rarity`` passes, if the tail is exponential."""
+        return self.median + (self.q99 - self.median) * float(np.log(rarity / 2.0) / np.log(50.0))
+
+
+def normal_tail(values: NDArray[np.float32]) -> NormalTail:
+    """The tail of the values of normal frames, float32 (N,) with N > 0."""
+    level = float(np.clip(1.0 - TAIL_FRAMES / len(values), _LOWEST_LEVEL, 0.99))
+    median, high = (float(value) for value in np.quantile(values, (0.5, level), method="inverted_cdf"))
+    # The median is passed by one in 2, the level by one in 1 / (1 - level), q99 by one in 100.
+    return NormalTail(median, median + (high - median) * float(np.log(50.0) / np.log(0.5 / (1.0 - level))))
