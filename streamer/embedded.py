@@ -31,7 +31,7 @@ from streamer.errors import EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka_probe import Address, find_fault
 from streamer.redis_link import check_redis, make_redis
 
-_START_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 0.02
 _PR_SET_PDEATHSIG = 1
 

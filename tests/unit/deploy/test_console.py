@@ -16,6 +16,7 @@ def command(what: str) -> None:
     if what == "bundle":
         raise BundleCorrupt("/b: copy the bundle [again], whole")
     if what == "interrupt":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may inherit "ignored"
         os.kill(os.getpid(), signal.SIGINT)
         signal.pause()
     if what == "bug":
