@@ -196,6 +196,8 @@ class Pipeline:
 
     def _take_messages(self, messages: list[FrameMessage]) -> None:
         wanted = [(work, message) for message in messages if (work := self._wants(message)) is not None]
+        if not wanted:
+            return
         with self._stages.metrics.decode_s.time():
             results = self._stages.decoder.decode(message for _, message in wanted)
         for (work, _), result in zip(wanted, results, strict=True):
