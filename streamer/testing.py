@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.engine import CheckedEngine, Clips, Engine
+from deploy.engine import CheckedEngine, Clips
 from deploy.spec import ClipSpec
 from streamer.errors import Fenced, RedisUnavailable
 from streamer.ports import CameraState, Change, Fields, Polled, Progress, Step
@@ -161,8 +161,3 @@ class BrightnessEngine(CheckedEngine):
 
     def _release(self) -> None:
         pass
-
-
-def as_engine(engine: CheckedEngine) -> Engine:
-    """A checked engine is an engine: where this stops being true, type checking fails here."""
-    return engine
