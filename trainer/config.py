@@ -45,7 +45,7 @@ def model_kind(name: str) -> ModelKind:
     """
     if name != DEFAULT_MODEL:
         raise ConfigError(f"--model must be one of {DEFAULT_MODEL}, got {name!r}")
-    from trainer.models.ganomaly import FRAME_AREA_PX, KIND, GanomalyConfig
+    from trainer.models.video_ganomaly import FRAME_AREA_PX, KIND, GanomalyConfig
 
     return ModelKind(KIND, FRAME_AREA_PX, GanomalyConfig.model_validate)
 

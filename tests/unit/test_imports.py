@@ -32,7 +32,7 @@ ADAPTERS = {
         "streamer/kafka_link.py",
         "streamer/kafka_records.py",
     },
-    "lightning_fabric": {"trainer/fit.py"},
+    "lightning_fabric": {"trainer/fit.py", "trainer/together.py"},
     "onnx": {"deploy/export.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),

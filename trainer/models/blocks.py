@@ -1,9 +1,55 @@
-"""Parts that the networks share: DCGAN's strided pyramid, fully convolutional, bias-free, with its initialisation."""
+"""Parts that the networks share: DCGAN's strided pyramid, bias-free, with its initialisation, and its like for tables.
 
-from torch import Tensor, nn
+``Encoder`` and ``Decoder`` are fully convolutional and keep the place of things; ``PyramidEncoder`` and ``PyramidDecoder`` go
+down to a single vector and up again, as DCGAN and GANomaly do (arXiv 1511.06434, section 3; arXiv 1805.06725, section 3.1).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
 LEAK = 0.2
 INIT_STD = 0.02
+_SMALLEST_PX = 4  # the pyramid ends in maps of 4 x 4
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of (N, C, ...) whose statistics, in training, are those of the batch that all processes share.
+
+    torch's SyncBatchNorm does this on GPUs only. The state dict is that of ``nn.BatchNorm2d``.
+    """
+
+    def _check_input_dim(self, values: Tensor) -> None:
+        """Any number of dimensions from two on will do."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """See the class."""
+        if not (self.training and distributed.is_initialized() and distributed.get_world_size() > 1):
+            return super().forward(values)
+        return self._normalise_together(values)
+
+    def _normalise_together(self, values: Tensor) -> Tensor:
+        rest = [0, *range(2, values.dim())]
+        moments = torch.stack([values.float().mean(rest), values.float().square().mean(rest)])
+        mean, square = _sum_over_processes(moments) / distributed.get_world_size()
+        variance = square - mean.square()
+        self._remember(mean.detach(), variance.detach(), values.numel() // values.shape[1] * distributed.get_world_size())
+        column = (1, -1, *[1] * (values.dim() - 2))
+        normal = (values - mean.view(column)) * torch.rsqrt(variance + self.eps).view(column)
+        return torch.addcmul(self.bias.view(column), normal, self.weight.view(column)) if self.affine else normal
+
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Running statistics, as torch keeps them: the variance without bias."""
+        assert self.running_mean is not None  # noqa: S101  # for the type checker: our layers always track
+        assert self.running_var is not None  # noqa: S101  # as above
+        assert self.num_batches_tracked is not None  # noqa: S101  # as above
+        momentum = self.momentum or 0.0
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * count / (count - 1), momentum)
+        self.num_batches_tracked.add_(1)
 
 
 class Encoder(nn.Module):
@@ -28,7 +74,7 @@ class Decoder(nn.Module):
     def __init__(self, in_channels: int, width: int, depth: int, out_channels: int) -> None:
         super().__init__()
         top = width << (depth - 1)
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, top, 3, padding=1, bias=False), nn.BatchNorm2d(top), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, top, 3, padding=1, bias=False), BatchNorm(top), nn.ReLU())
         self.features = nn.Sequential()
         for level in range(depth - 1, 0, -1):
             self.features.extend(_up(width << level, width << (level - 1)))
@@ -40,11 +86,65 @@ class Decoder(nn.Module):
         return pictures
 
 
+class PyramidEncoder(nn.Sequential):
+    """Pictures (N, channels, S, S), S a power of two from 16 on, to vectors (N, outputs).
+
+    ``features`` are the maps before the last convolution, (N, width * S / 8, 4, 4). ``normalise_first``: batch norm after the
+    first convolution, too, which DCGAN leaves out.
+    """
+
+    def __init__(self, channels: int, side_px: int, width: int, outputs: int, *, normalise_first: bool = False) -> None:
+        super().__init__()
+        levels = pyramid_levels(side_px)
+        self.features = nn.Sequential(*_down(channels, width, normalise=normalise_first))
+        for level in range(1, levels):
+            self.features.extend(_down(width << (level - 1), width << level, normalise=True))
+        self.head = nn.Sequential(nn.Conv2d(width << (levels - 1), outputs, _SMALLEST_PX, bias=False), nn.Flatten())
+
+
+class PyramidDecoder(nn.Sequential):
+    """The mirror image: vectors (N, inputs) to pictures (N, channels, S, S) in [-1, 1]."""
+
+    def __init__(self, inputs: int, side_px: int, width: int, channels: int) -> None:
+        super().__init__()
+        levels = pyramid_levels(side_px)
+        top = width << (levels - 1)
+        self.stem = nn.Sequential(
+            nn.Unflatten(1, (inputs, 1, 1)), nn.ConvTranspose2d(inputs, top, _SMALLEST_PX, bias=False), BatchNorm(top), nn.ReLU()
+        )
+        self.features = nn.Sequential()
+        for level in range(levels - 1, 0, -1):
+            self.features.extend(_up(width << level, width << (level - 1)))
+        self.head = nn.Sequential(nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1, bias=False), nn.Tanh())
+
+
+class TableEncoder(nn.Sequential):
+    """Rows (N, inputs) to vectors (N, outputs) through hidden layers of the given widths. ``features`` as in PyramidEncoder."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        for before, after in zip([inputs, *widths[:-1]], widths, strict=True):
+            self.features.extend([nn.Linear(before, after, bias=False), BatchNorm(after), nn.LeakyReLU(LEAK)])
+        self.head = nn.Linear(widths[-1], outputs, bias=False)
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    """The sum, in every process; gradients flow back to all of them."""
+    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch gives it no types
+    return total
+
+
+def pyramid_levels(side_px: int) -> int:
+    """Halvings from ``side_px`` to maps of 4 x 4."""
+    return round(math.log2(side_px / _SMALLEST_PX))
+
+
 def initialise(module: nn.Module) -> None:
-    """DCGAN's initialisation of one module, for ``network.apply``: weights N(0, 0.02), batch norm N(1, 0.02) and 0."""
+    """DCGAN's initialisation of one module, for ``network.apply``: convolutions N(0, 0.02), batch norm N(1, 0.02) and 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, INIT_STD)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
         nn.init.normal_(module.weight, 1.0, INIT_STD)
         nn.init.zeros_(module.bias)
 
@@ -57,10 +157,10 @@ def window_means(values: Tensor, size: int) -> Tensor:
 
 def _down(channels: int, out_channels: int, *, normalise: bool) -> list[nn.Module]:
     convolution = nn.Conv2d(channels, out_channels, 4, stride=2, padding=1, bias=False)
-    normalisation = [nn.BatchNorm2d(out_channels)] if normalise else []
+    normalisation = [BatchNorm(out_channels)] if normalise else []
     return [convolution, *normalisation, nn.LeakyReLU(LEAK)]
 
 
 def _up(channels: int, out_channels: int) -> list[nn.Module]:
     convolution = nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return [convolution, BatchNorm(out_channels), nn.ReLU()]

@@ -4,7 +4,7 @@ from torch import nn
 
 from trainer.errors import TrainingDiverged
 from trainer.models.blocks import initialise
-from trainer.models.ganomaly import Discriminator, GanomalyConfig, Generator
+from trainer.models.video_ganomaly import Discriminator, GanomalyConfig, Generator
 from trainer.scramble import scramble
 from trainer.step import Players, adam, check_finite, restart_collapsed, train_step
 

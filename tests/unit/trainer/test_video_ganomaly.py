@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from trainer.models.blocks import window_means
-from trainer.models.ganomaly import GanomalyConfig, Serving, build_serving
+from trainer.models.video_ganomaly import GanomalyConfig, Serving, build_serving
 from trainer.models.motion import MotionView
 from trainer.tail import normal_tail
 
