@@ -4,8 +4,9 @@ Lightning Fabric starts them (``torchrun``), picks the device and the precision.
 by DistributedDataParallel, whose hooks know neither two players who take turns nor gradients of gradients.
 """
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
@@ -76,16 +77,19 @@ class Together:
         """Wait for every process."""
         self._fabric.barrier()
 
-    def update(self, name: str, optimiser: Optimizer, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
-        """One step of ``optimiser`` down the gradient of ``loss``, averaged over the processes, for ``parameters`` alone.
+    def update(self, name: str, optimiser: Optimizer, terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> None:
+        """One step of ``optimiser`` down the gradient of the sum of ``terms``, averaged over the processes.
+
+        ``terms``: the weighted parts of the loss, scalars, by name. Only ``parameters`` learn; ``name`` says whose they are.
 
         Raises:
-            TrainingDiverged: the gradient is not finite; nothing was changed. ``name`` says whose it is.
+            TrainingDiverged: a term or the gradient is not finite; names it. Nothing was changed.
         """
         learned = list(parameters)
         with torch.autocast(self.device.type, enabled=False):
-            gradients = self._averaged(torch.autograd.grad(loss, learned))
-            _require_finite(name, gradients)
+            gradients = self._averaged(torch.autograd.grad(torch.stack(list(terms.values())).sum(), learned))
+            if not _finite(gradients):
+                raise TrainingDiverged(_culprit(name, terms))
             for parameter, gradient in zip(learned, gradients, strict=True):
                 parameter.grad = gradient
             optimiser.step()
@@ -98,7 +102,12 @@ class Together:
         return tuple(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True))
 
 
-def _require_finite(name: str, gradients: tuple[Tensor, ...]) -> None:
+def _finite(gradients: tuple[Tensor, ...]) -> bool:
     # The sum of norms is finite if and only if every gradient is, short of an overflow that means trouble as well.
-    if not torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()):
-        raise TrainingDiverged(f"the gradient of the {name} is not finite")
+    return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()))
+
+
+def _culprit(name: str, terms: Mapping[str, Tensor]) -> str:
+    values = {term: float(value.detach()) for term, value in terms.items()}
+    strange = [f"{term} is {value}" for term, value in values.items() if not math.isfinite(value)]
+    return f"{name}: the term {strange[0]}" if strange else f"{name}: every term is finite, but not the gradient"
