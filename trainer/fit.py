@@ -19,8 +19,8 @@ from trainer.data import ClipBank, Split, frame_size, split_by_video
 from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, load_all, training_sources
 from trainer.models.blocks import initialise
-from trainer.models.video_ganomaly import Discriminator, Serving
 from trainer.models.motion import MotionView
+from trainer.models.video_ganomaly import Discriminator, Serving
 from trainer.report import TrainingBar, tell_footage, tell_resumed, tell_split
 from trainer.step import Players, adam, check_finite, restart_collapsed, train_step
 
