@@ -6,13 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import TrainingDiverged
-from trainer.losses import Reconstruction, discriminator_loss, generator_loss, margin_loss
 from trainer.models.blocks import initialise
+from trainer.models.ganomaly import (
+    DISCRIMINATOR_COLLAPSED,
+    WEIGHTS,
+    Reconstruction,
+    discriminator_loss,
+    generator_terms,
+    weighted,
+)
+from trainer.models.video_ganomaly import margin_loss
 from trainer.scramble import scramble
 
 ADAM_BETAS = (0.5, 0.999)
-DISCRIMINATOR_COLLAPSED = 1e-5
-"""Below this loss the discriminator has won and teaches nothing: it starts again."""
 
 
 @dataclass(slots=True)
@@ -43,12 +49,13 @@ def train_step(players: Players, pictures: Tensor) -> dict[str, Tensor]:
     features, logits = players.discriminator(pictures)
     features_made, _ = players.discriminator(made.picture)
     _, logits_made = players.discriminator(made.picture.detach())
-    for_generator = generator_loss(pictures, _latents(made, slice(half, None)), features.detach(), features_made)
+    terms = generator_terms(pictures, _latents(made, slice(half, None)), features.detach(), features_made)
+    total = torch.stack(list(weighted(terms, WEIGHTS).values())).sum()
     margin = margin_loss(_latents(made, slice(half)), wrong.too_fast)
     for_discriminator = discriminator_loss(logits, logits_made)
-    _update(players.generator_optimiser, for_generator.total + margin, list(players.generator.parameters()))
+    _update(players.generator_optimiser, total + margin, list(players.generator.parameters()))
     _update(players.discriminator_optimiser, for_discriminator, list(players.discriminator.parameters()))
-    losses = {**for_generator._asdict(), "margin": margin, "discriminator": for_discriminator}
+    losses = {**terms, "total": total, "margin": margin, "discriminator": for_discriminator}
     return {name: value.detach() for name, value in losses.items()}
 
 

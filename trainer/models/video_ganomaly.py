@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.losses import Reconstruction
 from trainer.models.blocks import Decoder, Encoder, window_means
+from trainer.models.ganomaly import Reconstruction
 from trainer.models.motion import REDUCTION, MotionView, speed
 from trainer.tail import normal_tail
 
@@ -27,6 +27,9 @@ KIND = "video-ganomaly"
 _TINY = 1e-6
 FRAME_AREA_PX = 38_400
 """Frames are fitted to about this many pixels: 160 x 240."""
+MARGIN = 0.1
+"""Squared latent distance that wrong motion should have: some fifty times what normal footage ends up with."""
+_WRONG_SHARE = 0.1
 
 
 class GanomalyConfig(BaseModel):
@@ -81,6 +84,18 @@ class Discriminator(nn.Module):
         """Features before the last convolution, and logits."""
         features = self.body.features(pictures)
         return features, self.body.head(features)
+
+
+def margin_loss(made: Reconstruction, too_fast: Tensor) -> Tensor:
+    """How far the latent distance stays below ``MARGIN`` where motion is too fast: 0 (everywhere beyond it) to 1 (no distance).
+
+    ``too_fast``: bool (N, 1, H, W), on a grid that the latents' divides. A latent counts where a tenth of its cell is too fast.
+    Ours, of no paper.
+    """
+    distance = (made.latent - made.latent_again).square().mean(dim=1, keepdim=True)
+    wrong = nn.functional.adaptive_avg_pool2d(too_fast.float(), (distance.shape[2], distance.shape[3])) > _WRONG_SHARE
+    short = nn.functional.relu(1.0 - distance / MARGIN) * wrong
+    return short.sum() / wrong.sum().clamp_min(1)
 
 
 class Terms(NamedTuple):

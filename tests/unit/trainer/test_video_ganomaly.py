@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from trainer.models.blocks import window_means
-from trainer.models.video_ganomaly import GanomalyConfig, Serving, build_serving
+from trainer.models.ganomaly import Reconstruction
 from trainer.models.motion import MotionView
+from trainer.models.video_ganomaly import MARGIN, GanomalyConfig, Serving, build_serving, margin_loss
 from trainer.tail import normal_tail
 
 CONFIG = GanomalyConfig(height_px=64, width_px=96, length=4, width=4)
@@ -102,3 +103,17 @@ def test_without_motion_only_brightness_is_left():
 def test_window_means_of_a_map_smaller_than_the_window_are_its_mean():
     assert window_means(torch.arange(6.0).reshape(1, 1, 2, 3), 9).tolist() == [[[2.5]]]
     assert window_means(torch.arange(6.0).reshape(1, 1, 2, 3), 2).tolist() == [[[2.0, 3.0]]]
+
+
+def test_the_margin_counts_only_latents_of_cells_that_are_too_fast_and_how_far_they_fall_short():
+    latent = torch.zeros(1, 2, 1, 3)
+    again = torch.zeros(1, 2, 1, 3)
+    again[..., 1] = (MARGIN / 4) ** 0.5
+    again[..., 2] = (MARGIN * 2) ** 0.5
+    too_fast = torch.zeros(1, 1, 2, 6, dtype=torch.bool)
+    made = Reconstruction(latent, torch.zeros(1), again)
+    assert float(margin_loss(made, too_fast)) == 0.0
+    too_fast[..., 2] = True  # half of the middle cell
+    assert float(margin_loss(made, too_fast)) == pytest.approx(0.75)
+    too_fast[..., 4:] = True
+    assert float(margin_loss(made, too_fast)) == pytest.approx((0.75 + 0.0) / 2)
