@@ -5,6 +5,7 @@ OddsightError
     ├── NoFootage             nothing usable was found where footage was expected
     ├── TooLittleFootage      some footage, but fewer frames than the step needs; names how many
     ├── BadLabels             frame labels are missing or do not fit the footage
+    ├── BadShape              samples of a shape that the model cannot take; names shape and rule
     ├── TrainingDiverged      a loss is no longer a finite number; names step and term
     └── CheckpointUnusable    a checkpoint is damaged or belongs to another run
 """
@@ -26,6 +27,10 @@ class TooLittleFootage(TrainerError):
 
 class BadLabels(TrainerError):
     """Frame labels are missing or do not fit the footage."""
+
+
+class BadShape(TrainerError):
+    """Samples have a shape that the model cannot take."""
 
 
 class TrainingDiverged(TrainerError):

@@ -4,6 +4,7 @@
 down to a single vector and up again, as DCGAN and GANomaly do (arXiv 1511.06434, section 3; arXiv 1805.06725, section 3.1).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
+from trainer.errors import BadShape
+
 LEAK = 0.2
 INIT_STD = 0.02
 _SMALLEST_PX = 4  # the pyramid ends in maps of 4 x 4
+_SMALLEST_SIDE_PX = 16
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -129,10 +133,39 @@ class TableEncoder(nn.Sequential):
         self.head = nn.Linear(widths[-1], outputs, bias=False)
 
 
+class TableDecoder(nn.Sequential):
+    """The mirror image: vectors (N, inputs) to rows (N, outputs), linear at the end, since test values leave [-1, 1].
+
+    ``widths`` are the encoder's, first layer first.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        upward = [inputs, *reversed(widths)]
+        for before, after in itertools.pairwise(upward):
+            self.features.extend([nn.Linear(before, after, bias=False), BatchNorm(after), nn.ReLU()])
+        self.head = nn.Linear(upward[-1], outputs, bias=False)
+
+
 def _sum_over_processes(values: Tensor) -> Tensor:
     """The sum, in every process; gradients flow back to all of them."""
     total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch gives it no types
     return total
+
+
+def pyramid_side_px(shape: Sequence[int]) -> int:
+    """Side S of samples (C, S, S) for ``PyramidEncoder`` and ``PyramidDecoder``.
+
+    Raises:
+        BadShape: not square pictures, or S is no power of two from 16 on.
+    """
+    if len(shape) == 3 and shape[1] == shape[2] and shape[1] >= _SMALLEST_SIDE_PX and math.log2(shape[1]).is_integer():
+        return shape[1]
+    raise BadShape(
+        f"samples have the shape {tuple(shape)}; the model takes rows of a table (D,) or square pictures (C, S, S) with S a "
+        f"power of two from {_SMALLEST_SIDE_PX} on; scale or pad the pictures to such a size"
+    )
 
 
 def pyramid_levels(side_px: int) -> int:
