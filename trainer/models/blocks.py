@@ -174,9 +174,14 @@ def pyramid_levels(side_px: int) -> int:
 
 
 def initialise(module: nn.Module) -> None:
-    """DCGAN's initialisation of one module, for ``network.apply``: convolutions N(0, 0.02), batch norm N(1, 0.02) and 0."""
+    """DCGAN's initialisation of one module, for ``network.apply``: convolutions N(0, 0.02), batch norm N(1, 0.02) and 0.
+
+    Linear layers, which DCGAN lacks, start again as torch starts them.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, INIT_STD)
+    elif isinstance(module, nn.Linear):
+        module.reset_parameters()
     elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
         nn.init.normal_(module.weight, 1.0, INIT_STD)
         nn.init.zeros_(module.bias)
