@@ -7,52 +7,40 @@ a kill at any moment leaves the previous checkpoint whole.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.errors import CheckpointUnusable
+from trainer.learner import Learner
+from trainer.loop import Progress, Standing
 
 FOLDER_NAME = ".checkpoint"
 _STATE_NAME = "state.json"
+_BEST = "best"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run has come."""
-
-    step: int = 0
-    elapsed_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a checkpoint holds besides the progress: modules and optimisers by name."""
-
-    modules: Mapping[str, nn.Module]
-    optimisers: Mapping[str, torch.optim.Optimizer]
-
-
-def save_checkpoint(folder: Path, trained: Trained, progress: Progress, identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint of the run that ``identity`` describes, and drop the one before."""
+def save_checkpoint(folder: Path, learner: Learner, standing: Standing, identity: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of the run that ``identity`` describes, and drop the one before; the file with the weights."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{progress.step:08d}.safetensors"
-    save_file(dict(_tensors(trained)), folder / name)
-    state = {"file": name, "step": progress.step, "elapsed_s": progress.elapsed_s, "identity": dict(identity)}
+    name = f"step-{standing.progress.step:08d}.safetensors"
+    save_file({key: value.detach().contiguous() for key, value in _tensors(learner, standing)}, folder / name)
+    state = {"file": name, "progress": asdict(standing.progress), "identity": dict(identity)}
     (folder / f"{_STATE_NAME}.new").write_text(json.dumps(state, indent=2) + "\n")
     (folder / f"{_STATE_NAME}.new").replace(folder / _STATE_NAME)
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
             old.unlink()
+    return folder / name
 
 
-def load_checkpoint(folder: Path, trained: Trained, identity: Mapping[str, Any]) -> Progress | None:
-    """Put modules and optimisers where the checkpoint in ``folder`` left them; None where there is no checkpoint.
+def load_checkpoint(folder: Path, learner: Learner, identity: Mapping[str, Any]) -> Standing | None:
+    """Put ``learner`` where the checkpoint in ``folder`` left it; None where there is no checkpoint.
 
     Raises:
         CheckpointUnusable: it is damaged, or belongs to a run that ``identity`` does not describe.
@@ -62,8 +50,8 @@ def load_checkpoint(folder: Path, trained: Trained, identity: Mapping[str, Any])
     try:
         state = json.loads((folder / _STATE_NAME).read_text())
         _check_identity(folder, state["identity"], identity)
-        _restore(trained, folder / state["file"])
-        return Progress(step=int(state["step"]), elapsed_s=float(state["elapsed_s"]))
+        best = _restore(learner, folder / state["file"])
+        return Standing(Progress(**state["progress"]), best)
     except CheckpointUnusable:
         raise
     except Exception as error:  # safetensors and torch raise many types for damaged content
@@ -84,28 +72,35 @@ def _check_identity(folder: Path, found: Mapping[str, Any], expected: Mapping[st
             )
 
 
-def _tensors(trained: Trained) -> Iterator[tuple[str, Tensor]]:
-    for name, module in trained.modules.items():
+def _tensors(learner: Learner, standing: Standing) -> Iterator[tuple[str, Tensor]]:
+    for name, module in learner.modules.items():
         for key, tensor in module.state_dict().items():
-            yield f"{name}/{key}", tensor.detach().contiguous()
-    for name, optimiser in trained.optimisers.items():
+            yield f"{name}/{key}", tensor
+    for name, optimiser in learner.optimisers.items():
         for number, state in optimiser.state_dict()["state"].items():
             for key, tensor in state.items():
-                yield f"{name}/{number}/{key}", tensor.contiguous()
+                yield f"{name}/{number}/{key}", tensor
+    for key, tensor in standing.best.items():
+        yield f"{_BEST}/{key}", tensor
 
 
-def _restore(trained: Trained, path: Path) -> None:
+def _restore(learner: Learner, path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    for name, module in trained.modules.items():
+    for name, module in learner.modules.items():
         module.load_state_dict(_under(tensors, name))
-    for name, optimiser in trained.optimisers.items():
+    for name, optimiser in learner.optimisers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under(tensors, name).items():
             number, _, entry = key.partition("/")
             state.setdefault(int(number), {})[entry] = tensor
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        _restore_optimiser(optimiser, state)
+    return _under(tensors, _BEST)
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """``oddsight-train``: fit, calibrate, evaluate."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deploy.bundle import Bundle
+    from trainer.benchmark import Outcome
 
 app = typer.Typer(
     help="Learn from normal footage: footage in, a trained, calibrated and evaluated bundle out.",
@@ -21,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_FILE_COLUMNS = 140
 _BundlePath = Annotated[Path, typer.Option("--bundle", help="The bundle: a folder made by fit.", show_default=False)]
 
 
@@ -33,18 +37,26 @@ def main() -> None:
 def fit(
     data: Annotated[Path, typer.Option(help="Normal footage: a data set, a folder of frames or videos, or a video file.")],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
-    model: Annotated[str, typer.Option(help="Which network to train.")] = "video-ganomaly",
+    model: Annotated[str, typer.Option(help="Which network: video-ganomaly, ganomaly, ama or esad.")] = "video-ganomaly",
     seed: Annotated[int, typer.Option(help="The same seed, footage and number of steps give the same bundle on a CPU.")] = 0,
     max_minutes: Annotated[float, typer.Option(help="Time for training steps; decoding and export come on top.")] = 8.0,
+    patience: Annotated[int, typer.Option(help="Validations without a smaller loss of held-out footage that end it early.")] = 20,
+    precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
 ) -> None:
-    """Train on normal footage and write a bundle. After an interruption the same command goes on."""
+    """Train on normal footage and write a bundle. After an interruption the same command goes on.
+
+    Losses and pictures are written for TensorBoard: tensorboard --logdir OUT/log. Processes share the work under torchrun:
+    torchrun --nproc-per-node 2 -m trainer fit ...
+    """
     from trainer import fit as training
     from trainer.config import fit_config
     from trainer.parity import check_engines
 
     screen = _screen()
-    config = fit_config({"model": model, "seed": seed, "max_minutes": max_minutes})
-    bundle = training.fit(data, out, config, screen)
+    settings = {"model": model, "seed": seed, "max_minutes": max_minutes, "patience": patience, "precision": precision}
+    bundle = training.fit(data, out, fit_config(settings), screen)
+    if bundle is None:
+        return
     for line in check_engines(bundle):
         screen.print(line, highlight=False)
     screen.print(_calibration_line(bundle), highlight=False)
@@ -85,11 +97,53 @@ def evaluate(
     output.print(_events_line(result), highlight=False)
 
 
-def _screen() -> "Console":
-    """Progress and remarks go to stderr: stdout is for results."""
+@app.command()
+def benchmark(
+    dataset: Annotated[str, typer.Argument(help="mnist, fashion-mnist or odds.", show_default=False)],
+    model: Annotated[str, typer.Option(help="ganomaly, ama or esad.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="The folder with mnist.npz, fashion_mnist.npz or the .mat files of ODDS.")],
+    out: Annotated[Path | None, typer.Option(help="File of finished runs.", show_default="benchmark-DATASET-MODEL.jsonl")] = None,
+    grid: Annotated[str, typer.Option(help="small: one anomaly class a class, ratios 0, 0.01, 0.2. full: all pairs.")] = "small",
+    seeds: Annotated[int | None, typer.Option(help="How many.", show_default="2; 5 for odds")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these, such as 0,3: normal ones; for ganomaly abnormal ones.")] = None,
+    ratios: Annotated[str | None, typer.Option(help="Of labelled anomalies, such as 0,0.2; for esad.")] = None,
+    sets: Annotated[str | None, typer.Option(help="Of ODDS, such as satellite,cardio.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes side by side, of one thread each.", show_default="cores")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Measure a model by its paper's protocol. After an interruption the same command goes on."""
+    from trainer.benchmark import benchmark as measure
+    from trainer.benchmark import jobs_of
+    from trainer.benchmark_report import RunsBar
+    from trainer.processes import processes_for
+    from trainer.protocols import choice, runs
+
+    planned = jobs_of(runs(dataset, model, choice(grid, seeds, classes=classes, ratios=ratios, sets=sets)), data)
+    with RunsBar(_screen(), quiet=as_json) as bar:
+        outcome = measure(planned, out or Path(f"benchmark-{dataset}-{model}.jsonl"), processes_for(jobs), bar)
+    _tell_benchmark(outcome, f"{dataset} {model}", as_json=as_json)
+
+
+def _tell_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
     from rich.console import Console
 
-    return Console(stderr=True)
+    from trainer.benchmark_report import report, table
+    from trainer.errors import RunsUnfinished
+
+    if as_json:
+        typer.echo(json.dumps(report(outcome)))
+    elif outcome.finished:
+        # Rich would squeeze the table to 80 columns where nobody looks at a screen.
+        Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS).print(table(outcome.finished, title))
+    if outcome.failed:
+        raise RunsUnfinished(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.finished)} runs failed, see above")
+
+
+def _screen() -> "Console":
+    """Progress and remarks go to stderr: stdout is for results. Of several processes under torchrun the first one speaks."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def _calibration_line(bundle: "Bundle") -> str:

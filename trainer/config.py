@@ -1,18 +1,16 @@
-"""What can be set for a training run, and the models there are."""
+"""What can be set for a training run."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.errors import ConfigError
-
-DEFAULT_MODEL = "video-ganomaly"
+from trainer.clip_models import DEFAULT_MODEL
+from trainer.together import Precision
 
 
 class FitConfig(BaseModel):
-    """A training run. The command line sets the first three; the rest is for scripts and tests."""
+    """A training run. The command line sets the first few; the rest is for scripts and tests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,34 +18,16 @@ class FitConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=8.0, gt=0)
     """Time for training steps alone, summed over resumed runs; decoding, export and checks come on top."""
+    precision: Precision = "f32"
+    patience: int = Field(default=20, ge=1)
+    """Validations in a row without a smaller loss of held-out normal footage after which training ends early."""
     max_steps: int | None = Field(default=None, ge=1)
-    batch_clips: int = Field(default=16, ge=2)
-    learning_rate: float = Field(default=2e-4, gt=0)
+    batch_clips: int | None = Field(default=None, ge=2)
+    """None: the model's own."""
+    validate_every_steps: int = Field(default=100, ge=1)
     checkpoint_every_s: float = Field(default=30.0, ge=0)
     network: dict[str, Any] = Field(default_factory=dict)
     """Settings of the network that differ from its defaults; size follows from the footage unless given here."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelKind:
-    """A trainable model: how to read its settings and which frame area it wants."""
-
-    name: str
-    frame_area_px: int
-    configure: Callable[[dict[str, Any]], Any]
-
-
-def model_kind(name: str) -> ModelKind:
-    """The model of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name != DEFAULT_MODEL:
-        raise ConfigError(f"--model must be one of {DEFAULT_MODEL}, got {name!r}")
-    from trainer.models.video_ganomaly import FRAME_AREA_PX, KIND, GanomalyConfig
-
-    return ModelKind(KIND, FRAME_AREA_PX, GanomalyConfig.model_validate)
 
 
 def fit_config(settings: dict[str, Any]) -> FitConfig:

@@ -15,7 +15,7 @@ from deploy.export import export_onnx, save_weights
 from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data import ClipBank, Split
-from trainer.models.video_ganomaly import Serving
+from trainer.models.serving import Serving
 
 GOLDEN_CLIPS = 8
 SCALE_CLIPS = 256

@@ -1,33 +1,35 @@
-"""The training run, top to bottom: footage in, bundle out."""
+"""The training run on footage, top to bottom: footage in, bundle out."""
 
-import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
 
 from deploy.bundle import Bundle, ModelCard
 from deploy.spec import ClipSpec
+from trainer.cache import FrameCache
 from trainer.calibrate import require_frames
-from trainer.checkpoint import FOLDER_NAME, Progress, Trained, drop_checkpoint, load_checkpoint, save_checkpoint
-from trainer.config import FitConfig, model_kind
+from trainer.checkpoint import FOLDER_NAME, drop_checkpoint
+from trainer.clip_models import clip_model
+from trainer.config import FitConfig
 from trainer.data import ClipBank, Split, frame_size, split_by_video
 from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, load_all, training_sources
-from trainer.models.blocks import initialise
-from trainer.models.motion import MotionView
-from trainer.models.video_ganomaly import Discriminator, Serving
-from trainer.report import TrainingBar, tell_footage, tell_resumed, tell_split
-from trainer.step import Players, adam, check_finite, restart_collapsed, train_step
+from trainer.keeper import Checkpoints, Chronicler, Follower, Sample
+from trainer.logbook import FOLDER_NAME as LOG_NAME
+from trainer.logbook import PICTURES
+from trainer.loop import Keeper, LoopSettings, Material, run_loop
+from trainer.models.serving import Serving
+from trainer.report import TrainingBar, tell_footage, tell_split, tell_stopped, tell_unreadable
+from trainer.together import Together
 
 MAX_CLIPS = 20_000
 """More are thinned out: 60 KB a clip are held in memory."""
-_STEPS_A_SEED = 1_000_000_007
-"""Chance is seeded anew for each step, so that a resumed run throws the same dice."""
+_VIEW_CLIPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,114 +40,107 @@ class Run:
     card: ModelCard
     spec: ClipSpec
     split: Split
-    checkpoints: Path
+    out: Path
+    unreadable_frames: int
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be gone on from."""
-        return {
+    def checkpoints(self) -> Checkpoints:
+        """Where they are, and what they must agree with."""
+        identity = {
             "model": self.card.model_dump(),
             "seed": self.config.seed,
-            "batch_clips": self.config.batch_clips,
-            "learning_rate": self.config.learning_rate,
+            "batch_clips": self.settings.batch,
+            "precision": self.config.precision,
             "footage": [[video.name, len(video.frames)] for video in (*self.split.fit, *self.split.held_out)],
         }
+        return Checkpoints(self.out / FOLDER_NAME, identity, self.config.checkpoint_every_s)
+
+    @property
+    def settings(self) -> LoopSettings:
+        """How the loop runs."""
+        return LoopSettings(
+            seed=self.config.seed,
+            batch=self.config.batch_clips or clip_model(self.config.model).batch,
+            steps=self.config.max_steps,
+            max_minutes=self.config.max_minutes,
+            validate_every_steps=self.config.validate_every_steps,
+            patience=self.config.patience,
+        )
 
 
-def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle:
+def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | None:
     """Train a model on the normal footage in ``data`` and write a bundle to ``out``; goes on where a stopped run was.
+
+    None in processes that only help the first one (``torchrun``).
 
     Raises:
         OddsightError: no or too little footage, an unknown model, an unusable checkpoint, or a diverging loss.
     """
-    run = prepare(data, out, config, console)
-    network, metrics = train(run, console)
+    together = Together(config.precision)
+    run = prepare(data, out, config, together, console)
+    network, metrics = train(run, together, console)
+    if together.rank:
+        return None
     with console.status("scale, calibration, export"):
         bundle = make_bundle(out, Finished(network, run.card, run.spec, metrics), run.split)
-    drop_checkpoint(run.checkpoints)
+    drop_checkpoint(out / FOLDER_NAME)
     return bundle
 
 
-def prepare(data: Path, out: Path, config: FitConfig, console: Console) -> Run:
+def prepare(data: Path, out: Path, config: FitConfig, together: Together, console: Console) -> Run:
     """Find, decode and split the footage, and settle what the network is; :func:`fit` without the training."""
-    kind = model_kind(config.model)
+    model = clip_model(config.model)
     sources = training_sources(data)
     shape = footage_shape(sources)
-    height_px, width_px = frame_size(shape, kind.frame_area_px)
-    network = kind.configure({"height_px": height_px, "width_px": width_px, **config.network})
+    height_px, width_px = frame_size(shape, model.frame_area_px)
+    network = model.configure({"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
-    footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip))
+    cache = FrameCache(out / FOLDER_NAME / "frames")
+    with together.first_alone(), console.status("decoding"):
+        footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip), load=cache.load)
+    unreadable_frames = tell_unreadable(console, footage)
     split = split_by_video(footage, spec.length)
     require_frames(len(ClipBank(split.held_out, spec.length)))
     tell_split(console, split, spec)
-    return Run(config, ModelCard(kind=kind.name, config=network.model_dump()), spec, split, out / FOLDER_NAME)
+    return Run(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
 
 
-def train(run: Run, console: Console) -> tuple[Serving, dict[str, Any]]:
-    """Train until time or steps are used up: the network to serve, and what to note of the run in the bundle."""
+def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict[str, Any]]:
+    """Train until time, steps or patience are used up: the network to serve, and what to note of the run in the bundle."""
     torch.manual_seed(run.config.seed)
-    fabric = Fabric(accelerator="auto", devices=1, precision="32-true")
-    network = Serving(model_kind(run.config.model).configure(run.card.config)).to(fabric.device)
-    players = _players(fabric, network, run.config.learning_rate)
-    pictures = _pictures(network.view, ClipBank(run.split.fit, run.spec.length), console)
-    progress = _resume(run, players, console)
-    losses: dict[str, float] = {}
-    started_s, saved_s = time.monotonic() - progress.elapsed_s, progress.elapsed_s
-    with TrainingBar(console, run.config, progress) as bar:
-        while _goes_on(run.config, progress):
-            torch.manual_seed(run.config.seed * _STEPS_A_SEED + progress.step)
-            drawn = pictures[torch.randint(len(pictures), (run.config.batch_clips,))]
-            losses = _learn(players, fabric.to_device(drawn.float()), progress.step)
-            progress = Progress(progress.step + 1, time.monotonic() - started_s)
-            bar.show(progress, losses)
-            if progress.elapsed_s - saved_s >= run.config.checkpoint_every_s:
-                save_checkpoint(run.checkpoints, _trained(players), progress, run.identity)
-                saved_s = progress.elapsed_s
-    return network, {"steps": progress.step, "train_s": round(progress.elapsed_s, 1), "losses": losses}
+    model = clip_model(run.config.model)
+    network = model.serving(model.configure(run.card.config)).to(together.device)
+    learner = network.learner()
+    learn_from = _pictures(network, ClipBank(run.split.fit, run.spec.length), console)
+    validation = network.validation(_pictures(network, ClipBank(run.split.held_out, run.spec.length), console))
+    material = Material(network.samples(learn_from), validation)
+    with closing(_keeper(run, network, validation, together, console)) as keeper:
+        progress = run_loop(learner, material, run.settings, together, keeper)
+    tell_stopped(console, run.settings, progress)
+    return network, {
+        "steps": progress.step,
+        "train_s": round(progress.elapsed_s, 1),
+        "processes": together.count,
+        "validation_loss": progress.best_loss,
+        "validation_step": progress.best_step,
+        "unreadable_frames": run.unreadable_frames,
+    }
+
+
+def _keeper(run: Run, network: Serving, validation: Tensor, together: Together, console: Console) -> Keeper:
+    if together.rank:
+        return Follower(run.checkpoints)
+    shown = validation[torch.linspace(0, len(validation) - 1, PICTURES).long()].to(together.device).float()
+    sample = Sample(shown, network.reconstruct)
+    return Chronicler(run.checkpoints, run.out / LOG_NAME, sample, TrainingBar(console, run.settings), console)
 
 
 @torch.no_grad()
-def _pictures(view: MotionView, bank: ClipBank, console: Console) -> Tensor:
-    """What the generator is shown of each clip, float16 (N, 3, h, w): computed once, because it costs as much as a step."""
+def _pictures(network: Serving, bank: ClipBank, console: Console) -> Tensor:
+    """What the network sees of each clip, float16 (N, C, h, w): computed once, because it costs as much as a step."""
     if len(bank) > MAX_CLIPS:
-        console.print(f"{len(bank)} clips to learn from, {MAX_CLIPS} of them at even distances are used")
+        console.print(f"{len(bank)} clips, {MAX_CLIPS} of them at even distances are used")
     with console.status("computing motion"):
-        device = view.smoothing.device
-        return torch.cat([view(torch.from_numpy(clips).to(device)).half().cpu() for clips in bank.spread(MAX_CLIPS, 16)])
-
-
-def _players(fabric: Fabric, network: Serving, learning_rate: float) -> Players:
-    discriminator = Discriminator(network.config)
-    network.generator.apply(initialise)
-    discriminator.apply(initialise)
-    generator, generator_optimiser = fabric.setup(network.generator, adam(network.generator, learning_rate))
-    discriminator, discriminator_optimiser = fabric.setup(discriminator, adam(discriminator, learning_rate))
-    return Players(generator, discriminator, generator_optimiser, discriminator_optimiser)
-
-
-def _trained(players: Players) -> Trained:
-    return Trained(
-        modules={"generator": players.generator, "discriminator": players.discriminator},
-        optimisers={
-            "generator_optimiser": players.generator_optimiser,
-            "discriminator_optimiser": players.discriminator_optimiser,
-        },
-    )
-
-
-def _resume(run: Run, players: Players, console: Console) -> Progress:
-    progress = load_checkpoint(run.checkpoints, _trained(players), run.identity)
-    tell_resumed(console, run.checkpoints, progress)
-    return progress or Progress()
-
-
-def _goes_on(config: FitConfig, progress: Progress) -> bool:
-    steps_left = config.max_steps is None or progress.step < config.max_steps
-    return steps_left and progress.elapsed_s < config.max_minutes * 60
-
-
-def _learn(players: Players, pictures: Tensor, step: int) -> dict[str, float]:
-    losses = {name: float(value) for name, value in train_step(players, pictures).items()}
-    check_finite(losses, step)
-    restart_collapsed(players, losses["discriminator"])
-    return losses
+        device = next(network.parameters()).device
+        clips = bank.spread(MAX_CLIPS, _VIEW_CLIPS)
+        return torch.cat([network.view(torch.from_numpy(part).to(device)).half().cpu() for part in clips])

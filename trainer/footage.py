@@ -111,7 +111,7 @@ def load_footage(source: Source, spec: ClipSpec) -> Footage:
     index: list[int] = []
     problems: list[str] = []
     total = 0
-    for outcome in _decoded(source, spec):
+    for outcome in decoded_frames(source, spec):
         if isinstance(outcome, str):
             problems.append(outcome)
         else:
@@ -122,7 +122,12 @@ def load_footage(source: Source, spec: ClipSpec) -> Footage:
     return Footage(source.name, stacked, np.asarray(index, np.int64), total, tuple(problems))
 
 
-def load_all(sources: list[Source], spec: ClipSpec, done: Callable[[Footage], None] = lambda _: None) -> list[Footage]:
+def load_all(
+    sources: list[Source],
+    spec: ClipSpec,
+    done: Callable[[Footage], None] = lambda _: None,
+    load: Callable[[Source, ClipSpec], Footage] = load_footage,
+) -> list[Footage]:
     """Decode all ``sources``; ``done`` is told of each. Clips without one readable frame are left out.
 
     Raises:
@@ -130,13 +135,18 @@ def load_all(sources: list[Source], spec: ClipSpec, done: Callable[[Footage], No
     """
     clips: list[Footage] = []
     for source in sources:
-        footage = load_footage(source, spec)
+        footage = load(source, spec)
         done(footage)
         if len(footage.frames):
             clips.append(footage)
     if not clips:
         raise NoFootage(f"none of {len(sources)} clips has a readable frame, the first is {sources[0].path}; check the files")
     return clips
+
+
+def decoded_frames(source: Source, spec: ClipSpec) -> Iterator[Frame | str]:
+    """Frames in order, uint8 (H, W, C), fitted to ``spec``; a line of text in the place of each frame that cannot be read."""
+    return _decoded_video(source.path, spec) if source.is_video else _decoded_folder(source.path, spec)
 
 
 def _sources(path: Path) -> list[Source]:
@@ -183,11 +193,6 @@ def _video_shape(path: Path) -> FootageShape | None:
             return FootageShape(stream.width, stream.height, float(rate) if rate else DEFAULT_FPS)
     except (av.FFmpegError, IndexError):
         return None
-
-
-def _decoded(source: Source, spec: ClipSpec) -> Iterator[Frame | str]:
-    """Frames in order; a line of text in the place of each frame that cannot be read."""
-    return _decoded_video(source.path, spec) if source.is_video else _decoded_folder(source.path, spec)
 
 
 def _decoded_folder(folder: Path, spec: ClipSpec) -> Iterator[Frame | str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -95,5 +95,7 @@ class Recipe:
     """Detector and configuration to a learner: other players and optimisers; everything initialised."""
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+class Settings(BaseModel):
     """Base of every model's configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -107,6 +107,9 @@ class Keeper:
     def validated(self, learner: Learner, standing: Standing, loss: float) -> None:
         """Told after every validation."""
 
+    def close(self) -> None:
+        """Told when the run is over, or has failed."""
+
     def last_good(self) -> str:
         """Where a diverged run can be taken up again, in words."""
         return "no checkpoint was kept"

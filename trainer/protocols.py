@@ -6,7 +6,7 @@ them. What a case tests on shares no row with what it learns from, and nothing a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deploy.errors import ConfigError
 from trainer.learner import ANOMALY, NORMAL
+from trainer.recipes import RECIPES
 
 PICTURE_SETS = ("mnist", "fashion-mnist")
 DATASETS = (*PICTURE_SETS, "odds")
@@ -31,6 +32,8 @@ _LEAVE_ONE_OUT_SHARE = 0.8
 _TABLE_SHARE = 0.6
 _PADDING_PX = 2  # 28 x 28 to 32 x 32, a power of two
 _WHITE = 255
+
+T = TypeVar("T")
 
 Numbers = NDArray[np.int64]
 """Numbers of rows of a data set, (N,)."""
@@ -158,7 +161,8 @@ class Run:
 class Choice:
     """Which runs of a benchmark; None: all of them, or the default number of seeds."""
 
-    grid: Literal["small", "full"] = "small"
+    grid: str = "small"
+    """``small`` or ``full``."""
     seeds: int | None = None
     classes: Sequence[int] | None = None
     ratios: Sequence[float] | None = None
@@ -251,37 +255,48 @@ class TableTrial:
         return torch.from_numpy(((self.values[rows] - (low + high) / 2.0) / half).astype(np.float32))
 
 
+def choice(grid: str, seeds: int | None, *, classes: str | None, ratios: str | None, sets: str | None) -> Choice:
+    """A choice in the words of the command line: numbers and names with commas between them.
+
+    Raises:
+        ConfigError: something is no number.
+    """
+    return Choice(
+        grid, seeds, _listed("--classes", classes, int), _listed("--ratios", ratios, float), _listed("--sets", sets, str)
+    )
+
+
 def labelled_count(normals: int, ratio: float) -> int:
     """How many anomalies beside ``normals`` make up ``ratio`` of both."""
     return round(ratio * normals / (1.0 - ratio))
 
 
-def runs(dataset: str, model: str, choice: Choice) -> tuple[Run, ...]:
+def runs(dataset: str, model: str, chosen: Choice) -> tuple[Run, ...]:
     """The runs of a benchmark, seed by seed, so that one that is cut short has whole seeds.
 
     Raises:
-        ConfigError: there is no such data set, or the choice does not fit it.
+        ConfigError: there is no such data set or model, or the choice does not fit it.
     """
-    _check(dataset, model, choice)
-    cases = _table_cases(model, choice) if dataset == "odds" else _picture_cases(model, choice)
-    seeds = choice.seeds or (TABLE_SEEDS if dataset == "odds" else PICTURE_SEEDS)
+    _check(dataset, model, chosen)
+    cases = _table_cases(model, chosen) if dataset == "odds" else _picture_cases(model, chosen)
+    seeds = chosen.seeds or (TABLE_SEEDS if dataset == "odds" else PICTURE_SEEDS)
     # Whoever names a class twice wants it once.
     return tuple(dict.fromkeys(Run(dataset, model, case, seed) for seed in range(seeds) for case in cases))
 
 
-def _table_cases(model: str, choice: Choice) -> list[Table]:
-    ratios = (choice.ratios or RATIOS) if model in _SEMI_SUPERVISED else (0.0,)
-    return [Table(table, ratio) for table in choice.tables or TABLES for ratio in ratios]
+def _table_cases(model: str, chosen: Choice) -> list[Table]:
+    ratios = (chosen.ratios or RATIOS) if model in _SEMI_SUPERVISED else (0.0,)
+    return [Table(table, ratio) for table in chosen.tables or TABLES for ratio in ratios]
 
 
-def _picture_cases(model: str, choice: Choice) -> list[LeaveOneOut] | list[OneClass]:
-    classes = choice.classes or CLASSES
+def _picture_cases(model: str, chosen: Choice) -> list[LeaveOneOut] | list[OneClass]:
+    classes = chosen.classes or CLASSES
     if model in _LEAVE_ONE_OUT:
         return [LeaveOneOut(number) for number in classes]
     if model not in _SEMI_SUPERVISED:
         return [OneClass(number) for number in classes]
-    ratios = choice.ratios or (RATIOS if choice.grid == "full" else SMALL_RATIOS)
-    return [case for ratio in ratios for number in classes for case in _labelled_cases(number, ratio, choice.grid)]
+    ratios = chosen.ratios or (RATIOS if chosen.grid == "full" else SMALL_RATIOS)
+    return [case for ratio in ratios for number in classes for case in _labelled_cases(number, ratio, chosen.grid)]
 
 
 def _labelled_cases(normal: int, ratio: float, grid: str) -> list[OneClass]:
@@ -291,20 +306,28 @@ def _labelled_cases(normal: int, ratio: float, grid: str) -> list[OneClass]:
     return [OneClass(normal, anomaly, ratio) for anomaly in others]
 
 
-def _check(dataset: str, model: str, choice: Choice) -> None:
+def _check(dataset: str, model: str, chosen: Choice) -> None:
     tables = dataset == "odds"
     for wrong, message in (
         (dataset not in DATASETS, f"the data set must be one of {', '.join(DATASETS)}, got {dataset!r}"),
-        (choice.grid not in ("small", "full"), f"--grid must be small or full, got {choice.grid!r}"),
-        (choice.seeds is not None and choice.seeds < 1, f"--seeds must be 1 or more, got {choice.seeds}"),
-        (tables and choice.classes, "--classes is for mnist and fashion-mnist; odds is narrowed by --sets"),
-        (not tables and choice.tables, f"--sets is for odds; {dataset} is narrowed by --classes"),
-        (choice.ratios and model not in _SEMI_SUPERVISED, f"--ratios is for {', '.join(_SEMI_SUPERVISED)}, not for {model}"),
-        (not set(choice.classes or ()) <= set(CLASSES), f"--classes must be numbers from 0 to 9, got {choice.classes}"),
-        (not all(0 <= ratio < 1 for ratio in choice.ratios or ()), f"--ratios must be in [0, 1), got {choice.ratios}"),
+        (model not in RECIPES, f"--model must be one of {', '.join(RECIPES)}, got {model!r}"),
+        (chosen.grid not in ("small", "full"), f"--grid must be small or full, got {chosen.grid!r}"),
+        (chosen.seeds is not None and chosen.seeds < 1, f"--seeds must be 1 or more, got {chosen.seeds}"),
+        (tables and chosen.classes, "--classes is for mnist and fashion-mnist; odds is narrowed by --sets"),
+        (not tables and chosen.tables, f"--sets is for odds; {dataset} is narrowed by --classes"),
+        (chosen.ratios and model not in _SEMI_SUPERVISED, f"--ratios is for {', '.join(_SEMI_SUPERVISED)}, not for {model}"),
+        (not set(chosen.classes or ()) <= set(CLASSES), f"--classes must be numbers from 0 to 9, got {chosen.classes}"),
+        (not all(0 <= ratio < 1 for ratio in chosen.ratios or ()), f"--ratios must be in [0, 1), got {chosen.ratios}"),
     ):
         if wrong:
             raise ConfigError(message)
+
+
+def _listed(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T, ...] | None:
+    try:
+        return None if text is None else tuple(kind(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} must be numbers with commas between them, got {text!r}") from error
 
 
 def _cut(rng: np.random.Generator, numbers: Numbers, share: float) -> tuple[Numbers, Numbers]:

@@ -1,26 +1,24 @@
 """What training says on the screen."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich import progress as bars
 from rich.console import Console
 
 from deploy.spec import ClipSpec
-from trainer.checkpoint import Progress
-from trainer.config import FitConfig
 from trainer.data import Split
 from trainer.footage import Footage
+from trainer.loop import LoopSettings, Progress, share_done
 
 _PROBLEMS_SHOWN = 5
 
 
 class TrainingBar:
-    """A bar from 0 to the end of the time or step budget, whichever is nearer, with the losses of the last step."""
+    """A bar from 0 to the end of the time or step budget, whichever is nearer, with time left and the losses of the last step."""
 
-    def __init__(self, console: Console, config: FitConfig, progress: Progress) -> None:
-        self._config = config
+    def __init__(self, console: Console, settings: LoopSettings) -> None:
+        self._settings = settings
         self._bar = bars.Progress(
             bars.TextColumn("training"),
             bars.BarColumn(),
@@ -30,24 +28,20 @@ class TrainingBar:
             console=console,
         )
         self._task = self._bar.add_task("training", total=1.0, losses="")
-        self._bar.update(self._task, completed=self._share(progress))
 
-    def __enter__(self) -> Self:
+    def start(self, progress: Progress) -> None:
+        """Show the bar, at where the run stands."""
+        self._bar.update(self._task, completed=share_done(self._settings, progress))
         self._bar.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
-
-    def show(self, progress: Progress, losses: dict[str, float]) -> None:
+    def show(self, progress: Progress, losses: Mapping[str, float]) -> None:
         """Move the bar on."""
         text = " ".join(f"{name[:3]} {value:.4f}" for name, value in losses.items())
-        self._bar.update(self._task, completed=self._share(progress), losses=f"step {progress.step} {text}")
+        self._bar.update(self._task, completed=share_done(self._settings, progress), losses=f"step {progress.step} {text}")
 
-    def _share(self, progress: Progress) -> float:
-        by_time = progress.elapsed_s / (self._config.max_minutes * 60)
-        by_step = progress.step / self._config.max_steps if self._config.max_steps else 0.0
-        return min(1.0, max(by_time, by_step))
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
 
 
 def tell_footage(console: Console, footage: Footage) -> None:
@@ -57,6 +51,14 @@ def tell_footage(console: Console, footage: Footage) -> None:
     console.print(f"{footage.name}: {len(footage.problems)} of {footage.total} frames unreadable, skipped:")
     for problem in footage.problems[:_PROBLEMS_SHOWN]:
         console.print(f"  {problem}", markup=False, highlight=False)
+
+
+def tell_unreadable(console: Console, footage: list[Footage]) -> int:
+    """Count the frames that were skipped over all clips; silent where there are none."""
+    count = sum(len(clip.problems) for clip in footage)
+    if count:
+        console.print(f"{count} unreadable frames skipped in all; the bundle's metrics say so, too")
+    return count
 
 
 def tell_split(console: Console, split: Split, spec: ClipSpec) -> None:
@@ -76,3 +78,14 @@ def tell_resumed(console: Console, folder: Path, progress: Progress | None) -> N
         console.print(f"going on from step {progress.step} after {progress.elapsed_s:.0f} s (checkpoint in {folder})")
     else:
         console.print(f"checkpoints go to {folder}; after an interruption the same command goes on from there")
+
+
+def tell_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
+    """Say why training ended, and which weights are kept."""
+    if settings.patience is not None and progress.stale >= settings.patience:
+        console.print(f"stopped early: no smaller loss of held-out footage in {progress.stale} validations")
+    if progress.best_step:
+        console.print(
+            f"{progress.step} steps; the weights of step {progress.best_step} are kept, where held-out footage had the "
+            f"smallest loss ({progress.best_loss:.4g})"
+        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.motion import speed
+from trainer.together import Together
 
 MAX_FACTOR = 3.5
 """Motion is multiplied by up to this; down to 0 it stands still."""
@@ -28,11 +29,11 @@ class Scrambled(NamedTuple):
     """bool (N, 1, h, w): where motion has become notably faster than it was. Slower or still is nothing unheard of."""
 
 
-def scramble(pictures: Tensor) -> Scrambled:
+def scramble(pictures: Tensor, together: Together) -> Scrambled:
     """Scramble pictures (N, 3, h, w) of a :class:`~trainer.models.motion.MotionView`."""
-    noise = torch.randn(len(pictures), 1, *_COARSE, device=pictures.device)
+    noise = together.randn(len(pictures), 1, *_COARSE)
     blobs = nn.functional.interpolate(noise, size=pictures.shape[2:], mode="bilinear") > _BLOB_THRESHOLD
-    factors = torch.rand(len(pictures), 1, 1, 1, device=pictures.device) * MAX_FACTOR
+    factors = together.rand(len(pictures), 1, 1, 1) * MAX_FACTOR
     motion = torch.atanh(pictures[:, 1:].clamp(-_NEARLY_ONE, _NEARLY_ONE))
     wrong = torch.cat([pictures[:, :1], torch.tanh(torch.where(blobs, motion * factors, motion))], dim=1)
     return Scrambled(wrong, speed(wrong) - speed(pictures) > _NOTABLE_GAIN)

@@ -73,9 +73,9 @@ class Together:
         """The first process's value, in every process."""
         return self._fabric.broadcast(value) if self.count > 1 else value
 
-    def barrier(self) -> None:
-        """Wait for every process."""
-        self._fabric.barrier()
+    def first_alone(self) -> AbstractContextManager[None]:
+        """The first process goes through before the others, which then find its work done."""
+        return self._fabric.rank_zero_first(local=True)
 
     def update(self, name: str, optimiser: Optimizer, terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> None:
         """One step of ``optimiser`` down the gradient of the sum of ``terms``, averaged over the processes.

@@ -1,6 +1,7 @@
 """Footage to bundle to evaluation, with a really (if briefly) trained network on footage made here."""
 
 import json
+import shutil
 import subprocess
 import sys
 from io import StringIO
@@ -24,9 +25,11 @@ from trainer.data import ClipBank, split_by_video
 from trainer.errors import CheckpointUnusable, TooLittleFootage
 from trainer.evaluate import evaluate
 from trainer.footage import load_all, training_sources
+from trainer.loop import TensorSamples
 from trainer.metrics import frame_auc
 from trainer.parity import check_engines
 from trainer.scoring import score_clips
+from trainer.together import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
 NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
@@ -59,6 +62,12 @@ def write(folder: Path, frames: NDArray[np.uint8]) -> None:
 
 def quiet() -> Console:
     return Console(file=StringIO())
+
+
+def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None):
+    screen = screen or quiet()
+    together = Together(config.precision)
+    return training.train(training.prepare(data, out, config, together, screen), together, screen)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +162,7 @@ def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout(bundle, data
 def test_footage_too_short_to_calibrate_on_is_refused_before_the_training(tmp_path):
     write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
     with pytest.raises(TooLittleFootage, match="21 normal frames can be scored"):
-        training.prepare(tmp_path / "short", tmp_path / "out", FIT, quiet())
+        training.prepare(tmp_path / "short", tmp_path / "out", FIT, Together(), quiet())
 
 
 def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
@@ -166,36 +175,64 @@ def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
 
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
-    undisturbed, _ = training.train(training.prepare(data, tmp_path / "a", config, quiet()), quiet())
-    run = training.prepare(data, tmp_path / "b", config, quiet())
-    real_step, calls = training.train_step, []
+    undisturbed = train(data, tmp_path / "a", config)
+    real_draw, calls = TensorSamples.draw, []
 
-    def interrupted_step(*arguments):
+    def interrupted_draw(samples, numbers):
         calls.append(1)
         if len(calls) > 3:
             raise KeyboardInterrupt
-        return real_step(*arguments)
+        return real_draw(samples, numbers)
 
-    monkeypatch.setattr(training, "train_step", interrupted_step)
+    monkeypatch.setattr(TensorSamples, "draw", interrupted_draw)
     with pytest.raises(KeyboardInterrupt):
-        training.train(run, quiet())
-    monkeypatch.setattr(training, "train_step", real_step)
+        train(data, tmp_path / "b", config)
+    monkeypatch.setattr(TensorSamples, "draw", real_draw)
     screen = quiet()
-    resumed, metrics = training.train(run, screen)
+    resumed, metrics = train(data, tmp_path / "b", config, screen)
     assert "going on from step 3" in screen.file.getvalue()
     assert metrics["steps"] == 6
-    for name, tensor in undisturbed.state_dict().items():
+    for name, tensor in undisturbed[0].state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
-    other = training.prepare(data, tmp_path / "b", config.model_copy(update={"seed": 1}), quiet())
     with pytest.raises(CheckpointUnusable, match="seed = 0, this run has 1"):
-        training.train(other, quiet())
+        train(data, tmp_path / "b", config.model_copy(update={"seed": 1}))
+
+
+def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
+    config = FIT.model_copy(update={"max_steps": 2})
+    training.prepare(data, tmp_path, config, Together(), quiet())
+    monkeypatch.setattr("trainer.cache.decoded_frames", None)
+    run = training.prepare(data, tmp_path, config, Together(), quiet())
+    assert sum(len(video.frames) for video in (*run.split.fit, *run.split.held_out)) == 360
+
+
+def test_losses_and_pictures_are_written_for_tensorboard(bundle):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(bundle.path / "log"))
+    log.Reload()
+    assert {"loss/contextual", "loss/encoder", "loss/validation"} <= set(log.Tags()["scalars"])
+    assert [scalar.step for scalar in log.Scalars("loss/contextual")] == list(range(10, 151, 10))
+    assert log.Images("seen above made")[0].width > WIDTH_PX
+
+
+def test_unreadable_frames_are_named_skipped_and_counted(data, tmp_path):
+    frames = street(120, np.full(120, SLOW_PX), 3)
+    write(tmp_path / "own" / "one", frames)
+    write(tmp_path / "own" / "two", frames[::-1])
+    for number in (5, 6):
+        (tmp_path / "own" / "one" / f"{number:03d}.jpg").write_bytes(b"no picture")
+    screen = quiet()
+    bundle = training.fit(tmp_path / "own", tmp_path / "out", FIT.model_copy(update={"max_steps": 2}), screen)
+    said = " ".join(screen.file.getvalue().split())
+    assert "one: 2 of 120 frames unreadable, skipped" in said
+    assert "005.jpg" in said
+    assert "2 unreadable frames skipped in all" in said
+    assert bundle.manifest.metrics["unreadable_frames"] == 2
 
 
 def test_recalibration_on_own_footage_changes_the_thresholds_and_keeps_the_model(bundle, data, tmp_path):
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in bundle.path.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     write(tmp_path / "own", street(80, np.full(80, 1.5), 90))
     again = calibrate(copy, tmp_path / "own")
     assert again.model_id == bundle.model_id

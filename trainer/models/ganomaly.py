@@ -35,7 +35,7 @@ DISCRIMINATOR_COLLAPSED = 1e-5
 """Below this loss the discriminator has won and teaches nothing: it starts again."""
 
 
-class GanomalyConfig(Settings, frozen=True):
+class GanomalyConfig(Settings):
     """Every choice of the model; the defaults are the paper's code's. A weight of 0 switches its term off."""
 
     width: int = Field(default=64, ge=1)

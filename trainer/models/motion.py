@@ -66,6 +66,16 @@ class MotionView(nn.Module):
         return nn.functional.avg_pool2d(over_time, self.window, REDUCTION, self.window // 2, count_include_pad=False)
 
 
+class StillView(nn.Module):
+    """uint8 (N, 1, H, W, 1) to float32 (N, 1, H / 2, W / 2) in [-1, 1]: brightness, for models of still pictures."""
+
+    channels = 1
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.avg_pool2d(clips[..., 0].float() / 127.5 - 1.0, REDUCTION)
+
+
 def speed(pictures: Tensor) -> Tensor:
     """Length of the motion of pictures (N, 3, h, w) made by :class:`MotionView`: (N, 1, h, w)."""
     return pictures[:, 1:].square().sum(dim=1, keepdim=True).sqrt()

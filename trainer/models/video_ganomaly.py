@@ -9,21 +9,38 @@ became too fast. Latents keep their place, so both terms are maps of the frame. 
 lens or a shaken mast, may be drawn all too well: the third term looks at how the latents are distributed over the frame.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.models.blocks import Decoder, Encoder, window_means
-from trainer.models.ganomaly import Reconstruction
+from trainer.learner import NORMAL, Batch, Learner, Settings
+from trainer.loop import Samples, TensorSamples
+from trainer.models.blocks import Decoder, Encoder, initialise, window_means
+from trainer.models.ganomaly import (
+    DISCRIMINATOR_COLLAPSED,
+    WEIGHTS,
+    Reconstruction,
+    contextual_loss,
+    discriminator_loss,
+    encoder_loss,
+    generator_terms,
+    weighted,
+)
 from trainer.models.motion import REDUCTION, MotionView, speed
-from trainer.tail import normal_tail
+from trainer.models.serving import ClipModel, NormalRange, Serving
+from trainer.scramble import scramble
+from trainer.together import Together
 
 KIND = "video-ganomaly"
+BATCH_CLIPS = 16
+VALIDATION_PICTURES = 64
+_ADAM_BETAS = (0.5, 0.999)
 _TINY = 1e-6
 FRAME_AREA_PX = 38_400
 """Frames are fitted to about this many pixels: 160 x 240."""
@@ -32,10 +49,8 @@ MARGIN = 0.1
 _WRONG_SHARE = 0.1
 
 
-class GanomalyConfig(BaseModel):
+class VideoGanomalyConfig(Settings):
     """Everything needed to build the networks; stored in the bundle."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     length: int = Field(default=5, ge=2, le=16)
     height_px: int = Field(default=160, ge=32, multiple_of=16)
@@ -50,6 +65,7 @@ class GanomalyConfig(BaseModel):
     """Side of the windows of the latent term, in latents of 16 x 16 frame pixels."""
     motion_window: int = Field(default=11, ge=1)
     """Side of the windows of the motion term, in cells of 2 x 2 frame pixels: about the height of a person."""
+    learning_rate: float = Field(default=2e-4, gt=0)
 
     def spec(self, fps: float) -> ClipSpec:
         """The clips that this network takes."""
@@ -59,7 +75,7 @@ class GanomalyConfig(BaseModel):
 class Generator(nn.Module):
     """Encoder, decoder, encoder; the two encoders share no weights."""
 
-    def __init__(self, config: GanomalyConfig) -> None:
+    def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()
         channels, latent = MotionView.channels, config.latent_channels
         self.encoder = Encoder(channels, config.width, config.depth, latent)
@@ -76,7 +92,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """An encoder with one output channel: a map of logits, high where it takes the picture for real."""
 
-    def __init__(self, config: GanomalyConfig) -> None:
+    def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()
         self.body = Encoder(MotionView.channels, config.width, config.depth, 1)
 
@@ -95,7 +111,67 @@ def margin_loss(made: Reconstruction, too_fast: Tensor) -> Tensor:
     distance = (made.latent - made.latent_again).square().mean(dim=1, keepdim=True)
     wrong = nn.functional.adaptive_avg_pool2d(too_fast.float(), (distance.shape[2], distance.shape[3])) > _WRONG_SHARE
     short = nn.functional.relu(1.0 - distance / MARGIN) * wrong
-    return short.sum() / wrong.sum().clamp_min(1)
+    # A mean of each clip's mean: processes that share a batch know nothing of the others' cells.
+    return (short.sum(dim=(1, 2, 3)) / wrong.sum(dim=(1, 2, 3)).clamp_min(1)).mean()
+
+
+class VideoLearner:
+    """Generator and discriminator in training; samples are what :class:`MotionView` makes of clips."""
+
+    def __init__(self, generator: Generator, config: VideoGanomalyConfig) -> None:
+        self._generator = generator.apply(initialise)
+        self._discriminator = Discriminator(config).apply(initialise)
+        self.modules: Mapping[str, nn.Module] = {"detector": self._generator, "discriminator": self._discriminator}
+        self.optimisers: Mapping[str, Optimizer] = {
+            f"{name}_optimiser": Adam(module.parameters(), lr=config.learning_rate, betas=_ADAM_BETAS)
+            for name, module in self.modules.items()
+        }
+
+    def rate_factor(self, share: float) -> float:  # noqa: ARG002  # the learner protocol
+        """The learning rates stay as they are."""
+        return 1.0
+
+    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:  # noqa: ARG002  # as above
+        """Learn from one batch, generator first.
+
+        Of one half of the batch the generator sees the motion scrambled and must restore it. The latent distance is made
+        small for the other half only, and must keep a margin where motion is too fast. The discriminator judges what the
+        generator made before its own step, as in GANomaly's reference.
+        """
+        self._train(learning=True)
+        pictures = torch.cat([batch.samples[::2], batch.samples[1::2]])
+        half = len(batch.samples[::2])
+        wrong = scramble(pictures[:half], together)
+        made = self._generator(torch.cat([wrong.pictures, pictures[half:]]))
+        features, logits = self._discriminator(pictures)
+        features_made, _ = self._discriminator(made.picture)
+        _, logits_made = self._discriminator(made.picture.detach())
+        terms = generator_terms(pictures, _latents(made, slice(half, None)), features.detach(), features_made)
+        margin = margin_loss(_latents(made, slice(half)), wrong.too_fast)
+        judged = discriminator_loss(logits, logits_made)
+        self._update("detector", {**weighted(terms, WEIGHTS), "margin": margin}, together)
+        self._update("discriminator", {"discriminator": judged}, together)
+        self._restart_if_collapsed(float(judged.detach()))
+        return {name: value.detach() for name, value in {**terms, "margin": margin, "discriminator": judged}.items()}
+
+    def validation_loss(self, samples: Tensor) -> Tensor:
+        """How well normal pictures are drawn and their latents found again, weighted as in training."""
+        self._train(learning=False)
+        made = self._generator(samples)
+        return WEIGHTS["contextual"] * contextual_loss(samples, made) + WEIGHTS["encoder"] * encoder_loss(made)
+
+    def _train(self, *, learning: bool) -> None:
+        for module in self.modules.values():
+            module.train(learning)
+
+    def _update(self, name: str, terms: Mapping[str, Tensor], together: Together) -> None:
+        together.update(name, self.optimisers[f"{name}_optimiser"], terms, self.modules[name].parameters())
+
+    def _restart_if_collapsed(self, loss: float) -> None:
+        """Give a discriminator that has won new weights and a new optimiser state."""
+        if loss < DISCRIMINATOR_COLLAPSED:
+            self._discriminator.apply(initialise)
+            self.optimisers["discriminator_optimiser"].state.clear()
 
 
 class Terms(NamedTuple):
@@ -109,35 +185,13 @@ class Terms(NamedTuple):
     """Distance of the latents' means and deviations over the frame from their usual values, (N, 1, 1): a changed view."""
 
 
-class NormalRange(nn.Module):
-    """A term in units of its own normal range: 0 at the median of its largest windows on normal clips, 1 at their q99."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.median: Tensor
-        self.spread: Tensor
-        self.register_buffer("median", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
-
-    def forward(self, means: Tensor) -> Tensor:
-        """Window means (N, h, w) in units of the range."""
-        return (means - self.median) / self.spread
-
-    def fit(self, means: list[Tensor]) -> None:
-        """Take the range from the window means of normal clips."""
-        largest = torch.cat([torch.amax(part, dim=(1, 2)) for part in means])
-        tail = normal_tail(largest.cpu().numpy())
-        self.median.fill_(tail.median)
-        self.spread.fill_(max(tail.q99 - tail.median, _TINY))
-
-
-class Serving(nn.Module):
+class VideoGanomaly(Serving):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
 
     The score is the worst of the three terms' largest windows, each measured against its own normal range.
     """
 
-    def __init__(self, config: GanomalyConfig) -> None:
+    def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()
         self.config = config
         self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=config.motion)
@@ -173,6 +227,23 @@ class Serving(nn.Module):
             scene[:, None, None],
         )
 
+    def learner(self) -> Learner:
+        """See :class:`Serving`."""
+        return VideoLearner(self.generator, self.config)
+
+    def samples(self, pictures: Tensor) -> Samples:
+        """See :class:`Serving`: whole pictures."""
+        return TensorSamples(pictures, torch.full((len(pictures),), NORMAL))
+
+    def validation(self, pictures: Tensor) -> Tensor:
+        """See :class:`Serving`: pictures at even distances."""
+        return pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_PICTURES, len(pictures))).long()]
+
+    def reconstruct(self, samples: Tensor) -> Tensor:
+        """See :class:`Serving`."""
+        made: Reconstruction = self.generator(samples)
+        return made.picture
+
     @torch.no_grad()
     def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
         """Set the score's scale from normal clips, uint8 (N, T, H, W, 1).
@@ -201,9 +272,11 @@ class Serving(nn.Module):
         return self.config.height_px // side_px, self.config.width_px // side_px
 
 
-def build_serving(config: dict[str, Any]) -> nn.Module:
-    """The serving graph for a bundle's model card, with weights still to be loaded."""
-    return Serving(GanomalyConfig.model_validate(config))
+CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, BATCH_CLIPS, VideoGanomalyConfig.model_validate, VideoGanomaly)
+
+
+def _latents(made: Reconstruction, part: slice) -> Reconstruction:
+    return Reconstruction(made.latent[part], made.picture, made.latent_again[part])
 
 
 def _distribution(latent: Tensor) -> Tensor:

@@ -1,69 +1,110 @@
 import pytest
 import torch
-from torch import nn
 
-from trainer.checkpoint import Progress, Trained, drop_checkpoint, load_checkpoint, save_checkpoint
+from tests.harness.toy_model import ToyLearner
+from trainer.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
 from trainer.errors import CheckpointUnusable
+from trainer.loop import Keeper, LoopSettings, Material, Progress, Standing, TensorSamples, run_loop
+from trainer.together import Together
 
 IDENTITY = {"seed": 1, "footage": [["a", 10]]}
+ROWS = torch.randn(40, 4, generator=torch.Generator().manual_seed(3))
+MATERIAL = Material(TensorSamples(ROWS, torch.ones(40)), ROWS[:8])
 
 
-def trained(seed: int, steps: int) -> Trained:
+@pytest.fixture(scope="module")
+def alone() -> Together:
+    return Together(accelerator="cpu")
+
+
+def fresh(seed: int) -> ToyLearner:
     torch.manual_seed(seed)
-    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    optimiser = torch.optim.Adam(module.parameters())
-    for _ in range(steps):
-        optimiser.zero_grad()
-        module(torch.randn(2, 1, 4, 4)).square().sum().backward()
-        optimiser.step()
-    return Trained({"net": module}, {"net_optimiser": optimiser})
+    return ToyLearner()
 
 
-def test_modules_and_optimisers_come_back_bit_for_bit(tmp_path):
-    saved = trained(1, steps=3)
-    save_checkpoint(tmp_path, saved, Progress(3, 4.5), IDENTITY)
-    loaded = trained(2, steps=0)
-    assert load_checkpoint(tmp_path, loaded, IDENTITY) == Progress(3, 4.5)
-    for before, after in zip(
-        saved.modules["net"].state_dict().values(), loaded.modules["net"].state_dict().values(), strict=True
-    ):
-        assert torch.equal(before, after)
-    states = (checkpoint.optimisers["net_optimiser"].state_dict()["state"] for checkpoint in (saved, loaded))
+def save(folder, step: int) -> ToyLearner:
+    learner = fresh(1)
+    save_checkpoint(folder, learner, Standing(Progress(step, 1.0)), IDENTITY)
+    return learner
+
+
+class Saver(Keeper):
+    """Saves after some step and is then interrupted; or goes on from there."""
+
+    def __init__(self, folder, stop_after: int | None) -> None:
+        self.folder, self.stop_after = folder, stop_after
+
+    def resume(self, learner):
+        return load_checkpoint(self.folder, learner, IDENTITY) or Standing()
+
+    def stepped(self, learner, standing, losses):
+        if standing.progress.step == self.stop_after:
+            save_checkpoint(self.folder, learner, standing, IDENTITY)
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("patience", [None, 50])
+def test_a_run_that_was_interrupted_and_goes_on_ends_with_the_same_bits(alone, tmp_path, patience):
+    settings = LoopSettings(seed=5, batch=8, steps=23, validate_every_steps=3, patience=patience)
+    whole, first, second = fresh(1), fresh(1), fresh(2)
+    until = run_loop(whole, MATERIAL, settings, alone, Keeper())
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(first, MATERIAL, settings, alone, Saver(tmp_path, 13))
+    resumed = run_loop(second, MATERIAL, settings, alone, Saver(tmp_path, None))
+    assert second.steps == 10
+    assert (resumed.step, resumed.best_loss, resumed.best_step, resumed.stale) == (
+        until.step,
+        until.best_loss,
+        until.best_step,
+        until.stale,
+    )
+    for name, value in whole.detector.state_dict().items():
+        assert torch.equal(value, second.detector.state_dict()[name]), name
+    states = (learner.optimisers["adam"].state_dict()["state"] for learner in (whole, second))
     for before, after in zip(*(state.values() for state in states), strict=True):
         assert all(torch.equal(before[key], after[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
 
 
+def test_the_best_weights_so_far_come_back_too(tmp_path):
+    learner = fresh(1)
+    best = {name: value + 1 for name, value in learner.detector.state_dict().items()}
+    save_checkpoint(tmp_path, learner, Standing(Progress(7, 1.0, 0.5, 4, 1), best), IDENTITY)
+    found = load_checkpoint(tmp_path, fresh(2), IDENTITY)
+    assert found.progress == Progress(7, 1.0, 0.5, 4, 1)
+    assert all(torch.equal(found.best[name], value) for name, value in best.items())
+
+
 def test_no_checkpoint_is_no_error(tmp_path):
-    assert load_checkpoint(tmp_path / "none", trained(1, steps=0), IDENTITY) is None
+    assert load_checkpoint(tmp_path / "none", fresh(1), IDENTITY) is None
 
 
 def test_only_the_newest_checkpoint_is_kept(tmp_path):
     for step in (1, 2):
-        save_checkpoint(tmp_path, trained(1, steps=step), Progress(step, 1.0), IDENTITY)
+        save(tmp_path, step)
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["step-00000002.safetensors"]
 
 
 def test_a_write_that_was_cut_short_leaves_the_checkpoint_before_it(tmp_path):
-    save_checkpoint(tmp_path, trained(1, steps=1), Progress(1, 1.0), IDENTITY)
+    save(tmp_path, 1)
     (tmp_path / "step-00000002.safetensors").write_bytes(b"cut short")
     (tmp_path / "state.json.new").write_text('{"file": "step-00')
-    assert load_checkpoint(tmp_path, trained(2, steps=0), IDENTITY) == Progress(1, 1.0)
+    assert load_checkpoint(tmp_path, fresh(2), IDENTITY).progress == Progress(1, 1.0)
 
 
 def test_another_runs_checkpoint_is_refused_and_the_difference_named(tmp_path):
-    save_checkpoint(tmp_path, trained(1, steps=1), Progress(1, 1.0), IDENTITY)
+    save(tmp_path, 1)
     with pytest.raises(CheckpointUnusable, match=r"made with seed = 1, this run has 2; .*delete the folder"):
-        load_checkpoint(tmp_path, trained(1, steps=0), {**IDENTITY, "seed": 2})
+        load_checkpoint(tmp_path, fresh(1), {**IDENTITY, "seed": 2})
 
 
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
-    save_checkpoint(tmp_path, trained(1, steps=1), Progress(1, 1.0), IDENTITY)
+    save(tmp_path, 1)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"\x00" * 40)
     with pytest.raises(CheckpointUnusable, match=r"damaged .* delete the folder to begin again"):
-        load_checkpoint(tmp_path, trained(1, steps=0), IDENTITY)
+        load_checkpoint(tmp_path, fresh(1), IDENTITY)
 
 
 def test_a_finished_run_leaves_nothing(tmp_path):
-    save_checkpoint(tmp_path / "c", trained(1, steps=1), Progress(1, 1.0), IDENTITY)
+    save(tmp_path / "c", 1)
     drop_checkpoint(tmp_path / "c")
     assert not (tmp_path / "c").exists()

@@ -1,9 +1,52 @@
+import itertools
 import math
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from pydantic import ValidationError
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
-from trainer.models.ganomaly import WEIGHTS, Reconstruction, discriminator_loss, encoder_loss, generator_terms, weighted
+from trainer.errors import BadShape, TrainingDiverged
+from trainer.learner import ANOMALY, NORMAL, Batch
+from trainer.models.blocks import PyramidEncoder
+from trainer.models.ganomaly import (
+    RECIPE,
+    WEIGHTS,
+    Discriminator,
+    Ganomaly,
+    GanomalyConfig,
+    GanomalyLearner,
+    Reconstruction,
+    discriminator_loss,
+    encoder_loss,
+    generator_terms,
+    weighted,
+)
+from trainer.together import Together
+
+SMALL = GanomalyConfig(width=4, hidden=(8, 6), latent=3)
+PICTURE, ROW = (1, 16, 16), (5,)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Together:
+    return Together(accelerator="cpu")
+
+
+def learner(config: GanomalyConfig, shape: tuple[int, ...]) -> GanomalyLearner:
+    torch.manual_seed(0)
+    return GanomalyLearner(Ganomaly(config, shape), config)
+
+
+def normals(samples: Tensor) -> Batch:
+    return Batch(samples, torch.full((len(samples),), NORMAL))
+
+
+def weights(part: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in part.named_parameters()}
 
 
 def test_the_generators_terms_and_their_weights_are_the_papers():
@@ -14,6 +57,7 @@ def test_the_generators_terms_and_their_weights_are_the_papers():
     terms = generator_terms(samples, made, features=torch.tensor([1.0, 1.0]), features_made=torch.tensor([1.0, 4.0]))
     assert terms == {"adversarial": 9 / 2, "contextual": 1.5 / 4, "encoder": (1 + 4) / 2}
     assert weighted(terms, WEIGHTS) == {"adversarial": 1 * 4.5, "contextual": 50 * 0.375, "encoder": 1 * 2.5}
+    assert GanomalyConfig().weights == WEIGHTS
 
 
 def test_the_latent_distance_teaches_both_encoders():
@@ -28,3 +72,191 @@ def test_the_discriminators_loss_is_half_the_sum_of_both_cross_entropies():
     loss = discriminator_loss(torch.tensor([2.0]), torch.tensor([-1.0]))
     assert float(loss) == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 2)
     assert float(discriminator_loss(torch.zeros(3), torch.zeros(3))) == pytest.approx(math.log(2))
+
+
+def test_at_32_pixels_the_networks_are_as_large_as_the_authors():
+    detector = Ganomaly(GanomalyConfig(), (1, 32, 32))
+    sizes = [[tuple(weight.shape) for weight in part.parameters() if weight.ndim == 4] for part in detector.children()]
+    down = [(64, 1, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (100, 256, 4, 4)]
+    up = [(100, 256, 4, 4), (256, 128, 4, 4), (128, 64, 4, 4), (64, 1, 4, 4)]
+    assert sizes == [down, up, down]
+    first_layers = Discriminator(GanomalyConfig(), (1, 32, 32)).body.features[:3]
+    assert [type(layer).__name__ for layer in first_layers] == ["Conv2d", "LeakyReLU", "Conv2d"]
+
+
+def test_the_discriminators_features_are_what_its_last_layer_sees():
+    torch.manual_seed(0)
+    discriminator = Discriminator(SMALL, PICTURE)
+    features, logits = discriminator(torch.rand(2, *PICTURE))
+    assert features.shape == (2, 8, 4, 4)
+    assert logits.shape == (2, 1)
+    assert torch.equal(logits, discriminator.body.head(features))
+
+
+@pytest.mark.parametrize("shape", [PICTURE, ROW, (3, 32, 32)])
+def test_a_step_teaches_every_weight_of_both_players_and_names_its_terms(shape, alone):
+    trained = learner(SMALL, shape)
+    before = {name: weights(part) for name, part in trained.modules.items()}
+    terms = trained.learn(normals(torch.rand(6, *shape) * 2 - 1), 0.0, alone)
+    assert list(terms) == ["adversarial", "contextual", "encoder", "discriminator"]
+    assert not any(term.requires_grad for term in terms.values())
+    for player, part in trained.modules.items():
+        assert [name for name, weight in part.named_parameters() if torch.equal(weight, before[player][name])] == []
+
+
+def test_a_step_returns_the_losses_before_it_and_leaves_the_discriminator_judging_by_its_old_weights(alone):
+    trained = learner(SMALL, ROW)
+    batch = normals(torch.rand(6, *ROW))
+    detector, discriminator = trained.modules["detector"].train(), trained.modules["discriminator"].train()
+    made = detector.draw(batch.samples)
+    (features, logits), (features_made, logits_made) = discriminator(batch.samples), discriminator(made.picture)
+    expected = generator_terms(batch.samples, made, features, features_made)
+    expected["discriminator"] = discriminator_loss(logits, logits_made)
+    terms = trained.learn(batch, 0.0, alone)
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx({n: float(t) for n, t in expected.items()})
+
+
+def test_the_generator_follows_the_weighted_sum_of_its_terms_alone(alone):
+    batch = normals(torch.rand(6, *ROW))
+    trained = learner(SMALL, ROW)
+    terms = generator_terms(
+        batch.samples, made := trained.modules["detector"].train().draw(batch.samples), *_features(trained, made, batch)
+    )
+    wanted = torch.autograd.grad(sum(weighted(terms, WEIGHTS).values()), list(trained.modules["detector"].parameters()))
+    trained.learn(batch, 0.0, alone)
+    for parameter, gradient in zip(trained.modules["detector"].parameters(), wanted, strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def _features(trained: GanomalyLearner, made: Reconstruction, batch: Batch) -> tuple[Tensor, Tensor]:
+    discriminator = trained.modules["discriminator"].train()
+    return discriminator(batch.samples)[0], discriminator(made.picture)[0]
+
+
+def test_labels_change_nothing_since_the_paper_knows_none(alone):
+    samples = torch.rand(6, *ROW)
+    runs = [learner(SMALL, ROW), learner(SMALL, ROW)]
+    for trained, label in zip(runs, (NORMAL, ANOMALY), strict=True):
+        trained.learn(Batch(samples, torch.full((6,), label)), 0.0, alone)
+    assert same(*(weights(trained.modules["detector"]) for trained in runs))
+
+
+@pytest.mark.parametrize("shape", [PICTURE, ROW])
+def test_a_discriminator_that_has_won_starts_again_without_its_optimisers_memory(shape, alone):
+    kept, restarted = (learner(SMALL.model_copy(update={"restart_below": limit}), shape) for limit in (0.0, 100.0))
+    batch = normals(torch.rand(6, *shape))
+    kept.learn(batch, 0.0, alone)
+    before = weights(restarted.modules["discriminator"])
+    restarted.learn(batch, 0.0, alone)
+    after = weights(restarted.modules["discriminator"])
+    assert len(kept.optimisers["discriminator"].state) == len(before)
+    assert not restarted.optimisers["discriminator"].state
+    assert restarted.optimisers["generator"].state
+    # One step moves a weight by the learning rate at most; new ones are elsewhere.
+    matrices = [name for name, weight in before.items() if weight.ndim > 1]
+    assert all(float((after[name] - before[name]).abs().max()) > 10 * SMALL.learning_rate for name in matrices)
+
+
+@pytest.mark.parametrize("shape", [PICTURE, ROW])
+def test_scores_do_not_depend_on_the_other_samples_of_a_batch_nor_on_their_order(shape, alone):
+    trained = learner(SMALL, shape)
+    samples = torch.rand(8, *shape) * 2 - 1
+    trained.learn(normals(samples), 0.0, alone)
+    detector = trained.modules["detector"].eval()
+    order = torch.randperm(8)
+    with torch.inference_mode():
+        whole, shuffled = detector.scores(samples), detector.scores(samples[order])
+        single = [detector.scores(sample[None]) for sample in samples]
+    assert list(whole) == ["latent", "reconstruction"]
+    for name, scores in whole.items():
+        assert torch.allclose(scores, torch.cat([part[name] for part in single]), rtol=1e-4)
+        assert torch.allclose(scores[order], shuffled[name], rtol=1e-4)
+
+
+def test_the_scores_are_means_over_latents_and_over_pixels(monkeypatch):
+    detector = Ganomaly(SMALL, ROW)
+    samples = torch.tensor([[1.0, 0.0], [0.5, -1.0]])
+    made = Reconstruction(
+        torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.5, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 1.0]])
+    )
+    monkeypatch.setattr(detector, "draw", lambda _: made)
+    assert {name: score.tolist() for name, score in detector.scores(samples).items()} == {
+        "latent": [2.5, 0.5],
+        "reconstruction": [0.5, 1.0],
+    }
+    assert detector(samples).tolist() == [2.5, 0.5]
+    assert torch.equal(detector.reconstruct(samples), made.picture)
+
+
+def test_the_validation_loss_is_what_the_generator_can_make_small_alone_and_ignores_the_batch():
+    trained = learner(SMALL, PICTURE)
+    samples = torch.rand(4, *PICTURE)
+    loss = trained.validation_loss(samples)
+    detector = trained.modules["detector"].eval()
+    scores = detector.scores(samples)
+    assert float(loss) == pytest.approx(float(50 * scores["reconstruction"].mean() + scores["latent"].mean()), rel=1e-5)
+    single = torch.stack([trained.validation_loss(sample[None]) for sample in samples])
+    assert float(loss) == pytest.approx(float(single.mean()), rel=1e-5)
+
+
+def test_samples_that_are_no_numbers_stop_the_step_and_name_the_generators_term(alone):
+    trained = learner(SMALL, ROW)
+    with pytest.raises(TrainingDiverged, match=r"generator: the term adversarial is nan"):
+        trained.learn(normals(torch.full((4, *ROW), math.nan)), 0.0, alone)
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 48), (1, 8, 8), (1, 32, 64), (32, 32), ()])
+def test_pictures_that_no_pyramid_fits_are_refused_with_the_rule(shape):
+    with pytest.raises(BadShape, match=r"power of two from 16 on; scale or pad"):
+        Ganomaly(SMALL, shape)
+
+
+def test_settings_are_checked_and_the_recipe_builds_what_they_say():
+    with pytest.raises(ValidationError, match="latents"):
+        RECIPE.configure({"latents": 3})
+    config = RECIPE.configure({"width": 4, "latent": 3})
+    detector = RECIPE.detector(config, PICTURE)
+    built = RECIPE.learner(detector, config)
+    assert built.modules["detector"] is detector
+    assert built.rate_factor(0.9) == 1.0
+    assert isinstance(detector.encoder, PyramidEncoder)
+    assert detector(torch.zeros(2, *PICTURE)).shape == (2,)
+
+
+@pytest.mark.parametrize("shape", [PICTURE, ROW])
+def test_an_exported_detector_scores_batches_of_any_size_as_torch_does(shape, tmp_path):
+    torch.manual_seed(0)
+    detector = Ganomaly(SMALL, shape).eval()
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(detector, (torch.zeros(2, *shape),), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    samples = torch.rand(3, *shape)
+    (scores,) = session.run(None, {session.get_inputs()[0].name: samples.numpy()})
+    assert np.allclose(scores, detector(samples).detach().numpy(), rtol=1e-4)
+
+
+def test_stripes_of_another_direction_are_told_by_the_latents_but_not_without_the_encoder_term(alone):
+    whole, without = (separation(GanomalyConfig(width=8, latent=8, encoder_weight=weight), alone) for weight in (1.0, 0.0))
+    assert whole["latent"] > 0.95
+    assert without["latent"] < 0.6
+
+
+def separation(config: GanomalyConfig, alone: Together) -> dict[str, float]:
+    """AUC by score: learned from lying stripes, asked about lying and standing ones."""
+    trained = learner(config, PICTURE)
+    lying, asked, standing = stripes(512), stripes(100), stripes(100).transpose(2, 3)
+    for numbers in itertools.islice(itertools.cycle(torch.arange(512).split(32)), 250):
+        trained.learn(normals(lying[numbers]), 0.0, alone)
+    with torch.inference_mode():
+        scores = trained.modules["detector"].eval().scores(torch.cat([asked, standing]))
+    return {name: roc_auc_score([0] * 100 + [1] * 100, score.numpy()) for name, score in scores.items()}
+
+
+def stripes(count: int) -> Tensor:
+    """Lying stripes of random width and place, (count, 1, 16, 16)."""
+    frequency, phase = 6 + 6 * torch.rand(count, 1), 2 * math.pi * torch.rand(count, 1)
+    return torch.sin(frequency * torch.linspace(0, 1, 16) + phase)[:, None, :, None].repeat(1, 1, 1, 16)
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)

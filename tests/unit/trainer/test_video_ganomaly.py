@@ -2,19 +2,20 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.clip_models import build_video_ganomaly
 from trainer.models.blocks import window_means
 from trainer.models.ganomaly import Reconstruction
 from trainer.models.motion import MotionView
-from trainer.models.video_ganomaly import MARGIN, GanomalyConfig, Serving, build_serving, margin_loss
+from trainer.models.video_ganomaly import MARGIN, VideoGanomaly, VideoGanomalyConfig, margin_loss
 from trainer.tail import normal_tail
 
-CONFIG = GanomalyConfig(height_px=64, width_px=96, length=4, width=4)
+CONFIG = VideoGanomalyConfig(height_px=64, width_px=96, length=4, width=4)
 
 
 @pytest.fixture(scope="module")
-def network() -> Serving:
+def network() -> VideoGanomaly:
     torch.manual_seed(0)
-    return Serving(CONFIG).eval()
+    return VideoGanomaly(CONFIG).eval()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
 
 def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_to_1(clips):
     torch.manual_seed(0)
-    network = Serving(CONFIG).eval()
+    network = VideoGanomaly(CONFIG).eval()
     network.fit_scale([clips[:4].numpy()], [clips[:8].numpy(), clips[8:].numpy()])
     with torch.inference_mode():
         terms = network.terms(clips)
@@ -57,7 +58,7 @@ def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_
 
 def test_a_covered_lens_stands_out_of_the_scene_even_where_it_is_drawn_well(clips):
     torch.manual_seed(0)
-    network = Serving(CONFIG).eval()
+    network = VideoGanomaly(CONFIG).eval()
     network.fit_scale([clips[:8].numpy()], [clips[8:].numpy()])
     covered = torch.full_like(clips[:1], 12)
     with torch.inference_mode():
@@ -66,7 +67,7 @@ def test_a_covered_lens_stands_out_of_the_scene_even_where_it_is_drawn_well(clip
 
 
 def test_the_factory_builds_what_the_weights_fit(network):
-    again = build_serving(CONFIG.model_dump())
+    again = build_video_ganomaly(CONFIG.model_dump())
     again.load_state_dict(network.state_dict(), strict=True)
 
 

@@ -1,0 +1,5 @@
+"""``python -m trainer``: what torchrun starts."""
+
+from trainer.cli import main
+
+main()

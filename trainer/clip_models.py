@@ -1,0 +1,44 @@
+"""The models that learn from footage, by name; and what the entry points of ``oddsight.networks`` build."""
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from deploy.errors import ConfigError
+from trainer.models import video_ganomaly
+from trainer.models.serving import ClipModel
+from trainer.models.tiles import tiled
+from trainer.recipes import recipe
+
+DEFAULT_MODEL = video_ganomaly.KIND
+
+TILED: Mapping[str, Mapping[str, Any]] = MappingProxyType({"ganomaly": {"width": 32}, "ama": {}, "esad": {}})
+"""Models of pictures -> their settings on clips, where these differ from the model's own."""
+
+
+def clip_model(name: str) -> ClipModel:
+    """The model of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name == video_ganomaly.KIND:
+        return video_ganomaly.CLIP_MODEL
+    if name in TILED:
+        return tiled(recipe(name), TILED[name])
+    raise ConfigError(f"--model must be one of {', '.join([DEFAULT_MODEL, *TILED])}, got {name!r}")
+
+
+def _build(name: str, config: dict[str, Any]) -> nn.Module:
+    """The serving graph for a bundle's model card, with weights still to be loaded."""
+    model = clip_model(name)
+    return model.serving(model.configure(config))
+
+
+build_video_ganomaly = partial(_build, video_ganomaly.KIND)
+build_ganomaly = partial(_build, "ganomaly")
+build_ama = partial(_build, "ama")
+build_esad = partial(_build, "esad")
