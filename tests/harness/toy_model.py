@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.learner import Batch, Detector
-from trainer.models.blocks import BatchNorm
+from trainer.models.batch_norm import BatchNorm
 from trainer.together import Together
 
 

@@ -8,52 +8,15 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, nn
 
 from trainer.errors import BadShape
+from trainer.models.batch_norm import BatchNorm
 
 LEAK = 0.2
 INIT_STD = 0.02
 _SMALLEST_PX = 4  # the pyramid ends in maps of 4 x 4
 _SMALLEST_SIDE_PX = 16
-
-
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of (N, C, ...) whose statistics, in training, are those of the batch that all processes share.
-
-    torch's SyncBatchNorm does this on GPUs only. The state dict is that of ``nn.BatchNorm2d``.
-    """
-
-    def _check_input_dim(self, values: Tensor) -> None:
-        """Any number of dimensions from two on will do."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        """See the class."""
-        if not (self.training and distributed.is_initialized() and distributed.get_world_size() > 1):
-            return super().forward(values)
-        return self._normalise_together(values)
-
-    def _normalise_together(self, values: Tensor) -> Tensor:
-        rest = [0, *range(2, values.dim())]
-        moments = torch.stack([values.float().mean(rest), values.float().square().mean(rest)])
-        mean, square = _sum_over_processes(moments) / distributed.get_world_size()
-        variance = square - mean.square()
-        self._remember(mean.detach(), variance.detach(), values.numel() // values.shape[1] * distributed.get_world_size())
-        column = (1, -1, *[1] * (values.dim() - 2))
-        normal = (values - mean.view(column)) * torch.rsqrt(variance + self.eps).view(column)
-        return torch.addcmul(self.bias.view(column), normal, self.weight.view(column)) if self.affine else normal
-
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Running statistics, as torch keeps them: the variance without bias."""
-        assert self.running_mean is not None  # noqa: S101  # for the type checker: our layers always track
-        assert self.running_var is not None  # noqa: S101  # as above
-        assert self.num_batches_tracked is not None  # noqa: S101  # as above
-        momentum = self.momentum or 0.0
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * count / (count - 1), momentum)
-        self.num_batches_tracked.add_(1)
 
 
 class Encoder(nn.Module):
@@ -146,12 +109,6 @@ class TableDecoder(nn.Sequential):
         for before, after in itertools.pairwise(upward):
             self.features.extend([nn.Linear(before, after, bias=False), BatchNorm(after), nn.ReLU()])
         self.head = nn.Linear(upward[-1], outputs, bias=False)
-
-
-def _sum_over_processes(values: Tensor) -> Tensor:
-    """The sum, in every process; gradients flow back to all of them."""
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch gives it no types
-    return total
 
 
 def pyramid_side_px(shape: Sequence[int]) -> int:

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from trainer.learner import Batch
-from trainer.models.blocks import BatchNorm, initialise
+from trainer.models.batch_norm import BatchNorm
+from trainer.models.blocks import initialise
 from trainer.models.ganomaly import DISCRIMINATOR_COLLAPSED
 from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
 from trainer.scramble import scramble

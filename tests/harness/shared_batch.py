@@ -1,0 +1,64 @@
+"""Run by torchrun: one step of every model on a batch that the processes share; the first one saves all gradients.
+
+In double precision, so that nothing but a mistake can make the gradients differ.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from trainer.learner import ANOMALY, Batch, Learner
+from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
+from trainer.recipes import recipe
+from trainer.together import Together
+
+BATCH = 8
+SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {}, "esad": {}}
+
+
+def learners() -> dict[str, Learner]:
+    config = VideoGanomalyConfig(width=4, latent_channels=4)
+    found: dict[str, Learner] = {"video-ganomaly": VideoLearner(Generator(config), config)}
+    for name in ("ganomaly", "ama"):
+        settings = recipe(name).configure(SMALL[name])
+        for shape in ((1, 16, 16), (7,)):
+            found[f"{name}/{len(shape)}"] = recipe(name).learner(recipe(name).detector(settings, shape), settings)
+    return found
+
+
+def batch_for(name: str) -> Batch:
+    shape = {"video-ganomaly": (3, 16, 16)}.get(name, (7,) if name.endswith("/1") else (1, 16, 16))
+    labels = torch.ones(BATCH)
+    if "esad" in name or "ama" in name:
+        labels[[1, 6, 7]] = ANOMALY  # unequally spread over the processes
+    return Batch(torch.rand(BATCH, *shape) * 2 - 1, labels)
+
+
+def gradients(learner: Learner) -> dict[str, torch.Tensor]:
+    return {
+        f"{player}/{name}": parameter.grad
+        for player, module in learner.modules.items()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    together = Together(accelerator="cpu")
+    torch.manual_seed(0)
+    saved = {}
+    for name, learner in learners().items():
+        torch.manual_seed(1)
+        batch = Batch(*(together.own_part(part) for part in batch_for(name)))
+        learner.learn(batch, 0.5, together)
+        saved |= {f"{name}/{key}": gradient.contiguous() for key, gradient in gradients(learner).items()}
+    if together.rank == 0:
+        save_file(saved, out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,64 @@
+"""Two processes under torchrun do what one does: the same gradients, and a bundle at the end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deploy.bundle import read_bundle
+from tests.harness.brokers import free_ports
+from tests.harness.footage import picture
+
+ROOT = Path(__file__).parents[2]
+MODELS = ["video-ganomaly", *(f"{name}/{dimensions}" for name in ("ganomaly", "ama") for dimensions in (3, 1))]
+
+
+def torchrun(count: int, *command: object) -> str:
+    (port,) = free_ports(1)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", port]
+    done = subprocess.run(
+        [str(part) for part in [*launcher, *command]],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RANK": "", "MASTER_ADDR": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
+    folder: Path = tmp_path_factory.mktemp("gradients")
+    for count in (1, 2):
+        torchrun(count, "tests/harness/shared_batch.py", folder / f"{count}.safetensors")
+    return {count: load_file(folder / f"{count}.safetensors") for count in (1, 2)}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_compute_the_gradients_of_one(gradients, model):
+    of_one, of_two = ({key: value for key, value in found.items() if key.startswith(f"{model}/")} for found in gradients.values())
+    assert of_one.keys() == of_two.keys()
+    assert len(of_one) > 5
+    for key, value in of_one.items():
+        assert torch.allclose(value, of_two[key], rtol=1e-6, atol=1e-9 * float(value.abs().max())), key
+    assert all(float(value.abs().max()) > 0 for value in of_one.values())
+
+
+def test_fit_under_torchrun_is_one_run_with_one_bundle_and_one_voice(tmp_path):
+    frames = tmp_path / "own"
+    frames.mkdir()
+    for number in range(300):
+        (frames / f"{number}.jpg").write_bytes(picture(number % 50))
+    said = torchrun(2, "-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", "--max-minutes", 0.05)
+    bundle = read_bundle(tmp_path / "bundle")
+    assert bundle.manifest.metrics["processes"] == 2
+    assert bundle.manifest.metrics["steps"] > 1
+    assert said.count("frames of 1 videos to learn from") == 1
+    assert said.count("calibration ") == 1
+    assert not (tmp_path / "bundle" / ".checkpoint").exists()
