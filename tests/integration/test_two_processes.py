@@ -45,9 +45,11 @@ def test_two_processes_compute_the_gradients_of_one(gradients, model):
     of_one, of_two = ({key: value for key, value in found.items() if key.startswith(f"{model}/")} for found in gradients.values())
     assert of_one.keys() == of_two.keys()
     assert len(of_one) > 5
+    largest = max(float(value.abs().max()) for value in of_one.values())
+    assert largest > 0
     for key, value in of_one.items():
-        assert torch.allclose(value, of_two[key], rtol=1e-6, atol=1e-9 * float(value.abs().max())), key
-    assert all(float(value.abs().max()) > 0 for value in of_one.values())
+        # Some gradients are 0 but for rounding: of a bias before batch normalisation, for one.
+        assert torch.allclose(value, of_two[key], rtol=1e-6, atol=1e-9 * largest), key
 
 
 def test_fit_under_torchrun_is_one_run_with_one_bundle_and_one_voice(tmp_path):
