@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.learner import Detector, Recipe, Settings
+from trainer.models.tiles import RandomTiles, TileConfig, TiledServing, cut, tiled
+from trainer.tail import normal_tail
+
+
+class Brightness(Detector):
+    """Scores a tile by its mean."""
+
+    def __init__(self, settings: Settings, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.weight * samples.mean(dim=(1, 2, 3))
+
+
+RECIPE = Recipe("brightness", Settings.model_validate, Brightness, lambda detector, settings: (detector, settings))
+STILL = TileConfig(length=1, height_px=64, width_px=96)
+
+
+def test_tiles_cover_a_picture_and_overlap():
+    picture = torch.arange(32 * 48).float().view(1, 1, 32, 48)
+    tiles = cut(picture, 16, 8)
+    assert tiles.shape == (1, 3, 5, 1, 16, 16)
+    assert torch.equal(tiles[0, 1, 2, 0], picture[0, 0, 8:24, 16:32])
+    assert torch.equal(tiles[0, -1, -1, 0], picture[0, 0, 16:, 32:])
+
+
+def test_the_score_is_the_strangest_tiles_and_the_heat_map_shows_it():
+    clips = torch.zeros(2, 1, 64, 96, 1, dtype=torch.uint8)
+    clips[1, :, 32:, 64:] = 255
+    with torch.inference_mode():
+        score, heatmap = TiledServing(RECIPE, STILL).eval()(clips)
+    assert score.tolist() == pytest.approx([-1.0, 1.0])
+    assert heatmap.shape == (2, 3, 5)
+    assert heatmap[1].argmax() == 14
+    assert float(heatmap[1, 0, 0]) == pytest.approx(-1.0)
+
+
+def test_scores_do_not_depend_on_the_other_clips_of_a_batch(street):
+    frames = street(8, 1.0)
+    clips = torch.from_numpy(frames)[:, None, :, :, None]
+    network = TiledServing(RECIPE, STILL).eval()
+    with torch.inference_mode():
+        together = network(clips)[0]
+        assert torch.equal(together.flip(0), network(clips.flip(0))[0])
+        assert torch.equal(together[3:4], network(clips[3:4])[0])
+
+
+def test_clips_of_several_frames_are_seen_as_brightness_and_motion():
+    assert TiledServing(RECIPE, TileConfig(length=5)).detector.shape == (3, 16, 16)
+    assert TiledServing(RECIPE, STILL).detector.shape == (1, 16, 16)
+
+
+def test_the_scale_is_the_normal_range_of_held_out_clips(street):
+    network = TiledServing(RECIPE, STILL).eval()
+    held_out = [street(40, 1.0, seed=seed)[:, None, :, :, None] for seed in (1, 2)]
+    network.fit_scale([], held_out)
+    with torch.inference_mode():
+        scores = torch.cat([network(torch.from_numpy(clips))[0] for clips in held_out])
+    assert normal_tail(scores.numpy()) == pytest.approx((0.0, 1.0), abs=1e-3)
+
+
+def test_random_tiles_are_parts_of_the_pictures_asked_for_and_every_second_one_is_livelier():
+    torch.manual_seed(0)
+    pictures = torch.arange(200).float()[:, None, None, None].expand(-1, 1, 40, 60).clone()
+    pictures[:, :, :20, :30] += 0.5 * torch.rand(200, 1, 20, 30)  # something to see in a quarter of each
+    drawn, labels = RandomTiles(pictures, 16).draw(torch.arange(100, 200))
+    assert drawn.shape == (100, 1, 16, 16)
+    assert torch.equal(drawn.amin(dim=(1, 2, 3)).floor(), torch.arange(100.0, 200.0))
+    assert labels.tolist() == [1.0] * 100
+    lively = drawn.var(dim=(1, 2, 3)) > 1e-4
+    assert lively[::2].float().mean() > lively[1::2].float().mean() + 0.2
+
+
+def test_settings_of_the_network_can_differ_from_its_defaults_on_clips():
+    configure = tiled(RECIPE, {}).configure
+    assert configure({"height_px": 64}).height_px == 64
+    assert configure({"network": {}}).network == {}
+    with pytest.raises(ValueError, match="step"):
+        configure({"step": 0})
+
+
+def test_validation_samples_are_all_tiles_of_pictures_at_even_distances():
+    network = TiledServing(RECIPE, STILL)
+    pictures = torch.from_numpy(np.random.default_rng(0).random((100, 1, 32, 48), np.float32))
+    found = network.validation(pictures)
+    assert found.shape == (24 * 15, 1, 16, 16)
+    assert torch.equal(found, network.validation(pictures))
+    assert torch.equal(found[0], pictures[0, :, :16, :16])
+    assert torch.equal(found[-1], pictures[-1, :, 16:, 32:])
