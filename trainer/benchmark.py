@@ -1,0 +1,211 @@
+"""Runs a benchmark: trains each model of its grid on one part of the data and measures it on the other.
+
+Training is given a trial's training part and nothing else, for a number of epochs that is fixed beforehand. The test part is
+made when training is over.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deploy.errors import OddsightError
+from trainer.benchmark_data import Pictures, TableRows, read_pictures, read_table
+from trainer.benchmark_settings import BenchmarkSettings, settings_of
+from trainer.errors import BadDataset, TrainingDiverged
+from trainer.finished_runs import Finished, RunFile
+from trainer.learner import Detector
+from trainer.loop import Keeper, LoopSettings, Material, TensorSamples, run_loop, steps_of
+from trainer.metrics import auc
+from trainer.processes import side_by_side
+from trainer.protocols import PICTURE_SETS, Part, PictureTrial, Rows, Run, TableTrial, Trial
+from trainer.recipes import recipe
+from trainer.together import Together
+
+DISTANCE, DENSITY = "feature_distance", "feature_density"
+_SCORE_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run, where its data are, and how it learns."""
+
+    run: Run
+    folder: Path
+    settings: BenchmarkSettings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Runs with the same one are the same run; as it is read back from JSON."""
+        config = recipe(self.run.model).configure(self.settings.network)
+        settings = {**asdict(self.settings), "network": config.model_dump(mode="json")}
+        found: dict[str, Any] = json.loads(json.dumps({**asdict(self.run), "settings": settings}))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a benchmark."""
+
+    finished: Mapping[Run, Finished]
+    """In the order of the grid, runs of earlier calls included."""
+    failed: Mapping[Run, OddsightError]
+
+
+class Watcher(Protocol):
+    """Told how a benchmark goes."""
+
+    def begin(self, total: int, already: int) -> None:
+        """``already`` of ``total`` runs were finished by an earlier call."""
+        ...
+
+    def finished(self, run: Run, finished: Finished) -> None:
+        """A run is finished and written down."""
+        ...
+
+    def failed(self, run: Run, error: OddsightError) -> None:
+        """A run came to nothing."""
+        ...
+
+
+def benchmark(jobs: Sequence[Job], out: Path, processes: int, watcher: Watcher) -> Outcome:
+    """Run what is not yet in ``out``, a file of finished runs, and add it there.
+
+    Raises:
+        OddsightError: the data or ``out`` cannot be used, or a process was killed; what is finished is kept.
+    """
+    for job in jobs:
+        _data(job.folder, job.run)  # before anything is trained
+    with RunFile(out) as file:
+        known = {_key(finished.run): finished for finished in file.read()}
+        found = {job.run: known[_key(job.identity)] for job in jobs if _key(job.identity) in known}
+        failed: dict[Run, OddsightError] = {}
+
+        def take(job: Job, result: Finished | OddsightError) -> None:
+            if isinstance(result, OddsightError):
+                failed[job.run] = result
+                watcher.failed(job.run, result)
+                return
+            found[job.run] = result
+            file.add(result)
+            watcher.finished(job.run, result)
+
+        watcher.begin(len(jobs), len(found))
+        left = [job for job in jobs if job.run not in found]
+        side_by_side(execute, left, max(1, min(processes, len(left))), take)
+    return Outcome({job.run: found[job.run] for job in jobs if job.run in found}, failed)
+
+
+def jobs_of(runs: Sequence[Run], folder: Path) -> list[Job]:
+    """Runs with the settings of the benchmark."""
+    return [Job(run, folder, settings_of(run.dataset, run.model)) for run in runs]
+
+
+def execute(job: Job) -> Finished:
+    """Train and measure."""
+    data = _data(job.folder, job.run)
+    wall_s, cpu_s = time.monotonic(), time.process_time()
+    rows = job.run.case.rows(data.known, job.run.seed)
+    found = measure(_trial(data, rows), partial(train, job))
+    return Finished(
+        run=job.identity,
+        auc=found,
+        **{name: len(numbers) for name, numbers in rows._asdict().items()},
+        wall_s=round(time.monotonic() - wall_s, 3),
+        cpu_s=round(time.process_time() - cpu_s, 3),
+    )
+
+
+def train(job: Job, learned: Part) -> Detector:
+    """The run's model, trained on ``learned``, the only part of the data it is ever shown.
+
+    Raises:
+        TrainingDiverged: a loss or a gradient is no longer finite.
+    """
+    made, settings, shape = recipe(job.run.model), job.settings, tuple(learned.samples.shape[1:])
+    config = made.configure(settings.network)
+    torch.manual_seed(job.run.seed)
+    detector = made.detector(config, shape)
+    learner = made.learner(detector, config)
+    for module in learner.modules.values():
+        module.to(_together().device)
+    material = Material(TensorSamples(learned.samples, learned.labels))
+    steps = steps_of(settings.epochs, len(learned.samples), settings.batch)
+    run_loop(learner, material, LoopSettings(job.run.seed, settings.batch, steps), _together(), Keeper())
+    return detector
+
+
+def measure(trial: Trial, learn: Callable[[Part], Detector]) -> dict[str, float]:
+    """Area under the ROC curve of the test part by score, of what ``learn`` makes of the training part.
+
+    Raises:
+        TrainingDiverged: a score is not finite.
+    """
+    learned = trial.train
+    detector = learn(learned)
+    tested = trial.test
+    scores = {**score(detector, tested.samples)}
+    if DISTANCE in scores:
+        scores[DENSITY] = unlikeliness(scores[DISTANCE], score(detector, learned.normals)[DISTANCE])
+    return {name: _auc(name, values, tested.anomalous) for name, values in scores.items()}
+
+
+@torch.no_grad()
+def score(detector: Detector, samples: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Every score of samples (N, *Shape), float32 (N,) by name."""
+    detector.eval()
+    device = next(detector.parameters()).device
+    parts = [detector.scores(part.to(device)) for part in torch.split(samples, _SCORE_BATCH)]
+    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
+
+
+def unlikeliness(scores: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray[np.float32]:
+    """AMA's final score: how unlikely scores (N,) are under a Gaussian that was fitted to those of training normals, (M,).
+
+    Too small is strange, too. Only the order matters, and that of the density is that of the distance from the mean.
+    """
+    return np.asarray(np.abs(scores - usual.mean()), np.float32)
+
+
+def _trial(data: Pictures | TableRows, rows: Rows) -> Trial:
+    return PictureTrial(data.images, rows) if isinstance(data, Pictures) else TableTrial(data.values, rows)
+
+
+def _data(folder: Path, run: Run) -> Pictures | TableRows:
+    return _pictures(folder, run.dataset) if run.dataset in PICTURE_SETS else _table(folder, run.case.group)
+
+
+@cache
+def _pictures(folder: Path, dataset: str) -> Pictures:
+    return read_pictures(folder, dataset)
+
+
+@cache
+def _table(folder: Path, name: str) -> TableRows:
+    return read_table(folder, name)
+
+
+@cache
+def _together() -> Together:
+    return Together()
+
+
+def _auc(name: str, scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> float:
+    if not np.isfinite(scores).all():
+        raise TrainingDiverged(f"the {name} score of {np.count_nonzero(~np.isfinite(scores))} test samples is not finite")
+    found = auc(scores, anomalous.astype(np.uint8))
+    if found is None:
+        raise BadDataset("the test part holds one class alone, so nothing can be told apart in it")
+    return found
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True)
