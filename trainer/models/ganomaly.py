@@ -5,9 +5,9 @@
 Trained on normal samples only, E2 learns to find again the latents of what D can draw; what D cannot draw comes back different.
 
 Source: Akcay, Atapour-Abarghouei, Breckon: GANomaly (arXiv 1805.06725), section 3, and the last version of the authors' code.
-The numbers of the paper's equations are not known to us. Other than the code we score in eval mode (it leaves batch
-normalisation in training mode, so that scores depend on the batch), clear the optimiser of a discriminator that starts again
-(its moments are those of the old weights), and keep the last weights (it keeps those with the best AUC on the test data).
+The numbers of the paper's equations are not known to us. Unlike the code we score in eval mode (it leaves batch normalisation
+in training mode, so that scores depend on the batch), clear the optimiser of a discriminator that starts again (its moments
+are those of the old weights), and choose no weights by test data (it keeps those with the best AUC).
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class GanomalyConfig(Settings):
     hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), min_length=1)
     """Widths of the hidden layers, for tables, of which the paper has none."""
     latent: int = Field(default=100, ge=1)
-    """Size of z and ẑ."""
+    """Size of z and ẑ. Too many are better than too few: what z holds beyond what D draws is what E2 does not find again."""
     adversarial_weight: float = Field(default=WEIGHTS["adversarial"], ge=0)
     contextual_weight: float = Field(default=WEIGHTS["contextual"], ge=0)
     encoder_weight: float = Field(default=WEIGHTS["encoder"], ge=0)
@@ -88,7 +88,7 @@ class Ganomaly(Detector):
     def forward(self, samples: Tensor) -> Tensor:
         """Mean square between z and ẑ, (N,).
 
-        The paper's text has a sum of absolute differences; the code's mean square is taken, as in the encoder loss.
+        The paper has the L1 norm of the difference; the code's mean square is taken, as in the encoder loss.
         """
         return _latent_score(self.draw(samples))
 
