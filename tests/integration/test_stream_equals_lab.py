@@ -1,9 +1,12 @@
 """The stream equals the lab: scores found in Redis are those of the offline evaluation, frame by frame."""
 
+import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from deploy.bundle import read_bundle
 from deploy.engine import load_engine
@@ -13,9 +16,13 @@ from tests.harness.apache_kafka import missing_part
 from tests.harness.brokers import unique_kafka_settings
 from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
+from trainer.config import FitConfig
 from trainer.data import labelled_clips
+from trainer.fit import fit
 from trainer.footage import load_footage
 from trainer.metrics import Scores, frame_auc
+from trainer.parity import check_engines
+from trainer.recipes import RECIPES
 from trainer.scoring import score_clips
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
@@ -28,12 +35,12 @@ def kafka(request: pytest.FixtureRequest) -> KafkaSettings:
     return unique_kafka_settings(broker.address)
 
 
-def stream_scores(folder: Path, kafka: KafkaSettings, redis_settings: RedisSettings) -> Scores:
+def stream_scores(folder: Path, bundle: Path, kafka: KafkaSettings, redis_settings: RedisSettings, clips: int = 12) -> Scores:
     """Ped2's test clips through Kafka, the service and Redis: one score a frame, NaN where there is none."""
-    cameras = ped2_cameras()
+    cameras = dict(list(ped2_cameras().items())[:clips])
     frames = produce(kafka, cameras)
     results = Results(redis_settings)
-    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})) as service:
+    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(bundle)})) as service:
         service.wait_until(lambda: results.next_offsets() == frames, "end of the replay", timeout_s=120)
         assert service.stop() == 0
     scores = {camera_id: np.full(len(pictures), np.nan, np.float32) for camera_id, pictures in cameras.items()}
@@ -43,11 +50,11 @@ def stream_scores(folder: Path, kafka: KafkaSettings, redis_settings: RedisSetti
     return scores
 
 
-def lab_scores() -> Scores:
-    bundle = read_bundle(DEMO_BUNDLE)
+def lab_scores(path: Path, clips: int = 12) -> Scores:
+    bundle = read_bundle(path)
     engine = load_engine(bundle, "openvino")
     try:
-        return score_clips(engine, (load_footage(clip.source, bundle.spec) for clip in labelled_clips(PED2)))
+        return score_clips(engine, (load_footage(clip.source, bundle.spec) for clip in labelled_clips(PED2)[:clips]))
     finally:
         engine.close()
 
@@ -55,8 +62,8 @@ def lab_scores() -> Scores:
 def test_scores_in_redis_are_those_of_the_offline_evaluation(
     tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings
 ) -> None:
-    streamed = stream_scores(tmp_path, kafka, redis_settings)
-    offline = lab_scores()
+    streamed = stream_scores(tmp_path, DEMO_BUNDLE, kafka, redis_settings)
+    offline = lab_scores(DEMO_BUNDLE)
     labels = {clip.source.name: clip.labels for clip in labelled_clips(PED2)}
     median = read_bundle(DEMO_BUNDLE).calibration.median
 
@@ -64,3 +71,23 @@ def test_scores_in_redis_are_those_of_the_offline_evaluation(
     for camera_id in offline:
         np.testing.assert_allclose(streamed[camera_id], offline[camera_id], rtol=1e-4)
     assert frame_auc(streamed, labels, median) == pytest.approx(frame_auc(offline, labels, median), abs=1e-3)
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_the_papers_models_go_through_training_export_parity_and_the_service(
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, model: str
+) -> None:
+    """Trained for a moment: what they find is no matter here, that all compute the same is."""
+    for clip in ("01", "02"):
+        shutil.copytree(PED2 / "training" / "frames" / clip, tmp_path / "own" / clip)
+    config = FitConfig(model=model, max_steps=10, batch_clips=16)
+    bundle = fit(tmp_path / "own", tmp_path / "bundle", config, Console(file=StringIO()))
+    assert bundle is not None
+    assert [line.split(" clips")[0] for line in check_engines(bundle)] == [
+        f"engine {engine}: agrees on 8" for engine in ("openvino", "onnx", "torch")
+    ]
+    streamed = stream_scores(tmp_path, bundle.path, kafka, redis_settings, clips=2)
+    offline = lab_scores(bundle.path, clips=2)
+    assert [len(row) for row in offline.values()] == [180, 180]
+    for camera_id, row in offline.items():
+        np.testing.assert_allclose(streamed[camera_id], row, rtol=1e-4, atol=1e-4 * float(np.nanstd(row)))
