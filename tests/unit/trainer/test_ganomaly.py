@@ -212,6 +212,17 @@ def test_settings_are_checked_and_the_recipe_builds_what_they_say():
     assert detector(torch.zeros(2, *PICTURE)).shape == (2,)
 
 
+@pytest.mark.parametrize(("shape", "beyond"), [(PICTURE, False), (ROW, True)])
+def test_rows_may_be_drawn_beyond_1_and_pictures_never(shape, beyond):
+    torch.manual_seed(0)
+    detector = Ganomaly(SMALL, shape).eval()
+    with torch.no_grad():
+        for weight in detector.decoder.parameters():
+            weight.mul_(100.0)
+        largest = float(detector.reconstruct(torch.rand(4, *shape)).abs().max())
+    assert (largest > 1.0) == beyond
+
+
 @pytest.mark.parametrize("shape", [PICTURE, ROW])
 def test_a_detector_becomes_one_graph_for_batches_of_any_size(shape):
     torch.manual_seed(0)
