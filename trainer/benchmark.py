@@ -114,7 +114,7 @@ def execute(job: Job) -> Finished:
     data = _data(job.folder, job.run)
     wall_s, cpu_s = time.monotonic(), time.process_time()
     rows = job.run.case.rows(data.known, job.run.seed)
-    found = measure(_trial(data, rows), partial(train, job))
+    found = measure(_trial(data, rows), partial(train, job.run.model, job.settings, job.run.seed))
     return Finished(
         run=job.identity,
         auc=found,
@@ -124,22 +124,22 @@ def execute(job: Job) -> Finished:
     )
 
 
-def train(job: Job, learned: Part) -> Detector:
-    """The run's model, trained on ``learned``, the only part of the data it is ever shown.
+def train(model: str, settings: BenchmarkSettings, seed: int, learned: Part) -> Detector:
+    """The model, trained on ``learned``, the only part of the data it is ever shown.
 
     Raises:
         TrainingDiverged: a loss or a gradient is no longer finite.
     """
-    made, settings, shape = recipe(job.run.model), job.settings, tuple(learned.samples.shape[1:])
+    made, shape = recipe(model), tuple(learned.samples.shape[1:])
     config = made.configure(settings.network)
-    torch.manual_seed(job.run.seed)
+    torch.manual_seed(seed)
     detector = made.detector(config, shape)
     learner = made.learner(detector, config)
     for module in learner.modules.values():
         module.to(_together().device)
     material = Material(TensorSamples(learned.samples, learned.labels))
     steps = steps_of(settings.epochs, len(learned.samples), settings.batch)
-    run_loop(learner, material, LoopSettings(job.run.seed, settings.batch, steps), _together(), Keeper())
+    run_loop(learner, material, LoopSettings(seed, settings.batch, steps), _together(), Keeper())
     return detector
 
 

@@ -70,7 +70,6 @@ class RunsBar:
         self._task = self._bar.add_task("benchmark", total=None)
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,6 +80,7 @@ class RunsBar:
         if already:
             self._console.print(f"{already} of {total} runs were finished before, {total - already} are left", highlight=False)
         self._bar.update(self._task, total=total - already)
+        self._bar.start()
 
     def finished(self, run: Run, finished: Finished) -> None:
         """See :class:`trainer.benchmark.Watcher`."""

@@ -1,6 +1,5 @@
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,7 +149,7 @@ def test_what_is_learned_is_the_same_when_the_test_part_is_garbage(folder):
     rows = job.run.case.rows(known, 0)
     garbage = values.copy()
     garbage[np.concatenate([rows.test_normals, rows.test_anomalies])] = 1e6
-    one, other = (train(job, TableTrial(table, rows).train).state_dict() for table in (values, garbage))
+    one, other = (train("plain", SETTINGS, 0, TableTrial(table, rows).train).state_dict() for table in (values, garbage))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -242,17 +241,18 @@ def test_runs_of_another_configuration_do_not_count_and_stay(folder, tmp_path):
 
 @pytest.mark.usefixtures("plain", "in_one_process")
 def test_a_run_that_diverges_is_told_and_the_others_go_on(folder, tmp_path, monkeypatch):
-    def sometimes(job: Job, part: Part, learn: Callable[[Job, Part], Detector] = train) -> Detector:
-        if job.run == grid(folder)[1].run:
+    def sometimes(model: str, settings: BenchmarkSettings, seed: int, part: Part) -> Detector:
+        if seed == 1:
             raise TrainingDiverged("step 3: the loss is nan")
-        return learn(job, part)
+        return train(model, settings, seed, part)
 
     monkeypatch.setattr(trainer.benchmark, "train", sometimes)
-    notes = Notes()
-    outcome = benchmark(grid(folder), tmp_path / "runs.jsonl", 1, notes)
-    assert [run for run, _ in notes.wrong] == list(outcome.failed) == [grid(folder)[1].run]
-    assert len(outcome.finished) == len((tmp_path / "runs.jsonl").read_text().splitlines()) == 3
-    assert report(outcome)["failed"] == [{"run": str(grid(folder)[1].run), "error": "step 3: the loss is nan"}]
+    jobs, notes = grid(folder, "one", seeds=3), Notes()
+    outcome = benchmark(jobs, tmp_path / "runs.jsonl", 1, notes)
+    assert [run for run, _ in notes.wrong] == list(outcome.failed) == [jobs[1].run]
+    assert list(outcome.finished) == notes.done == [jobs[0].run, jobs[2].run]
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 2
+    assert report(outcome)["failed"] == [{"run": str(jobs[1].run), "error": "step 3: the loss is nan"}]
 
 
 @pytest.mark.usefixtures("plain", "in_one_process")
