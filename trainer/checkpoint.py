@@ -75,11 +75,11 @@ def _check_identity(folder: Path, found: Mapping[str, Any], expected: Mapping[st
 def _tensors(learner: Learner, standing: Standing) -> Iterator[tuple[str, Tensor]]:
     for name, module in learner.modules.items():
         for key, tensor in module.state_dict().items():
-            yield f"{name}/{key}", tensor
+            yield f"module/{name}/{key}", tensor
     for name, optimiser in learner.optimisers.items():
         for number, state in optimiser.state_dict()["state"].items():
             for key, tensor in state.items():
-                yield f"{name}/{number}/{key}", tensor
+                yield f"optimiser/{name}/{number}/{key}", tensor
     for key, tensor in standing.best.items():
         yield f"{_BEST}/{key}", tensor
 
@@ -89,10 +89,10 @@ def _restore(learner: Learner, path: Path) -> dict[str, Tensor]:
 
     tensors = load_file(path)
     for name, module in learner.modules.items():
-        module.load_state_dict(_under(tensors, name))
+        module.load_state_dict(_under(tensors, f"module/{name}"))
     for name, optimiser in learner.optimisers.items():
         state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _under(tensors, name).items():
+        for key, tensor in _under(tensors, f"optimiser/{name}").items():
             number, _, entry = key.partition("/")
             state.setdefault(int(number), {})[entry] = tensor
         _restore_optimiser(optimiser, state)

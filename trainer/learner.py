@@ -51,6 +51,9 @@ class Detector(nn.Module):
         """What the model makes of samples, in their shape."""
         raise NotImplementedError
 
+    def settle(self, normals: Tensor) -> None:
+        """After training, in eval mode: take the scale of the scores from normal samples. Most models need none."""
+
 
 class Learner(Protocol):
     """A model in training."""

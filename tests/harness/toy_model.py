@@ -26,7 +26,7 @@ class ToyLearner:
     def __init__(self, rate: float = 1e-2, poison_at: int | None = None) -> None:
         self.detector = ToyDetector()
         self.modules: Mapping[str, nn.Module] = {"detector": self.detector}
-        self.optimisers: Mapping[str, Optimizer] = {"adam": torch.optim.Adam(self.detector.parameters(), lr=rate)}
+        self.optimisers: Mapping[str, Optimizer] = {"detector": torch.optim.Adam(self.detector.parameters(), lr=rate)}
         self.poison_at, self.steps, self.seen, self.shares = poison_at, 0, [], []
 
     def rate_factor(self, share: float) -> float:
@@ -41,7 +41,7 @@ class ToyLearner:
         if self.steps == self.poison_at:
             shaken = shaken * torch.nan
         self.steps += 1
-        together.update("detector", self.optimisers["adam"], {"error": error, "shaken": shaken}, self.detector.parameters())
+        together.update("detector", self.optimisers["detector"], {"error": error, "shaken": shaken}, self.detector.parameters())
         return {"error": error.detach(), "shaken": shaken.detach()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:

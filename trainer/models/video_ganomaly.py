@@ -123,8 +123,7 @@ class VideoLearner:
         self._discriminator = Discriminator(config).apply(initialise)
         self.modules: Mapping[str, nn.Module] = {"detector": self._generator, "discriminator": self._discriminator}
         self.optimisers: Mapping[str, Optimizer] = {
-            f"{name}_optimiser": Adam(module.parameters(), lr=config.learning_rate, betas=_ADAM_BETAS)
-            for name, module in self.modules.items()
+            name: Adam(module.parameters(), lr=config.learning_rate, betas=_ADAM_BETAS) for name, module in self.modules.items()
         }
 
     def rate_factor(self, share: float) -> float:  # noqa: ARG002  # the learner protocol
@@ -151,7 +150,9 @@ class VideoLearner:
         judged = discriminator_loss(logits, logits_made)
         self._update("detector", {**weighted(terms, WEIGHTS), "margin": margin}, together)
         self._update("discriminator", {"discriminator": judged}, together)
-        self._restart_if_collapsed(float(judged.detach()))
+        # One process decides for all: their own losses differ.
+        if together.broadcast(float(judged.detach()) < DISCRIMINATOR_COLLAPSED):
+            self._restart_discriminator()
         return {name: value.detach() for name, value in {**terms, "margin": margin, "discriminator": judged}.items()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -165,13 +166,12 @@ class VideoLearner:
             module.train(learning)
 
     def _update(self, name: str, terms: Mapping[str, Tensor], together: Together) -> None:
-        together.update(name, self.optimisers[f"{name}_optimiser"], terms, self.modules[name].parameters())
+        together.update(name, self.optimisers[name], terms, self.modules[name].parameters())
 
-    def _restart_if_collapsed(self, loss: float) -> None:
-        """Give a discriminator that has won new weights and a new optimiser state."""
-        if loss < DISCRIMINATOR_COLLAPSED:
-            self._discriminator.apply(initialise)
-            self.optimisers["discriminator_optimiser"].state.clear()
+    def _restart_discriminator(self) -> None:
+        """It has won and teaches nothing: new weights and a new optimiser state."""
+        self._discriminator.apply(initialise)
+        self.optimisers["discriminator"].state.clear()
 
 
 class Terms(NamedTuple):

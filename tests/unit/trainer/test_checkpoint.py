@@ -60,7 +60,7 @@ def test_a_run_that_was_interrupted_and_goes_on_ends_with_the_same_bits(alone, t
     )
     for name, value in whole.detector.state_dict().items():
         assert torch.equal(value, second.detector.state_dict()[name]), name
-    states = (learner.optimisers["adam"].state_dict()["state"] for learner in (whole, second))
+    states = (learner.optimisers["detector"].state_dict()["state"] for learner in (whole, second))
     for before, after in zip(*(state.values() for state in states), strict=True):
         assert all(torch.equal(before[key], after[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
 

@@ -61,7 +61,7 @@ def test_rates_follow_the_share_of_the_run_that_is_over(alone):
     learner = ToyLearner(rate=0.4)
     run_loop(learner, MATERIAL, settings(steps=4), alone, Keeper())
     assert learner.shares == [0.0, 0.25, 0.5, 0.75]
-    assert learner.optimisers["adam"].param_groups[0]["lr"] == pytest.approx(0.4 * 0.25)
+    assert learner.optimisers["detector"].param_groups[0]["lr"] == pytest.approx(0.4 * 0.25)
 
 
 def test_time_ends_a_run_as_well_as_steps_do(alone):
@@ -119,7 +119,7 @@ def test_a_gradient_that_is_no_number_is_told_from_a_term_that_is_none(alone):
     weight = learner.detector.body[0].weight
     terms = {"kinked": (weight.sum() * 0 + root).sqrt()}  # 0, with an infinite slope
     with pytest.raises(TrainingDiverged, match="every term is finite, but not the gradient"):
-        alone.update("detector", learner.optimisers["adam"], terms, [weight])
+        alone.update("detector", learner.optimisers["detector"], terms, [weight])
 
 
 def test_the_number_of_steps_of_some_epochs_leaves_out_odd_samples():

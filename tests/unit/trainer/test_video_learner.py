@@ -63,7 +63,7 @@ def test_a_discriminator_that_has_won_starts_again_without_its_optimisers_memory
     fixed = lambda logits, made: logits.mean() * 0 + made.mean() * 0 + loss  # noqa: E731  # a name would say no more
     monkeypatch.setattr("trainer.models.video_ganomaly.discriminator_loss", fixed)
     learner.learn(normal(torch.rand(4, 3, 16, 16)), 0.0, alone)
-    assert (not learner.optimisers["discriminator_optimiser"].state) == restarted
+    assert (not learner.optimisers["discriminator"].state) == restarted
 
 
 def test_scrambling_changes_speeds_in_places_and_leaves_brightness_and_still_things_alone(alone):
