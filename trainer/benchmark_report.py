@@ -20,7 +20,7 @@ from trainer.protocols import Run
 from trainer.published import Figure, others_figure, own_figure, remark
 
 _RATIO_SHOWN = 0.002
-_WORDS = ("cases", "score")  # columns that are not of numbers
+_WORDS = ("cases", "score", "others")  # columns that are not of numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Row:
     published: Figure | None
     """Of the model's own score."""
     others: Figure | None
+    """Of another method under a like protocol."""
 
     @property
     def difference(self) -> float | None:
@@ -145,7 +146,7 @@ def _columns(rows: list[Row]) -> dict[str, list[str]]:
         "run time": [f"{row.wall_s / 60:.1f} min" for row in rows],
         "published": [_figure(row.published) for row in rows],
         "difference": ["" if row.difference is None else f"{100 * row.difference:+.1f}" for row in rows],
-        "Deep SAD": [_figure(row.others) for row in rows],
+        "others": [_figure(row.others) + ("" if row.others is None else f" {row.others.method}") for row in rows],
     }
     return {heading: cells for heading, cells in columns.items() if any(cells)}
 

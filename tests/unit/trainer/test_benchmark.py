@@ -360,6 +360,14 @@ def test_the_published_figure_is_compared_with_the_models_own_score_alone():
     assert (other.published, other.difference, other.others) == (None, None, None)
 
 
+def test_tables_without_labelled_anomalies_stand_beside_what_pyod_measured():
+    found = {Run("odds", "ama", Table("cardio"), 0): finished({"a": 0.7}, anomalies=0)}
+    (row,) = summary(found)
+    assert row.published is None
+    assert row.others is not None
+    assert (row.others.method, row.others.auc, row.others.from_memory) == ("isolation forest", 0.924, False)
+
+
 def test_one_seed_has_no_deviation():
     (row,) = summary({Run("odds", "ama", Table("one"), 0): finished({"a": 0.7})})
     assert row.auc_std is None
@@ -379,11 +387,11 @@ def test_the_table_marks_figures_from_memory_and_leaves_out_columns_without_any(
     Console(width=160).print(table({Run("odds", "ama", Table("one"), 0): finished({"a": 0.7})}, "title"))
     alone = capsys.readouterr().out
     assert "90.0 ± 7.1" in compared
-    assert "92.8*" in compared
+    assert "92.8* Deep SAD" in compared
     assert "* from memory" in compared
     assert "-9.6" in compared
     assert "published " not in alone
-    assert "Deep SAD" not in alone
+    assert "others" not in alone
 
 
 def test_a_finished_run_is_one_line():
