@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from trainer.errors import BadShape
+from trainer.learner import ANOMALY, NORMAL, Batch
+from trainer.loop import Keeper, LoopSettings, Material, run_loop
+from trainer.models.batch_norm import BatchNorm
+from trainer.models.esad import (
+    RECIPE,
+    Coded,
+    Esad,
+    EsadConfig,
+    EsadLearner,
+    assistant_loss,
+    entropy_loss,
+    information_loss,
+)
+from trainer.sampling import MixedSamples
+from trainer.together import Together
+
+SMALL = EsadConfig(widths=(4, 6), hidden=(8, 6), latent=3)
+PICTURE, ROW = (1, 16, 16), (5,)
+BASIS = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 2)))[0]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Together:
+    return Together(accelerator="cpu")
+
+
+def detector(config: EsadConfig, shape: tuple[int, ...]) -> Esad:
+    torch.manual_seed(0)
+    return Esad(config, shape)
+
+
+def test_information_is_the_squared_distance_summed_over_a_sample():
+    made = torch.tensor([[[[1.0, 0.0], [0.0, 0.5]]], [[[0.0, 0.0], [0.0, 2.0]]]])
+    assert information_loss(torch.zeros(2, 1, 2, 2), made).tolist() == [1.25, 4.0]
+
+
+def test_the_second_code_is_short_for_normal_samples_and_long_for_anomalies():
+    codes = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]])
+    found = entropy_loss(codes, torch.tensor([True, False, False])).tolist()
+    assert found == pytest.approx([5.0, 1 / (5.0 + 1e-6), 1 / (1e-6 + 1e-6)], rel=1e-5)
+
+
+def test_the_assistant_is_the_mean_square_between_the_codes():
+    coded = Coded(torch.tensor([[1.0, 2.0]]), torch.zeros(1), torch.tensor([[0.0, 4.0]]))
+    assert assistant_loss(coded).tolist() == [(1 + 4) / 2]
+
+
+def test_a_step_draws_normal_samples_as_they_are_and_anomalies_as_noise(alone):
+    model = detector(SMALL, ROW)
+    learner, samples = EsadLearner(model, SMALL), torch.randn(6, *ROW)
+    labels = torch.tensor([NORMAL, ANOMALY, NORMAL, ANOMALY, NORMAL, NORMAL])
+    torch.manual_seed(7)
+    noise = 3.0 * torch.randn(6, *ROW)
+    model.train()
+    coded = model.code(samples)
+    targets = torch.where((labels == NORMAL)[:, None], samples, noise)
+    expected = {
+        "information": information_loss(targets, coded.made).mean(),
+        "entropy": entropy_loss(coded.latent_again, labels == NORMAL).mean(),
+        "assistant": assistant_loss(coded).mean(),
+    }
+    torch.manual_seed(7)
+    found = learner.learn(Batch(samples, labels), 0.0, alone)
+    assert {name: float(term) for name, term in found.items()} == pytest.approx(
+        {name: float(term.detach()) for name, term in expected.items()}, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [PICTURE, ROW, (3, 32, 32)])
+def test_a_step_teaches_every_weight_of_all_three_networks(shape, alone):
+    model = detector(SMALL, shape)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    EsadLearner(model, SMALL).learn(Batch(torch.rand(6, *shape) * 2 - 1, torch.tensor([1.0] * 4 + [-1.0] * 2)), 0.0, alone)
+    assert [name for name, weight in model.named_parameters() if torch.equal(weight, before[name])] == []
+
+
+def test_no_network_can_find_the_origin_without_looking():
+    """A bias or an affine normalisation would let every code be the same."""
+    for shape in (PICTURE, ROW):
+        model = detector(SMALL, shape)
+        assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
+        norms = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+        assert norms
+        assert not any(layer.affine for layer in norms)
+        assert not set(map(id, model.encoder.parameters())) & set(map(id, model.encoder_again.parameters()))
+
+
+def test_the_ports_score_is_the_mean_square_error_and_the_length_of_the_second_code():
+    model = detector(SMALL, PICTURE).eval()
+    samples = torch.rand(3, *PICTURE) * 2 - 1
+    coded = model.code((samples + 1) / 2)
+    error = (coded.made - (samples + 1) / 2).square().mean(dim=(1, 2, 3))
+    scores = model.scores(samples)
+    assert torch.allclose(scores["reconstruction"], error)
+    assert torch.allclose(scores["entropy"], coded.latent_again.norm(dim=1))
+    assert torch.allclose(scores["sum"], error + coded.latent_again.norm(dim=1))
+    assert torch.equal(model(samples), scores["sum"])
+    assert next(iter(scores)) == "sum"
+    assert next(iter(detector(SMALL.model_copy(update={"score": "relative"}), PICTURE).eval().scores(samples))) == "relative"
+
+
+def test_the_relative_score_is_on_the_scale_of_the_normal_samples_it_settled_on():
+    config = SMALL.model_copy(update={"score": "relative"})
+    model, normals = detector(config, PICTURE).eval(), torch.rand(200, *PICTURE) * 2 - 1
+    model.settle(normals)
+    with torch.inference_mode():
+        found = model(normals)
+        seen = (normals + 1) / 2
+        error = (model.code(seen).made - seen).square().mean(dim=(1, 2, 3))
+        energy = seen.square().mean(dim=(1, 2, 3))
+    assert float(found.mean()) == pytest.approx(0.0, abs=1e-3)
+    parts = error / (energy + 0.25 * energy.mean()), model.scores(normals)["entropy"]
+    expected = sum((part - part.mean()) / part.std() for part in parts)
+    assert torch.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [PICTURE, ROW])
+def test_scores_do_not_depend_on_the_other_samples_of_a_batch(shape):
+    model, samples = detector(SMALL, shape).eval(), torch.rand(7, *shape) * 2 - 1
+    with torch.inference_mode():
+        together = model(samples)
+        assert torch.allclose(together.flip(0), model(samples.flip(0)), rtol=1e-5)
+        assert torch.allclose(together[2:3], model(samples[2:3]), rtol=1e-5)
+
+
+def test_rates_rise_for_a_fifth_of_the_run_and_fall_to_nothing():
+    learner = EsadLearner(detector(SMALL, ROW), SMALL)
+    factors = [learner.rate_factor(share) for share in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert factors == pytest.approx([0.04, 0.52, 1.0, 0.5, 0.0], abs=1e-6)
+
+
+def plane(count: int, seed: int) -> Tensor:
+    """Normal rows: points of a plane in six dimensions, with a little noise."""
+    chance = np.random.default_rng(seed)
+    return torch.from_numpy(chance.normal(size=(count, 2)) @ BASIS.T * 2 + 0.1 * chance.normal(size=(count, 6))).float()
+
+
+def trained(changes: dict, anomalies: Tensor, alone: Together) -> Esad:
+    config = EsadConfig(hidden=(16,), latent=2, **changes)
+    torch.manual_seed(0)
+    model = Esad(config, (6,))
+    material = Material(MixedSamples(plane(500, 2), anomalies, 0.3, None))
+    run_loop(EsadLearner(model, config), material, LoopSettings(seed=0, batch=50, steps=300), alone, Keeper())
+    return model.eval()
+
+
+def area(model: Esad, anomalies: Tensor, score: str) -> float:
+    normals = plane(300, 3)
+    with torch.inference_mode():
+        scores = model.scores(torch.cat([normals, anomalies]))[score]
+    return float(roc_auc_score([0] * len(normals) + [1] * len(anomalies), scores))
+
+
+def off_the_plane(count: int, seed: int) -> Tensor:
+    """As long as normal rows are, in any direction."""
+    directions = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return directions / directions.norm(dim=1, keepdim=True) * plane(count, seed).norm(dim=1, keepdim=True)
+
+
+def test_rows_off_the_plane_are_told_from_normal_ones_and_not_without_the_information_term(alone):
+    strange, none = off_the_plane(300, 4), torch.empty(0, 6)
+    assert area(trained({}, none, alone), strange, "sum") > 0.9
+    assert area(trained({"information_weight": 0.0}, none, alone), strange, "sum") < 0.75
+
+
+def place_on_the_plane(count: int, seed: int) -> Tensor:
+    """Where normal rows are rare but no stranger than elsewhere: only labels tell that it is bad to be there."""
+    chance = np.random.default_rng(seed)
+    points = np.array([3.0, -3.0]) + 0.4 * chance.normal(size=(count, 2))
+    return torch.from_numpy(points @ BASIS.T + 0.1 * chance.normal(size=(count, 6))).float()
+
+
+def test_labels_tell_what_no_distance_does_and_the_second_code_not_without_the_entropy_term(alone):
+    marked, like_them = place_on_the_plane(100, 5), place_on_the_plane(300, 6)
+    assert area(trained({}, torch.empty(0, 6), alone), like_them, "entropy") < 0.9
+    assert area(trained({}, marked, alone), like_them, "entropy") > 0.97
+    assert area(trained({"entropy_weight": 0.0}, marked, alone), like_them, "entropy") < 0.5
+
+
+def test_settings_and_shapes_that_make_no_sense_are_refused():
+    with pytest.raises(ValidationError, match="widths"):
+        RECIPE.configure({"widths": []})
+    with pytest.raises(BadShape, match=r"\(1, 18, 18\).*multiple of 4"):
+        detector(SMALL, (1, 18, 18))
