@@ -19,15 +19,16 @@ from torch import Tensor
 
 from deploy.errors import OddsightError
 from trainer.benchmark_data import Pictures, TableRows, read_pictures, read_table
-from trainer.benchmark_settings import BenchmarkSettings, settings_of
+from trainer.benchmark_settings import BENCHMARK_SETTINGS, BenchmarkSettings
 from trainer.errors import BadDataset, TrainingDiverged
 from trainer.finished_runs import Finished, RunFile
 from trainer.learner import Detector
-from trainer.loop import Keeper, LoopSettings, Material, TensorSamples, run_loop, steps_of
+from trainer.loop import Keeper, LoopSettings, Material, run_loop
 from trainer.metrics import auc
 from trainer.processes import side_by_side
-from trainer.protocols import PICTURE_SETS, Part, PictureTrial, Rows, Run, TableTrial, Trial
+from trainer.protocols import PICTURE_SETS, Part, PictureTrial, Rows, Run, Scale, TableTrial, Trial
 from trainer.recipes import recipe
+from trainer.sampling import MixedSamples
 from trainer.together import Together
 
 DISTANCE, DENSITY = "feature_distance", "feature_density"
@@ -106,7 +107,7 @@ def benchmark(jobs: Sequence[Job], out: Path, processes: int, watcher: Watcher) 
 
 def jobs_of(runs: Sequence[Run], folder: Path) -> list[Job]:
     """Runs with the settings of the benchmark."""
-    return [Job(run, folder, settings_of(run.dataset, run.model)) for run in runs]
+    return [Job(run, folder, BENCHMARK_SETTINGS[run.model, run.dataset]) for run in runs]
 
 
 def execute(job: Job) -> Finished:
@@ -114,7 +115,7 @@ def execute(job: Job) -> Finished:
     data = _data(job.folder, job.run)
     wall_s, cpu_s = time.monotonic(), time.process_time()
     rows = job.run.case.rows(data.known, job.run.seed)
-    found = measure(_trial(data, rows), partial(train, job.run.model, job.settings, job.run.seed))
+    found = measure(_trial(data, rows, job.settings.scale), partial(train, job.run.model, job.settings, job.run.seed))
     return Finished(
         run=job.identity,
         auc=found,
@@ -137,9 +138,12 @@ def train(model: str, settings: BenchmarkSettings, seed: int, learned: Part) -> 
     learner = made.learner(detector, config)
     for module in learner.modules.values():
         module.to(_together().device)
-    material = Material(TensorSamples(learned.samples, learned.labels))
-    steps = steps_of(settings.epochs, len(learned.samples), settings.batch)
-    run_loop(learner, material, LoopSettings(seed, settings.batch, steps), _together(), Keeper())
+    normals, anomalies = learned.normals, learned.anomalies
+    samples = MixedSamples(normals, anomalies, settings.anomaly_share, settings.augmentation)
+    loop = LoopSettings(seed, settings.normals_a_batch(len(anomalies)), settings.steps_for(len(normals), len(anomalies)))
+    run_loop(learner, Material(samples), loop, _together(), Keeper())
+    with torch.no_grad():
+        detector.eval().settle(normals.to(_together().device))
     return detector
 
 
@@ -175,8 +179,8 @@ def unlikeliness(scores: NDArray[np.float32], usual: NDArray[np.float32]) -> NDA
     return np.asarray(np.abs(scores - usual.mean()), np.float32)
 
 
-def _trial(data: Pictures | TableRows, rows: Rows) -> Trial:
-    return PictureTrial(data.images, rows) if isinstance(data, Pictures) else TableTrial(data.values, rows)
+def _trial(data: Pictures | TableRows, rows: Rows, scale: Scale) -> Trial:
+    return PictureTrial(data.images, rows) if isinstance(data, Pictures) else TableTrial(data.values, rows, scale)
 
 
 def _data(folder: Path, run: Run) -> Pictures | TableRows:

@@ -6,7 +6,7 @@ them. What a case tests on shares no row with what it learns from, and nothing a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.errors import ConfigError
-from trainer.learner import ANOMALY, NORMAL
 from trainer.recipes import RECIPES
 
 PICTURE_SETS = ("mnist", "fashion-mnist")
@@ -32,9 +31,12 @@ _LEAVE_ONE_OUT_SHARE = 0.8
 _TABLE_SHARE = 0.6
 _PADDING_PX = 2  # 28 x 28 to 32 x 32, a power of two
 _WHITE = 255
+_FARTHEST = 10.0  # standard deviations
 
 T = TypeVar("T")
 
+Scale = Literal["range", "deviation"]
+"""How tables are scaled."""
 Numbers = NDArray[np.int64]
 """Numbers of rows of a data set, (N,)."""
 
@@ -179,14 +181,14 @@ class Part:
     """(N,)."""
 
     @property
-    def labels(self) -> Tensor:
-        """float32 (N,), as learners want them."""
-        return torch.where(torch.from_numpy(self.anomalous), ANOMALY, NORMAL).float()
-
-    @property
     def normals(self) -> Tensor:
         """The samples that are not anomalous."""
         return self.samples[torch.from_numpy(~self.anomalous)]
+
+    @property
+    def anomalies(self) -> Tensor:
+        """The samples that are anomalous."""
+        return self.samples[torch.from_numpy(self.anomalous)]
 
 
 class Trial(Protocol):
@@ -228,15 +230,17 @@ class PictureTrial:
 
 @dataclass(frozen=True, slots=True)
 class TableTrial:
-    """Rows of a table, float64 (N, D), of a case, scaled so that the normals learned from fill [-1, 1] in every column.
+    """Rows of a table, float64 (N, D), of a case, every column scaled by the normals learned from.
 
-    Deep SAD fits its scale to all of the training part, outliers included, whether labelled or not; here outliers that are not
-    labelled are unknown, and labelled ones would make the scale depend on the ratio. Its z-score before changes nothing
-    that min and max do not undo. A column that is always the same is only moved, to 0.
+    ``range``: these fill [-1, 1]. ``deviation``: they have mean 0 and standard deviation 1, and what is farther than 10 from 0
+    is moved there, lest one wild value of a labelled anomaly outweigh all else that is learned. A column that never varies among
+    them is only moved, to 0. Deep SAD has both, one after the other, of which min and max alone remain, and fits them to all of
+    the training part; here outliers that are not labelled are unknown, and labelled ones would tie the scale to the ratio.
     """
 
     values: NDArray[np.float64]
     rows: Rows
+    scale: Scale = "range"
 
     @property
     def train(self) -> Part:
@@ -249,10 +253,10 @@ class TableTrial:
         return _part(self._samples, self.rows.test_normals, self.rows.test_anomalies)
 
     def _samples(self, rows: Numbers) -> Tensor:
-        normals = self.values[self.rows.normals]
-        low, high = normals.min(axis=0), normals.max(axis=0)
-        half = np.where(high > low, (high - low) / 2.0, 1.0)
-        return torch.from_numpy(((self.values[rows] - (low + high) / 2.0) / half).astype(np.float32))
+        middle, unit = _centre_and_unit(self.values[self.rows.normals], self.scale)
+        scaled = (self.values[rows] - middle) / unit
+        limited = scaled.clip(-_FARTHEST, _FARTHEST) if self.scale == "deviation" else scaled
+        return torch.from_numpy(limited.astype(np.float32))
 
 
 def choice(grid: str, seeds: int | None, *, classes: str | None, ratios: str | None, sets: str | None) -> Choice:
@@ -328,6 +332,13 @@ def _listed(option: str, text: str | None, kind: Callable[[str], T]) -> tuple[T,
         return None if text is None else tuple(kind(part.strip()) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} must be numbers with commas between them, got {text!r}") from error
+
+
+def _centre_and_unit(normals: NDArray[np.float64], scale: Scale) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low, high = normals.min(axis=0), normals.max(axis=0)
+    middle, unit = ((low + high) / 2.0, (high - low) / 2.0) if scale == "range" else (normals.mean(axis=0), normals.std(axis=0))
+    constant = low == high
+    return np.where(constant, low, middle), np.where(constant, 1.0, unit)
 
 
 def _cut(rng: np.random.Generator, numbers: Numbers, share: float) -> tuple[Numbers, Numbers]:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 import trainer.benchmark
 from deploy.errors import ConfigError
-from trainer.benchmark import Job, benchmark, execute, jobs_of, measure, score, train, unlikeliness
+from trainer.benchmark import Job, benchmark, execute, measure, score, train, unlikeliness
 from trainer.benchmark_report import report, run_line, summary, table
 from trainer.benchmark_settings import BENCHMARK_SETTINGS, BenchmarkSettings
 from trainer.errors import BadDataset, BadRunFile, TrainingDiverged
 from trainer.finished_runs import Finished, RunFile
 from trainer.learner import Detector, Recipe, Settings
 from trainer.processes import processes_for
-from trainer.protocols import Choice, OneClass, Part, Run, Table, TableTrial, runs
+from trainer.protocols import DATASETS, Choice, OneClass, Part, Run, Table, TableTrial, runs
 from trainer.published import own_figure
 from trainer.recipes import RECIPES, recipe
 
@@ -270,13 +270,22 @@ def test_an_identity_survives_being_written_and_holds_the_whole_configuration(fo
     assert identity["settings"]["network"] == recipe("ganomaly").configure({}).model_dump(mode="json")
 
 
-def test_every_model_has_settings_for_pictures_and_for_tables():
-    assert set(BENCHMARK_SETTINGS) == {(model, kind) for model in RECIPES for kind in ("pictures", "tables")}
+def test_every_model_has_settings_for_every_data_set():
+    assert set(BENCHMARK_SETTINGS) == {(model, dataset) for model in RECIPES for dataset in DATASETS}
 
 
-@pytest.mark.parametrize(("model", "kind"), BENCHMARK_SETTINGS)
-def test_the_settings_are_ones_that_the_model_knows(model, kind):
-    recipe(model).configure(BENCHMARK_SETTINGS[model, kind].network)
+@pytest.mark.parametrize(("model", "dataset"), BENCHMARK_SETTINGS)
+def test_the_settings_are_ones_that_the_model_knows(model, dataset):
+    settings = BENCHMARK_SETTINGS[model, dataset]
+    recipe(model).configure(settings.network)
+    assert settings.steps_for(6000, 0) > 0
+
+
+def test_a_batch_leaves_room_for_labelled_anomalies_where_there_are_any():
+    settings = BenchmarkSettings(batch=100, epochs=2, anomaly_share=0.4)
+    assert (settings.normals_a_batch(0), settings.normals_a_batch(9)) == (100, 60)
+    assert (settings.steps_for(600, 0), settings.steps_for(600, 9)) == (12, 20)
+    assert replace(settings, steps=5).steps_for(600, 9) == 5
 
 
 def test_a_model_that_does_not_exist_is_refused_by_name():
@@ -413,8 +422,3 @@ def test_options_that_do_not_fit_are_refused_by_name(folder, more, named):
     result = CliRunner().invoke(app, ["benchmark", "odds", "--model", "ganomaly", "--data", str(folder), *more])
     assert isinstance(result.exception, ConfigError)
     assert named in str(result.exception)
-
-
-def test_the_benchmark_has_runs_with_settings_for_every_model(folder):
-    for model in RECIPES:
-        assert jobs_of(runs("mnist", model, Choice(seeds=1)), folder)[0].settings.epochs > 0

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from deploy.errors import ConfigError
-from trainer.learner import ANOMALY, NORMAL
 from trainer.protocols import (
     RATIOS,
     Choice,
@@ -183,15 +182,20 @@ def test_pictures_are_framed_in_black_and_scaled_to_one_on_either_side_of_zero()
     assert trial.train.samples[1].sum() == 28 * 28 - (32 * 32 - 28 * 28)
 
 
-def test_labels_say_which_samples_somebody_marked():
-    trial = PictureTrial(np.zeros((3, 28, 28), np.uint8), Rows(np.array([0, 2]), np.array([1]), np.array([0]), np.array([1])))
-    assert trial.train.labels.tolist() == [NORMAL, NORMAL, ANOMALY]
+def test_normal_and_anomalous_samples_of_a_part_can_be_told_apart():
+    images = np.arange(3, dtype=np.uint8).repeat(28 * 28).reshape(3, 28, 28)
+    trial = PictureTrial(images, Rows(np.array([0, 2]), np.array([1]), np.array([0]), np.array([1])))
+    assert trial.train.anomalous.tolist() == [False, False, True]
     assert len(trial.train.normals) == 2
+    assert trial.train.anomalies[0, 0, 5, 5] == pytest.approx(1 / 127.5 - 1)
     assert trial.test.anomalous.tolist() == [False, True]
 
 
-def table_trial(values: np.ndarray, ratio: float = 0.2) -> TableTrial:
-    return TableTrial(values, Table("cardio", ratio).rows(ROWS, 0))
+SCALES = pytest.mark.parametrize("scale", ["range", "deviation"])
+
+
+def table_trial(values: np.ndarray, ratio: float = 0.2, scale: str = "range") -> TableTrial:
+    return TableTrial(values, Table("cardio", ratio).rows(ROWS, 0), scale)
 
 
 def test_the_normals_learned_from_fill_the_range_of_every_column_that_varies():
@@ -201,14 +205,29 @@ def test_the_normals_learned_from_fill_the_range_of_every_column_that_varies():
     assert torch.allclose(normals.amax(0), torch.ones(3), atol=1e-5)
 
 
-def test_a_column_that_never_varies_is_moved_to_zero():
-    assert not table_trial(np.full((120, 1), 1e6)).train.samples.any()
+def test_or_have_mean_0_and_deviation_1():
+    values = np.random.default_rng(0).normal(50, [1.0, 1e3, 1e-3], (120, 3))
+    normals = table_trial(values, scale="deviation").train.normals
+    assert torch.allclose(normals.mean(0), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(normals.std(0, correction=0), torch.ones(3), atol=1e-5)
 
 
-def test_neither_the_test_part_nor_any_outlier_has_a_say_in_how_tables_are_scaled():
+def test_values_many_deviations_away_are_no_farther_than_ten():
+    values = np.random.default_rng(0).normal(size=(120, 3))
+    values[100:] *= 1e6
+    assert table_trial(values, scale="deviation").test.samples.abs().amax() == 10.0
+
+
+@SCALES
+def test_a_column_that_never_varies_is_moved_to_zero(scale):
+    assert not table_trial(np.full((120, 1), 0.1), scale=scale).train.samples.any()
+
+
+@SCALES
+def test_neither_the_test_part_nor_any_outlier_has_a_say_in_how_tables_are_scaled(scale):
     values = np.random.default_rng(0).normal(size=(120, 3))
     rows = table_trial(values).rows
     spoiled = np.full_like(values, 1e9)
     spoiled[rows.normals] = values[rows.normals]
-    assert torch.equal(table_trial(spoiled).train.normals, table_trial(values).train.normals)
-    assert torch.equal(table_trial(values, 0.0).test.samples, table_trial(values, 0.2).test.samples)
+    assert torch.equal(table_trial(spoiled, scale=scale).train.normals, table_trial(values, scale=scale).train.normals)
+    assert torch.equal(table_trial(values, 0.0, scale).test.samples, table_trial(values, 0.2, scale).test.samples)
