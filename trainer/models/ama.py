@@ -263,15 +263,15 @@ def label_weights(labels: Tensor, negative_weight: float) -> Tensor:
 
 
 def mirrored_distance(critic: nn.Module, pairs: Pairs) -> Tensor:
-    """Mean of |y| (D(x, x) − D(x, x̂)): the Wasserstein distance that the critic makes large. Mirrored Wasserstein loss.
+    """Mean of y (D(x, x) − D(x, x̂)) with 0 for negative y: the distance that the critic makes large. Mirrored Wasserstein loss.
 
-    The code has y for |y|. Since the players want opposites, its autoencoder then learns to draw anomalies, too, with λ_a
-    times the weight. With |y| the players differ about normal samples alone, and both work to draw anomalies badly, which
-    is what they are for. The code's other variant, the hinge, is not built.
+    The code has the negative y, too. Since the players want opposites, its autoencoder then learns to draw anomalies as well,
+    and with λ_a times the weight. Here the critic knows the distance of normal samples alone, and the autoencoder alone has to
+    draw anomalies unlike them. The code's other variant, the hinge, is not built.
     """
     both: Tensor = critic(torch.cat([_pair(pairs.samples, pairs.samples), _pair(pairs.samples, pairs.made.detach())]))
     marks, marks_made = both[:, 0].chunk(2)
-    return (pairs.weights.abs() * (marks - marks_made)).mean()
+    return (pairs.weights.relu() * (marks - marks_made)).mean()
 
 
 def gradient_penalty(critic: nn.Module, pairs: Pairs, draws: Tensor) -> Tensor:
