@@ -16,7 +16,7 @@ from rich.table import Table
 from deploy.errors import OddsightError
 from trainer.benchmark import Outcome
 from trainer.finished_runs import Finished
-from trainer.protocols import Run
+from trainer.protocols import CLASSES, Run
 from trainer.published import Figure, others_figure, own_figure, remark
 
 _RATIO_SHOWN = 0.002
@@ -42,7 +42,7 @@ class Row:
     """Sum over the runs, which ran side by side."""
     cpu_s: float
     published: Figure | None
-    """Of the model's own score."""
+    """Of the model's own score, over all classes."""
     others: Figure | None
     """Of another method under a like protocol."""
 
@@ -154,6 +154,8 @@ def _columns(rows: list[Row]) -> dict[str, list[str]]:
 def _rows(finished: Mapping[Run, Finished]) -> Iterable[Row]:
     """The rows of one group and ratio; the first score is the model's own."""
     first, values = next(iter(finished)), finished.values()
+    # Published figures of pictures are means over all classes.
+    comparable = first.dataset == "odds" or {run.case.subject for run in finished} == set(CLASSES)
     for number, name in enumerate(next(iter(values)).auc):
         means = _means_by_seed(finished, name)
         place = (first.dataset, first.model, first.case.group)
@@ -168,8 +170,8 @@ def _rows(finished: Mapping[Run, Finished]) -> Iterable[Row]:
             runs=len(finished),
             wall_s=sum(one.wall_s for one in values),
             cpu_s=sum(one.cpu_s for one in values),
-            published=None if number else own_figure(*place),
-            others=None if number else others_figure(*place, first.case.ratio),
+            published=own_figure(*place) if comparable and number == 0 else None,
+            others=others_figure(*place, first.case.ratio) if comparable and number == 0 else None,
         )
 
 

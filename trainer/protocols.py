@@ -68,6 +68,11 @@ class Case(Protocol):
         ...
 
     @property
+    def subject(self) -> int | str:
+        """The class or the table that it is about."""
+        ...
+
+    @property
     def ratio(self) -> float:
         """Labelled anomalies asked for, among all training samples."""
         ...
@@ -88,6 +93,11 @@ class LeaveOneOut:
     def __str__(self) -> str:
         return f"abnormal {self.abnormal}"
 
+    @property
+    def subject(self) -> int:
+        """See :class:`Case`."""
+        return self.abnormal
+
     def rows(self, known: Known, seed: int) -> Rows:
         """See :class:`Case`."""
         abnormal = known.classes == self.abnormal
@@ -106,6 +116,11 @@ class OneClass:
     anomaly: int | None = None
     ratio: float = 0.0
     group = "one class normal"
+
+    @property
+    def subject(self) -> int:
+        """See :class:`Case`."""
+        return self.normal
 
     def __str__(self) -> str:
         return f"normal {self.normal}" + ("" if self.anomaly is None else f", anomaly {self.anomaly}, ratio {self.ratio:g}")
@@ -135,6 +150,11 @@ class Table:
 
     @property
     def group(self) -> str:
+        """See :class:`Case`."""
+        return self.table
+
+    @property
+    def subject(self) -> str:
         """See :class:`Case`."""
         return self.table
 
