@@ -48,7 +48,7 @@ class MemoryFrameSource:
         self._poll_messages = poll_messages
         self._positions: dict[Partition, int] = {}
 
-    def poll(self, timeout_s: float) -> Polled:  # noqa: ARG002  the contract has it; this one never waits
+    def poll(self, timeout_s: float) -> Polled:
         """See :meth:`FrameSource.poll`; never waits."""
         changes, self.changes = self.changes, []
         self.joined = True

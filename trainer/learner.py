@@ -94,7 +94,7 @@ class Recipe:
     """Settings to a frozen configuration (pydantic): all that is needed to build the detector, stored in bundles."""
     detector: Callable[[Any, Shape], Detector]
     """Configuration and shape of the samples to a detector, not yet trained."""
-    learner: Callable[[Detector, Any], Learner]
+    learner: Callable[[Any, Any], Learner]
     """Detector and configuration to a learner: other players and optimisers; everything initialised."""
 
 

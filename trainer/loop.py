@@ -97,7 +97,7 @@ class Standing:
 class Keeper:
     """What accompanies a run: shows it, writes it down, keeps checkpoints. This one does nothing."""
 
-    def resume(self, learner: Learner) -> Standing:  # noqa: ARG002  # keepers that keep something need it
+    def resume(self, learner: Learner) -> Standing:
         """Put ``learner`` where an earlier run stopped, if there was one."""
         return Standing()
 

@@ -56,10 +56,10 @@ class Together:
         """The chosen precision, for forward passes."""
         return self._fabric.autocast()
 
-    def own_part(self, values: T) -> T:
-        """This process's equal part of something that can be sliced and divided by ``count``."""
-        size = len(values) // self.count  # type: ignore[arg-type]  # tensors and arrays alike
-        return values[self.rank * size : (self.rank + 1) * size]  # type: ignore[index,no-any-return]  # see above
+    def own_part(self, values: Tensor) -> Tensor:
+        """This process's equal part of ``values`` (N, ...)."""
+        size = len(values) // self.count
+        return values[self.rank * size : (self.rank + 1) * size]
 
     def rand(self, count: int, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), (count, *shape), for the samples of this process: drawn for all, so that all agree."""

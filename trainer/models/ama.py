@@ -253,7 +253,7 @@ RECIPE = Recipe(
     kind="ama",
     configure=AmaConfig.model_validate,
     detector=Ama,
-    learner=AmaLearner,  # type: ignore[arg-type]  # a recipe's learner is given the recipe's detector
+    learner=AmaLearner,
 )
 
 

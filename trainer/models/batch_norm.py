@@ -35,13 +35,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Running statistics, as torch keeps them: the variance without bias."""
-        assert self.running_mean is not None  # noqa: S101  # for the type checker: our layers always track
-        assert self.running_var is not None  # noqa: S101  # as above
-        assert self.num_batches_tracked is not None  # noqa: S101  # as above
         momentum = self.momentum or 0.0
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * count / (count - 1), momentum)
-        self.num_batches_tracked.add_(1)
+        self.get_buffer("running_mean").lerp_(mean, momentum)
+        self.get_buffer("running_var").lerp_(variance * count / (count - 1), momentum)
+        self.get_buffer("num_batches_tracked").add_(1)
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -174,7 +174,7 @@ class EsadLearner:
             return _COLD + (1.0 - _COLD) * (1.0 - math.cos(math.pi * share / _WARM_UP)) / 2.0
         return (1.0 + math.cos(math.pi * (share - _WARM_UP) / (1.0 - _WARM_UP))) / 2.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:  # noqa: ARG002  # the rate is the loop's
+    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
         """Normal samples are drawn as they are, labelled anomalies as noise."""
         self._detector.train()
         normal = batch.labels == NORMAL
@@ -217,7 +217,7 @@ RECIPE = Recipe(
     kind="esad",
     configure=EsadConfig.model_validate,
     detector=Esad,
-    learner=EsadLearner,  # type: ignore[arg-type]  # a recipe's learner is given the recipe's detector
+    learner=EsadLearner,
 )
 
 

@@ -186,11 +186,11 @@ class GanomalyLearner:
         """See :class:`trainer.learner.Learner`."""
         return {"generator": self._generator_optimiser, "discriminator": self._discriminator_optimiser}
 
-    def rate_factor(self, share: float) -> float:  # noqa: ARG002  # the learning rates are constant
+    def rate_factor(self, share: float) -> float:
         """See :class:`trainer.learner.Learner`."""
         return 1.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:  # noqa: ARG002  # no schedule
+    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
         """Generator first; then the discriminator, by what it said before that. The terms are not weighted."""
         self._generator.train()
         self._discriminator.train()
@@ -224,7 +224,7 @@ RECIPE = Recipe(
     kind="ganomaly",
     configure=GanomalyConfig.model_validate,
     detector=Ganomaly,
-    learner=GanomalyLearner,  # type: ignore[arg-type]  # a recipe's learner is given the recipe's detector
+    learner=GanomalyLearner,
 )
 
 

@@ -84,7 +84,7 @@ class TiledServing(Serving):
         return self.detector.reconstruct(samples)
 
     @torch.no_grad()
-    def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:  # noqa: ARG002  # a scale for all tiles needs no more
+    def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
         """See :class:`Serving`."""
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
 

@@ -126,11 +126,11 @@ class VideoLearner:
             name: Adam(module.parameters(), lr=config.learning_rate, betas=_ADAM_BETAS) for name, module in self.modules.items()
         }
 
-    def rate_factor(self, share: float) -> float:  # noqa: ARG002  # the learner protocol
+    def rate_factor(self, share: float) -> float:
         """The learning rates stay as they are."""
         return 1.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:  # noqa: ARG002  # as above
+    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
         """Learn from one batch, generator first.
 
         Of one half of the batch the generator sees the motion scrambled and must restore it. The latent distance is made

@@ -60,7 +60,7 @@ def test_the_initialisation_is_dcgans():
 @pytest.mark.parametrize(("loss", "restarted"), [(0.5, False), (DISCRIMINATOR_COLLAPSED / 2, True)])
 def test_a_discriminator_that_has_won_starts_again_without_its_optimisers_memory(learner, alone, monkeypatch, loss, restarted):
     """The loss is told by a stand-in: a real collapse takes long."""
-    fixed = lambda logits, made: logits.mean() * 0 + made.mean() * 0 + loss  # noqa: E731  # a name would say no more
+    fixed = lambda logits, made: logits.mean() * 0 + made.mean() * 0 + loss  # noqa: E731  a name would say no more
     monkeypatch.setattr("trainer.models.video_ganomaly.discriminator_loss", fixed)
     learner.learn(normal(torch.rand(4, 3, 16, 16)), 0.0, alone)
     assert (not learner.optimisers["discriminator"].state) == restarted
