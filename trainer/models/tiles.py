@@ -24,6 +24,7 @@ FRAME_AREA_PX = 38_400
 BATCH_TILES = 128
 VALIDATION_PICTURES = 24
 _PLACES_TRIED = 4
+_SETTLED_CLIPS = 4  # one in so many: a clip has a hundred tiles
 
 
 class TileConfig(Settings):
@@ -86,11 +87,16 @@ class TiledServing(Serving):
     @torch.no_grad()
     def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
         """See :class:`Serving`."""
+        seen = [self._tiles(torch.from_numpy(clips[::_SETTLED_CLIPS])).flatten(0, 2) for clips in learned]
+        self.detector.settle(torch.cat(seen))
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
+
+    def _tiles(self, clips: Tensor) -> Tensor:
+        return cut(self.view(clips), self.config.side, self.config.step)
 
     def _tile_scores(self, clips: Tensor) -> Tensor:
         """(N, rows, columns)."""
-        tiles = cut(self.view(clips), self.config.side, self.config.step)
+        tiles = self._tiles(clips)
         scores: Tensor = self.detector(tiles.flatten(0, 2))
         return scores.view(-1, tiles.shape[1], tiles.shape[2])
 
