@@ -73,6 +73,10 @@ class Together:
         """The first process's value, in every process."""
         return self._fabric.broadcast(value) if self.count > 1 else value
 
+    def mean(self, value: Tensor) -> float:
+        """The mean over the processes of a scalar."""
+        return float(self._averaged((value.detach(),))[0])
+
     def first_alone(self) -> AbstractContextManager[None]:
         """The first process goes through before the others, which then find its work done."""
         return self._fabric.rank_zero_first(local=True)

@@ -214,8 +214,7 @@ class GanomalyLearner:
         return terms["contextual"] + terms["encoder"]
 
     def _restart_collapsed(self, loss: Tensor, together: Together) -> None:
-        # One process decides for all: their own losses differ.
-        if together.broadcast(float(loss.detach()) < self._config.restart_below):
+        if together.mean(loss) < self._config.restart_below:
             self._discriminator.apply(initialise)
             self._discriminator_optimiser.state.clear()
 

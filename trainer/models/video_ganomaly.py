@@ -150,8 +150,7 @@ class VideoLearner:
         judged = discriminator_loss(logits, logits_made)
         self._update("detector", {**weighted(terms, WEIGHTS), "margin": margin}, together)
         self._update("discriminator", {"discriminator": judged}, together)
-        # One process decides for all: their own losses differ.
-        if together.broadcast(float(judged.detach()) < DISCRIMINATOR_COLLAPSED):
+        if together.mean(judged) < DISCRIMINATOR_COLLAPSED:
             self._restart_discriminator()
         return {name: value.detach() for name, value in {**terms, "margin": margin, "discriminator": judged}.items()}
 
