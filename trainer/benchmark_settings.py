@@ -42,8 +42,8 @@ _AMA_SMALL = {"learning_rate": 3e-3, "latent_weight": 0.1, "critic_steps": 1}
 _AMA_PICTURES = BenchmarkSettings(
     batch=16, steps=500, network={**_AMA_SMALL, "encoder_width": 16, "generator_width": 16, "critic_width": 8}
 )
-"""The authors' code: 100 epochs, batches of 256, five steps of the critic for one of the autoencoder, widths of 64, 256 and 128. That
-would take two cores a day a class; this takes them half a minute, and was chosen on one digit's training images."""
+"""The authors' code: 100 epochs, batches of 256, five steps of the critic for one of the autoencoder, widths of 64, 256 and 128:
+hours a class on a CPU. This takes it a minute, and was chosen on one digit's training images."""
 
 BENCHMARK_SETTINGS: Mapping[tuple[str, str], BenchmarkSettings] = {
     ("ganomaly", "mnist"): _GANOMALY_PICTURES,

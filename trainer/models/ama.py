@@ -330,22 +330,6 @@ def feature_distance(critic: nn.Module, samples: Tensor, made: Tensor) -> Tensor
     return difference.abs().sum(dim=1)
 
 
-class Gaussian(NamedTuple):
-    """The density of scores that the paper's reported figures are measured by."""
-
-    mean: float
-    std: float
-
-    def strangeness(self, scores: Tensor) -> Tensor:
-        """|s − mean| / std: orders scores as the density does, strangest last. Unusually small scores are strange, too."""
-        return (scores - self.mean).abs() / self.std
-
-
-def fit_gaussian(scores: Tensor) -> Gaussian:
-    """The density of the scores (N,) of normal *training* samples; no others may be used."""
-    return Gaussian(float(scores.mean()), max(float(scores.std(correction=0)), _TINY))
-
-
 def _pair(samples: Tensor, others: Tensor) -> Tensor:
     return torch.cat([samples, others], dim=1)
 

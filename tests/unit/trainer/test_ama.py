@@ -21,7 +21,6 @@ from trainer.models.ama import (
     Pairs,
     autoencoder_loss,
     feature_distance,
-    fit_gaussian,
     gradient_penalty,
     inward,
     label_weights,
@@ -146,13 +145,6 @@ def test_the_feature_distance_is_the_sum_over_features():
     critic.features.weight.data = torch.tensor([[1.0, 2.0], [0.0, -3.0]])
     # The pairs (1, 1) and (1, 3) differ by 2 at the second place: by 4 and -6 in the features.
     assert feature_distance(critic, torch.tensor([[1.0]]), torch.tensor([[3.0]])).tolist() == [10.0]
-
-
-def test_the_density_finds_small_scores_as_strange_as_large_ones():
-    gaussian = fit_gaussian(torch.tensor([1.0, 3.0]))
-    assert gaussian == (2.0, 1.0)
-    assert gaussian.strangeness(torch.tensor([2.0, 0.0, 4.0, 5.0])).tolist() == [0.0, 2.0, 2.0, 3.0]
-    assert torch.isfinite(fit_gaussian(torch.ones(3)).strangeness(torch.tensor([2.0]))).all()
 
 
 def test_a_critic_is_bounded_by_its_largest_singular_values():
