@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from trainer.loop import Keeper, LoopSettings, Material, TensorSamples, run_loop
+from trainer.recipes import RECIPES, recipe
+from trainer.together import Together
+
+SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {"critic_width": 4, "generator_width": 4}, "esad": {}}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Together:
+    return Together(accelerator="cpu")
+
+
+def test_one_process_has_all_of_a_batch_and_the_random_numbers_of_the_seed(alone):
+    values = torch.arange(6)
+    assert (alone.rank, alone.count) == (0, 1)
+    assert torch.equal(alone.own_part(values), values)
+    torch.manual_seed(3)
+    found = alone.rand(4, 2), alone.randn(2)
+    torch.manual_seed(3)
+    assert torch.equal(found[0], torch.rand(4, 2))
+    assert torch.equal(found[1], torch.randn(2))
+
+
+def test_an_update_moves_the_named_parameters_alone_down_the_sum_of_the_terms(alone):
+    moved, left = (torch.nn.Parameter(torch.tensor([1.0])) for _ in range(2))
+    optimiser = torch.optim.SGD([moved, left], lr=0.1)
+    alone.update("player", optimiser, {"one": (moved * left * 2).sum(), "other": moved.square().sum()}, [moved])
+    assert moved.tolist() == pytest.approx([1.0 - 0.1 * (2.0 + 2.0)])
+    assert left.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_every_model_learns_in_bfloat16_with_weights_that_stay_in_float32(model):
+    together = Together("bf16", accelerator="cpu")
+    torch.manual_seed(0)
+    config = recipe(model).configure(SMALL[model])
+    detector = recipe(model).detector(config, (1, 16, 16))
+    learner = recipe(model).learner(detector, config)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    pictures = torch.rand(16, 1, 16, 16) * 2 - 1
+    material = Material(TensorSamples(pictures, torch.ones(16)))
+    run_loop(learner, material, LoopSettings(seed=0, batch=8, steps=4), together, Keeper())
+    weights = dict(detector.named_parameters())
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert any(not torch.equal(value, before[name]) for name, value in weights.items())
+    with torch.inference_mode():
+        assert torch.isfinite(detector.eval()(pictures)).all()
+    with together.autocast():
+        assert (pictures[0, 0] @ pictures[0, 0]).dtype == torch.bfloat16
