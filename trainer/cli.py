@@ -42,6 +42,10 @@ def fit(
     max_minutes: Annotated[float, typer.Option(help="Time for training steps; decoding and export come on top.")] = 8.0,
     patience: Annotated[int, typer.Option(help="Validations without a smaller loss of held-out footage that end it early.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
+    length: Annotated[
+        int | None,
+        typer.Option(help="Frames in a clip; 1 for pictures that are no video (not video-ganomaly).", show_default="5"),
+    ] = None,
 ) -> None:
     """Train on normal footage and write a bundle. After an interruption the same command goes on.
 
@@ -54,7 +58,8 @@ def fit(
 
     screen = _screen()
     settings = {"model": model, "seed": seed, "max_minutes": max_minutes, "patience": patience, "precision": precision}
-    bundle = training.fit(data, out, fit_config(settings), screen)
+    network = {} if length is None else {"length": length}
+    bundle = training.fit(data, out, fit_config({**settings, "network": network}), screen)
     if bundle is None:
         return
     for line in check_engines(bundle):

@@ -1,12 +1,16 @@
 """What can be set for a training run."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.errors import ConfigError
 from trainer.clip_models import DEFAULT_MODEL
+from trainer.models.serving import ClipConfig, ClipModel
 from trainer.together import Precision
+
+T = TypeVar("T")
 
 
 class FitConfig(BaseModel):
@@ -36,8 +40,21 @@ def fit_config(settings: dict[str, Any]) -> FitConfig:
     Raises:
         ConfigError: a value breaks its rule.
     """
+    return _checked(FitConfig.model_validate, settings)
+
+
+def network_config(model: ClipModel, settings: Mapping[str, Any]) -> ClipConfig:
+    """Checked settings of a network.
+
+    Raises:
+        ConfigError: a value breaks its rule.
+    """
+    return _checked(model.configure, settings)
+
+
+def _checked(validate: Callable[[Any], T], settings: Mapping[str, Any]) -> T:
     try:
-        return FitConfig.model_validate(settings)
+        return validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")

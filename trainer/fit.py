@@ -15,7 +15,7 @@ from trainer.cache import FrameCache
 from trainer.calibrate import require_frames
 from trainer.checkpoint import FOLDER_NAME, drop_checkpoint
 from trainer.clip_models import clip_model
-from trainer.config import FitConfig
+from trainer.config import FitConfig, network_config
 from trainer.data import ClipBank, Split, frame_size, split_by_video
 from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, load_all, training_sources
@@ -93,7 +93,7 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
     sources = training_sources(data)
     shape = footage_shape(sources)
     height_px, width_px = frame_size(shape, model.frame_area_px)
-    network = model.configure({"height_px": height_px, "width_px": width_px, **config.network})
+    network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
     cache = FrameCache(out / FOLDER_NAME / "frames")
     with together.first_alone(), console.status("decoding"):
