@@ -211,45 +211,42 @@ class Part:
         return self.samples[torch.from_numpy(self.anomalous)]
 
 
-class Trial(Protocol):
+class Trial:
     """What a run learns from, and what it is tested on; each is made when it is asked for."""
+
+    rows: Rows
 
     @property
     def train(self) -> Part:
         """All that training, scaling and calibration may know."""
-        ...
+        return _part(self.samples, self.rows.normals, self.rows.anomalies)
 
     @property
     def test(self) -> Part:
         """Not to be asked for before training is over."""
-        ...
+        return _part(self.samples, self.rows.test_normals, self.rows.test_anomalies)
+
+    def samples(self, rows: Numbers) -> Tensor:
+        """Samples of the data set, as learners and detectors take them."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class PictureTrial:
+class PictureTrial(Trial):
     """Pictures, uint8 (N, 28, 28), of a case: padded with black to 32 x 32 and scaled to [-1, 1]."""
 
     images: NDArray[np.uint8]
     rows: Rows
 
-    @property
-    def train(self) -> Part:
+    def samples(self, rows: Numbers) -> Tensor:
         """See :class:`Trial`."""
-        return _part(self._samples, self.rows.normals, self.rows.anomalies)
-
-    @property
-    def test(self) -> Part:
-        """See :class:`Trial`."""
-        return _part(self._samples, self.rows.test_normals, self.rows.test_anomalies)
-
-    def _samples(self, rows: Numbers) -> Tensor:
         sides = (_PADDING_PX, _PADDING_PX)
         padded = np.pad(self.images[rows], ((0, 0), sides, sides))
         return torch.from_numpy(padded)[:, None].float() * (2.0 / _WHITE) - 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class TableTrial:
+class TableTrial(Trial):
     """Rows of a table, float64 (N, D), of a case, every column scaled by the normals learned from.
 
     ``range``: these fill [-1, 1]. ``deviation``: they have mean 0 and standard deviation 1, and what is farther than 10 from 0
@@ -262,17 +259,8 @@ class TableTrial:
     rows: Rows
     scale: Scale = "range"
 
-    @property
-    def train(self) -> Part:
+    def samples(self, rows: Numbers) -> Tensor:
         """See :class:`Trial`."""
-        return _part(self._samples, self.rows.normals, self.rows.anomalies)
-
-    @property
-    def test(self) -> Part:
-        """See :class:`Trial`."""
-        return _part(self._samples, self.rows.test_normals, self.rows.test_anomalies)
-
-    def _samples(self, rows: Numbers) -> Tensor:
         middle, unit = _centre_and_unit(self.values[self.rows.normals], self.scale)
         scaled = (self.values[rows] - middle) / unit
         limited = scaled.clip(-_FARTHEST, _FARTHEST) if self.scale == "deviation" else scaled

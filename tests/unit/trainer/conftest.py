@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.frames import encode_jpeg
+from trainer.together import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 14
 
@@ -48,6 +49,12 @@ def write_video(path: Path, frames: Frames, fps: int = 12) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
         container.mux(stream.encode())
     return path
+
+
+@pytest.fixture(scope="session")
+def alone() -> Together:
+    """One process, on the CPU."""
+    return Together(accelerator="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -34,11 +34,6 @@ SMALL = AmaConfig(latent=3, encoder_width=4, generator_width=4, critic_width=4, 
 PICTURE, ROW = (1, 16, 16), (5,)
 
 
-@pytest.fixture(scope="module")
-def alone() -> Together:
-    return Together(accelerator="cpu")
-
-
 def learner(config: AmaConfig, shape: tuple[int, ...]) -> AmaLearner:
     torch.manual_seed(0)
     return AmaLearner(Ama(config, shape), config)

@@ -5,16 +5,10 @@ from tests.harness.toy_model import ToyLearner
 from trainer.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
 from trainer.errors import CheckpointUnusable
 from trainer.loop import Keeper, LoopSettings, Material, Progress, Standing, TensorSamples, run_loop
-from trainer.together import Together
 
 IDENTITY = {"seed": 1, "footage": [["a", 10]]}
 ROWS = torch.randn(40, 4, generator=torch.Generator().manual_seed(3))
 MATERIAL = Material(TensorSamples(ROWS, torch.ones(40)), ROWS[:8])
-
-
-@pytest.fixture(scope="module")
-def alone() -> Together:
-    return Together(accelerator="cpu")
 
 
 def fresh(seed: int) -> ToyLearner:

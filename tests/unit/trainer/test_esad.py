@@ -27,11 +27,6 @@ PICTURE, ROW = (1, 16, 16), (5,)
 BASIS = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 2)))[0]
 
 
-@pytest.fixture(scope="module")
-def alone() -> Together:
-    return Together(accelerator="cpu")
-
-
 def detector(config: EsadConfig, shape: tuple[int, ...]) -> Esad:
     torch.manual_seed(0)
     return Esad(config, shape)

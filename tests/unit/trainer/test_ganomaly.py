@@ -29,11 +29,6 @@ SMALL = GanomalyConfig(width=4, hidden=(8, 6), latent=3)
 PICTURE, ROW = (1, 16, 16), (5,)
 
 
-@pytest.fixture(scope="module")
-def alone() -> Together:
-    return Together(accelerator="cpu")
-
-
 def learner(config: GanomalyConfig, shape: tuple[int, ...]) -> GanomalyLearner:
     torch.manual_seed(0)
     return GanomalyLearner(Ganomaly(config, shape), config)

@@ -8,11 +8,6 @@ from trainer.together import Together
 SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {"critic_width": 4, "generator_width": 4}, "esad": {}}
 
 
-@pytest.fixture(scope="module")
-def alone() -> Together:
-    return Together(accelerator="cpu")
-
-
 def test_one_process_has_all_of_a_batch_and_the_random_numbers_of_the_seed(alone):
     values = torch.arange(6)
     assert (alone.rank, alone.count) == (0, 1)

@@ -8,7 +8,6 @@ from trainer.models.blocks import initialise
 from trainer.models.ganomaly import DISCRIMINATOR_COLLAPSED
 from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
 from trainer.scramble import scramble
-from trainer.together import Together
 
 CONFIG = VideoGanomalyConfig(height_px=32, width_px=32, width=4, latent_channels=4)
 
@@ -17,11 +16,6 @@ CONFIG = VideoGanomalyConfig(height_px=32, width_px=32, width=4, latent_channels
 def learner() -> VideoLearner:
     torch.manual_seed(0)
     return VideoLearner(Generator(CONFIG), CONFIG)
-
-
-@pytest.fixture(scope="module")
-def alone() -> Together:
-    return Together(accelerator="cpu")
 
 
 def weights(learner: VideoLearner) -> list[torch.Tensor]:
