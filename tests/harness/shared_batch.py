@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from trainer.learner import ANOMALY, Batch, Learner
 from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
-from trainer.recipes import recipe
+from trainer.recipes import RECIPES, recipe
 from trainer.together import Together
 
 BATCH = 8
@@ -21,7 +21,7 @@ SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {}, "esad": {}}
 def learners() -> dict[str, Learner]:
     config = VideoGanomalyConfig(width=4, latent_channels=4)
     found: dict[str, Learner] = {"video-ganomaly": VideoLearner(Generator(config), config)}
-    for name in ("ganomaly", "ama"):
+    for name in RECIPES:
         settings = recipe(name).configure(SMALL[name])
         for shape in ((1, 16, 16), (7,)):
             found[f"{name}/{len(shape)}"] = recipe(name).learner(recipe(name).detector(settings, shape), settings)

@@ -124,6 +124,16 @@ def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     assert bundle.calibration.median == pytest.approx(scores[(len(scores) + 1) // 2 - 1], rel=1e-4)
 
 
+def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(data, tmp_path):
+    """Neither weights and stopping nor scale and thresholds: training footage alone gives the same bundle, bit for bit."""
+    config = FIT.model_copy(update={"max_steps": 12, "validate_every_steps": 2})
+    shutil.copytree(data / "training", tmp_path / "alone" / "training")
+    with_test, alone = (training.fit(path, tmp_path / path.name / "out", config, quiet()) for path in (data, tmp_path / "alone"))
+    assert with_test.model_id == alone.model_id
+    assert with_test.calibration == alone.calibration
+    assert with_test.manifest.metrics["validation_step"] == alone.manifest.metrics["validation_step"] > 0
+
+
 def test_a_faster_blob_scores_higher_than_all_that_is_normal(figures):
     assert figures["streaming"]["frame_auc"] > 0.9
     assert set(figures["streaming"]["clip_auc"]) == {"rush0", "rush1"}

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from deploy.bundle import read_bundle
 from tests.harness.brokers import free_ports
 from tests.harness.footage import picture
+from trainer.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
-MODELS = ["video-ganomaly", *(f"{name}/{dimensions}" for name in ("ganomaly", "ama") for dimensions in (3, 1))]
+MODELS = ["video-ganomaly", *(f"{name}/{dimensions}" for name in RECIPES for dimensions in (3, 1))]
 
 
 def torchrun(count: int, *command: object) -> str:

@@ -5,7 +5,13 @@ from tests.harness.toy_model import ToyLearner
 from trainer.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
 from trainer.errors import CheckpointUnusable
 from trainer.loop import Keeper, LoopSettings, Material, Progress, Standing, TensorSamples, run_loop
+from trainer.recipes import RECIPES, recipe
 
+SMALL = {
+    "ganomaly": {"width": 4, "latent": 6, "hidden": (8,)},
+    "ama": {"encoder_width": 4, "critic_width": 4, "generator_width": 4, "warm_up_share": 0.0},
+    "esad": {"widths": (4, 6)},
+}
 IDENTITY = {"seed": 1, "footage": [["a", 10]]}
 ROWS = torch.randn(40, 4, generator=torch.Generator().manual_seed(3))
 MATERIAL = Material(TensorSamples(ROWS, torch.ones(40)), ROWS[:8])
@@ -57,6 +63,29 @@ def test_a_run_that_was_interrupted_and_goes_on_ends_with_the_same_bits(alone, t
     states = (learner.optimisers["detector"].state_dict()["state"] for learner in (whole, second))
     for before, after in zip(*(state.values() for state in states), strict=True):
         assert all(torch.equal(before[key], after[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+
+@pytest.mark.parametrize("model", RECIPES)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (6,)], ids=["pictures", "tables"])
+def test_every_models_run_goes_on_to_the_same_bits(alone, tmp_path, model, shape):
+    config = recipe(model).configure(SMALL[model])
+    samples = torch.rand(24, *shape, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    material = Material(TensorSamples(samples, torch.ones(24)), samples[:4])
+    settings = LoopSettings(seed=5, batch=8, steps=6, validate_every_steps=2, patience=9)
+
+    def run(seed: int, keeper: Keeper):
+        torch.manual_seed(seed)
+        learner = recipe(model).learner(recipe(model).detector(config, shape), config)
+        run_loop(learner, material, settings, alone, keeper)
+        return learner
+
+    whole = run(1, Keeper())
+    with pytest.raises(KeyboardInterrupt):
+        run(1, Saver(tmp_path, 4))
+    resumed = run(2, Saver(tmp_path, None))
+    for player, module in whole.modules.items():
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, resumed.modules[player].state_dict()[name]), f"{player} {name}"
 
 
 def test_the_best_weights_so_far_come_back_too(tmp_path):
