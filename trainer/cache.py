@@ -6,6 +6,7 @@ A clip whose files changed, or another clip spec, has another name.
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.frames import Frame
 from deploy.spec import ClipSpec
 from trainer.footage import Footage, Source, decoded_frames
 
@@ -22,6 +24,8 @@ class FrameCache:
     """A folder of decoded clips."""
 
     folder: Path
+    tick: Callable[[], None] = lambda: None
+    """Told of every frame that is decoded."""
 
     def load(self, source: Source, spec: ClipSpec) -> Footage:
         """The clip's frames, decoded unless that was done before; read-only."""
@@ -29,19 +33,24 @@ class FrameCache:
         frames, card = self.folder / f"{name}.raw", self.folder / f"{name}.json"
         if not card.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            content = _decode_into(frames, source, spec)
+            content = _decode_into(frames, self._ticked(decoded_frames(source, spec)))
             card.with_suffix(".new").write_text(json.dumps(content))
             card.with_suffix(".new").replace(card)
         return _footage(source.name, frames, json.loads(card.read_text()), spec)
 
+    def _ticked(self, outcomes: Iterable[Frame | str]) -> Iterator[Frame | str]:
+        for outcome in outcomes:
+            self.tick()
+            yield outcome
 
-def _decode_into(path: Path, source: Source, spec: ClipSpec) -> dict[str, Any]:
+
+def _decode_into(path: Path, outcomes: Iterable[Frame | str]) -> dict[str, Any]:
     """Write every readable frame; where they were in the source, and what could not be read."""
     index: list[int] = []
     problems: list[str] = []
     place = -1
     with path.open("wb") as file:
-        for place, outcome in enumerate(decoded_frames(source, spec)):
+        for place, outcome in enumerate(outcomes):
             if isinstance(outcome, str):
                 problems.append(outcome)
             else:

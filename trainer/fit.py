@@ -18,13 +18,13 @@ from trainer.clip_models import clip_model
 from trainer.config import FitConfig, network_config
 from trainer.data import ClipBank, Split, frame_size, split_by_video
 from trainer.finish import Finished, make_bundle
-from trainer.footage import footage_shape, load_all, training_sources
+from trainer.footage import footage_shape, frame_count, load_all, training_sources
 from trainer.keeper import Checkpoints, Chronicler, Follower, Sample
 from trainer.logbook import FOLDER_NAME as LOG_NAME
 from trainer.logbook import PICTURES
 from trainer.loop import Keeper, LoopSettings, Material, run_loop
 from trainer.models.serving import Serving
-from trainer.report import TrainingBar, tell_footage, tell_split, tell_stopped, tell_unreadable
+from trainer.report import TrainingBar, tell_footage, tell_split, tell_stopped, tell_unreadable, work_bar
 from trainer.together import Together
 
 MAX_CLIPS = 20_000
@@ -95,8 +95,9 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
     height_px, width_px = frame_size(shape, model.frame_area_px)
     network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
-    cache = FrameCache(out / FOLDER_NAME / "frames")
-    with together.first_alone(), console.status("decoding"):
+    frames = sum(frame_count(source) for source in sources)
+    with together.first_alone(), work_bar(console, "decoding", frames) as advance:
+        cache = FrameCache(out / FOLDER_NAME / "frames", lambda: advance(1))
         footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip), load=cache.load)
     unreadable_frames = tell_unreadable(console, footage)
     split = split_by_video(footage, spec.length)
@@ -140,7 +141,9 @@ def _pictures(network: Serving, bank: ClipBank, console: Console) -> Tensor:
     """What the network sees of each clip, float16 (N, C, h, w): computed once, because it costs as much as a step."""
     if len(bank) > MAX_CLIPS:
         console.print(f"{len(bank)} clips, {MAX_CLIPS} of them at even distances are used")
-    with console.status("computing motion"):
-        device = next(network.parameters()).device
-        clips = bank.spread(MAX_CLIPS, _VIEW_CLIPS)
-        return torch.cat([network.view(torch.from_numpy(part).to(device)).half().cpu() for part in clips])
+    device, seen = next(network.parameters()).device, []
+    with work_bar(console, "computing motion", min(MAX_CLIPS, len(bank))) as advance:
+        for clips in bank.spread(MAX_CLIPS, _VIEW_CLIPS):
+            seen.append(network.view(torch.from_numpy(clips).to(device)).half().cpu())
+            advance(len(clips))
+    return torch.cat(seen)

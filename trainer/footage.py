@@ -105,6 +105,21 @@ def footage_shape(sources: list[Source]) -> FootageShape:
     raise NoFootage(f"none of {len(sources)} clips has a readable frame, the first is {sources[0].path}; check the files")
 
 
+def frame_count(source: Source) -> int:
+    """About how many frames a clip has: what its file says, 0 where it does not say; nothing is decoded."""
+    if not source.is_video:
+        return len(_pictures(source.path))
+    import av
+
+    try:
+        with av.open(str(source.path)) as container:
+            stream = container.streams.video[0]
+            seconds = float(container.duration or 0) / av.time_base
+            return stream.frames or round(seconds * float(stream.average_rate or 0))
+    except (av.FFmpegError, IndexError):
+        return 0
+
+
 def load_footage(source: Source, spec: ClipSpec) -> Footage:
     """Decode every readable frame of ``source`` and fit it to ``spec``; unreadable ones are named in ``problems``."""
     frames: list[Frame] = []

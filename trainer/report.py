@@ -1,6 +1,8 @@
 """What training says on the screen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich import progress as bars
@@ -42,6 +44,17 @@ class TrainingBar:
     def stop(self) -> None:
         """Leave the bar as it is."""
         self._bar.stop()
+
+
+@contextmanager
+def work_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, for work of ``total`` parts; gives what moves it on by so many."""
+    # An unknown total shows as a bar that runs to and fro.
+    with bars.Progress(
+        bars.TextColumn(what), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task(what, total=total or None)
+        yield partial(bar.advance, task)
 
 
 def tell_footage(console: Console, footage: Footage) -> None:

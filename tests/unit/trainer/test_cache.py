@@ -64,3 +64,11 @@ def test_a_clip_without_one_readable_frame_has_none(cache, tmp_path):
     (tmp_path / "bad" / "1.jpg").write_bytes(b"no picture")
     found = cache.load(Source("bad", tmp_path / "bad"), SPEC)
     assert (found.frames.shape, found.total) == ((0, 48, 64, 1), 1)
+
+
+def test_every_frame_that_is_decoded_is_told_of(tmp_path, source):
+    ticks = []
+    cache = FrameCache(tmp_path / "cache", lambda: ticks.append(1))
+    cache.load(source, SPEC)
+    cache.load(source, SPEC)
+    assert len(ticks) == 6

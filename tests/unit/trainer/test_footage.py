@@ -6,7 +6,16 @@ import pytest
 from deploy.frames import decode_picture
 from deploy.spec import ClipSpec
 from trainer.errors import NoFootage
-from trainer.footage import FootageShape, Source, footage_shape, load_all, load_footage, split_sources, training_sources
+from trainer.footage import (
+    FootageShape,
+    Source,
+    footage_shape,
+    frame_count,
+    load_all,
+    load_footage,
+    split_sources,
+    training_sources,
+)
 
 SPEC = ClipSpec(length=3, height_px=64, width_px=96)
 
@@ -94,3 +103,10 @@ def test_footage_without_one_readable_frame_is_refused(tmp_path: Path):
     for step in (footage_shape, lambda sources: load_all(sources, SPEC)):
         with pytest.raises(NoFootage, match=r"none of 1 clips has a readable frame, the first is .*gate"):
             step(split_sources(folder))
+
+
+def test_the_number_of_frames_is_known_without_decoding_them(tmp_path, pictures, video, street):
+    folder, file = pictures(tmp_path / "a", street(7, 1.0)), video(tmp_path / "b.mkv", street(24, 1.0), fps=12)
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    counts = [frame_count(Source(path.stem, path)) for path in (folder, file, tmp_path / "c.mp4")]
+    assert counts == [7, pytest.approx(24, abs=1), 0]
