@@ -122,7 +122,7 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
         "steps": progress.step,
         "train_s": round(progress.elapsed_s, 1),
         "processes": together.count,
-        "validation_loss": progress.best_loss,
+        "validation_loss": progress.best_loss if progress.best_step else None,  # JSON knows no infinity
         "validation_step": progress.best_step,
         "unreadable_frames": run.unreadable_frames,
     }

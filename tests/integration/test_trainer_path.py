@@ -239,6 +239,7 @@ def test_unreadable_frames_are_named_skipped_and_counted(data, tmp_path):
     assert "005.jpg" in said
     assert "2 unreadable frames skipped in all" in said
     assert bundle.manifest.metrics["unreadable_frames"] == 2
+    assert bundle.manifest.metrics["validation_loss"] is None  # two steps are too few for one
 
 
 def test_recalibration_on_own_footage_changes_the_thresholds_and_keeps_the_model(bundle, data, tmp_path):
