@@ -9,9 +9,10 @@ from deploy.bundle import Golden
 from deploy.engine import Engine, Scores
 from deploy.errors import EngineFailed
 
-F32_TOLERANCE = 1e-4
-"""Between what float32 engines differ by and what another precision does, measured on an encoder-decoder-encoder of 0.2 M
-parameters as the larger of score and heat map error: order of additions 6e-7, float16 1e-3, bfloat16 1e-2."""
+F32_TOLERANCE = 2e-4
+"""Between what float32 engines differ by and what another precision does, measured as the larger of score and heat map error.
+Order of additions: 6e-7 on an encoder-decoder-encoder of 0.2 M parameters, up to 8e-5 where the score is a square of small
+differences (ESAD on clips). On the first, float16 makes 1e-3 and bfloat16 1e-2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Parity:
 
     clips: int
     max_score_error: float
-    """Relative to the reference's score, or to the median score where that is larger."""
+    """Relative to the largest of the reference's scores: a score's zero is anywhere, so that it may be small by chance."""
     median_score_error: float
     max_heatmap_error: float
     """Relative to the largest value of the reference's heat maps."""
@@ -68,12 +69,13 @@ def _score_all(engine: Engine, clips: NDArray[np.uint8]) -> Scores:
 
 
 def _score_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    # The median keeps a clip whose score happens to be nearly zero from deciding.
-    size = np.maximum(np.abs(expected), np.median(np.abs(expected)))
-    error: NDArray[np.float32] = np.abs(found - expected) / np.maximum(size, np.finfo(np.float32).tiny)
+    error: NDArray[np.float32] = np.abs(found - expected) / _size(expected)
     return error
 
 
 def _heatmap_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    size = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
-    return float(np.abs(found - expected).max()) / size
+    return float(np.abs(found - expected).max()) / _size(expected)
+
+
+def _size(expected: NDArray[np.float32]) -> float:
+    return max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))

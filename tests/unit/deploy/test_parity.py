@@ -22,25 +22,24 @@ def altered_score(golden: Golden, factor: float) -> Golden:
     return replace(golden, score=score)
 
 
-def test_errors_are_relative_to_the_reference(engine: Engine, bundle: Bundle) -> None:
+def test_errors_are_relative_to_the_largest_score_of_the_reference(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
-    parity = compare(engine, altered_score(golden, 0.5))
-    assert parity.max_score_error == pytest.approx(
-        golden.score[3] / 2 / max(golden.score[3] / 2, np.median(altered_score(golden, 0.5).score)), rel=1e-3
-    )
+    altered = altered_score(golden, 0.5)
+    parity = compare(engine, altered)
+    assert parity.max_score_error == pytest.approx(golden.score[3] / 2 / np.abs(altered.score).max(), rel=1e-3)
     assert parity.median_score_error < 1e-5
     assert parity.max_heatmap_error < 1e-5
 
 
-def test_a_score_next_to_zero_is_measured_by_the_median_score(engine: Engine, bundle: Bundle) -> None:
-    golden = altered_score(read_golden(bundle), 1e-9)
-    parity = compare(engine, golden)
-    assert parity.max_score_error < read_golden(bundle).score[3] / np.median(golden.score) * 1.01
+def test_a_score_that_is_next_to_zero_by_chance_does_not_decide(engine: Engine, bundle: Bundle) -> None:
+    golden = read_golden(bundle)
+    next_to_zero = replace(golden, score=golden.score - golden.score[3] + np.float32(1e-6))
+    assert compare(engine, next_to_zero).max_score_error < 1.01 * float(golden.score[3] / np.abs(next_to_zero.score).max())
 
 
 @pytest.mark.parametrize("factor", [1 + 10 * F32_TOLERANCE, 2, float("nan")])
 def test_a_score_outside_the_tolerance_is_refused(engine: Engine, bundle: Bundle, factor: float) -> None:
-    with pytest.raises(EngineFailed, match=r"onnx: scores differ from the reference's by up to .*; at most 0.0001"):
+    with pytest.raises(EngineFailed, match=r"onnx: scores differ from the reference's by up to .*; at most 0.0002"):
         check(engine, altered_score(read_golden(bundle), factor))
 
 
