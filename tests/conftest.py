@@ -1,5 +1,6 @@
 """Brokers and Redis for tests: embedded ones everywhere, real Apache Kafka where it and Java are found."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +10,12 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_as_in_a_terminal() -> None:
+    """A run in the background inherits an ignored SIGINT, and so would every process that a test starts and interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
