@@ -27,7 +27,7 @@ class Scores:
     score: NDArray[np.float32]
     """float32 (N,); higher is more anomalous."""
     heatmap: NDArray[np.float32]
-    """float32 (N, h, w); where in the frame; h and w are the model's own, coarser than the frame."""
+    """float32 (N, h, w); where in the frame, in the units of the score; h and w are the model's own, coarser than the frame."""
 
 
 class Engine(Protocol):
