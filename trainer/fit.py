@@ -29,6 +29,8 @@ from trainer.together import Together
 
 MAX_CLIPS = 20_000
 """More are thinned out: 60 KB a clip are held in memory."""
+VALIDATION_CLIPS = 64
+"""Held-out clips that a run is stopped by; calibration later scores all of them."""
 _VIEW_CLIPS = 16
 
 
@@ -112,8 +114,9 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
     model = clip_model(run.config.model)
     network = model.serving(model.configure(run.card.config)).to(together.device)
     learner = network.learner()
-    learn_from = _pictures(network, ClipBank(run.split.fit, run.spec.length), console)
-    validation = network.validation(_pictures(network, ClipBank(run.split.held_out, run.spec.length), console))
+    learn_from = _pictures(network, ClipBank(run.split.fit, run.spec.length), MAX_CLIPS, console)
+    held_out = _pictures(network, ClipBank(run.split.held_out, run.spec.length), VALIDATION_CLIPS, console)
+    validation = network.validation(held_out)
     material = Material(network.samples(learn_from), validation)
     with closing(_keeper(run, network, validation, together, console)) as keeper:
         progress = run_loop(learner, material, run.settings, together, keeper)
@@ -137,13 +140,13 @@ def _keeper(run: Run, network: Serving, validation: Tensor, together: Together, 
 
 
 @torch.no_grad()
-def _pictures(network: Serving, bank: ClipBank, console: Console) -> Tensor:
-    """What the network sees of each clip, float16 (N, C, h, w): computed once, because it costs as much as a step."""
-    if len(bank) > MAX_CLIPS:
-        console.print(f"{len(bank)} clips, {MAX_CLIPS} of them at even distances are used")
+def _pictures(network: Serving, bank: ClipBank, most: int, console: Console) -> Tensor:
+    """What the network sees of at most so many clips, float16 (N, C, h, w): computed once, since it costs as much as a step."""
+    if len(bank) > most:
+        console.print(f"{len(bank)} clips, {most} of them at even distances are looked at", highlight=False)
     device, seen = next(network.parameters()).device, []
-    with work_bar(console, "computing motion", min(MAX_CLIPS, len(bank))) as advance:
-        for clips in bank.spread(MAX_CLIPS, _VIEW_CLIPS):
+    with work_bar(console, "computing motion", min(most, len(bank))) as advance:
+        for clips in bank.spread(most, _VIEW_CLIPS):
             seen.append(network.view(torch.from_numpy(clips).to(device)).half().cpu())
             advance(len(clips))
     return torch.cat(seen)
