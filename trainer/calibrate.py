@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
 from deploy.engine import DEFAULT_ENGINE, load_engine
+from trainer.datasets import training_sources
 from trainer.errors import TooLittleFootage
-from trainer.footage import load_all, training_sources
+from trainer.footage import load_all
 from trainer.scoring import score_footage
 from trainer.tail import normal_tail
 

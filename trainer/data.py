@@ -1,19 +1,17 @@
-"""Decoded footage to clips: split by video, windows for training, labels for evaluation."""
+"""Decoded footage to clips: split by video, windows for training and scoring."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.errors import BadLabels, NoFootage, TooLittleFootage
-from trainer.footage import Footage, FootageShape, Source, split_sources
+from trainer.errors import TooLittleFootage
+from trainer.footage import Footage, FootageShape
 
 HELD_OUT_SHARE = 0.2
-LABELS_NAME = "frame_labels.npz"
 
 _SIDE_STEP_PX = 16
 _AREA_TOLERANCE = 0.15
@@ -61,14 +59,6 @@ class ClipBank:
         return self.footage[video].frames[first : first + self.length]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledClip:
-    """A test clip on disk and its labels, uint8 (frames,), 1 = anomalous."""
-
-    source: Source
-    labels: NDArray[np.uint8]
-
-
 def frame_size(shape: FootageShape, area_px: int) -> tuple[int, int]:
     """Height and width, multiples of 16, near ``area_px`` in area and nearest to the footage's aspect; never enlarges."""
     area = min(area_px, shape.width_px * shape.height_px)
@@ -93,36 +83,6 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
                 f"give at least {length * 10} frames of one video, or two videos of {length} frames"
             )
     return split
-
-
-def labelled_clips(path: Path) -> list[LabelledClip]:
-    """The test clips of a data set with their labels.
-
-    Raises:
-        NoFootage: there is no ``testing`` split.
-        BadLabels: the labels are missing, or name other clips.
-    """
-    if not (path / "testing").is_dir():
-        raise NoFootage(f"{path}: no testing/ folder; evaluate needs testing/frames/CLIP or testing/videos/CLIP.*")
-    sources = split_sources(path / "testing")
-    labels = _read_labels(path / LABELS_NAME)
-    missing = [source.name for source in sources if source.name not in labels]
-    if missing:
-        raise BadLabels(f"{path / LABELS_NAME}: no labels for clip {missing[0]!r}; it has {', '.join(sorted(labels))}")
-    return [LabelledClip(source, labels[source.name]) for source in sources]
-
-
-def check_labels(clip: LabelledClip, footage: Footage) -> None:
-    """Make sure that there is one label a frame.
-
-    Raises:
-        BadLabels: the numbers differ.
-    """
-    if len(clip.labels) != footage.total:
-        raise BadLabels(
-            f"clip {clip.source.name!r} has {footage.total} frames and {len(clip.labels)} labels in {LABELS_NAME}; "
-            "give one label a frame"
-        )
 
 
 def clip_windows(frames: NDArray[np.uint8], spec: ClipSpec, size: int) -> Iterator[tuple[int, Clips]]:
@@ -155,15 +115,3 @@ def _split_in_time(video: Footage) -> Split:
         fit=(replace(video, frames=video.frames[:cut], index=video.index[:cut]),),
         held_out=(replace(video, frames=video.frames[cut:], index=video.index[cut:]),),
     )
-
-
-def _read_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            labels = {name: np.asarray(archive[name]) for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise BadLabels(f"{path}: {error}; give one uint8 array of 0 and 1 a test clip, keyed by clip name") from error
-    for name, values in labels.items():
-        if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-            raise BadLabels(f"{path}: {name!r} must be a row of 0 and 1, got shape {values.shape} of {values.dtype}")
-    return {name: values.astype(np.uint8) for name, values in labels.items()}

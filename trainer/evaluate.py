@@ -12,9 +12,10 @@ from deploy.bundle import Bundle, read_bundle
 from deploy.decide import DecisionRule
 from deploy.engine import Engine, load_engine
 from trainer.baselines import baseline_spec, flow_magnitude
-from trainer.data import LabelledClip, check_labels, labelled_clips
+from trainer.datasets import labelled_clips, normal_sources
 from trainer.events import event_figures
-from trainer.footage import Source, footage_shape, load_footage, training_sources
+from trainer.footage import Source, footage_shape, load_footage
+from trainer.labelled import LabelledClip, check_labels
 from trainer.metrics import SMOOTHING_FRAMES, Labels, Scores, clip_aucs, frame_auc, literature_scores
 from trainer.scoring import score_footage
 
@@ -95,7 +96,7 @@ def _score_test(engine: Engine, clips: list[LabelledClip], tell: Tell) -> Scores
 def _baseline(data: Path, clips: list[LabelledClip], tell: Tell) -> Outcome:
     scores = {clip.source.name: _flow(clip.source, tell) for clip in clips}
     # Without training footage nothing is known beforehand but that a still scene has no motion.
-    normal = [_flow(source, tell) for source in training_sources(data)] if (data / "training").is_dir() else []
+    normal = [_flow(source, tell) for source in normal_sources(data)]
     return Outcome(scores, float(np.nanmedian(np.concatenate(normal))) if normal else 0.0)
 
 

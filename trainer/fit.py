@@ -17,8 +17,9 @@ from trainer.checkpoint import FOLDER_NAME, drop_checkpoint
 from trainer.clip_models import clip_model
 from trainer.config import FitConfig, network_config
 from trainer.data import ClipBank, Split, frame_size, split_by_video
+from trainer.datasets import training_sources
 from trainer.finish import Finished, make_bundle
-from trainer.footage import footage_shape, frame_count, load_all, training_sources
+from trainer.footage import footage_shape, frame_count, load_all
 from trainer.keeper import Checkpoints, Chronicler, Follower, Sample
 from trainer.logbook import FOLDER_NAME as LOG_NAME
 from trainer.logbook import PICTURES

@@ -61,15 +61,6 @@ class FootageShape:
     fps: float
 
 
-def training_sources(path: Path) -> list[Source]:
-    """The clips to learn from: those of ``path/training`` if there is one, else those of ``path`` itself.
-
-    Raises:
-        NoFootage: nothing usable is there.
-    """
-    return split_sources(path / "training" if (path / "training").is_dir() else path)
-
-
 def split_sources(path: Path) -> list[Source]:
     """The clips of one split, one folder or one video file, in natural order of their names.
 

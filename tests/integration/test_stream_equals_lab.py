@@ -17,7 +17,7 @@ from tests.harness.brokers import unique_kafka_settings
 from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
 from trainer.config import FitConfig
-from trainer.data import labelled_clips
+from trainer.datasets import labelled_clips
 from trainer.fit import fit
 from trainer.footage import load_footage
 from trainer.metrics import Scores, frame_auc

@@ -22,9 +22,10 @@ from trainer import fit as training
 from trainer.calibrate import calibrate
 from trainer.config import FitConfig
 from trainer.data import ClipBank, split_by_video
+from trainer.datasets import training_sources
 from trainer.errors import CheckpointUnusable, TooLittleFootage
 from trainer.evaluate import evaluate
-from trainer.footage import load_all, training_sources
+from trainer.footage import load_all
 from trainer.loop import TensorSamples
 from trainer.metrics import frame_auc
 from trainer.parity import check_engines

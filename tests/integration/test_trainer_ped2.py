@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from trainer.baselines import baseline_spec, flow_magnitude
-from trainer.data import check_labels, labelled_clips
-from trainer.footage import footage_shape, load_footage, training_sources
+from trainer.datasets import labelled_clips, training_sources
+from trainer.footage import footage_shape, load_footage
+from trainer.labelled import check_labels
 from trainer.metrics import auc
 
 ROOT = Path(__file__).resolve().parents[2]

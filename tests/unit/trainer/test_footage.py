@@ -5,6 +5,7 @@ import pytest
 
 from deploy.frames import decode_picture
 from deploy.spec import ClipSpec
+from trainer.datasets import training_sources
 from trainer.errors import NoFootage
 from trainer.footage import (
     FootageShape,
@@ -14,7 +15,6 @@ from trainer.footage import (
     load_all,
     load_footage,
     split_sources,
-    training_sources,
 )
 
 SPEC = ClipSpec(length=3, height_px=64, width_px=96)

@@ -1,0 +1,1 @@
+"""The layouts that data sets come in: one file a layout."""
