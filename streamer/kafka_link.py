@@ -1,8 +1,8 @@
 """Kafka clients as the service needs them, and a plain reason when there is no connection.
 
 Every client is made here, so that consumer, producer and administration agree on address and security. Before kafka-python
-tries, the address is probed (:mod:`streamer.kafka_probe`); what kafka-python then finds out about user and password it only
-logs, so its log is read during the attempt.
+tries, address and password are probed (:mod:`streamer.kafka_probe`); what kafka-python then finds out it only logs, so its log
+is read during the attempt.
 
 Facts about kafka-python 3.0.12 that the users of :func:`make_consumer` rely on:
 
@@ -29,15 +29,15 @@ import structlog
 from kafka.errors import (
     AuthorizationError,
     KafkaError,
-    SaslAuthenticationFailedError,
     TopicAlreadyExistsError,
 )
 from kafka.net.compat import KafkaNetClient
+from kafka.net.sasl import get_sasl_mechanism
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings
 from streamer.errors import BrokerUnavailable
-from streamer.kafka_probe import Address, find_connection_fault, find_fault, parse_address
+from streamer.kafka_probe import Address, Login, find_connection_fault, find_fault, parse_address
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 """Largest message sent; a topic's ``max.message.bytes`` must allow it."""
@@ -152,9 +152,9 @@ def quiet_library_log() -> None:
 
 def _open(settings: KafkaSettings, client_class: Callable[..., Any], **options: Any) -> Any:
     _require_crc32c()
-    _check_addresses(settings)
     opened: list[KafkaNetClient] = []
     with _reasons_from_log() as reasons:
+        _check_addresses(settings)
         try:
             return client_class(**connection_options(settings), **options, kafka_client=_remembering(opened))
         except KafkaError as error:
@@ -196,13 +196,21 @@ def _sasl_options(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
+def _login(settings: KafkaSettings) -> Login | None:
+    options = _sasl_options(settings)
+    if not options:
+        return None
+    mechanism = get_sasl_mechanism(settings.sasl_mechanism)
+    return Login(settings.sasl_mechanism, options["sasl_plain_username"], lambda: mechanism(**options))
+
+
 def _check_addresses(settings: KafkaSettings) -> None:
     """One bootstrap server that answers is enough; where none does, all faults are told."""
     tls = _tls_context(settings)
-    mechanism = settings.sasl_mechanism if settings.security_protocol.startswith("SASL") else None
+    login = _login(settings)
     addresses = _addresses(settings)
     with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as pool:
-        faults = list(pool.map(lambda address: find_fault(address, tls, mechanism), addresses))
+        faults = list(pool.map(lambda address: find_fault(address, tls, login), addresses))
     if None not in faults:
         raise BrokerUnavailable("Kafka at " + "; ".join(fault for fault in faults if fault))
 
@@ -268,11 +276,8 @@ def _reasons_from_log() -> Iterator[list[Exception]]:
 
 
 def _explain(settings: KafkaSettings, reasons: list[Exception], error: Exception) -> str:
-    where = f"Kafka at {settings.bootstrap_servers}"
-    if any(isinstance(reason, SaslAuthenticationFailedError) for reason in reasons):
-        return f"{where}: user name or password refused for {settings.username!r}: check kafka.username and kafka.password"
     last = reasons[-1] if reasons else error
     return (
-        f"{where}: answers, but then gives no cluster ({last}). It may ask for a user name and password, or refuse them: "
-        f"check kafka.security_protocol (now {settings.security_protocol}) and the broker's log"
+        f"Kafka at {settings.bootstrap_servers}: answers, but then gives no cluster ({last}). It may ask for a user name and "
+        f"password: check kafka.security_protocol (now {settings.security_protocol}) and the broker's log"
     )

@@ -1,21 +1,27 @@
 """What is wrong with a Kafka address, found with one small connection of our own.
 
 kafka-python says "Unable to bootstrap" whether the name is wrong, nothing listens, TLS fails or nobody answers. Each has
-another cure, so the address is tried step by step: name, connection, TLS, a Kafka request.
+another cure, so the address is tried step by step: name, connection, TLS, a Kafka request, user name and password.
+
+The password is tried here because kafka-python 3.0.12 often loses the broker's refusal: Apache Kafka holds it back for
+``connection.failed.authentication.delay.ms`` (0.1 s) and then sends it and closes at once, and where both arrive together its
+transport reports only the closing.
 """
 
 import socket
 import ssl
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 _STEP_TIMEOUT_S = 3.0
 _DEFAULT_PORT = 9092
 
 _MAX_ANSWER_BYTES = 1024 * 1024
-# Every broker since 0.10 answers both before any authentication (key and version as in Kafka's protocol guide).
+# Every broker since 1.0 answers these before it knows who asks (key and version as in Kafka's protocol guide).
 _API_VERSIONS = (18, 0)
 _SASL_HANDSHAKE = (17, 1)
+_SASL_AUTHENTICATE = (36, 0)
 _UNSUPPORTED_MECHANISM = 33
 _CORRELATION = b"odds"
 _TLS_ALERT = b"\x15\x03"
@@ -29,6 +35,31 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Exchange(Protocol):
+    """The client's side of one SASL authentication, as kafka-python's mechanisms are."""
+
+    def auth_bytes(self) -> bytes:
+        """What to send next."""
+
+    def receive(self, auth_bytes: bytes) -> object:
+        """Take the broker's answer.
+
+        Raises:
+            ValueError: it proves that the broker does not know the password.
+        """
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to send."""
+
+
+class Login(NamedTuple):
+    """How to authenticate."""
+
+    mechanism: str
+    username: str
+    begin: Callable[[], Exchange]
 
 
 class _Fault(Exception):
@@ -48,19 +79,18 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
-def find_fault(address: Address, tls: ssl.SSLContext | None, sasl_mechanism: str | None) -> str | None:
-    """What is wrong at ``address``, and what to check; None if something there speaks Kafka and offers the mechanism.
+def find_fault(address: Address, tls: ssl.SSLContext | None, login: Login | None) -> str | None:
+    """What is wrong at ``address``, and what to check; None if something there speaks Kafka and takes the login.
 
-    Takes a few milliseconds where all is well, and a few times three seconds plus the name lookup where not. User name and
-    password are not tried.
+    Takes a few milliseconds where all is well, and a few times three seconds plus the name lookup where not.
     """
     try:
         with _connect(address) as plain:
             if tls is None:
-                _converse(plain, address, sasl_mechanism)
+                _converse(plain, address, login)
             else:
                 with _secure(plain, address, tls) as secured:
-                    _converse(secured, address, sasl_mechanism)
+                    _converse(secured, address, login)
     except _Fault as fault:
         return str(fault)
     return None
@@ -127,7 +157,7 @@ def _secure(plain: socket.socket, address: Address, tls: ssl.SSLContext) -> ssl.
         ) from error
 
 
-def _converse(connection: socket.socket, address: Address, sasl_mechanism: str | None) -> None:
+def _converse(connection: socket.socket, address: Address, login: Login | None) -> None:
     answer = _ask(connection, address, _request(*_API_VERSIONS))
     if (not answer or answer.startswith(_TLS_ALERT)) and not isinstance(connection, ssl.SSLSocket):
         raise _Fault(
@@ -136,8 +166,9 @@ def _converse(connection: socket.socket, address: Address, sasl_mechanism: str |
         )
     if not answer.startswith(_CORRELATION, 4):
         raise _Fault(f"{address}: something answers, but it is no Kafka broker: check the port in kafka.bootstrap_servers")
-    if sasl_mechanism is not None:
-        _check_mechanism(connection, address, sasl_mechanism)
+    if login is not None:
+        _check_mechanism(connection, address, login.mechanism)
+        _check_password(connection, address, login)
 
 
 def _check_mechanism(connection: socket.socket, address: Address, mechanism: str) -> None:
@@ -148,6 +179,26 @@ def _check_mechanism(connection: socket.socket, address: Address, mechanism: str
         raise _Fault(f"{address}: the broker does not offer {mechanism}: check kafka.sasl_mechanism")
     if error_code != 0 or not answer:
         raise _Fault(f"{address}: this listener takes no user name and password: check the port and kafka.security_protocol")
+
+
+def _check_password(connection: socket.socket, address: Address, login: Login) -> None:
+    exchange = login.begin()
+    try:
+        while not exchange.is_done():
+            exchange.receive(_authenticate(connection, address, exchange.auth_bytes()))
+    except ValueError as error:
+        raise _Fault(
+            f"{address}: user name or password refused for {login.username!r}: check kafka.username and kafka.password"
+        ) from error
+
+
+def _authenticate(connection: socket.socket, address: Address, token: bytes) -> bytes:
+    """The broker's next token; ValueError where it refuses, by an error code or by closing the connection."""
+    answer = _ask(connection, address, _request(*_SASL_AUTHENTICATE, struct.pack(">i", len(token)) + token))
+    if answer[8:10] != b"\0\0":
+        raise ValueError("refused")
+    message_bytes = max(0, int.from_bytes(answer[10:12], "big", signed=True))  # -1 is no message
+    return answer[16 + message_bytes :]
 
 
 def _request(api_key: int, api_version: int, body: bytes = b"") -> bytes:

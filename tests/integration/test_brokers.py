@@ -226,8 +226,9 @@ class TestSecureKafka:
             make_producer(settings)
         assert time.monotonic() - started_s < 10
 
-    def test_a_wrong_password_which_the_message_does_not_repeat(self, secure: KafkaSettings) -> None:
-        settings = secure.model_copy(update={"password": SecretStr("wr0ng")})
+    @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+    def test_a_wrong_password_which_the_message_does_not_repeat(self, secure: KafkaSettings, mechanism: str) -> None:
+        settings = secure.model_copy(update={"password": SecretStr("wr0ng"), "sasl_mechanism": mechanism})
         self.expect(r"^(?!.*wr0ng).*password refused for 'app'.*kafka\.password", settings)
 
     def test_a_mechanism_that_is_not_offered(self, secure: KafkaSettings) -> None:
