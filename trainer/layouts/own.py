@@ -1,4 +1,4 @@
-"""Our own layout: ``training/``, ``testing/`` and ``frame_labels.npz``."""
+"""Our own layout: ``training/``, ``testing/``, ``frame_labels.npz`` and, if there are any, ``testing/masks/CLIP/*.png``."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import BadLabels, NoFootage
-from trainer.footage import split_sources
+from trainer.footage import Source, split_sources
 from trainer.labelled import LabelledClip
+from trainer.masks import picture_masks
 
 LABELS_NAME = "frame_labels.npz"
 
@@ -17,7 +18,7 @@ def testing(path: Path) -> list[LabelledClip]:
 
     Raises:
         NoFootage: there is no ``testing`` split.
-        BadLabels: the labels are missing, or name other clips.
+        BadLabels: the labels are missing, or name other clips; or a clip has masks, but not one a frame.
     """
     if not (path / "testing").is_dir():
         raise NoFootage(f"{path}: no testing/ folder; evaluate needs testing/frames/CLIP or testing/videos/CLIP.*")
@@ -26,7 +27,15 @@ def testing(path: Path) -> list[LabelledClip]:
     missing = [source.name for source in sources if source.name not in labels]
     if missing:
         raise BadLabels(f"{path / LABELS_NAME}: no labels for clip {missing[0]!r}; it has {', '.join(sorted(labels))}")
-    return [LabelledClip(source, labels[source.name]) for source in sources]
+    masks = path / "testing" / "masks"
+    return [_labelled(source, labels[source.name], masks / source.name) for source in sources]
+
+
+def _labelled(source: Source, labels: NDArray[np.uint8], masks_folder: Path) -> LabelledClip:
+    masks = picture_masks(masks_folder)
+    if masks is not None and len(masks) != len(labels):
+        raise BadLabels(f"{masks_folder}: {len(masks)} masks for {len(labels)} labels; give one PNG a frame, or none at all")
+    return LabelledClip(source, labels, masks)
 
 
 def _read_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
