@@ -1,6 +1,6 @@
 """How well a bundle tells normal from anomalous, beside the classical baseline, under both protocols."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle, read_bundle
 from deploy.decide import DecisionRule
 from deploy.engine import Engine, load_engine
-from trainer.baselines import baseline_spec, flow_magnitude
+from trainer.baselines.motion import baseline_spec
+from trainer.baselines.run import HeatMaps, learn, watch
 from trainer.datasets import labelled_clips, normal_sources
 from trainer.events import event_figures
-from trainer.footage import Source, footage_shape, load_footage
+from trainer.footage import footage_shape, load_footage
 from trainer.labelled import LabelledClip, check_labels
 from trainer.metrics import SMOOTHING_FRAMES, Labels, Scores, clip_aucs, frame_auc, literature_scores
 from trainer.scoring import score_footage
@@ -47,14 +48,14 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, tell: Tell) -> dic
         model = Outcome(_score_test(engine, clips, tell), bundle.calibration.median)
     finally:
         engine.close()
-    baseline = _baseline(data, clips, tell)
+    baselines = _baselines(data, clips, tell)
     rule = DecisionRule(enter=bundle.calibration.enter, exit=bundle.calibration.exit)
     return {
         **_identity(bundle, engine),
         "frames": sum(len(row) for row in labels.values()),
         "clips": len(clips),
         **_figures(model, labels),
-        "baselines": {"flow_magnitude": _figures(baseline, labels)},
+        "baselines": {name: _figures(outcome, labels) for name, outcome in baselines.items()},
         "events": asdict(event_figures(rule, model.scores, labels, bundle.spec.fps)),
     }
 
@@ -93,13 +94,24 @@ def _score_test(engine: Engine, clips: list[LabelledClip], tell: Tell) -> Scores
     return scores
 
 
-def _baseline(data: Path, clips: list[LabelledClip], tell: Tell) -> Outcome:
-    scores = {clip.source.name: _flow(clip.source, tell) for clip in clips}
+def _baselines(data: Path, clips: list[LabelledClip], tell: Tell) -> dict[str, Outcome]:
+    sources = [clip.source for clip in clips]
+    spec = baseline_spec(footage_shape(sources))
+    tell("baselines learn")
+    field = learn(normal_sources(data), spec, lambda _: None)
+    for line in field.left_out:
+        tell(line)
+    scores = {source.name: _maxima(watch([learned.baseline for learned in field.learned], source, spec)) for source in sources}
+    return {
+        learned.baseline.name: Outcome({name: rows[:, number] for name, rows in scores.items()}, _fill_value(learned.normal))
+        for number, learned in enumerate(field.learned)
+    }
+
+
+def _maxima(frames: Iterable[HeatMaps]) -> NDArray[np.float32]:
+    return np.array([[np.nan if heatmap is None else heatmap.max() for heatmap in row] for row in frames], np.float32)
+
+
+def _fill_value(normal: NDArray[np.float32]) -> float:
     # Without training footage nothing is known beforehand but that a still scene has no motion.
-    normal = [_flow(source, tell) for source in normal_sources(data)]
-    return Outcome(scores, float(np.nanmedian(np.concatenate(normal))) if normal else 0.0)
-
-
-def _flow(source: Source, tell: Tell) -> NDArray[np.float32]:
-    tell(f"optical flow of {source.name}")
-    return flow_magnitude(load_footage(source, baseline_spec(footage_shape([source]))))
+    return float(np.median(normal)) if len(normal) else 0.0
