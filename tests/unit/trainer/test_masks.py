@@ -55,5 +55,5 @@ def test_test_clips_carry_their_masks_and_there_must_be_one_a_frame(tmp_path, st
     folder = write_masks(tmp_path / "testing" / "masks" / "01", np.zeros((3, 64, 96), np.uint8))
     assert [None if clip.masks is None else len(clip.masks) for clip in labelled_clips(tmp_path)] == [3, None]
     (folder / "2.png").unlink()
-    with pytest.raises(BadLabels, match=r"01: 2 masks for 3 labels"):
+    with pytest.raises(BadLabels, match=r"clip '01' has 3 labels and 2 masks"):
         labelled_clips(tmp_path)

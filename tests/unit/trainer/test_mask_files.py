@@ -1,0 +1,109 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.io import savemat
+
+from trainer.cells import read_cells
+from trainer.errors import BadLabels
+from trainer.mask_files import ArrayMasks, PackedMasks, read_array
+
+
+@given(
+    arrays.arrays(np.uint8, arrays.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.sampled_from([0, 0, 0, 1, 255]))
+)
+def test_packed_masks_come_out_as_they_went_in(masks):
+    packed = PackedMasks.of(list(masks))
+    assert len(packed) == len(masks)
+    assert all(np.array_equal(packed[frame], mask != 0) for frame, mask in enumerate(masks))
+    assert packed.labels.tolist() == [int(mask.any()) for mask in masks]
+    with pytest.raises(IndexError):
+        packed[len(masks)]
+
+
+def test_a_mask_taken_from_an_array_is_of_booleans(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[[0, 2], [0, 0]], [[0, 0], [1, 0]]], np.int64))
+    masks = ArrayMasks(read_array(tmp_path / "a.npy", 3))
+    assert len(masks) == 2
+    assert (masks[0].dtype, masks[0].tolist()) == (np.bool_, [[False, True], [False, False]])
+
+
+def test_a_large_array_stays_on_disk(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), np.bool_))
+    assert isinstance(read_array(tmp_path / "a.npy", 3), np.memmap)
+
+
+@given(st.data())
+def test_a_damaged_array_is_a_clear_error(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("npy") / "a.npy"
+    good = io.BytesIO()
+    np.save(good, np.zeros((2, 3, 4), np.uint8))
+    content = bytearray(good.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        array = read_array(path, 3)
+    except BadLabels:
+        return
+    assert array.ndim == 3
+
+
+def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 480, 856)})
+    with pytest.raises(BadLabels, match=r"a\.npy: "):
+        read_array(path, 3)
+
+
+def mat(path, **values):
+    savemat(path, values)
+    return path
+
+
+def cells(*masks):
+    row = np.empty((1, len(masks)), object)
+    row[0, :] = masks
+    return row
+
+
+def test_several_files_are_read_in_their_order_whatever_their_numbers_are(tmp_path):
+    blank, marked = np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.uint8)
+    marked[1, 2] = 1
+    first = mat(tmp_path / "1_label.mat", volLabel=cells(blank, marked))
+    second = mat(tmp_path / "2_label.mat", volLabel=cells(marked.astype(float), blank.astype(float)))
+    one, two = read_cells([first, second])
+    assert (one.labels.tolist(), two.labels.tolist()) == ([0, 1], [1, 0])
+    assert np.array_equal(two[0], marked != 0)
+
+
+def crashing(path):
+    """A type that SciPy's reader looks up beyond the end of its table."""
+    mat(path, volLabel=cells(np.ones((4, 5), np.uint8)))
+    content = bytearray(path.read_bytes())
+    content[232] = 255  # the type of the one mask's numbers
+    path.write_bytes(content)
+
+
+WRONG = {
+    "missing": lambda path: path.unlink(missing_ok=True),
+    "empty": lambda path: path.write_bytes(b""),
+    "no MATLAB": lambda path: path.write_bytes(b"volLabel" * 100),
+    "HDF5": lambda path: path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF" * 99),
+    "another name": lambda path: mat(path, labels=cells(np.ones((4, 5)))),
+    "no cells": lambda path: mat(path, volLabel=np.ones((4, 5))),
+    "two sizes": lambda path: mat(path, volLabel=cells(np.ones((4, 5)), np.ones((5, 4)))),
+    "text": lambda path: mat(path, volLabel=cells("one", "two")),
+    "crash": crashing,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_file_without_cells_of_masks_is_a_clear_error(tmp_path, wrong):
+    WRONG[wrong](tmp_path / "1_label.mat")
+    with pytest.raises(BadLabels, match=r"1_label\.mat"):
+        list(read_cells([tmp_path / "1_label.mat"]))

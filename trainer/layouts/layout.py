@@ -1,0 +1,26 @@
+"""What every layout of a data set tells."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.footage import Source
+from trainer.labelled import LabelledClip
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one kind of data set lies on disk, and where it comes from."""
+
+    name: str
+    files: tuple[str, ...]
+    """What must be there, a line each; a remark may follow after two spaces."""
+    origin: str
+    """Where it can be had."""
+    terms: str
+    find: Callable[[Path], Path | None]
+    """The data set's own folder in or at a path that looks like this layout, else None. It may still lack something."""
+    training: Callable[[Path], list[Source]]
+    """The clips to learn from, given the data set's folder. Raises NoFootage: there are none."""
+    testing: Callable[[Path], list[LabelledClip]]
+    """The test clips, likewise. Raises NoFootage and BadLabels: clips, labels or masks are missing or damaged."""
