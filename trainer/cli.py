@@ -103,6 +103,15 @@ def evaluate(
 
 
 @app.command()
+def datasets() -> None:
+    """List the data sets that are understood: their files, where to get them, and on what terms."""
+    from trainer.datasets import LAYOUTS
+    from trainer.layouts.listing import listing
+
+    typer.echo(listing(LAYOUTS))
+
+
+@app.command()
 def benchmark(
     dataset: Annotated[str, typer.Argument(help="mnist, fashion-mnist or odds.", show_default=False)],
     model: Annotated[str, typer.Option(help="ganomaly, ama or esad.", show_default=False)],

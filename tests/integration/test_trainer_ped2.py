@@ -3,14 +3,17 @@
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from deploy.spec import ClipSpec
 from trainer.baselines.flow_magnitude import FlowMagnitude
 from trainer.baselines.motion import baseline_spec
 from trainer.baselines.run import watch
 from trainer.datasets import labelled_clips, training_sources
-from trainer.footage import footage_shape
+from trainer.events import true_events
+from trainer.footage import footage_shape, load_footage, pictures_in
 from trainer.metrics import auc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +31,27 @@ def test_all_clips_and_labels_are_found():
     assert sum(len(clip.labels) for clip in clips) == 2010
     assert sum(int(clip.labels.sum()) for clip in clips) == 1648
     assert len(training_sources(PED2)) == 16
+
+
+def test_a_part_of_it_in_the_layout_in_which_it_is_distributed_is_the_same_to_us(tmp_path):
+    ours, ranges = labelled_clips(PED2)[:3], []
+    for clip in ours:
+        number = f"Test{int(clip.source.name):03d}"
+        for place, (frame, mask) in enumerate(zip(pictures_in(clip.source.path), clip.masks, strict=True), 1):
+            still(tmp_path / "Test" / number / f"{place:03d}.tif", cv2.imread(str(frame), cv2.IMREAD_GRAYSCALE))
+            still(tmp_path / "Test" / f"{number}_gt" / f"{place:03d}.bmp", mask.astype(np.uint8) * 255)
+        ranges += [f"TestVideoFile{{end+1}}.gt_frame = [{first + 1}:{last + 1}];" for first, last in true_events(clip.labels)]
+    (tmp_path / "Test" / "UCSDped2.m").write_text("TestVideoFile = {};\n" + "\n".join(ranges))
+    spec = ClipSpec(length=1, height_px=240, width_px=360)
+    for theirs, clip in zip(labelled_clips(tmp_path), ours, strict=True):
+        assert np.array_equal(theirs.labels, clip.labels)
+        assert all(np.array_equal(theirs.masks[frame], clip.masks[frame]) for frame in range(0, len(clip.labels), 10))
+        assert np.array_equal(load_footage(theirs.source, spec).frames, load_footage(clip.source, spec).frames)
+
+
+def still(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture)
 
 
 def test_optical_flow_alone_ranks_the_frames_of_a_clip_with_a_cyclist():

@@ -11,6 +11,7 @@ from deploy.spec import ClipSpec
 from trainer.datasets import LAYOUTS, is_plain_footage, labelled_clips, layout_at, normal_sources, training_sources
 from trainer.errors import BadLabels, NoFootage
 from trainer.footage import load_footage
+from trainer.layouts.listing import listing
 
 SPEC = ClipSpec(length=1, height_px=64, width_px=96)
 UCSD_SCRIPT = """%% frame level ground truth
@@ -77,9 +78,16 @@ def shanghaitech(tmp_path, street, pictures, video):
     return tmp_path
 
 
-def test_every_layout_says_what_it_needs_where_it_is_and_on_what_terms():
-    for layout in LAYOUTS:
-        assert all((layout.name, layout.files, layout.origin, layout.terms))
+def test_the_list_names_every_layout_its_files_where_it_is_and_on_what_terms():
+    paragraphs = listing(LAYOUTS).split("\n\n")[1:]
+    assert [paragraph.splitlines()[0] for paragraph in paragraphs] == [
+        "UCSD Ped1, UCSD Ped2",
+        "CUHK Avenue",
+        "ShanghaiTech Campus",
+        "your own",
+    ]
+    assert all("    from: " in paragraph and "    terms: " in paragraph for paragraph in paragraphs)
+    assert "Test/UCSDped2.m" in paragraphs[0]
 
 
 def test_ucsd_is_found_in_the_archives_folder_and_in_its_own(ucsd):
