@@ -2,7 +2,7 @@
 
     bundle.json          manifest: format, model, clip spec, metrics, versions, sha256 of every other file
     weights.safetensors  the network's weights (torch engine)
-    model.onnx           the serving graph: uint8 clips in, score and heat map out (all other engines)
+    model.onnx           the serving graph: uint8 clips in, score and heat map out, and a state in and out (all other engines)
     calibration.json     normal scores' quantiles and the thresholds made from them
     golden.safetensors   a few clips with the reference's scores, for the parity check
 
@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -81,11 +81,16 @@ class Manifest(_Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Clips to try an engine on, with the reference's answer: uint8 (N, T, H, W, C), float32 (N,), float32 (N, h, w)."""
+    """Clips to try an engine on, with the reference's answer: uint8 (N, T, H, W, C), float32 (N,), float32 (N, h, w).
+
+    For a recurrent model also the states that go in and come out, float32 (N, *state_shape); None for the others.
+    """
 
     clips: NDArray[np.uint8]
     score: NDArray[np.float32]
     heatmap: NDArray[np.float32]
+    state: NDArray[np.float32] | None = None
+    next_state: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +181,15 @@ def golden_bytes(golden: Golden) -> bytes:
     """Content of ``golden.safetensors``."""
     from safetensors.numpy import save
 
-    return save({"clips": golden.clips, "score": golden.score, "heatmap": golden.heatmap})
+    tensors = {field.name: getattr(golden, field.name) for field in fields(golden)}
+    return save({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def read_golden(bundle: Bundle) -> Golden:
     """The bundle's golden clips with the reference's scores."""
     from safetensors.numpy import load_file
 
-    tensors = load_file(bundle.file(GOLDEN_NAME))
-    return Golden(clips=tensors["clips"], score=tensors["score"], heatmap=tensors["heatmap"])
+    return Golden(**load_file(bundle.file(GOLDEN_NAME)))
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -125,11 +125,17 @@ def _value_table(title: str, values: dict[str, Any]) -> "Table":
 def _verdict_table(verdicts: list[Verdict]) -> "Table":
     from rich.table import Table
 
-    table = Table("engine", "status", "largest score error", "largest heat map error", "detail")
+    table = Table("engine", "status", "largest score error", "largest heat map error", "largest state error", "detail")
     for verdict in verdicts:
-        errors = (verdict.parity.max_score_error, verdict.parity.max_heatmap_error) if verdict.parity else ()
-        table.add_row(verdict.engine, verdict.status, *([f"{error:.1e}" for error in errors] or ["", ""]), verdict.detail)
+        table.add_row(verdict.engine, verdict.status, *_errors(verdict.parity), verdict.detail)
     return table
+
+
+def _errors(parity: "Parity | None") -> list[str]:
+    if parity is None:
+        return ["", "", ""]
+    errors = parity.max_score_error, parity.max_heatmap_error, parity.max_state_error
+    return ["" if error is None else f"{error:.1e}" for error in errors]
 
 
 def _print_tables(tables: "list[Table]") -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +16,8 @@ from deploy.spec import ClipSpec
 
 Clips = NDArray[np.uint8]
 """uint8 (N, T, H, W, C)."""
+State = NDArray[np.float32]
+"""float32 (N, *state_shape): of each clip's camera, as it was given back with the frame before; zeros: nothing seen yet."""
 
 DEFAULT_MAX_CLIPS = 32
 
@@ -28,6 +30,8 @@ class Scores:
     """float32 (N,); higher is more anomalous."""
     heatmap: NDArray[np.float32]
     """float32 (N, h, w); where in the frame, in the units of the score; h and w are the model's own, coarser than the frame."""
+    state: State | None = None
+    """What each camera's next clip is to be scored with; None for a model without a state."""
 
 
 class Engine(Protocol):
@@ -37,13 +41,14 @@ class Engine(Protocol):
     spec: ClipSpec
     max_clips: int
 
-    def score(self, clips: Clips) -> Scores:
+    def score(self, clips: Clips, state: State | None = None) -> Scores:
         """Score ``clips``, uint8 (N, T, H, W, C) with 0 <= N <= ``max_clips``; the result is the caller's own.
 
-        A clip's score does not depend on the other clips of the call. Blocks until done.
+        ``state`` is, for a recurrent model, float32 (N, *spec.state_shape); None means zeros for all clips. So no call may hold
+        two clips of one camera. A clip's score and next state do not depend on the other clips of the call. Blocks until done.
 
         Raises:
-            BadClips: wrong dtype, shape or number.
+            BadClips: wrong dtype, shape or number, or a state for a model that carries none.
             EngineClosed: after ``close()``.
             EngineFailed: the backend failed.
         """
@@ -66,15 +71,17 @@ class CheckedEngine(ABC):
         self._lock = threading.Lock()
         self._closed = False
 
-    def score(self, clips: Clips) -> Scores:
+    def score(self, clips: Clips, state: State | None = None) -> Scores:
         """See :meth:`Engine.score`."""
         self._check_clips(clips)
+        given = self._checked_state(len(clips), state)
         with self._lock:
             if self._closed:
                 raise EngineClosed(f"the {self.name} engine is closed")
             with backend_errors(f"{self.name}: scoring {len(clips)} clips failed"):
-                score, heatmap = self._run(np.ascontiguousarray(clips)) if len(clips) else self._nothing()
-        return self._checked_scores(len(clips), score, heatmap)
+                scores = self._run(np.ascontiguousarray(clips), given) if len(clips) else self._nothing()
+        self._check_scores(len(clips), scores)
+        return scores
 
     def close(self) -> None:
         """See :meth:`Engine.close`."""
@@ -88,8 +95,11 @@ class CheckedEngine(ABC):
         """See :meth:`Engine.describe`."""
 
     @abstractmethod
-    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Score at least one checked, contiguous clip; whatever the backend raises becomes an EngineFailed."""
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        """Score at least one clip; whatever the backend raises becomes an EngineFailed.
+
+        Clips and state are checked and contiguous; the state is None only for a model without one.
+        """
 
     @abstractmethod
     def _release(self) -> None:
@@ -105,15 +115,39 @@ class CheckedEngine(ABC):
         if len(clips) > self.max_clips:
             raise BadClips(f"at most {self.max_clips} clips a call (max_clips), got {len(clips)}")
 
-    def _nothing(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return np.empty(0, np.float32), np.empty((0, 0, 0), np.float32)
+    def _checked_state(self, n_clips: int, state: State | None) -> State | None:
+        expected = self._state_shape(n_clips)
+        if expected is None:
+            if state is not None:
+                raise BadClips("this model carries no state; score its clips without one")
+            return None
+        if state is None:
+            return np.zeros(expected, np.float32)
+        if not isinstance(state, np.ndarray) or state.dtype != np.float32:
+            raise BadClips(f"state must be a numpy array of dtype float32, got {getattr(state, 'dtype', type(state).__name__)}")
+        if state.shape != expected:
+            raise BadClips(f"the state of {n_clips} clips must have shape {expected}, got {state.shape}")
+        return np.ascontiguousarray(state)
 
-    def _checked_scores(self, n_clips: int, score: NDArray[np.float32], heatmap: NDArray[np.float32]) -> Scores:
+    def _state_shape(self, n_clips: int) -> tuple[int, ...] | None:
+        return None if self.spec.state_shape is None else (n_clips, *self.spec.state_shape)
+
+    def _nothing(self) -> Scores:
+        shape = self._state_shape(0)
+        state = None if shape is None else np.empty(shape, np.float32)
+        return Scores(np.empty(0, np.float32), np.empty((0, 0, 0), np.float32), state)
+
+    def _check_scores(self, n_clips: int, scores: Scores) -> None:
+        score, heatmap = scores.score, scores.heatmap
         if score.shape != (n_clips,) or heatmap.ndim != 3 or len(heatmap) != n_clips:
             raise EngineFailed(f"{self.name}: {n_clips} clips in, scores {score.shape} and heat maps {heatmap.shape} out")
         if not np.isfinite(score).all():
             raise EngineFailed(f"{self.name}: a score is not a finite number: {score}")
-        return Scores(score=score, heatmap=heatmap)
+        state_shape = None if scores.state is None else scores.state.shape
+        if state_shape != self._state_shape(n_clips):
+            raise EngineFailed(f"{self.name}: next state {state_shape} out, the spec says {self._state_shape(n_clips)}")
+        if scores.state is not None and not np.isfinite(scores.state).all():
+            raise EngineFailed(f"{self.name}: a next state holds values that are no finite numbers")
 
 
 @contextmanager
@@ -132,17 +166,25 @@ def missing_library(engine: str, extra: str, error: ImportError) -> EngineUnavai
     return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")
 
 
-def check_graph_input(bundle: Bundle, clip_shape: Sequence[object]) -> None:
-    """Check the (T, H, W, C) that the serving graph takes against the bundle's spec.
+def check_graph(bundle: Bundle, inputs: Mapping[str, Sequence[object]], outputs: Mapping[str, Sequence[object]]) -> None:
+    """Check what the serving graph takes and gives, shapes by name, against the bundle's spec; the first size, N, is free.
 
     Raises:
         BundleIncompatible: they differ.
     """
-    if tuple(clip_shape) != bundle.spec.clip_shape:
+    state = {} if bundle.spec.state_shape is None else {"state": bundle.spec.state_shape}
+    taken = {name: tuple(shape[1:]) for name, shape in inputs.items()}
+    given = {name: tuple(shape[1:]) for name, shape in outputs.items() if name not in {"score", "heatmap"}}
+    expected = {"clips": bundle.spec.clip_shape, **state}
+    if taken != expected or given != {f"next_{name}": shape for name, shape in state.items()}:
         raise BundleIncompatible(
-            f"{bundle.path}: the model takes clips of {tuple(clip_shape)}, the spec says {bundle.spec.clip_shape}; "
-            "make the bundle again with oddsight-train"
+            f"{bundle.path}: the model takes {_listed(taken)} and gives {_listed(given) or 'no state'}, the spec says "
+            f"{_listed(expected)}; make the bundle again with oddsight-train"
         )
+
+
+def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
+    return " and ".join(f"{name} of {shape}" for name, shape in shapes.items())
 
 
 def load_engine(bundle: Bundle, name: str, *, max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0) -> Engine:

@@ -19,7 +19,9 @@ def export_onnx(network: "nn.Module", spec: ClipSpec) -> bytes:
     """The serving graph of a network on the CPU, as ``model.onnx``; the same bytes for the same network and weights.
 
     ``network.forward`` takes uint8 (N, T, H, W, C) and gives score (N,) and heat map (N, h, w), both float32. The graph's
-    input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``.
+    input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``. Where the
+    spec has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and gives the next one as its third value:
+    the input ``state`` and the output ``next_state``.
     """
     import onnx
 
@@ -47,14 +49,16 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
     import torch
 
     # Two clips, because torch.export takes a size of one for a constant.
-    clips = torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)
+    inputs = {"clips": torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)}
+    if spec.state_shape is not None:
+        inputs["state"] = torch.zeros((2, *spec.state_shape))
     program: Any = torch.onnx.export(
         network,
-        (clips,),
+        tuple(inputs.values()),
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("clips_n", min=1)},),
-        input_names=["clips"],
-        output_names=["score", "heatmap"],
+        dynamic_shapes=({0: torch.export.Dim("clips_n", min=1)},) * len(inputs),
+        input_names=list(inputs),
+        output_names=["score", "heatmap", "next_state"][: len(inputs) + 1],
         opset_version=OPSET,
         verbose=False,
     )

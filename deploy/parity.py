@@ -1,12 +1,13 @@
 """Does an engine give the scores that the reference gave when the bundle was made?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Golden
-from deploy.engine import Engine, Scores
+from deploy.engine import Engine, Scores, State
 from deploy.errors import EngineFailed
 
 F32_TOLERANCE = 1e-4
@@ -25,25 +26,30 @@ class Parity:
     median_score_error: float
     max_heatmap_error: float
     """Relative to the largest value of the reference's heat maps."""
+    max_state_error: float | None
+    """Of the next states, each channel relative to its own largest value: channels have different units. None without a state."""
 
 
 def compare(engine: Engine, golden: Golden) -> Parity:
     """Score the golden clips with ``engine`` and measure the distance from the reference.
 
     Raises:
-        EngineFailed: there are no golden clips, or the heat maps have another shape than the reference's.
+        EngineFailed: there are no golden clips, or heat maps or states have another shape than the reference's.
     """
     if not len(golden.clips):
         raise EngineFailed("the bundle holds no golden clips to try an engine on; make it again with oddsight-train")
-    scores = _score_all(engine, golden.clips)
+    scores = _score_all(engine, golden)
     if scores.heatmap.shape != golden.heatmap.shape:
         raise EngineFailed(f"{engine.name}: heat maps {scores.heatmap.shape}, the reference's are {golden.heatmap.shape}")
+    if _shape(scores.state) != _shape(golden.next_state):
+        raise EngineFailed(f"{engine.name}: states {_shape(scores.state)}, the reference's are {_shape(golden.next_state)}")
     score_error = np.abs(scores.score - golden.score) / _size(golden.score, golden.heatmap)
     return Parity(
         clips=len(golden.clips),
         max_score_error=float(score_error.max()),
         median_score_error=float(np.median(score_error)),
         max_heatmap_error=_heatmap_error(scores.heatmap, golden.heatmap),
+        max_state_error=_state_error(scores.state, golden.next_state),
     )
 
 
@@ -54,22 +60,52 @@ def check(engine: Engine, golden: Golden, tolerance: float = F32_TOLERANCE) -> P
         EngineFailed: the engine computes something else than the reference.
     """
     parity = compare(engine, golden)
-    worst = max(parity.max_score_error, parity.max_heatmap_error)
-    if not worst <= tolerance:
+    state_error = parity.max_state_error or 0.0
+    # numpy's maximum is no number if one of the errors is none; Python's would depend on their order.
+    if not np.max([parity.max_score_error, parity.max_heatmap_error, state_error]) <= tolerance:
         raise EngineFailed(
             f"{engine.name}: scores differ from the reference's by up to {parity.max_score_error:.2g}, heat maps by up to "
-            f"{parity.max_heatmap_error:.2g} (relative); at most {tolerance:g} is accepted; use another engine"
+            f"{parity.max_heatmap_error:.2g}, states by up to {state_error:.2g} (relative); at most {tolerance:g} is accepted; "
+            "use another engine"
         )
     return parity
 
 
-def _score_all(engine: Engine, clips: NDArray[np.uint8]) -> Scores:
-    parts = [engine.score(clips[first : first + engine.max_clips]) for first in range(0, len(clips), engine.max_clips)]
-    return Scores(score=np.concatenate([part.score for part in parts]), heatmap=np.concatenate([part.heatmap for part in parts]))
+def _score_all(engine: Engine, golden: Golden) -> Scores:
+    parts = [
+        engine.score(golden.clips[first:end], None if golden.state is None else golden.state[first:end])
+        for first, end in _slices(len(golden.clips), engine.max_clips)
+    ]
+    states = [part.state for part in parts if part.state is not None]
+    return Scores(
+        score=np.concatenate([part.score for part in parts]),
+        heatmap=np.concatenate([part.heatmap for part in parts]),
+        state=np.concatenate(states) if states else None,
+    )
+
+
+def _slices(count: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((first, first + size) for first in range(0, count, size))
+
+
+def _shape(state: State | None) -> tuple[int, ...] | None:
+    return None if state is None else state.shape
 
 
 def _heatmap_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     return float(np.abs(found - expected).max()) / _size(expected)
+
+
+def _state_error(found: State | None, expected: State | None) -> float | None:
+    if found is None or expected is None:
+        return None
+    # A channel that the reference leaves at zero is measured by the rounding of the others.
+    floor = float(np.finfo(np.float32).eps) * _size(expected)
+    return float(np.max([_channel_error(found[:, n], expected[:, n], floor) for n in range(expected.shape[1])]))
+
+
+def _channel_error(found: NDArray[np.float32], expected: NDArray[np.float32], floor: float) -> float:
+    return float(np.abs(found - expected).max()) / max(_size(expected), floor)
 
 
 def _size(*expected: NDArray[np.float32]) -> float:

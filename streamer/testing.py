@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.engine import CheckedEngine, Clips
+from deploy.engine import CheckedEngine, Clips, Scores, State
 from deploy.spec import ClipSpec
 from streamer.errors import Fenced, RedisUnavailable
 from streamer.ports import CameraState, Change, Fields, Polled, Progress, Step
@@ -155,9 +155,45 @@ class BrightnessEngine(CheckedEngine):
         """See :meth:`Engine.describe`."""
         return {"backend": self.name}
 
-    def _run(self, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
-        heatmap = (clips[:, -1, ::8, ::8, 0] / 255).astype(np.float32)
-        return (clips[:, -1].mean(axis=(1, 2, 3)) / 255).astype(np.float32), heatmap
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        return Scores(_brightness(clips), _coarse(clips))
 
     def _release(self) -> None:
         pass
+
+
+class MeanBrightnessEngine(CheckedEngine):
+    """A recurrent engine anyone can compute by hand: the score is the camera's mean brightness, half of it the newest frame's.
+
+    The state, (2, 1, 1), holds the sum of the frames' brightness and of their weights, each half the next one's.
+    """
+
+    name = "mean-brightness"
+    state_shape = (2, 1, 1)
+
+    def __init__(self, spec: ClipSpec, max_clips: int = 32) -> None:
+        super().__init__(spec, max_clips)
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Engine.describe`."""
+        return {"backend": self.name}
+
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        if state is None:
+            raise ValueError("the spec has no state")
+        newest = np.stack([_brightness(clips), np.ones(len(clips), np.float32)], axis=1)
+        following = state / 2 + newest[:, :, np.newaxis, np.newaxis]
+        return Scores(following[:, 0, 0, 0] / following[:, 1, 0, 0], _coarse(clips), following)
+
+    def _release(self) -> None:
+        pass
+
+
+def _brightness(clips: Clips) -> np.ndarray:
+    """Of the newest frame, float32 (N,)."""
+    return np.asarray(clips[:, -1].mean(axis=(1, 2, 3)) / 255, np.float32)
+
+
+def _coarse(clips: Clips) -> np.ndarray:
+    """Every eighth pixel of the newest frame, float32 (N, h, w)."""
+    return np.asarray(clips[:, -1, ::8, ::8, 0] / 255, np.float32)

@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, backend_errors, check_graph_input, missing_library
+from deploy.engine import CheckedEngine, Clips, Scores, State, backend_errors, check_graph, missing_library
 
 _LOG_ERRORS_ONLY = 3
 
@@ -24,13 +21,17 @@ class OnnxEngine(CheckedEngine):
             self._session = self._onnxruntime.InferenceSession(
                 bundle.file(ONNX_NAME), self._session_options(), providers=["CPUExecutionProvider"]
             )
-            _, *clip_shape = self._session.get_inputs()[0].shape
-        check_graph_input(bundle, clip_shape)
+            inputs, outputs = ({value.name: value.shape for value in values} for values in self._values())
+        check_graph(bundle, inputs, outputs)
+        self._outputs = ["score", "heatmap", *(name for name in outputs if name == "next_state")]
         self._description = self._read_back()
 
     def describe(self) -> dict[str, str]:
         """See :meth:`Engine.describe`."""
         return dict(self._description)
+
+    def _values(self) -> tuple[Any, Any]:
+        return self._session.get_inputs(), self._session.get_outputs()
 
     def _read_back(self) -> dict[str, str]:
         return {
@@ -51,9 +52,9 @@ class OnnxEngine(CheckedEngine):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
-    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        score, heatmap = self._session.run(["score", "heatmap"], {"clips": clips})
-        return score, heatmap
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        inputs = {"clips": clips} if state is None else {"clips": clips, "state": state}
+        return Scores(*self._session.run(self._outputs, inputs))
 
     def _release(self) -> None:
         del self._session

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, backend_errors, check_graph_input, missing_library
+from deploy.engine import CheckedEngine, Clips, Scores, State, backend_errors, check_graph, missing_library
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -28,13 +28,14 @@ class OpenVinoEngine(CheckedEngine):
         with backend_errors(f"openvino: {bundle.path} cannot be loaded"):
             core = self._openvino.Core()
             model = core.read_model(bundle.file(ONNX_NAME))
-            _, *clip_shape = model.input("clips").partial_shape
-        check_graph_input(bundle, [dimension.get_length() if dimension.is_static else None for dimension in clip_shape])
+            inputs = _shapes(model.inputs, {"clips", "state"})
+            outputs = _shapes(model.outputs, {"score", "heatmap", "next_state"})
+        check_graph(bundle, inputs, outputs)
         with backend_errors(f"openvino: {bundle.path} cannot be compiled"):
-            model.reshape([1, *bundle.spec.clip_shape])
+            model.reshape({name: [1, *sizes] for name, (_, *sizes) in inputs.items()})
             compiled = core.compile_model(model, "CPU", self._properties(threads))
             self._queue = self._openvino.AsyncInferQueue(compiled)
-            self._heatmap_shape = tuple(compiled.output("heatmap").shape)[1:]
+            self._result_shapes = {name: tuple(compiled.output(name).shape)[1:] for name in outputs}
             self._description = self._read_back(compiled)
 
     def describe(self) -> dict[str, str]:
@@ -63,23 +64,29 @@ class OpenVinoEngine(CheckedEngine):
         }
         return {**chosen, properties.inference_num_threads: threads} if threads else chosen
 
-    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        n_clips = len(clips)
-        score = np.empty(n_clips, np.float32)
-        heatmap = np.empty((n_clips, *self._heatmap_shape), np.float32)
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        given: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}
+        results = {name: np.empty((len(clips), *shape), np.float32) for name, shape in self._result_shapes.items()}
 
         def keep(request: Any, index: int) -> None:
-            score[index] = request.get_tensor("score").data[0]
-            heatmap[index] = request.get_tensor("heatmap").data[0]
+            for name, result in results.items():
+                result[index] = request.get_tensor(name).data[0]
 
         self._queue.set_callback(keep)
-        for index in range(n_clips):
-            self._queue.start_async({"clips": clips[index : index + 1]}, userdata=index, share_inputs=True)
+        for index in range(len(clips)):
+            one = {name: values[index : index + 1] for name, values in given.items()}
+            self._queue.start_async(one, userdata=index, share_inputs=True)
         self._queue.wait_all()
-        return score, heatmap
+        return Scores(results["score"], results["heatmap"], results.get("next_state"))
 
     def _release(self) -> None:
         del self._queue
+
+
+def _shapes(ports: Any, names: set[str]) -> dict[str, list[int | None]]:
+    """Sizes by name, None where a size is free; a port may have names of OpenVINO's own besides."""
+    named = [(name, port.get_partial_shape()) for port in ports for name in port.get_names() if name in names]
+    return {name: [size.get_length() if size.is_static else None for size in shape] for name, shape in named}
 
 
 def _import_openvino() -> Any:

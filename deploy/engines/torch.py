@@ -1,7 +1,8 @@
 """PyTorch on the CPU: the reference that the other engines are compared with.
 
 The network itself is found by its kind under the entry point group ``oddsight.networks``: a factory that takes the model
-card's ``config`` and gives a module whose ``forward`` maps uint8 (N, T, H, W, C) to score (N,) and heat map (N, h, w).
+card's ``config`` and gives a module whose ``forward`` maps uint8 (N, T, H, W, C) to score (N,) and heat map (N, h, w). Where
+the spec has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and gives the next one as its third value.
 """
 
 import threading
@@ -10,11 +11,8 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deploy.bundle import WEIGHTS_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, backend_errors, missing_library
+from deploy.engine import CheckedEngine, Clips, Scores, State, backend_errors, missing_library
 from deploy.errors import BundleIncompatible
 
 NETWORKS_GROUP = "oddsight.networks"
@@ -54,11 +52,12 @@ class TorchEngine(CheckedEngine):
             "threads": str(self._threads or self._torch.get_num_threads()),
         }
 
-    def _run(self, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, clips: Clips, state: State | None) -> Scores:
         with self._own_threads(), self._torch.inference_mode():
             # tensor() copies: from_numpy() would warn of arrays that cannot be written to.
-            score, heatmap = self._network(self._torch.tensor(clips))
-        return score.numpy(), heatmap.numpy()
+            inputs = [self._torch.tensor(given) for given in (clips, state) if given is not None]
+            # Cloned, because a network may give the same memory twice: a view of its heat map as state.
+            return Scores(*(output.clone().numpy() for output in self._network(*inputs)))
 
     def _release(self) -> None:
         del self._network

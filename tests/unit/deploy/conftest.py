@@ -1,4 +1,4 @@
-"""A real, tiny bundle: the network is found through a real entry point, exported and written like a trained one."""
+"""Real, tiny bundles: their networks are found through real entry points, exported and written like trained ones."""
 
 import shutil
 from collections.abc import Iterator
@@ -35,7 +35,8 @@ def plugin_paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path
     metadata = installed / "tiny_network-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-network\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[oddsight.networks]\ntiny-network = tiny_network:build\n")
+    networks = ["tiny-network = tiny_network:build", "recurrent-toy = tests.harness.recurrent_toy:build"]
+    (metadata / "entry_points.txt").write_text("\n".join(["[oddsight.networks]", *networks, ""]))
     with pytest.MonkeyPatch.context() as patch:
         for path in (installed, PLUGIN_CODE):
             patch.syspath_prepend(path)
@@ -73,6 +74,22 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[P
         path, model=CARD, spec=SPEC, calibration=CALIBRATION, files=files, metrics={"auc": 0.9}, versions={"oddsight": "0.1.0"}
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def recurrent_folder(tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[Path], clips: NDArray[np.uint8]) -> Path:
+    """A bundle of a model with a state, for the same clips. Shared by all tests: read it, never change it."""
+    pytest.importorskip("torch", reason="making a bundle needs torch: pip install 'oddsight[train]'")
+    from tests.harness.recurrent_toy import toy_spec, write_toy_bundle
+
+    spec = toy_spec(SPEC.height_px, SPEC.width_px, SPEC.length)
+    return write_toy_bundle(tmp_path_factory.mktemp("recurrent"), spec, clips, CALIBRATION).path
+
+
+@pytest.fixture
+def recurrent_bundle(recurrent_folder: Path, tmp_path: Path) -> Bundle:
+    """A copy that a test may change."""
+    return read_bundle(shutil.copytree(recurrent_folder, tmp_path / "recurrent"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_what_was_written_is_read_back(written: Bundle, golden: Golden) -> None:
     for name in ("clips", "score", "heatmap"):
         expected: NDArray[Any] = getattr(golden, name)
         np.testing.assert_array_equal(getattr(found, name), expected, strict=True)
+
+
+def test_golden_states_are_read_back(tmp_path: Path, golden: Golden) -> None:
+    state = np.arange(3 * 2 * 4 * 4, dtype=np.float32).reshape(3, 2, 4, 4)
+    bundle = write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(replace(golden, state=state, next_state=state + 1))})
+    found = read_golden(bundle)
+    np.testing.assert_array_equal(found.state, state, strict=True)
+    np.testing.assert_array_equal(found.next_state, state + 1, strict=True)
+
+
+def test_golden_clips_of_a_stateless_model_hold_no_states(written: Bundle) -> None:
+    found = read_golden(written)
+    assert (found.state, found.next_state) == (None, None)
+
+
+def test_a_manifest_from_before_there_were_states_is_read(written: Bundle) -> None:
+    def forget_states(manifest: dict[str, Any]) -> None:
+        del manifest["spec"]["state_shape"], manifest["spec"]["state_warmup_frames"]
+
+    edit_manifest(written, forget_states)
+    assert read_bundle(written.path).spec == SPEC
 
 
 def test_a_bundle_can_be_moved(written: Bundle, tmp_path: Path) -> None:

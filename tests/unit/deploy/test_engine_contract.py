@@ -1,9 +1,13 @@
 """What every engine promises. A new engine needs nothing here but its name in ``deploy.engine.ENGINES``."""
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,34 @@ def name(request: pytest.FixtureRequest) -> str:
     return engine_name
 
 
+@dataclass(frozen=True)
+class Input:
+    """What goes into an engine; any part of it is an input, too."""
+
+    clips: NDArray[np.uint8]
+    state: NDArray[np.float32] | None
+
+    def __getitem__(self, wanted: slice | list[int]) -> "Input":
+        """A view for a slice, a copy for a list of places."""
+        return Input(self.clips[wanted], None if self.state is None else self.state[wanted])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.clips, self.state))
+
+
+@pytest.fixture(params=["bundle_folder", "recurrent_folder"], ids=["stateless", "recurrent"])
+def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
+    """A copy that a test may change, of a model of either kind."""
+    return read_bundle(shutil.copytree(request.getfixturevalue(request.param), tmp_path / "bundle"))
+
+
+@pytest.fixture
+def given(bundle: Bundle) -> Input:
+    """The golden clips, with their states where the model has one."""
+    golden = read_golden(bundle)
+    return Input(golden.clips, golden.state)
+
+
 @pytest.fixture
 def engine(name: str, bundle: Bundle) -> Iterator[Engine]:
     engine = load_engine(bundle, name, max_clips=MAX_CLIPS)
@@ -48,15 +80,22 @@ def engine(name: str, bundle: Bundle) -> Iterator[Engine]:
 def assert_same(found: Scores, expected: Scores) -> None:
     np.testing.assert_allclose(found.score, expected.score, rtol=ROUNDING)
     np.testing.assert_allclose(found.heatmap, expected.heatmap, rtol=ROUNDING, atol=ROUNDING * expected.heatmap.max())
+    assert (found.state is None) == (expected.state is None)
+    if found.state is not None and expected.state is not None:
+        np.testing.assert_allclose(found.state, expected.state, rtol=ROUNDING, atol=ROUNDING)
 
 
 def assert_reference_scores(found: Scores, bundle: Bundle) -> None:
     golden = read_golden(bundle)
-    assert_same(found, Scores(score=golden.score, heatmap=golden.heatmap))
+    assert_same(found, Scores(golden.score, golden.heatmap, golden.next_state))
 
 
 def part(scores: Scores, wanted: slice) -> Scores:
-    return Scores(score=scores.score[wanted], heatmap=scores.heatmap[wanted])
+    return Scores(scores.score[wanted], scores.heatmap[wanted], None if scores.state is None else scores.state[wanted])
+
+
+def own_copy(scores: Scores) -> Scores:
+    return Scores(scores.score.copy(), scores.heatmap.copy(), None if scores.state is None else scores.state.copy())
 
 
 def with_onnx(bundle: Bundle, path: Path, content: bytes, spec: ClipSpec | None = None) -> Bundle:
@@ -76,41 +115,44 @@ def with_onnx(bundle: Bundle, path: Path, content: bytes, spec: ClipSpec | None 
     )
 
 
-def test_one_float32_score_and_heat_map_a_clip(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    scores = engine.score(clips[:3])
+def test_one_float32_score_and_heat_map_a_clip(engine: Engine, given: Input) -> None:
+    scores = engine.score(*given[:3])
     assert (scores.score.shape, scores.score.dtype) == ((3,), np.float32)
     assert (scores.heatmap.shape, scores.heatmap.dtype) == ((3, 6, 10), np.float32)
 
 
-def test_scores_come_in_the_order_of_the_clips(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    forward, backward = engine.score(clips[:MAX_CLIPS]), engine.score(clips[:MAX_CLIPS][::-1])
+def test_scores_come_in_the_order_of_the_clips(engine: Engine, given: Input) -> None:
+    forward, backward = engine.score(*given[:MAX_CLIPS]), engine.score(*given[:MAX_CLIPS][::-1])
     assert len(set(forward.score.tolist())) == MAX_CLIPS
     assert_same(part(backward, slice(None, None, -1)), forward)
 
 
 @pytest.mark.parametrize("n_clips", range(1, MAX_CLIPS + 1))
-def test_a_clips_score_does_not_depend_on_the_size_of_the_call(engine: Engine, clips: NDArray[np.uint8], n_clips: int) -> None:
-    alone = engine.score(clips[:1])
-    assert_same(part(engine.score(clips[:n_clips]), slice(0, 1)), alone)
+def test_a_clips_score_does_not_depend_on_the_size_of_the_call(engine: Engine, given: Input, n_clips: int) -> None:
+    alone = engine.score(*given[:1])
+    assert_same(part(engine.score(*given[:n_clips]), slice(0, 1)), alone)
 
 
 @pytest.mark.parametrize("neighbour", [0, 128, 254])
-def test_a_clips_score_does_not_depend_on_its_neighbours(engine: Engine, clips: NDArray[np.uint8], neighbour: int) -> None:
-    batch = np.full_like(clips[:MAX_CLIPS], neighbour)
-    batch[2] = clips[0]
-    assert_same(part(engine.score(batch), slice(2, 3)), engine.score(clips[:1]))
+def test_a_clips_score_does_not_depend_on_its_neighbours(engine: Engine, given: Input, neighbour: int) -> None:
+    clips, state = given[[4, 4, 0, 4, 4]]
+    clips[[0, 1, 3, 4]] = neighbour
+    assert_same(part(engine.score(clips, state), slice(2, 3)), engine.score(*given[:1]))
 
 
-def test_no_clips_give_no_scores(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    scores = engine.score(clips[:0])
+def test_no_clips_give_no_scores(engine: Engine, given: Input) -> None:
+    scores = engine.score(*given[:0])
     assert (scores.score.shape, scores.score.dtype, len(scores.heatmap)) == ((0,), np.float32, 0)
+    assert (scores.state is None) == (engine.spec.state_shape is None)
 
 
-def test_clips_that_cannot_be_written_to_or_are_a_view_are_scored(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    fixed = clips[:2].copy()
-    fixed.flags.writeable = False
-    assert_same(engine.score(fixed), engine.score(clips[:2]))
-    assert_same(engine.score(clips[:4:2]), engine.score(clips[[0, 2]]))
+def test_clips_that_cannot_be_written_to_or_are_a_view_are_scored(engine: Engine, given: Input) -> None:
+    fixed = given[[0, 1]]
+    for values in fixed:
+        if values is not None:
+            values.flags.writeable = False
+    assert_same(engine.score(*fixed), engine.score(*given[:2]))
+    assert_same(engine.score(*given[:4:2]), engine.score(*given[[0, 2]]))
 
 
 @pytest.mark.parametrize(
@@ -127,57 +169,139 @@ def test_clips_that_cannot_be_written_to_or_are_a_view_are_scored(engine: Engine
     ],
 )
 def test_a_broken_clip_contract_is_named_and_leaves_the_engine_usable(
-    engine: Engine, clips: NDArray[np.uint8], broken: Callable[[NDArray[np.uint8]], Any], says: str
+    engine: Engine, given: Input, broken: Callable[[NDArray[np.uint8]], Any], says: str
 ) -> None:
-    expected = engine.score(clips[:2])
+    expected = engine.score(*given[:2])
     with pytest.raises(BadClips) as caught:
-        engine.score(broken(clips))
+        engine.score(broken(given.clips))
     assert says in str(caught.value)
-    assert_same(engine.score(clips[:2]), expected)
+    assert_same(engine.score(*given[:2]), expected)
 
 
-def test_a_score_that_is_no_number_fails_and_leaves_the_engine_usable(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    expected = engine.score(clips[:2])
-    white = clips[:2].copy()
+def test_a_score_that_is_no_number_fails_and_leaves_the_engine_usable(engine: Engine, given: Input) -> None:
+    expected = engine.score(*given[:2])
+    white, state = given[[0, 1]]
     white[1] = 255
     with pytest.raises(EngineFailed, match="not a finite number"):
-        engine.score(white)
-    assert_same(engine.score(clips[:2]), expected)
+        engine.score(white, state)
+    assert_same(engine.score(*given[:2]), expected)
 
 
-def test_two_threads_at_once_get_what_one_gets(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    expected = [engine.score(clips[i : i + 3]) for i in range(5)]
+def test_two_threads_at_once_get_what_one_gets(engine: Engine, given: Input) -> None:
+    expected = [engine.score(*given[i : i + 3]) for i in range(5)]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(5):
-            for found, wanted in zip(pool.map(lambda i: engine.score(clips[i : i + 3]), range(5)), expected, strict=True):
+            for found, wanted in zip(pool.map(lambda i: engine.score(*given[i : i + 3]), range(5)), expected, strict=True):
                 assert_same(found, wanted)
 
 
-def test_a_result_is_the_callers_own(engine: Engine, clips: NDArray[np.uint8]) -> None:
-    first = engine.score(clips[:3])
-    score, heatmap = first.score.copy(), first.heatmap.copy()
-    engine.score(clips[3:6])
-    np.testing.assert_array_equal(first.score, score)
-    np.testing.assert_array_equal(first.heatmap, heatmap)
-    first.score[:], first.heatmap[:] = 0, 0
-    assert_same(engine.score(clips[:3]), Scores(score=score, heatmap=heatmap))
+def test_a_result_is_the_callers_own(engine: Engine, given: Input) -> None:
+    first = engine.score(*given[:3])
+    expected = own_copy(first)
+    engine.score(*given[3:6])
+    assert_same(first, expected)
+    if first.state is not None:
+        first.state[:] = 0
+    np.testing.assert_array_equal(first.heatmap, expected.heatmap)
+    first.heatmap[:], first.score[:] = 0, 0
+    assert_same(engine.score(*given[:3]), expected)
 
 
-def test_results_outlive_the_engine(name: str, bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+def test_what_an_engine_is_given_stays_as_it_is(engine: Engine, given: Input) -> None:
+    before = given[list(range(8))]
+    engine.score(*given[:3])
+    np.testing.assert_array_equal(given.clips, before.clips)
+    np.testing.assert_array_equal(given.state, before.state)
+
+
+def test_results_outlive_the_engine(name: str, bundle: Bundle, given: Input) -> None:
     engine = load_engine(bundle, name)
-    found = engine.score(clips)
+    found = engine.score(*given)
     engine.close()
     del engine
     assert_reference_scores(found, bundle)
 
 
-def test_a_closed_engine_says_so_however_often_it_was_closed(engine: Engine, clips: NDArray[np.uint8]) -> None:
+def test_a_closed_engine_says_so_however_often_it_was_closed(engine: Engine, given: Input) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineClosed, match=engine.name):
-        engine.score(clips[:1])
+        engine.score(*given[:1])
     with pytest.raises(EngineClosed):
-        engine.score(clips[:0])
+        engine.score(*given[:0])
+
+
+def test_a_chain_of_states_gives_what_the_reference_gave(name: str, recurrent_bundle: Bundle) -> None:
+    golden = read_golden(recurrent_bundle)
+    with closing(load_engine(recurrent_bundle, name)) as engine:
+        steps: list[Scores] = []
+        for clip in golden.clips:
+            steps.append(engine.score(clip[np.newaxis], steps[-1].state if steps else None))
+    found = Scores(*(np.concatenate(values) for values in zip(*map(astuple, steps), strict=True)))
+    assert_reference_scores(found, recurrent_bundle)
+
+
+def test_no_state_is_a_state_of_zeros(name: str, recurrent_bundle: Bundle) -> None:
+    clips = read_golden(recurrent_bundle).clips[:3]
+    with closing(load_engine(recurrent_bundle, name)) as engine:
+        assert_same(engine.score(clips), engine.score(clips, np.zeros((3, 3, 6, 10), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (np.zeros((2, 3, 6, 10)), "dtype float32, got float64"),
+        ([[0.0]], "dtype float32, got list"),
+        (np.zeros((3, 6, 10), np.float32), "2 clips must have shape (2, 3, 6, 10), got (3, 6, 10)"),
+        (np.zeros((1, 3, 6, 10), np.float32), "2 clips must have shape (2, 3, 6, 10), got (1, 3, 6, 10)"),
+        (np.zeros((2, 3, 10, 6), np.float32), "2 clips must have shape (2, 3, 6, 10), got (2, 3, 10, 6)"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named_and_leaves_the_engine_usable(
+    name: str, recurrent_bundle: Bundle, state: Any, says: str
+) -> None:
+    golden = read_golden(recurrent_bundle)
+    with closing(load_engine(recurrent_bundle, name)) as engine:
+        with pytest.raises(BadClips, match=re.escape(says)):
+            engine.score(golden.clips[:2], state)
+        assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
+
+
+def test_a_state_for_a_model_without_one_is_refused(name: str, bundle_folder: Path, clips: NDArray[np.uint8]) -> None:
+    with (
+        closing(load_engine(read_bundle(bundle_folder), name)) as engine,
+        pytest.raises(BadClips, match="carries no state"),
+    ):
+        engine.score(clips[:1], np.zeros((1, 1, 1, 1), np.float32))
+
+
+def test_a_next_state_that_is_no_number_fails_and_leaves_the_engine_usable(name: str, recurrent_bundle: Bundle) -> None:
+    golden = read_golden(recurrent_bundle)
+    assert golden.state is not None
+    broken = golden.state.copy()
+    broken[3, 2] = np.inf
+    with closing(load_engine(recurrent_bundle, name)) as engine:
+        with pytest.raises(EngineFailed, match="a next state holds values that are no finite numbers"):
+            engine.score(golden.clips, broken)
+        assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+@pytest.mark.parametrize(
+    ("state_shape", "says"),
+    [
+        (None, "and state of (3, 6, 10) and gives next_state of (3, 6, 10), the spec says clips of (3, 24, 40, 1);"),
+        ((2, 6, 10), "state of (3, 6, 10), the spec says clips of (3, 24, 40, 1) and state of (2, 6, 10);"),
+    ],
+)
+def test_a_graph_with_another_state_than_the_specs_is_refused(
+    name: str, recurrent_bundle: Bundle, tmp_path: Path, state_shape: tuple[int, int, int] | None, says: str
+) -> None:
+    pytest.importorskip(LIBRARIES[name][0])
+    spec = recurrent_bundle.spec.model_copy(update={"state_shape": state_shape, "state_warmup_frames": 0})
+    other = with_onnx(recurrent_bundle, tmp_path / "other", recurrent_bundle.file(ONNX_NAME).read_bytes(), spec)
+    with pytest.raises(BundleIncompatible, match=re.escape(says)):
+        load_engine(other, name)
 
 
 def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
@@ -189,16 +313,17 @@ def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
     assert all(isinstance(value, str) and value for value in described.values())
 
 
-def test_describe_tells_the_number_of_threads_asked_for(name: str, bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+def test_describe_tells_the_number_of_threads_asked_for(name: str, bundle: Bundle, given: Input) -> None:
     engine = load_engine(bundle, name, threads=1)
     assert engine.describe()["threads"] == "1"
-    assert_reference_scores(engine.score(clips), bundle)
+    assert_reference_scores(engine.score(*given), bundle)
 
 
 def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle) -> None:
     parity = check(load_engine(bundle, name, max_clips=3), read_golden(bundle))
     assert parity.clips == 8
-    assert max(parity.max_score_error, parity.max_heatmap_error) < ROUNDING
+    assert max(parity.max_score_error, parity.max_heatmap_error, parity.max_state_error or 0) < ROUNDING
+    assert (parity.max_state_error is None) == (bundle.spec.state_shape is None)
 
 
 def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
@@ -237,7 +362,7 @@ def test_a_graph_for_another_spec_is_refused(name: str, bundle: Bundle, tmp_path
     pytest.importorskip(LIBRARIES[name][0])
     spec = bundle.spec.model_copy(update={"width_px": 48})
     other = with_onnx(bundle, tmp_path / "other", bundle.file(ONNX_NAME).read_bytes(), spec)
-    with pytest.raises(BundleIncompatible, match=r"takes clips of \(3, 24, 40, 1\), the spec says \(3, 24, 48, 1\)"):
+    with pytest.raises(BundleIncompatible, match=r"takes clips of \(3, 24, 40, 1\).* the spec says clips of \(3, 24, 48, 1\)"):
         load_engine(other, name)
 
 
@@ -249,10 +374,10 @@ def test_an_unknown_network_kind_is_refused_with_the_kinds_that_are_installed(bu
         load_engine(stranger, "torch")
 
 
-def test_the_torch_engine_puts_the_process_wide_thread_setting_back(bundle: Bundle, clips: NDArray[np.uint8]) -> None:
+def test_the_torch_engine_puts_the_process_wide_thread_setting_back(bundle: Bundle, given: Input) -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
-    load_engine(bundle, "torch", threads=before + 1).score(clips)
+    load_engine(bundle, "torch", threads=before + 1).score(*given)
     assert torch.get_num_threads() == before
 
 

@@ -41,6 +41,15 @@ def test_only_the_number_of_clips_is_free(graph) -> None:
     }
 
 
+def test_a_state_goes_in_and_out_of_a_recurrent_graph(recurrent_bundle: Bundle) -> None:
+    graph = onnx.load(recurrent_bundle.file(ONNX_NAME)).graph
+    expected = {"clips": ["clips_n", 3, 24, 40, 1], "state": ["clips_n", 3, 6, 10]}
+    assert {value.name: sizes(value) for value in graph.input} == expected
+    assert graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [output.name for output in graph.output] == ["score", "heatmap", "next_state"]
+    assert sizes(graph.output[2]) == expected["state"]
+
+
 def test_the_opset_is_pinned_and_no_other_is_needed(graph) -> None:
     assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", OPSET)]
 

@@ -57,6 +57,50 @@ def test_a_heat_map_of_another_size_is_refused(engine: Engine, bundle: Bundle) -
         check(engine, replace(golden, heatmap=golden.heatmap[:, 1:]))
 
 
+class TestStates:
+    @pytest.fixture
+    def engine(self, recurrent_bundle: Bundle) -> Engine:
+        return load_engine(recurrent_bundle, "onnx", max_clips=3)
+
+    @pytest.fixture
+    def golden(self, recurrent_bundle: Bundle) -> Golden:
+        return read_golden(recurrent_bundle)
+
+    def altered(self, golden: Golden, channel: int, factor: float) -> Golden:
+        assert golden.next_state is not None
+        next_state = golden.next_state.copy()
+        next_state[3, channel] *= factor
+        return replace(golden, next_state=next_state)
+
+    @pytest.mark.parametrize("channel", [0, 1, 2])
+    def test_a_channel_is_measured_by_its_own_largest_value(self, engine: Engine, golden: Golden, channel: int) -> None:
+        assert golden.next_state is not None
+        values = golden.next_state[:, channel]
+        found = compare(engine, self.altered(golden, channel, 0.9)).max_state_error
+        assert found == pytest.approx(0.1 * values[3].max() / np.delete(values, 3, 0).max(), rel=1e-3)
+
+    @pytest.mark.parametrize("factor", [1 + 20 * F32_TOLERANCE, float("nan")])
+    def test_a_state_outside_the_tolerance_is_refused(self, engine: Engine, golden: Golden, factor: float) -> None:
+        with pytest.raises(EngineFailed, match="states by up to"):
+            check(engine, self.altered(golden, 0, factor))
+
+    def test_a_channel_that_stays_at_zero_is_measured_by_the_rounding_of_the_others(self, engine: Engine, golden: Golden) -> None:
+        black = replace(golden, clips=golden.clips * 0, state=np.zeros_like(golden.state))
+        scores = engine.score(black.clips[:3], black.state[:3])
+        expected = replace(black, clips=black.clips[:3], state=black.state[:3], score=scores.score, heatmap=scores.heatmap)
+        trail = scores.state.copy()
+        trail[:, 2] = 1e-12
+        assert compare(engine, replace(expected, next_state=trail)).max_state_error < F32_TOLERANCE
+
+    def test_golden_clips_without_the_states_of_a_recurrent_model_are_refused(self, engine: Engine, golden: Golden) -> None:
+        with pytest.raises(EngineFailed, match=r"states \(8, 3, 6, 10\), the reference's are None"):
+            check(engine, replace(golden, next_state=None))
+
+
+def test_a_stateless_model_has_no_state_error(engine: Engine, bundle: Bundle) -> None:
+    assert check(engine, read_golden(bundle)).max_state_error is None
+
+
 def test_a_bundle_without_golden_clips_cannot_pass(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     with pytest.raises(EngineFailed, match="no golden clips"):
