@@ -15,7 +15,7 @@ from deploy.engine import DEFAULT_ENGINE, load_engine
 from trainer.datasets import training_sources
 from trainer.errors import TooLittleFootage
 from trainer.footage import load_all
-from trainer.scoring import score_footage
+from trainer.scoring import score_each
 from trainer.tail import normal_tail
 
 MIN_FRAMES = 50
@@ -68,7 +68,7 @@ def calibrate(bundle_path: Path, data: Path) -> Bundle:
     clips = load_all(training_sources(data), bundle.spec)
     engine = load_engine(bundle, DEFAULT_ENGINE)
     try:
-        scores = [score_footage(engine, footage) for footage in clips]
+        scores = [row for _, row in score_each(engine, clips)]
     finally:
         engine.close()
     every = np.concatenate(scores)

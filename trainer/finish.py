@@ -1,7 +1,7 @@
 """A trained network to a bundle: score scale, calibration, golden clips, export."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,12 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
     network, spec = finished.network.cpu().eval(), finished.spec
     learned, held_out = ClipBank(split.fit, spec.length), ClipBank(split.held_out, spec.length)
     network.fit_scale(learned.spread(SCALE_CLIPS, _BATCH_CLIPS), held_out.batches(_BATCH_CLIPS))
-    calibration = calibration_from(_scores(network, held_out))
+    scores, golden = _reference(network, spec, held_out)
+    calibration = calibration_from(scores)
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
-        GOLDEN_NAME: golden_bytes(golden_clips(network, held_out)),
+        GOLDEN_NAME: golden_bytes(golden),
     }
     return write_bundle(
         path,
@@ -59,8 +60,34 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
     )
 
 
-def golden_clips(network: Serving, held_out: ClipBank) -> Golden:
-    """A few held-out clips, spread evenly, with the scores of ``network``."""
+def _reference(network: Serving, spec: ClipSpec, held_out: ClipBank) -> tuple[NDArray[np.float32], Golden]:
+    """The scores of all held-out clips, float32 (N,), and a few of the clips, spread evenly, with all that the network gives."""
+    if spec.state_shape is None:
+        return _scores(network, held_out), _golden_clips(network, held_out)
+    # In the middle of equal parts: the first of all clips has no state yet.
+    wanted = {(2 * part + 1) * len(held_out) // (2 * GOLDEN_CLIPS) for part in range(GOLDEN_CLIPS)}
+    scores: list[NDArray[np.float32]] = []
+    chosen: list[Golden] = []
+    for number, answer in enumerate(_answers(network, spec.state_shape, held_out)):
+        scores.append(answer.score)
+        if number in wanted:
+            chosen.append(answer)
+    golden = {field.name: np.concatenate([getattr(answer, field.name) for answer in chosen]) for field in fields(Golden)}
+    return np.concatenate(scores), Golden(**golden)
+
+
+@torch.inference_mode()
+def _answers(network: Serving, state_shape: tuple[int, int, int], bank: ClipBank) -> Iterator[Golden]:
+    """What a recurrent network says of every clip, one at a time, in order, each with the state that its video led to."""
+    for video in bank.footage:
+        state = torch.zeros((1, *state_shape))
+        for clip in ClipBank((video,), bank.length).batches(1):
+            score, heatmap, following = network(torch.from_numpy(clip), state)
+            yield Golden(clip, score.numpy(), heatmap.numpy(), state.numpy(), following.numpy())
+            state = following
+
+
+def _golden_clips(network: Serving, held_out: ClipBank) -> Golden:
     clips = next(held_out.spread(GOLDEN_CLIPS, GOLDEN_CLIPS))
     with torch.inference_mode():
         score, heatmap = network(torch.from_numpy(clips))

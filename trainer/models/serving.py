@@ -29,7 +29,11 @@ class ClipConfig(Protocol):
 
 
 class Serving(nn.Module):
-    """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32."""
+    """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
+
+    Where the network's spec has a state, ``forward(clips, state)`` also takes what it gave back with each camera's frame before,
+    float32 (N, *state_shape), zeros for "nothing seen yet", and gives three values: score, heat map, next state.
+    """
 
     view: nn.Module
     """Clips to what the network sees of them: pictures float32 (N, C, h, w) in [-1, 1]."""
