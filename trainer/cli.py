@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,10 @@ from deploy import console
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from deploy.bundle import Bundle
     from trainer.benchmark import Outcome
+    from trainer.evaluation.result import Evaluation
 
 app = typer.Typer(
     help="Learn from normal footage: footage in, a trained, calibrated and evaluated bundle out.",
@@ -86,20 +86,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
 ) -> None:
-    """Compare a bundle's scores with labels, beside the classical baseline."""
-    from rich.console import Console
-
+    """Compare a bundle's scores with labels, beside measures that learn nothing."""
     from trainer.evaluate import evaluate as measure
+    from trainer.evaluation.result import as_json as in_json
 
-    screen = _screen()
-    with screen.status("reading the bundle") as status:
-        result = measure(bundle, data, engine, status.update)
+    evaluation = measure(bundle, data, engine, _screen())
     if as_json:
-        typer.echo(json.dumps(result))
-        return
-    output = Console()
-    output.print(_table(result))
-    output.print(_events_line(result), highlight=False)
+        typer.echo(json.dumps(in_json(evaluation)))
+    else:
+        _tell_evaluation(evaluation)
 
 
 @app.command()
@@ -138,17 +133,24 @@ def benchmark(
     _tell_benchmark(outcome, f"{dataset} {model}", as_json=as_json)
 
 
-def _tell_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
-    from rich.console import Console
+def _tell_evaluation(evaluation: "Evaluation") -> None:
+    from trainer.evaluation.screen import events_line, tables
 
+    output = _output()
+    for table in tables(evaluation):
+        output.print(table)
+    if evaluation.model.events is not None:
+        output.print(events_line(evaluation.model.events), highlight=False)
+
+
+def _tell_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
     from trainer.benchmark_report import report, table
     from trainer.errors import RunsUnfinished
 
     if as_json:
         typer.echo(json.dumps(report(outcome)))
     elif outcome.finished:
-        # Rich would squeeze the table to 80 columns where nobody looks at a screen.
-        Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS).print(table(outcome.finished, title))
+        _output().print(table(outcome.finished, title))
     if outcome.failed:
         raise RunsUnfinished(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.finished)} runs failed, see above")
 
@@ -160,31 +162,17 @@ def _screen() -> "Console":
     return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
+def _output() -> "Console":
+    """Results go to stdout."""
+    from rich.console import Console
+
+    # Rich would squeeze tables to 80 columns where nobody looks at a screen.
+    return Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
+
+
 def _calibration_line(bundle: "Bundle") -> str:
     found = bundle.calibration
     return (
         f"calibration {found.calibration_id} from {found.frames} normal frames: median {found.median:.3g}, "
         f"q99 {found.q99:.3g}, enter {found.enter:.3g}, exit {found.exit:.3g}"
-    )
-
-
-def _table(result: dict[str, Any]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"{result['frames']} frames of {result['clips']} clips")
-    for heading in ("", "streaming AUC", "mean clip AUC", "literature AUC"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, figures in {result["model_id"]: result, **result["baselines"]}.items():
-        streaming = figures["streaming"]
-        values = (streaming["frame_auc"], streaming["mean_clip_auc"], figures["literature"]["frame_auc"])
-        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
-    return table
-
-
-def _events_line(result: dict[str, Any]) -> str:
-    events = result["events"]
-    delay = "" if events["median_delay_s"] is None else f", median delay {events['median_delay_s']:.1f} s"
-    return (
-        f"events: {events['found']} of {events['true']} found{delay}; {events['false']} false, "
-        f"{events['false_per_camera_hour']:g} per camera and hour"
     )

@@ -1,117 +1,94 @@
-"""How well a bundle tells normal from anomalous, beside the classical baseline, under both protocols."""
+"""How well a bundle tells normal from anomalous, beside measures that learn nothing, by protocols that are never mixed."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from rich.console import Console
 
-from deploy.bundle import Bundle, read_bundle
-from deploy.decide import DecisionRule
+from deploy.bundle import Bundle, Calibration, read_bundle
 from deploy.engine import Engine, load_engine
+from trainer.baselines.baseline import Learned
 from trainer.baselines.motion import baseline_spec
-from trainer.baselines.run import HeatMaps, learn, watch
+from trainer.baselines.run import Field, learn
+from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.datasets import labelled_clips, normal_sources
-from trainer.events import event_figures
-from trainer.footage import footage_shape, load_footage
+from trainer.evaluation.result import Evaluation, detector, labels_of
+from trainer.evaluation.walk import Outcome, Seen, baseline_frames, every_frame, walk
+from trainer.footage import footage_shape, frame_count, load_footage
 from trainer.labelled import LabelledClip, check_labels
-from trainer.metrics import SMOOTHING_FRAMES, Labels, Scores, clip_aucs, frame_auc, literature_scores
-from trainer.scoring import score_footage
-
-Tell = Callable[[str], None]
-"""Told what is being worked on."""
+from trainer.report import tell_footage, work_bar
+from trainer.scoring import scored_frames
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Scores of the test footage, and what stands in for frames without one."""
+def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:
+    """Score every test frame of ``data`` causally, by the bundle and by the baselines, and compare with the labels.
 
-    scores: Scores
-    fill_value: float
-
-
-def evaluate(bundle_path: Path, data: Path, engine_name: str, tell: Tell) -> dict[str, Any]:
-    """Score every test frame of ``data`` causally and compare with the labels; the content of ``evaluate --json``.
-
-    Frames before a clip is full get the calibration's median: nothing is looked at ahead of its time.
+    Frames without a score, such as those before a clip is full, get the median of normal scores: the calibration's, or that of
+    the training footage for a baseline. Nothing is looked at ahead of its time.
 
     Raises:
         OddsightError: no usable bundle, footage, labels or engine.
     """
     bundle = read_bundle(bundle_path)
-    clips = labelled_clips(data)
-    labels: Labels = {clip.source.name: clip.labels for clip in clips}
+    clips = tuple(labelled_clips(data))
+    labels, fps = labels_of(clips), bundle.spec.fps
+    with opened(bundle, engine_name) as engine:
+        outcome = _score(engine, clips, bundle.calibration, screen)
+        name, details = engine.name, engine.describe()
+    field, outcomes = _baselines(data, clips, screen)
+    return Evaluation(
+        bundle=bundle,
+        engine=name,
+        engine_details=details,
+        clips=clips,
+        model=detector(bundle.model_id, outcome, bundle.calibration, labels, fps),
+        baselines=tuple(
+            detector(learned.baseline.name, outcome, _calibration(learned), labels, fps)
+            for learned, outcome in zip(field.learned, outcomes, strict=True)
+        ),
+        left_out=field.left_out,
+    )
+
+
+@contextmanager
+def opened(bundle: Bundle, engine_name: str) -> Iterator[Engine]:
+    """The engine, for as long as it is needed."""
     engine = load_engine(bundle, engine_name)
     try:
-        model = Outcome(_score_test(engine, clips, tell), bundle.calibration.median)
+        yield engine
     finally:
         engine.close()
-    baselines = _baselines(data, clips, tell)
-    rule = DecisionRule(enter=bundle.calibration.enter, exit=bundle.calibration.exit)
-    return {
-        **_identity(bundle, engine),
-        "frames": sum(len(row) for row in labels.values()),
-        "clips": len(clips),
-        **_figures(model, labels),
-        "baselines": {name: _figures(outcome, labels) for name, outcome in baselines.items()},
-        "events": asdict(event_figures(rule, model.scores, labels, bundle.spec.fps)),
-    }
 
 
-def _identity(bundle: Bundle, engine: Engine) -> dict[str, Any]:
-    return {
-        "model_id": bundle.model_id,
-        "calibration_id": bundle.calibration.calibration_id,
-        "engine": engine.name,
-        "engine_details": engine.describe(),
-    }
-
-
-def _figures(outcome: Outcome, labels: Labels) -> dict[str, Any]:
-    per_clip = clip_aucs(outcome.scores, labels, outcome.fill_value)
-    scaled = literature_scores(outcome.scores, outcome.fill_value)
-    return {
-        "streaming": {
-            "frame_auc": frame_auc(outcome.scores, labels, outcome.fill_value),
-            "mean_clip_auc": float(np.mean(list(per_clip.values()))) if per_clip else None,
-            "clip_auc": per_clip,
-        },
-        "literature": {"frame_auc": frame_auc(scaled, labels, 0.0), "smoothing_frames": SMOOTHING_FRAMES},
-    }
-
-
-def _score_test(engine: Engine, clips: list[LabelledClip], tell: Tell) -> Scores:
-    scores: dict[str, NDArray[np.float32]] = {}
-    for clip in clips:
-        tell(f"scoring {clip.source.name}")
+def _score(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibration, screen: Console) -> Outcome:
+    def frames(clip: LabelledClip) -> Iterator[tuple[Seen | None]]:
         footage = load_footage(clip.source, engine.spec)
-        for problem in footage.problems:
-            tell(f"skipped an unreadable frame: {problem}")
+        tell_footage(screen, footage)
         check_labels(clip, footage)
-        scores[clip.source.name] = score_footage(engine, footage)
-    return scores
+        return every_frame(scored_frames(engine, footage), footage.total)
+
+    with work_bar(screen, "scoring", _frames(clips)) as step:
+        (outcome,) = walk(clips, frames, [calibration.median], step)
+    return outcome
 
 
-def _baselines(data: Path, clips: list[LabelledClip], tell: Tell) -> dict[str, Outcome]:
-    sources = [clip.source for clip in clips]
-    spec = baseline_spec(footage_shape(sources))
-    tell("baselines learn")
-    field = learn(normal_sources(data), spec, lambda _: None)
+def _baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[Field, list[Outcome]]:
+    spec = baseline_spec(footage_shape([clip.source for clip in clips]))
+    sources = normal_sources(data)
+    with work_bar(screen, "baselines, training footage", sum(frame_count(source) for source in sources)) as step:
+        field = learn(sources, spec, step)
     for line in field.left_out:
-        tell(line)
-    scores = {source.name: _maxima(watch([learned.baseline for learned in field.learned], source, spec)) for source in sources}
-    return {
-        learned.baseline.name: Outcome({name: rows[:, number] for name, rows in scores.items()}, _fill_value(learned.normal))
-        for number, learned in enumerate(field.learned)
-    }
+        screen.print(line, highlight=False)
+    baselines = [learned.baseline for learned in field.learned]
+    with work_bar(screen, "baselines, test footage", _frames(clips)) as step:
+        fill_values = [learned.median for learned in field.learned]
+        return field, walk(clips, lambda clip: baseline_frames(baselines, clip.source, spec), fill_values, step)
 
 
-def _maxima(frames: Iterable[HeatMaps]) -> NDArray[np.float32]:
-    return np.array([[np.nan if heatmap is None else heatmap.max() for heatmap in row] for row in frames], np.float32)
+def _calibration(learned: Learned) -> Calibration | None:
+    return calibration_from(learned.normal) if len(learned.normal) >= MIN_FRAMES else None
 
 
-def _fill_value(normal: NDArray[np.float32]) -> float:
-    # Without training footage nothing is known beforehand but that a still scene has no motion.
-    return float(np.median(normal)) if len(normal) else 0.0
+def _frames(clips: tuple[LabelledClip, ...]) -> int:
+    return sum(len(clip.labels) for clip in clips)

@@ -1,6 +1,6 @@
 """Events that the service would have announced, against the true ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,31 +22,80 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipEvents:
+    """True and announced events of one clip. Two meet if they share a frame; a true event that meets none was missed."""
+
+    true: tuple[tuple[int, int], ...]
+    """First and last frame of each."""
+    announced: tuple[Announced, ...]
+
+    @property
+    def found(self) -> int:
+        """True events that meet an announced one."""
+        return len(self.delays)
+
+    @property
+    def false(self) -> int:
+        """Announced events that meet no true one."""
+        return sum(not any(_meet(event, run) for run in self.true) for event in self.announced)
+
+    @property
+    def delays(self) -> list[int]:
+        """Of each found event: frames from its first one to the announcement that came first; 0 if that came before it."""
+        meeting = [(run, [event for event in self.announced if _meet(event, run)]) for run in self.true]
+        return [max(0, events[0].announced - run[0]) for run, events in meeting if events]
+
+
+@dataclass(frozen=True, slots=True)
 class EventFigures:
     """How the announced events of some footage meet the true ones."""
 
     true: int
+    announced: int
     found: int
     false: int
-    false_per_camera_hour: float
+    precision: float | None
+    """Share of the announced events that are not false; None where nothing was announced."""
+    recall: float | None
+    """Share of the true events that were found; None where there are none."""
+    f1: float | None
+    """Harmonic mean of both, 0 if one of them is 0 or None; None if both are None."""
     median_delay_s: float | None
-    """From a true event's first frame to the announcement; None where nothing was found."""
+    """Over the found events; None where nothing was found."""
+    worst_delay_s: float | None
+    """The same."""
+    false_per_camera_hour: float
+    """False events by the duration of all footage, anomalous parts included."""
+    alarmed_normal_share: float | None
+    """Share of the normal frames that lie inside announced events: what an alarm that never ends would pay for its recall."""
 
 
 def event_figures(rule: DecisionRule, scores: Scores, labels: Labels, fps: float) -> EventFigures:
     """Apply ``rule`` to every clip as to a camera of its own. NaN scores are frames that complete no clip."""
-    true = found = false = 0
-    delays_s: list[float] = []
-    for name, row in labels.items():
-        announced = announced_events(rule, scores[name], fps)
-        runs = true_events(row)
-        true += len(runs)
-        meets = [[event for event in announced if _overlap(event, run)] for run in runs]
-        found += sum(bool(events) for events in meets)
-        delays_s += [max(0, events[0].announced - run[0]) / fps for run, events in zip(runs, meets, strict=True) if events]
-        false += sum(not any(_overlap(event, run) for run in runs) for event in announced)
+    clips = {name: clip_events(rule, scores[name], row, fps) for name, row in labels.items()}
+    true, announced = sum(len(clip.true) for clip in clips.values()), sum(len(clip.announced) for clip in clips.values())
+    found, false = sum(clip.found for clip in clips.values()), sum(clip.false for clip in clips.values())
+    precision, recall = _share(announced - false, announced), _share(found, true)
+    delays_s = [delay / fps for clip in clips.values() for delay in clip.delays]
     hours = sum(len(row) for row in labels.values()) / fps / 3600
-    return EventFigures(true, found, false, round(false / hours, 3), median(delays_s) if delays_s else None)
+    return EventFigures(
+        true=true,
+        announced=announced,
+        found=found,
+        false=false,
+        precision=precision,
+        recall=recall,
+        f1=_f1(precision, recall),
+        median_delay_s=median(delays_s) if delays_s else None,
+        worst_delay_s=max(delays_s, default=None),
+        false_per_camera_hour=round(false / hours, 3),
+        alarmed_normal_share=_alarmed_normal_share(clips, labels),
+    )
+
+
+def clip_events(rule: DecisionRule, scores: NDArray[np.float32], labels: NDArray[np.uint8], fps: float) -> ClipEvents:
+    """The true events of one clip, and those that the service would announce."""
+    return ClipEvents(tuple(true_events(labels)), tuple(announced_events(rule, scores, fps)))
 
 
 def true_events(labels: NDArray[np.uint8]) -> list[tuple[int, int]]:
@@ -80,5 +129,26 @@ def _changes(rule: DecisionRule, scores: NDArray[np.float32], fps: float) -> Ite
         yield change.kind, change.event, len(scores)
 
 
-def _overlap(event: Announced, run: tuple[int, int]) -> bool:
+def _meet(event: Announced, run: tuple[int, int]) -> bool:
     return event.started <= run[1] and run[0] <= event.ended
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _f1(precision: float | None, recall: float | None) -> float | None:
+    if precision is None and recall is None:
+        return None
+    return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
+
+
+def _alarmed_normal_share(clips: Mapping[str, ClipEvents], labels: Labels) -> float | None:
+    alarmed = normal = 0
+    for name, row in labels.items():
+        inside = np.zeros(len(row), np.bool_)
+        for event in clips[name].announced:
+            inside[event.started : event.ended + 1] = True
+        alarmed += int((inside & (row == 0)).sum())
+        normal += int((row == 0).sum())
+    return _share(alarmed, normal)

@@ -6,6 +6,7 @@ around each frame, which uses the clip's future and takes for granted that every
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,25 @@ def auc(scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
     if labels.min() == labels.max():
         return None
     return float(roc_auc_score(labels, scores))
+
+
+class Roc(NamedTuple):
+    """Points of a ROC curve, each float64 (N,) in [0, 1], from (0, 0) to (1, 1)."""
+
+    false_alarm_rate: NDArray[np.float64]
+    hit_rate: NDArray[np.float64]
+
+
+def frame_roc(scores: Scores, labels: Labels, fill_value: float) -> Roc | None:
+    """The curve whose area is :func:`frame_auc`; None where only one class occurs."""
+    from sklearn.metrics import roc_curve
+
+    every = np.concatenate(list(labels.values()))
+    if every.min() == every.max():
+        return None
+    filled = fill(scores, fill_value)
+    false_alarm_rate, hit_rate, _ = roc_curve(every, np.concatenate([filled[name] for name in labels]))
+    return Roc(false_alarm_rate, hit_rate)
 
 
 def _scaled(row: NDArray[np.float32]) -> NDArray[np.float32]:

