@@ -49,6 +49,9 @@ def fit(
 ) -> None:
     """Train on normal footage and write a bundle. After an interruption the same command goes on.
 
+    The last tenth of plain footage (not of a data set with testing/) is set aside: OUT/unusual.json and OUT/unusual/*.jpg tell
+    what the model finds unusual there, and whether the footage was enough. What --data takes: oddsight-train datasets.
+
     Losses and pictures are written for TensorBoard: tensorboard --logdir OUT/log. Processes share the work under torchrun:
     torchrun --nproc-per-node 2 -m trainer fit ...
     """
@@ -82,7 +85,7 @@ def calibrate(
 @app.command()
 def evaluate(
     bundle: _BundlePath,
-    data: Annotated[Path, typer.Option(help="A data set with testing/ and frame_labels.npz.")],
+    data: Annotated[Path, typer.Option(help="A data set with test clips; oddsight-train datasets lists what is understood.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
 ) -> None:

@@ -12,6 +12,7 @@ from trainer.errors import TooLittleFootage
 from trainer.footage import Footage, FootageShape
 
 HELD_OUT_SHARE = 0.2
+SET_ASIDE_SHARE = 0.1
 
 _SIDE_STEP_PX = 16
 _AREA_TOLERANCE = 0.15
@@ -23,6 +24,8 @@ class Split:
 
     fit: tuple[Footage, ...]
     held_out: tuple[Footage, ...]
+    set_aside: tuple[Footage, ...] = ()
+    """Neither learned from nor calibrated on: looked at when all is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,19 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
     return split
 
 
+def without_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[Footage, ...]]:
+    """The footage without the last tenth of its frames, in the order of the list, and that tenth; a video may be cut in two."""
+    cut = round(sum(len(video.frames) for video in footage) * (1 - SET_ASIDE_SHARE))
+    kept: list[Footage] = []
+    last: list[Footage] = []
+    for video in footage:
+        before, after = _cut(video, min(max(cut, 0), len(video.frames)))
+        kept += [before] if len(before.frames) else []
+        last += [after] if len(after.frames) else []
+        cut -= len(video.frames)
+    return kept, tuple(last)
+
+
 def clip_windows(frames: NDArray[np.uint8], spec: ClipSpec, size: int) -> Iterator[tuple[int, Clips]]:
     """Batches of the clips that end at each frame from ``length - 1`` on, with the number of the first one's last frame."""
     last = spec.length - 1
@@ -110,8 +126,13 @@ def _split_whole(footage: list[Footage]) -> Split:
 
 
 def _split_in_time(video: Footage) -> Split:
-    cut = round(len(video.frames) * (1 - HELD_OUT_SHARE))
-    return Split(
-        fit=(replace(video, frames=video.frames[:cut], index=video.index[:cut]),),
-        held_out=(replace(video, frames=video.frames[cut:], index=video.index[cut:]),),
+    fit, held_out = _cut(video, round(len(video.frames) * (1 - HELD_OUT_SHARE)))
+    return Split((fit,), (held_out,))
+
+
+def _cut(video: Footage, place: int) -> tuple[Footage, Footage]:
+    """The readable frames before a place and those from it on; both keep the places that they have in the source."""
+    return (
+        replace(video, frames=video.frames[:place], index=video.index[:place]),
+        replace(video, frames=video.frames[place:], index=video.index[place:]),
     )

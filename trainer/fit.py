@@ -1,7 +1,7 @@
 """The training run on footage, top to bottom: footage in, bundle out."""
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from trainer.calibrate import require_frames
 from trainer.checkpoint import FOLDER_NAME, drop_checkpoint
 from trainer.clip_models import clip_model
 from trainer.config import FitConfig, network_config
-from trainer.data import ClipBank, Split, frame_size, split_by_video
-from trainer.datasets import training_sources
+from trainer.data import ClipBank, Split, frame_size, split_by_video, without_last_tenth
+from trainer.datasets import is_plain_footage, training_sources
 from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, frame_count, load_all
 from trainer.keeper import Checkpoints, Chronicler, Follower, Sample
+from trainer.last_tenth import look_at_last_tenth
+from trainer.last_tenth_text import last_tenth_lines
 from trainer.logbook import FOLDER_NAME as LOG_NAME
 from trainer.logbook import PICTURES
-from trainer.loop import Keeper, LoopSettings, Material, run_loop
+from trainer.loop import Keeper, LoopSettings, Material, run_loop, validation_loss
 from trainer.models.serving import Serving
 from trainer.report import TrainingBar, tell_footage, tell_split, tell_stopped, tell_unreadable, work_bar
 from trainer.together import Together
@@ -86,12 +88,17 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
         return None
     with console.status("scale, calibration, export"):
         bundle = make_bundle(out, Finished(network, run.card, run.spec, metrics), run.split)
+    if run.split.set_aside:
+        _look_back(bundle, run.split, console)
     drop_checkpoint(out / FOLDER_NAME)
     return bundle
 
 
 def prepare(data: Path, out: Path, config: FitConfig, together: Together, console: Console) -> Run:
-    """Find, decode and split the footage, and settle what the network is; :func:`fit` without the training."""
+    """Find, decode and split the footage, and settle what the network is; :func:`fit` without the training.
+
+    The last tenth is set aside, unless the data set has test clips to look at.
+    """
     model = clip_model(config.model)
     sources = training_sources(data)
     shape = footage_shape(sources)
@@ -103,7 +110,8 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
         cache = FrameCache(out / FOLDER_NAME / "frames", lambda: advance(1))
         footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip), load=cache.load)
     unreadable_frames = tell_unreadable(console, footage)
-    split = split_by_video(footage, spec.length)
+    kept, set_aside = without_last_tenth(footage) if is_plain_footage(data) else (footage, ())
+    split = replace(split_by_video(kept, spec.length), set_aside=set_aside)
     require_frames(len(ClipBank(split.held_out, spec.length)))
     tell_split(console, split, spec)
     return Run(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
@@ -128,8 +136,23 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
         "processes": together.count,
         "validation_loss": progress.best_loss if progress.best_step else None,  # JSON knows no infinity
         "validation_step": progress.best_step,
+        "loss_learned": validation_loss(learner, network.validation(_some(learn_from)), together.device),
+        "loss_held_out": validation_loss(learner, validation, together.device),
         "unreadable_frames": run.unreadable_frames,
     }
+
+
+def _some(pictures: Tensor) -> Tensor:
+    """As many as there are for validation, at even distances."""
+    return pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_CLIPS, len(pictures))).long()]
+
+
+def _look_back(bundle: Bundle, split: Split, console: Console) -> None:
+    frames = len(ClipBank((*split.held_out, *split.set_aside), bundle.spec.length))
+    with work_bar(console, "looking at the last tenth", frames) as advance:
+        found = look_at_last_tenth(bundle, split, advance)
+    for line in last_tenth_lines(found, bundle.calibration.enter):
+        console.print(line, markup=False, highlight=False)
 
 
 def _keeper(run: Run, network: Serving, validation: Tensor, together: Together, console: Console) -> Keeper:

@@ -79,10 +79,15 @@ def tell_split(console: Console, split: Split, spec: ClipSpec) -> None:
     fit, held_out = (sum(len(video.frames) for video in part) for part in (split.fit, split.held_out))
     names = ", ".join(video.name for video in split.held_out)
     console.print(
-        f"{fit} frames of {len(split.fit)} videos to learn from, {held_out} held out ({names}); "
+        f"{fit} frames of {len(split.fit)} videos to learn from, {held_out} held out ({names}){_aside(split)}; "
         f"clips of {spec.length} frames, {spec.width_px} x {spec.height_px}, {spec.colour}",
         highlight=False,
     )
+
+
+def _aside(split: Split) -> str:
+    frames = sum(len(video.frames) for video in split.set_aside)
+    return f", the last {frames} set aside" if frames else ""
 
 
 def tell_resumed(console: Console, folder: Path, progress: Progress | None) -> None:

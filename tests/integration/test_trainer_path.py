@@ -130,6 +130,7 @@ def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(
     """Neither weights and stopping nor scale and thresholds: training footage alone gives the same bundle, bit for bit."""
     config = FIT.model_copy(update={"max_steps": 12, "validate_every_steps": 2})
     shutil.copytree(data / "training", tmp_path / "alone" / "training")
+    (tmp_path / "alone" / "testing").mkdir()  # or the last tenth would be set aside
     with_test, alone = (training.fit(path, tmp_path / path.name / "out", config, quiet()) for path in (data, tmp_path / "alone"))
     assert with_test.model_id == alone.model_id
     assert with_test.calibration == alone.calibration
@@ -174,7 +175,7 @@ def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout(bundle, data
 
 def test_footage_too_short_to_calibrate_on_is_refused_before_the_training(tmp_path):
     write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
-    with pytest.raises(TooLittleFootage, match="21 normal frames can be scored"):
+    with pytest.raises(TooLittleFootage, match="19 normal frames can be scored"):
         training.prepare(tmp_path / "short", tmp_path / "out", FIT, Together(), quiet())
 
 

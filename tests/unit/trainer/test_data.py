@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
-from trainer.data import ClipBank, clip_windows, frame_size, split_by_video
+from trainer.data import ClipBank, clip_windows, frame_size, split_by_video, without_last_tenth
 from trainer.errors import TooLittleFootage
 from trainer.footage import Footage, FootageShape
 
@@ -52,6 +54,22 @@ def test_of_a_single_video_the_last_fifth_is_held_out():
 def test_too_little_footage_says_how_much_is_needed():
     with pytest.raises(TooLittleFootage, match=r"10 frames in 1 videos .* give at least 30 frames of one video"):
         split_by_video([numbered("a", 10)], 3)
+
+
+def test_the_last_tenth_of_one_video_is_its_end_and_keeps_its_places():
+    (kept,), (last,) = without_last_tenth([numbered("a", 50)])
+    assert (kept.index.tolist(), last.index.tolist()) == (list(range(45)), list(range(45, 50)))
+    assert last.frames[:, 0, 0, 0].tolist() == list(range(45, 50))
+    assert (last.name, last.total) == ("a", 50)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6))
+def test_the_last_tenth_is_a_tenth_of_all_frames_and_comes_after_all_others(lengths):
+    kept, last = without_last_tenth([numbered(str(number), length) for number, length in enumerate(lengths)])
+    order = [(int(video.name), int(place)) for video in (*kept, *last) for place in video.index]
+    assert order == [(number, place) for number, length in enumerate(lengths) for place in range(length)]
+    assert sum(len(video.frames) for video in last) == sum(lengths) - round(sum(lengths) * 0.9)
+    assert all(len(video.frames) for video in (*kept, *last))
 
 
 def test_clips_are_numbered_through_all_videos_and_never_cross_from_one_to_the_next():
