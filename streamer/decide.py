@@ -39,7 +39,6 @@ class Decider:
     ) -> None:
         self._settings = settings
         self._calibration = bundle.calibration
-        self._warmup_frames = bundle.spec.warmup_frames
         self._provenance = Provenance(bundle.model_id, bundle.calibration.calibration_id, engine_name)
         self._wall_clock_s = wall_clock_s
         self._rules: dict[str, DecisionRule] = {}
@@ -62,12 +61,10 @@ class Decider:
         origin = event_id(partition, outcome.offset, outcome.camera_id, outcome.captured_at_ms)
         observation = Observation(origin, outcome.captured_at_ms, outcome.score)
         event, changes = decide(rule, state.event, observation)
-        clip = (outcome.offset,) if outcome.starts_camera else (*state.clip, outcome.offset)
-        # A model of single frames needs none of the frames before: [-0:] would keep them all.
-        clip = clip[-self._warmup_frames :] if self._warmup_frames else ()
+        following = CameraState(clip_from=outcome.clip_from, event=event)
         scored_at_ms = round(self._wall_clock_s() * 1000)
         events = [self._event(partition, outcome, change, scored_at_ms) for change in changes]
-        return Decision(CameraState(clip=clip, event=event), self._score_fields(partition, outcome, scored_at_ms), events)
+        return Decision(following, self._score_fields(partition, outcome, scored_at_ms), events)
 
     def _score_fields(self, partition: Partition, outcome: Outcome, scored_at_ms: int) -> Fields | None:
         if outcome.score is None:

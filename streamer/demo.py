@@ -133,7 +133,7 @@ def _play_and_watch(settings: Settings, console: Console, check_service: Callabl
     """Feed all cameras on a thread, and show what comes out; gives the first frame's capture time and what was seen."""
     start_at_ms = round(time.time() * 1000)
     plan = IngestPlan([CameraFeed(video.stem, str(video)) for video in DEMO_VIDEOS], start_at_ms=start_at_ms)
-    warmup_frames = read_bundle(DEMO_BUNDLE).spec.warmup_frames
+    clip_length = read_bundle(DEMO_BUNDLE).spec.length
     stop = threading.Event()
     sent: list[int] = []
     producer = make_producer(settings.kafka)
@@ -144,16 +144,16 @@ def _play_and_watch(settings: Settings, console: Console, check_service: Callabl
     cameras = threading.Thread(target=feed_cameras, name="cameras", daemon=True)
     cameras.start()
     try:
-        return start_at_ms, _watch(settings, console, check_service, lambda: _expected_scores(sent, warmup_frames))
+        return start_at_ms, _watch(settings, console, check_service, lambda: _expected_scores(sent, clip_length))
     finally:
         stop.set()
         cameras.join()
         producer.close()
 
 
-def _expected_scores(sent: list[int], warmup_frames: int) -> int | None:
+def _expected_scores(sent: list[int], clip_length: int) -> int | None:
     """How many scores there must be in the end; None while the cameras still play."""
-    return sent[0] - len(DEMO_VIDEOS) * warmup_frames if sent else None
+    return sent[0] - len(DEMO_VIDEOS) * (clip_length - 1) if sent else None
 
 
 def _watch(

@@ -14,7 +14,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.frames = self._counter("frames", "Frames decoded", "camera_id")
         self.rejected = self._counter("rejected_messages", "Messages sent to the dead-letter topic", "reason")
-        self.refilled = self._counter("refilled_frames", "Frames read again after a start to rebuild clips, not scored again")
+        self.refilled = self._counter("refilled_frames", "Frames read again after a start to rebuild clips and states")
         self.lost = self._counter("lost_messages", "Messages that Kafka had deleted before they were read")
         self.scored = self._counter("scored_clips", "Clips scored")
         self.unscored = self._counter("unscored_frames", "Frames that completed no clip")

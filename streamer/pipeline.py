@@ -3,18 +3,18 @@
 The guarantee it keeps: every frame counts once. What a frame causes (scores, events, decision state) is written together with
 the partition's next offset, in one atomic step that is refused unless the stored offset is the one this consumer started from.
 Everything this process holds of a partition can therefore be thrown away at any time, and is, whenever something goes wrong
-with it: the partition is paused, its progress read again, its clips refilled, and it goes on from there.
+with it: the partition is paused, its progress read again, its clips and states refilled, and it goes on from there.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.engine import Clips, Engine
+from deploy.engine import Clips, Engine, State
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.decide import Decider
@@ -65,8 +65,12 @@ class _Work:
     ledger: Ledger[Outcome | None]
     """None is the outcome of a message that is no frame."""
     cameras: dict[str, CameraState]
-    refill: frozenset[int]
-    """Offsets before ``expected`` that rebuild clips."""
+    refill_from: Mapping[bytes, int]
+    """The first message before ``expected`` that rebuilds a camera's clip and state, by message key."""
+
+    def refills(self, message: FrameMessage) -> bool:
+        """Whether a message before ``expected`` rebuilds a clip or a state."""
+        return message.key is not None and message.offset >= self.refill_from.get(message.key, self.expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ class _QueuedClip:
     work: _Work
     clip: Clip
     queued_at_s: float
+
+    @property
+    def refills(self) -> bool:
+        """Whether the clip counted before and only rebuilds a state now."""
+        return self.clip.newest.offset < self.work.expected
 
 
 @dataclass(slots=True)
@@ -91,6 +100,7 @@ class Pipeline:
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
+        self._state_shape = stages.engine.spec.state_shape
         self._works: dict[Partition, _Work] = {}
         self._waiting: dict[Partition, ChangeKind] = {}
         """Partitions whose progress must be read before they are started, and why."""
@@ -173,10 +183,11 @@ class Pipeline:
             start_over(stages.source, stages.store, partition)
         plan = plan_start(stages.source, stages.store, partition, stages.start)
         stages.metrics.lost.inc(plan.lost)
-        self._works[partition] = _Work(partition, plan.next_offset, Ledger(plan.next_offset), dict(plan.cameras), plan.refill)
+        refill_from = {camera_id.encode(): offset for camera_id, offset in plan.refill_from.items()}
+        self._works[partition] = _Work(partition, plan.next_offset, Ledger(plan.next_offset), dict(plan.cameras), refill_from)
         stages.source.start(partition, plan.read_from)
         stages.metrics.partitions.set(len(self._works))
-        log.info("partition started", partition=str(partition), offset=plan.next_offset, refill_frames=len(plan.refill))
+        log.info("partition started", partition=str(partition), offset=plan.next_offset, refill_from=plan.read_from)
 
     def _back_off(self, error: Exception) -> None:
         """Redis or Kafka is away. Kafka keeps the frames; nothing is consumed until progress can be read again."""
@@ -207,14 +218,14 @@ class Pipeline:
                 self._admit(work, result)
 
     def _wants(self, message: FrameMessage) -> _Work | None:
-        """The work a message belongs to; None for what lies before the progress and rebuilds no clip."""
+        """The work a message belongs to; None for what lies before the progress and rebuilds nothing."""
         work = self._works.get(message.partition)
         if work is None:
             return None
         if message.offset >= work.expected:
             work.ledger.open(message.offset)
             return work
-        return work if message.offset in work.refill else None
+        return work if work.refills(message) else None
 
     def _reject(self, work: _Work, rejected: Rejected) -> None:
         message = rejected.message
@@ -230,13 +241,21 @@ class Pipeline:
         clip = stages.clips.push(frame)
         if frame.offset < work.expected:
             stages.metrics.refilled.inc()
+            if self._state_shape is not None and stages.clips.is_full(clip):
+                self._queue(work, clip)
             return
         stages.metrics.frames.labels(frame.camera_id).inc()
         if stages.clips.is_full(clip):
-            stages.batcher.add(_QueuedClip(work, clip, stages.clock_s()), stages.clock_s())
+            self._queue(work, clip)
         else:
             stages.metrics.unscored.inc()
             work.ledger.close(frame.offset, _outcome(clip, None, None))
+
+    def _queue(self, work: _Work, clip: Clip) -> None:
+        """A camera's next clip needs the state that this one leaves, so they cannot share a micro-batch."""
+        now_s = self._stages.clock_s()
+        key = None if self._state_shape is None else (clip.newest.partition, clip.newest.camera_id)
+        self._stages.batcher.add(_QueuedClip(work, clip, now_s), now_s, key)
 
     def _score(self, batch: list[_QueuedClip]) -> None:
         batch = [queued for queued in batch if self._works.get(queued.work.partition) is queued.work]
@@ -246,10 +265,20 @@ class Pipeline:
         metrics.batch_clips.observe(len(batch))
         metrics.batch_wait_s.observe(self._stages.clock_s() - batch[0].queued_at_s)
         with metrics.score_s.time():
-            scores = self._stages.engine.score(_clip_array(batch))
+            scores = self._stages.engine.score(_clip_array(batch), self._state_array(batch))
+        _remember(batch, scores.state)
         for queued, score, heatmap in zip(batch, scores.score, scores.heatmap, strict=True):
-            queued.work.ledger.close(queued.clip.newest.offset, _outcome(queued.clip, float(score), heatmap))
-        metrics.scored.inc(len(batch))
+            if not queued.refills:
+                queued.work.ledger.close(queued.clip.newest.offset, _outcome(queued.clip, float(score), heatmap))
+                metrics.scored.inc()
+
+    def _state_array(self, batch: list[_QueuedClip]) -> State | None:
+        """float32 (N, C, h, w): what the cameras' frames before have left; None for a model without a state."""
+        if self._state_shape is None:
+            return None
+        nothing = np.zeros(self._state_shape, np.float32)
+        states = (queued.clip.memory.state for queued in batch)
+        return np.stack([nothing if state is None else state for state in states])
 
     # --- outcomes to effects ------------------------------------------------------------------------------------------
 
@@ -335,6 +364,13 @@ def _clip_array(batch: list[_QueuedClip]) -> Clips:
     return np.stack(frames).reshape(len(batch), -1, *frames[0].shape)
 
 
+def _remember(batch: list[_QueuedClip], states: State | None) -> None:
+    if states is not None:
+        for queued, state in zip(batch, states, strict=True):
+            # A view would keep the whole micro-batch's states in memory until this camera's next frame.
+            queued.clip.memory.state = state.copy()
+
+
 def _outcome(clip: Clip, score: float | None, heatmap: NDArray[np.float32] | None) -> Outcome:
     newest = clip.newest
     return Outcome(
@@ -343,7 +379,7 @@ def _outcome(clip: Clip, score: float | None, heatmap: NDArray[np.float32] | Non
         captured_at_ms=newest.captured_at_ms,
         width_px=newest.width_px,
         height_px=newest.height_px,
-        starts_camera=clip.starts_camera,
+        clip_from=clip.clip_from,
         score=score,
         heatmap=heatmap,
     )

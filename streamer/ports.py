@@ -65,8 +65,8 @@ class CameraState(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    clip: tuple[int, ...] = ()
-    """Offsets of the frames that the next clip still needs, oldest first."""
+    clip_from: int | None = None
+    """Offset of the oldest frame that the next clip and state are made of; None if they need none of the past."""
     event: OpenEvent | None = None
 
 

@@ -1,7 +1,7 @@
 """Progress, decision state and effects of a partition: written to Redis in one atomic, fenced step.
 
-For each partition and consumer group one hash holds the next offset and, for each camera, the offsets of the frames its
-clip still needs and its open event. A step moves the next offset, replaces the states of the cameras it touched and
+For each partition and consumer group one hash holds the next offset and, for each camera, the offset of the oldest frame its
+next clip and state need and its open event. A step moves the next offset, replaces the states of the cameras it touched and
 appends scores and events, all in one Lua script, and only if the next offset in Redis is the one the step starts from.
 Otherwise nothing is written and the caller is fenced: a zombie that wakes up, two consumers that both believe they own a
 partition, a reply lost on the way, or a Redis that came back a second older all end there, and all are cured alike: read

@@ -1,4 +1,4 @@
-"""The values that travel through the service. All frozen."""
+"""The values that travel through the service. All frozen but :class:`Memory`."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,14 +66,23 @@ class Rejected:
     detail: str
 
 
+@dataclass(slots=True, eq=False)
+class Memory:
+    """What a recurrent model remembers of one run of frames; its clips share it, and each that is scored changes it."""
+
+    state: NDArray[np.float32] | None = None
+    """float32 (C, h, w); None: nothing seen yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """The last frames of one camera, oldest first; ``newest`` is the frame that its score belongs to."""
 
     frames: tuple[Frame, ...]
     newest: CameraFrame
-    starts_camera: bool
-    """The newest frame begins a new run of frames: nothing before it belongs to its clip."""
+    clip_from: int | None
+    """Offset of the oldest frame that the camera's next clip and state are made of; None if they need none of the past."""
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,8 @@ class Outcome:
     captured_at_ms: int
     width_px: int
     height_px: int
-    starts_camera: bool
+    clip_from: int | None
+    """See :class:`Clip`."""
     score: float | None
     """None for a frame that completes no clip."""
     heatmap: NDArray[np.float32] | None

@@ -1,4 +1,4 @@
-"""Where to begin a partition: from its stored progress, refilling the clips its cameras had under way."""
+"""Where to begin a partition: from its stored progress, refilling the clips and states its cameras had under way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from streamer.records import Partition
 
 log = structlog.get_logger("oddsight.refill")
 
-MAX_REFILL_MESSAGES = 5_000
-"""How far before the next offset a clip may reach. A camera silent for longer than that many messages of its partition starts
-afresh instead of making every restart read the silence again."""
+MAX_REFILL_MESSAGES = 12_000
+"""How far before the next offset a refill may begin: 60 frames of each of 100 cameras, and as much again for cameras slower than
+the others. One that would have to begin earlier starts afresh, or every restart would read again how long it was silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class StartPlan:
     next_offset: int
     """First message whose effects are not stored."""
     read_from: int
-    """First message to read: a clip may need frames from before."""
-    refill: frozenset[int]
-    """Offsets of those frames."""
+    """First message to read: clips and states may need frames from before."""
+    refill_from: Mapping[str, int]
+    """The first of those frames, of each camera that needs any."""
     cameras: Mapping[str, CameraState]
     lost: int
     """Messages that Kafka deleted before they were read."""
@@ -49,8 +49,8 @@ def plan_start(source: FrameSource, store: ProgressStore, partition: Partition, 
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
         store.apply(Step(partition, progress.next_offset, next_offset))
-    refill = _refill(progress, max(first, next_offset - MAX_REFILL_MESSAGES), next_offset)
-    return StartPlan(next_offset, min(refill, default=next_offset), refill, progress.cameras, lost)
+    refill_from = _refill(progress, first, next_offset)
+    return StartPlan(next_offset, min(refill_from.values(), default=next_offset), refill_from, progress.cameras, lost)
 
 
 def start_over(source: FrameSource, store: ProgressStore, partition: Partition) -> None:
@@ -75,6 +75,8 @@ def _first_offset(committed: int | None, first: int, end: int, start: str) -> in
     return first if start == "earliest" else end
 
 
-def _refill(progress: Progress, earliest: int, next_offset: int) -> frozenset[int]:
-    needed = (offset for state in progress.cameras.values() for offset in state.clip)
-    return frozenset(offset for offset in needed if earliest <= offset < next_offset)
+def _refill(progress: Progress, first: int, next_offset: int) -> dict[str, int]:
+    oldest = next_offset - MAX_REFILL_MESSAGES
+    needed = {name: state.clip_from for name, state in progress.cameras.items() if state.clip_from is not None}
+    there = {name: max(first, clip_from) for name, clip_from in needed.items() if clip_from >= oldest}
+    return {name: clip_from for name, clip_from in there.items() if clip_from < next_offset}

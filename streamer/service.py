@@ -82,7 +82,7 @@ def _stages(settings: Settings, bundle: Bundle, engine: Engine, watch: tuple[Met
     return Stages(
         source=KafkaFrameSource(settings.kafka),
         decoder=decoder,
-        clips=ClipBuffer(bundle.spec.length, round(settings.decision.max_gap_s * 1000)),
+        clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         engine=engine,
         decider=Decider(settings, bundle, engine.name),

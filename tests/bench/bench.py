@@ -142,7 +142,7 @@ def publisher(store: RedisProgressStore, decider: Decider) -> Callable[[], None]
         scores = []
         for offset in range(begin, begin + BATCH):
             camera_id = f"camera-{offset % CAMERAS}"
-            outcome = Outcome(offset, camera_id, offset * 10, 384, 288, False, 0.0, heatmap)  # noqa: FBT003  a record
+            outcome = Outcome(offset, camera_id, offset * 10, 384, 288, offset, 0.0, heatmap)
             decision = decider.take(partition, states.get(camera_id, CameraState()), outcome)
             states[camera_id] = decision.state
             scores.append((camera_id, decision.score or {}))
@@ -171,7 +171,7 @@ def measure_throughput(bundle: Bundle) -> tuple[Cost, int]:
     with servers() as (kafka, redis_settings), tempfile.TemporaryDirectory() as folder:
         frames = feed_cameras(kafka, realtime=False)
         with running(Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})) as service:
-            return work_off(service, redis_settings, frames - CAMERAS * bundle.spec.warmup_frames)
+            return work_off(service, redis_settings, frames - CAMERAS * (bundle.spec.length - 1))
 
 
 def work_off(service: Service, redis_settings: RedisSettings, expected: int) -> tuple[Cost, int]:

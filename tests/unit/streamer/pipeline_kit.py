@@ -16,9 +16,18 @@ from streamer.health import Health
 from streamer.metrics import Metrics
 from streamer.pipeline import Pipeline, Stages
 from streamer.records import FrameMessage, Partition
-from streamer.testing import BrightnessEngine, FakeClock, MemoryDeadLetters, MemoryFrameSource, MemoryProgressStore, MemoryTopic
+from streamer.testing import (
+    BrightnessEngine,
+    FakeClock,
+    MeanBrightnessEngine,
+    MemoryDeadLetters,
+    MemoryFrameSource,
+    MemoryProgressStore,
+    MemoryTopic,
+)
 
 SPEC = ClipSpec(length=3, height_px=16, width_px=16)
+RECURRENT = ClipSpec(length=1, height_px=16, width_px=16, state_shape=MeanBrightnessEngine.state_shape, state_warmup_frames=24)
 CALIBRATION = Calibration(median=0.1, q99=0.3, q999=0.4, enter=0.5, exit=0.4, frames=100)
 BUNDLE = Bundle(
     path=Path("nowhere"),
@@ -68,14 +77,15 @@ def run_of(camera_id: str, brightnesses: list[float], partition: int = 0) -> lis
 class Rig:
     """A topic, a store and dead letters that outlive pipelines, and a pipeline on them."""
 
-    def __init__(self, messages: list[FrameMessage], max_clips: int = 4, poll_messages: int = 5) -> None:
+    def __init__(self, messages: list[FrameMessage], max_clips: int = 4, poll_messages: int = 5, spec: ClipSpec = SPEC) -> None:
         self.topic = MemoryTopic(messages)
         self.store = MemoryProgressStore()
         self.dead_letters = MemoryDeadLetters()
         self.clock = FakeClock(tick_s=0.002)
         self._max_clips = max_clips
         self._poll_messages = poll_messages
-        self.decoder = Decoder(SPEC, threads=1)
+        self.decoder = Decoder(spec, threads=1)
+        self.engine = BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec)
         self.start()
 
     def start(self) -> None:
@@ -87,9 +97,9 @@ class Rig:
             Stages(
                 source=self.source,
                 decoder=self.decoder,
-                clips=ClipBuffer(SPEC.length, 5_000),
+                clips=ClipBuffer(self.engine.spec, 5_000),
                 batcher=MicroBatcher(self._max_clips, 0.05),
-                engine=BrightnessEngine(SPEC),
+                engine=self.engine,
                 decider=Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0)),
                 store=self.store,
                 dead_letters=self.dead_letters,

@@ -33,6 +33,65 @@ def test_whatever_happens_the_batches_hold_every_clip_once_in_order(
         assert batcher.deadline_s() == (waiting[0][1] + max_wait_s if waiting else None)
 
 
+KEYED_MOVES = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 2), st.sampled_from(["gate", "yard", "hall", None])),
+        st.tuples(st.sampled_from(["take", "take_all"]), st.integers(0, 4), st.none()),
+    ),
+    max_size=60,
+)
+
+
+@given(st.integers(1, 5), st.integers(0, 6), KEYED_MOVES)
+def test_clips_of_one_key_come_out_one_a_micro_batch_in_order_and_none_is_left_behind(
+    max_clips: int, max_wait_s: int, moves: list[tuple[str, int, str | None]]
+) -> None:
+    batcher: MicroBatcher[tuple[str | None, int]] = MicroBatcher(max_clips, max_wait_s)
+    waiting: list[tuple[tuple[str | None, int], int]] = []
+    now_s = 0
+    for number, (move, pause_s, key) in enumerate(moves):
+        now_s += pause_s
+        if move == "add":
+            batcher.add((key, number), now_s, key)
+            waiting.append(((key, number), now_s))
+            continue
+        first_of_keys = [
+            clip for place, (clip, _) in enumerate(waiting) if clip[0] not in {c[0] for c, _ in waiting[:place]} - {None}
+        ]
+        due = bool(waiting) and (len(first_of_keys) >= max_clips or now_s - waiting[0][1] >= max_wait_s)
+        batch = batcher.take(now_s) if move == "take" else batcher.take_all()
+        assert batch == (first_of_keys[:max_clips] if due or move == "take_all" else [])
+        waiting = [entry for entry in waiting if entry[0] not in batch]
+        assert len(batcher) == len(waiting)
+        assert batcher.deadline_s() == (waiting[0][1] + max_wait_s if waiting else None)
+
+
+@given(st.integers(1, 5), st.lists(st.sampled_from(["gate", "yard", "hall", None]), max_size=40))
+def test_whatever_waits_is_taken_after_so_many_micro_batches(max_clips: int, keys: list[str | None]) -> None:
+    batcher: MicroBatcher[int] = MicroBatcher(max_clips, 1.0)
+    for number, key in enumerate(keys):
+        batcher.add(number, 0.0, key)
+
+    taken: list[int] = []
+    while batch := batcher.take(1.0):
+        assert min(set(range(len(keys))) - set(taken)) == batch[0]
+        taken += batch
+
+    assert sorted(taken) == list(range(len(keys)))
+
+
+def test_a_micro_batch_is_full_when_no_two_of_its_clips_share_a_key() -> None:
+    batcher: MicroBatcher[str] = MicroBatcher(2, 10.0)
+    batcher.add("gate 1", 0.0, "gate")
+    batcher.add("gate 2", 0.0, "gate")
+    assert batcher.take(0.0) == []
+
+    batcher.add("yard 1", 0.0, "yard")
+
+    assert batcher.take(0.0) == ["gate 1", "yard 1"]
+    assert batcher.take_all() == ["gate 2"]
+
+
 def test_a_full_micro_batch_does_not_wait() -> None:
     batcher: MicroBatcher[str] = MicroBatcher(2, 10.0)
     batcher.add("a", 0.0)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.spec import ClipSpec
 from streamer.clips import ClipBuffer
 from streamer.records import CameraFrame, Clip, Partition
 
@@ -18,32 +19,59 @@ def frame(offset: int, camera_id: str = "gate", *, partition: Partition = P0, at
     return CameraFrame(partition, offset, camera_id, offset * 100 if at_ms is None else at_ms, pixels, 2, 2)
 
 
+def buffer_of(length: int, max_gap_ms: int = MAX_GAP_MS, *, state_warmup_frames: int = 0) -> ClipBuffer:
+    """A buffer for clips of so many frames, and for a state that forgets in so many."""
+    state = {"state_shape": (1, 1, 1), "state_warmup_frames": state_warmup_frames} if state_warmup_frames else {}
+    return ClipBuffer(ClipSpec(length=length, height_px=16, width_px=16, **state), max_gap_ms)
+
+
 def shown(clip: Clip) -> list[int]:
     """The offsets that a clip's pixels tell."""
     return [int(pixels[0, 0, 0]) for pixels in clip.frames]
 
 
 def test_a_clip_is_full_with_its_last_frame_and_slides_from_then_on() -> None:
-    buffer = ClipBuffer(3, MAX_GAP_MS)
+    buffer = buffer_of(3)
 
     clips = [buffer.push(frame(offset)) for offset in range(5)]
 
     assert [shown(clip) for clip in clips] == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
     assert [buffer.is_full(clip) for clip in clips] == [False, False, True, True, True]
-    assert [clip.starts_camera for clip in clips] == [True, False, False, False, False]
+    assert [clip.clip_from for clip in clips] == [0, 0, 1, 2, 3]
 
 
 def test_a_model_of_single_frames_has_a_full_clip_at_once() -> None:
-    buffer = ClipBuffer(1, MAX_GAP_MS)
+    buffer = buffer_of(1)
 
     clips = [buffer.push(frame(offset)) for offset in range(2)]
 
     assert [shown(clip) for clip in clips] == [[0], [1]]
     assert all(buffer.is_full(clip) for clip in clips)
+    assert [clip.clip_from for clip in clips] == [None, None]
+
+
+def test_what_a_restart_needs_reaches_back_as_far_as_the_state_remembers() -> None:
+    buffer = buffer_of(1, state_warmup_frames=3)
+
+    clips = [buffer.push(frame(offset)) for offset in (2, 3, 5, 6, 9)]
+
+    assert [clip.clip_from for clip in clips] == [2, 2, 2, 3, 5]
+
+
+def test_clips_of_one_run_share_a_memory_and_no_others_do() -> None:
+    buffer = buffer_of(1, state_warmup_frames=3)
+    first, second = buffer.push(frame(0)), buffer.push(frame(1))
+    other_camera, after_a_gap = buffer.push(frame(2, "yard")), buffer.push(frame(3, at_ms=60_000))
+    buffer.forget(P0)
+    after_forgetting = buffer.push(frame(4, at_ms=60_100))
+
+    assert first.memory is second.memory
+    memories = [clip.memory for clip in (second, other_camera, after_a_gap, after_forgetting)]
+    assert len({id(memory) for memory in memories}) == 4
 
 
 def test_a_clip_names_the_frame_that_its_score_belongs_to() -> None:
-    buffer = ClipBuffer(2, MAX_GAP_MS)
+    buffer = buffer_of(2)
     buffer.push(frame(0))
     newest = frame(1)
 
@@ -51,7 +79,7 @@ def test_a_clip_names_the_frame_that_its_score_belongs_to() -> None:
 
 
 def test_a_clip_does_not_change_when_further_frames_come() -> None:
-    buffer = ClipBuffer(2, MAX_GAP_MS)
+    buffer = buffer_of(2)
     clip = buffer.push(frame(0))
 
     buffer.push(frame(1))
@@ -61,17 +89,17 @@ def test_a_clip_does_not_change_when_further_frames_come() -> None:
 
 @pytest.mark.parametrize(("gap_ms", "begins_anew"), [(1_000, False), (1_001, True), (-1_000, False), (-1_001, True)])
 def test_a_jump_in_capture_time_begins_a_new_run(gap_ms: int, begins_anew: bool) -> None:
-    buffer = ClipBuffer(3, MAX_GAP_MS)
+    buffer = buffer_of(3)
     buffer.push(frame(0, at_ms=50_000))
 
     clip = buffer.push(frame(1, at_ms=50_000 + gap_ms))
 
-    assert clip.starts_camera == begins_anew
+    assert clip.clip_from == (1 if begins_anew else 0)
     assert shown(clip) == ([1] if begins_anew else [0, 1])
 
 
 def test_a_forgotten_partition_starts_afresh_and_the_others_go_on() -> None:
-    buffer = ClipBuffer(2, MAX_GAP_MS)
+    buffer = buffer_of(2)
     for partition in (P0, P1):
         buffer.push(frame(0, partition=partition))
 
@@ -83,7 +111,7 @@ def test_a_forgotten_partition_starts_afresh_and_the_others_go_on() -> None:
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.sampled_from([P0, P1]), st.sampled_from(["gate", "yard", "hall"])), max_size=40))
 def test_frames_of_different_cameras_and_partitions_never_mix(length: int, origins: list[tuple[Partition, str]]) -> None:
-    buffer = ClipBuffer(length, 1_000_000)
+    buffer = buffer_of(length, 1_000_000)
     seen: dict[tuple[Partition, str], list[int]] = {}
 
     for offset, origin in enumerate(origins):

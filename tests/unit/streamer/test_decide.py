@@ -1,12 +1,9 @@
 """The decider: each camera's own rule, the frames a restart needs, and where every event comes from."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from deploy.errors import ConfigError
-from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.decide import Decider, Decision
 from streamer.ports import CameraState
@@ -20,18 +17,16 @@ HOT = np.array([[0.0, 0.0], [0.0, 1.0]], np.float32)
 WALL_CLOCK_S = 1_700_000_000.25
 
 
-def decider(cameras: dict[str, dict[str, float]] | None = None, *, length: int = 3) -> Decider:
-    """A decider that announces at the first frame, for clips of ``length`` frames."""
+def decider(cameras: dict[str, dict[str, float]] | None = None) -> Decider:
+    """A decider that announces at the first frame."""
     settings = Settings.model_validate({"decision": AT_ONCE, "cameras": cameras or {}})
-    spec = ClipSpec(length=length, height_px=16, width_px=16)
-    bundle = dataclasses.replace(BUNDLE, manifest=BUNDLE.manifest.model_copy(update={"spec": spec}))
-    return Decider(settings, bundle, "openvino", FakeClock(WALL_CLOCK_S))
+    return Decider(settings, BUNDLE, "openvino", FakeClock(WALL_CLOCK_S))
 
 
-def outcome(offset: int, score: float | None, *, camera_id: str = "gate", starts_camera: bool = False) -> Outcome:
+def outcome(offset: int, score: float | None, *, camera_id: str = "gate", clip_from: int | None = 0) -> Outcome:
     """A frame of 64 x 48 pixels, 100 ms after the one before it."""
     heatmap = None if score is None else HOT
-    return Outcome(offset, camera_id, offset * 100, 64, 48, starts_camera, score, heatmap)
+    return Outcome(offset, camera_id, offset * 100, 64, 48, clip_from, score, heatmap)
 
 
 def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
@@ -68,22 +63,10 @@ def test_a_cameras_wrong_threshold_is_found_before_its_first_frame() -> None:
         decider({"gate": {"exit": 0.8}})
 
 
-@pytest.mark.parametrize(
-    ("length", "kept"),
-    [(1, [(), (), (), ()]), (2, [(0,), (1,), (2,), (3,)]), (3, [(0,), (0, 1), (1, 2), (2, 3)])],
-)
-def test_the_offsets_kept_for_a_restart_are_the_last_frames_the_next_clip_needs(length: int, kept: list[tuple[int, ...]]) -> None:
-    frames = [outcome(0, None, starts_camera=True), *(outcome(offset, 0.1) for offset in (1, 2, 3))]
+def test_what_a_restart_needs_is_kept_from_frame_to_frame() -> None:
+    decisions = run_of(decider(), outcome(7, None, clip_from=7), outcome(8, 0.1, clip_from=7), outcome(9, 0.1, clip_from=None))
 
-    decisions = run_of(decider(length=length), *frames)
-
-    assert [decision.state.clip for decision in decisions] == kept
-
-
-def test_a_new_run_of_frames_keeps_nothing_of_the_one_before() -> None:
-    frames = [outcome(0, None, starts_camera=True), outcome(1, None), outcome(2, 0.1), outcome(90, None, starts_camera=True)]
-
-    assert run_of(decider(), *frames)[-1].state.clip == (90,)
+    assert [decision.state.clip_from for decision in decisions] == [7, 7, None]
 
 
 def test_an_event_names_everything_that_explains_it() -> None:
@@ -136,7 +119,7 @@ def test_an_event_goes_on_between_the_exit_and_the_enter_threshold_but_does_not_
 
 
 def test_an_end_has_no_region_and_the_score_of_its_frame_if_there_is_one() -> None:
-    *_, unscored = run_of(decider(), outcome(0, 0.6), outcome(50, None, starts_camera=True))
+    *_, unscored = run_of(decider(), outcome(0, 0.6), outcome(50, None))
     *_, scored = run_of(decider(), outcome(0, 0.6), outcome(50, 0.1))
 
     assert [(event.kind, event.score, event.region) for event in unscored.events] == [("end", None, None)]

@@ -155,7 +155,7 @@ def test_a_group_without_progress_begins_at_its_committed_offset() -> None:
 
 def test_messages_deleted_before_they_were_read_are_counted() -> None:
     rig = Rig(run_of("gate", [CALM] * 10)[4:])
-    rig.store.progress[P0] = Progress(1, {"gate": CameraState(clip=(0,))})
+    rig.store.progress[P0] = Progress(1, {"gate": CameraState(clip_from=0)})
 
     rig.finish()
 
@@ -166,7 +166,7 @@ def test_messages_deleted_before_they_were_read_are_counted() -> None:
 def test_progress_beyond_a_remade_topic_starts_over() -> None:
     rig = Rig(run_of("gate", [CALM] * 6))
     open_event = OpenEvent(event_id="old", started_at_ms=1, last_active_ms=1, peak_score=1.0, announced_at_ms=1)
-    rig.store.progress[P0] = Progress(500, {"gate": CameraState(clip=(498, 499), event=open_event)})
+    rig.store.progress[P0] = Progress(500, {"gate": CameraState(clip_from=498, event=open_event)})
     rig.source.changes.append(Change("out_of_range", P0))
 
     rig.finish()

@@ -32,8 +32,8 @@ class Start:
         return self.store.read(P0).next_offset
 
 
-def clips(*offsets: int) -> dict[str, CameraState]:
-    return {"gate": CameraState(clip=offsets)}
+def needs(clip_from: int | None) -> dict[str, CameraState]:
+    return {"gate": CameraState(clip_from=clip_from)}
 
 
 @pytest.mark.parametrize(("start", "offset"), [("earliest", FIRST), ("latest", END)])
@@ -42,7 +42,7 @@ def test_a_group_that_knows_nothing_begins_where_the_settings_say(start: str, of
 
     plan = case.plan(start)
 
-    assert plan == StartPlan(offset, offset, frozenset(), {}, 0)
+    assert plan == StartPlan(offset, offset, {}, {}, 0)
     assert case.stored() == offset
 
 
@@ -56,22 +56,22 @@ def test_the_groups_committed_offset_comes_before_the_settings(start: str, commi
 
 
 def test_stored_progress_comes_before_the_committed_offset() -> None:
-    case = Start(Progress(17, clips(15, 16)), committed=12)
+    case = Start(Progress(17, needs(15)), committed=12)
 
     plan = case.plan("earliest")
 
-    assert (plan.next_offset, plan.read_from, plan.refill, plan.lost) == (17, 15, {15, 16}, 0)
-    assert plan.cameras == clips(15, 16)
+    assert (plan.next_offset, plan.read_from, plan.refill_from, plan.lost) == (17, 15, {"gate": 15}, 0)
+    assert plan.cameras == needs(15)
     assert case.stored() == 17
 
 
 def test_reading_begins_at_the_oldest_frame_that_any_camera_needs() -> None:
-    cameras = {"gate": CameraState(clip=(13, 16)), "yard": CameraState(clip=(11, 15)), "hall": CameraState()}
+    cameras = {"gate": CameraState(clip_from=13), "yard": CameraState(clip_from=11), "hall": CameraState()}
 
     plan = Start(Progress(17, cameras)).plan()
 
     assert plan.read_from == 11
-    assert plan.refill == {11, 13, 15, 16}
+    assert plan.refill_from == {"gate": 13, "yard": 11}
 
 
 def test_without_clips_under_way_reading_begins_at_the_progress() -> None:
@@ -79,33 +79,39 @@ def test_without_clips_under_way_reading_begins_at_the_progress() -> None:
 
 
 def test_frames_that_kafka_no_longer_has_are_not_refilled() -> None:
-    plan = Start(Progress(12, clips(8, 9, 10, 11))).plan()
+    plan = Start(Progress(12, needs(8))).plan()
 
-    assert (plan.read_from, plan.refill, plan.lost) == (10, {10, 11}, 0)
+    assert (plan.read_from, plan.refill_from, plan.lost) == (10, {"gate": 10}, 0)
 
 
-def test_a_clip_is_refilled_from_a_bounded_way_back_only() -> None:
+@pytest.mark.parametrize(("beyond", "refilled"), [(0, True), (1, False)])
+def test_a_camera_that_would_be_refilled_from_too_far_back_starts_afresh(beyond: int, refilled: bool) -> None:
     next_offset = 10 * MAX_REFILL_MESSAGES
-    oldest = next_offset - MAX_REFILL_MESSAGES
-    case = Start(Progress(next_offset, clips(3, oldest - 1, oldest, next_offset - 1)), first=0)
+    clip_from = next_offset - MAX_REFILL_MESSAGES - beyond
+    case = Start(Progress(next_offset, {**needs(clip_from), "yard": CameraState(clip_from=next_offset - 1)}), first=0)
 
     plan = case.plan()
 
-    assert (plan.read_from, plan.refill) == (oldest, {oldest, next_offset - 1})
+    assert plan.refill_from == {**({"gate": clip_from} if refilled else {}), "yard": next_offset - 1}
+    assert plan.read_from == (clip_from if refilled else next_offset - 1)
+
+
+def test_sixty_frames_of_a_hundred_cameras_on_one_partition_are_refilled() -> None:
+    assert MAX_REFILL_MESSAGES >= 60 * 100
 
 
 def test_messages_deleted_before_they_were_read_are_counted_and_stepped_over() -> None:
-    case = Start(Progress(4, clips(2, 3)))
+    case = Start(Progress(4, needs(2)))
 
     plan = case.plan()
 
-    assert (plan.next_offset, plan.read_from, plan.refill, plan.lost) == (FIRST, FIRST, frozenset(), 6)
+    assert (plan.next_offset, plan.read_from, plan.refill_from, plan.lost) == (FIRST, FIRST, {}, 6)
     assert case.stored() == FIRST
-    assert plan.cameras == clips(2, 3)
+    assert plan.cameras == needs(2)
 
 
 def test_planning_again_changes_nothing() -> None:
-    case = Start(Progress(4, clips(2, 3)))
+    case = Start(Progress(4, needs(2)))
 
     first, again = case.plan(), case.plan()
 
@@ -132,7 +138,7 @@ def test_of_two_consumers_that_begin_at_once_only_one_may_store_where() -> None:
 
 
 def test_starting_over_forgets_progress_beyond_the_topics_end() -> None:
-    state = CameraState(clip=(98, 99), event=OPEN_EVENT)
+    state = CameraState(clip_from=98, event=OPEN_EVENT)
     case = Start(Progress(100, {"gate": state, "yard": state}))
 
     start_over(case.source, case.store, P0)
@@ -140,7 +146,7 @@ def test_starting_over_forgets_progress_beyond_the_topics_end() -> None:
     assert case.store.read(P0) == Progress(FIRST, {"gate": CameraState(), "yard": CameraState()})
 
 
-@pytest.mark.parametrize("progress", [Progress(), Progress(12, clips(11)), Progress(END, clips(18, 19))])
+@pytest.mark.parametrize("progress", [Progress(), Progress(12, needs(11)), Progress(END, needs(18))])
 def test_starting_over_leaves_progress_alone_that_the_topic_still_has(progress: Progress) -> None:
     case = Start(progress)
 

@@ -7,12 +7,20 @@ from deploy.decide import OpenEvent
 from streamer.errors import Fenced, RedisUnavailable
 from streamer.ports import CameraState, Progress, Step
 from streamer.records import Partition, Rejected
-from streamer.testing import BrightnessEngine, FakeClock, MemoryDeadLetters, MemoryFrameSource, MemoryProgressStore, MemoryTopic
-from tests.unit.streamer.pipeline_kit import SPEC, message
+from streamer.testing import (
+    BrightnessEngine,
+    FakeClock,
+    MeanBrightnessEngine,
+    MemoryDeadLetters,
+    MemoryFrameSource,
+    MemoryProgressStore,
+    MemoryTopic,
+)
+from tests.unit.streamer.pipeline_kit import RECURRENT, SPEC, message
 
 P0 = Partition("frames", 0)
 STATE = CameraState(
-    clip=(3, 4), event=OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.1 + 0.2, announced_at_ms=None)
+    clip_from=3, event=OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.1 + 0.2, announced_at_ms=None)
 )
 
 
@@ -96,6 +104,18 @@ def test_the_brightness_of_the_newest_frame_is_the_score() -> None:
 
     assert scores.score == pytest.approx([0.2, 0.0])
     assert scores.heatmap.shape == (2, 2, 2)
+
+
+def test_the_mean_brightness_is_half_the_newest_frames_and_half_the_states() -> None:
+    engine = MeanBrightnessEngine(RECURRENT)
+    clips = np.zeros((2, *RECURRENT.clip_shape), np.uint8)
+    clips[1] = 255
+
+    first = engine.score(clips)
+    second = engine.score(clips[::-1], first.state)
+
+    assert first.score == pytest.approx([0.0, 1.0])
+    assert second.score == pytest.approx([1 / 1.5, 0.5 / 1.5])
 
 
 def test_a_fake_clock_stands_still_unless_it_ticks() -> None:
