@@ -12,6 +12,7 @@ from trainer.footage import (
     Source,
     footage_shape,
     frame_count,
+    frame_total,
     load_all,
     load_footage,
     split_sources,
@@ -110,3 +111,15 @@ def test_the_number_of_frames_is_known_without_decoding_them(tmp_path, pictures,
     (tmp_path / "c.mp4").write_bytes(b"no video")
     counts = [frame_count(Source(path.stem, path)) for path in (folder, file, tmp_path / "c.mp4")]
     assert counts == [7, pytest.approx(24, abs=1), 0]
+
+
+def test_what_other_systems_leave_behind_beside_a_video_is_no_clip(tmp_path, street, video):
+    video(tmp_path / "gate.mkv", street(4, 1.0))
+    (tmp_path / "._gate.mkv").write_bytes(b"left behind")
+    assert [source.name for source in split_sources(tmp_path)] == ["gate"]
+
+
+def test_the_exact_number_of_frames_is_that_of_the_decoded_footage(tmp_path, pictures, video, street):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for path in (pictures(tmp_path / "a", street(7, 1.0)), video(tmp_path / "b.mkv", street(24, 1.0)), tmp_path / "broken.mp4"):
+        assert frame_total(Source("clip", path)) == load_footage(Source("clip", path), SPEC).total

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import BadLabels
@@ -91,6 +91,7 @@ def test_the_npz_goes_before_the_csv(tmp_path):
         assert label_file(tmp_path).name == name
 
 
+@settings(deadline=None)  # a busy disk is no failure
 @given(st.data())
 def test_a_damaged_npz_is_a_clear_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("npz") / "frame_labels.npz"
