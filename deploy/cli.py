@@ -125,7 +125,7 @@ def _value_table(title: str, values: dict[str, Any]) -> "Table":
 def _verdict_table(verdicts: list[Verdict]) -> "Table":
     from rich.table import Table
 
-    table = Table("engine", "status", "largest score error", "largest heat map error", "largest state error", "detail")
+    table = Table("engine", "status", "score error", "heat map error", "state error", "detail", caption="the largest errors")
     for verdict in verdicts:
         table.add_row(verdict.engine, verdict.status, *_errors(verdict.parity), verdict.detail)
     return table
