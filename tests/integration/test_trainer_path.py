@@ -161,10 +161,12 @@ def test_offline_scores_are_one_a_frame_and_nothing_before_the_first_full_clip(b
     assert frame_auc({"calm0": scores}, {"calm0": np.zeros(60, np.uint8)}, 0.0) is None
 
 
-def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout(bundle, data):
+def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout_and_writes_a_report(bundle, data, tmp_path):
     command = [sys.executable, "-c", "from trainer.cli import main; main()", "evaluate", "--json"]
-    done = subprocess.run([*command, "--bundle", bundle.path, "--data", data], capture_output=True, text=True, check=True)
+    command += ["--bundle", bundle.path, "--data", data, "--report", tmp_path / "report"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
+    assert bundle.model_id in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert {"streaming", "literature", "baselines", "events", "frames", "clips", "model_id", "engine"} <= set(found)
     assert {"frame_auc", "mean_clip_auc"} <= set(found["streaming"])
     assert 0.5 < found["baselines"]["flow_magnitude"]["streaming"]["frame_auc"] <= 1

@@ -77,12 +77,12 @@ class SteadySpeed:
     name = "steady_speed"
 
     def __init__(self, knowledge: Knowledge) -> None:
-        self._knowledge = knowledge
+        self.knowledge = knowledge
 
     def watch(self) -> Watch:
         """See :class:`~trainer.baselines.baseline.Baseline`."""
-        measure = Measure(self._knowledge.background)
-        return lambda motion: _heatmap(self._knowledge, measure.see(motion).channels)
+        measure = Measure(self.knowledge.background)
+        return lambda motion: _heatmap(self.knowledge, measure.see(motion).channels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,13 @@ def test_heat_maps_are_highest_where_the_blob_is(clips):
 
 
 def test_limits_of_a_training_clip_come_from_the_others(normal, tmp_path, street, pictures):
-    """A clip that is unlike the others must look unlike them, not like itself."""
+    """A clip that is unlike the others passes their limits; its own it could not."""
+    pictures(tmp_path / "odd", street(40, 4.0, 8))
+    jerky = learn([*normal, Source("odd", tmp_path / "odd")], SPEC, lambda _: None).learned[2].baseline.knowledge.jerky
+    assert jerky.median + jerky.spread > 0.2  # one frame in a hundred, of five clips
+
+
+def test_a_training_clip_that_is_unlike_the_others_scores_higher(normal, tmp_path, street, pictures):
     pictures(tmp_path / "odd", street(40, 4.0, 8))
     learned = learn([*normal, Source("odd", tmp_path / "odd")], SPEC, lambda _: None).learned[2]
     assert np.median(learned.normal[-39:]) > np.quantile(learned.normal[:-39], 0.95)
