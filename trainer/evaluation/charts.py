@@ -51,7 +51,7 @@ def timeline(
     for event in events.announced:
         axes.plot([event.started / fps, (event.ended + 1) / fps], [high + margin] * 2, color="black", linewidth=3.0)
         axes.plot([event.announced / fps], [high + margin], marker="v", color="black", markersize=8)
-    axes.set(xlim=(0, len(scores) / fps), ylim=(low - margin, high + 2 * margin), xlabel="seconds", ylabel="score")
+    axes.set(xlim=(0, len(scores) / fps), ylim=(low - margin, high + 3 * margin), xlabel="seconds", ylabel="score")
     return _png(figure)
 
 
