@@ -56,7 +56,7 @@ class Facts:
     events: int
     """That the service would have announced in the last tenth, which is taken for ordinary."""
     loss_ratio: float | None
-    """See :data:`LOSS_RATIO`; None where a loss is not above 0."""
+    """See :data:`LOSS_RATIO`; None where a loss is not above 0, or there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ from deploy.export import export_onnx, save_weights
 from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data import ClipBank, Split
-from trainer.models.serving import Serving
+from trainer.models.serving import CALIBRATION_CLIPS, Serving
 
 GOLDEN_CLIPS = 8
-SCALE_CLIPS = 256
 _BATCH_CLIPS = 16
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -41,7 +40,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
     """
     network, spec = finished.network.cpu().eval(), finished.spec
     learned, held_out = ClipBank(split.fit, spec.length), ClipBank(split.held_out, spec.length)
-    network.fit_scale(learned.spread(SCALE_CLIPS, _BATCH_CLIPS), held_out.batches(_BATCH_CLIPS))
+    network.fit_scale(learned, held_out)
     scores, golden = _reference(network, spec, held_out)
     calibration = calibration_from(scores)
     files = {
@@ -61,7 +60,10 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
 
 
 def _reference(network: Serving, spec: ClipSpec, held_out: ClipBank) -> tuple[NDArray[np.float32], Golden]:
-    """The scores of all held-out clips, float32 (N,), and a few of the clips, spread evenly, with all that the network gives."""
+    """The scores of held-out clips, float32 (N,), and a few of the clips, spread evenly, with all that the network gives.
+
+    A recurrent network has to see every clip; of the others ``CALIBRATION_CLIPS`` are enough.
+    """
     if spec.state_shape is None:
         return _scores(network, held_out), _golden_clips(network, held_out)
     # In the middle of equal parts: the first of all clips has no state yet.
@@ -96,4 +98,6 @@ def _golden_clips(network: Serving, held_out: ClipBank) -> Golden:
 
 def _scores(network: Serving, bank: ClipBank) -> NDArray[np.float32]:
     with torch.inference_mode():
-        return np.concatenate([network(torch.from_numpy(clips))[0].numpy() for clips in bank.batches(_BATCH_CLIPS)])
+        return np.concatenate(
+            [network(torch.from_numpy(clips))[0].numpy() for clips in bank.spread(CALIBRATION_CLIPS, _BATCH_CLIPS)]
+        )

@@ -73,6 +73,12 @@ def threshold_drift(scores: NDArray[np.float32], calibration: Calibration) -> fl
     return abs(first - second) / (calibration.enter - calibration.median)
 
 
+def loss_ratio(metrics: dict[str, Any]) -> float | None:
+    """See :data:`trainer.enough.LOSS_RATIO`, from a bundle's metrics."""
+    learned, held_out = metrics["loss_learned"], metrics["loss_held_out"]
+    return held_out / learned if held_out is not None and min(learned, held_out) > 0 else None
+
+
 def _facts(bundle: Bundle, split: Split, calibrated: NDArray[np.float32], scores: Scores, moments: Sequence[Moment]) -> Facts:
     frames = sum(len(video.frames) for part in (split.fit, split.held_out, split.set_aside) for video in part)
     scored = sum(int(np.isfinite(row).sum()) for row in scores.values())
@@ -83,13 +89,8 @@ def _facts(bundle: Bundle, split: Split, calibrated: NDArray[np.float32], scores
         threshold_drift=threshold_drift(calibrated[np.isfinite(calibrated)], bundle.calibration),
         last_tenth_hours=scored / frames_an_hour,
         events=sum(moment.announced for moment in moments),
-        loss_ratio=_loss_ratio(bundle.manifest.metrics),
+        loss_ratio=loss_ratio(bundle.manifest.metrics),
     )
-
-
-def _loss_ratio(metrics: dict[str, Any]) -> float | None:
-    learned, held_out = metrics["loss_learned"], metrics["loss_held_out"]
-    return held_out / learned if min(learned, held_out) > 0 else None
 
 
 def _scores(engine: Engine, footage: Iterable[Footage], advance: Callable[[int], None]) -> list[NDArray[np.float32]]:

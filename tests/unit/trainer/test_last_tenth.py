@@ -4,7 +4,7 @@ import pytest
 from deploy.bundle import Calibration
 from trainer.calibrate import calibration_from
 from trainer.enough import Facts, judge
-from trainer.last_tenth import LastTenth, threshold_drift
+from trainer.last_tenth import LastTenth, loss_ratio, threshold_drift
 from trainer.last_tenth_text import clock, last_tenth_lines
 from trainer.moments import Moment
 
@@ -57,3 +57,10 @@ def test_events_and_quiet_moments_are_told_with_times_frames_and_scores():
 
 def test_without_an_event_it_says_so():
     assert "has no events at the threshold" in lines(Moment("gate", 100, 100, 100, 0.5, announced=False))[0]
+
+
+@pytest.mark.parametrize(
+    ("learned", "held_out", "ratio"), [(2.0, 3.0, 1.5), (2.0, None, None), (-1.0, 2.0, None), (0.0, 1.0, None)]
+)
+def test_losses_are_compared_where_there_are_two_above_0(learned, held_out, ratio):
+    assert loss_ratio({"loss_learned": learned, "loss_held_out": held_out}) == ratio
