@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from trainer.last_tenth import JSON_NAME, MOST_PICTURES, PICTURES_NAME, LastTenth
 from trainer.moments import Moment
 
-_MOST_LINES = MOST_PICTURES
-
 
 def last_tenth_lines(found: LastTenth, threshold: float) -> Iterator[str]:
     """What the screen shows of ``found``, line by line; ``threshold`` in score units."""
@@ -15,8 +13,8 @@ def last_tenth_lines(found: LastTenth, threshold: float) -> Iterator[str]:
         f"the last tenth of the footage, {minutes:.1f} minutes that were neither learned from nor calibrated on, has "
         f"{events or 'no'} event{'' if events == 1 else 's'} at the threshold {threshold:.3g}; its most unusual moments:"
     )
-    for number, moment in enumerate(found.moments[:_MOST_LINES], 1):
-        yield f"  {number}. {_moment(moment, found.fps)}"
+    for number, moment in enumerate(found.moments[:MOST_PICTURES], 1):
+        yield f"  {number}. {_moment(moment, found.fps, threshold)}"
     yield f"pictures with heat maps in {PICTURES_NAME}/, all moments in {JSON_NAME}"
     yield f"was the footage enough? {found.judgement.text}"
 
@@ -29,8 +27,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest / 10:04.1f}"
 
 
-def _moment(moment: Moment, fps: float) -> str:
+def _moment(moment: Moment, fps: float, threshold: float) -> str:
     peak = f"score {moment.peak_score:.3g} at {clock(moment.peak_frame / fps)} (frame {moment.peak_frame})"
     if not moment.announced:
-        return f"{moment.clip}: no event, {peak}"
+        return f"{moment.clip}: {'too short for an' if moment.peak_score >= threshold else 'no'} event, {peak}"
     return f"{moment.clip}: {clock(moment.first_frame / fps)} to {clock(moment.last_frame / fps)}, {peak}"

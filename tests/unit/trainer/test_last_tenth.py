@@ -55,6 +55,11 @@ def test_events_and_quiet_moments_are_told_with_times_frames_and_scores():
     assert told[-1] == "was the footage enough? enough"
 
 
+def test_a_moment_above_the_threshold_that_is_no_event_was_too_short():
+    told = lines(Moment("gate", 100, 100, 100, 7.0, announced=False))
+    assert told[1] == "  1. gate: too short for an event, score 7 at 0:00:04.0 (frame 100)"
+
+
 def test_without_an_event_it_says_so():
     assert "has no events at the threshold" in lines(Moment("gate", 100, 100, 100, 0.5, announced=False))[0]
 
