@@ -11,6 +11,7 @@ _SHORT_SIDE_PX = 360
 _FULL = 2.0
 """The strongest colour: so many times as far above the median as the threshold is."""
 _OPACITY = 0.6
+_REDDEST = 218  # of the 256 colours of Turbo: after it they darken again
 _TOP = 0.8
 _WHITE = (255, 255, 255)
 
@@ -35,7 +36,7 @@ def tinted(frame: Frame, heatmap: NDArray[np.float32], calibration: Calibration)
     size = (frame.shape[1], frame.shape[0])
     height = (heatmap - calibration.median) / (calibration.enter - calibration.median)
     strength = cv2.resize(np.clip(height / _FULL, 0.0, 1.0).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_TURBO).astype(np.float32)
+    colours = cv2.applyColorMap((strength * _REDDEST).astype(np.uint8), cv2.COLORMAP_TURBO).astype(np.float32)
     opacity = _OPACITY * strength[..., None]
     return np.asarray(_bgr(frame) * (1 - opacity) + colours * opacity, np.uint8)
 
