@@ -29,8 +29,10 @@ def find(path: Path) -> Path | None:
     """See :attr:`trainer.layouts.layout.Layout.find`.
 
     Raises:
-        NoFootage: both sets are there, and they are of two cameras.
+        NoFootage: both sets are there, and they are of two cameras; or it is the test split alone, whose masks are no clips.
     """
+    if any(path.glob("Test[0-9]*_gt")):
+        raise NoFootage(f"{path} is the test split of a UCSD set, masks among the clips; give the folder that it lies in")
     if any(path.glob("Train/Train[0-9]*")) or any(path.glob("Test/Test[0-9]*")):
         return path
     inside = [path / name for name in SETS if (path / name).is_dir()]

@@ -150,6 +150,11 @@ def test_of_both_ucsd_sets_one_has_to_be_chosen(ucsd):
         training_sources(ucsd.parent)
 
 
+def test_ucsds_masks_are_never_taken_for_clips(ucsd):
+    with pytest.raises(NoFootage, match=r"Test is the test split of a UCSD set, .* give the folder that it lies in"):
+        training_sources(ucsd / "Test")
+
+
 def test_more_ucsd_clips_than_labels_is_told(ucsd):
     (ucsd / "Test" / "Test002").rename(ucsd / "Test" / "Test003")
     with pytest.raises(BadLabels, match=r"labels 2 clips, none of them Test003"):
