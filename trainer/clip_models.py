@@ -8,12 +8,15 @@ from typing import Any
 from torch import nn
 
 from deploy.errors import ConfigError
-from trainer.models import video_ganomaly
+from trainer.models import video_ede, video_ganomaly
 from trainer.models.serving import ClipModel
 from trainer.models.tiles import tiled
 from trainer.recipes import recipe
 
-DEFAULT_MODEL = video_ganomaly.KIND
+DEFAULT_MODEL = video_ede.KIND
+_VIDEO: Mapping[str, ClipModel] = MappingProxyType(
+    {model.kind: model for model in (video_ede.CLIP_MODEL, video_ganomaly.CLIP_MODEL)}
+)
 
 TILED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -32,11 +35,11 @@ def clip_model(name: str) -> ClipModel:
     Raises:
         ConfigError: there is none.
     """
-    if name == video_ganomaly.KIND:
-        return video_ganomaly.CLIP_MODEL
+    if name in _VIDEO:
+        return _VIDEO[name]
     if name in TILED:
         return tiled(recipe(name), TILED[name])
-    raise ConfigError(f"--model must be one of {', '.join([DEFAULT_MODEL, *TILED])}, got {name!r}")
+    raise ConfigError(f"--model must be one of {', '.join([*_VIDEO, *TILED])}, got {name!r}")
 
 
 def _build(name: str, config: dict[str, Any]) -> nn.Module:
@@ -45,6 +48,7 @@ def _build(name: str, config: dict[str, Any]) -> nn.Module:
     return model.serving(model.configure(config))
 
 
+build_video_ede = partial(_build, video_ede.KIND)
 build_video_ganomaly = partial(_build, video_ganomaly.KIND)
 build_ganomaly = partial(_build, "ganomaly")
 build_ama = partial(_build, "ama")

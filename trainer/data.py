@@ -14,7 +14,6 @@ from trainer.footage import Footage, FootageShape
 HELD_OUT_SHARE = 0.2
 SET_ASIDE_SHARE = 0.1
 
-_SIDE_STEP_PX = 16
 _AREA_TOLERANCE = 0.15
 
 
@@ -62,13 +61,21 @@ class ClipBank:
         return self.footage[video].frames[first : first + self.length]
 
 
-def frame_size(shape: FootageShape, area_px: int) -> tuple[int, int]:
-    """Height and width, multiples of 16, near ``area_px`` in area and nearest to the footage's aspect; never enlarges."""
+def frame_size(shape: FootageShape, area_px: int, step_px: int) -> tuple[int, int]:
+    """Height and width, multiples of ``step_px``, near ``area_px`` in area and nearest to the footage's aspect; never enlarges.
+
+    Of sizes of the same aspect the one nearest in area, so that footage of just that size is not scaled at all.
+    """
     area = min(area_px, shape.width_px * shape.height_px)
     aspect = shape.width_px / shape.height_px
-    sides = range(_SIDE_STEP_PX, 2049, _SIDE_STEP_PX)
+    sides = range(step_px, 2049, step_px)
     near = [(h, w) for h in sides for w in sides if abs(h * w / area - 1) <= _AREA_TOLERANCE]
-    return min(near or [_nearest_size(area, aspect)], key=lambda size: abs(np.log(size[1] / size[0] / aspect)))
+
+    def misfit(size: tuple[int, int]) -> tuple[float, float]:
+        height, width = size
+        return round(abs(np.log(width / height / aspect)), 3), abs(height * width / area - 1)
+
+    return min(near or [_nearest_size(area, aspect, step_px)], key=misfit)
 
 
 def split_by_video(footage: list[Footage], length: int) -> Split:
@@ -109,9 +116,9 @@ def clip_windows(frames: NDArray[np.uint8], spec: ClipSpec, size: int) -> Iterat
         yield first, np.stack([frames[end - last : end + 1] for end in ends])
 
 
-def _nearest_size(area: int, aspect: float) -> tuple[int, int]:
-    height = max(_SIDE_STEP_PX, round((area / aspect) ** 0.5 / _SIDE_STEP_PX) * _SIDE_STEP_PX)
-    width = max(_SIDE_STEP_PX, round((area * aspect) ** 0.5 / _SIDE_STEP_PX) * _SIDE_STEP_PX)
+def _nearest_size(area: int, aspect: float, step_px: int) -> tuple[int, int]:
+    height = max(step_px, round((area / aspect) ** 0.5 / step_px) * step_px)
+    width = max(step_px, round((area * aspect) ** 0.5 / step_px) * step_px)
     return height, width
 
 

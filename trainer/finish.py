@@ -15,12 +15,9 @@ from deploy.export import export_onnx, save_weights
 from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data import ClipBank, Split
-from trainer.models.serving import Serving
+from trainer.models.serving import CALIBRATION_CLIPS, Serving
 
 GOLDEN_CLIPS = 8
-SCALE_CLIPS = 256
-CALIBRATION_CLIPS = 4096
-"""Of held-out footage, at even distances: 40 of them lie above the 99 % quantile. An hour of video has four times as many."""
 _BATCH_CLIPS = 16
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -43,7 +40,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
     """
     network, spec = finished.network.cpu().eval(), finished.spec
     learned, held_out = ClipBank(split.fit, spec.length), ClipBank(split.held_out, spec.length)
-    network.fit_scale(learned.spread(SCALE_CLIPS, _BATCH_CLIPS), held_out.spread(CALIBRATION_CLIPS, _BATCH_CLIPS))
+    network.fit_scale(learned, held_out)
     scores, golden = _reference(network, spec, held_out)
     calibration = calibration_from(scores)
     files = {

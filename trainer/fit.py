@@ -2,12 +2,12 @@
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from deploy.bundle import Bundle, ModelCard
 from deploy.spec import ClipSpec
@@ -20,21 +20,15 @@ from trainer.data import ClipBank, Split, frame_size, split_by_video, without_la
 from trainer.datasets import is_plain_footage, training_sources
 from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, frame_count, load_all
-from trainer.keeper import Checkpoints, Chronicler, Follower, Sample
+from trainer.keeper import Checkpoints, Chronicler, Follower
 from trainer.last_tenth import look_at_last_tenth
 from trainer.last_tenth_text import last_tenth_lines
 from trainer.logbook import FOLDER_NAME as LOG_NAME
 from trainer.logbook import PICTURES
-from trainer.loop import Keeper, LoopSettings, Material, run_loop, validation_loss
-from trainer.models.serving import Serving
+from trainer.loop import Keeper, LoopSettings, run_loop, validation_loss
+from trainer.models.serving import Serving, Stage
 from trainer.report import TrainingBar, tell_footage, tell_split, tell_stopped, tell_unreadable, work_bar
 from trainer.together import Together
-
-MAX_CLIPS = 20_000
-"""More are thinned out: 60 KB a clip are held in memory."""
-VALIDATION_CLIPS = 64
-"""Held-out clips that a run is stopped by; calibration later scores all of them."""
-_VIEW_CLIPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +42,27 @@ class Run:
     out: Path
     unreadable_frames: int
 
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Where they are, and what they must agree with."""
+    def checkpoints(self, stage: Stage) -> Checkpoints:
+        """Where those of a stage are, and what they must agree with."""
         identity = {
             "model": self.card.model_dump(),
             "seed": self.config.seed,
-            "batch_clips": self.settings.batch,
+            "batch_clips": self.settings(stage).batch,
             "precision": self.config.precision,
             "footage": [[video.name, len(video.frames)] for video in (*self.split.fit, *self.split.held_out)],
         }
-        return Checkpoints(self.out / FOLDER_NAME, identity, self.config.checkpoint_every_s)
+        return Checkpoints(self.out / FOLDER_NAME / stage.name, identity, self.config.checkpoint_every_s)
 
-    @property
-    def settings(self) -> LoopSettings:
+    def settings(self, stage: Stage) -> LoopSettings:
         """How the loop runs."""
+        steps = self.config.max_steps
         return LoopSettings(
             seed=self.config.seed,
-            batch=self.config.batch_clips or clip_model(self.config.model).batch,
-            steps=self.config.max_steps,
-            max_minutes=self.config.max_minutes,
+            batch=self.config.batch_clips or stage.batch,
+            steps=steps and max(1, round(steps * stage.share)),
+            max_minutes=self.config.max_minutes * stage.share,
             validate_every_steps=self.config.validate_every_steps,
-            patience=self.config.patience,
+            patience=self.config.patience if stage.patient else None,
         )
 
 
@@ -102,7 +95,7 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
     model = clip_model(config.model)
     sources = training_sources(data)
     shape = footage_shape(sources)
-    height_px, width_px = frame_size(shape, model.frame_area_px)
+    height_px, width_px = frame_size(shape, model.frame_area_px, model.side_step_px)
     network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
     frames = sum(frame_count(source) for source in sources)
@@ -122,29 +115,41 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
     network = model.serving(model.configure(run.card.config)).to(together.device)
-    learner = network.learner()
-    learn_from = _pictures(network, ClipBank(run.split.fit, run.spec.length), MAX_CLIPS, console)
-    held_out = _pictures(network, ClipBank(run.split.held_out, run.spec.length), VALIDATION_CLIPS, console)
-    validation = network.validation(held_out)
-    material = Material(network.samples(learn_from), validation)
-    with closing(_keeper(run, network, validation, together, console)) as keeper:
-        progress = run_loop(learner, material, run.settings, together, keeper)
-    tell_stopped(console, run.settings, progress)
+    finished = [_train_stage(run, stage, together, console) for stage in network.stages(run.split, partial(work_bar, console))]
     return network, {
-        "steps": progress.step,
-        "train_s": round(progress.elapsed_s, 1),
+        **finished[-1],
+        "steps": sum(stage["steps"] for stage in finished),
+        "train_s": round(sum(stage["train_s"] for stage in finished), 1),
         "processes": together.count,
-        "validation_loss": progress.best_loss if progress.best_step else None,  # JSON knows no infinity
-        "validation_step": progress.best_step,
-        "loss_learned": validation_loss(learner, network.validation(_some(learn_from)), together.device),
-        "loss_held_out": validation_loss(learner, validation, together.device),
         "unreadable_frames": run.unreadable_frames,
     }
 
 
-def _some(pictures: Tensor) -> Tensor:
-    """As many as there are for validation, at even distances."""
-    return pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_CLIPS, len(pictures))).long()]
+def _train_stage(run: Run, stage: Stage, together: Together, console: Console) -> dict[str, Any]:
+    """Train one stage: what to note of it. Its losses are compared when it is over."""
+    settings = run.settings(stage)
+    with closing(_keeper(run, stage, together, console)) as keeper:
+        progress = run_loop(stage.learner, stage.material, settings, together, keeper)
+    tell_stopped(console, settings, progress)
+    held_out = stage.material.validation
+    return {
+        "steps": progress.step,
+        "train_s": progress.elapsed_s,
+        "validation_loss": progress.best_loss if progress.best_step else None,  # JSON knows no infinity
+        "validation_step": progress.best_step,
+        "loss_learned": validation_loss(stage.learner, stage.learned, together.device),
+        "loss_held_out": None if held_out is None else validation_loss(stage.learner, held_out, together.device),
+    }
+
+
+def _keeper(run: Run, stage: Stage, together: Together, console: Console) -> Keeper:
+    checkpoints = run.checkpoints(stage)
+    if together.rank:
+        return Follower(checkpoints)
+    held_out = stage.learned if stage.material.validation is None else stage.material.validation
+    shown = held_out[torch.linspace(0, len(held_out) - 1, PICTURES).long()].to(together.device).float()
+    bar = TrainingBar(console, run.settings(stage), stage.name)
+    return Chronicler(checkpoints, run.out / LOG_NAME / stage.name, partial(stage.draw, shown), bar, console)
 
 
 def _look_back(bundle: Bundle, split: Split, console: Console) -> None:
@@ -153,24 +158,3 @@ def _look_back(bundle: Bundle, split: Split, console: Console) -> None:
         found = look_at_last_tenth(bundle, split, advance)
     for line in last_tenth_lines(found, bundle.calibration.enter):
         console.print(line, markup=False, highlight=False)
-
-
-def _keeper(run: Run, network: Serving, validation: Tensor, together: Together, console: Console) -> Keeper:
-    if together.rank:
-        return Follower(run.checkpoints)
-    shown = validation[torch.linspace(0, len(validation) - 1, PICTURES).long()].to(together.device).float()
-    sample = Sample(shown, network.reconstruct)
-    return Chronicler(run.checkpoints, run.out / LOG_NAME, sample, TrainingBar(console, run.settings), console)
-
-
-@torch.no_grad()
-def _pictures(network: Serving, bank: ClipBank, most: int, console: Console) -> Tensor:
-    """What the network sees of at most so many clips, float16 (N, C, h, w): computed once, since it costs as much as a step."""
-    if len(bank) > most:
-        console.print(f"{len(bank)} clips, {most} of them at even distances are looked at", highlight=False)
-    device, seen = next(network.parameters()).device, []
-    with work_bar(console, "computing motion", min(most, len(bank))) as advance:
-        for clips in bank.spread(most, _VIEW_CLIPS):
-            seen.append(network.view(torch.from_numpy(clips).to(device)).half().cpu())
-            advance(len(clips))
-    return torch.cat(seen)

@@ -15,6 +15,9 @@ from trainer.logbook import Logbook
 from trainer.loop import Keeper, Standing
 from trainer.report import TrainingBar, tell_resumed
 
+Draw = Callable[[], tuple[Tensor, Tensor]]
+"""Pictures for the log, (N, C, h, w) in [-1, 1] each: what was seen, and what the model made of it."""
+
 _LOG_EVERY_STEPS = 10
 
 
@@ -46,20 +49,12 @@ class Follower(Keeper):
         return self._checkpoints.load(learner) or Standing()
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Held-out samples to draw for the log, and what draws them."""
-
-    seen: Tensor
-    draw: Callable[[Tensor], Tensor]
-
-
 class Chronicler(Keeper):
     """Of the first process: shows, writes down, keeps checkpoints."""
 
-    def __init__(self, checkpoints: Checkpoints, log: Path, sample: Sample, bar: TrainingBar, console: Console) -> None:
+    def __init__(self, checkpoints: Checkpoints, log: Path, draw: Draw, bar: TrainingBar, console: Console) -> None:
         self._checkpoints, self._bar, self._console = checkpoints, bar, console
-        self._log, self._sample = log, sample
+        self._log, self._draw = log, draw
         self._logbook: Logbook | None = None
         self._saved_s = 0.0
         self._last: Path | None = None
@@ -93,7 +88,7 @@ class Chronicler(Keeper):
         self._logbook.validation(step, loss)
         learner.modules["detector"].eval()
         with torch.inference_mode():
-            self._logbook.pictures(step, self._sample.seen.cpu(), self._sample.draw(self._sample.seen).cpu())
+            self._logbook.pictures(step, *(pictures.cpu() for pictures in self._draw()))
 
     def last_good(self) -> str:
         """See :class:`Keeper`."""

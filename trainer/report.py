@@ -19,17 +19,17 @@ _PROBLEMS_SHOWN = 5
 class TrainingBar:
     """A bar from 0 to the end of the time or step budget, whichever is nearer, with time left and the losses of the last step."""
 
-    def __init__(self, console: Console, settings: LoopSettings) -> None:
+    def __init__(self, console: Console, settings: LoopSettings, name: str) -> None:
         self._settings = settings
         self._bar = bars.Progress(
-            bars.TextColumn("training"),
+            bars.TextColumn(name),
             bars.BarColumn(),
             bars.TaskProgressColumn(),
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[losses]}"),
             console=console,
         )
-        self._task = self._bar.add_task("training", total=1.0, losses="")
+        self._task = self._bar.add_task(name, total=1.0, losses="")
 
     def start(self, progress: Progress) -> None:
         """Show the bar, at where the run stands."""

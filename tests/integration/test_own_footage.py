@@ -18,7 +18,9 @@ from trainer.together import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX, FPS = 64, 96, 16, 10
 FRAMES, RUSH = 800, range(750, 775)
-FIT = FitConfig(max_steps=150, max_minutes=10, batch_clips=8, network={"width": 8, "length": 4, "latent_channels": 8})
+FIT = FitConfig(
+    model="video-ganomaly", max_steps=150, max_minutes=10, batch_clips=8, network={"width": 8, "length": 4, "latent_channels": 8}
+)
 
 
 def write_street(path: Path, speeds_px: np.ndarray, height_px: int = HEIGHT_PX) -> Path:

@@ -35,7 +35,7 @@ from trainer.together import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
 NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
-FIT = FitConfig(max_steps=150, max_minutes=10, batch_clips=8, network=NETWORK)
+FIT = FitConfig(model="video-ganomaly", max_steps=150, max_minutes=10, batch_clips=8, network=NETWORK)
 SLOW_PX, FAST_PX = 1.0, 2.5
 
 

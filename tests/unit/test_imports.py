@@ -29,9 +29,12 @@ ADAPTERS = {
         "streamer/region.py",
         "trainer/baselines/*.py",
         "trainer/evaluation/pictures.py",
+        "trainer/models/video_ede_scale.py",
         "trainer/overlay.py",
         "trainer/pictures.py",
         "trainer/pixels.py",
+        "trainer/sprites/*.py",
+        "trainer/teacher.py",
     },
     "jinja2": {"trainer/evaluation/report.py"},
     "kafka": {

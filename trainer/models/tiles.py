@@ -17,9 +17,10 @@ from deploy.spec import ClipSpec
 from trainer.learner import NORMAL, Batch, Learner, Recipe, Settings
 from trainer.loop import Samples
 from trainer.models.motion import MotionView, StillView
-from trainer.models.serving import ClipModel, NormalRange, Serving
+from trainer.models.serving import ClipModel, NormalRange, PictureServing
 
 FRAME_AREA_PX = 38_400
+SIDE_STEP_PX = 16
 """Frames are fitted to about this many pixels: 160 x 240."""
 BATCH_TILES = 128
 VALIDATION_PICTURES = 24
@@ -47,8 +48,10 @@ class TileConfig(Settings):
         return ClipSpec(length=self.length, height_px=self.height_px, width_px=self.width_px, colour="gray", fps=fps)
 
 
-class TiledServing(Serving):
+class TiledServing(PictureServing):
     """The serving graph of a model of pictures."""
+
+    batch = BATCH_TILES
 
     def __init__(self, recipe: Recipe, config: TileConfig) -> None:
         super().__init__()
@@ -63,30 +66,35 @@ class TiledServing(Serving):
         self.range = NormalRange()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Serving`. The heat map is the score of every tile."""
+        """See :class:`PictureServing`. The heat map is the score of every tile."""
         heatmap = self.range(self._tile_scores(clips))
         return torch.amax(heatmap, dim=(1, 2)), heatmap
 
+    @property
+    def length(self) -> int:
+        """See :class:`PictureServing`."""
+        return self.config.length
+
     def learner(self) -> Learner:
-        """See :class:`Serving`."""
+        """See :class:`PictureServing`."""
         return self._recipe.learner(self.detector, self._settings)
 
     def samples(self, pictures: Tensor) -> Samples:
-        """See :class:`Serving`: tiles at random places."""
+        """See :class:`PictureServing`: tiles at random places."""
         return RandomTiles(pictures, self.config.side)
 
     def validation(self, pictures: Tensor) -> Tensor:
-        """See :class:`Serving`: all tiles of a few pictures."""
+        """See :class:`PictureServing`: all tiles of a few pictures."""
         chosen = torch.linspace(0, len(pictures) - 1, min(VALIDATION_PICTURES, len(pictures))).long()
         return cut(pictures[chosen], self.config.side, self.config.step).flatten(0, 2)
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """See :class:`Serving`."""
+        """See :class:`PictureServing`."""
         return self.detector.reconstruct(samples)
 
     @torch.no_grad()
-    def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
-        """See :class:`Serving`."""
+    def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
+        """See :class:`PictureServing`."""
         seen = [self._tiles(torch.from_numpy(clips[::_SETTLED_CLIPS])).flatten(0, 2) for clips in learned]
         self.detector.settle(torch.cat(seen))
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
@@ -138,4 +146,4 @@ def tiled(recipe: Recipe, network: Mapping[str, Any]) -> ClipModel:
     def configure(settings: Mapping[str, Any]) -> TileConfig:
         return TileConfig.model_validate({"network": dict(network), **settings})
 
-    return ClipModel(recipe.kind, FRAME_AREA_PX, BATCH_TILES, configure, lambda config: TiledServing(recipe, config))
+    return ClipModel(recipe.kind, FRAME_AREA_PX, SIDE_STEP_PX, configure, lambda config: TiledServing(recipe, config))

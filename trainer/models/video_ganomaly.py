@@ -33,7 +33,7 @@ from trainer.models.ganomaly import (
     weighted,
 )
 from trainer.models.motion import REDUCTION, MotionView, speed
-from trainer.models.serving import ClipModel, NormalRange, Serving
+from trainer.models.serving import ClipModel, NormalRange, PictureServing
 from trainer.scramble import scramble
 from trainer.together import Together
 
@@ -44,6 +44,7 @@ _ADAM_BETAS = (0.5, 0.999)
 _TINY = 1e-6
 FRAME_AREA_PX = 38_400
 """Frames are fitted to about this many pixels: 160 x 240."""
+SIDE_STEP_PX = 16
 MARGIN = 0.1
 """Squared latent distance that wrong motion should have: some fifty times what normal footage ends up with."""
 _WRONG_SHARE = 0.1
@@ -184,11 +185,13 @@ class Terms(NamedTuple):
     """Distance of the latents' means and deviations over the frame from their usual values, (N, 1, 1): a changed view."""
 
 
-class VideoGanomaly(Serving):
+class VideoGanomaly(PictureServing):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
 
     The score is the worst of the three terms' largest windows, each measured against its own normal range.
     """
+
+    batch = BATCH_CLIPS
 
     def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()
@@ -226,25 +229,30 @@ class VideoGanomaly(Serving):
             scene[:, None, None],
         )
 
+    @property
+    def length(self) -> int:
+        """See :class:`PictureServing`."""
+        return self.config.length
+
     def learner(self) -> Learner:
-        """See :class:`Serving`."""
+        """See :class:`PictureServing`."""
         return VideoLearner(self.generator, self.config)
 
     def samples(self, pictures: Tensor) -> Samples:
-        """See :class:`Serving`: whole pictures."""
+        """See :class:`PictureServing`: whole pictures."""
         return TensorSamples(pictures, torch.full((len(pictures),), NORMAL))
 
     def validation(self, pictures: Tensor) -> Tensor:
-        """See :class:`Serving`: pictures at even distances."""
+        """See :class:`PictureServing`: pictures at even distances."""
         return pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_PICTURES, len(pictures))).long()]
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """See :class:`Serving`."""
+        """See :class:`PictureServing`."""
         made: Reconstruction = self.generator(samples)
         return made.picture
 
     @torch.no_grad()
-    def fit_scale(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
+    def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
         """Set the score's scale from normal clips, uint8 (N, T, H, W, 1).
 
         The latents' sizes come from clips learned from; the terms' normal ranges from held-out ones, because the latent
@@ -271,7 +279,7 @@ class VideoGanomaly(Serving):
         return self.config.height_px // side_px, self.config.width_px // side_px
 
 
-CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, BATCH_CLIPS, VideoGanomalyConfig.model_validate, VideoGanomaly)
+CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoGanomalyConfig.model_validate, VideoGanomaly)
 
 
 def _latents(made: Reconstruction, part: slice) -> Reconstruction:

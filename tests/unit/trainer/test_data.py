@@ -22,11 +22,11 @@ def numbered(name: str, frames_n: int, first: int = 0) -> Footage:
     [(360, 240, (160, 240)), (240, 360, (240, 160)), (96, 64, (64, 96)), (1920, 1080, (144, 256))],
 )
 def test_frame_size_keeps_the_aspect_and_never_enlarges(width_px, height_px, expected):
-    assert frame_size(FootageShape(width_px, height_px, 10.0), 38_400) == expected
+    assert frame_size(FootageShape(width_px, height_px, 10.0), 38_400, 16) == expected
 
 
 def test_frame_size_of_an_odd_aspect_is_a_multiple_of_16():
-    height_px, width_px = frame_size(FootageShape(768, 576, 10.0), 38_400)
+    height_px, width_px = frame_size(FootageShape(768, 576, 10.0), 38_400, 16)
     assert height_px % 16 == width_px % 16 == 0
     assert abs(width_px / height_px / (768 / 576) - 1) < 0.05
 

@@ -65,7 +65,7 @@ def test_clips_of_several_frames_are_seen_as_brightness_and_motion():
 def test_the_scale_is_the_normal_range_of_held_out_clips(street):
     network = TiledServing(RECIPE, STILL).eval()
     held_out = [street(40, 1.0, seed=seed)[:, None, :, :, None] for seed in (1, 2)]
-    network.fit_scale(held_out, held_out)
+    network.fit_clips(held_out, held_out)
     assert network.detector.settled_on == 2 * 10 * 15
     with torch.inference_mode():
         scores = torch.cat([network(torch.from_numpy(clips))[0] for clips in held_out])

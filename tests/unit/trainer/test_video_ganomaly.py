@@ -45,7 +45,7 @@ def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
 def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_to_1(clips):
     torch.manual_seed(0)
     network = VideoGanomaly(CONFIG).eval()
-    network.fit_scale([clips[:4].numpy()], [clips[:8].numpy(), clips[8:].numpy()])
+    network.fit_clips([clips[:4].numpy()], [clips[:8].numpy(), clips[8:].numpy()])
     with torch.inference_mode():
         terms = network.terms(clips)
         ranges = network.latent_range, network.motion_range, network.scene_range
@@ -59,7 +59,7 @@ def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_
 def test_a_covered_lens_stands_out_of_the_scene_even_where_it_is_drawn_well(clips):
     torch.manual_seed(0)
     network = VideoGanomaly(CONFIG).eval()
-    network.fit_scale([clips[:8].numpy()], [clips[8:].numpy()])
+    network.fit_clips([clips[:8].numpy()], [clips[8:].numpy()])
     covered = torch.full_like(clips[:1], 12)
     with torch.inference_mode():
         scene = network.scene_range(network.terms(torch.cat([clips, covered])).scene)[:, 0, 0]

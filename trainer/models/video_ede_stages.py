@@ -1,0 +1,89 @@
+"""From footage to what the two stages of the video model learn from, and what the log shows of them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from trainer.data import Split
+from trainer.errors import TooLittleFootage
+from trainer.loop import Material
+from trainer.models.motion_net import CELL_PX, as_input
+from trainer.models.serving import Serving, Stage, Work
+from trainer.models.video_ede_learners import JudgeLearner, MotionLearner, Parts, parts_of
+from trainer.sprites.blobs import find_crowds
+from trainer.sprites.places import Place, places
+from trainer.sprites.samples import MotionSamples, ScenePlan, SceneSamples, moments
+from trainer.teacher import Teacher
+
+MOTION_SHARE = 1 / 3
+"""Of the training time; the rest is for strangeness."""
+MOTION_BATCH, JUDGE_BATCH = 16, 8
+
+_MOMENTS, _HELD_OUT_MOMENTS = 2400, 120
+_FRAMES, _HELD_OUT_FRAMES = 600, 60
+_VALIDATION_CROPS = 32
+_DRAWN_PX = 4.0
+"""Speed that the log draws white."""
+
+
+def video_stages(network: Serving, parts: Parts, split: Split, work: Work) -> Iterator[Stage]:
+    """First motion, then strangeness.
+
+    Raises:
+        TooLittleFootage: no video is long enough to see motion in.
+    """
+    learned, held_out = places(split.fit), places(split.held_out)
+    yield _motion_stage(network, parts, (learned, held_out), work)
+    yield _judge_stage(network, parts, (learned, held_out), work)
+
+
+def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
+    teacher, counts = Teacher(), (_MOMENTS, _HELD_OUT_MOMENTS)
+    with work("measuring motion", sum(counts)) as advance:
+        found = [
+            moments(where, parts.history, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)
+        ]
+    if not all(found):
+        raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
+    learned, held_out = (MotionSamples(some, parts.history) for some in found)
+
+    def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
+        true = nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)
+        return true / _DRAWN_PX, parts.motion(samples[:, :-2]).flow / _DRAWN_PX
+
+    crops = torch.arange(_VALIDATION_CROPS)
+    return Stage(
+        name="motion",
+        share=MOTION_SHARE,
+        batch=MOTION_BATCH,
+        learner=MotionLearner(network, parts),
+        material=Material(learned, held_out.draw(crops).samples),
+        learned=learned.draw(crops).samples,
+        draw=draw,
+        patient=False,
+    )
+
+
+def _judge_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
+    teacher, counts = Teacher(), (_FRAMES, _HELD_OUT_FRAMES)
+    with work("looking for moving things", sum(counts)) as advance:
+        crowds = [find_crowds(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
+    learned, held_out = (SceneSamples(ScenePlan(some, parts.history)) for some in crowds)
+
+    def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
+        frames, _, _, _, place = parts_of(samples)
+        scene = parts.judge(as_input(frames[:, :1]), parts.motion(frames), nn.functional.avg_pool2d(place, CELL_PX)).scene
+        return nn.functional.avg_pool2d(as_input(frames[:, :1]), CELL_PX) / 2.0, scene[:, :1] / 2.0
+
+    crops = torch.arange(_VALIDATION_CROPS)
+    return Stage(
+        name="judgement",
+        share=1.0 - MOTION_SHARE,
+        batch=JUDGE_BATCH,
+        learner=JudgeLearner(network, parts),
+        material=Material(learned, held_out.draw(crops).samples),
+        learned=learned.draw(crops).samples,
+        draw=draw,
+        patient=False,
+    )
