@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_ROUNDING = 1e-3
+
 
 def carry(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """``maps`` (N, C, h, w) of the frame before, moved to where things are now; and whether they were there, bool (N, 1, h, w).
@@ -15,7 +17,9 @@ def carry(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     # -1 and 1 are the outer edges of the first and the last cell.
     x = (flow[:, 0] + across + 0.5) * (2.0 / width) - 1.0
     y = (flow[:, 1] + down + 0.5) * (2.0 / height) - 1.0
-    inside = (torch.maximum(x.abs() * width / (width - 1), y.abs() * height / (height - 1)) <= 1.0)[:, None]
+    # In half cells past the middle of the last cell; what stands still there was in the picture, however that is rounded.
+    past = 1.0 + torch.maximum((x.abs() - 1.0) * width, (y.abs() - 1.0) * height)
+    inside = (past <= _ROUNDING)[:, None]
     grid = torch.stack([x, y], dim=-1)
     moved = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved, inside

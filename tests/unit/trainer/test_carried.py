@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.models.carried import carry
+
+sides = st.integers(2, 40)
+shifts = st.integers(-4, 4)
+
+
+def textured(height: int, width: int) -> torch.Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def everywhere(maps: torch.Tensor, right: float, down: float) -> torch.Tensor:
+    """A flow to where things were, the same in every cell."""
+    return torch.tensor([right, down]).reshape(1, 2, 1, 1).expand(len(maps), 2, *maps.shape[2:])
+
+
+@given(sides, sides)
+def test_what_stands_still_stays_even_at_the_edge(height, width):
+    maps = textured(height, width)
+    moved, inside = carry(maps, everywhere(maps, 0.0, 0.0))
+    assert inside.all()
+    assert torch.allclose(moved, maps, atol=1e-4)
+
+
+@given(st.integers(6, 20), st.integers(6, 20), shifts, shifts)
+def test_what_moved_by_whole_cells_is_found_where_it_went_and_nothing_is_known_of_what_came_in(height, width, right, down):
+    maps = textured(height, width)
+    moved, inside = carry(maps, everywhere(maps, -right, -down))
+    y, x = np.mgrid[:height, :width]
+    was_seen = torch.from_numpy((x >= right) & (x < width + right) & (y >= down) & (y < height + down))
+    assert torch.equal(inside[:, 0], was_seen.expand(2, -1, -1))
+    expected = torch.roll(maps, (down, right), (2, 3))
+    assert torch.allclose(moved[..., was_seen], expected[..., was_seen], atol=1e-4)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_fractions_of_a_cell_are_interpolated(right, down):
+    y, x = np.mgrid[:12, :16].astype(np.float32)
+    ramps = torch.from_numpy(np.stack([x, y]))[None]
+    moved, inside = carry(ramps, everywhere(ramps, right, down))
+    expected = ramps + torch.tensor([right, down]).reshape(1, 2, 1, 1)
+    assert torch.allclose(moved[:, :, inside[0, 0]], expected[:, :, inside[0, 0]], atol=0.01)
+
+
+def test_each_place_and_each_map_of_the_batch_has_its_own_flow():
+    maps, flow = textured(6, 8), torch.zeros(2, 2, 6, 8)
+    flow[1, 0, 2, 3], flow[1, 1, 2, 3] = 2.0, -1.0
+    moved, _ = carry(maps, flow)
+    assert torch.allclose(moved[1, :, 2, 3], maps[1, :, 1, 5], atol=1e-5)
+    moved[1, :, 2, 3] = maps[1, :, 2, 3]
+    assert torch.allclose(moved, maps, atol=1e-5)
+
+
+@pytest.mark.parametrize("far", [-1e4, 1e4])
+def test_a_wild_flow_gives_the_edge_and_is_told_as_outside(far):
+    maps = textured(6, 8)
+    moved, inside = carry(maps, everywhere(maps, far, 0.0))
+    assert not inside.any()
+    assert torch.allclose(moved, maps[..., :1] if far < 0 else maps[..., -1:], atol=1e-5)
