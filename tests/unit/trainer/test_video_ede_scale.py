@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer.data import ClipBank
+from trainer.footage import Footage
+from trainer.models.video_ede import VideoEde, VideoEdeConfig
+from trainer.models.video_ede_scale import MAX_FRAMES, Scale, Terms, first_looks, walk
+from trainer.tail import normal_tail
+
+GRID = (32, 40)
+BATCH, BATCHES = 4, 30
+
+
+def random_terms(count: int, seed: int, watched: float = 1.0) -> Terms:
+    """Frames (N, 32, 40) in which all parts of the score have their tails."""
+    chance = torch.Generator().manual_seed(seed)
+    speed, uneven, strange = (torch.empty(count, *GRID).exponential_(rate, generator=chance) for rate in (1.5, 4.0, 8.0))
+    return Terms(speed, speed + uneven, strange.clamp(max=1.0), torch.full((count, *GRID), watched))
+
+
+def normal_frames(seed: int, watched: float = 1.0) -> list[Terms]:
+    return [random_terms(BATCH, 1000 * seed + number, watched) for number in range(BATCHES)]
+
+
+def fitted(learned: list[Terms], held_out: list[Terms], first: list[Terms]) -> Scale:
+    scale = Scale(GRID)
+    scale.fit(learned, held_out, first)
+    return scale
+
+
+@pytest.fixture(scope="module")
+def scale() -> Scale:
+    return fitted(normal_frames(1), normal_frames(2), normal_frames(3, watched=0.0))
+
+
+def largest(scale: Scale, frames: list[Terms]) -> np.ndarray:
+    with torch.inference_mode():
+        return np.concatenate([scale(terms).amax((1, 2)).numpy() for terms in frames])
+
+
+def test_the_looks_of_the_first_frames_that_set_it_range_from_0_to_1(scale):
+    assert normal_tail(largest(scale, normal_frames(3, watched=0.0))) == pytest.approx((0.0, 1.0), abs=1e-3)
+
+
+def test_the_frames_that_set_it_range_from_0_to_1_but_for_what_is_beyond_its_places_limits(scale):
+    assert normal_tail(largest(scale, normal_frames(2))) == pytest.approx((0.0, 1.0), abs=0.3)
+
+
+def test_normal_footage_that_it_has_not_seen_lies_mostly_in_the_range(scale):
+    scores = largest(scale, normal_frames(4))
+    assert abs(float(np.median(scores))) < 0.3
+    assert float((scores > 1.5).mean()) < 0.05
+
+
+def raised(terms: Terms, name: str, by: float, cell: tuple[int, int]) -> Terms:
+    more = getattr(terms, name).clone()
+    more[:, *cell] += by
+    return terms._replace(**{name: more})
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["steady", "jerky", "strange"]),
+    st.floats(0, 20),
+    st.tuples(st.integers(0, GRID[0] - 1), st.integers(0, GRID[1] - 1)),
+    st.booleans(),
+)
+def test_nothing_that_is_more_unusual_in_any_part_scores_lower(scale, name, by, cell, begun):
+    before = random_terms(2, 77, watched=float(begun))
+    assert bool((scale(raised(before, name, by, cell)) >= scale(before)).all())
+
+
+@pytest.mark.parametrize("name", ["steady", "jerky", "strange"])
+def test_each_part_can_raise_the_score_by_itself(scale, name):
+    before = random_terms(2, 78)
+    assert bool((scale(raised(before, name, 1000.0, (3, 5)))[:, 3, 5] > scale(before)[:, 3, 5] + 1.0).all())
+
+
+def test_without_a_frame_before_only_looks_count(scale):
+    still = random_terms(3, 79, watched=0.0)
+    other = still._replace(steady=still.steady + 5.0, jerky=torch.rand_like(still.jerky))
+    assert torch.equal(scale(still), scale(other))
+    assert not torch.equal(scale(still), scale(raised(still, "strange", 0.5, (0, 0))))
+
+
+def walking(count: int, speed: Tensor) -> Terms:
+    """Frames in which everything moves at ``speed``, broadcast to the grid."""
+    steady = speed.expand(count, *GRID)
+    return Terms(steady, steady + 0.1, torch.zeros(count, *GRID), torch.ones(count, *GRID))
+
+
+def test_the_same_speed_is_more_unusual_far_away_where_all_is_slower():
+    rows = torch.linspace(0.5, 3.0, GRID[0])[:, None]
+    frames = [walking(BATCH, rows * factor) for factor in np.linspace(0.8, 1.2, BATCHES)]
+    scale = fitted(frames, frames, frames)
+    usual = scale.usual.flatten()
+    assert torch.all(usual[1:] >= usual[:-1])
+    fast = scale(walking(1, torch.tensor(2.0)))[0]
+    assert float(fast[2].max()) > float(fast[-2].max()) + 1.0
+
+
+def test_what_stands_still_does_not_lower_the_usual_speed():
+    moving = [walking(1, torch.full((1, 1), 2.0))] * 20
+    crowded, empty = fitted(moving, moving, moving), fitted([*moving, *[walking(1, torch.zeros(1, 1))] * 80], moving, moving)
+    assert torch.allclose(crowded.usual, empty.usual)
+
+
+def test_a_place_where_fast_things_were_seen_allows_more_and_so_do_its_neighbours():
+    calm = random_terms(BATCH, 5)
+    road = calm._replace(jerky=raised(calm, "jerky", 30.0, (4, 4)).jerky)
+    limits = fitted([road] * 3, [calm] * 3, [calm]).limits
+    plain = fitted([calm] * 3, [calm] * 3, [calm]).limits
+    assert bool((limits >= plain).all())
+    assert float((limits - plain)[4, 4]) > 20.0
+    assert float((limits - plain)[5, 7]) > 20.0
+    assert float((limits - plain)[-1, -1]) == 0.0
+
+
+def test_footage_without_any_motion_gives_finite_numbers():
+    still = [walking(BATCH, torch.zeros(1, 1))] * 5
+    scale = fitted(still, still, still)
+    for name, value in scale.state_dict().items():
+        assert torch.isfinite(value).all(), name
+    assert float(scale(still[0]).abs().max()) < 1.0
+    assert torch.isfinite(scale(random_terms(3, 6))).all()
+
+
+def bank(*videos: np.ndarray) -> ClipBank:
+    """Footage (n, H, W) as a bank of single frames."""
+    found = [Footage(str(number), video[..., None], np.arange(len(video)), len(video), ()) for number, video in enumerate(videos)]
+    return ClipBank(tuple(found), 1)
+
+
+def told_look(clips: Tensor, state: Tensor) -> tuple[Terms, Tensor]:
+    """Terms that hold the frame's brightness and the sum of the frames before; the state is that sum."""
+    brightness = clips[:, 0, :1, :1, 0].float()
+    terms = Terms(brightness, state[:, 0], brightness, (state[:, 0] > 0).float())
+    return terms, state + brightness[:, None]
+
+
+def numbered(count: int, first: int) -> np.ndarray:
+    return np.arange(first, first + count, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20))
+def test_a_walk_sees_every_frame_but_the_first_of_each_video_after_those_before_it(lengths):
+    videos = [numbered(count, 1 + number) for number, count in enumerate(lengths)]
+    seen = [
+        (frame.item(), before.item())
+        for terms in walk(told_look, bank(*videos), (1, 1, 1))
+        for frame, before in zip(terms.steady.flatten(), terms.jerky.flatten(), strict=True)
+    ]
+    expected = [
+        (1 + number + place, sum(range(1 + number, 1 + number + place)))
+        for number, count in enumerate(lengths)
+        for place in range(1, count)
+    ]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_of_long_footage_a_walk_sees_a_part_from_all_over_it():
+    video = np.repeat(np.arange(1, 256, dtype=np.uint8), 80)[:, None, None] * np.ones((1, 1, 1), np.uint8)
+    seen = torch.cat([terms.steady.flatten() for terms in walk(told_look, bank(video), (1, 1, 1))])
+    assert MAX_FRAMES * 0.9 < len(seen) <= MAX_FRAMES
+    assert (float(seen.min()), float(seen.max())) == (1.0, 255.0)
+
+
+def test_first_looks_know_of_no_frame_before():
+    (terms,) = first_looks(told_look, bank(numbered(5, 1)), (1, 1, 1))
+    assert float(terms.watched.max()) == 0.0
+    assert terms.steady.flatten().tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_network_fits_its_scale_to_footage_even_where_nothing_moves(street):
+    torch.manual_seed(0)
+    config = VideoEdeConfig(height_px=64, width_px=96, first=4, fine=16, coarse=12, width=12, latent=4)
+    for videos in ([street(30, 1.0, 1), street(30, 1.0, 2)], [np.full((30, 64, 96), 90, np.uint8)] * 2):
+        network = VideoEde(config).eval()
+        network.fit_scale(bank(videos[0]), bank(videos[1]))
+        with torch.inference_mode():
+            clips = torch.from_numpy(np.concatenate(videos)[::6, None, ..., None])
+            score, heatmap, _ = network(clips, torch.zeros(len(clips), *config.state_shape))
+        assert torch.isfinite(score).all()
+        assert torch.isfinite(heatmap).all()
