@@ -21,7 +21,11 @@ MOTION_SHARE = 1 / 3
 MOTION_BATCH, JUDGE_BATCH = 16, 8
 
 _MOMENTS, _HELD_OUT_MOMENTS = 2400, 120
+_MOMENTS_A_FRAME = 3
+"""At most: more would be the same ones again."""
 _FRAMES, _HELD_OUT_FRAMES = 600, 60
+_CROP_PX = 96
+"""Side of the squares that motion is learned from; less where frames are lower."""
 _VALIDATION_CROPS = 32
 _DRAWN_PX = 4.0
 """Speed that the log draws white."""
@@ -33,20 +37,29 @@ def video_stages(network: Serving, parts: Parts, split: Split, work: Work) -> It
     Raises:
         TooLittleFootage: no video is long enough to see motion in.
     """
-    learned, held_out = places(split.fit), places(split.held_out)
+    learned, held_out = (
+        places([video for video in part if len(video.frames) > parts.history[-1]]) for part in (split.fit, split.held_out)
+    )
+    if not (learned and held_out):
+        raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
     yield _motion_stage(network, parts, (learned, held_out), work)
     yield _judge_stage(network, parts, (learned, held_out), work)
 
 
+def _at_most(counts: tuple[int, int], shown: tuple[list[Place], list[Place]], a_frame: int) -> list[int]:
+    """The counts, or less where there are not so many frames."""
+    frames = [sum(len(video) for place in where for video in place.videos) for where in shown]
+    return [min(count, a_frame * there) for count, there in zip(counts, frames, strict=True)]
+
+
 def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
-    teacher, counts = Teacher(), (_MOMENTS, _HELD_OUT_MOMENTS)
+    teacher, counts = Teacher(), _at_most((_MOMENTS, _HELD_OUT_MOMENTS), shown, _MOMENTS_A_FRAME)
     with work("measuring motion", sum(counts)) as advance:
         found = [
             moments(where, parts.history, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)
         ]
-    if not all(found):
-        raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
-    learned, held_out = (MotionSamples(some, parts.history) for some in found)
+    side_px = min(_CROP_PX, *found[0][0].frames.shape[1:])
+    learned, held_out = (MotionSamples(some, parts.history, side_px) for some in found)
 
     def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
         true = nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)
@@ -66,7 +79,7 @@ def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list
 
 
 def _judge_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
-    teacher, counts = Teacher(), (_FRAMES, _HELD_OUT_FRAMES)
+    teacher, counts = Teacher(), _at_most((_FRAMES, _HELD_OUT_FRAMES), shown, 1)
     with work("looking for moving things", sum(counts)) as advance:
         crowds = [find_crowds(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
     learned, held_out = (SceneSamples(ScenePlan(some, parts.history)) for some in crowds)

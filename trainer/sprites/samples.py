@@ -68,7 +68,8 @@ class MotionSamples:
 
     moments: Sequence[Moment]
     history: tuple[int, ...]
-    side_px: int = 96
+    side_px: int
+    """At most the frames' height and width."""
 
     def __len__(self) -> int:
         return SAMPLES

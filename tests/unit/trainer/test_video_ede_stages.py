@@ -1,0 +1,87 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit.trainer.sprites_kit import Frames, footage, road, walk
+from trainer.data import Split
+from trainer.errors import TooLittleFootage
+from trainer.models.serving import Stage
+from trainer.models.video_ede import VideoEde, VideoEdeConfig
+
+SMALL = VideoEdeConfig(height_px=64, width_px=96, first=4, fine=16, coarse=12, width=12, latent=4)
+
+
+@contextmanager
+def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda _: None
+
+
+def stages(learned: list[Frames], held_out: list[Frames], network: VideoEde | None = None) -> Iterator[Stage]:
+    split = Split(tuple(map(footage, learned)), tuple(map(footage, held_out)))
+    return (network or VideoEde(SMALL)).stages(split, silent)
+
+
+@pytest.fixture(scope="module")
+def both() -> list[Stage]:
+    torch.manual_seed(0)
+    return list(stages([walk(50, 1.5), walk(50, 1.5, top=40)], [walk(40, 1.5, top=10)]))
+
+
+def test_first_motion_then_judgement_share_the_whole_run(both):
+    assert [stage.name for stage in both] == ["motion", "judgement"]
+    assert sum(stage.share for stage in both) == pytest.approx(1.0)
+    assert not any(stage.patient for stage in both)
+
+
+def test_of_each_stage_losses_and_pictures_can_be_had(both):
+    for stage in both:
+        held_out = stage.material.validation
+        assert held_out is not None
+        assert held_out.shape == stage.learned.shape
+        assert not torch.equal(held_out, stage.learned)
+        with torch.no_grad():
+            losses = [float(stage.learner.validation_loss(samples[:4])) for samples in (held_out, stage.learned)]
+            seen, drawn = stage.draw(held_out[:3])
+        assert np.isfinite(losses).all()
+        assert seen.shape == drawn.shape
+        assert len(seen) == 3
+
+
+def test_judgement_is_prepared_when_motion_is_learned(monkeypatch):
+    begun = []
+    monkeypatch.setattr("trainer.models.video_ede_stages.find_crowds", lambda *_: begun.append(1) or [])
+    next(stages([walk(50, 1.5)], [walk(40, 1.5)]))
+    assert begun == []
+
+
+def test_the_learners_teach_the_very_network_that_is_served(both):
+    network = VideoEde(SMALL)
+    learners = [stage.learner for stage in stages([walk(20, 1.5)], [walk(20, 1.5)], network)]
+    assert all(learner.modules["detector"] is network for learner in learners)
+    taught: set[int] = set()
+    for learner in learners:
+        (optimiser,) = learner.optimisers.values()
+        taught |= {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    assert taught == {id(parameter) for parameter in network.parameters()}
+
+
+def drawn(stage: Stage, numbers: range) -> Tensor:
+    return stage.material.samples.draw(torch.tensor(numbers)).samples
+
+
+def test_videos_too_short_to_see_motion_in_are_no_matter_beside_longer_ones():
+    """Three cameras, of which two gave two frames each."""
+    short = [walk(2, 1.5, street=road(seed)) for seed in (8, 9)]
+    for stage in stages([walk(20, 1.5), short[0]], [walk(20, 1.5), short[1]]):
+        assert torch.isfinite(drawn(stage, range(40))).all()
+
+
+@pytest.mark.parametrize("part", ["learned", "held_out"])
+def test_where_all_videos_are_too_short_there_is_nothing_to_learn(part):
+    long, short = [walk(20, 1.5)], [walk(2, 1.5), walk(1, 1.5)]
+    with pytest.raises(TooLittleFootage, match="no video has 3 frames"):
+        next(stages(short, long) if part == "learned" else stages(long, short))
