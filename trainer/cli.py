@@ -42,6 +42,10 @@ def fit(
     max_minutes: Annotated[float, typer.Option(help="Time for training steps; decoding and export come on top.")] = 8.0,
     patience: Annotated[int, typer.Option(help="Validations without a smaller loss of held-out footage that end it early.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
+    feedback: Annotated[
+        Path | None,
+        typer.Option(help="What operators marked as anomaly or normal: a CSV, or a folder of clips.", show_default=False),
+    ] = None,
     length: Annotated[
         int | None,
         typer.Option(help="Frames in a clip; 1 for pictures that are no video (not video-ganomaly).", show_default="5"),
@@ -51,6 +55,9 @@ def fit(
 
     The last tenth of plain footage (not of a data set with testing/) is set aside: OUT/unusual.json and OUT/unusual/*.jpg tell
     what the model finds unusual there, and whether the footage was enough. What --data takes: oddsight-train datasets.
+
+    --feedback (video-ede only): lines video,first_frame,last_frame,mark[,x,y,width,height] with mark anomaly or normal, frames
+    from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See docs/feedback.md.
 
     Losses and pictures are written for TensorBoard: tensorboard --logdir OUT/log. Processes share the work under torchrun:
     torchrun --nproc-per-node 2 -m trainer fit ...
@@ -62,7 +69,7 @@ def fit(
     screen = _screen()
     settings = {"model": model, "seed": seed, "max_minutes": max_minutes, "patience": patience, "precision": precision}
     network = {} if length is None else {"length": length}
-    bundle = training.fit(data, out, fit_config({**settings, "network": network}), screen)
+    bundle = training.fit(data, out, fit_config({**settings, "feedback": feedback, "network": network}), screen)
     if bundle is None:
         return
     for line in check_engines(bundle):

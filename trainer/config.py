@@ -1,6 +1,7 @@
 """What can be set for a training run."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +20,8 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = DEFAULT_MODEL
+    feedback: Path | None = None
+    """What operators marked: a CSV or a folder, see :mod:`trainer.feedback`."""
     seed: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=8.0, gt=0)
     """Time for training steps alone, summed over resumed runs; decoding, export and checks come on top."""

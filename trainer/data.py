@@ -10,6 +10,7 @@ from deploy.engine import Clips
 from deploy.spec import ClipSpec
 from trainer.errors import TooLittleFootage
 from trainer.footage import Footage, FootageShape
+from trainer.marked import Marked
 
 HELD_OUT_SHARE = 0.2
 SET_ASIDE_SHARE = 0.1
@@ -25,6 +26,8 @@ class Split:
     held_out: tuple[Footage, ...]
     set_aside: tuple[Footage, ...] = ()
     """Neither learned from nor calibrated on: looked at when all is done."""
+    marked: tuple[Marked, ...] = ()
+    """What operators said; learned from beside ``fit``, where a model can."""
 
 
 @dataclass(frozen=True, slots=True)

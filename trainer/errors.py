@@ -5,6 +5,7 @@ OddsightError
     ├── NoFootage             nothing usable was found where footage was expected
     ├── TooLittleFootage      some footage, but fewer frames than the step needs; names how many
     ├── BadLabels             frame labels are missing or do not fit the footage
+    ├── BadFeedback           what operators marked cannot be read, or does not fit the footage; names line, value and rule
     ├── BadShape              samples of a shape that the model cannot take; names shape and rule
     ├── BadDataset            a benchmark's data are missing, damaged or something else; names file and rule
     ├── BadRunFile            the file that a benchmark writes its finished runs to is something else
@@ -30,6 +31,10 @@ class TooLittleFootage(TrainerError):
 
 class BadLabels(TrainerError):
     """Frame labels are missing or do not fit the footage."""
+
+
+class BadFeedback(TrainerError):
+    """What operators marked cannot be read, or does not fit the footage."""
 
 
 class BadShape(TrainerError):

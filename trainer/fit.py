@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from deploy.bundle import Bundle, ModelCard
+from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
 from trainer.cache import FrameCache
 from trainer.calibrate import require_frames
@@ -18,6 +19,7 @@ from trainer.clip_models import clip_model
 from trainer.config import FitConfig, network_config
 from trainer.data import ClipBank, Split, frame_size, split_by_video, without_last_tenth
 from trainer.datasets import is_plain_footage, training_sources
+from trainer.feedback import clips_of, read_feedback
 from trainer.finish import Finished, make_bundle
 from trainer.footage import footage_shape, frame_count, load_all
 from trainer.keeper import Checkpoints, Chronicler, Follower
@@ -26,8 +28,10 @@ from trainer.last_tenth_text import last_tenth_lines
 from trainer.logbook import FOLDER_NAME as LOG_NAME
 from trainer.logbook import PICTURES
 from trainer.loop import Keeper, LoopSettings, run_loop, validation_loss
+from trainer.marked import Marked, fingerprint, load_marked
+from trainer.models import video_ede
 from trainer.models.serving import Serving, Stage
-from trainer.report import TrainingBar, tell_footage, tell_split, tell_stopped, tell_unreadable, work_bar
+from trainer.report import TrainingBar, tell_footage, tell_marked, tell_split, tell_stopped, tell_unreadable, work_bar
 from trainer.together import Together
 
 
@@ -49,6 +53,7 @@ class Run:
             "seed": self.config.seed,
             "batch_clips": self.settings(stage).batch,
             "precision": self.config.precision,
+            "feedback": fingerprint(self.split.marked),
             "footage": [[video.name, len(video.frames)] for video in (*self.split.fit, *self.split.held_out)],
         }
         return Checkpoints(self.out / FOLDER_NAME / stage.name, identity, self.config.checkpoint_every_s)
@@ -93,20 +98,25 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
     The last tenth is set aside, unless the data set has test clips to look at.
     """
     model = clip_model(config.model)
+    said = read_feedback(config.feedback) if config.feedback else []
+    if said and not model.learns_marks:
+        raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
     sources = training_sources(data)
     shape = footage_shape(sources)
     height_px, width_px = frame_size(shape, model.frame_area_px, model.side_step_px)
     network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
-    frames = sum(frame_count(source) for source in sources)
+    frames = sum(frame_count(source) for source in (*sources, *clips_of(said)))
     with together.first_alone(), work_bar(console, "decoding", frames) as advance:
         cache = FrameCache(out / FOLDER_NAME / "frames", lambda: advance(1))
         footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip), load=cache.load)
+        marked = load_marked(said, sources, spec, cache.load)
     unreadable_frames = tell_unreadable(console, footage)
     kept, set_aside = without_last_tenth(footage) if is_plain_footage(data) else (footage, ())
-    split = replace(split_by_video(kept, spec.length), set_aside=set_aside)
+    split = replace(split_by_video(kept, spec.length), set_aside=set_aside, marked=marked)
     require_frames(len(ClipBank(split.held_out, spec.length)))
     tell_split(console, split, spec)
+    tell_marked(console, split.marked)
     return Run(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
 
 
@@ -122,6 +132,7 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
         "train_s": round(sum(stage["train_s"] for stage in finished), 1),
         "processes": together.count,
         "unreadable_frames": run.unreadable_frames,
+        "feedback": _feedback(run.split.marked),
     }
 
 
@@ -140,6 +151,14 @@ def _train_stage(run: Run, stage: Stage, together: Together, console: Console) -
         "loss_learned": validation_loss(stage.learner, stage.learned, together.device),
         "loss_held_out": None if held_out is None else validation_loss(stage.learner, held_out, together.device),
     }
+
+
+def _feedback(marked: tuple[Marked, ...]) -> dict[str, Any] | None:
+    """What to note of feedback in the bundle: stretches of either kind, and a hash of all."""
+    if not marked:
+        return None
+    anomalies = sum(mark.anomalous for mark in marked)
+    return {"anomaly": anomalies, "normal": len(marked) - anomalies, "sha256": fingerprint(marked)}
 
 
 def _keeper(run: Run, stage: Stage, together: Together, console: Console) -> Keeper:

@@ -1,6 +1,6 @@
 """What training says on the screen."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,8 +10,10 @@ from rich.console import Console
 
 from deploy.spec import ClipSpec
 from trainer.data import Split
+from trainer.feedback import ANOMALY, NORMAL
 from trainer.footage import Footage
 from trainer.loop import LoopSettings, Progress, share_done
+from trainer.marked import Marked
 
 _PROBLEMS_SHOWN = 5
 
@@ -83,6 +85,18 @@ def tell_split(console: Console, split: Split, spec: ClipSpec) -> None:
         f"clips of {spec.length} frames, {spec.width_px} x {spec.height_px}, {spec.colour}",
         highlight=False,
     )
+
+
+def tell_marked(console: Console, marked: Sequence[Marked]) -> None:
+    """Say what operators marked; silent where they marked nothing."""
+    if not marked:
+        return
+    kinds = {kind: [mark for mark in marked if mark.anomalous is (kind == ANOMALY)] for kind in (ANOMALY, NORMAL)}
+    said = ", ".join(
+        f"{len(marks)} stretches of {sum(mark.last - mark.first + 1 for mark in marks)} frames marked {kind}"
+        for kind, marks in kinds.items()
+    )
+    console.print(f"feedback: {said}", highlight=False)
 
 
 def _aside(split: Split) -> str:

@@ -28,6 +28,8 @@ class Judgement(NamedTuple):
     """Logit of the latent distance, (N, 1, H / 8, W / 8)."""
     scene: Tensor
     """The scene as it should be, (N, 3, H / 4, W / 4): brightness, 64 grey levels from 128 are 1, and flow in pixels."""
+    code: Tensor
+    """The second code z', (N, latent, H / 8, W / 8)."""
 
 
 class Judge(nn.Module):
@@ -84,4 +86,4 @@ class Judge(nn.Module):
         scene = self.decoder(torch.cat([latent, coarse_place], dim=1))
         latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_place], dim=1))
         distance = (latent - latent_again).square().mean(dim=1, keepdim=True)
-        return Judgement(strange, nn.functional.softplus(self.slope) * distance + self.level, scene)
+        return Judgement(strange, nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)

@@ -152,6 +152,8 @@ class ClipModel:
     """Settings to a configuration."""
     serving: Callable[[Any], Serving]
     """A configuration to the graph, not yet trained."""
+    learns_marks: bool = False
+    """Whether it learns from what operators marked."""
 
 
 class NormalRange(nn.Module):

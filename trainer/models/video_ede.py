@@ -210,4 +210,4 @@ def places_of(grid: tuple[int, int]) -> Tensor:
     return torch.stack([across, down])
 
 
-CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoEdeConfig.model_validate, VideoEde)
+CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoEdeConfig.model_validate, VideoEde, learns_marks=True)

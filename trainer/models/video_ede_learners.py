@@ -20,7 +20,7 @@ from trainer.together import Together
 _WEIGHT_DECAY = 1e-4
 _WARM_UP = 0.02
 _MOVING_WEIGHT = 3.0
-_SCENE_WEIGHT = 0.3
+SCENE_WEIGHT = 0.3
 _FOCUS = 2.0
 _ANOMALOUS_WEIGHT = 3.0
 
@@ -52,6 +52,18 @@ def parts_of(samples: Tensor) -> Scenes:
     return Scenes(*torch.split(samples, [count, count, 1, 1, 2], dim=1))
 
 
+class Looked(NamedTuple):
+    """What the judge thought of samples, and what it should have thought."""
+
+    judged: Judgement
+    scene: Tensor
+    """What it should have drawn."""
+    anomalous: Tensor
+    """The share of each cell that is anomalous, (N, 1, H / 4, W / 4)."""
+    left_out: Tensor
+    """Likewise, the share that is to be left out of account."""
+
+
 class _Learner:
     """What both parts have in common: one optimiser, a rate that rises quickly and falls like a cosine."""
 
@@ -68,7 +80,10 @@ class _Learner:
 
     def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
         """See :class:`trainer.learner.Learner`."""
-        terms = self.terms(batch.samples)
+        return self.step(self.terms(batch.samples), together)
+
+    def step(self, terms: Mapping[str, Tensor], together: Together) -> Mapping[str, Tensor]:
+        """One step down the gradient of the losses; these, detached."""
         together.update("detector", self.optimisers["detector"], terms, self._learned.parameters())
         return {name: value.detach() for name, value in terms.items()}
 
@@ -105,17 +120,25 @@ class JudgeLearner(_Learner):
         self._motion, self._judge = parts.motion, parts.judge
 
     def terms(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """How wrong both logits are, and the decoder's picture of the scene without the anomalies."""
+        """See :meth:`losses`."""
+        return self.losses(self.look(samples))
+
+    def look(self, samples: Tensor) -> Looked:
+        """Let the judge think."""
         frames, clean, anomalous, left_out, place = parts_of(samples)
         with torch.no_grad():
             seen, scene = self._motion(frames), _scene(clean, self._motion(clean).flow)
         judged: Judgement = self._judge(as_input(frames[:, :1]), seen, nn.functional.avg_pool2d(place, CELL_PX))
-        marked, ignored = (nn.functional.avg_pool2d(part, CELL_PX) for part in (anomalous, left_out))
+        return Looked(judged, scene, *(nn.functional.avg_pool2d(part, CELL_PX) for part in (anomalous, left_out)))
+
+    def losses(self, looked: Looked) -> Mapping[str, Tensor]:
+        """How wrong both logits are, and the decoder's picture of the scene without the anomalies."""
+        judged, marked, ignored = looked.judged, looked.anomalous, looked.left_out
         coarse_marked, coarse_ignored = (nn.functional.avg_pool2d(part, 2) for part in (marked, ignored))
         return {
             "strange": mark_loss(judged.strange, marked, ignored),
             "distant": mark_loss(judged.distant, coarse_marked, coarse_ignored),
-            "scene": _SCENE_WEIGHT * (judged.scene - scene).abs().mean(),
+            "scene": SCENE_WEIGHT * (judged.scene - looked.scene).abs().mean(),
         }
 
 

@@ -1,6 +1,6 @@
 """From footage to what the two stages of the video model learn from, and what the log shows of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from trainer.data import Split
 from trainer.errors import TooLittleFootage
 from trainer.loop import Material
+from trainer.marked import Marked
 from trainer.models.motion_net import CELL_PX, as_input
 from trainer.models.serving import Serving, Stage, Work
+from trainer.models.video_ede_feedback import TaughtLearner
 from trainer.models.video_ede_learners import JudgeLearner, MotionLearner, Parts, parts_of
 from trainer.sprites.blobs import find_crowds
+from trainer.sprites.marked import MarkedSamples, find_shown
 from trainer.sprites.places import Place, places
 from trainer.sprites.samples import MotionSamples, ScenePlan, SceneSamples, moments
 from trainer.teacher import Teacher
@@ -24,6 +27,7 @@ _MOMENTS, _HELD_OUT_MOMENTS = 2400, 120
 _MOMENTS_A_FRAME = 3
 """At most: more would be the same ones again."""
 _FRAMES, _HELD_OUT_FRAMES = 600, 60
+_MARKED_FRAMES = 600
 _CROP_PX = 96
 """Side of the squares that motion is learned from; less where frames are lower."""
 _VALIDATION_CROPS = 32
@@ -43,7 +47,7 @@ def video_stages(network: Serving, parts: Parts, split: Split, work: Work) -> It
     if not (learned and held_out):
         raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
     yield _motion_stage(network, parts, (learned, held_out), work)
-    yield _judge_stage(network, parts, (learned, held_out), work)
+    yield _judge_stage(network, parts, (learned, held_out), split.marked, work)
 
 
 def _at_most(counts: tuple[int, int], shown: tuple[list[Place], list[Place]], a_frame: int) -> list[int]:
@@ -78,11 +82,15 @@ def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list
     )
 
 
-def _judge_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
+def _judge_stage(
+    network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], marked: Sequence[Marked], work: Work
+) -> Stage:
     teacher, counts = Teacher(), _at_most((_FRAMES, _HELD_OUT_FRAMES), shown, 1)
     with work("looking for moving things", sum(counts)) as advance:
         crowds = [find_crowds(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
-    learned, held_out = (SceneSamples(ScenePlan(some, parts.history)) for some in crowds)
+    plan, held_out = (ScenePlan(some, parts.history) for some in crowds)
+    ordinary = SceneSamples(plan)
+    learner, samples = _taught(network, parts, plan, marked, work) if marked else (JudgeLearner(network, parts), ordinary)
 
     def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
         frames, _, _, _, place = parts_of(samples)
@@ -94,9 +102,20 @@ def _judge_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[
         name="judgement",
         share=1.0 - MOTION_SHARE,
         batch=JUDGE_BATCH,
-        learner=JudgeLearner(network, parts),
-        material=Material(learned, held_out.draw(crops).samples),
-        learned=learned.draw(crops).samples,
+        learner=learner,
+        material=Material(samples, SceneSamples(held_out).draw(crops).samples),
+        learned=ordinary.draw(crops).samples,
         draw=draw,
         patient=False,
     )
+
+
+def _taught(
+    network: Serving, parts: Parts, plan: ScenePlan, marked: Sequence[Marked], work: Work
+) -> tuple[JudgeLearner, MarkedSamples]:
+    """The judge's learner and samples where operators marked something."""
+    frames = min(_MARKED_FRAMES, sum(mark.last - mark.first + 1 for mark in marked))
+    with work("looking at what was marked", frames) as advance:
+        shown = find_shown(marked, plan.crowds, parts.history[-1], frames, Teacher(), lambda: advance(1))
+    anomalies, false_alarms = ([one for one in shown if one.anomalous is kind] for kind in (True, False))
+    return TaughtLearner(network, parts), MarkedSamples(plan, anomalies, false_alarms)

@@ -34,6 +34,8 @@ class Actor:
     anomalous: bool
     looks_strange: bool
     """Also in a still picture."""
+    told: bool = False
+    """Whether an operator said what it is."""
 
 
 def normal_actor(crowd: Crowd, offsets: Offsets, chance: Generator) -> Actor | None:

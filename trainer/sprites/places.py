@@ -51,6 +51,17 @@ def places(footage: Sequence[Footage]) -> list[Place]:
     return [Place(tuple(group), _background(group)) for group in groups]
 
 
+def place_of(places: Sequence[Place], video: NDArray[np.uint8]) -> Place | None:
+    """The one of ``places`` that a video, uint8 (n, H, W), shows; None where it shows another."""
+    picture = np.median(_some(video, _FRAMES_A_VIDEO), axis=0)
+    return next((place for place in places if np.abs(place.background - picture).mean() < _SAME_PLACE), None)
+
+
+def place_alone(video: NDArray[np.uint8]) -> Place:
+    """The place of a video, uint8 (n, H, W), that is known from nowhere else."""
+    return Place((video,), _background([video]))
+
+
 def _background(videos: list[NDArray[np.uint8]]) -> NDArray[np.int16]:
     share = max(2, 3 * _FRAMES_A_VIDEO // len(videos))
     median = np.median(np.concatenate([_some(video, share) for video in videos]), axis=0)

@@ -77,13 +77,13 @@ class MotionSamples:
     def draw(self, numbers: Tensor) -> Batch:
         """See :class:`trainer.loop.Samples`."""
         chance = np.random.default_rng(numbers.tolist())
-        return _batch([self._crop(chance) for _ in numbers])
+        return batch([self._crop(chance) for _ in numbers])
 
     def _crop(self, chance: Generator) -> Tensor:
         moment = self.moments[int(chance.integers(len(self.moments)))]
         top, left = self._corner(moment, chance)
         side, cells = self.side_px, self.side_px // CELL_PX
-        which = _shown(len(self.history), chance, still=0.0)
+        which = shown_frames(len(self.history), chance, still=0.0)
         frames = moment.frames[which, top * CELL_PX :, left * CELL_PX :][:, :side, :side].astype(np.float32)
         flow = moment.flow[top : top + cells, left : left + cells].astype(np.float32).transpose(2, 0, 1)
         if chance.random() < _SHAPES_SHARE:
@@ -134,29 +134,41 @@ class SceneSamples:
     def draw(self, numbers: Tensor) -> Batch:
         """See :class:`trainer.loop.Samples`."""
         chance = np.random.default_rng(numbers.tolist())
-        return _batch([self._crop(chance) for _ in numbers])
+        return batch([self._crop(chance) for _ in numbers])
 
     def _crop(self, chance: Generator) -> Tensor:
-        plan, offsets = self.plan, (0, *self.plan.history)
-        which = _shown(len(plan.history), chance, still=0.06)
-        crowd = plan.any_crowd(chance)
-        clean = _moment(crowd.place, offsets, chance)[which].astype(np.float32)
-        scene = _Scene(clean.copy(), clean, np.zeros_like(clean[0]), np.zeros_like(clean[0]))
-        place = None
-        for actor in _actors(crowd, offsets, chance):
-            scene.add(actor, which)
-            place = place if place and not actor.anomalous else actor.frames[0]
-        return scene.crop(_window((plan.height_px, plan.width_px), crowd.frame_px, place, chance), chance)
+        return painted(self.plan, self.plan.any_crowd(chance), (), chance)[:-1]
+
+
+def painted(plan: ScenePlan, crowd: Crowd, guests: Sequence[Actor], chance: Generator) -> Tensor:
+    """A crop of an ordinary moment with actors of the crowd, and ``guests`` in front of them; see :meth:`Scene.crop`."""
+    offsets = (0, *plan.history)
+    which = shown_frames(len(plan.history), chance, still=0.06)
+    scene = Scene.of(any_moment(crowd.place, offsets, chance)[which])
+    place = None
+    for actor in (*actors_of(crowd, offsets, chance), *guests):
+        scene.add(actor, which)
+        place = place if place and not (actor.anomalous or actor.told) else actor.frames[0]
+    at = place and (place.y, place.x)
+    return scene.crop(window((plan.height_px, plan.width_px), crowd.frame_px, at, chance), chance)
 
 
 @dataclass(slots=True)
-class _Scene:
+class Scene:
     """Frames being painted."""
 
     frames: NDArray[np.float32]
     clean: NDArray[np.float32]
     anomalous: Picture
     left_out: Picture
+    told: Picture
+    """Where an operator's word holds."""
+
+    @classmethod
+    def of(cls, clean: NDArray[np.uint8]) -> "Scene":
+        """Frames (1 + history, H, W), the newest first, before anything is painted."""
+        nothing = np.zeros(clean.shape[1:], np.float32)
+        return cls(clean.astype(np.float32), clean.astype(np.float32), nothing, nothing.copy(), nothing.copy())
 
     def add(self, actor: Actor, which: list[int]) -> None:
         """Paste somebody in. Where nothing moves only strange looks can be told."""
@@ -166,24 +178,26 @@ class _Scene:
         marked = actor.anomalous and (actor.looks_strange or not still)
         cover(self.anomalous, actor.frames[0], float(marked))
         cover(self.left_out, actor.frames[0], float(actor.anomalous and not marked))
+        cover(self.told, actor.frames[0], float(actor.told))
 
     def crop(self, window: tuple[slice, slice], chance: Generator) -> Tensor:
-        """The part of all that lies in ``window``, mirrored or not, in some light."""
+        """The part of all that lies in ``window``, mirrored or not, in some light: the channels of a sample, and ``told``."""
         count, (height, width) = len(self.frames), self.anomalous.shape
         down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         frames = np.concatenate([self.frames, self.clean])[:, *window]
-        marks = np.stack([self.anomalous, self.left_out])[:, *window]
+        marks = np.stack([self.anomalous, self.left_out, self.told])[:, *window]
         if chance.random() < 0.5:  # a mirrored thing in the same place
             frames, marks = frames[:, :, ::-1], marks[:, :, ::-1]
         lit = _lit(frames.reshape(2, count, *frames.shape[1:]), chance, 1.5).reshape(frames.shape)
-        return torch.from_numpy(np.concatenate([lit, marks, across[None][:, *window], down[None][:, *window]]))
+        return torch.from_numpy(np.concatenate([lit, marks[:2], np.stack([across, down])[:, *window], marks[2:]]))
 
 
-def _batch(crops: list[Tensor]) -> Batch:
+def batch(crops: list[Tensor]) -> Batch:
+    """Crops of one size, for a learner."""
     return Batch(torch.stack(crops), torch.full((len(crops),), NORMAL))
 
 
-def _shown(history: int, chance: Generator, *, still: float) -> list[int]:
+def shown_frames(history: int, chance: Generator, *, still: float) -> list[int]:
     """Which frame is shown in each place: now and then those of a stream that has just begun, where older ones are missing.
 
     ``still``: how often there is one frame alone.
@@ -236,7 +250,8 @@ def _in_pixels(flow: Picture) -> Picture:
     return flow.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2)
 
 
-def _moment(place: Place, offsets: Sequence[int], chance: Generator) -> NDArray[np.uint8]:
+def any_moment(place: Place, offsets: Sequence[int], chance: Generator) -> NDArray[np.uint8]:
+    """A frame of any of the place's videos and the frames so long before it, uint8 (N, H, W)."""
     videos = [video for video in place.videos if len(video) > offsets[-1]]
     lengths = np.array([len(video) for video in videos], np.float64)
     video = videos[int(chance.choice(len(videos), p=lengths / lengths.sum()))]
@@ -244,17 +259,19 @@ def _moment(place: Place, offsets: Sequence[int], chance: Generator) -> NDArray[
     return np.stack([video[newest - earlier] for earlier in offsets])
 
 
-def _actors(crowd: Crowd, offsets: Sequence[int], chance: Generator) -> list[Actor]:
-    tried = [(strange_actor if chance.random() < _TRUE_SHARE else normal_actor) for _ in range(_ACTORS)]
+def actors_of(crowd: Crowd, offsets: Sequence[int], chance: Generator, count: int = _ACTORS) -> list[Actor]:
+    """At most ``count``, strange and normal ones."""
+    tried = [(strange_actor if chance.random() < _TRUE_SHARE else normal_actor) for _ in range(count)]
     return [actor for make in tried if (actor := make(crowd, offsets, chance)) is not None]
 
 
-def _window(size: tuple[int, int], frame: tuple[int, int], place: Placed | None, chance: Generator) -> tuple[slice, slice]:
-    """A crop of ``size`` of a frame, around ``place``, on the grid of the coarsest maps."""
-    at = (place.y, place.x) if place else (chance.uniform(0, frame[0]), chance.uniform(0, frame[1]))
-    window = []
-    for middle, wanted, whole in zip(at, size, frame, strict=True):
+def window(
+    size: tuple[int, int], frame: tuple[int, int], at: tuple[float, float] | None, chance: Generator
+) -> tuple[slice, slice]:
+    """A crop of ``size`` of a frame, around the pixel ``at`` (down, across) or anywhere, on the grid of the coarsest maps."""
+    sides = []
+    for middle, wanted, whole in zip(at or (chance.uniform(0, frame[0]), chance.uniform(0, frame[1])), size, frame, strict=True):
         side = min(wanted, whole)
         first = int(np.clip((middle - side / 2 + chance.uniform(-side, side) / 4) // 8 * 8, 0, whole - side))
-        window.append(slice(first, first + side))
-    return window[0], window[1]
+        sides.append(slice(first, first + side))
+    return sides[0], sides[1]

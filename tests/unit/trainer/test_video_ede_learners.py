@@ -125,7 +125,7 @@ class ToldJudge(nn.Module):
 
     def forward(self, frame: Tensor, seen: Seen, place: Tensor) -> Judgement:
         cells = SIDE_PX // CELL_PX
-        return Judgement(torch.zeros(2, 1, cells, cells), torch.zeros(2, 1, cells // 2, cells // 2), self.scene)
+        return Judgement(torch.zeros(2, 1, cells, cells), torch.zeros(2, 1, cells // 2, cells // 2), self.scene, torch.zeros(()))
 
 
 def test_the_same_error_counts_more_where_something_moves(parts):

@@ -1,0 +1,171 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.spec import ClipSpec
+from trainer.errors import BadFeedback
+from trainer.feedback import COLUMNS, REGION_COLUMNS, Mark, Region, clips_of, parse_marks, read_feedback
+from trainer.footage import Source, load_footage
+from trainer.marked import fingerprint, load_marked
+
+HEADER, SHORT = ",".join((*COLUMNS, *REGION_COLUMNS)), ",".join(COLUMNS)
+SPEC = ClipSpec(length=1, height_px=32, width_px=48, colour="gray", fps=10.0)
+VIDEOS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
+NUMBERS = st.integers(0, 10**6)
+REGIONS = st.none() | st.builds(Region, NUMBERS, NUMBERS, NUMBERS.map(lambda n: n + 1), NUMBERS.map(lambda n: n + 1))
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+@given(st.lists(st.tuples(VIDEOS, NUMBERS, NUMBERS, st.booleans(), REGIONS), max_size=8))
+def test_marks_are_read_as_they_were_written(written):
+    lines = [
+        f"{quoted(video)},{first},{first + more},{'anomaly' if anomalous else 'normal'},{','.join(map(str, region or [''] * 4))}"
+        for video, first, more, anomalous, region in written
+    ]
+    expected = [
+        Mark(video, first, first + more, anomalous, region, f"marks.csv: line {number}")
+        for number, (video, first, more, anomalous, region) in enumerate(written, 2)
+    ]
+    assert parse_marks([HEADER, *lines], "marks.csv") == expected
+
+
+@given(st.lists(st.text(max_size=40), max_size=6), st.sampled_from([HEADER, SHORT]))
+def test_any_text_is_marks_or_a_clear_error(lines, header):
+    try:
+        marks = parse_marks([header, *lines], "marks.csv")
+    except BadFeedback:
+        return
+    assert all(0 <= mark.first_frame <= mark.last_frame for mark in marks)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "line 1 must be 'video,first_frame,last_frame,mark', or the same and 'x,y,width,height', got ''"),
+        ("gate,1,2,normal", "line 1 must be"),
+        (f"{SHORT},x,y", "line 1 must be"),
+        (f"{SHORT}\ngate,1,2", "line 2 must have the 4 values video,first_frame,last_frame,mark, got 'gate,1,2'"),
+        (f"{HEADER}\ngate,1,2,normal", "line 2 must have the 8 values"),
+        (f"{SHORT}\n\ngate,1,2,false", "line 3: mark must be 'anomaly' or 'normal', got 'false'"),
+        (f"{SHORT}\n,1,2,normal", "line 2: video must be a file or a folder of frames, got ''"),
+        (f"{SHORT}\ng\0te,1,2,normal", "line 2: video must be"),
+        (f"{SHORT}\ngate,-1,2,normal", "line 2: first_frame must be a whole number from 0 on, got '-1'"),
+        (f"{SHORT}\ngate,1,2_0,normal", "line 2: last_frame must be"),
+        (f"{SHORT}\ngate,1,{'9' * 10},normal", "line 2: last_frame must be"),
+        (f"{SHORT}\ngate,3,2,normal", "line 2: last_frame 2 must not come before first_frame 3"),
+        (f"{HEADER}\ngate,1,2,normal,4,,8,8", "line 2: y must be"),
+        (f"{HEADER}\ngate,1,2,normal,4,4,0,8", "line 2: width and height must be 1 pixel or more, got 0 x 8"),
+        (f'{SHORT}\n"gate,1,2,normal', "line 2 is no line of a table"),
+    ],
+)
+def test_a_line_that_breaks_its_rule_is_named(text, told):
+    with pytest.raises(BadFeedback, match=told):
+        parse_marks(text.splitlines(), "marks.csv")
+
+
+@pytest.fixture
+def gate(tmp_path, street, pictures):
+    return pictures(tmp_path / "clips" / "gate", street(6, 1.0))
+
+
+def written(tmp_path, *lines, header=HEADER):
+    path = tmp_path / "marks.csv"
+    path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    return path
+
+
+def load(path, learned=()):
+    return load_marked(read_feedback(path), learned, SPEC, load_footage)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x00" * 100,
+        b"\xff\xd8\xff\xe0" + bytes(range(256)),
+        b"\x89PNG\r\n\x1a\n",
+        b"PK\x03\x04" * 9,
+        b'"' * 200_000,
+        b"\xef\xbb\xbf",
+    ],
+)
+def test_bytes_that_are_no_marks_are_told_as_such(tmp_path, content):
+    (tmp_path / "marks.csv").write_bytes(content)
+    with pytest.raises(BadFeedback, match=r"marks\.csv"):
+        read_feedback(tmp_path / "marks.csv")
+
+
+def test_a_file_that_is_missing_and_one_that_marks_nothing_are_told(tmp_path):
+    with pytest.raises(BadFeedback, match=r"nowhere\.csv cannot be read: No such file"):
+        read_feedback(tmp_path / "nowhere.csv")
+    with pytest.raises(BadFeedback, match="marks nothing"):
+        read_feedback(written(tmp_path))
+
+
+@pytest.mark.parametrize("video", ["clips/wall", "clips", "marks.csv", "a" * 300, "../" * 2000])
+def test_a_video_that_is_none_is_named_with_its_line(tmp_path, gate, video):
+    with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: "):
+        read_feedback(written(tmp_path, f"{video},0,1,normal,,,,"))
+
+
+def test_a_region_is_scaled_to_the_frames_of_the_spec_and_grown_to_whole_pixels(tmp_path, gate):
+    marked = load(written(tmp_path, "clips/gate,1,3,anomaly,3,4,10,9", "clips/gate,5,5,normal,,,,"))
+    assert [(mark.first, mark.last, mark.anomalous, mark.region) for mark in marked] == [
+        (1, 3, True, Region(1, 2, 6, 5)),
+        (5, 5, False, None),
+    ]
+    assert marked[0].footage is marked[1].footage
+    assert marked[0].footage.frames.shape == (6, 32, 48, 1)
+
+
+def test_frames_are_counted_in_the_source_also_where_some_cannot_be_read(tmp_path, gate):
+    (gate / "1.jpg").write_bytes(b"no picture")
+    (mark,) = load(written(tmp_path, "clips/gate,2,3,normal,,,,"))
+    assert (mark.first, mark.last) == (1, 2)
+    with pytest.raises(BadFeedback, match="line 2: none of frames 1 to 1 of 'clips/gate' can be read"):
+        load(written(tmp_path, "clips/gate,1,1,normal,,,,"))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("clips/gate,1,6,normal,,,,", "'clips/gate' has frames 0 to 5, the stretch ends at 6"),
+        ("clips/gate,1,2,normal,90,0,7,1", "the region 90,0,7,1 reaches to 97,1, outside the picture of 96 x 64 pixels"),
+        ("clips/gate,1,2,normal,0,60,1,5", "reaches to 1,65, outside"),
+    ],
+)
+def test_what_lies_outside_its_clip_is_named_with_its_line(tmp_path, gate, line, told):
+    with pytest.raises(BadFeedback, match=f"line 2: .*{told}"):
+        load(written(tmp_path, line))
+
+
+def test_an_anomaly_in_footage_that_is_learned_from_as_normal_is_refused(tmp_path, gate):
+    learned = [Source("gate", tmp_path / "clips" / ".." / "clips" / "gate")]
+    assert load(written(tmp_path, "clips/gate,1,2,normal,,,,"), learned)
+    with pytest.raises(BadFeedback, match="take the clip out of --data"):
+        load(written(tmp_path, "clips/gate,1,2,anomaly,,,,"), learned)
+
+
+def test_a_folder_of_clips_marks_all_of_them(tmp_path, street, pictures, video):
+    pictures(tmp_path / "anomaly" / "cyclist", street(4, 1.0))
+    video(tmp_path / "normal" / "rain.mkv", street(5, 1.0))
+    said = read_feedback(tmp_path)
+    assert [(one.mark.video, one.mark.anomalous) for one in said] == [("anomaly/cyclist", True), ("normal/rain.mkv", False)]
+    assert [source.path.name for source in clips_of([*said, *said])] == ["cyclist", "rain.mkv"]
+    assert [(mark.first, mark.last, mark.region) for mark in load(tmp_path)] == [(0, 3, None), (0, 4, None)]
+
+
+def test_the_fingerprint_changes_with_every_word(tmp_path, gate):
+    lines = [
+        "gate,1,2,normal,,,,",
+        "gate,1,3,normal,,,,",
+        "gate,1,2,anomaly,,,,",
+        "gate,1,2,normal,0,0,9,9",
+        "gate,0,2,normal,,,,",
+    ]
+    prints = {fingerprint(load(written(tmp_path, f"clips/{line}"))) for line in lines}
+    assert len(prints) == len(lines)
+    assert fingerprint(()) is None

@@ -1,0 +1,135 @@
+"""What the judge learns from operators' marks: the terms, and a small training that shows their effect."""
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.feedback import Region
+from trainer.footage import Footage
+from trainer.marked import Marked
+from trainer.models.judge import Judge, Judgement
+from trainer.models.motion_net import CELL_PX, MotionNet, as_input
+from trainer.models.video_ede import places_of
+from trainer.models.video_ede_feedback import TaughtLearner, code_loss, information_loss, settle
+from trainer.models.video_ede_learners import JudgeLearner, Looked, Parts
+from trainer.sprites.blobs import find_crowds
+from trainer.sprites.marked import MarkedSamples, find_shown
+from trainer.sprites.places import places
+from trainer.sprites.samples import ScenePlan, SceneSamples
+from trainer.teacher import Teacher
+
+HISTORY = (1, 2)
+GRID = (64 // CELL_PX, 96 // CELL_PX)
+STEPS = 30
+
+
+NOBODY_SAID, NORMAL, ANOMALY, OUT, PERHAPS = (0, 0, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (1, 1, 1)
+"""Of a cell: is it anomalous, is it left out, was it told?"""
+
+
+def row(values):
+    return torch.tensor(values, dtype=torch.float32)[None, None, None]
+
+
+def looked(known, strange=0.0, drawn=0.0, scene=0.0, code=None):
+    """A row of cells that are known to be so, and what the judge thought of them; and where they were told."""
+    anomalous, left_out, told = (row(part) for part in zip(*known, strict=True))
+    like = torch.zeros_like(anomalous)
+    pictures = [(like + torch.as_tensor(picture)).expand(1, 3, 1, len(known)) for picture in (drawn, scene)]
+    judgement = Judgement(like + torch.as_tensor(strange), like, pictures[0], code)
+    return Looked(judgement, pictures[1], anomalous, left_out), told > 0.5
+
+
+def test_of_what_is_perhaps_anomalous_the_strangest_tenth_is_taken_once_it_is_suspicious():
+    logits = torch.linspace(-6.0, 3.0, 30)
+    settled = settle(looked([PERHAPS] * 30, logits)[0])
+    assert (settled.left_out[0, 0, 0] == 0).nonzero().flatten().tolist() == [26, 27, 28, 29]
+    assert settle(looked([PERHAPS] * 30, logits - 5.0)[0]).left_out.min() == 1
+    others, _ = looked([NOBODY_SAID, NORMAL, ANOMALY, OUT], 9.0)
+    assert torch.equal(settle(others).left_out, others.left_out)
+
+
+@pytest.mark.parametrize(
+    ("known", "drawn", "loss"),
+    [
+        ([NORMAL, ANOMALY, OUT, NOBODY_SAID], [1.0, 0.0, 9.0, 9.0], 0.0),
+        ([NORMAL, ANOMALY, OUT, NOBODY_SAID], [1.0, 2.0, 9.0, 9.0], 2.0 / 4),
+        ([NORMAL, ANOMALY, OUT, NOBODY_SAID], [0.0, 0.0, 9.0, 9.0], 1.0 / 4),
+        ([NOBODY_SAID, NOBODY_SAID, OUT, NOBODY_SAID], [0.0, 0.0, 4.0, 8.0], 3.0 / 4),
+    ],
+)
+def test_a_labelled_anomaly_should_be_drawn_as_nothing_and_a_labelled_normal_cell_as_it_is(known, drawn, loss):
+    found = information_loss(*looked(known, drawn=torch.tensor(drawn), scene=torch.tensor([1.0, 2.0, 4.0, 8.0])))
+    assert float(found) == pytest.approx(loss)
+
+
+@pytest.mark.parametrize(
+    ("known", "loss"),
+    [([NORMAL, ANOMALY], 5.0 + 2.0), ([ANOMALY, NORMAL], 0.2 + 0.5), ([NORMAL, NORMAL], 2.75), ([NOBODY_SAID, OUT], 0.0)],
+)
+def test_codes_should_be_short_where_a_false_alarm_was_and_long_where_an_anomaly_was(known, loss):
+    code = torch.tensor([[3.0, 0.5], [4.0, 0.0]])[None, :, None, :]  # lengths 5 and 0.5
+    seen, told = looked(known, code=code)
+    fine = seen._replace(anomalous=seen.anomalous.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert float(code_loss(fine, told.repeat_interleave(2, 2).repeat_interleave(2, 3))) == pytest.approx(loss)
+
+
+def thing_in(street, seed):
+    """A street with a striped thing in it that goes as fast as everybody does, and the box that it crosses."""
+    frames = street(14, 1.0, seed)
+    top, left = 6 + 9 * seed, 20
+    stripes = np.tile(np.repeat([20, 235], 4), 3)[None, :].repeat(16, axis=0).astype(np.uint8)
+    for number, frame in enumerate(frames):
+        frame[top : top + 16, left + number : left + number + 24] = stripes
+    return frames, Region(left, top, 24 + len(frames), 16)
+
+
+def footage(name, frames):
+    return Footage(name, frames[..., None], np.arange(len(frames)), len(frames), ())
+
+
+@pytest.fixture(scope="module")
+def crowds(street):
+    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, Teacher(), lambda: None)
+
+
+def network():
+    torch.manual_seed(0)
+    return Parts(MotionNet(len(HISTORY), 4, 12, 8), Judge(12, 8, 12, 4), HISTORY, 1e-2)
+
+
+def strangeness_of_the_thing(parts, street):
+    """On average, in a video and a place in which nobody marked it."""
+    frames, region = thing_in(street, 3)
+    rows, columns = (slice(a // CELL_PX, (a + s) // CELL_PX) for a, s in ((region.y, region.height), (region.x, region.width)))
+    clips = torch.from_numpy(np.stack([frames[[n, n - 1, n - 2]] for n in range(2, len(frames))])).float()
+    with torch.no_grad():
+        place = places_of(GRID).expand(len(clips), -1, -1, -1)
+        judged = parts.judge(as_input(clips[:, :1]), parts.motion(clips), place)
+    return float(torch.sigmoid(judged.strange[:, 0, rows, columns]).mean())
+
+
+def trained(crowds, street, alone, *, anomalous):
+    """The strangeness of the thing after a short training in which it was marked."""
+    frames, region = thing_in(street, 0)
+    parts = network()
+    mark = Marked(footage("marked", frames), 2, len(frames) - 1, anomalous, region, "here")
+    shown = find_shown([mark], crowds, HISTORY[-1], 20, Teacher(), lambda: None)
+    learner = TaughtLearner(parts.judge, parts)
+    samples = MarkedSamples(ScenePlan(crowds, HISTORY), *((shown, []) if anomalous else ([], shown)))
+    for step in range(STEPS):
+        learner.learn(samples.draw(torch.arange(8) + 8 * step), 0.1 + 0.9 * step / STEPS, alone)
+    return strangeness_of_the_thing(parts, street)
+
+
+def test_what_was_marked_as_an_anomaly_becomes_strange_elsewhere_and_what_was_a_false_alarm_does_not(crowds, street, alone):
+    assert trained(crowds, street, alone, anomalous=True) > 0.2 + trained(crowds, street, alone, anomalous=False)
+
+
+def test_validation_is_that_of_a_run_without_marks(crowds):
+    samples = SceneSamples(ScenePlan(crowds, HISTORY)).draw(torch.arange(4)).samples
+    parts = network()
+    plain, taught = JudgeLearner(parts.judge, parts), TaughtLearner(parts.judge, parts)
+    torch.manual_seed(0)
+    parts.judge.initialise()
+    assert float(taught.validation_loss(samples).detach()) == float(plain.validation_loss(samples).detach())
