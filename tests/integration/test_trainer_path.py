@@ -4,20 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.decide import DecisionRule
 from deploy.engine import load_engine
-from deploy.frames import encode_jpeg
 from deploy.spec import ClipSpec
+from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write, write_data_set
 from trainer import fit as training
 from trainer.calibrate import calibrate
 from trainer.config import FitConfig
@@ -33,57 +30,14 @@ from trainer.parity import check_engines
 from trainer.scoring import score_clips
 from trainer.together import Together
 
-HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
 NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
 FIT = FitConfig(model="video-ganomaly", max_steps=150, max_minutes=10, batch_clips=8, network=NETWORK)
-SLOW_PX, FAST_PX = 1.0, 2.5
-
-
-def street(frames_n: int, speed_px: NDArray[np.float64], seed: int) -> NDArray[np.uint8]:
-    """uint8 (frames_n, 64, 96): a textured blob that crosses a textured street again and again."""
-    rng = np.random.default_rng(seed)
-    road = np.random.default_rng(7).normal(110, 6, (HEIGHT_PX, WIDTH_PX))
-    blob = np.kron(rng.uniform(30, 220, (8, 8)), np.ones((2, 2)))
-    top, lefts = int(rng.integers(8, HEIGHT_PX - BLOB_PX - 8)), np.cumsum(speed_px) + rng.uniform(0, WIDTH_PX)
-    return np.stack([_with_blob(road, blob, top, left % (WIDTH_PX - BLOB_PX - 1)) for left in lefts[:frames_n]])
-
-
-def _with_blob(road: NDArray[np.float64], blob: NDArray[np.float64], top: int, left: float) -> NDArray[np.uint8]:
-    whole, part = int(left), left % 1
-    frame = road.copy()
-    frame[top : top + BLOB_PX, whole : whole + BLOB_PX + 1] = np.pad(blob, ((0, 0), (0, 1))) * (1 - part)
-    frame[top : top + BLOB_PX, whole : whole + BLOB_PX + 1] += np.pad(blob, ((0, 0), (1, 0))) * part
-    return frame.clip(0, 255).astype(np.uint8)
-
-
-def write(folder: Path, frames: NDArray[np.uint8]) -> None:
-    folder.mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(frame, 95))
-
-
-def quiet() -> Console:
-    return Console(file=StringIO())
-
-
-def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None):
-    screen = screen or quiet()
-    together = Together(config.precision)
-    return training.train(training.prepare(data, out, config, together, screen), together, screen)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six calm videos to learn from; two to test, in which the blob speeds up half-way; one calm throughout."""
     root = tmp_path_factory.mktemp("data")
-    for number in range(6):
-        write(root / "training" / "frames" / f"calm{number}", street(60, np.full(60, SLOW_PX), number))
-    speed_px = np.r_[np.full(30, SLOW_PX), np.full(30, FAST_PX)]
-    for number in range(2):
-        write(root / "testing" / "frames" / f"rush{number}", street(60, speed_px, 50 + number))
-    write(root / "testing" / "frames" / "calm", street(60, np.full(60, SLOW_PX), 60))
-    rush = (speed_px > SLOW_PX).astype(np.uint8)
-    np.savez(root / "frame_labels.npz", rush0=rush, rush1=rush, calm=np.zeros(60, np.uint8))
+    write_data_set(root)
     return root
 
 
@@ -225,7 +179,7 @@ def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
 def test_losses_and_pictures_are_written_for_tensorboard(bundle):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = EventAccumulator(str(bundle.path / "log"))
+    log = EventAccumulator(str(bundle.path / "log" / "training"))
     log.Reload()
     assert {"loss/contextual", "loss/encoder", "loss/validation"} <= set(log.Tags()["scalars"])
     assert [scalar.step for scalar in log.Scalars("loss/contextual")] == list(range(10, 151, 10))

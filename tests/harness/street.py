@@ -1,0 +1,64 @@
+"""A street made for tests of training: calm videos to learn from, and two to test in which something speeds up half-way."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from deploy.frames import encode_jpeg
+from trainer import fit as training
+from trainer.config import FitConfig
+from trainer.models.serving import Serving
+from trainer.together import Together
+
+HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
+SLOW_PX, FAST_PX = 1.0, 2.5
+
+
+def street(frames_n: int, speed_px: NDArray[np.float64], seed: int) -> NDArray[np.uint8]:
+    """uint8 (frames_n, 64, 96): a textured blob that crosses a textured street again and again."""
+    rng = np.random.default_rng(seed)
+    road = np.random.default_rng(7).normal(110, 6, (HEIGHT_PX, WIDTH_PX))
+    blob = np.kron(rng.uniform(30, 220, (8, 8)), np.ones((2, 2)))
+    top, lefts = int(rng.integers(8, HEIGHT_PX - BLOB_PX - 8)), np.cumsum(speed_px) + rng.uniform(0, WIDTH_PX)
+    return np.stack([_with_blob(road, blob, top, left % (WIDTH_PX - BLOB_PX - 1)) for left in lefts[:frames_n]])
+
+
+def write(folder: Path, frames: NDArray[np.uint8]) -> None:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(frame, 95))
+
+
+def write_data_set(root: Path) -> None:
+    """Six calm videos to learn from; two to test, in which the blob speeds up half-way; one calm throughout."""
+    for number in range(6):
+        write(root / "training" / "frames" / f"calm{number}", street(60, np.full(60, SLOW_PX), number))
+    speed_px = np.r_[np.full(30, SLOW_PX), np.full(30, FAST_PX)]
+    for number in range(2):
+        write(root / "testing" / "frames" / f"rush{number}", street(60, speed_px, 50 + number))
+    write(root / "testing" / "frames" / "calm", street(60, np.full(60, SLOW_PX), 60))
+    rush = (speed_px > SLOW_PX).astype(np.uint8)
+    np.savez(root / "frame_labels.npz", rush0=rush, rush1=rush, calm=np.zeros(60, np.uint8))
+
+
+def quiet() -> Console:
+    return Console(file=StringIO())
+
+
+def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[Serving, dict[str, Any]]:
+    """All of ``fit`` but the bundle."""
+    screen = screen or quiet()
+    together = Together(config.precision)
+    return training.train(training.prepare(data, out, config, together, screen), together, screen)
+
+
+def _with_blob(road: NDArray[np.float64], blob: NDArray[np.float64], top: int, left: float) -> NDArray[np.uint8]:
+    whole, part = int(left), left % 1
+    frame = road.copy()
+    frame[top : top + BLOB_PX, whole : whole + BLOB_PX + 1] = np.pad(blob, ((0, 0), (0, 1))) * (1 - part)
+    frame[top : top + BLOB_PX, whole : whole + BLOB_PX + 1] += np.pad(blob, ((0, 0), (1, 0))) * part
+    return frame.clip(0, 255).astype(np.uint8)
