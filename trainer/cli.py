@@ -39,7 +39,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
     model: Annotated[str, typer.Option(help="Which network: video-ede, video-ganomaly, ganomaly, ama or esad.")] = "video-ede",
     seed: Annotated[int, typer.Option(help="The same seed, footage and number of steps give the same bundle on a CPU.")] = 0,
-    max_minutes: Annotated[float, typer.Option(help="Time for training steps; decoding and export come on top.")] = 8.0,
+    max_minutes: Annotated[float, typer.Option(help="Time for training steps; decoding and export come on top.")] = 14.0,
     patience: Annotated[int, typer.Option(help="Validations without a smaller loss of held-out footage that end it early.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
     feedback: Annotated[

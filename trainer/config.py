@@ -23,7 +23,7 @@ class FitConfig(BaseModel):
     feedback: Path | None = None
     """What operators marked: a CSV or a folder, see :mod:`trainer.feedback`."""
     seed: int = Field(default=0, ge=0)
-    max_minutes: float = Field(default=8.0, gt=0)
+    max_minutes: float = Field(default=14.0, gt=0)
     """Time for training steps alone, summed over resumed runs; decoding, export and checks come on top."""
     precision: Precision = "f32"
     patience: int = Field(default=20, ge=1)

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 CELL_PX = 4
 """Side of the cells of the motion grid."""
 _GREY_LEVELS = 64.0
+_RIDGE = 3e-4
+"""Added to the squared gradients: where there is no texture, flow goes to zero instead of to noise."""
+_MOST_PX = 8.0
 
 
 class Seen(NamedTuple):
@@ -21,13 +24,58 @@ class Seen(NamedTuple):
     """To the frame before, (N, 2, H / 4, W / 4): frame pixels right and down."""
 
 
+class LocalMotion(nn.Module):
+    """Flow by least squares (Lucas and Kanade, 1981), at full, half and quarter size: what the network corrects.
+
+    Products of gradients are what a few convolutions learn last: without these the net needs twice as long. Each scale gives
+    the flow to the frame before, in frame pixels, and how much texture it rests on: 9 channels on the grid.
+    """
+
+    channels = 9
+
+    def __init__(self) -> None:
+        super().__init__()
+        binomial = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
+        self.smoothing: Tensor
+        self.register_buffer("smoothing", torch.outer(binomial, binomial)[None, None], persistent=False)
+
+    def forward(self, newest: Tensor, before: Tensor) -> Tensor:
+        """Two frames (N, 1, H, W) in units of 64 grey levels."""
+        found, pair = [], torch.cat([newest, before], dim=1)
+        for reduction in (1, 2, 4):
+            found.append(self._at_scale(pair, reduction))
+            pair = nn.functional.avg_pool2d(pair, 2)
+        return torch.cat(found, dim=1)
+
+    def _at_scale(self, pair: Tensor, reduction: int) -> Tensor:
+        smooth = nn.functional.conv2d(
+            nn.functional.pad(pair, (2, 2, 2, 2), mode="replicate"), self.smoothing.expand(2, 1, 5, 5), groups=2
+        )
+        # From the newest frame to the one before.
+        change = smooth[:, 1:] - smooth[:, :1]
+        mean = nn.functional.pad(smooth.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        right = (mean[:, :, 1:-1, 2:] - mean[:, :, 1:-1, :-2]) / 2.0
+        down = (mean[:, :, 2:, 1:-1] - mean[:, :, :-2, 1:-1]) / 2.0
+        products = torch.cat([right * right, down * down, right * down, right * change, down * change], dim=1)
+        stride = CELL_PX // reduction
+        window = max(3, 3 * stride)
+        gathered = nn.functional.avg_pool2d(products, window, stride, (window - stride) // 2, count_include_pad=False)
+        xx, yy, xy, xt, yt = torch.split(gathered, 1, dim=1)
+        xx, yy = xx + _RIDGE, yy + _RIDGE
+        flow = torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / (xx * yy - xy * xy)
+        texture = torch.log((xx + yy) / (2.0 * _RIDGE)) / 4.0
+        return torch.cat([(flow * reduction).clamp(-_MOST_PX, _MOST_PX), texture], dim=1)
+
+
 class MotionNet(nn.Module):
     """An encoder with skips, three scales deep; no normalisation, so that a crop is seen as the frame it was cut from."""
 
     def __init__(self, history: int, first: int, fine: int, coarse: int) -> None:
         super().__init__()
         self.at_half = nn.Conv2d(1 + history, first, 5, 2, 2)
-        self.at_quarter = nn.Sequential(nn.Conv2d(first, fine, 3, 2, 1), nn.ReLU(), nn.Conv2d(fine, fine, 3, 1, 1))
+        self.local = LocalMotion()
+        self.to_local = nn.Conv2d(first, fine - LocalMotion.channels, 3, 2, 1)
+        self.at_quarter = nn.Conv2d(fine, fine, 3, 1, 1)
         self.at_eighth = nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), nn.ReLU(), nn.Conv2d(coarse, coarse, 3, 1, 1))
         self.at_sixteenth = nn.Sequential(nn.Conv2d(coarse, coarse, 3, 2, 1), nn.ReLU(), nn.Conv2d(coarse, coarse, 3, 1, 1))
         self.to_eighth = nn.Conv2d(coarse, coarse, 1)
@@ -36,7 +84,10 @@ class MotionNet(nn.Module):
 
     def forward(self, frames: Tensor) -> Seen:
         """``frames``: grey levels float32 (N, 1 + history, H, W), the newest first; H and W are multiples of 8."""
-        quarter = torch.relu(self.at_quarter(torch.relu(self.at_half(as_input(frames)))))
+        scaled = as_input(frames)
+        local = self.local(frames[:, :1] / _GREY_LEVELS, frames[:, 1:2] / _GREY_LEVELS)
+        looked = torch.relu(self.to_local(torch.relu(self.at_half(scaled))))
+        quarter = torch.relu(self.at_quarter(torch.cat([looked, local], dim=1)))
         eighth = torch.relu(self.at_eighth(quarter))
         sixteenth = torch.relu(self.at_sixteenth(eighth))
         coarse = torch.relu(eighth + like(self.to_eighth(sixteenth), eighth))

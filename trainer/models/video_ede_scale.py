@@ -26,6 +26,7 @@ _FIRST_FRAMES = 256
 _MOVING_PX = 0.25
 _LIMIT_QUANTILE = 0.999
 _REACH_CELLS = 10
+_HANDICAP = 0.5
 
 
 class Terms(NamedTuple):
@@ -48,7 +49,8 @@ Look = Callable[[Tensor, Tensor], tuple[Terms, Tensor]]
 class Scale(nn.Module):
     """How unusual each place is, (N, h, w): 0 at the median of normal frames' largest value, 1 at their 99 % quantile.
 
-    The terms, each in its own normal range, add up, as the rarities of independent signs do. Without motion only looks count.
+    Speed and strangeness, each in its own normal range, add up, as the rarities of independent signs do; what is beyond the
+    limits of its place counts alone, by half a range less. Without motion only looks count.
     """
 
     def __init__(self, grid: tuple[int, int]) -> None:
@@ -62,13 +64,13 @@ class Scale(nn.Module):
 
     def forward(self, terms: Terms) -> Tensor:
         """See the class."""
-        return torch.where(terms.watched > 0.5, self.whole(self._sum(terms)), self.first(terms.strange))
+        moving = torch.maximum(self.whole(self._sum(terms)), self.jerky(terms.jerky - self.limits) - _HANDICAP)
+        return torch.where(terms.watched > 0.5, moving, self.first(terms.strange))
 
     def _sum(self, terms: Terms) -> Tensor:
         steady: Tensor = self.steady(terms.steady / self.usual)
-        beyond: Tensor = self.jerky(terms.jerky - self.limits)
         strange: Tensor = self.strange(terms.strange)
-        return steady + strange + torch.relu(beyond)
+        return steady + strange
 
     @torch.no_grad()
     def fit(self, learned: Iterable[Terms], held_out: Iterable[Terms], first: Iterable[Terms]) -> None:
