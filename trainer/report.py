@@ -114,7 +114,10 @@ def tell_resumed(console: Console, folder: Path, progress: Progress | None) -> N
 
 def tell_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
     """Say why training ended, and which weights are kept."""
-    if settings.patience is not None and progress.stale >= settings.patience:
+    if settings.patience is None:  # whose rate falls to nothing: the last weights are the ones to keep
+        console.print(f"{progress.step} steps")
+        return
+    if progress.stale >= settings.patience:
         console.print(f"stopped early: no smaller loss of held-out footage in {progress.stale} validations")
     if progress.best_step:
         console.print(
