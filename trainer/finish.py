@@ -18,6 +18,8 @@ from trainer.data import ClipBank, Split
 from trainer.models.serving import CALIBRATION_CLIPS, Serving
 
 GOLDEN_CLIPS = 8
+GOLDEN_STATES = 4
+"""Golden clips of a recurrent network: fewer, because two states of a megabyte go with each."""
 _BATCH_CLIPS = 16
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -67,7 +69,7 @@ def _reference(network: Serving, spec: ClipSpec, held_out: ClipBank) -> tuple[ND
     if spec.state_shape is None:
         return _scores(network, held_out), _golden_clips(network, held_out)
     # In the middle of equal parts: the first of all clips has no state yet.
-    wanted = {(2 * part + 1) * len(held_out) // (2 * GOLDEN_CLIPS) for part in range(GOLDEN_CLIPS)}
+    wanted = {(2 * part + 1) * len(held_out) // (2 * GOLDEN_STATES) for part in range(GOLDEN_STATES)}
     scores: list[NDArray[np.float32]] = []
     chosen: list[Golden] = []
     for number, answer in enumerate(_answers(network, spec.state_shape, held_out)):
