@@ -125,7 +125,10 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
     network = model.serving(model.configure(run.card.config)).to(together.device)
-    finished = [_train_stage(run, stage, together, console) for stage in network.stages(run.split, partial(work_bar, console))]
+    finished = []
+    for stage in network.stages(run.split, partial(work_bar, console)):
+        finished.append(_train_stage(run, stage, together, console))
+        torch.manual_seed(run.config.seed)  # the next stage begins the same wherever this one was taken up again
     return network, {
         **finished[-1],
         "steps": sum(stage["steps"] for stage in finished),

@@ -1,0 +1,135 @@
+"""The default model from footage to bundle to evaluation, in both of its stages; really (if briefly) trained."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.bundle import ONNX_NAME, Bundle
+from deploy.engine import load_engine
+from deploy.spec import ClipSpec
+from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train, write_data_set
+from trainer import fit as training
+from trainer.config import FitConfig
+from trainer.data import split_by_video
+from trainer.datasets import training_sources
+from trainer.evaluate import evaluate
+from trainer.evaluation.result import as_json
+from trainer.footage import load_all
+from trainer.models.serving import Serving
+from trainer.models.video_ede import WARMUP_FRAMES
+from trainer.parity import check_engines
+from trainer.scoring import score_clips
+from trainer.sprites.samples import MotionSamples, SceneSamples
+
+NETWORK = {"first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
+FIT = FitConfig(max_steps=60, max_minutes=10, batch_clips=8, validate_every_steps=10, network=NETWORK)
+SHORT = FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_data_set(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return training.fit(data, tmp_path_factory.mktemp("bundle"), FIT, quiet())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Serving:
+    return train(data, tmp_path_factory.mktemp("undisturbed"), SHORT)[0]
+
+
+def test_it_is_the_default_and_takes_one_frame_and_a_state(bundle):
+    assert bundle.model_id.startswith("video-ede-")
+    assert bundle.spec == ClipSpec(
+        length=1,
+        height_px=HEIGHT_PX,
+        width_px=WIDTH_PX,
+        colour="gray",
+        fps=10.0,
+        state_shape=bundle.spec.state_shape,
+        state_warmup_frames=WARMUP_FRAMES,
+    )
+    assert bundle.manifest.metrics["steps"] == 60
+    assert not (bundle.path / ".checkpoint").exists()
+
+
+def test_every_engine_gives_the_trained_networks_scores_and_states(bundle):
+    lines = list(check_engines(bundle))
+    assert [line.split(":")[0] for line in lines] == ["engine openvino", "engine onnx", "engine torch"]
+    assert all("agrees on" in line for line in lines)
+
+
+def test_what_speeds_up_scores_higher_than_all_that_is_normal(bundle, data):
+    figures = as_json(evaluate(bundle.path, data, "onnx", quiet()))
+    assert figures["streaming"]["frame_auc"] > 0.85
+    assert figures["frames"] == 180
+    assert figures["events"]["true"] == 2
+
+
+def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
+    """Scored again from the bundle, the first frame of each video included."""
+    split = split_by_video(load_all(training_sources(data), bundle.spec), bundle.spec.length)
+    scores = np.concatenate(list(score_clips(load_engine(bundle, "torch"), split.held_out).values()))
+    assert np.isfinite(scores).all()
+    assert bundle.calibration.frames == len(scores) == 60
+    assert bundle.calibration.median == pytest.approx(np.sort(scores)[29], rel=1e-3, abs=1e-3)
+
+
+def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(bundle, data, tmp_path, monkeypatch):
+    """Training footage beside test clips that nobody can read gives the same bundle, bit for bit."""
+    shutil.copytree(data / "training", tmp_path / "data" / "training")
+    garbage = tmp_path / "data" / "testing" / "frames" / "rush0"
+    garbage.mkdir(parents=True)
+    for number in range(9):
+        (garbage / f"{number}.jpg").write_bytes(b"no picture")
+    # Half the time of a fit goes into the graph, which follows from the weights.
+    monkeypatch.setattr("trainer.finish.export_onnx", lambda *_: bundle.file(ONNX_NAME).read_bytes())
+    alone = training.fit(tmp_path / "data", tmp_path / "out", FIT, quiet())
+    assert alone.model_id == bundle.model_id
+    assert alone.calibration == bundle.calibration
+
+
+@pytest.mark.parametrize(
+    ("samples", "drawn"),
+    [(MotionSamples, 3), (SceneSamples, 2), (SceneSamples, 5)],
+    ids=["while motion is learned", "when motion was just learned", "while judgement is learned"],
+)
+def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, tmp_path, monkeypatch, samples, drawn):
+    """Of each stage two draws go before the first step: held-out samples and some of those that are learned from."""
+    real_draw, calls = samples.draw, []
+
+    def interrupted_draw(given, numbers):
+        calls.append(1)
+        if len(calls) > drawn:
+            raise KeyboardInterrupt
+        return real_draw(given, numbers)
+
+    monkeypatch.setattr(samples, "draw", interrupted_draw)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path, SHORT)
+    monkeypatch.setattr(samples, "draw", real_draw)
+    screen = quiet()
+    resumed, metrics = train(data, tmp_path, SHORT, screen)
+    assert "going on from step" in screen.file.getvalue()
+    assert metrics["steps"] == 6
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_losses_and_pictures_of_both_stages_are_written_for_tensorboard(bundle):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for stage, losses, steps in (("motion", {"flow"}, 20), ("judgement", {"strange", "distant", "scene"}, 40)):
+        log = EventAccumulator(str(bundle.path / "log" / stage))
+        log.Reload()
+        assert {f"loss/{name}" for name in (*losses, "validation")} == set(log.Tags()["scalars"])
+        assert [scalar.step for scalar in log.Scalars(f"loss/{min(losses)}")] == list(range(10, steps + 1, 10))
+        assert log.Images("seen above made")[0].width > WIDTH_PX // 2
