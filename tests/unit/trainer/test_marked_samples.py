@@ -97,7 +97,7 @@ def test_a_false_alarm_is_normal_in_its_region_or_everywhere(crowds, video, regi
     anomalous, left_out, told = said(crowds, mark(video, anomalous=False, region=region)) > 0.5
     assert bool(told.any())
     assert not bool((anomalous | left_out)[told].any())
-    assert bool(left_out.any()) == (region is not None)
+    assert (float(left_out.float().mean(dim=(1, 2, 3)).max()) > 0.4) == (region is not None)
 
 
 def test_what_was_marked_is_shown_in_other_places_of_its_row(crowds, video):
