@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from trainer.learner import ANOMALY, Batch, Learner
+from trainer.models.video_ede import HISTORY, VideoEde, VideoEdeConfig
+from trainer.models.video_ede_feedback import TaughtLearner
+from trainer.models.video_ede_learners import JudgeLearner, MotionLearner, Parts
 from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
 from trainer.recipes import RECIPES, recipe
 from trainer.together import Together
@@ -25,15 +28,36 @@ def learners() -> dict[str, Learner]:
         settings = recipe(name).configure(SMALL[name])
         for shape in ((1, 16, 16), (7,)):
             found[f"{name}/{len(shape)}"] = recipe(name).learner(recipe(name).detector(settings, shape), settings)
+    return found | video_ede_learners()
+
+
+def video_ede_learners() -> dict[str, Learner]:
+    found: dict[str, Learner] = {}
+    for name, make in (("motion", MotionLearner), ("judgement", JudgeLearner), ("marks", TaughtLearner)):
+        config = VideoEdeConfig(first=4, fine=12, coarse=12, width=12, latent=4)
+        network = VideoEde(config)
+        found[f"video-ede/{name}"] = make(network, Parts(network.motion, network.judge, HISTORY, config.learning_rate))
     return found
 
 
 def batch_for(name: str) -> Batch:
+    if name.startswith("video-ede"):
+        return Batch(video_ede_samples(name), torch.ones(BATCH))
     shape = {"video-ganomaly": (3, 16, 16)}.get(name, (7,) if name.endswith("/1") else (1, 16, 16))
     labels = torch.ones(BATCH)
     if "esad" in name or "ama" in name:
         labels[[1, 6, 7]] = ANOMALY  # unequally spread over the processes
     return Batch(torch.rand(BATCH, *shape) * 2 - 1, labels)
+
+
+def video_ede_samples(name: str) -> torch.Tensor:
+    frames = 1 + len(HISTORY)
+    if name.endswith("motion"):
+        return torch.cat([255 * torch.rand(BATCH, frames, 64, 64), torch.randn(BATCH, 2, 64, 64)], dim=1)
+    pictures, place = 255 * torch.rand(BATCH, 2 * frames, 64, 64), torch.rand(BATCH, 2, 64, 64)
+    marks = torch.kron(torch.rand(BATCH, 3, 4, 4) ** 2, torch.ones(16, 16)).round()  # unequally spread over the processes
+    samples = [pictures, marks[:, :2], place, marks[:, 2:]]
+    return torch.cat(samples if name.endswith("marks") else samples[:-1], dim=1)
 
 
 def gradients(learner: Learner) -> dict[str, torch.Tensor]:

@@ -15,7 +15,11 @@ from tests.harness.footage import picture
 from trainer.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
-MODELS = ["video-ganomaly", *(f"{name}/{dimensions}" for name in RECIPES for dimensions in (3, 1))]
+MODELS = [
+    "video-ganomaly",
+    *(f"video-ede/{part}" for part in ("motion", "judgement", "marks")),
+    *(f"{name}/{dimensions}" for name in RECIPES for dimensions in (3, 1)),
+]
 
 
 def torchrun(count: int, *command: object) -> str:
@@ -57,7 +61,7 @@ def test_fit_under_torchrun_is_one_run_with_one_bundle_and_one_voice(tmp_path):
     frames = tmp_path / "own"
     frames.mkdir()
     for number in range(300):
-        (frames / f"{number}.jpg").write_bytes(picture(number % 50))
+        (frames / f"{number}.jpg").write_bytes(picture(number % 50, 96, 64))
     said = torchrun(2, "-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", "--max-minutes", 0.05)
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.metrics["processes"] == 2
