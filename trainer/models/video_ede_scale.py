@@ -26,7 +26,8 @@ _FIRST_FRAMES = 256
 _MOVING_PX = 0.25
 _LIMIT_QUANTILE = 0.999
 _REACH_CELLS = 10
-_HANDICAP = 0.5
+_HANDICAP = 2.0
+"""Uneven motion beyond what its place has seen is common among normal frames; far beyond is not."""
 
 
 class Terms(NamedTuple):
@@ -50,7 +51,7 @@ class Scale(nn.Module):
     """How unusual each place is, (N, h, w): 0 at the median of normal frames' largest value, 1 at their 99 % quantile.
 
     Speed and strangeness, each in its own normal range, add up, as the rarities of independent signs do; what is beyond the
-    limits of its place counts alone, by half a range less. Without motion only looks count.
+    limits of its place counts alone, by two ranges less. Without motion only looks count.
     """
 
     def __init__(self, grid: tuple[int, int]) -> None:
