@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deploy.bundle import read_bundle
+from deploy.bundle import Bundle, read_bundle
 from deploy.engine import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo import DEMO_BUNDLE
@@ -72,8 +72,18 @@ def test_scores_in_redis_are_those_of_the_offline_evaluation(
     assert frame_auc(streamed, labels, median) == pytest.approx(frame_auc(offline, labels, median), abs=1e-3)
 
 
-@pytest.mark.parametrize(("model", "length"), [("ganomaly", 1), ("ama", 5), ("esad", 5)])
-def test_the_papers_models_go_through_training_export_parity_and_the_service(
+def test_so_are_those_of_the_default_model_which_carries_a_state(
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, ped2_bundle: Bundle
+) -> None:
+    """A camera's first frame is scored, too."""
+    streamed = stream_scores(tmp_path, ped2_bundle.path, kafka, redis_settings, clips=2)
+    for camera_id, row in lab_scores(ped2_bundle.path, clips=2).items():
+        assert np.isfinite(row).all()
+        np.testing.assert_allclose(streamed[camera_id], row, rtol=1e-4, atol=1e-4 * float(np.std(row)))
+
+
+@pytest.mark.parametrize(("model", "length"), [("ganomaly", 1), ("esad", 5)])
+def test_models_of_the_papers_go_through_training_export_parity_and_the_service(
     tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, model: str, length: int
 ) -> None:
     """Trained for a moment: what they find is no matter here, that all compute the same is."""

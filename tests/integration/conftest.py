@@ -1,0 +1,35 @@
+"""What several files of integration tests share."""
+
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from deploy.bundle import Bundle
+from tests.harness.replay import PED2
+from trainer.config import FitConfig
+from trainer.fit import fit
+
+
+@pytest.fixture(scope="session")
+def ped2_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The default model after a moment's training on two of Ped2's clips: what it finds is no matter, how it computes is.
+
+    At half size and narrow: most of its time goes into the export as it is.
+    """
+    clips = PED2 / "training" / "frames"
+    if not clips.is_dir():
+        pytest.skip(f"no Ped2 in {PED2}: set ODDSIGHT_DATA")
+    own: Path = tmp_path_factory.mktemp("ped2")
+    for clip in ("01", "02"):
+        (own / "training" / clip).mkdir(parents=True)
+        for frame in sorted((clips / clip).glob("*.jpg"))[:80]:
+            shutil.copy(frame, own / "training" / clip)
+    (own / "testing").mkdir()  # or the last tenth would be set aside
+    network = {"height_px": 120, "width_px": 176, "first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
+    config = FitConfig(max_steps=45, batch_clips=4, max_minutes=10, network=network)
+    bundle = fit(own, tmp_path_factory.mktemp("bundle"), config, Console(file=StringIO()))
+    assert bundle is not None
+    return bundle

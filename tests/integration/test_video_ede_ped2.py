@@ -1,0 +1,93 @@
+"""The default model on real clips: engines, batches and restarts leave a camera's scores alone, and so does what comes later."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deploy.bundle import WEIGHTS_NAME, Bundle
+from deploy.engine import Engine, load_engine
+from tests.harness.replay import PED2
+from trainer.clip_models import build_video_ede
+from trainer.datasets import labelled_clips
+from trainer.footage import load_footage
+from trainer.models.video_ede import WARMUP_FRAMES
+from trainer.parity import check_engines
+
+pytestmark = pytest.mark.data
+
+Frames = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def cameras(ped2_bundle: Bundle) -> list[Frames]:
+    """The first frames of four test clips, uint8 (100, H, W, 1)."""
+    clips = labelled_clips(PED2)[:4]
+    return [load_footage(clip.source, ped2_bundle.spec).frames[:100] for clip in clips]
+
+
+@pytest.fixture(scope="module")
+def engine(ped2_bundle: Bundle) -> Engine:
+    return load_engine(ped2_bundle, "openvino")
+
+
+@pytest.fixture(scope="module")
+def whole(engine: Engine, cameras: list[Frames]) -> np.ndarray:
+    """The scores of the first camera's frames."""
+    return scored(engine, cameras[0])
+
+
+def scored(engine: Engine, frames: Frames) -> np.ndarray:
+    """One score a frame of one camera."""
+    state, scores = None, []
+    for frame in frames:
+        found = engine.score(frame[None, None], state)
+        state = found.state
+        scores.append(found.score[0])
+    return np.array(scores)
+
+
+def test_all_engines_agree_on_the_golden_clips(ped2_bundle):
+    lines = list(check_engines(ped2_bundle))
+    assert [line.split(":")[0] for line in lines] == ["engine openvino", "engine onnx", "engine torch"]
+    assert all("agrees on" in line for line in lines)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_engines_give_the_trained_networks_scores_frame_by_frame(ped2_bundle, cameras, name):
+    network = build_video_ede(ped2_bundle.manifest.model.config).eval()
+    network.load_state_dict(load_file(ped2_bundle.file(WEIGHTS_NAME)))
+    state, expected = torch.zeros(1, *ped2_bundle.spec.state_shape), []
+    for frame in cameras[0]:
+        score, _, state = network(torch.from_numpy(frame[None, None]), state)
+        expected.append(score.item())
+    found = scored(load_engine(ped2_bundle, name), cameras[0])
+    assert np.std(expected) > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.std(expected))
+
+
+def test_scores_depend_neither_on_the_other_cameras_of_a_batch_nor_on_their_order(engine, cameras, whole):
+    chance = np.random.default_rng(0)
+    states = np.zeros((len(cameras), *engine.spec.state_shape), np.float32)
+    of_first = []
+    for frames in zip(*(camera[:30] for camera in cameras), strict=True):
+        order = chance.permutation(len(cameras))[: chance.integers(1, len(cameras) + 1)]
+        order = order if 0 in order else np.append(order, 0)
+        found = engine.score(np.stack([frames[camera][None] for camera in order]), states[order])
+        states[order] = found.state
+        of_first.append(found.score[list(order).index(0)])
+    np.testing.assert_allclose(of_first, whole[:30], rtol=1e-4, atol=1e-4 * np.std(whole))
+
+
+def test_no_later_frame_changes_a_score(engine, cameras, whole):
+    other = scored(engine, np.concatenate([cameras[0][:40], 255 - cameras[1][40:]]))
+    assert np.array_equal(other[:40], whole[:40])
+    assert not np.allclose(other[40:], whole[40:], rtol=0.01)
+
+
+def test_a_restart_is_made_good_by_the_frames_of_the_warm_up(engine, cameras, whole):
+    restarted = scored(engine, cameras[0][50:])
+    close = 1e-3 * np.std(whole)
+    np.testing.assert_allclose(restarted[WARMUP_FRAMES:], whole[50 + WARMUP_FRAMES :], rtol=1e-3, atol=close)
+    assert abs(restarted[0] - whole[50]) > close
