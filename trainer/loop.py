@@ -7,6 +7,8 @@ alone. So a run that goes on from a checkpoint throws the same dice, and on a CP
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -52,6 +54,8 @@ class Material:
 
     samples: Samples
     validation: Tensor | None = None
+    ahead: bool = False
+    """Whether samples follow from their numbers alone, so that the next ones can be drawn while these are learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +129,24 @@ def run_loop(learner: Learner, material: Material, settings: LoopSettings, toget
     standing = keeper.resume(learner)
     order = _Order(len(material.samples), settings, together.count)
     started_s = time.monotonic() - standing.progress.elapsed_s
-    while _goes_on(settings, standing.progress):
-        progress = standing.progress
-        torch.manual_seed(settings.seed * _STEPS_A_SEED + progress.step)
-        share = share_done(settings, progress)
-        _set_rates(learner, rates, learner.rate_factor(share))
-        try:
-            losses = _learn(learner, material.samples.draw(order.numbers(progress.step)), share, together)
-        except TrainingDiverged as error:
-            raise TrainingDiverged(f"step {progress.step}: {error}; {keeper.last_good()}") from error
-        standing.progress = replace(progress, step=progress.step + 1, elapsed_s=together.broadcast(time.monotonic() - started_s))
-        if material.validation is not None and standing.progress.step % settings.validate_every_steps == 0:
-            loss = together.broadcast(validation_loss(learner, material.validation, together.device))
-            _validated(learner, standing, loss, keep_best=settings.patience is not None)
-            keeper.validated(learner, standing, loss)
-        keeper.stepped(learner, standing, losses)
+    with closing(_Drawing(material, order)) as drawing:
+        while _goes_on(settings, standing.progress):
+            progress = standing.progress
+            torch.manual_seed(settings.seed * _STEPS_A_SEED + progress.step)
+            share = share_done(settings, progress)
+            _set_rates(learner, rates, learner.rate_factor(share))
+            try:
+                losses = _learn(learner, drawing.take(progress.step), share, together)
+            except TrainingDiverged as error:
+                raise TrainingDiverged(f"step {progress.step}: {error}; {keeper.last_good()}") from error
+            standing.progress = replace(
+                progress, step=progress.step + 1, elapsed_s=together.broadcast(time.monotonic() - started_s)
+            )
+            if material.validation is not None and standing.progress.step % settings.validate_every_steps == 0:
+                loss = together.broadcast(validation_loss(learner, material.validation, together.device))
+                _validated(learner, standing, loss, keep_best=settings.patience is not None)
+                keeper.validated(learner, standing, loss)
+            keeper.stepped(learner, standing, losses)
     if standing.best:
         learner.modules["detector"].load_state_dict(standing.best)
     return standing.progress
@@ -181,6 +188,30 @@ class _Order:
             chance = torch.Generator().manual_seed(self._seed * _STEPS_A_SEED + epoch)
             self._epoch, self._numbers = epoch, torch.randperm(self._count, generator=chance)
         return self._numbers[place * self._batch : (place + 1) * self._batch]
+
+
+class _Drawing:
+    """Draws the samples of each step; those of the next one by another thread meanwhile, where nothing depends on when."""
+
+    def __init__(self, material: Material, order: _Order) -> None:
+        self._samples, self._order = material.samples, order
+        self._pool = ThreadPoolExecutor(1) if material.ahead else None
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def take(self, step: int) -> Batch:
+        """The samples of one step."""
+        drawn = self._next[1].result() if self._next and self._next[0] == step else self._draw(step)
+        if self._pool:
+            self._next = step + 1, self._pool.submit(self._samples.draw, self._order.numbers(step + 1))
+        return drawn
+
+    def close(self) -> None:
+        """Draw no further."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _draw(self, step: int) -> Batch:
+        return self._samples.draw(self._order.numbers(step))
 
 
 def _goes_on(settings: LoopSettings, progress: Progress) -> bool:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,3 +128,12 @@ def test_progress_counts_validations_since_the_best():
     assert (progress.best_loss, progress.best_step, progress.stale) == (2.0, 10, 0)
     assert progress.validated(2.0).validated(math.nan).stale == 2
     assert progress.validated(1.0).stale == 0
+
+
+def test_samples_drawn_ahead_are_those_that_would_have_been_drawn(alone):
+    seen = []
+    for material in (MATERIAL, replace(MATERIAL, ahead=True)):
+        learner = ToyLearner()
+        run_loop(learner, material, settings(), alone, Keeper())
+        seen.append(torch.cat(learner.seen))
+    assert torch.equal(*seen)
