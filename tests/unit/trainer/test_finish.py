@@ -9,7 +9,7 @@ from deploy.parity import check
 from tests.harness.recurrent_toy import KIND, RecurrentToy, toy_spec
 from trainer.calibrate import calibration_from
 from trainer.data import Split
-from trainer.finish import GOLDEN_CLIPS, Finished, make_bundle
+from trainer.finish import GOLDEN_STATES, Finished, make_bundle
 from trainer.footage import Footage
 from trainer.scoring import score_each
 
@@ -46,7 +46,7 @@ def test_the_calibration_is_that_of_the_sequences_scored_by_an_engine(bundle: Bu
 
 def test_golden_clips_lie_in_the_middle_of_sequences_and_have_the_states_that_led_there(bundle: Bundle, split: Split) -> None:
     golden = read_golden(bundle)
-    assert len(golden.clips) == GOLDEN_CLIPS
+    assert len(golden.clips) == GOLDEN_STATES
     first = split.held_out[0].frames[: 65 // 16 + 1]
     assert np.array_equal(golden.clips[0, 0], first[-1])
     engine, state = load_engine(bundle, "onnx"), None
