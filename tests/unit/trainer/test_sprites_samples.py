@@ -168,7 +168,7 @@ def test_the_motion_of_a_pasted_shape_is_exactly_its_own():
     """On a street where nothing moves all motion is that of shapes; mirrored and turned crops included."""
     street = np.repeat(road()[None], 3, axis=0).astype(np.uint8)
     still = Moment(street, np.zeros((HEIGHT_PX // 4, WIDTH_PX // 4, 2), np.float16), 1)
-    errors, fastest = [], []
+    errors, fastest, factors = [], [], (0.0, 0.8, 1.0, 1.25)
     for number in range(200):
         sample = MotionSamples([still], HISTORY, HEIGHT_PX).draw(torch.tensor([number])).samples[0].numpy()
         frames, flow = sample[:3], sample[3:]
@@ -176,13 +176,13 @@ def test_the_motion_of_a_pasted_shape_is_exactly_its_own():
         inner = cv2.erode((speed > 0.98 * speed.max()).astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
         if speed.max() < 1 or inner.sum() < 50:
             continue
-        carried, stayed = np.abs(frames[0] - carried_back(frames, flow)), np.abs(frames[0] - frames[1])
-        errors.append((carried[inner].mean(), stayed[inner].mean()))
+        errors.append([np.abs(frames[0] - carried_back(frames, factor * flow))[inner].mean() for factor in factors])
         fastest.append(speed.max())
     assert len(errors) > 8
     assert max(fastest) > 2
-    carried, stayed = np.mean(errors, axis=0)
-    assert carried < 5 < stayed
+    stayed, slower, exact, faster = np.mean(errors, axis=0)
+    assert exact < 5 < stayed
+    assert exact < 0.8 * min(slower, faster)
 
 
 def test_motion_stays_true_however_a_crop_is_turned(walked):
@@ -198,7 +198,7 @@ def test_motion_stays_true_however_a_crop_is_turned(walked):
 
 def test_most_crops_of_motion_hold_something_that_moves():
     """In a wide frame with one small square."""
-    wide = np.pad(walk(30, 1.5), ((0, 0), (64, 64), (96, 96)), "reflect")
+    wide = np.pad(walk(30, 1.5), ((0, 0), (64, 64), (96, 96)), "edge")
     found = moments([one_place(wide)], HISTORY, 20, Teacher(), lambda: None)
     drawn = MotionSamples(found, HISTORY, 64).draw(torch.arange(60)).samples.numpy()
     assert np.mean([np.hypot(*sample[3:]).max() > 0.7 for sample in drawn]) > 0.6

@@ -188,12 +188,13 @@ def test_ignored_cells_do_not_count_at_all(given_logits, given_marks, given_igno
     assert not ignored.all() or float(loss) == 0.0
 
 
-@given(logits, marks)
-def test_the_loss_of_a_batch_is_the_mean_of_its_samples(given_logits, given_marks):
-    logit, marked = torch.from_numpy(given_logits), torch.from_numpy(given_marks)
-    nothing = torch.zeros_like(marked)
-    each = [mark_loss(logit[n : n + 1], marked[n : n + 1], nothing) for n in range(2)]
-    assert float(mark_loss(logit, marked, nothing)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
+@given(logits, marks, marks)
+def test_the_loss_of_a_batch_is_the_mean_of_its_samples_however_many_cells_of_each_count(
+    given_logits, given_marks, given_ignored
+):
+    logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
+    each = [mark_loss(logit[n : n + 1], marked[n : n + 1], ignored[n : n + 1]) for n in range(2)]
+    assert float(mark_loss(logit, marked, ignored)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
 
 
 def test_what_is_easy_hardly_counts_against_what_is_hard():

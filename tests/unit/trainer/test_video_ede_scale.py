@@ -120,6 +120,14 @@ def test_a_place_where_fast_things_were_seen_allows_more_and_so_do_its_neighbour
     assert float((limits - plain)[-1, -1]) == 0.0
 
 
+def test_what_goes_on_in_its_place_every_day_is_unusual_elsewhere():
+    calm = random_terms(BATCH, 5)
+    road = calm._replace(jerky=raised(calm, "jerky", 30.0, (4, 4)).jerky)
+    scale = fitted([road] * 3, [calm] * 3, [calm])
+    fast = calm._replace(jerky=torch.full_like(calm.jerky, 30.0))
+    assert float(scale(fast)[:, 28, 30].min()) > float(scale(fast)[:, 4, 4].max()) + 1.0
+
+
 def test_footage_without_any_motion_gives_finite_numbers():
     still = [walking(BATCH, torch.zeros(1, 1))] * 5
     scale = fitted(still, still, still)
