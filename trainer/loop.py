@@ -191,11 +191,17 @@ class _Order:
 
 
 class _Drawing:
-    """Draws the samples of each step; those of the next one by another thread meanwhile, where nothing depends on when."""
+    """Draws the samples of each step; those of the next one by another thread meanwhile, where nothing depends on when.
+
+    That thread takes the place of one of torch's: more threads than cores wait for each other at every layer.
+    """
 
     def __init__(self, material: Material, order: _Order) -> None:
         self._samples, self._order = material.samples, order
         self._pool = ThreadPoolExecutor(1) if material.ahead else None
+        self._threads = torch.get_num_threads()
+        if self._pool:
+            torch.set_num_threads(max(1, self._threads - 1))
         self._next: tuple[int, Future[Batch]] | None = None
 
     def take(self, step: int) -> Batch:
@@ -209,6 +215,7 @@ class _Drawing:
         """Draw no further."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self._threads)
 
     def _draw(self, step: int) -> Batch:
         return self._samples.draw(self._order.numbers(step))

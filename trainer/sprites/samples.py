@@ -30,6 +30,8 @@ _MOVING = 0.3
 _SHAPES_SHARE, _TRUE_SHARE = 0.35, 0.5
 _SHAPE_SPEEDS_PX = (0.2, 6.0)
 _ACTORS = 6
+_STILL_SHARE = 0.15
+"""Of the scenes: a stream's first frame has nothing but looks to be judged by, and where things move the judge looks at that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class SceneSamples:
 def painted(plan: ScenePlan, crowd: Crowd, guests: Sequence[Actor], chance: Generator) -> Tensor:
     """A crop of an ordinary moment with actors of the crowd, and ``guests`` in front of them; see :meth:`Scene.crop`."""
     offsets = (0, *plan.history)
-    which = shown_frames(len(plan.history), chance, still=0.06)
+    which = shown_frames(len(plan.history), chance, still=_STILL_SHARE)
     scene = Scene.of(any_moment(crowd.place, offsets, chance)[which])
     place = None
     for actor in (*actors_of(crowd, offsets, chance), *guests):
