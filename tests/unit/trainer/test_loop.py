@@ -137,3 +137,18 @@ def test_samples_drawn_ahead_are_those_that_would_have_been_drawn(alone):
         run_loop(learner, material, settings(), alone, Keeper())
         seen.append(torch.cat(learner.seen))
     assert torch.equal(*seen)
+
+
+def test_the_thread_that_draws_ahead_takes_the_place_of_one_of_torchs(alone):
+    class Counting(Keeper):
+        def stepped(self, learner, standing, losses):
+            counted.add(torch.get_num_threads())
+
+    counted: set[int] = set()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run_loop(ToyLearner(), replace(MATERIAL, ahead=True), settings(steps=2), alone, Counting())
+        assert (counted, torch.get_num_threads()) == ({2}, 3)
+    finally:
+        torch.set_num_threads(before)
