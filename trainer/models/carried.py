@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-_ROUNDING = 1e-3
-
 
 def carry(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """``maps`` (N, C, h, w) of the frame before, moved to where things are now; and whether they were there, bool (N, 1, h, w).
+    """``maps`` (N, C, h, w) of the frame before, moved to where things are now; and how surely they were there, (N, 1, h, w).
 
-    ``flow``: (N, 2, h, w), cells right and down, from each place to where it was.
+    ``flow``: (N, 2, h, w), cells right and down, from each place to where it was. Sure is 1 up to the middle of the outermost
+    cells and falls to 0 at the picture's edge: a verdict of yes or no would turn over with the last bit of the flow, and an
+    engine that adds in another order would remember something else.
     """
     height, width = flow.shape[2:]
     across = torch.arange(width, dtype=flow.dtype, device=flow.device)
@@ -17,9 +17,9 @@ def carry(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     # -1 and 1 are the outer edges of the first and the last cell.
     x = (flow[:, 0] + across + 0.5) * (2.0 / width) - 1.0
     y = (flow[:, 1] + down + 0.5) * (2.0 / height) - 1.0
-    # In half cells past the middle of the last cell; what stands still there was in the picture, however that is rounded.
+    # In half cells past the middle of the outermost cell.
     past = 1.0 + torch.maximum((x.abs() - 1.0) * width, (y.abs() - 1.0) * height)
-    inside = (past <= _ROUNDING)[:, None]
+    sure = torch.clamp(1.0 - past, 0.0, 1.0)[:, None]
     grid = torch.stack([x, y], dim=-1)
     moved = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return moved, inside
+    return moved, sure

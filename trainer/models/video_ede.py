@@ -172,17 +172,17 @@ class VideoEde(Serving):
 
 def _updated(known: Known, flow: Tensor, strangeness: Tensor) -> Known:
     """The averages with a new frame; what enters the picture, and all of a camera's second frame, begins anew."""
-    carried, inside = carry(torch.cat(known, dim=1), flow / CELL_PX)
+    carried, sure = carry(torch.cat(known, dim=1), flow / CELL_PX)
     velocity, variance, strange, age, _ = torch.split(carried, [2, 1, 1, 1, 1], dim=1)
     watched = known.watched
     # On a camera's first frame there is no motion that could be averaged: its age stays 0.
-    age = (torch.where(inside, age, 0.0) + 1.0) * watched
+    age = (sure * age + 1.0) * watched
     share = torch.clamp(1.0 / torch.clamp(age, min=1.0), min=_LEAST_SHARE)
     change = -flow - velocity
     spread = (1.0 - share) * (variance + share * change.square().sum(dim=1, keepdim=True))
     return Known(
         velocity=(velocity + share * change) * watched,
-        variance=torch.where(age > 1.0, spread, _FIRST_VARIANCE),
+        variance=spread + _FIRST_VARIANCE * torch.clamp(2.0 - age, 0.0, 1.0),
         strangeness=strange + share * (strangeness - strange),
         age=torch.clamp(age, max=1.0 / _LEAST_SHARE),
         watched=torch.ones_like(watched),

@@ -117,6 +117,17 @@ def test_a_first_frame_is_shown_to_the_motion_net_as_its_own_past(frames):
     assert order == [[max(0, number - back) for back in (0, *HISTORY)] for number in range(4)]
 
 
+def test_the_last_bits_of_the_flow_are_the_last_bits_of_all_that_is_remembered():
+    """Engines add in different orders; no verdict of in or out of the picture, known or new, may turn that into another state."""
+    states = []
+    for hair_px in (0.0, 1e-3):
+        network = made()
+        slow = torch.linspace(-0.003, 0.003, GRID[0] * GRID[1]).reshape(1, 1, *GRID).expand(1, 2, *GRID) + hair_px
+        network.motion = ToldMotion([everywhere(9.0), slow, slow, slow])
+        states.append(scored(network, np.full((4, HEIGHT_PX, WIDTH_PX), 128, np.uint8))[1])
+    assert torch.allclose(*states, atol=0.01)
+
+
 def test_the_second_frame_of_a_camera_is_taken_for_what_it_shows():
     assert float((told(everywhere(2.0))[-1].steady - 2.0).abs().max()) < 0.01
 
