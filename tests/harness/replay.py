@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from deploy.frames import decode_picture
+from deploy.spec import ClipSpec
 from streamer.config import KafkaSettings
 from streamer.kafka_link import ensure_topics, make_producer
+from trainer.footage import Footage
 
 DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PED2 = DATA / "ped2"
@@ -22,6 +26,12 @@ def ped2_cameras() -> Cameras:
     if not clips.is_dir():
         pytest.skip(f"no Ped2 in {PED2}: set ODDSIGHT_DATA")
     return {clip.name: [frame.read_bytes() for frame in sorted(clip.glob("*.jpg"))] for clip in sorted(clips.iterdir())}
+
+
+def footage(name: str, pictures: list[bytes], spec: ClipSpec) -> Footage:
+    """A camera's frames as the lab reads them."""
+    frames = np.stack([decode_picture(picture, spec).frame for picture in pictures])
+    return Footage(name, frames, np.arange(len(frames)), len(frames), ())
 
 
 def produce(settings: KafkaSettings, cameras: Cameras, first: int = 0, last: int | None = None) -> int:

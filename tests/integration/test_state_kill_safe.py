@@ -10,14 +10,11 @@ import pytest
 
 from deploy.bundle import Bundle, Calibration
 from deploy.engine import load_engine
-from deploy.frames import decode_picture
-from deploy.spec import ClipSpec
 from streamer.config import KafkaSettings, RedisSettings
 from tests.harness.brokers import Broker, unique_kafka_settings
 from tests.harness.recurrent_toy import WARMUP_FRAMES, toy_spec, write_toy_bundle
-from tests.harness.replay import Cameras, frame_index, ped2_cameras, produce
+from tests.harness.replay import Cameras, footage, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
-from trainer.footage import Footage
 from trainer.scoring import score_clips
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
@@ -44,11 +41,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, cameras: Cameras) -> Bundle
 @pytest.fixture
 def kafka(kafka_broker: Broker) -> KafkaSettings:
     return unique_kafka_settings(kafka_broker.address).model_copy(update={"session_timeout_ms": FAST_SESSION_MS})
-
-
-def footage(name: str, pictures: list[bytes], spec: ClipSpec) -> Footage:
-    frames = np.stack([decode_picture(picture, spec).frame for picture in pictures])
-    return Footage(name, frames, np.arange(len(frames)), len(frames), ())
 
 
 def lab_scores(bundle: Bundle, cameras: Cameras) -> dict[str, np.ndarray]:

@@ -33,8 +33,8 @@ FRAME_AREA_PX = 86_400
 SIDE_STEP_PX = 8
 HISTORY = (1, 2)
 """How many frames before the newest one the others lie. A fourth frame made the flow better by 3 % only."""
-WARMUP_FRAMES = 40
-"""0.8 to the power of 40 is a hundredth of a per cent."""
+WARMUP_FRAMES = 64
+"""0.8 to the power of 64 is less than a millionth, the rounding of a published score: a restart must not turn a decision over."""
 
 _LEAST_SHARE = 0.2
 """Of the newest frame in the averages."""

@@ -1,7 +1,7 @@
 """The scale of the video model's score: what is usual in each row and place, and where normal values of each term lie.
 
-Usual speeds and the places' limits come from footage that was learned from, the terms' normal ranges from held-out footage:
-what was learned is less strange than anything will ever be again.
+Usual speeds, the places' limits and what always looks strange come from footage that was learned from, the terms' normal ranges
+from held-out footage: what was learned is less strange than anything will ever be again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -51,44 +51,49 @@ class Scale(nn.Module):
     """How unusual each place is, (N, h, w): 0 at the median of normal frames' largest value, 1 at their 99 % quantile.
 
     Speed and strangeness, each in its own normal range, add up, as the rarities of independent signs do; what is beyond the
-    limits of its place counts alone, by two ranges less. Without motion only looks count.
+    limits of its place counts alone, by two ranges less. Without motion only looks count. Strangeness is what a place shows
+    above its usual one: a corner that the judge never understood would else be every frame's largest value, and hide the rest.
     """
 
     def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
         self.usual: Tensor
         self.limits: Tensor
+        self.always: Tensor
         self.register_buffer("usual", torch.ones(grid[0], 1))
         self.register_buffer("limits", torch.zeros(grid))
+        self.register_buffer("always", torch.zeros(grid))
         self.steady, self.jerky, self.strange = NormalRange(), NormalRange(), NormalRange()
         self.whole, self.first = NormalRange(), NormalRange()
 
     def forward(self, terms: Terms) -> Tensor:
         """See the class."""
         moving = torch.maximum(self.whole(self._sum(terms)), self.jerky(terms.jerky - self.limits) - _HANDICAP)
-        return torch.where(terms.watched > 0.5, moving, self.first(terms.strange))
+        return torch.where(terms.watched > 0.5, moving, self.first(terms.strange - self.always))
 
     def _sum(self, terms: Terms) -> Tensor:
         steady: Tensor = self.steady(terms.steady / self.usual)
-        strange: Tensor = self.strange(terms.strange)
+        strange: Tensor = self.strange(terms.strange - self.always)
         return steady + strange
 
     @torch.no_grad()
     def fit(self, learned: Iterable[Terms], held_out: Iterable[Terms], first: Iterable[Terms]) -> None:
         """Set all: from footage that was learned from, from held-out footage, and from held-out frames without any before."""
-        speeds, fastest = SpeedCounts(len(self.usual)), []
+        speeds, fastest, strangest = SpeedCounts(len(self.usual)), [], []
         for terms in learned:
             for speed in terms.steady.numpy():
                 speeds.add(speed, speed > _MOVING_PX)
             fastest.append(terms.jerky.half().numpy())
+            strangest.append(terms.strange.half().numpy())
         self.usual.copy_(torch.from_numpy(speeds.line().usual(tuple(self.limits.shape))))
         self.limits.copy_(torch.from_numpy(_limits(np.concatenate(fastest))))
+        self.always.copy_(torch.from_numpy(np.median(np.concatenate(strangest), axis=0).astype(np.float32)))
         seen = list(held_out)
         self.steady.fit([terms.steady / self.usual for terms in seen])
         self.jerky.fit([terms.jerky - self.limits for terms in seen])
-        self.strange.fit([terms.strange for terms in seen])
+        self.strange.fit([terms.strange - self.always for terms in seen])
         self.whole.fit([self._sum(terms) for terms in seen])
-        self.first.fit([terms.strange for terms in first])
+        self.first.fit([terms.strange - self.always for terms in first])
 
 
 @torch.no_grad()

@@ -128,6 +128,18 @@ def test_what_goes_on_in_its_place_every_day_is_unusual_elsewhere():
     assert float(scale(fast)[:, 28, 30].min()) > float(scale(fast)[:, 4, 4].max()) + 1.0
 
 
+def test_a_corner_that_always_looks_strange_changes_no_score_but_where_it_looks_stranger_than_ever(scale):
+    def with_a_corner(frames: list[Terms]) -> list[Terms]:
+        return [raised(terms, "strange", 5.0, (31, 39)) for terms in frames]
+
+    seen = [normal_frames(seed, watched) for seed, watched in ((1, 1.0), (2, 1.0), (3, 0.0))]
+    cornered = fitted(*map(with_a_corner, seen))
+    for frames in (normal_frames(4), normal_frames(5, watched=0.0)):
+        np.testing.assert_allclose(largest(cornered, with_a_corner(frames)), largest(scale, frames), atol=0.02)
+        stranger = [raised(terms, "strange", 10.0, (31, 39)) for terms in frames]
+        assert (largest(cornered, stranger) > largest(scale, frames) + 1.0).all()
+
+
 def test_footage_without_any_motion_gives_finite_numbers():
     still = [walking(BATCH, torch.zeros(1, 1))] * 5
     scale = fitted(still, still, still)
