@@ -130,7 +130,7 @@ class VideoEde(Serving):
         strangeness = (torch.sigmoid(judged.strange) + like(torch.sigmoid(judged.distant), judged.strange)) / 2.0
         now = _updated(known, seen.flow, strangeness)
         kept = [_packed(picture) for picture in (frame, *history[:-1])]
-        return self._terms(now, known.watched), torch.cat([*kept, *now], dim=1)
+        return self._terms(now), torch.cat([*kept, *now], dim=1)
 
     def stages(self, split: Split, work: Work) -> Iterator[Stage]:
         """See :class:`Serving`: first motion, then strangeness."""
@@ -151,7 +151,8 @@ class VideoEde(Serving):
         begun = known.watched[:, :, :1, :1] > 0.5
         return [torch.where(begun, _unpacked(packed), frame) for packed in frames], known
 
-    def _terms(self, now: Known, watched: Tensor) -> Terms:
+    def _terms(self, now: Known) -> Terms:
+        watched = (now.age.amax(dim=(2, 3), keepdim=True) * _LEAST_SHARE).expand_as(now.age)
         speed = (now.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()
         spread = (now.variance + _TINY).sqrt()
         maps = torch.cat(

@@ -40,7 +40,7 @@ class Terms(NamedTuple):
     strange: Tensor
     """Averaged strangeness, 0 to 1."""
     watched: Tensor
-    """1 where there was a frame before, else 0."""
+    """How long the camera has been: 0 at its first frame, then a part of the time that averages take, at last 1."""
 
 
 Look = Callable[[Tensor, Tensor], tuple[Terms, Tensor]]
@@ -69,7 +69,9 @@ class Scale(nn.Module):
     def forward(self, terms: Terms) -> Tensor:
         """See the class."""
         moving = torch.maximum(self.whole(self._sum(terms)), self.jerky(terms.jerky - self.limits) - _HANDICAP)
-        return torch.where(terms.watched > 0.5, moving, self.first(terms.strange - self.always))
+        # The mean of n frames strays by 1 / sqrt(n): what is above the median in a camera's first frames is that much less sure.
+        surely = torch.minimum(moving, moving * terms.watched.sqrt())
+        return torch.where(terms.watched > 0.0, surely, self.first(terms.strange - self.always))
 
     def _sum(self, terms: Terms) -> Tensor:
         steady: Tensor = self.steady(terms.steady / self.usual)

@@ -128,6 +128,12 @@ def test_the_last_bits_of_the_flow_are_the_last_bits_of_all_that_is_remembered()
     assert torch.allclose(*states, atol=0.01)
 
 
+def test_a_camera_is_known_from_its_sixth_frame_on():
+    watched = [float(terms.watched.min()) for terms in told(*[everywhere(1.0)] * 7)]
+    assert watched == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0], abs=1e-4)
+    assert watched == [float(terms.watched.max()) for terms in told(*[everywhere(1.0)] * 7)]
+
+
 def test_the_second_frame_of_a_camera_is_taken_for_what_it_shows():
     assert float((told(everywhere(2.0))[-1].steady - 2.0).abs().max()) < 0.01
 

@@ -128,6 +128,14 @@ def test_what_goes_on_in_its_place_every_day_is_unusual_elsewhere():
     assert float(scale(fast)[:, 28, 30].min()) > float(scale(fast)[:, 4, 4].max()) + 1.0
 
 
+def test_in_a_cameras_first_frames_what_is_above_the_median_counts_for_less_and_what_is_below_does_not(scale):
+    late, early = (raised(random_terms(2, 79, watched), "strange", 9.0, (3, 5)) for watched in (1.0, 0.25))
+    with torch.inference_mode():
+        whole, begun = scale(late), scale(early)
+    assert bool((whole > 0).any() and (whole < 0).any())
+    assert torch.allclose(begun, torch.where(whole > 0, whole / 2, whole), atol=1e-5)
+
+
 def test_a_corner_that_always_looks_strange_changes_no_score_but_where_it_looks_stranger_than_ever(scale):
     def with_a_corner(frames: list[Terms]) -> list[Terms]:
         return [raised(terms, "strange", 5.0, (31, 39)) for terms in frames]
