@@ -9,8 +9,17 @@ from rich.console import Console
 
 from deploy.bundle import Bundle
 from tests.harness.replay import PED2
+from tests.harness.street import write_data_set
 from trainer.config import FitConfig
 from trainer.fit import fit
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of moving shapes, see :func:`write_data_set`; of each file of tests its own."""
+    root = tmp_path_factory.mktemp("data")
+    write_data_set(root)
+    return root
 
 
 @pytest.fixture(scope="session")

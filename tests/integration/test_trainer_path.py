@@ -14,7 +14,7 @@ from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.decide import DecisionRule
 from deploy.engine import load_engine
 from deploy.spec import ClipSpec
-from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write, write_data_set
+from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write
 from trainer import fit as training
 from trainer.calibrate import calibrate
 from trainer.config import FitConfig
@@ -32,13 +32,6 @@ from trainer.together import Together
 
 NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
 FIT = FitConfig(model="video-ganomaly", max_steps=150, max_minutes=10, batch_clips=8, network=NETWORK)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_data_set(root)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import load_engine
 from deploy.spec import ClipSpec
-from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train, write_data_set
+from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train
 from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.data import split_by_video
@@ -27,13 +27,6 @@ from trainer.sprites.samples import MotionSamples, SceneSamples
 NETWORK = {"first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
 FIT = FitConfig(max_steps=60, max_minutes=10, batch_clips=8, validate_every_steps=10, network=NETWORK)
 SHORT = FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_data_set(root)
-    return root
 
 
 @pytest.fixture(scope="module")

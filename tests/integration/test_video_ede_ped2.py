@@ -87,7 +87,8 @@ def test_no_later_frame_changes_a_score(engine, cameras, whole):
 
 
 def test_a_restart_is_made_good_by_the_frames_of_the_warm_up(engine, cameras, whole):
-    restarted = scored(engine, cameras[0][50:])
-    close = 1e-3 * np.std(whole)
-    np.testing.assert_allclose(restarted[WARMUP_FRAMES:], whole[50 + WARMUP_FRAMES :], rtol=1e-3, atol=close)
-    assert abs(restarted[0] - whole[50]) > close
+    restarted = scored(engine, cameras[0][20:])
+    found, expected = restarted[WARMUP_FRAMES:], whole[20 + WARMUP_FRAMES :]
+    assert len(found) > 10
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.std(whole))
+    assert abs(restarted[0] - whole[20]) > 1e-3 * np.std(whole)

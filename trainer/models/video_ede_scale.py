@@ -71,12 +71,15 @@ class Scale(nn.Module):
         moving = torch.maximum(self.whole(self._sum(terms)), self.jerky(terms.jerky - self.limits) - _HANDICAP)
         # The mean of n frames strays by 1 / sqrt(n): what is above the median in a camera's first frames is that much less sure.
         surely = torch.minimum(moving, moving * terms.watched.sqrt())
-        return torch.where(terms.watched > 0.0, surely, self.first(terms.strange - self.always))
+        return torch.where(terms.watched > 0.0, surely, self.first(self._above_usual(terms)))
 
     def _sum(self, terms: Terms) -> Tensor:
         steady: Tensor = self.steady(terms.steady / self.usual)
-        strange: Tensor = self.strange(terms.strange - self.always)
+        strange: Tensor = self.strange(self._above_usual(terms))
         return steady + strange
+
+    def _above_usual(self, terms: Terms) -> Tensor:
+        return terms.strange - self.always
 
     @torch.no_grad()
     def fit(self, learned: Iterable[Terms], held_out: Iterable[Terms], first: Iterable[Terms]) -> None:
@@ -93,9 +96,9 @@ class Scale(nn.Module):
         seen = list(held_out)
         self.steady.fit([terms.steady / self.usual for terms in seen])
         self.jerky.fit([terms.jerky - self.limits for terms in seen])
-        self.strange.fit([terms.strange - self.always for terms in seen])
+        self.strange.fit([self._above_usual(terms) for terms in seen])
         self.whole.fit([self._sum(terms) for terms in seen])
-        self.first.fit([terms.strange - self.always for terms in first])
+        self.first.fit([self._above_usual(terms) for terms in first])
 
 
 @torch.no_grad()
