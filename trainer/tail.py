@@ -1,7 +1,8 @@
 """Where normal values end: a 99 % quantile that few frames can give without being at the mercy of one strange moment.
 
 The quantile is read where at least ``TAIL_FRAMES`` values lie above it, and carried on to 99 % as an exponential tail would
-go on: there the distance above the median grows with the logarithm of the rarity.
+go on: there the distance above the median grows with the logarithm of the rarity. How sure that is follows from the stretches
+in which the values above come: frames of one stretch show one thing and count once (declustering, in the statistics of extremes).
 """
 
 from typing import NamedTuple
@@ -20,6 +21,8 @@ class NormalTail(NamedTuple):
 
     median: float
     q99: float
+    error: float
+    """Standard error of ``q99 - median``, as a share of it."""
 
     def at(self, rarity: float) -> float:
         """The value that one normal frame in ``rarity`` passes, if the tail is exponential."""
@@ -27,8 +30,18 @@ class NormalTail(NamedTuple):
 
 
 def normal_tail(values: NDArray[np.float32]) -> NormalTail:
-    """The tail of the values of normal frames, float32 (N,) with N > 0."""
+    """The tail of the values of normal frames in the order of time, float32 (N,) with N > 0."""
     level = float(np.clip(1.0 - TAIL_FRAMES / len(values), _LOWEST_LEVEL, 0.99))
     median, high = (float(value) for value in np.quantile(values, (0.5, level), method="inverted_cdf"))
     # The median is passed by one in 2, the level by one in 1 / (1 - level), q99 by one in 100.
-    return NormalTail(median, median + (high - median) * float(np.log(50.0) / np.log(0.5 / (1.0 - level))))
+    height = float(np.log(0.5 / (1.0 - level)))
+    q99 = median + (high - median) * float(np.log(50.0)) / height
+    # Of n exponential values the k-th largest lies above their median by the sum of 1 / j, j from k to n / 2, with a variance of
+    # the sum of 1 / j ** 2, about 1 / k - 2 / n (Renyi's representation); here stretches are counted in place of k.
+    error = float(np.sqrt((2.0 * level - 1.0) / _stretches(values > high))) / height
+    return NormalTail(median, q99, error)
+
+
+def _stretches(above: NDArray[np.bool_]) -> int:
+    """How often the values rise above; at least 1."""
+    return max(1, int(np.count_nonzero(above[1:] & ~above[:-1])) + int(above[0]))

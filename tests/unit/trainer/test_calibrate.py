@@ -16,9 +16,23 @@ def test_quantiles_are_those_of_the_scores():
 
 def test_thresholds_lie_above_what_normal_frames_reach():
     calibration = calibration_from(NORMAL)
-    assert calibration.median < calibration.q99 == calibration.exit < calibration.enter
+    assert calibration.median < calibration.q99 < calibration.exit < calibration.enter
     assert calibration.q999 == pytest.approx(math.log(1000), rel=0.1)
-    assert np.mean(calibration.enter <= NORMAL) == pytest.approx(0.5 * 50**-1.5, abs=1e-3)
+    assert 0 < np.mean(calibration.enter <= NORMAL) < 0.5 * 50**-1.5
+
+
+def test_many_frames_bring_the_thresholds_to_their_rarities():
+    many = np.random.default_rng(1).exponential(1.0, 500_000).astype(np.float32)
+    calibration = calibration_from(many)
+    assert np.mean(calibration.enter <= many) == pytest.approx(0.5 * 50**-1.5, rel=0.2)
+    assert np.mean(calibration.exit <= many) == pytest.approx(0.01, rel=0.15)
+
+
+@pytest.mark.parametrize("frames", [60, 90, 300, 1000])
+def test_little_footage_seldom_makes_a_threshold_lower_than_it_is_meant_to_be(frames):
+    meant = calibration_from(np.random.default_rng(2).exponential(1.0, 1_000_000).astype(np.float32)).enter
+    draws = np.random.default_rng(3).exponential(1.0, (300, frames)).astype(np.float32)
+    assert np.mean([calibration_from(scores).enter < meant for scores in draws]) < 0.09
 
 
 def test_one_outlier_moves_next_to_nothing():

@@ -69,7 +69,7 @@ def test_the_scale_is_the_normal_range_of_held_out_clips(street):
     assert network.detector.settled_on == 2 * 10 * 15
     with torch.inference_mode():
         scores = torch.cat([network(torch.from_numpy(clips))[0] for clips in held_out])
-    assert normal_tail(scores.numpy()) == pytest.approx((0.0, 1.0), abs=1e-3)
+    assert normal_tail(scores.numpy())[:2] == pytest.approx((0.0, 1.0), abs=1e-3)
 
 
 def test_random_tiles_are_parts_of_the_pictures_asked_for_and_every_second_one_is_livelier():
