@@ -1,4 +1,7 @@
-"""Real footage through a real broker and the real service, killed at random moments: the effects are those of a calm run."""
+"""Real footage through a real broker and the real service, killed at random moments: the effects are those of a calm run.
+
+The model is the default one, small, so that the machine waits for messages and not for scores.
+"""
 
 import random
 import shutil
@@ -9,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bundle import read_bundle, replace_calibration
+from deploy.bundle import Bundle, read_bundle, replace_calibration
 from deploy.engine import load_engine
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.demo import DEMO_BUNDLE
 from streamer.embedded import embedded_redis
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
 from tests.harness.replay import Cameras, footage, ped2_cameras, produce
@@ -39,9 +41,10 @@ def cameras() -> Cameras:
 
 
 @pytest.fixture(scope="module")
-def sections(cameras: Cameras, tmp_path_factory: pytest.TempPathFactory) -> Sections:
+def sections(cameras: Cameras, ped2_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Sections:
     """Settings with thresholds in the middle of the scores and short times: every step is a chance to lose or double an event."""
-    bundle = nervous_bundle(tmp_path_factory.mktemp("bundle"), {name: cameras[name] for name in ("01", "05", "09")})
+    some = {name: cameras[name] for name in ("01", "05", "09")}
+    bundle = nervous_bundle(ped2_bundle, tmp_path_factory.mktemp("bundle"), some)
     return {
         "engine": {"bundle": str(bundle)},
         "decision": {"min_duration_s": 0.2, "merge_gap_s": 0.3, "update_interval_s": 0.5},
@@ -61,9 +64,9 @@ def facts(entries: list[Entry]) -> dict[str, list[tuple[str, ...]]]:
     return by_camera
 
 
-def nervous_bundle(folder: Path, cameras: Cameras) -> Path:
-    """The demo's bundle with the median score of some footage as its threshold."""
-    shutil.copytree(DEMO_BUNDLE, folder, dirs_exist_ok=True)
+def nervous_bundle(calm: Bundle, folder: Path, cameras: Cameras) -> Path:
+    """A copy of a bundle with the median score of some footage as its threshold."""
+    shutil.copytree(calm.path, folder, dirs_exist_ok=True)
     bundle = read_bundle(folder)
     with closing(load_engine(bundle, "openvino")) as engine:
         found = score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items()))

@@ -34,8 +34,8 @@ def kafka(request: pytest.FixtureRequest) -> KafkaSettings:
     return unique_kafka_settings(broker.address)
 
 
-def stream_scores(folder: Path, bundle: Path, kafka: KafkaSettings, redis_settings: RedisSettings, clips: int = 12) -> Scores:
-    """Ped2's test clips through Kafka, the service and Redis: one score a frame, NaN where there is none."""
+def stream_scores(folder: Path, bundle: Path, kafka: KafkaSettings, redis_settings: RedisSettings, clips: int) -> Scores:
+    """Ped2's first test clips through Kafka, the service and Redis: one score a frame, NaN where there is none."""
     cameras = dict(list(ped2_cameras().items())[:clips])
     frames = produce(kafka, cameras)
     results = Results(redis_settings)
@@ -49,7 +49,7 @@ def stream_scores(folder: Path, bundle: Path, kafka: KafkaSettings, redis_settin
     return scores
 
 
-def lab_scores(path: Path, clips: int = 12) -> Scores:
+def lab_scores(path: Path, clips: int) -> Scores:
     bundle = read_bundle(path)
     engine = load_engine(bundle, "openvino")
     try:
@@ -61,9 +61,9 @@ def lab_scores(path: Path, clips: int = 12) -> Scores:
 def test_scores_in_redis_are_those_of_the_offline_evaluation(
     tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings
 ) -> None:
-    streamed = stream_scores(tmp_path, DEMO_BUNDLE, kafka, redis_settings)
-    offline = lab_scores(DEMO_BUNDLE)
-    labels = {clip.source.name: clip.labels for clip in labelled_clips(PED2)}
+    streamed = stream_scores(tmp_path, DEMO_BUNDLE, kafka, redis_settings, clips=3)
+    offline = lab_scores(DEMO_BUNDLE, clips=3)
+    labels = {clip.source.name: clip.labels for clip in labelled_clips(PED2)[:3]}
     median = read_bundle(DEMO_BUNDLE).calibration.median
 
     assert streamed.keys() == offline.keys()
