@@ -15,6 +15,7 @@ from kafka.structs import OffsetAndMetadata
 
 from streamer.config import KafkaSettings
 from streamer.errors import BrokerUnavailable
+from streamer.kafka_join import finish_joining
 from streamer.kafka_link import make_consumer
 from streamer.kafka_records import read_records_tolerantly
 from streamer.ports import Change, Polled
@@ -33,6 +34,7 @@ class KafkaFrameSource:
         self._changes: SimpleQueue[Change] = SimpleQueue()
         read_records_tolerantly()
         self._consumer: KafkaConsumer = make_consumer(settings)
+        finish_joining(self._consumer)
         self.joined = False
         self._consumer.subscribe([settings.topic], listener=_Listener(self))
 
@@ -121,10 +123,11 @@ class KafkaFrameSource:
     def note_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Called on the client's thread."""
         for where in assigned:
-            self._changes.put(Change("assigned", _partition(where)))
             # Any position will do: paused, it fetches nothing, and with one the client asks for no reset policy.
             self._consumer.seek(where, 0)
             self._consumer.pause(where)
+            # Not before: the pipeline may start the partition the moment it hears of it.
+            self._changes.put(Change("assigned", _partition(where)))
         self.joined = True
 
     def close(self) -> None:

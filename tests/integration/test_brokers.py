@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
+from streamer.consume import KafkaFrameSource
 from streamer.embedded import embedded_redis
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka_link import ensure_topics, make_consumer, make_producer, open_admin
@@ -91,6 +92,17 @@ class TestDelivery:
         received = read_topic(kafka_settings, 300)
         assert [value for _, _, value in received] == values
         assert len({where for where, _, _ in received}) == 1
+
+    def test_a_member_whose_polls_are_short_gets_its_partitions(self, kafka_settings: KafkaSettings) -> None:
+        """It joins before it knows the topic, and again at once; an answer that came between two polls used to be lost."""
+        ensure_topics(kafka_settings, partitions=4)
+        for attempt in range(5):
+            group = kafka_settings.model_copy(update={"consumer_group": f"{kafka_settings.consumer_group}-{attempt}"})
+            source, assigned, deadline_s = KafkaFrameSource(group), set(), time.monotonic() + 10
+            while len(assigned) < 4 and time.monotonic() < deadline_s:
+                assigned |= {change.partition for change in source.poll(0.001).changes if change.kind == "assigned"}
+            source.close()
+            assert len(assigned) == 4, f"attempt {attempt}"
 
     def test_no_offset_is_made_up_for_a_group_without_one(self, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings)

@@ -41,6 +41,7 @@ ADAPTERS = {
         "streamer/consume.py",
         "streamer/deadletter.py",
         "streamer/frame_sender.py",
+        "streamer/kafka_join.py",
         "streamer/kafka_link.py",
         "streamer/kafka_records.py",
     },
@@ -63,7 +64,7 @@ ADAPTERS = {
 STAGES = {"batch", "clips", "consume", "deadletter", "decide", "decode", "progress"}
 """Modules of streamer that the pipeline strings together and that know nothing of each other."""
 
-BEHIND_PORTS = {"consume", "deadletter", "kafka_link", "progress", "redis_link"}
+BEHIND_PORTS = {"consume", "deadletter", "kafka_join", "kafka_link", "progress", "redis_link"}
 """Modules of streamer that talk to Kafka or Redis; the pipeline meets them as streamer.ports."""
 
 SLOW = {*ADAPTERS, "numpy", "pydantic"}
