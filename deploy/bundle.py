@@ -5,6 +5,8 @@
     model.onnx           the serving graph: uint8 clips in, score and heat map out, and a state in and out (all other engines)
     calibration.json     normal scores' quantiles and the thresholds made from them
     golden.safetensors   a few clips with the reference's scores, for the parity check
+    sequences.safetensors  a few stretches of footage with the reference's scores, for engines of other precisions
+    engines/             what was built and tried on this machine, see :mod:`deploy.variants`; not part of the manifest
 
 Every file is checked against its sha256 before anything in it is used. No file is, or holds, a pickle.
 """
@@ -30,6 +32,7 @@ WEIGHTS_NAME = "weights.safetensors"
 ONNX_NAME = "model.onnx"
 CALIBRATION_NAME = "calibration.json"
 GOLDEN_NAME = "golden.safetensors"
+SEQUENCES_NAME = "sequences.safetensors"
 _REQUIRED_NAMES = (WEIGHTS_NAME, ONNX_NAME, CALIBRATION_NAME, GOLDEN_NAME)
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -153,7 +156,7 @@ def write_bundle(
     path.mkdir(parents=True, exist_ok=True)
     contents = {**files, CALIBRATION_NAME: _json_bytes(calibration.model_dump())}
     for name, content in contents.items():
-        _replace_file(path / name, content)
+        replace_file(path / name, content)
     manifest = Manifest(
         format=FORMAT,
         model_id=f"{model.kind}-{_sha256(files[WEIGHTS_NAME])[:12]}",
@@ -163,7 +166,7 @@ def write_bundle(
         versions=dict(versions),
         files={name: _sha256(content) for name, content in sorted(contents.items())},
     )
-    _replace_file(path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+    replace_file(path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
     return read_bundle(path)
 
 
@@ -172,8 +175,8 @@ def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
     content = _json_bytes(calibration.model_dump())
     files = {**bundle.manifest.files, CALIBRATION_NAME: _sha256(content)}
     manifest = bundle.manifest.model_copy(update={"files": files})
-    _replace_file(bundle.path / CALIBRATION_NAME, content)
-    _replace_file(bundle.path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+    replace_file(bundle.path / CALIBRATION_NAME, content)
+    replace_file(bundle.path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
     return read_bundle(bundle.path)
 
 
@@ -246,7 +249,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write beside and rename, so that no reader ever sees half a file."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
         temporary.write(content)

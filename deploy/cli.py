@@ -1,7 +1,7 @@
 """``oddsight-deploy``: look at a bundle, and try its engines on this machine."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deploy.bundle import Bundle
-    from deploy.parity import Parity
+    from deploy.engine import Precision
+    from deploy.variants import Variant
+    from deploy.verify import Verdict
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,16 +26,6 @@ app = typer.Typer(
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that oddsight-train made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of trying one engine."""
-
-    engine: str
-    status: Literal["ok", "failed", "not installed"]
-    detail: str
-    parity: "Parity | None" = None
 
 
 def main() -> None:
@@ -59,26 +51,46 @@ def verify(
     engine: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Try this engine only; may be given again. Default: all.")
     ] = None,
+    precision: Annotated[
+        Literal["f32", "bf16"] | None, typer.Option(help="Try this precision only. Default: all that an engine has.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score the bundle's golden clips with each engine and compare with the reference. Exit code 1 if one fails.
+    """Compare each engine's scores with the reference's, and keep in the bundle which may be put to work on this machine.
 
-    An engine that is not installed is said to be so; that counts as a failure if it was asked for, or if none is left.
+    Float32 engines score the golden clips and must give the same numbers. Others score the golden sequences, and are refused
+    where frames change their order. Exit code 1 if a float32 engine fails, if what was asked for does not pass, or nothing does.
     """
     from deploy.bundle import read_bundle
-    from deploy.engine import ENGINES
+    from deploy.verify import passed, verify_engine
 
     verified = read_bundle(bundle)
-    verdicts = [_try_engine(verified, name) for name in engine or ENGINES]
-    passed = _all_good(verdicts, asked_for=bool(engine))
+    verdicts = [verify_engine(verified, name, offer) for name, offer in _wanted(engine, precision)]
+    good = passed(verdicts, asked_for=bool(engine or precision))
     if as_json:
-        typer.echo(json.dumps({"passed": passed, "engines": [asdict(verdict) for verdict in verdicts]}, indent=2))
+        typer.echo(json.dumps({"passed": good, "engines": [_plain(verdict) for verdict in verdicts]}, indent=2))
     else:
         _print_tables([_verdict_table(verdicts)])
-    raise typer.Exit(0 if passed else 1)
+    raise typer.Exit(0 if good else 1)
+
+
+def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":
+    """Engines and precisions to try: all there are; an engine asked for by name also in a precision that it lacks, to say so."""
+    from deploy.engine import PRECISIONS
+
+    if precision and engines:
+        return [(name, precision) for name in engines]
+    return [
+        (name, offered)
+        for name in engines or PRECISIONS
+        for offered in PRECISIONS.get(name, ("f32",))
+        if precision in (None, offered)
+    ]
 
 
 def _content(bundle: "Bundle") -> dict[str, dict[str, Any]]:
+    from deploy.variants import read_variants
+
     manifest = bundle.manifest
     return {
         "model": {"model_id": manifest.model_id, "kind": manifest.model.kind, "config": manifest.model.config},
@@ -86,31 +98,19 @@ def _content(bundle: "Bundle") -> dict[str, dict[str, Any]]:
         "calibration": {"calibration_id": bundle.calibration.calibration_id, **bundle.calibration.model_dump()},
         "metrics": manifest.metrics,
         "versions": manifest.versions,
+        "engines": {f"{kept.engine} {kept.precision}": _kept(kept) for kept in read_variants(bundle)},
         "files": {name: {"bytes": bundle.file(name).stat().st_size, "sha256": sha256} for name, sha256 in manifest.files.items()},
     }
 
 
-def _try_engine(bundle: "Bundle", name: str) -> Verdict:
-    from deploy.bundle import read_golden
-    from deploy.engine import load_engine
-    from deploy.errors import BundleIncompatible, EngineError, EngineUnavailable
-    from deploy.parity import check
-
-    try:
-        engine = load_engine(bundle, name)
-        parity = check(engine, read_golden(bundle))
-    except EngineUnavailable as error:
-        return Verdict(name, "not installed", str(error))
-    except (EngineError, BundleIncompatible) as error:
-        return Verdict(name, "failed", str(error))
-    detail = ", ".join(f"{key} {value}" for key, value in engine.describe().items() if key != "backend")
-    engine.close()
-    return Verdict(name, "ok", detail, parity)
+def _kept(variant: "Variant") -> dict[str, Any]:
+    gate = variant.gate
+    return {"passed": gate.passed, "rank_correlation": gate.spearman, "failures": gate.failures, **variant.fingerprint}
 
 
-def _all_good(verdicts: list[Verdict], *, asked_for: bool) -> bool:
-    statuses = [verdict.status for verdict in verdicts]
-    return "ok" in statuses and "failed" not in statuses and not (asked_for and "not installed" in statuses)
+def _plain(verdict: "Verdict") -> dict[str, Any]:
+    """A verdict as plain values."""
+    return {**asdict(verdict), "gate": verdict.gate and {"passed": verdict.gate.passed, **verdict.gate.model_dump()}}
 
 
 def _value_table(title: str, values: dict[str, Any]) -> "Table":
@@ -122,20 +122,23 @@ def _value_table(title: str, values: dict[str, Any]) -> "Table":
     return table
 
 
-def _verdict_table(verdicts: list[Verdict]) -> "Table":
+def _verdict_table(verdicts: "list[Verdict]") -> "Table":
     from rich.table import Table
 
-    table = Table("engine", "status", "score error", "heat map error", "state error", "detail", caption="the largest errors")
+    columns = "engine", "precision", "status", "score error", "heat map error", "state error", "rank correlation", "detail"
+    table = Table(*columns, caption="the largest errors of float32, the median ones of other precisions")
     for verdict in verdicts:
-        table.add_row(verdict.engine, verdict.status, *_errors(verdict.parity), verdict.detail)
+        table.add_row(verdict.engine, verdict.precision, verdict.status, *_errors(verdict), verdict.detail)
     return table
 
 
-def _errors(parity: "Parity | None") -> list[str]:
-    if parity is None:
-        return ["", "", ""]
-    errors = parity.max_score_error, parity.max_heatmap_error, parity.max_state_error
-    return ["" if error is None else f"{error:.1e}" for error in errors]
+def _errors(verdict: "Verdict") -> list[str]:
+    if verdict.gate is not None:
+        return [f"{verdict.gate.median_error:.1e}", "", "", f"{verdict.gate.spearman:.4f}"]
+    if verdict.parity is None:
+        return [""] * 4
+    errors = verdict.parity.max_score_error, verdict.parity.max_heatmap_error, verdict.parity.max_state_error
+    return [*("" if error is None else f"{error:.1e}" for error in errors), ""]
 
 
 def _print_tables(tables: "list[Table]") -> None:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ Clips = NDArray[np.uint8]
 """uint8 (N, T, H, W, C)."""
 State = NDArray[np.float32]
 """float32 (N, *state_shape): of each clip's camera, as it was given back with the frame before; zeros: nothing seen yet."""
+
+Precision = Literal["f32", "bf16"]
+"""What convolutions and sums are computed in."""
 
 DEFAULT_MAX_CLIPS = 32
 
@@ -187,42 +190,49 @@ def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
     return " and ".join(f"{name} of {shape}" for name, shape in shapes.items())
 
 
-def load_engine(bundle: Bundle, name: str, *, max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0) -> Engine:
+def load_engine(
+    bundle: Bundle, name: str, *, precision: Precision = "f32", max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0
+) -> Engine:
     """Load ``bundle`` into the engine called ``name``: ``openvino``, ``onnx`` or ``torch``. Nothing else is ever tried.
 
-    ``threads``: CPU threads for one call; 0 leaves it to the backend.
+    ``precision``: ``f32``, or ``bf16`` where engine and processor have it. ``threads``: CPU threads for one call; 0 leaves it to
+    the backend. Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
 
     Raises:
-        ConfigError: no engine has that name.
-        EngineUnavailable: its library is missing or does not run here.
+        ConfigError: no engine has that name, or it never computes in that precision.
+        EngineUnavailable: its library is missing or does not run here, or this processor lacks the precision.
         EngineFailed: the backend refuses the model.
     """
     if name not in ENGINES:
         raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
-    return ENGINES[name](bundle, max_clips, threads)
+    if precision not in PRECISIONS[name]:
+        raise ConfigError(f"engine.precision must be one of {', '.join(PRECISIONS[name])} with {name}, got {precision!r}")
+    return ENGINES[name](bundle, precision, max_clips, threads)
 
 
-def _load_openvino(bundle: Bundle, max_clips: int, threads: int) -> Engine:
+def _load_openvino(bundle: Bundle, precision: Precision, max_clips: int, threads: int) -> Engine:
     from deploy.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(bundle, max_clips=max_clips, threads=threads)
+    return OpenVinoEngine(bundle, precision=precision, max_clips=max_clips, threads=threads)
 
 
-def _load_onnx(bundle: Bundle, max_clips: int, threads: int) -> Engine:
+def _load_onnx(bundle: Bundle, _precision: Precision, max_clips: int, threads: int) -> Engine:
     from deploy.engines.onnx import OnnxEngine
 
     return OnnxEngine(bundle, max_clips=max_clips, threads=threads)
 
 
-def _load_torch(bundle: Bundle, max_clips: int, threads: int) -> Engine:
+def _load_torch(bundle: Bundle, _precision: Precision, max_clips: int, threads: int) -> Engine:
     from deploy.engines.torch import TorchEngine
 
     return TorchEngine(bundle, max_clips=max_clips, threads=threads)
 
 
-ENGINES: dict[str, Callable[[Bundle, int, int], Engine]] = {
+ENGINES: dict[str, Callable[[Bundle, Precision, int, int], Engine]] = {
     "openvino": _load_openvino,
     "onnx": _load_onnx,
     "torch": _load_torch,
 }
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"openvino": ("f32", "bf16"), "onnx": ("f32",), "torch": ("f32",)}
+"""Engine -> what it can compute in, given the hardware; the first needs none in particular."""
 DEFAULT_ENGINE = "openvino"

@@ -8,6 +8,7 @@ OddsightError                 the command line prints it in one line and exits w
 ├── BadFrame                  bytes that are no usable picture; ``reason`` is a word for metrics and headers
 └── EngineError
     ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra
+    ├── EngineRefused         it has not passed the gate on this machine; names what to run
     ├── BadClips              the caller broke the clip contract (dtype, shape, size); names value and rule
     ├── EngineClosed          used after close()
     └── EngineFailed          the backend failed or gave back something that is no score
@@ -56,6 +57,10 @@ class EngineError(OddsightError):
 
 class EngineUnavailable(EngineError):
     """The backend's library is not installed or does not run on this machine."""
+
+
+class EngineRefused(EngineError):
+    """The engine has not passed the gate with this bundle on this machine."""
 
 
 class BadClips(EngineError):

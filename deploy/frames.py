@@ -93,9 +93,18 @@ def fit_frame(picture: NDArray[np.uint8], spec: ClipSpec) -> Frame:
 
 def encode_jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
     """Encode (H, W) gray or (H, W, 3) BGR as JPEG; quality 1 to 100."""
-    done, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_png(frame: Frame) -> bytes:
+    """Encode a frame without loss: :func:`decode_picture` gives it back as it was."""
+    return _encode(".png", frame, [])
+
+
+def _encode(suffix: str, picture: NDArray[np.uint8], settings: list[int]) -> bytes:
+    done, encoded = cv2.imencode(suffix, picture, settings)
     if not done:
-        raise BadFrame("unencodable", f"a picture of shape {picture.shape} could not be encoded as JPEG")
+        raise BadFrame("unencodable", f"a picture of shape {picture.shape} could not be encoded as {suffix}")
     return encoded.tobytes()
 
 

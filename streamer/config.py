@@ -76,6 +76,8 @@ class EngineSettings(_Section):
     bundle: Path | None = None
     """Folder of the bundle; ``--bundle`` wins over it."""
     backend: Literal["openvino", "onnx", "torch"] = "openvino"
+    precision: Literal["f32", "bf16"] = "f32"
+    """``bf16`` is openvino's, on processors that have it, once ``oddsight-deploy verify`` has let it pass."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one call; 0 leaves it to the backend."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import structlog
 
+from deploy.admit import load_admitted
 from deploy.bundle import Bundle, read_bundle
-from deploy.engine import Engine, load_engine
+from deploy.engine import Engine
 from deploy.errors import ConfigError
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
@@ -60,7 +61,8 @@ def _bundle_path(settings: Settings) -> Path:
 
 @contextmanager
 def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Engine]:
-    engine = load_engine(bundle, settings.engine.backend, max_clips=settings.batch.max_clips, threads=settings.engine.threads)
+    chosen = settings.engine
+    engine = load_admitted(bundle, chosen.backend, chosen.precision, max_clips=settings.batch.max_clips, threads=chosen.threads)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     try:
         yield engine

@@ -10,15 +10,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Golden, ModelCard, golden_bytes, write_bundle
+from deploy.bundle import (
+    GOLDEN_NAME,
+    ONNX_NAME,
+    SEQUENCES_NAME,
+    WEIGHTS_NAME,
+    Bundle,
+    Golden,
+    ModelCard,
+    golden_bytes,
+    write_bundle,
+)
 from deploy.export import export_onnx, save_weights
+from deploy.sequences import sequences_bytes
 from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data import ClipBank, Split
 from trainer.models.serving import CALIBRATION_CLIPS, Serving
+from trainer.sequences import golden_sequences
 
 GOLDEN_CLIPS = 8
-GOLDEN_STATES = 4
+GOLDEN_STATES = 2
 """Golden clips of a recurrent network: fewer, because two states of a megabyte go with each."""
 _BATCH_CLIPS = 16
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
@@ -49,6 +61,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
         GOLDEN_NAME: golden_bytes(golden),
+        SEQUENCES_NAME: sequences_bytes(golden_sequences(network, spec, split.held_out)),
     }
     return write_bundle(
         path,

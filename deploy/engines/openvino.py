@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, Scores, State, backend_errors, check_graph, missing_library
+from deploy.engine import CheckedEngine, Clips, Precision, Scores, State, backend_errors, check_graph, missing_library
+from deploy.errors import EngineUnavailable
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -22,7 +23,7 @@ class OpenVinoEngine(CheckedEngine):
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision, max_clips: int, threads: int) -> None:
         super().__init__(bundle.spec, max_clips)
         self._openvino = _import_openvino()
         with backend_errors(f"openvino: {bundle.path} cannot be loaded"):
@@ -31,9 +32,10 @@ class OpenVinoEngine(CheckedEngine):
             inputs = _shapes(model.inputs, {"clips", "state"})
             outputs = _shapes(model.outputs, {"score", "heatmap", "next_state"})
         check_graph(bundle, inputs, outputs)
+        self._processor = _require(core, precision)
         with backend_errors(f"openvino: {bundle.path} cannot be compiled"):
             model.reshape({name: [1, *sizes] for name, (_, *sizes) in inputs.items()})
-            compiled = core.compile_model(model, "CPU", self._properties(threads))
+            compiled = core.compile_model(model, "CPU", self._properties(precision, threads))
             self._queue = self._openvino.AsyncInferQueue(compiled)
             self._result_shapes = {name: tuple(compiled.output(name).shape)[1:] for name in outputs}
             self._description = self._read_back(compiled)
@@ -48,16 +50,17 @@ class OpenVinoEngine(CheckedEngine):
             "backend": self.name,
             "version": self._openvino.get_version(),
             "device": ",".join(compiled.get_property(properties.execution_devices)),
+            "processor": self._processor,
             "precision": compiled.get_property(properties.hint.inference_precision).to_string(),
             "threads": str(compiled.get_property(properties.inference_num_threads)),
             "streams": str(compiled.get_property(properties.streams.num)),
         }
 
-    def _properties(self, threads: int) -> dict[Any, Any]:
+    def _properties(self, precision: Precision, threads: int) -> dict[Any, Any]:
         properties, hint = self._openvino.properties, self._openvino.properties.hint
         chosen = {
-            # Otherwise OpenVINO takes bfloat16 on CPUs that have it: other scores than those of the calibration.
-            hint.inference_precision: self._openvino.Type.f32,
+            # Left alone, OpenVINO takes bfloat16 on CPUs that have it: other scores than those of the calibration.
+            hint.inference_precision: getattr(self._openvino.Type, precision),
             hint.performance_mode: hint.PerformanceMode.THROUGHPUT,
             # Pinned, several services on one host would all sit on the same first cores.
             hint.enable_cpu_pinning: False,
@@ -81,6 +84,14 @@ class OpenVinoEngine(CheckedEngine):
 
     def _release(self) -> None:
         del self._queue
+
+
+def _require(core: Any, precision: Precision) -> str:
+    """The processor's name, if it computes in ``precision`` by itself: elsewhere OpenVINO would take float32 without a word."""
+    name: str = core.get_property("CPU", "FULL_DEVICE_NAME")
+    if precision != "f32" and precision.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineUnavailable(f"openvino: {name} does not compute in {precision}; use f32")
+    return name
 
 
 def _shapes(ports: Any, names: set[str]) -> dict[str, list[int | None]]:

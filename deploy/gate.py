@@ -1,0 +1,112 @@
+"""May an engine be put to work? Its scores of the golden sequences against the reference's. Pure, but for the scoring.
+
+Float32 engines must give the reference's very scores. An engine of another precision gives others, so its errors are judged by
+what they do: whether frames keep their order (Spearman's rank correlation), and whether unusual frames are told from ordinary
+ones as well as before (AUC). Never by pixels: a heat map may be off where nothing is decided.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from deploy.engine import Engine, Precision
+from deploy.sequences import Sequences, score_sequences
+
+MIN_FRAMES = 20
+"""Fewer scores have no order to speak of."""
+
+
+class Limits(NamedTuple):
+    """What an engine's scores may differ by; None: no limit."""
+
+    max_error: float | None
+    least_spearman: float
+    max_auc_difference: float
+
+
+LIMITS: Final[Mapping[Precision, Limits]] = {
+    # Frame by frame float32 is held to 1e-4, see deploy.parity; here an engine goes on from its own states.
+    "f32": Limits(max_error=1e-3, least_spearman=0.9999, max_auc_difference=1e-4),
+    "bf16": Limits(max_error=None, least_spearman=0.995, max_auc_difference=3e-3),
+}
+
+
+class Gate(BaseModel):
+    """How an engine's scores differ from the reference's, and whether that is little enough."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int
+    max_error: float
+    """Largest difference, relative to the largest of the reference's scores."""
+    median_error: float
+    spearman: float
+    auc_difference: float
+    """Of the AUC of hurried against ordinary frames; 0 to 1."""
+    failures: tuple[str, ...]
+    """One for every limit that is broken: none means passed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine may be put to work."""
+        return not self.failures
+
+
+def try_engine(engine: Engine, precision: Precision, sequences: Sequences) -> Gate:
+    """Score the golden sequences with ``engine`` and judge the scores by the limits of its precision.
+
+    Raises:
+        EngineFailed: the backend failed, or gave something that is no score.
+    """
+    return judge(precision, score_sequences(engine, sequences.frames), sequences)
+
+
+def judge(precision: Precision, found: NDArray[np.float32], sequences: Sequences) -> Gate:
+    """The verdict on scores float32 (S, F)."""
+    scored = np.isfinite(sequences.score)
+    expected, scores, hurried = sequences.score[scored], found[scored], sequences.hurried[scored]
+    if len(expected) < MIN_FRAMES:
+        failure = f"the bundle's golden sequences have {len(expected)} scores, at least {MIN_FRAMES} are needed"
+        return Gate(frames=len(expected), max_error=0, median_error=0, spearman=0, auc_difference=0, failures=(failure,))
+    errors = np.abs(scores - expected) / max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+    measured = Gate(
+        frames=len(expected),
+        max_error=float(errors.max()),
+        median_error=float(np.median(errors)),
+        spearman=_spearman(expected, scores),
+        auc_difference=abs(_auc(expected, hurried) - _auc(scores, hurried)),
+        failures=(),
+    )
+    return measured.model_copy(update={"failures": tuple(_failures(measured, LIMITS[precision]))})
+
+
+def _failures(gate: Gate, limits: Limits) -> Iterator[str]:
+    if limits.max_error is not None and not gate.max_error <= limits.max_error:
+        yield f"the largest error is {gate.max_error:.2g}, at most {limits.max_error:g} is accepted"
+    if not gate.spearman >= limits.least_spearman:
+        yield f"the rank correlation is {gate.spearman:.4f}, at least {limits.least_spearman:g} is accepted"
+    if not gate.auc_difference <= limits.max_auc_difference:
+        yield f"the AUC differs by {gate.auc_difference:.4f}, at most {limits.max_auc_difference:g} is accepted"
+
+
+def _spearman(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Pearson's correlation of the ranks; scores of frames are hardly ever equal, so ties need no care."""
+    if not (np.ptp(first) and np.ptp(second)):
+        return 0.0
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _auc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
+    """Mann and Whitney's statistic: how often a labelled frame's score is above another's."""
+    labelled = int(labels.sum())
+    below = _ranks(scores)[labels].sum() - labelled * (labelled - 1) / 2
+    return float(below / max(1, labelled * (len(labels) - labelled)))
+
+
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks

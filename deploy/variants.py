@@ -1,0 +1,90 @@
+"""What was tried on this machine: one folder for each engine and precision, in the bundle's ``engines``.
+
+    engines/openvino-bf16/engine.json    fingerprint and gate
+
+Kept apart from ``bundle.json``, which the trainer writes and which is the same on every machine.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deploy.bundle import ONNX_NAME, Bundle, replace_file
+from deploy.engine import Precision
+from deploy.errors import BundleCorrupt, EngineRefused
+from deploy.gate import Gate
+
+ENGINES_FOLDER = "engines"
+_RECORD_NAME = "engine.json"
+
+Fingerprint = dict[str, str]
+"""What an engine's scores depend on besides the bundle: library, version, device, precision."""
+
+
+class Variant(BaseModel):
+    """``engine.json``: an engine of one precision as it was found on a machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    precision: Precision
+    model_sha256: str
+    """Of the serving graph that it was made from."""
+    fingerprint: Fingerprint
+    gate: Gate
+
+
+def write_variant(bundle: Bundle, variant: Variant) -> Path:
+    """Keep what was found; an earlier find of the same engine and precision is replaced."""
+    folder = _folder(bundle, variant.engine, variant.precision)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / _RECORD_NAME, (variant.model_dump_json(indent=2) + "\n").encode())
+    return folder
+
+
+def read_variants(bundle: Bundle) -> list[Variant]:
+    """All that is kept, in order of name; of graphs that the bundle no longer holds as well.
+
+    Raises:
+        BundleCorrupt: a record cannot be read.
+    """
+    return [_read(path) for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"*/{_RECORD_NAME}"))]
+
+
+def passed_variant(bundle: Bundle, engine: str, precision: Precision, fingerprint: Fingerprint) -> Variant:
+    """The record of an engine that may be put to work here.
+
+    Raises:
+        EngineRefused: it was never tried, it failed, or something it depends on has changed since; names each difference.
+        BundleCorrupt: its record cannot be read.
+    """
+    path = _folder(bundle, engine, precision) / _RECORD_NAME
+    again = f"try it: oddsight-deploy verify {bundle.path} --engine {engine} --precision {precision}"
+    if not path.is_file():
+        raise EngineRefused(f"{engine} in {precision} has not been tried with this bundle; {again}")
+    variant = _read(path)
+    if variant.gate.failures:
+        raise EngineRefused(f"{engine} in {precision} was refused: {'; '.join(variant.gate.failures)}; use f32")
+    expected = {"model_sha256": variant.model_sha256, **variant.fingerprint}
+    found = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
+    differences = [
+        f"{name} was {expected.get(name)}, is {found.get(name)}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    if differences:
+        raise EngineRefused(f"{engine} in {precision} was tried elsewhere: {'; '.join(differences)}; {again}")
+    return variant
+
+
+def _folder(bundle: Bundle, engine: str, precision: Precision) -> Path:
+    return bundle.path / ENGINES_FOLDER / f"{engine}-{precision}"
+
+
+def _read(path: Path) -> Variant:
+    try:
+        return Variant.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise BundleCorrupt(f"{path}: {reason}; delete it and run oddsight-deploy verify again") from error

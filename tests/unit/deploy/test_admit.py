@@ -1,0 +1,150 @@
+"""Which engines may serve: float32 by its golden clips, others by a record that belongs to this machine and this model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deploy.admit import fingerprint, load_admitted, put_to_the_gate
+from deploy.bundle import Bundle
+from deploy.engine import load_engine
+from deploy.engines.openvino import _require
+from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
+from deploy.gate import Gate
+from deploy.sequences import Sequences, score_sequences
+from deploy.variants import Variant, passed_variant, read_variants, write_variant
+from deploy.verify import Verdict, passed, verify_engine
+from tests.unit.deploy.test_sequences import noise, with_sequences
+
+HERE = {"backend": "openvino", "version": "1", "processor": "one", "precision": "bf16"}
+PASSED = Gate(frames=90, max_error=0.01, median_error=0.001, spearman=0.999, auc_difference=0.0, failures=())
+
+
+class Core:
+    """OpenVINO's core on a processor without bfloat16."""
+
+    def get_property(self, device: str, name: str) -> object:
+        return {"FULL_DEVICE_NAME": "Old CPU", "OPTIMIZATION_CAPABILITIES": ["FP32", "INT8"]}[name]
+
+
+def kept(bundle: Bundle, **changes: object) -> Variant:
+    variant = Variant(
+        engine="openvino",
+        precision="bf16",
+        model_sha256=bundle.manifest.files["model.onnx"],
+        fingerprint=HERE,
+        gate=PASSED,
+    ).model_copy(update=changes)
+    write_variant(bundle, variant)
+    return variant
+
+
+def scored(bundle: Bundle) -> Bundle:
+    """With golden sequences that hold an engine's own scores."""
+    frames = noise(bundle, 40)
+    score = score_sequences(load_engine(bundle, "openvino"), frames.frames)
+    return with_sequences(bundle, Sequences(frames.frames, frames.hurried, score))
+
+
+def test_what_was_kept_is_found_and_admitted(bundle: Bundle) -> None:
+    variant = kept(bundle)
+    assert read_variants(bundle) == [variant]
+    assert passed_variant(bundle, "openvino", "bf16", HERE) == variant
+
+
+def test_what_was_never_tried_is_refused_with_the_command_that_tries_it(bundle: Bundle) -> None:
+    with pytest.raises(EngineRefused, match=r"has not been tried.*oddsight-deploy verify .* --engine openvino --precision bf16"):
+        passed_variant(bundle, "openvino", "bf16", HERE)
+
+
+def test_what_failed_is_refused_with_its_reasons(bundle: Bundle) -> None:
+    kept(bundle, gate=PASSED.model_copy(update={"failures": ("the rank correlation is 0.9", "the AUC differs")}))
+    with pytest.raises(EngineRefused, match=r"was refused: the rank correlation is 0\.9; the AUC differs; use f32"):
+        passed_variant(bundle, "openvino", "bf16", HERE)
+
+
+def test_every_difference_to_where_it_was_tried_is_named(bundle: Bundle) -> None:
+    kept(bundle, model_sha256="abc", fingerprint={**HERE, "processor": "another", "device": "CPU"})
+    with pytest.raises(EngineRefused) as refused:
+        passed_variant(bundle, "openvino", "bf16", HERE)
+    told = str(refused.value)
+    assert "processor was another, is one" in told
+    assert "device was CPU, is None" in told
+    assert f"model_sha256 was abc, is {bundle.manifest.files['model.onnx']}" in told
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"engine": 1}', b"\xff\xfe", b"[" * 100_000])
+def test_a_record_that_cannot_be_read_is_told_with_its_path(bundle: Bundle, content: bytes) -> None:
+    kept(bundle)
+    (bundle.path / "engines" / "openvino-bf16" / "engine.json").write_bytes(content)
+    with pytest.raises(BundleCorrupt, match=r"openvino-bf16/engine\.json: .*delete it"):
+        passed_variant(bundle, "openvino", "bf16", HERE)
+
+
+def test_a_float32_engine_that_computes_something_else_is_not_loaded_to_serve(bundle_with_other_weights: Bundle) -> None:
+    with pytest.raises(EngineFailed, match="torch: scores differ"):
+        load_admitted(bundle_with_other_weights, "torch", "f32", max_clips=4, threads=0)
+    load_admitted(bundle_with_other_weights, "onnx", "f32", max_clips=4, threads=0).close()
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_an_engine_without_the_precision_says_which_it_has(bundle: Bundle, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"engine\.precision must be one of f32 with {name}, got 'bf16'"):
+        load_engine(bundle, name, precision="bf16")
+
+
+def test_a_processor_without_the_precision_is_named() -> None:
+    with pytest.raises(EngineUnavailable, match="Old CPU does not compute in bf16; use f32"):
+        _require(Core(), "bf16")
+    assert _require(Core(), "f32") == "Old CPU"
+
+
+@pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
+def test_bf16_serves_after_the_gate_and_not_before(request: pytest.FixtureRequest, kind: str) -> None:
+    bundle = scored(request.getfixturevalue(kind))
+    try:
+        load_engine(bundle, "openvino", precision="bf16").close()
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    with pytest.raises(EngineRefused, match="has not been tried"):
+        load_admitted(bundle, "openvino", "bf16", max_clips=4, threads=0)
+    verdict = verify_engine(bundle, "openvino", "bf16")
+    assert verdict.gate is not None
+    assert (verdict.status, verdict.gate.frames) == ("ok", 2 * (40 - bundle.spec.length + 1))
+    engine = load_admitted(bundle, "openvino", "bf16", max_clips=4, threads=0)
+    assert engine.describe()["precision"] == "bf16"
+    assert read_variants(bundle)[0].fingerprint == fingerprint(engine)
+
+
+def test_float32_goes_through_the_gate_as_well(bundle: Bundle) -> None:
+    gate = put_to_the_gate(scored(bundle), "onnx", "f32").gate
+    assert gate.passed
+    assert gate.max_error < 1e-5
+    wrong = noise(bundle, 40)
+    assert not put_to_the_gate(with_sequences(bundle, wrong), "onnx", "f32").gate.passed
+    assert np.isfinite(gate.spearman)
+
+
+def test_a_bundle_that_cannot_be_written_to_is_tried_all_the_same(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("deploy.verify.write_variant", refuse)
+    monkeypatch.setattr("deploy.verify.put_to_the_gate", lambda *_: kept(bundle))
+    assert verify_engine(bundle, "openvino", "bf16").status == "ok"
+
+
+def test_a_bundle_without_sequences_refuses_bf16_and_nothing_else(bundle: Bundle) -> None:
+    assert verify_engine(bundle, "openvino", "f32").status == "ok"
+    assert verify_engine(bundle, "openvino", "bf16").status in {"refused", "unavailable"}
+
+
+def test_all_is_well_if_something_works_and_nothing_that_was_asked_for_does_not() -> None:
+    def verdicts(*statuses: str) -> list[Verdict]:
+        return [Verdict("openvino", "f32", status, "") for status in statuses]
+
+    assert passed(verdicts("ok", "refused", "unavailable"), asked_for=False)
+    assert not passed(verdicts("ok", "failed"), asked_for=False)
+    assert not passed(verdicts("unavailable"), asked_for=False)
+    assert not passed(verdicts("ok", "refused"), asked_for=True)
+    assert json.dumps(PASSED.model_dump())
