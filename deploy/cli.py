@@ -1,6 +1,8 @@
 """``oddsight-deploy``: look at a bundle, and try its engines on this machine."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -74,6 +76,35 @@ def verify(
     raise typer.Exit(0 if good else 1)
 
 
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder that oddsight-train made.")],
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, max=1024, help="Clips a call; may be given again. Default: 1, 8 and 32.")
+    ] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Measure this engine only; may be given again. Default: all.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns, 0.6 s each time.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of one call; 0: the engine's own choice.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure clips a second, CPU time and latency of each engine, precision and batch, beside what this machine allows."""
+    from deploy.bench import Plan, benchmark
+    from deploy.bundle import read_bundle
+
+    plan = Plan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads)
+    verified = read_bundle(bundle)
+    with _progress("measuring") as tell:
+        report = {"model_id": verified.model_id, **benchmark(verified, plan, tell)}
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _print_tables([_bench_table(report)])
+        for name, reason in report["left_out"].items():
+            typer.echo(f"left out: {name}: {reason}")
+
+
 def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":
     """Engines and precisions to try: all there are; an engine asked for by name also in a precision that it lacks, to say so."""
     from deploy.engine import PRECISIONS
@@ -132,6 +163,35 @@ def _verdict_table(verdicts: "list[Verdict]") -> "Table":
     return table
 
 
+def _bench_table(report: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
+    columns = (
+        "engine",
+        "precision",
+        "batch",
+        "clips/s",
+        "CPU ms a clip",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "of the floor",
+        "torch f32",
+    )
+    peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in report["floor"]["flop_per_s"].items())
+    moved = f"{report['floor']['bytes_per_s'] / 1e9:.1f} GB/s"
+    table = Table(*columns, title=report["model_id"], caption=f"measured here: {peaks}, {moved}")
+    for row in report["results"]:
+        shares = (
+            "" if row["ratio_to_floor"] is None else f"{row['ratio_to_floor']:.0%}",
+            "" if row["against_reference"] is None else f"x {row['against_reference']:.1f}",
+        )
+        speed = f"{row['clips_per_s']:.1f}", f"{row['cpu_s_per_clip'] * 1000:.2f}"
+        latencies = [f"{row['latency_ms'][rank]:.1f}" for rank in ("p50", "p95", "p99")]
+        table.add_row(row["engine"], row["precision"], str(row["batch"]), *speed, *latencies, *shares)
+    return table
+
+
 def _errors(verdict: "Verdict") -> list[str]:
     if verdict.gate is not None:
         return [f"{verdict.gate.median_error:.1e}", "", "", f"{verdict.gate.spearman:.4f}"]
@@ -139,6 +199,17 @@ def _errors(verdict: "Verdict") -> list[str]:
         return [""] * 4
     errors = verdict.parity.max_score_error, verdict.parity.max_heatmap_error, verdict.parity.max_state_error
     return [*("" if error is None else f"{error:.1e}" for error in errors), ""]
+
+
+@contextmanager
+def _progress(what: str) -> "Iterator[Callable[[int, int], None]]":
+    """A bar on stderr, so that stdout holds the result alone."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_tables(tables: "list[Table]") -> None:

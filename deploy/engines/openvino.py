@@ -6,6 +6,7 @@ intermediate maps leave the cache.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,20 @@ class OpenVinoEngine(CheckedEngine):
 
     def _release(self) -> None:
         del self._queue
+
+
+def matmul(left: NDArray[np.float32], precision: str) -> Callable[[], object]:
+    """The product of a square matrix with itself in some precision, to be called again and again: a measure of the hardware."""
+    openvino = _import_openvino()
+    core = openvino.Core()
+    given = openvino.op.Parameter(openvino.Type.f32, openvino.Shape(left.shape))
+    product = openvino.opset13.matmul(given, openvino.op.Constant(left), transpose_a=False, transpose_b=False)
+    hint = openvino.properties.hint
+    compiled = core.compile_model(
+        openvino.Model([product], [given]), "CPU", {hint.inference_precision: getattr(openvino.Type, precision)}
+    )
+    request = compiled.create_infer_request()
+    return lambda: request.infer([left])
 
 
 def _require(core: Any, precision: Precision) -> str:

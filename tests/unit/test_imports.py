@@ -47,7 +47,7 @@ ADAPTERS = {
     },
     "lightning_fabric": {"trainer/together.py"},
     "matplotlib": {"trainer/evaluation/charts.py"},
-    "onnx": {"deploy/export.py"},
+    "onnx": {"deploy/export.py", "deploy/operations.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),
     "openvino": {"deploy/engines/openvino.py"},

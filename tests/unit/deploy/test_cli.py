@@ -108,3 +108,11 @@ def test_an_unknown_engine_is_a_wrong_call(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--engine", "cuda")
     assert (done.returncode, done.stdout) == (2, "")
     assert "openvino, onnx, torch" in done.stderr
+
+
+def test_bench_prints_one_json_object_and_nothing_else_on_stdout(run: Run, bundle: Bundle) -> None:
+    done = run("bench", "--bundle", bundle.path, "--engine", "onnx", "--batch", "2", "--rounds", "1", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [(row["engine"], row["precision"], row["batch"]) for row in report["results"]] == [("onnx", "f32", 2)]
+    assert report["floor"]["flop_per_s"]["f32"] > 0
