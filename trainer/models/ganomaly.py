@@ -240,7 +240,7 @@ def _decoder(config: GanomalyConfig, shape: Shape) -> PyramidDecoder | TableDeco
 
 
 def _latent_score(made: Reconstruction) -> Tensor:
-    return (made.latent - made.latent_again).square().mean(1)
+    return (made.latent.float() - made.latent_again.float()).square().mean(1)
 
 
 def _adam(network: nn.Module, config: GanomalyConfig) -> Adam:

@@ -85,5 +85,5 @@ class Judge(nn.Module):
         latent = self.latent(thought)
         scene = self.decoder(torch.cat([latent, coarse_place], dim=1))
         latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_place], dim=1))
-        distance = (latent - latent_again).square().mean(dim=1, keepdim=True)
-        return Judgement(strange, nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)
+        distance = (latent.float() - latent_again.float()).square().mean(dim=1, keepdim=True)
+        return Judgement(strange.float(), nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)

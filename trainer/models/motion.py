@@ -29,24 +29,15 @@ class MotionView(nn.Module):
         self.gain = 1.0 / full_scale_px
         self.window = window
         self.motion = motion
-        binomial = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
-        self.smoothing: Tensor
-        self.register_buffer("smoothing", torch.outer(binomial, binomial)[None, None], persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """See the class."""
-        frames = clips[..., 0].float() / 255.0
-        flow = torch.tanh(self._flow(self._smooth(frames)) * self.gain)
+        frames = clips.float()[..., 0] / 255.0
+        flow = torch.tanh(self._flow(smooth(frames)) * self.gain)
         if not self.motion:
             flow = torch.zeros_like(flow)
         brightness = nn.functional.avg_pool2d(frames[:, -1:], REDUCTION)
         return torch.cat([brightness * 2.0 - 1.0, flow], dim=1)
-
-    def _smooth(self, frames: Tensor) -> Tensor:
-        """Each frame blurred: image gradients of single pixels are mostly noise."""
-        count = frames.shape[1]
-        padded = nn.functional.pad(frames, (2, 2, 2, 2), mode="replicate")
-        return nn.functional.conv2d(padded, self.smoothing.expand(count, 1, 5, 5), groups=count)
 
     def _flow(self, frames: Tensor) -> Tensor:
         """Flow (N, 2, H / 2, W / 2) in frame pixels a frame, of frames (N, T, H, W)."""
@@ -73,12 +64,29 @@ class StillView(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """See the class."""
-        return nn.functional.avg_pool2d(clips[..., 0].float() / 127.5 - 1.0, REDUCTION)
+        return nn.functional.avg_pool2d(clips.float()[..., 0] / 127.5 - 1.0, REDUCTION)
 
 
 def speed(pictures: Tensor) -> Tensor:
     """Length of the motion of pictures (N, 3, h, w) made by :class:`MotionView`: (N, 1, h, w)."""
     return pictures[:, 1:].square().sum(dim=1, keepdim=True).sqrt()
+
+
+def smooth(frames: Tensor) -> Tensor:
+    """Frames (N, T, H, W) blurred by the binomial weights 1 4 6 4 1, across, then down.
+
+    Gradients of single pixels are mostly noise. Sums of shifted frames, not a convolution: those may be computed
+    in half precision, which has too few digits for gradients.
+    """
+    height, width = frames.shape[2:]
+    padded = nn.functional.pad(frames, (2, 2, 2, 2), mode="replicate")
+    across = _binomial([padded[:, :, :, shift : shift + width] for shift in range(5)])
+    return _binomial([across[:, :, shift : shift + height] for shift in range(5)])
+
+
+def _binomial(shifted: list[Tensor]) -> Tensor:
+    first, second, middle, fourth, fifth = shifted
+    return (first + fifth + 4.0 * (second + fourth) + 6.0 * middle) / 16.0
 
 
 def _gradients(frames: Tensor) -> tuple[Tensor, Tensor]:

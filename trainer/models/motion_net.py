@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainer.models.motion import smooth
+
 CELL_PX = 4
 """Side of the cells of the motion grid."""
 _GREY_LEVELS = 64.0
@@ -40,22 +42,9 @@ class LocalMotion(nn.Module):
         """Two frames (N, 1, H, W) in units of 64 grey levels."""
         found = []
         for reduction in (1, 2, 4):
-            found.append(_flow_at_scale(_smooth(newest), _smooth(before), reduction))
+            found.append(_flow_at_scale(smooth(newest), smooth(before), reduction))
             newest, before = nn.functional.avg_pool2d(newest, 2), nn.functional.avg_pool2d(before, 2)
         return torch.cat(found, dim=1)
-
-
-def _smooth(frame: Tensor) -> Tensor:
-    """The binomial weights 1 4 6 4 1 across, then down."""
-    height, width = frame.shape[2:]
-    padded = nn.functional.pad(frame, (2, 2, 2, 2), mode="replicate")
-    across = _binomial([padded[:, :, :, shift : shift + width] for shift in range(5)])
-    return _binomial([across[:, :, shift : shift + height] for shift in range(5)])
-
-
-def _binomial(shifted: list[Tensor]) -> Tensor:
-    first, second, middle, fourth, fifth = shifted
-    return (first + fifth + 4.0 * (second + fourth) + 6.0 * middle) / 16.0
 
 
 def _flow_at_scale(newest: Tensor, before: Tensor, reduction: int) -> Tensor:
@@ -98,7 +87,7 @@ class MotionNet(nn.Module):
         sixteenth = torch.relu(self.at_sixteenth(eighth))
         coarse = torch.relu(eighth + like(self.to_eighth(sixteenth), eighth))
         fine = torch.relu(quarter + like(self.to_quarter(coarse), quarter))
-        return Seen(fine, coarse, self.flow(fine))
+        return Seen(fine, coarse, self.flow(fine).float())
 
 
 def as_input(frames: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class VideoEde(Serving):
 
     def look(self, clips: Tensor, state: Tensor) -> tuple[Terms, Tensor]:
         """The score's parts, and the next state."""
-        frame = clips[:, 0, :, :, 0].float()[:, None]
+        frame = clips.float()[:, 0, :, :, 0][:, None]
         history, known = self._remembered(frame, state)
         seen = self.motion(torch.cat([frame, *history], dim=1))
         judged = self.judge(as_input(frame), seen, self.place.expand(frame.shape[0], -1, -1, -1))

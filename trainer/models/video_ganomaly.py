@@ -87,7 +87,7 @@ class Generator(nn.Module):
         """``pictures``: (N, 3, h, w) in [-1, 1]."""
         latent = self.encoder(pictures)
         picture = self.decoder(latent)
-        return Reconstruction(latent, picture, self.encoder_again(picture))
+        return Reconstruction(latent.float(), picture.float(), self.encoder_again(picture).float())
 
 
 class Discriminator(nn.Module):

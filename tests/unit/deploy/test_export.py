@@ -10,6 +10,7 @@ onnx = pytest.importorskip("onnx")
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle  # noqa: E402  torch may be missing
 from deploy.export import OPSET, export_onnx, save_weights  # noqa: E402  torch may be missing
+from deploy.half import half_share  # noqa: E402  torch may be missing
 from deploy.spec import ClipSpec  # noqa: E402  torch may be missing
 
 PROGRAM = """
@@ -90,3 +91,15 @@ def test_saved_weights_hold_every_parameter_and_buffer(bundle: Bundle, plugin_pa
     for name, tensor in network.state_dict().items():
         np.testing.assert_array_equal(saved[name], tensor.numpy())
     assert save_weights(network) == bundle.file(WEIGHTS_NAME).read_bytes()
+
+
+def test_in_half_precision_products_are_float16_and_all_that_goes_in_and_out_is_as_before(bundle: Bundle) -> None:
+    import tiny_network
+
+    network = tiny_network.build(bundle.manifest.model.config)
+    half = export_onnx(network, bundle.spec, half=True)
+    assert (half_share(half), half_share(bundle.file(ONNX_NAME).read_bytes())) == (1.0, 0.0)
+    types = {value.name: value.type.tensor_type.elem_type for value in onnx.load_from_string(half).graph.output}
+    assert types == {"score": onnx.TensorProto.FLOAT, "heatmap": onnx.TensorProto.FLOAT}
+    assert export_onnx(network, bundle.spec, half=True) == half
+    assert export_onnx(network, bundle.spec) == bundle.file(ONNX_NAME).read_bytes()
