@@ -60,8 +60,8 @@ def verify(
 ) -> None:
     """Compare each engine's scores with the reference's, and keep in the bundle which may be put to work on this machine.
 
-    Float32 engines score the golden clips and must give the same numbers. Others score the golden sequences, and are refused
-    where frames change their order. Exit code 1 if a float32 engine fails, if what was asked for does not pass, or nothing does.
+    Float32 engines must give the same numbers. Others watch the golden sequences, and are refused where frames change order.
+    Exit code 1 if a float32 engine fails, if what was asked for does not pass, or nothing does.
     """
     from deploy.bundle import read_bundle
     from deploy.verify import passed, verify_engine
@@ -193,12 +193,11 @@ def _bench_table(report: dict[str, Any]) -> "Table":
 
 
 def _errors(verdict: "Verdict") -> list[str]:
-    if verdict.gate is not None:
-        return [f"{verdict.gate.median_error:.1e}", "", "", f"{verdict.gate.spearman:.4f}"]
+    correlation = "" if verdict.gate is None else f"{verdict.gate.spearman:.4f}"
     if verdict.parity is None:
-        return [""] * 4
+        return ["" if verdict.gate is None else f"{verdict.gate.median_error:.1e}", "", "", correlation]
     errors = verdict.parity.max_score_error, verdict.parity.max_heatmap_error, verdict.parity.max_state_error
-    return [*("" if error is None else f"{error:.1e}" for error in errors), ""]
+    return [*("" if error is None else f"{error:.1e}" for error in errors), correlation]
 
 
 @contextmanager

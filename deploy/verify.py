@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deploy.admit import put_to_the_gate
-from deploy.bundle import Bundle, read_golden
+from deploy.bundle import SEQUENCES_NAME, Bundle, read_golden
 from deploy.engine import Precision, load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineUnavailable
-from deploy.gate import Gate
+from deploy.gate import Gate, try_engine
 from deploy.parity import Parity, check
+from deploy.sequences import read_sequences
 from deploy.variants import write_variant
 
 Status = Literal["ok", "refused", "failed", "unavailable"]
@@ -27,7 +28,7 @@ class Verdict:
     parity: Parity | None = None
     """On the golden clips; float32 only."""
     gate: Gate | None = None
-    """On the golden sequences; not float32, whose scores are compared one by one."""
+    """On the golden sequences; None for float32 if the bundle has none."""
 
 
 def verify_engine(bundle: Bundle, name: str, precision: Precision) -> Verdict:
@@ -52,9 +53,13 @@ def _verify_f32(bundle: Bundle, name: str) -> Verdict:
     engine = load_engine(bundle, name)
     try:
         parity = check(engine, read_golden(bundle))
-        return Verdict(name, "f32", "ok", _told(engine.describe()), parity)
+        gate = try_engine(engine, "f32", read_sequences(bundle)) if SEQUENCES_NAME in bundle.manifest.files else None
+        detail = _told(engine.describe())
     finally:
         engine.close()
+    if gate is not None and gate.failures:
+        return Verdict(name, "f32", "failed", "; ".join(gate.failures), parity, gate)
+    return Verdict(name, "f32", "ok", detail, parity, gate)
 
 
 def _verify_by_gate(bundle: Bundle, name: str, precision: Precision) -> Verdict:

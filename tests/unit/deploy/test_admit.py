@@ -125,6 +125,15 @@ def test_float32_goes_through_the_gate_as_well(bundle: Bundle) -> None:
     assert np.isfinite(gate.spearman)
 
 
+def test_a_float32_engine_must_hold_the_sequences_too(bundle: Bundle) -> None:
+    good = verify_engine(scored(bundle), "onnx", "f32")
+    assert good.gate is not None
+    assert (good.status, good.gate.spearman) == ("ok", pytest.approx(1.0))
+    wrong = verify_engine(with_sequences(bundle, noise(bundle, 40)), "onnx", "f32")
+    assert wrong.status == "failed"
+    assert "the largest error is" in wrong.detail
+
+
 def test_a_bundle_that_cannot_be_written_to_is_tried_all_the_same(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
