@@ -1,7 +1,7 @@
 """A network in half precision: what an engine that takes each operation's type from the graph is given. Needs PyTorch.
 
 Autocast decides what is computed in float16, and it is cautious: convolutions and matrix products. What follows them keeps their
-type until a network says ``.float()``, as ours do before anything is subtracted, squared or summed up to a score.
+type until a network asks for float32, as ours do before anything is subtracted, squared or summed up to a score.
 """
 
 from collections.abc import Iterator

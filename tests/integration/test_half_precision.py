@@ -1,6 +1,7 @@
 """The shipped model with its convolutions in float16, computed by ONNX Runtime: the same answers but for the last digits."""
 
 import shutil
+from functools import cache
 
 import numpy as np
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from streamer.demo import DEMO_BUNDLE
 from trainer.clip_models import build_video_ede
 
 
+@cache
 def shipped_graph(*, half: bool) -> bytes:
     """The shipped model's serving graph; in float16 exported from its weights."""
     bundle = read_bundle(DEMO_BUNDLE)

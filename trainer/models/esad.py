@@ -31,6 +31,7 @@ from torch.optim import AdamW, Optimizer
 from trainer.errors import BadShape
 from trainer.learner import NORMAL, Batch, Detector, Recipe, Settings, Shape
 from trainer.models.batch_norm import BatchNorm
+from trainer.models.exact import exact
 from trainer.together import Together
 
 _EPSILON = 1e-6
@@ -156,7 +157,7 @@ def entropy_loss(latent_again: Tensor, normal: Tensor) -> Tensor:
 
 def assistant_loss(coded: Coded) -> Tensor:
     """Mean square between ẑ and z: (N,). Section 3, the consistency of the two codes."""
-    return (coded.latent_again.float() - coded.latent.float()).square().mean(dim=1)
+    return (exact(coded.latent_again) - exact(coded.latent)).square().mean(dim=1)
 
 
 class EsadLearner:

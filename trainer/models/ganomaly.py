@@ -27,6 +27,7 @@ from trainer.models.blocks import (
     initialise,
     pyramid_side_px,
 )
+from trainer.models.exact import exact
 from trainer.together import Together
 
 WEIGHTS: Mapping[str, float] = {"adversarial": 1.0, "contextual": 50.0, "encoder": 1.0}
@@ -240,7 +241,7 @@ def _decoder(config: GanomalyConfig, shape: Shape) -> PyramidDecoder | TableDeco
 
 
 def _latent_score(made: Reconstruction) -> Tensor:
-    return (made.latent.float() - made.latent_again.float()).square().mean(1)
+    return (exact(made.latent) - exact(made.latent_again)).square().mean(1)
 
 
 def _adam(network: nn.Module, config: GanomalyConfig) -> Adam:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainer.models.exact import exact
 from trainer.models.motion_net import Seen, initialise_relu, like
 
 _SCENE_CHANNELS = 3
@@ -85,5 +86,5 @@ class Judge(nn.Module):
         latent = self.latent(thought)
         scene = self.decoder(torch.cat([latent, coarse_place], dim=1))
         latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_place], dim=1))
-        distance = (latent.float() - latent_again.float()).square().mean(dim=1, keepdim=True)
-        return Judgement(strange.float(), nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)
+        distance = (exact(latent) - exact(latent_again)).square().mean(dim=1, keepdim=True)
+        return Judgement(exact(strange), nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)

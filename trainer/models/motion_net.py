@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainer.models.exact import exact
 from trainer.models.motion import smooth
 
 CELL_PX = 4
@@ -87,7 +88,7 @@ class MotionNet(nn.Module):
         sixteenth = torch.relu(self.at_sixteenth(eighth))
         coarse = torch.relu(eighth + like(self.to_eighth(sixteenth), eighth))
         fine = torch.relu(quarter + like(self.to_quarter(coarse), quarter))
-        return Seen(fine, coarse, self.flow(fine).float())
+        return Seen(fine, coarse, exact(self.flow(fine)))
 
 
 def as_input(frames: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from deploy.spec import ClipSpec
 from trainer.learner import NORMAL, Batch, Learner, Settings
 from trainer.loop import Samples, TensorSamples
 from trainer.models.blocks import Decoder, Encoder, initialise, window_means
+from trainer.models.exact import exact
 from trainer.models.ganomaly import (
     DISCRIMINATOR_COLLAPSED,
     WEIGHTS,
@@ -87,7 +88,7 @@ class Generator(nn.Module):
         """``pictures``: (N, 3, h, w) in [-1, 1]."""
         latent = self.encoder(pictures)
         picture = self.decoder(latent)
-        return Reconstruction(latent.float(), picture.float(), self.encoder_again(picture).float())
+        return Reconstruction(exact(latent), exact(picture), exact(self.encoder_again(picture)))
 
 
 class Discriminator(nn.Module):
