@@ -21,6 +21,7 @@ from streamer.embedded import embedded_redis
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka_link import ensure_topics, make_consumer, make_producer, open_admin
 from streamer.kafka_probe import Address, find_connection_fault
+from streamer.records import Partition
 from streamer.redis_link import check_redis, make_redis
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
@@ -93,16 +94,19 @@ class TestDelivery:
         assert [value for _, _, value in received] == values
         assert len({where for where, _, _ in received}) == 1
 
-    def test_a_member_whose_polls_are_short_gets_its_partitions(self, kafka_settings: KafkaSettings) -> None:
-        """It joins before it knows the topic, and again at once; an answer that came between two polls used to be lost."""
+    def test_members_whose_polls_are_short_get_their_partitions(self, kafka_settings: KafkaSettings) -> None:
+        """They join before they know the topic, and again at once; an answer that came between two polls used to be lost."""
         ensure_topics(kafka_settings, partitions=4)
-        for attempt in range(5):
-            group = kafka_settings.model_copy(update={"consumer_group": f"{kafka_settings.consumer_group}-{attempt}"})
-            source, assigned, deadline_s = KafkaFrameSource(group), set(), time.monotonic() + 10
-            while len(assigned) < 4 and time.monotonic() < deadline_s:
-                assigned |= {change.partition for change in source.poll(0.001).changes if change.kind == "assigned"}
+        groups = [f"{kafka_settings.consumer_group}-{number}" for number in range(5)]
+        sources = [KafkaFrameSource(kafka_settings.model_copy(update={"consumer_group": group})) for group in groups]
+        assigned: list[set[Partition]] = [set() for _ in sources]
+        deadline_s = time.monotonic() + 15
+        while any(len(partitions) < 4 for partitions in assigned) and time.monotonic() < deadline_s:
+            for source, partitions in zip(sources, assigned, strict=True):
+                partitions |= {change.partition for change in source.poll(0.001).changes if change.kind == "assigned"}
+        for source in sources:
             source.close()
-            assert len(assigned) == 4, f"attempt {attempt}"
+        assert [len(partitions) for partitions in assigned] == [4] * 5
 
     def test_no_offset_is_made_up_for_a_group_without_one(self, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings)
