@@ -5,8 +5,10 @@ from deploy.engine import Engine, Precision, load_engine
 from deploy.gate import try_engine
 from deploy.parity import check
 from deploy.sequences import read_sequences
-from deploy.variants import Fingerprint, Variant, passed_variant
+from deploy.variants import Fingerprint, Variant, find_variant, passed_variant
 
+_MAX_CLIPS = 1024
+"""So that an engine with buckets loads them all."""
 _SETTINGS = ("threads", "streams")
 """Of a description: how fast, not what."""
 
@@ -41,13 +43,21 @@ def put_to_the_gate(bundle: Bundle, name: str, precision: Precision) -> Variant:
         EngineFailed, ConfigError, EngineUnavailable: see :func:`deploy.engine.load_engine`.
     """
     sequences = read_sequences(bundle)
-    engine = load_engine(bundle, name, precision=precision, max_clips=len(sequences.frames))
+    engine = load_engine(bundle, name, precision=precision, max_clips=_MAX_CLIPS)
     try:
         gate = try_engine(engine, precision, sequences)
         known = fingerprint(engine)
     finally:
         engine.close()
-    return Variant(engine=name, precision=precision, model_sha256=bundle.manifest.files[ONNX_NAME], fingerprint=known, gate=gate)
+    built = find_variant(bundle, name, precision)
+    return Variant(
+        engine=name,
+        precision=precision,
+        model_sha256=bundle.manifest.files[ONNX_NAME],
+        fingerprint=known,
+        gate=gate,
+        plan=None if built is None else built.plan,
+    )
 
 
 def fingerprint(engine: Engine) -> Fingerprint:

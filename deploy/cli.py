@@ -72,8 +72,48 @@ def verify(
     if as_json:
         typer.echo(json.dumps({"passed": good, "engines": [_plain(verdict) for verdict in verdicts]}, indent=2))
     else:
-        _print_tables([_verdict_table(verdicts)])
+        _print_verdicts(verdicts)
     raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def build(
+    bundle: BundleFolder,
+    engine: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt-rtx needs no GPU to build.")] = "tensorrt",
+    precision: Annotated[Literal["f16", "f32"], typer.Option(help="Of convolutions and matrix products.")] = "f16",
+    bucket: Annotated[
+        list[int] | None, typer.Option(min=1, max=1024, help="Clips a call; may be given again. Default: 1, 8, 32 and 128.")
+    ] = None,
+    profiles: Annotated[
+        Literal["static", "wide"], typer.Option(help="One profile a bucket, or one for all, tuned for the largest.")
+    ] = "static",
+    level: Annotated[int, typer.Option(min=0, max=5, help="How long the builder looks for faster kernels.")] = 3,
+    workspace_mib: Annotated[int, typer.Option(min=1, help="Most GPU memory that one kernel may take for itself.")] = 4096,
+    max_plan_mib: Annotated[int, typer.Option(min=1, help="A larger plan is an error.")] = 1024,
+    as_json: AsJson = False,
+) -> None:
+    """Build a bundle's plan for the GPU that is here, and put it to the gate. A plan that is up to date is left as it is.
+
+    TensorRT for RTX builds without a GPU as well; the gate then waits for oddsight-deploy verify on a machine that has one.
+    """
+    from deploy.bundle import read_bundle
+    from deploy.tensorrt.make import make_plan
+    from deploy.tensorrt.options import read_options
+    from deploy.verify import verify_engine
+
+    options = read_options(
+        buckets=bucket or None, profiles=profiles, level=level, workspace_mib=workspace_mib, max_plan_mib=max_plan_mib
+    )
+    verified = read_bundle(bundle)
+    with _progress("building") as tell:
+        variant = make_plan(verified, engine, precision, options, lambda _phase, done, total: tell(done, total))
+    verdict = verify_engine(verified, engine, precision)
+    if as_json:
+        typer.echo(json.dumps({"built": variant.model_dump(mode="json"), "verdict": _plain(verdict)}, indent=2))
+    else:
+        _print_tables([_value_table(f"{engine} {precision}", _kept(variant))])
+        _print_verdicts([verdict])
+    raise typer.Exit(0 if verdict.status in {"ok", "unavailable"} else 1)
 
 
 @app.command()
@@ -135,8 +175,10 @@ def _content(bundle: "Bundle") -> dict[str, dict[str, Any]]:
 
 
 def _kept(variant: "Variant") -> dict[str, Any]:
-    gate = variant.gate
-    return {"passed": gate.passed, "rank_correlation": gate.spearman, "failures": gate.failures, **variant.fingerprint}
+    gate, plan = variant.gate, variant.plan
+    tried = {"rank_correlation": gate.spearman, "failures": gate.failures} if gate else {}
+    built = {"plan": plan.model_dump()} if plan else {}
+    return {"passed": gate.passed if gate else "not tried yet", **tried, **variant.fingerprint, **built}
 
 
 def _plain(verdict: "Verdict") -> dict[str, Any]:
@@ -153,14 +195,19 @@ def _value_table(title: str, values: dict[str, Any]) -> "Table":
     return table
 
 
-def _verdict_table(verdicts: "list[Verdict]") -> "Table":
+def _print_verdicts(verdicts: "list[Verdict]") -> None:
+    """A table of what could be tried; below it, a line each, what there is to say of them and why others could not be."""
     from rich.table import Table
 
-    columns = "engine", "precision", "status", "score error", "heat map error", "state error", "rank correlation", "detail"
+    columns = "engine", "precision", "status", "score error", "heat map error", "state error", "rank correlation"
     table = Table(*columns, caption="the largest errors of float32, the median ones of other precisions")
+    tried = [verdict for verdict in verdicts if verdict.status != "unavailable"]
+    for verdict in tried:
+        table.add_row(verdict.engine, verdict.precision, verdict.status, *_errors(verdict))
+    _print_tables([table] if tried else [])
     for verdict in verdicts:
-        table.add_row(verdict.engine, verdict.precision, verdict.status, *_errors(verdict), verdict.detail)
-    return table
+        note = "not available here: " if verdict.status == "unavailable" else ""
+        typer.echo(f"{verdict.engine} {verdict.precision}: {note}{verdict.detail}")
 
 
 def _bench_table(report: dict[str, Any]) -> "Table":

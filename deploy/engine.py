@@ -19,7 +19,7 @@ Clips = NDArray[np.uint8]
 State = NDArray[np.float32]
 """float32 (N, *state_shape): of each clip's camera, as it was given back with the frame before; zeros: nothing seen yet."""
 
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "f16"]
 """What convolutions and sums are computed in."""
 
 DEFAULT_MAX_CLIPS = 32
@@ -43,6 +43,8 @@ class Engine(Protocol):
     name: str
     spec: ClipSpec
     max_clips: int
+    buckets: tuple[int, ...]
+    """Numbers of clips that are computed in different ways, in rising order; empty where any number is computed in one way."""
 
     def score(self, clips: Clips, state: State | None = None) -> Scores:
         """Score ``clips``, uint8 (N, T, H, W, C) with 0 <= N <= ``max_clips``; the result is the caller's own.
@@ -67,6 +69,7 @@ class CheckedEngine(ABC):
     """What all backends share: contract checks before the backend, result checks after it, one call at a time."""
 
     name: str
+    buckets: tuple[int, ...] = ()
 
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:
         self.spec = spec
@@ -193,9 +196,9 @@ def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
 def load_engine(
     bundle: Bundle, name: str, *, precision: Precision = "f32", max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0
 ) -> Engine:
-    """Load ``bundle`` into the engine called ``name``: ``openvino``, ``onnx`` or ``torch``. Nothing else is ever tried.
+    """Load ``bundle`` into the engine called ``name``, one of ``ENGINES``. Nothing else is ever tried.
 
-    ``precision``: ``f32``, or ``bf16`` where engine and processor have it. ``threads``: CPU threads for one call; 0 leaves it to
+    ``precision``: ``f32``, or what else of ``PRECISIONS`` the hardware has. ``threads``: CPU threads for one call; 0 leaves it to
     the backend. Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
 
     Raises:
@@ -228,11 +231,39 @@ def _load_torch(bundle: Bundle, _precision: Precision, max_clips: int, threads: 
     return TorchEngine(bundle, max_clips=max_clips, threads=threads)
 
 
+def _load_torch_cuda(bundle: Bundle, precision: Precision, max_clips: int, _threads: int) -> Engine:
+    from deploy.engines.torch_cuda import TorchCudaEngine
+
+    return TorchCudaEngine(bundle, precision=precision, max_clips=max_clips)
+
+
+def _load_tensorrt(bundle: Bundle, precision: Precision, max_clips: int, _threads: int) -> Engine:
+    from deploy.engines.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(bundle, "tensorrt", precision=precision, max_clips=max_clips)
+
+
+def _load_tensorrt_rtx(bundle: Bundle, precision: Precision, max_clips: int, _threads: int) -> Engine:
+    from deploy.engines.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(bundle, "tensorrt-rtx", precision=precision, max_clips=max_clips)
+
+
 ENGINES: dict[str, Callable[[Bundle, Precision, int, int], Engine]] = {
     "openvino": _load_openvino,
     "onnx": _load_onnx,
     "torch": _load_torch,
+    "torch-cuda": _load_torch_cuda,
+    "tensorrt": _load_tensorrt,
+    "tensorrt-rtx": _load_tensorrt_rtx,
 }
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"openvino": ("f32", "bf16"), "onnx": ("f32",), "torch": ("f32",)}
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "openvino": ("f32", "bf16"),
+    "onnx": ("f32",),
+    "torch": ("f32",),
+    "torch-cuda": ("f32", "f16"),
+    "tensorrt": ("f32", "f16"),
+    "tensorrt-rtx": ("f32", "f16"),
+}
 """Engine -> what it can compute in, given the hardware; the first needs none in particular."""
 DEFAULT_ENGINE = "openvino"

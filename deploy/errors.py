@@ -9,6 +9,7 @@ OddsightError                 the command line prints it in one line and exits w
 └── EngineError
     ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra
     ├── EngineRefused         it has not passed the gate on this machine; names what to run
+    │   └── PlanStale         its plan was made for something else; names each difference
     ├── BadClips              the caller broke the clip contract (dtype, shape, size); names value and rule
     ├── EngineClosed          used after close()
     └── EngineFailed          the backend failed or gave back something that is no score
@@ -61,6 +62,10 @@ class EngineUnavailable(EngineError):
 
 class EngineRefused(EngineError):
     """The engine has not passed the gate with this bundle on this machine."""
+
+
+class PlanStale(EngineRefused):
+    """The engine's plan was made for another model, library or GPU."""
 
 
 class BadClips(EngineError):

@@ -67,3 +67,11 @@ def _fuse(layers: nn.Sequential) -> None:
         else:
             continue
         layers[first + 1] = nn.Identity()
+
+
+def in_half_weights(network: nn.Module) -> nn.Module:
+    """Convolutions and matrix products with float16 weights, in place: autocast finds nothing left to cast."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.half()
+    return network

@@ -7,7 +7,7 @@ from typing import Literal
 from deploy.admit import put_to_the_gate
 from deploy.bundle import SEQUENCES_NAME, Bundle, read_golden
 from deploy.engine import Precision, load_engine
-from deploy.errors import BundleIncompatible, EngineError, EngineUnavailable
+from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
 from deploy.gate import Gate, try_engine
 from deploy.parity import Parity, check
 from deploy.sequences import read_sequences
@@ -37,6 +37,8 @@ def verify_engine(bundle: Bundle, name: str, precision: Precision) -> Verdict:
         return _verify_f32(bundle, name) if precision == "f32" else _verify_by_gate(bundle, name, precision)
     except EngineUnavailable as error:
         return Verdict(name, precision, "unavailable", str(error))
+    except EngineRefused as error:  # its plan is missing or stale
+        return Verdict(name, precision, "refused", str(error))
     except BundleIncompatible as error:
         return Verdict(name, precision, "failed" if precision == "f32" else "refused", str(error))
     except EngineError as error:
@@ -66,7 +68,7 @@ def _verify_by_gate(bundle: Bundle, name: str, precision: Precision) -> Verdict:
     variant = put_to_the_gate(bundle, name, precision)
     with suppress(PermissionError):  # a bundle that belongs to somebody else may be tried all the same
         write_variant(bundle, variant)
-    if variant.gate.failures:
+    if variant.gate is not None and variant.gate.failures:
         return Verdict(name, precision, "refused", "; ".join(variant.gate.failures), gate=variant.gate)
     return Verdict(name, precision, "ok", _told(variant.fingerprint), gate=variant.gate)
 

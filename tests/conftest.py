@@ -1,4 +1,4 @@
-"""Brokers and Redis for tests: embedded ones everywhere, real Apache Kafka where it and Java are found."""
+"""Brokers and Redis for tests: embedded ones everywhere, real Apache Kafka where it and Java are found. And: is there a GPU?"""
 
 import signal
 import uuid
@@ -6,10 +6,24 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.cuda.gpu import find_gpu
+from deploy.errors import EngineUnavailable
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` are skipped where there is none, with the reason, once a file."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    try:
+        find_gpu("gpu-marked")
+    except EngineUnavailable as error:
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason=str(error)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,9 +33,7 @@ class TorchEngine(CheckedEngine):
         super().__init__(bundle.spec, max_clips)
         self._torch = _import_torch()
         self._threads = threads
-        factory = _network_factory(bundle)
-        with backend_errors(f"torch: {bundle.path} cannot be loaded"):
-            self._network = _load_network(factory, bundle)
+        self._network = load_network(bundle)
         self._description = self._read_back()
 
     def describe(self) -> dict[str, str]:
@@ -86,12 +84,20 @@ def _network_factory(bundle: Bundle) -> Any:
         return installed[kind].load()
 
 
-def _load_network(factory: Any, bundle: Bundle) -> Any:
+def load_network(bundle: Bundle) -> Any:
+    """The bundle's network with its weights, on the CPU, for serving.
+
+    Raises:
+        BundleIncompatible: no network of its kind is installed.
+        EngineFailed: it cannot be imported, or takes no such weights.
+    """
     from safetensors.torch import load_file
 
-    network = factory(bundle.manifest.model.config)
-    network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
-    return network.eval()
+    factory = _network_factory(bundle)
+    with backend_errors(f"torch: {bundle.path} cannot be loaded"):
+        network = factory(bundle.manifest.model.config)
+        network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
+        return network.eval()
 
 
 def _import_torch() -> Any:

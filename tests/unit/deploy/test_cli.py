@@ -11,6 +11,7 @@ from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.engine import ENGINES
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+CPU_ENGINES = ("openvino", "onnx", "torch")
 
 
 @pytest.fixture
@@ -64,15 +65,16 @@ def test_verify_tries_every_engine(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"]) == (0, True)
-    in_f32 = [verdict for verdict in report["engines"] if verdict["precision"] == "f32"]
-    assert {verdict["engine"]: verdict["status"] for verdict in in_f32} == dict.fromkeys(ENGINES, "ok")
+    assert {verdict["engine"] for verdict in report["engines"]} == set(ENGINES)
+    in_f32 = [verdict for verdict in report["engines"] if verdict["precision"] == "f32" and verdict["engine"] in CPU_ENGINES]
+    assert {verdict["engine"]: verdict["status"] for verdict in in_f32} == dict.fromkeys(CPU_ENGINES, "ok")
     assert all(verdict["parity"]["clips"] == len(read_golden(bundle).clips) for verdict in in_f32)
 
 
 def test_verify_says_which_engine_is_not_installed_and_passes_on_the_others(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, before="sys.modules['torch'] = None")
     assert done.returncode == 0
-    assert "unavailable" in done.stdout
+    assert "torch f32: not available here" in done.stdout
     assert "oddsight[train]" in done.stdout
 
 
@@ -93,7 +95,7 @@ def test_verify_fails_if_an_engine_computes_something_else(run: Run, bundle_with
     verdicts = json.loads(done.stdout)["engines"]
     statuses = {verdict["engine"]: verdict["status"] for verdict in verdicts if verdict["precision"] == "f32"}
     assert done.returncode == 1
-    assert statuses == {"openvino": "ok", "onnx": "ok", "torch": "failed"}
+    assert {name: statuses[name] for name in CPU_ENGINES} == {"openvino": "ok", "onnx": "ok", "torch": "failed"}
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
@@ -116,3 +118,17 @@ def test_bench_prints_one_json_object_and_nothing_else_on_stdout(run: Run, bundl
     assert done.returncode == 0
     assert [(row["engine"], row["precision"], row["batch"]) for row in report["results"]] == [("onnx", "f32", 2)]
     assert report["floor"]["flop_per_s"]["f32"] > 0
+
+
+def test_build_says_what_is_missing_in_one_line(run: Run, bundle: Bundle) -> None:
+    done = run("build", bundle.path, before="sys.modules['tensorrt'] = None")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the tensorrt engine cannot be used" in done.stderr
+    assert "pip install 'oddsight[tensorrt]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_build_refuses_a_bucket_that_is_none(run: Run, bundle: Bundle) -> None:
+    done = run("build", bundle.path, "--bucket", "0")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

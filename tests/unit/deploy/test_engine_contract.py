@@ -1,4 +1,8 @@
-"""What every engine promises. A new engine needs nothing here but its name in ``deploy.engine.ENGINES``."""
+"""What every engine promises. A new engine needs nothing here but its name in ``deploy.engine.ENGINES``.
+
+Engines for GPUs are held to it twice: everywhere with a device that is made up, so that all but the device itself is tried, and
+on a GPU where there is one (``pytest -m gpu``).
+"""
 
 import re
 import shutil
@@ -28,18 +32,40 @@ from deploy.errors import (
 )
 from deploy.parity import check
 from deploy.spec import ClipSpec
+from deploy.tensorrt.library import MODULES
+from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
 
-LIBRARIES = {"openvino": ("openvino", "stream"), "onnx": ("onnxruntime", "onnx"), "torch": ("torch", "train")}
+CPU_LIBRARIES = {"openvino": ("openvino", "stream"), "onnx": ("onnxruntime", "onnx"), "torch": ("torch", "train")}
 MAX_CLIPS = 5
 ROUNDING = 1e-5
 """Relative. Kernels may add in another order for another batch size; float32 has 6e-8, and some hundred terms are added."""
 
 
-@pytest.fixture(params=list(ENGINES))
-def name(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=list(CPU_LIBRARIES))
+def cpu_name(request: pytest.FixtureRequest) -> str:
     engine_name: str = request.param
-    pytest.importorskip(LIBRARIES[engine_name][0])
+    pytest.importorskip(CPU_LIBRARIES[engine_name][0])
     return engine_name
+
+
+@pytest.fixture(
+    params=[
+        *((name, False) for name in CPU_LIBRARIES),
+        *((name, True) for name in GPU_ENGINES),
+        *(pytest.param((name, False), marks=pytest.mark.gpu) for name in GPU_ENGINES),
+    ],
+    ids=lambda param: f"{param[0]}, device made up" if param[1] else param[0],
+)
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    engine_name, made_up = request.param
+    if engine_name in CPU_LIBRARIES:
+        pytest.importorskip(CPU_LIBRARIES[engine_name][0])
+    elif made_up:
+        make_up_gpu(monkeypatch, tmp_path)
+    else:
+        pytest.importorskip(MODULES.get(engine_name, "torch"))
+        build_when_asked_for(monkeypatch)
+    return str(engine_name)
 
 
 @dataclass(frozen=True)
@@ -267,9 +293,12 @@ def test_a_state_that_does_not_fit_is_named_and_leaves_the_engine_usable(
         assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
 
 
-def test_a_state_for_a_model_without_one_is_refused(name: str, bundle_folder: Path, clips: NDArray[np.uint8]) -> None:
+def test_a_state_for_a_model_without_one_is_refused(
+    name: str, bundle_folder: Path, clips: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    stateless = read_bundle(shutil.copytree(bundle_folder, tmp_path / "stateless"))
     with (
-        closing(load_engine(read_bundle(bundle_folder), name)) as engine,
+        closing(load_engine(stateless, name)) as engine,
         pytest.raises(BadClips, match="carries no state"),
     ):
         engine.score(clips[:1], np.zeros((1, 1, 1, 1), np.float32))
@@ -297,7 +326,7 @@ def test_a_next_state_that_is_no_number_fails_and_leaves_the_engine_usable(name:
 def test_a_graph_with_another_state_than_the_specs_is_refused(
     name: str, recurrent_bundle: Bundle, tmp_path: Path, state_shape: tuple[int, int, int] | None, says: str
 ) -> None:
-    pytest.importorskip(LIBRARIES[name][0])
+    pytest.importorskip(CPU_LIBRARIES[name][0])
     spec = recurrent_bundle.spec.model_copy(update={"state_shape": state_shape, "state_warmup_frames": 0})
     other = with_onnx(recurrent_bundle, tmp_path / "other", recurrent_bundle.file(ONNX_NAME).read_bytes(), spec)
     with pytest.raises(BundleIncompatible, match=re.escape(says)):
@@ -308,13 +337,13 @@ def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
     described = engine.describe()
     assert described["backend"] == name == engine.name
     assert described["version"][0].isdigit()
-    assert "CPU" in described["device"].upper()
+    assert "CPU" in described.get("device", "").upper() or described["os" if "rtx" in name else "gpu"]
     assert described["precision"] in {"f32", "float32", "tensor(float)"}
     assert all(isinstance(value, str) and value for value in described.values())
 
 
-def test_describe_tells_the_number_of_threads_asked_for(name: str, bundle: Bundle, given: Input) -> None:
-    engine = load_engine(bundle, name, threads=1)
+def test_describe_tells_the_number_of_threads_asked_for(cpu_name: str, bundle: Bundle, given: Input) -> None:
+    engine = load_engine(bundle, cpu_name, threads=1)
     assert engine.describe()["threads"] == "1"
     assert_reference_scores(engine.score(*given), bundle)
 
@@ -327,16 +356,16 @@ def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle) -> No
 
 
 def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
-    name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    cpu_name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library, extra = LIBRARIES[name]
+    library, extra = CPU_LIBRARIES[cpu_name]
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(EngineUnavailable, match=rf"the {name} engine .* pip install 'oddsight\[{extra}\]'"):
-        load_engine(bundle, name)
+    with pytest.raises(EngineUnavailable, match=rf"the {cpu_name} engine .* pip install 'oddsight\[{extra}\]'"):
+        load_engine(bundle, cpu_name)
 
 
 def test_an_unknown_engine_name_is_a_configuration_error(bundle: Bundle) -> None:
-    with pytest.raises(ConfigError, match=r"engine\.backend must be one of openvino, onnx, torch, got 'cuda'"):
+    with pytest.raises(ConfigError, match=rf"engine\.backend must be one of {', '.join(ENGINES)}, got 'cuda'"):
         load_engine(bundle, "cuda")
 
 
@@ -350,16 +379,16 @@ def test_a_tampered_bundle_never_reaches_an_engine(bundle: Bundle) -> None:
         path.write_bytes(content)
 
 
-def test_a_model_the_backend_cannot_read_fails_in_one_line(name: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_model_the_backend_cannot_read_fails_in_one_line(cpu_name: str, bundle: Bundle, tmp_path: Path) -> None:
     broken = with_onnx(bundle, tmp_path / "broken", b"no model at all")
-    with pytest.raises(EngineFailed, match=f"^{name}: .*broken cannot be loaded: .+") as caught:
-        load_engine(broken, name)
+    with pytest.raises(EngineFailed, match=f"^{cpu_name}: .*broken cannot be loaded: .+") as caught:
+        load_engine(broken, cpu_name)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
 def test_a_graph_for_another_spec_is_refused(name: str, bundle: Bundle, tmp_path: Path) -> None:
-    pytest.importorskip(LIBRARIES[name][0])
+    pytest.importorskip(CPU_LIBRARIES[name][0])
     spec = bundle.spec.model_copy(update={"width_px": 48})
     other = with_onnx(bundle, tmp_path / "other", bundle.file(ONNX_NAME).read_bytes(), spec)
     with pytest.raises(BundleIncompatible, match=r"takes clips of \(3, 24, 40, 1\).* the spec says clips of \(3, 24, 48, 1\)"):

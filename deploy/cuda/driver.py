@@ -1,0 +1,95 @@
+"""The few things that are asked of CUDA, by PyTorch: streams, events, pinned memory, graphs."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+import structlog
+
+from deploy.cuda.gpu import import_torch
+
+log = structlog.get_logger("oddsight.cuda")
+
+_WARM_UP_LAUNCHES = 3
+"""Before a capture: libraries choose their kernels and take their memory at the first ones."""
+
+Launch = Callable[[], None]
+"""Enqueues work on the current stream and does not wait."""
+
+
+class Driver(Protocol):
+    """A device that works off streams in parallel; events order them."""
+
+    device: Any
+    """A ``torch.device``."""
+
+    def stream(self) -> Any:
+        """A new stream."""
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Work enqueued within goes to ``stream``."""
+
+    def handle(self) -> int:
+        """The current stream, as libraries other than PyTorch know it."""
+
+    def event(self) -> Any:
+        """A new event: ``record(stream)``, ``wait(stream)``, ``synchronize()``."""
+
+    def zeros(self, shape: Sequence[int], kind: Literal["uint8", "float32"]) -> Any:
+        """A tensor on the device."""
+
+    def pinned_like(self, tensor: Any) -> Any:
+        """A host tensor that the device can copy from and to without the processor, as large as ``tensor``."""
+
+    def captured(self, launch: Launch, stream: Any) -> Launch:
+        """``launch`` as one graph, replayed at once; or ``launch`` itself where that is refused, which is logged."""
+
+
+class CudaDriver:
+    """:class:`Driver` on the first GPU. Make it only where :func:`deploy.cuda.gpu.find_gpu` has found one."""
+
+    def __init__(self, engine: str) -> None:
+        self._torch = import_torch(engine)
+        self.device = self._torch.device("cuda", 0)
+
+    def stream(self) -> Any:
+        """See :meth:`Driver.stream`."""
+        return self._torch.cuda.Stream(self.device)
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """See :meth:`Driver.on`."""
+        context: AbstractContextManager[Any] = self._torch.cuda.stream(stream)
+        return context
+
+    def handle(self) -> int:
+        """See :meth:`Driver.handle`."""
+        return int(self._torch.cuda.current_stream(self.device).cuda_stream)
+
+    def event(self) -> Any:
+        """See :meth:`Driver.event`."""
+        return self._torch.cuda.Event()
+
+    def zeros(self, shape: Sequence[int], kind: Literal["uint8", "float32"]) -> Any:
+        """See :meth:`Driver.zeros`."""
+        return self._torch.zeros(tuple(shape), dtype=getattr(self._torch, kind), device=self.device)
+
+    def pinned_like(self, tensor: Any) -> Any:
+        """See :meth:`Driver.pinned_like`."""
+        return self._torch.zeros(tuple(tensor.shape), dtype=tensor.dtype, pin_memory=True)
+
+    def captured(self, launch: Launch, stream: Any) -> Launch:
+        """See :meth:`Driver.captured`."""
+        with self.on(stream):
+            for _ in range(_WARM_UP_LAUNCHES):
+                launch()
+        stream.synchronize()
+        graph = self._torch.cuda.CUDAGraph()
+        try:
+            with self._torch.cuda.graph(graph, stream=stream):
+                launch()
+        except RuntimeError as error:
+            log.warning("no CUDA graph, launching kernel by kernel", reason=str(error).splitlines()[0])
+            self._torch.cuda.synchronize()
+            return launch
+        replay: Launch = graph.replay
+        return replay

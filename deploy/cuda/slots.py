@@ -1,0 +1,149 @@
+"""Micro-batches on their way through a GPU: while one is computed, the next is copied in and the one before it out.
+
+Each slot has its own buffers, streams, events and, for each bucket, its own captured launch. A bucket is a number of clips that
+is launched at once; fewer are filled up with what lies in the buffer from earlier, whose scores nobody looks at.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.cuda.driver import Driver, Launch
+from deploy.spec import ClipSpec
+
+INPUTS = ("clips", "state")
+OUTPUTS = ("score", "heatmap", "next_state")
+KEEP_ON_DEVICE = frozenset({"heatmap"})
+"""Outputs that are copied out only for the clips that need them."""
+
+
+NeedsHeatmap = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+"""Scores float32 (N,) to bool (N,)."""
+
+
+class Program(Protocol):
+    """A loaded model on a device."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of one clip: sizes of each input and output by name."""
+
+    def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
+        """What scores the first ``bucket`` rows of ``tensors``, by name, on the current stream."""
+
+
+class Piece(NamedTuple):
+    """Part of a call: rows ``begin`` to ``end``, launched as ``bucket``."""
+
+    begin: int
+    end: int
+    bucket: int
+
+
+def cut(n_clips: int, buckets: Sequence[int]) -> Iterator[Piece]:
+    """A call in pieces: full ones of the largest bucket, and the rest in the smallest that holds it. ``buckets`` rise."""
+    begin = 0
+    while begin < n_clips:
+        size = min(n_clips - begin, buckets[-1])
+        yield Piece(begin, begin + size, next(bucket for bucket in buckets if bucket >= size))
+        begin += size
+
+
+def buckets_for(max_clips: int, offered: Sequence[int]) -> tuple[int, ...]:
+    """The buckets that a call of ``max_clips`` may need: those below it and the first that holds it, or all."""
+    smaller = [bucket for bucket in offered if bucket < max_clips]
+    return (*smaller, *[bucket for bucket in offered if bucket >= max_clips][:1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    copy_in: Any
+    compute: Any
+    copy_out: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Events:
+    arrived: Any
+    computed: Any
+    returned: Any
+
+
+class Slot:
+    """Buffers and launches for one piece at a time."""
+
+    def __init__(self, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
+        self._driver = driver
+        self._streams = _Streams(driver.stream(), driver.stream(), driver.stream())
+        self._events = _Events(driver.event(), driver.event(), driver.event())
+        self._on_device = _buffers(program, buckets[-1], driver)
+        self._on_host = {name: driver.pinned_like(values) for name, values in self._on_device.items()}
+        self._launches = {
+            bucket: driver.captured(program.launcher(bucket, self._on_device), self._streams.compute) for bucket in buckets
+        }
+        self._piece: Piece | None = None
+
+    def start(self, piece: Piece, given: Mapping[str, NDArray[Any]]) -> None:
+        """Enqueue a piece of ``given``, inputs by name; returns at once. The slot must be free."""
+        self._piece, rows = piece, piece.end - piece.begin
+        with self._driver.on(self._streams.copy_in):
+            for name, values in given.items():
+                self._on_host[name].numpy()[:rows] = values[piece.begin : piece.end]
+                self._on_device[name][:rows].copy_(self._on_host[name][:rows], non_blocking=True)
+            self._events.arrived.record(self._streams.copy_in)
+        self._events.arrived.wait(self._streams.compute)
+        with self._driver.on(self._streams.compute):
+            self._launches[piece.bucket]()
+            self._events.computed.record(self._streams.compute)
+        self._events.computed.wait(self._streams.copy_out)
+        with self._driver.on(self._streams.copy_out):
+            for name in self._outputs():
+                if name not in KEEP_ON_DEVICE:
+                    self._on_host[name][:rows].copy_(self._on_device[name][:rows], non_blocking=True)
+            self._events.returned.record(self._streams.copy_out)
+
+    def finish(self, results: Mapping[str, NDArray[Any]], needs_heatmap: NeedsHeatmap) -> None:
+        """Wait for the piece, if there is one, and put its outputs where they belong in ``results``, outputs by name.
+
+        Heat maps that are not needed are left as they are in ``results``.
+        """
+        if self._piece is None:
+            return
+        piece, rows, self._piece = self._piece, self._piece.end - self._piece.begin, None
+        self._events.returned.synchronize()
+        for name in self._outputs():
+            if name not in KEEP_ON_DEVICE:
+                results[name][piece.begin : piece.end] = self._on_host[name].numpy()[:rows]
+        wanted = np.flatnonzero(needs_heatmap(results["score"][piece.begin : piece.end]))
+        for name in KEEP_ON_DEVICE & self._outputs() if len(wanted) else ():
+            results[name][piece.begin + wanted] = self._fetch(name, wanted)
+
+    def abandon(self) -> None:
+        """Forget the piece, once the device no longer writes to its buffers."""
+        self._piece = None
+        with suppress(RuntimeError):  # an error of the device comes again at every call
+            self._events.returned.synchronize()
+
+    def _outputs(self) -> set[str]:
+        return set(OUTPUTS) & self._on_device.keys()
+
+    def _fetch(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        with self._driver.on(self._streams.copy_out):
+            kept: NDArray[Any] = self._on_device[name][rows.tolist()].cpu().numpy()
+        return kept
+
+
+def _buffers(program: Program, rows: int, driver: Driver) -> dict[str, Any]:
+    return {
+        name: driver.zeros((rows, *shape), "uint8" if name == "clips" else "float32") for name, shape in program.shapes().items()
+    }
+
+
+def program_shapes(spec: ClipSpec, heatmap: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """What a program of ``spec`` takes and gives for one clip; ``heatmap``: sizes of the heat map."""
+    shapes: dict[str, tuple[int, ...]] = {"clips": spec.clip_shape, "score": (), "heatmap": tuple(heatmap)}
+    state = spec.state_shape
+    return shapes if state is None else {**shapes, "state": state, "next_state": state}

@@ -1,0 +1,103 @@
+"""TensorRT, and TensorRT for RTX, on an NVIDIA GPU: a plan that was built for it and passed the gate there."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+from deploy.bundle import Bundle
+from deploy.cuda.driver import CudaDriver, Driver, Launch
+from deploy.cuda.engine import GpuEngine
+from deploy.cuda.gpu import find_gpu
+from deploy.cuda.slots import INPUTS, OUTPUTS, buckets_for
+from deploy.engine import Precision, backend_errors, check_graph
+from deploy.errors import EngineFailed
+from deploy.plans import read_plan
+from deploy.tensorrt.build import profile_bounds
+from deploy.tensorrt.library import Log, import_library
+from deploy.tensorrt.make import fingerprint_here
+from deploy.tensorrt.members import Context, TensorRt
+from deploy.tensorrt.options import BuildOptions
+
+
+class TensorRtEngine(GpuEngine):
+    """See :class:`deploy.engine.Engine`. ``name``: ``tensorrt`` or ``tensorrt-rtx``.
+
+    Raises:
+        EngineUnavailable: library, driver or GPU are missing.
+        EngineRefused, PlanStale, BundleCorrupt: see :func:`deploy.plans.read_plan`.
+        EngineFailed: the library refuses the plan.
+    """
+
+    def __init__(self, bundle: Bundle, name: str, *, precision: Precision, max_clips: int) -> None:
+        self.name = name
+        library = import_library(name)
+        # First of all: without a driver the run time ends the whole process.
+        self._gpu = find_gpu(name)
+        variant, plan = read_plan(bundle, name, precision, fingerprint_here(name, library))
+        self._description = dict(variant.fingerprint)
+        options = variant.plan.options if variant.plan else BuildOptions()
+        with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
+            driver = CudaDriver(name)
+            program = PlanProgram(library, plan, options, driver)
+        check_graph(bundle, *program.free_shapes())
+        with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
+            super().__init__(bundle.spec, max_clips, driver, program, buckets_for(max_clips, options.buckets), -inf)
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`deploy.engine.Engine.describe`."""
+        return dict(self._description)
+
+
+class PlanProgram:
+    """:class:`deploy.cuda.slots.Program` of a plan. Every launcher has a context of its own."""
+
+    def __init__(self, library: TensorRt, plan: bytes, options: BuildOptions, driver: Driver) -> None:
+        self._library, self._options, self._driver = library, options, driver
+        # Kept in this order, and let go in the other: each needs those before it.
+        self._log = Log(library)
+        self._runtime = library.Runtime(self._log.logger)
+        self._engine = self._log.require(self._runtime.deserialize_cuda_engine(plan), "the plan is refused")
+
+    def free_shapes(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Sizes of inputs and of outputs by name; the first, the clips, is free."""
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        shapes = {name: list(self._engine.get_tensor_shape(name)) for name in names}
+        return (
+            {name: shape for name, shape in shapes.items() if name in INPUTS},
+            {name: shape for name, shape in shapes.items() if name in OUTPUTS},
+        )
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See :meth:`deploy.cuda.slots.Program.shapes`."""
+        inputs, outputs = self.free_shapes()
+        return {name: tuple(shape[1:]) for name, shape in {**inputs, **outputs}.items()}
+
+    def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
+        """See :meth:`deploy.cuda.slots.Program.launcher`."""
+        context = self._context(bucket, tensors)
+
+        def launch() -> None:
+            self._log.require(context.execute_async_v3(self._driver.handle()), f"{bucket} clips cannot be enqueued")
+
+        return launch
+
+    def _context(self, bucket: int, tensors: Mapping[str, Any]) -> Context:
+        log, strategy = self._log, self._library.ExecutionContextAllocationStrategy.STATIC
+        context = log.require(self._engine.create_execution_context(strategy), f"no context for {bucket} clips")
+        profile = _profile_of(bucket, self._options)
+        log.require(context.set_optimization_profile_async(profile, self._driver.handle()), f"profile {profile} is refused")
+        for name, tensor in tensors.items():
+            if name in INPUTS:
+                shape = (bucket, *tuple(tensor.shape)[1:])
+                log.require(context.set_input_shape(name, shape), f"{name} of {shape} is refused")
+            log.require(context.set_tensor_address(name, tensor.data_ptr()), f"the memory of {name} is refused")
+        unknown = list(context.infer_shapes())
+        log.require(not unknown, f"shapes are missing for {', '.join(unknown)}")
+        return context
+
+
+def _profile_of(bucket: int, options: BuildOptions) -> int:
+    for index, (least, _, largest) in enumerate(profile_bounds(options)):
+        if least <= bucket <= largest:
+            return index
+    raise EngineFailed(f"no profile of the plan takes {bucket} clips")

@@ -1,0 +1,185 @@
+"""A serving graph to a plan. Precision is what the graph's own types say: the network is strongly typed.
+
+TensorRT tries kernels on the GPU that is here; TensorRT for RTX compiles for all GPUs of its kind, on any machine.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.engine import Precision
+from deploy.errors import ConfigError, EngineFailed
+from deploy.tensorrt.library import Log
+from deploy.tensorrt.members import Builder, BuilderConfig, HostMemory, Network, Profile, TensorRt
+from deploy.tensorrt.options import BuildOptions
+
+PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}
+"""Layers that nearly all of the work is in."""
+_TYPES: Mapping[Precision, str] = {"f32": "FLOAT", "f16": "HALF"}
+
+Tell = Callable[[str, int, int], None]
+"""Told of a phase of the build: its name, finished steps, all steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A plan and how it came about."""
+
+    plan: bytes
+    timing_cache: bytes
+    """For later builds on this GPU; empty where the library keeps none."""
+    products: Mapping[str, int]
+    """Type -> how many convolutions and matrix products give it, as the parser understood the graph."""
+
+
+def build_plan(
+    library: TensorRt,
+    graph: bytes,
+    precision: Precision,
+    options: BuildOptions,
+    *,
+    name: str,
+    timing_cache: bytes = b"",
+    tell: Tell = lambda _phase, _done, _total: None,
+) -> Built:
+    """Build; takes seconds to minutes. ``name`` is kept in the plan.
+
+    Raises:
+        EngineFailed: the library refuses the graph, a profile or the build, the graph is not in ``precision`` as the parser
+            understands it.
+        ConfigError: the plan is larger than the options allow.
+    """
+    log = Log(library)
+    builder = library.Builder(log.logger)
+    network = _parsed(library, log, builder, graph)
+    network.name = name
+    products = count_products(network)
+    _require_precision(products, precision)
+    config = _configured(library, log, builder, options, timing_cache)
+    for bounds in profile_bounds(options):
+        profile = _profile(log, builder, network, bounds)
+        log.require(config.add_optimization_profile(profile), f"the profile for {bounds[-1]} clips is refused")
+    monitor = _monitor(library, tell)
+    config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise monitor.interrupted
+    made = _bytes(log.require(plan, "the plan cannot be built"))
+    _require_size(made, options)
+    return Built(made, _kept(config), products)
+
+
+def profile_bounds(options: BuildOptions) -> list[tuple[int, int, int]]:
+    """Least, best and largest number of clips of each profile."""
+    if options.profiles == "wide":
+        return [(1, options.buckets[-1], options.buckets[-1])]
+    return [(bucket, bucket, bucket) for bucket in options.buckets]
+
+
+def count_products(network: Network) -> dict[str, int]:
+    """How many convolutions and matrix products of a parsed network give which type."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    outputs = [layer.get_output(0) for layer in layers if layer.type.name in PRODUCTS]
+    return dict(Counter(output.dtype.name for output in outputs if output is not None))
+
+
+def _parsed(library: TensorRt, log: Log, builder: Builder, graph: bytes) -> Network:
+    flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = log.require(builder.create_network(flags), "the network cannot be made")
+    parser = library.OnnxParser(network, log.logger)
+    if not parser.parse(graph):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        told = "; ".join(f"{error.node_name()}: {error.desc()}" for error in errors)
+        raise EngineFailed(f"the graph cannot be parsed: {told or '; '.join(log.lines) or 'it gave no reason'}")
+    return network
+
+
+def _require_precision(products: Mapping[str, int], precision: Precision) -> None:
+    """A typed engine that was given float32 by accident is right, and slow without a word."""
+    if precision in _TYPES and set(products) - {_TYPES[precision]}:
+        raise EngineFailed(f"the graph is not in {precision}: its convolutions and matrix products give {dict(products)}")
+
+
+def _configured(library: TensorRt, log: Log, builder: Builder, options: BuildOptions, timing_cache: bytes) -> BuilderConfig:
+    config = log.require(builder.create_builder_config(), "the builder cannot be configured")
+    config.builder_optimization_level = options.level
+    # One after the other: the layers of these networks depend on each other.
+    config.max_aux_streams = 0
+    # So that the inspector can tell the types that are really computed in.
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    # On by default: products of float32 would be of ten bits.
+    config.clear_flag(library.BuilderFlag.TF32)
+    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    with _deprecated_in_rtx():
+        cache = config.create_timing_cache(timing_cache)
+        if cache is not None:
+            # Of another version or GPU it is refused, which costs time and nothing else: the kernels are tried again.
+            config.set_timing_cache(cache, ignore_mismatch=False)
+    return config
+
+
+def _profile(log: Log, builder: Builder, network: Network, bounds: tuple[int, int, int]) -> Profile:
+    profile = log.require(builder.create_optimization_profile(), "a profile cannot be made")
+    for index in range(network.num_inputs):
+        given = network.get_input(index)
+        shapes = [(clips, *tuple(given.shape)[1:]) for clips in bounds]
+        profile.set_shape(given.name, *shapes)
+        # An unknown name or a least size above the largest is passed over in silence.
+        log.require(len(profile.get_shape(given.name)) == 3, f"the profile takes no shapes {shapes} for {given.name}")
+    return profile
+
+
+def _kept(config: BuilderConfig) -> bytes:
+    with _deprecated_in_rtx():
+        cache = config.get_timing_cache()
+        kept = None if cache is None else cache.serialize()
+    return b"" if kept is None else _bytes(kept)
+
+
+@contextmanager
+def _deprecated_in_rtx() -> Iterator[None]:
+    """TensorRT for RTX times nothing, so its cache does nothing, and it warns of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _bytes(memory: HostMemory) -> bytes:
+    return bytes(memoryview(memory))  # type: ignore[arg-type]  # a buffer, which only its C code says
+
+
+def _require_size(plan: bytes, options: BuildOptions) -> None:
+    if len(plan) > options.max_plan_bytes:
+        raise ConfigError(f"the plan has {len(plan)} bytes, max_plan_bytes allows {options.max_plan_bytes}")
+
+
+def _monitor(library: TensorRt, tell: Tell) -> Any:
+    """The library's progress for ``tell``. An exception must not pass through it: it is kept, and the build is stopped."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]  # a class that is known at run time only
+        def __init__(self) -> None:
+            library.IProgressMonitor.__init__(self)
+            self.interrupted: BaseException | None = None
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            self._tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(phase_name, step + 1)
+            return self.interrupted is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._tell(phase_name, self._steps.pop(phase_name, 0))
+
+        def _tell(self, phase: str, done: int) -> None:
+            try:
+                tell(phase, done, self._steps.get(phase, done))
+            except BaseException as error:  # noqa: BLE001  Ctrl-C as well; raised again after the build
+                self.interrupted = error
+
+    return Monitor()

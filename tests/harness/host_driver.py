@@ -1,0 +1,66 @@
+"""A device without a GPU, to run what engines on GPUs share: all is done at once, on the CPU, and every wish is written down."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from deploy.cuda.driver import Launch
+
+
+class HostStream:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class HostEvent:
+    def __init__(self, driver: "HostDriver", number: int) -> None:
+        self._driver, self.number = driver, number
+
+    def record(self, stream: HostStream) -> None:
+        self._driver.wishes.append(("record", self.number, stream.number))
+
+    def wait(self, stream: HostStream) -> None:
+        self._driver.wishes.append(("wait", self.number, stream.number))
+
+    def synchronize(self) -> None:
+        self._driver.wishes.append(("synchronize", self.number))
+
+
+class HostDriver:
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.wishes: list[tuple[Any, ...]] = []
+        self._made = 0
+
+    def stream(self) -> HostStream:
+        return HostStream(self._number())
+
+    def handle(self) -> int:
+        return 7
+
+    def event(self) -> HostEvent:
+        return HostEvent(self, self._number())
+
+    @contextmanager
+    def on(self, stream: HostStream) -> Iterator[None]:
+        self.wishes.append(("on", stream.number))
+        yield
+
+    def zeros(self, shape: Sequence[int], kind: str) -> torch.Tensor:
+        return torch.zeros(tuple(shape), dtype=getattr(torch, kind))
+
+    def pinned_like(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(tensor)
+
+    def captured(self, launch: Launch, stream: HostStream) -> Launch:
+        def launched() -> None:
+            self.wishes.append(("launch", stream.number))
+            launch()
+
+        return launched
+
+    def _number(self) -> int:
+        self._made += 1
+        return self._made

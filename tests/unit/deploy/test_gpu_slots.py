@@ -1,0 +1,216 @@
+"""What engines on GPUs share: calls cut into buckets, copies ordered by events, and nothing left over from a call that failed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deploy.bundle import Bundle, read_golden
+from deploy.cuda.driver import Launch
+from deploy.cuda.engine import SLOTS, GpuEngine
+from deploy.cuda.slots import buckets_for, cut, program_shapes
+from deploy.engine import load_engine
+from deploy.engines.torch import load_network
+from deploy.engines.torch_cuda import TorchProgram
+from deploy.errors import BundleIncompatible, EngineFailed
+from deploy.gate import judge, try_engine
+from deploy.sequences import Sequences, score_sequences
+from deploy.spec import ClipSpec
+from tests.harness.fake_tensorrt import FakeTensorRt
+from tests.harness.gpu_engines import make_up_gpu
+from tests.harness.host_driver import HostDriver
+
+SPEC = ClipSpec(length=1, height_px=16, width_px=16)
+BUCKETS = st.lists(st.integers(1, 64), min_size=1, max_size=5).map(lambda sizes: tuple(sorted(set(sizes))))
+
+
+class Means:
+    """A program that scores a clip by the mean of its pixels. ``broken``: what a launch raises from now on."""
+
+    def __init__(self) -> None:
+        self.broken: Exception | None = None
+        self.launched: list[int] = []
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return program_shapes(SPEC, (16, 16))
+
+    def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
+        def launch() -> None:
+            if self.broken:
+                raise self.broken
+            self.launched.append(bucket)
+            tensors["heatmap"][:bucket] = tensors["clips"][:bucket, 0, :, :, 0]
+            tensors["score"][:bucket] = tensors["heatmap"][:bucket].mean((1, 2))
+
+        return launch
+
+
+class OnHost(GpuEngine):
+    name = "on-host"
+
+    def __init__(self, program: Any, buckets: tuple[int, ...], spec: ClipSpec = SPEC, heatmaps_from: float = -np.inf) -> None:
+        self.driver = HostDriver()
+        super().__init__(spec, 256, self.driver, program, buckets, heatmaps_from)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+
+def grey(levels: list[int]) -> NDArray[np.uint8]:
+    return np.array(levels, np.uint8).reshape(-1, 1, 1, 1, 1) * np.ones((1, *SPEC.clip_shape), np.uint8)
+
+
+@given(st.integers(0, 500), BUCKETS)
+def test_a_call_is_cut_into_full_buckets_and_a_rest_in_the_smallest_that_holds_it(n_clips: int, buckets: tuple[int, ...]) -> None:
+    pieces = list(cut(n_clips, buckets))
+    assert [row for piece in pieces for row in range(piece.begin, piece.end)] == list(range(n_clips))
+    assert all(piece.end - piece.begin == piece.bucket == buckets[-1] for piece in pieces[:-1])
+    for piece in pieces[-1:]:
+        assert piece.bucket == min(bucket for bucket in buckets if bucket >= piece.end - piece.begin)
+
+
+@given(st.integers(1, 70), BUCKETS)
+def test_only_buckets_that_a_call_may_need_are_loaded(max_clips: int, offered: tuple[int, ...]) -> None:
+    needed = {piece.bucket for n_clips in range(1, max_clips + 1) for piece in cut(n_clips, buckets_for(max_clips, offered))}
+    assert set(buckets_for(max_clips, offered)) == needed
+
+
+@given(st.lists(st.integers(0, 255), max_size=40), BUCKETS)
+def test_every_clip_gets_its_own_score_and_heat_map_whatever_the_buckets(levels: list[int], buckets: tuple[int, ...]) -> None:
+    scores = OnHost(Means(), buckets).score(grey(levels))
+    assert scores.score.tolist() == levels
+    assert [set(heatmap.ravel().tolist()) for heatmap in scores.heatmap] == [{float(level)} for level in levels]
+
+
+def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
+    scores = OnHost(Means(), (2, 4), heatmaps_from=100).score(grey([5, 100, 99, 101, 0, 200]))
+    assert np.isnan(scores.heatmap).all((1, 2)).tolist() == [True, False, True, False, True, False]
+    assert scores.heatmap[5].max() == 200
+
+
+def test_copies_wait_for_each_other_by_events_and_slots_take_turns() -> None:
+    engine = OnHost(Means(), (1,))
+    engine.driver.wishes.clear()
+    engine.score(grey([1, 2]))
+    wishes = engine.driver.wishes
+    first, second = wishes[:9], wishes[9:18]
+    for piece in (first, second):
+        copy_in, compute, copy_out = piece[0][1], piece[3][1], piece[7][1]
+        arrived, computed, returned = piece[1][1], piece[5][1], piece[8][1]
+        assert len({copy_in, compute, copy_out}) == 3
+        assert piece == [
+            ("on", copy_in),
+            ("record", arrived, copy_in),
+            ("wait", arrived, compute),
+            ("on", compute),
+            ("launch", compute),
+            ("record", computed, compute),
+            ("wait", computed, copy_out),
+            ("on", copy_out),
+            ("record", returned, copy_out),
+        ]
+    # Both were on their way before the first was waited for.
+    assert [wish for wish in wishes if wish[0] == "synchronize"] == [("synchronize", first[8][1]), ("synchronize", second[8][1])]
+    assert "synchronize" not in [wish[0] for wish in wishes[:18]]
+    launches = [wish[1] for wish in engine.driver.wishes if wish[0] == "launch"]
+    assert len(set(launches)) == 2
+
+
+def test_a_call_that_fails_leaves_nothing_for_the_next() -> None:
+    program = Means()
+    engine = OnHost(program, (2,))
+    program.broken = RuntimeError("an illegal memory access")
+    with pytest.raises(EngineFailed, match="scoring 5 clips failed: an illegal memory access"):
+        engine.score(grey([1, 2, 3, 4, 5]))
+    program.broken = None
+    assert engine.score(grey([9])).score.tolist() == [9]
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_a_network_on_a_device_scores_as_the_reference_does_in_every_bucket(recurrent_bundle: Bundle, precision: Any) -> None:
+    program = TorchProgram(load_network(recurrent_bundle), recurrent_bundle.spec, precision, HostDriver())
+    engine, golden = OnHost(program, (1, 3), recurrent_bundle.spec), read_golden(recurrent_bundle)
+    found = engine.score(golden.clips, golden.state)
+    tolerance = 1e-5 if precision == "f32" else 1e-2
+    np.testing.assert_allclose(found.score, golden.score, rtol=tolerance, atol=tolerance * np.abs(golden.heatmap).max())
+    assert found.state is not None
+    assert golden.next_state is not None
+    np.testing.assert_allclose(found.state, golden.next_state, rtol=tolerance, atol=tolerance)
+
+
+def test_the_gate_tries_every_bucket_and_tells_the_worst() -> None:
+    class WrongInFours(Means):
+        def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
+            launch = super().launcher(bucket, tensors)
+
+            def wrong() -> None:
+                launch()
+                if bucket == 4:
+                    tensors["score"][:bucket] = torch.rand(bucket)
+
+            return wrong
+
+    frames = np.random.default_rng(0).integers(0, 256, (3, 30, *SPEC.frame_shape), dtype=np.uint8)
+    hurried = np.arange(30) >= 15
+    sequences = Sequences(frames, np.tile(hurried, (3, 1)), score_sequences(OnHost(Means(), (1,)), frames))
+    right = try_engine(OnHost(Means(), (1, 2, 4)), "f32", sequences)
+    assert (right.passed, right.buckets, right.max_error) == (True, (1, 2, 4), 0)
+    wrong = try_engine(OnHost(WrongInFours(), (1, 2, 4)), "f32", sequences)
+    assert not wrong.passed
+    assert judge("f32", sequences.score, sequences).buckets == ()
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "told"),
+    [
+        ("deserialize_cuda_engine", None, "the plan is refused"),
+        ("create_execution_context", None, "no context for 1 clips"),
+        ("set_optimization_profile_async", False, "profile 0 is refused"),
+        ("set_input_shape", False, r"clips of \(1, 3, 24, 40, 1\) is refused"),
+        ("set_tensor_address", False, "the memory of clips is refused"),
+        ("infer_shapes", ["clips"], "shapes are missing for clips"),
+    ],
+)
+def test_a_plan_that_is_refused_is_an_error_with_what_the_library_said(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, call: str, answer: object, told: str
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path, FakeTensorRt({call: answer}))
+    with pytest.raises(EngineFailed, match=f"cannot be loaded: {told}: .*out of luck"):
+        load_engine(bundle, "tensorrt")
+
+
+def test_clips_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    library = FakeTensorRt()
+    make_up_gpu(monkeypatch, tmp_path, library)
+    engine, golden = load_engine(bundle, "tensorrt"), read_golden(bundle)
+    library.refuse["execute_async_v3"] = False
+    with pytest.raises(EngineFailed, match="8 clips cannot be enqueued: out of luck"):
+        engine.score(golden.clips)
+    library.refuse.clear()
+    np.testing.assert_allclose(engine.score(golden.clips).score, golden.score, rtol=1e-5)
+
+
+def test_static_profiles_are_chosen_by_bucket_and_a_wide_one_takes_all(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    library = FakeTensorRt()
+    make_up_gpu(monkeypatch, tmp_path, library)
+    load_engine(bundle, "tensorrt", max_clips=9).close()
+    assert [seen[0] for call, *seen in library.calls if call == "set_optimization_profile_async"] == [0, 1, 2] * SLOTS
+
+
+def test_a_plan_of_another_graph_than_the_specs_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    spec = bundle.spec.model_copy(update={"width_px": 48})
+    other = Bundle(bundle.path, bundle.manifest.model_copy(update={"spec": spec}), bundle.calibration)
+    with pytest.raises(BundleIncompatible, match=r"the spec says clips of \(3, 24, 48, 1\)"):
+        load_engine(other, "tensorrt")

@@ -1,0 +1,122 @@
+"""Plans in a bundle: made once, kept with what they are for, and never loaded when they are stale or touched."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.bundle import ONNX_NAME, Bundle
+from deploy.cuda.gpu import Gpu
+from deploy.errors import BundleCorrupt, EngineRefused, EngineUnavailable, PlanStale
+from deploy.graphs import graph_of
+from deploy.plans import read_plan
+from deploy.tensorrt.make import fingerprint_here, make_plan
+from deploy.tensorrt.options import BuildOptions
+from deploy.variants import find_variant
+from tests.harness.fake_tensorrt import FakeTensorRt
+
+OPTIONS = BuildOptions(buckets=(1, 4))
+HERE = {"backend": "tensorrt", "version": "11.4.0", "os": "Linux x86_64", "gpu": "H100", "compute_capability": "9.0"}
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRt:
+    """TensorRT as a script, on a machine with an H100 and a cache of its own."""
+    fake = FakeTensorRt()
+    monkeypatch.setattr("deploy.tensorrt.make.import_library", lambda _flavour: fake)
+    monkeypatch.setattr("deploy.tensorrt.make.find_gpu", lambda _engine: Gpu("H100", "9.0"))
+    monkeypatch.setattr("deploy.tensorrt.make.platform.system", lambda: "Linux")
+    monkeypatch.setattr("deploy.tensorrt.make.platform.machine", lambda: "x86_64")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fake
+
+
+def made(bundle: Bundle, options: BuildOptions = OPTIONS, precision: Any = "f32") -> Any:
+    return make_plan(bundle, "tensorrt", precision, options, lambda *_: None)
+
+
+def builds(library: FakeTensorRt) -> int:
+    return [call for call, *_ in library.calls].count("build_serialized_network")
+
+
+def test_what_was_made_is_read_back_with_its_record(bundle: Bundle) -> None:
+    variant = made(bundle)
+    found, plan = read_plan(bundle, "tensorrt", "f32", HERE)
+    assert found == variant == find_variant(bundle, "tensorrt", "f32")
+    assert plan == bundle.file(ONNX_NAME).read_bytes()
+    assert {name: variant.fingerprint[name] for name in HERE} == HERE
+    assert variant.gate is None
+
+
+def test_a_plan_that_is_as_wanted_is_left_and_any_other_is_built_again(bundle: Bundle, library: FakeTensorRt) -> None:
+    made(bundle)
+    made(bundle)
+    assert builds(library) == 1
+    made(bundle, OPTIONS.model_copy(update={"buckets": (2,)}))
+    assert builds(library) == 2
+    library.__version__ = "11.5.0"
+    made(bundle, OPTIONS.model_copy(update={"buckets": (2,)}))
+    assert builds(library) == 3
+
+
+def test_timings_are_kept_for_the_next_model_on_this_gpu(bundle: Bundle, library: FakeTensorRt, tmp_path: Path) -> None:
+    made(bundle)
+    assert (tmp_path / "cache" / "oddsight" / "tensorrt-11.4.0-H100.timings").read_bytes() == b"timed "
+    made(bundle, OPTIONS.model_copy(update={"level": 5}))
+    assert ("create_timing_cache", b"timed ") in library.calls
+
+
+@pytest.mark.parametrize("field", HERE)
+def test_a_stale_plan_names_what_differs_and_how_to_build_it_again(bundle: Bundle, field: str) -> None:
+    made(bundle)
+    with pytest.raises(PlanStale, match=rf"{field} was {HERE[field]}, is another; build it again: oddsight-deploy build"):
+        read_plan(bundle, "tensorrt", "f32", {**HERE, field: "another"})
+
+
+def test_a_plan_of_another_model_is_stale(bundle: Bundle) -> None:
+    made(bundle)
+    record = bundle.path / "engines" / "tensorrt-f32" / "engine.json"
+    record.write_text(record.read_text().replace(bundle.manifest.files[ONNX_NAME], "0" * 64))
+    with pytest.raises(PlanStale, match=f"model_sha256 was {'0' * 64}, is {bundle.manifest.files[ONNX_NAME]}"):
+        read_plan(bundle, "tensorrt", "f32", HERE)
+
+
+@pytest.mark.parametrize("tamper", [lambda plan: plan[:-1], lambda plan: plan[:100] + b"\0" + plan[101:], lambda _: b""])
+def test_a_plan_that_was_touched_is_never_given_out_and_is_built_again_when_asked_for(bundle: Bundle, tamper: Any) -> None:
+    made(bundle)
+    path = bundle.path / "engines" / "tensorrt-f32" / "plan"
+    whole = path.read_bytes()
+    path.write_bytes(tamper(whole))
+    with pytest.raises(BundleCorrupt, match=r"tensorrt-f32/plan: sha256 is .*build it again"):
+        read_plan(bundle, "tensorrt", "f32", HERE)
+    made(bundle)
+    assert read_plan(bundle, "tensorrt", "f32", HERE)[1] == whole
+
+
+def test_a_plan_that_is_gone_or_was_never_built_is_told(bundle: Bundle) -> None:
+    with pytest.raises(EngineRefused, match="has no plan in this bundle; build it: oddsight-deploy build"):
+        read_plan(bundle, "tensorrt", "f32", HERE)
+    made(bundle)
+    (bundle.path / "engines" / "tensorrt-f32" / "plan").unlink()
+    with pytest.raises(BundleCorrupt, match="No such file"):
+        read_plan(bundle, "tensorrt", "f32", HERE)
+
+
+def test_a_plan_for_rtx_is_for_no_gpu_in_particular(library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(engine: str) -> Gpu:
+        raise EngineUnavailable("no GPU")
+
+    monkeypatch.setattr("deploy.tensorrt.make.find_gpu", none)
+    assert fingerprint_here("tensorrt-rtx", library).keys() == {"backend", "version", "os"}
+    with pytest.raises(EngineUnavailable, match="no GPU"):
+        fingerprint_here("tensorrt", library)
+
+
+def test_half_precision_has_a_graph_of_its_own_kept_until_the_model_changes(bundle: Bundle) -> None:
+    graph = graph_of(bundle, "f16")
+    kept = bundle.path / "engines" / "graph-f16" / ONNX_NAME
+    assert kept.read_bytes() == graph
+    assert set(made(bundle, precision="f16").plan.products) == {"HALF"}
+    kept.write_bytes(b"touched")
+    assert graph_of(bundle, "f16") == graph
+    assert kept.read_bytes() == graph
