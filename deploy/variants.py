@@ -68,14 +68,18 @@ def passed_variant(bundle: Bundle, engine: str, precision: Precision, fingerprin
         raise EngineRefused(f"{engine} in {precision} was refused: {'; '.join(variant.gate.failures)}; use f32")
     expected = {"model_sha256": variant.model_sha256, **variant.fingerprint}
     found = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
-    differences = [
+    if changed := differences(expected, found):
+        raise EngineRefused(f"{engine} in {precision} was tried elsewhere: {'; '.join(changed)}; {again}")
+    return variant
+
+
+def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
+    """What differs, one sentence each, in order of name; none: they are equal."""
+    return [
         f"{name} was {expected.get(name)}, is {found.get(name)}"
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
-    if differences:
-        raise EngineRefused(f"{engine} in {precision} was tried elsewhere: {'; '.join(differences)}; {again}")
-    return variant
 
 
 def _folder(bundle: Bundle, engine: str, precision: Precision) -> Path:
