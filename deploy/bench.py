@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import Clips, Engine, Precision, State, load_engine
+from deploy.engine import Clips, Engine, Precision, State, Tune, load_engine
 from deploy.errors import EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
@@ -33,6 +33,7 @@ class Plan:
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 5
     threads: int = 0
+    tune: Tune = "throughput"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def benchmark(bundle: Bundle, plan: Plan, tell: Callable[[int, int], None]) -> d
     """Measure engines that run here; ``tell`` is told of finished parts, and of how many there are.
 
     Returns:
-        ``results``: of each engine and batch; ``floor``: what the machine allows; ``left_out``: why others are missing.
+        ``tune``; ``results``: of each engine and batch; ``floor``: what the machine allows; ``left_out``: why others are missing.
 
     Raises:
         EngineFailed: a backend failed.
@@ -97,14 +98,16 @@ def benchmark(bundle: Bundle, plan: Plan, tell: Callable[[int, int], None]) -> d
             tell(number, len(runners) * plan.rounds)
     floor = measure_floor({runner.precision for runner in runners})
     results = _results(runners, floor, gflop_per_clip(bundle), _moved_bytes(bundle))
-    return {"results": [asdict(result) for result in results], "floor": asdict(floor), "left_out": left_out}
+    return {"tune": plan.tune, "results": [asdict(result) for result in results], "floor": asdict(floor), "left_out": left_out}
 
 
 def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner], dict[str, str]]:
     runners, left_out = [], {}
     for name, precision in plan.engines:
         try:
-            loaded = load_engine(bundle, name, precision=precision, max_clips=max(plan.batches), threads=plan.threads)
+            loaded = load_engine(
+                bundle, name, precision=precision, max_clips=max(plan.batches), threads=plan.threads, tune=plan.tune
+            )
         except EngineUnavailable as error:
             left_out[f"{name} {precision}"] = str(error)
             continue

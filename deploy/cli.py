@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from deploy.bundle import Bundle
     from deploy.engine import Precision
+    from deploy.optimize import Goal, Outcome, Trial
     from deploy.variants import Variant
     from deploy.verify import Verdict
 
@@ -127,13 +128,14 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns, 0.6 s each time.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one call; 0: the engine's own choice.")] = 0,
+    tune: Annotated[Literal["throughput", "latency"], typer.Option(help="What threads and streams are set for.")] = "throughput",
     as_json: AsJson = False,
 ) -> None:
     """Measure clips a second, CPU time and latency of each engine, precision and batch, beside what this machine allows."""
     from deploy.bench import Plan, benchmark
     from deploy.bundle import read_bundle
 
-    plan = Plan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads)
+    plan = Plan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, tune)
     verified = read_bundle(bundle)
     with _progress("measuring") as tell:
         report = {"model_id": verified.model_id, **benchmark(verified, plan, tell)}
@@ -143,6 +145,43 @@ def bench(
         _print_tables([_bench_table(report)])
         for name, reason in report["left_out"].items():
             typer.echo(f"left out: {name}: {reason}")
+
+
+@app.command()
+def optimize(
+    bundle: BundleFolder,
+    cameras: Annotated[int, typer.Option(metavar="N", help="How many cameras this machine is to serve.")],
+    frame_rate: Annotated[float, typer.Option(metavar="F", help="Frames a second of each of them.")],
+    latency_ms: Annotated[
+        float | None, typer.Option(metavar="L", help="95 % of the frames must have their score within this time. Default: any.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try what this machine can run, measure what passes the gate at the load of so many cameras, keep the best in the bundle.
+
+    oddsight-stream run then takes it wherever the settings leave the engine open. Takes a minute or two.
+    Exit code 1 if nothing passes. If nothing keeps up the fastest is kept, and a warning on stderr says what it can carry.
+    """
+    from deploy.bundle import read_bundle
+    from deploy.camera_load import CameraLoad
+    from deploy.errors import EngineRefused
+    from deploy.optimize import Goal
+    from deploy.optimize import optimize as choose
+
+    goal = Goal(CameraLoad(cameras, frame_rate), latency_ms)
+    verified = read_bundle(bundle)
+    with _progress("trying") as tell:
+        outcome = choose(verified, goal, tell)
+    trials = [_tried(trial, outcome, goal) for trial in outcome.trials]
+    if as_json:
+        report = {"model_id": verified.model_id, **asdict(goal), "shortfall": outcome.shortfall, "trials": trials}
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _print_tables([_trials_table(trials)])
+    if outcome.winner is None:
+        raise EngineRefused(f"{bundle}: no engine passed the gate; the bundle's default is as it was")
+    if outcome.shortfall is not None:
+        typer.echo(f"warning: {outcome.shortfall}", err=True)
 
 
 def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":
@@ -160,9 +199,10 @@ def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[t
 
 
 def _content(bundle: "Bundle") -> dict[str, dict[str, Any]]:
+    from deploy.default import read_default
     from deploy.variants import read_variants
 
-    manifest = bundle.manifest
+    manifest, default = bundle.manifest, read_default(bundle)
     return {
         "model": {"model_id": manifest.model_id, "kind": manifest.model.kind, "config": manifest.model.config},
         "spec": manifest.spec.model_dump(),
@@ -170,6 +210,7 @@ def _content(bundle: "Bundle") -> dict[str, dict[str, Any]]:
         "metrics": manifest.metrics,
         "versions": manifest.versions,
         "engines": {f"{kept.engine} {kept.precision}": _kept(kept) for kept in read_variants(bundle)},
+        "default engine": {} if default is None else default.model_dump(mode="json"),
         "files": {name: {"bytes": bundle.file(name).stat().st_size, "sha256": sha256} for name, sha256 in manifest.files.items()},
     }
 
@@ -210,6 +251,40 @@ def _print_verdicts(verdicts: "list[Verdict]") -> None:
         typer.echo(f"{verdict.engine} {verdict.precision}: {note}{verdict.detail}")
 
 
+def _tried(trial: "Trial", outcome: "Outcome", goal: "Goal") -> dict[str, Any]:
+    """A trial as plain values."""
+    figures = trial.figures
+    return {
+        **asdict(trial.candidate),
+        "status": trial.status,
+        "judgement": figures and goal.judge(figures),
+        "best": trial is outcome.winner,
+        "figures": figures and {**figures.model_dump(), "scored_share": figures.scored_share},
+        "detail": trial.detail,
+    }
+
+
+def _trials_table(trials: list[dict[str, Any]]) -> "Table":
+    from rich.table import Table
+
+    columns = "engine", "precision", "tune", "", "scored", "clips/s", "CPU ms a clip", "p50 ms", "p95 ms", "busy", "detail"
+    caption = "best: now the bundle's default; scored: of the clips that came; ms: from a clip's coming to its score"
+    table = Table(*columns, caption=caption)
+    for trial in trials:
+        word = "best" if trial["best"] else trial["judgement"] or trial["status"]
+        tried = (trial[name] for name in ("engine", "precision", "tune"))
+        table.add_row(*tried, word, *_load_figures(trial["figures"]), trial["detail"])
+    return table
+
+
+def _load_figures(figures: dict[str, Any] | None) -> list[str]:
+    if figures is None:
+        return [""] * 6
+    speed = f"{figures['scored_share']:.1%}", f"{figures['clips_per_s']:.1f}", f"{figures['cpu_s_per_clip'] * 1000:.2f}"
+    latencies = (f"{figures['latency_ms'][rank]:.0f}" for rank in ("p50", "p95"))
+    return [*speed, *latencies, f"{figures['busy_share']:.0%}"]
+
+
 def _bench_table(report: dict[str, Any]) -> "Table":
     from rich.table import Table
 
@@ -227,7 +302,7 @@ def _bench_table(report: dict[str, Any]) -> "Table":
     )
     peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in report["floor"]["flop_per_s"].items())
     moved = f"{report['floor']['bytes_per_s'] / 1e9:.1f} GB/s"
-    table = Table(*columns, title=report["model_id"], caption=f"measured here: {peaks}, {moved}")
+    table = Table(*columns, title=f"{report['model_id']}, for {report['tune']}", caption=f"measured here: {peaks}, {moved}")
     for row in report["results"]:
         shares = (
             "" if row["ratio_to_floor"] is None else f"{row['ratio_to_floor']:.0%}",

@@ -21,8 +21,20 @@ State = NDArray[np.float32]
 
 Precision = Literal["f32", "bf16", "f16"]
 """What convolutions and sums are computed in."""
+Tune = Literal["throughput", "latency"]
+"""What threads and streams are set for: the most clips of a processor, or the earliest end of a call. No score depends on it."""
 
 DEFAULT_MAX_CLIPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an engine is to be loaded; see :func:`load_engine`."""
+
+    precision: Precision = "f32"
+    max_clips: int = DEFAULT_MAX_CLIPS
+    threads: int = 0
+    tune: Tune = "throughput"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +206,19 @@ def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
 
 
 def load_engine(
-    bundle: Bundle, name: str, *, precision: Precision = "f32", max_clips: int = DEFAULT_MAX_CLIPS, threads: int = 0
+    bundle: Bundle,
+    name: str,
+    *,
+    precision: Precision = "f32",
+    max_clips: int = DEFAULT_MAX_CLIPS,
+    threads: int = 0,
+    tune: Tune = "throughput",
 ) -> Engine:
     """Load ``bundle`` into the engine called ``name``, one of ``ENGINES``. Nothing else is ever tried.
 
     ``precision``: ``f32``, or what else of ``PRECISIONS`` the hardware has. ``threads``: CPU threads for one call; 0 leaves it to
-    the backend. Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
+    the backend. ``tune``: what threads and streams are set for; nothing changes where the engine is not one of ``TUNABLE``.
+    Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
 
     Raises:
         ConfigError: no engine has that name, or it never computes in that precision.
@@ -210,46 +229,46 @@ def load_engine(
         raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
     if precision not in PRECISIONS[name]:
         raise ConfigError(f"engine.precision must be one of {', '.join(PRECISIONS[name])} with {name}, got {precision!r}")
-    return ENGINES[name](bundle, precision, max_clips, threads)
+    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune))
 
 
-def _load_openvino(bundle: Bundle, precision: Precision, max_clips: int, threads: int) -> Engine:
+def _load_openvino(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(bundle, precision=precision, max_clips=max_clips, threads=threads)
+    return OpenVinoEngine(bundle, options)
 
 
-def _load_onnx(bundle: Bundle, _precision: Precision, max_clips: int, threads: int) -> Engine:
+def _load_onnx(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.onnx import OnnxEngine
 
-    return OnnxEngine(bundle, max_clips=max_clips, threads=threads)
+    return OnnxEngine(bundle, max_clips=options.max_clips, threads=options.threads, tune=options.tune)
 
 
-def _load_torch(bundle: Bundle, _precision: Precision, max_clips: int, threads: int) -> Engine:
+def _load_torch(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.torch import TorchEngine
 
-    return TorchEngine(bundle, max_clips=max_clips, threads=threads)
+    return TorchEngine(bundle, max_clips=options.max_clips, threads=options.threads)
 
 
-def _load_torch_cuda(bundle: Bundle, precision: Precision, max_clips: int, _threads: int) -> Engine:
+def _load_torch_cuda(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.torch_cuda import TorchCudaEngine
 
-    return TorchCudaEngine(bundle, precision=precision, max_clips=max_clips)
+    return TorchCudaEngine(bundle, precision=options.precision, max_clips=options.max_clips)
 
 
-def _load_tensorrt(bundle: Bundle, precision: Precision, max_clips: int, _threads: int) -> Engine:
+def _load_tensorrt(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(bundle, "tensorrt", precision=precision, max_clips=max_clips)
+    return TensorRtEngine(bundle, "tensorrt", precision=options.precision, max_clips=options.max_clips)
 
 
-def _load_tensorrt_rtx(bundle: Bundle, precision: Precision, max_clips: int, _threads: int) -> Engine:
+def _load_tensorrt_rtx(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(bundle, "tensorrt-rtx", precision=precision, max_clips=max_clips)
+    return TensorRtEngine(bundle, "tensorrt-rtx", precision=options.precision, max_clips=options.max_clips)
 
 
-ENGINES: dict[str, Callable[[Bundle, Precision, int, int], Engine]] = {
+ENGINES: dict[str, Callable[[Bundle, Options], Engine]] = {
     "openvino": _load_openvino,
     "onnx": _load_onnx,
     "torch": _load_torch,
@@ -266,4 +285,6 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "tensorrt-rtx": ("f32", "f16"),
 }
 """Engine -> what it can compute in, given the hardware; the first needs none in particular."""
+TUNABLE = frozenset({"openvino", "onnx"})
+"""Engines that ``tune`` makes a difference to; the others have nothing to set besides threads."""
 DEFAULT_ENGINE = "openvino"

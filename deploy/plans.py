@@ -1,6 +1,6 @@
 """Plans in a bundle: written with what they were made for, and read only if that is what is here and they are as they were."""
 
-from deploy.bundle import Bundle, replace_file
+from deploy.bundle import ONNX_NAME, Bundle, replace_file
 from deploy.engine import Precision
 from deploy.errors import BundleCorrupt, EngineRefused, PlanStale
 from deploy.graphs import sha256
@@ -29,9 +29,8 @@ def read_plan(bundle: Bundle, engine: str, precision: Precision, here: Fingerpri
     variant = find_variant(bundle, engine, precision)
     if variant is None or variant.plan is None:
         raise EngineRefused(f"{engine} in {precision} has no plan in this bundle; build it: {build}")
-    expected = variant.model_copy(update={"fingerprint": {name: variant.fingerprint.get(name, "") for name in here}})
-    changed = differences(bundle, expected, here)
-    if changed:
+    expected = {"model_sha256": variant.model_sha256, **{name: variant.fingerprint.get(name, "") for name in here}}
+    if changed := differences(expected, {"model_sha256": bundle.manifest.files[ONNX_NAME], **here}):
         raise PlanStale(
             f"the plan of {engine} in {precision} is for something else: {'; '.join(changed)}; build it again: {build}"
         )

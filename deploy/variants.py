@@ -84,8 +84,9 @@ def passed_variant(bundle: Bundle, engine: str, precision: Precision, fingerprin
         raise EngineRefused(f"{engine} in {precision} has not been tried with this bundle; {again}")
     if variant.gate.failures:
         raise EngineRefused(f"{engine} in {precision} was refused: {'; '.join(variant.gate.failures)}; use f32")
-    changed = differences(bundle, variant, fingerprint)
-    if changed:
+    expected = {"model_sha256": variant.model_sha256, **variant.fingerprint}
+    found = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
+    if changed := differences(expected, found):
         raise EngineRefused(f"{engine} in {precision} was tried elsewhere: {'; '.join(changed)}; {again}")
     return variant
 
@@ -100,10 +101,8 @@ def find_variant(bundle: Bundle, engine: str, precision: Precision) -> Variant |
     return _read(path) if path.is_file() else None
 
 
-def differences(bundle: Bundle, variant: Variant, fingerprint: Fingerprint) -> list[str]:
-    """What is no longer as it was when a record was made: each name with both values."""
-    expected = {"model_sha256": variant.model_sha256, **variant.fingerprint}
-    found = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
+def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
+    """What differs, one sentence each, in order of name; none: they are equal."""
     return [
         f"{name} was {expected.get(name)}, is {found.get(name)}"
         for name in sorted(expected.keys() | found.keys())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from deploy.admit import put_to_the_gate
 from deploy.bundle import SEQUENCES_NAME, Bundle, read_golden
-from deploy.engine import Precision, load_engine
+from deploy.engine import Precision, Tune, load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
 from deploy.gate import Gate, try_engine
 from deploy.parity import Parity, check
@@ -31,10 +31,10 @@ class Verdict:
     """On the golden sequences; None for float32 if the bundle has none."""
 
 
-def verify_engine(bundle: Bundle, name: str, precision: Precision) -> Verdict:
+def verify_engine(bundle: Bundle, name: str, precision: Precision, tune: Tune = "throughput") -> Verdict:
     """Try one engine, and keep the verdict of its gate in the bundle, where that can be written to."""
     try:
-        return _verify_f32(bundle, name) if precision == "f32" else _verify_by_gate(bundle, name, precision)
+        return _verify_f32(bundle, name, tune) if precision == "f32" else _verify_by_gate(bundle, name, precision, tune)
     except EngineUnavailable as error:
         return Verdict(name, precision, "unavailable", str(error))
     except EngineRefused as error:  # its plan is missing or stale
@@ -51,8 +51,8 @@ def passed(verdicts: list[Verdict], *, asked_for: bool) -> bool:
     return "ok" in statuses and not statuses & ({"failed", "refused", "unavailable"} if asked_for else {"failed"})
 
 
-def _verify_f32(bundle: Bundle, name: str) -> Verdict:
-    engine = load_engine(bundle, name)
+def _verify_f32(bundle: Bundle, name: str, tune: Tune) -> Verdict:
+    engine = load_engine(bundle, name, tune=tune)
     try:
         parity = check(engine, read_golden(bundle))
         gate = try_engine(engine, "f32", read_sequences(bundle)) if SEQUENCES_NAME in bundle.manifest.files else None
@@ -64,8 +64,8 @@ def _verify_f32(bundle: Bundle, name: str) -> Verdict:
     return Verdict(name, "f32", "ok", detail, parity, gate)
 
 
-def _verify_by_gate(bundle: Bundle, name: str, precision: Precision) -> Verdict:
-    variant = put_to_the_gate(bundle, name, precision)
+def _verify_by_gate(bundle: Bundle, name: str, precision: Precision, tune: Tune) -> Verdict:
+    variant = put_to_the_gate(bundle, name, precision, tune)
     with suppress(PermissionError):  # a bundle that belongs to somebody else may be tried all the same
         write_variant(bundle, variant)
     if variant.gate is not None and variant.gate.failures:

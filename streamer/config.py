@@ -75,9 +75,13 @@ class EngineSettings(_Section):
 
     bundle: Path | None = None
     """Folder of the bundle; ``--bundle`` wins over it."""
-    backend: Literal["openvino", "onnx", "torch"] = "openvino"
-    precision: Literal["f32", "bf16"] = "f32"
+    backend: Literal["openvino", "onnx", "torch"] | None = None
+    """What is not set here, or of the next two, is as the bundle's default has it (``oddsight-deploy optimize``) where that was
+    chosen on this machine; else openvino, f32, throughput."""
+    precision: Literal["f32", "bf16"] | None = None
     """``bf16`` is openvino's, on processors that have it, once ``oddsight-deploy verify`` has let it pass."""
+    tune: Literal["throughput", "latency"] | None = None
+    """What threads and streams are set for."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one call; 0 leaves it to the backend."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import structlog
 
-from deploy.admit import load_admitted
 from deploy.bundle import Bundle, read_bundle
+from deploy.choice import Wanted, load_chosen
 from deploy.engine import Engine
 from deploy.errors import ConfigError
 from streamer.batch import MicroBatcher
@@ -62,7 +62,12 @@ def _bundle_path(settings: Settings) -> Path:
 @contextmanager
 def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Engine]:
     chosen = settings.engine
-    engine = load_admitted(bundle, chosen.backend, chosen.precision, max_clips=settings.batch.max_clips, threads=chosen.threads)
+    wanted = Wanted(chosen.backend, chosen.precision, chosen.tune)
+    loaded = load_chosen(bundle, wanted, max_clips=settings.batch.max_clips, threads=chosen.threads)
+    if loaded.passed_over is not None:
+        log.warning("the bundle's default engine is not used", reason=loaded.passed_over)
+    log.info("engine chosen", **loaded.choice.told())
+    engine = loaded.engine
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     try:
         yield engine

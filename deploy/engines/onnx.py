@@ -3,20 +3,25 @@
 from typing import Any
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, Scores, State, backend_errors, check_graph, missing_library
+from deploy.engine import CheckedEngine, Clips, Scores, State, Tune, backend_errors, check_graph, missing_library
 
 _LOG_ERRORS_ONLY = 3
+_SPINNING = "session.intra_op.allow_spinning"
 
 
 class OnnxEngine(CheckedEngine):
-    """See :class:`deploy.engine.Engine`. ``threads``: CPU threads within an operator; 0: one a physical core."""
+    """See :class:`deploy.engine.Engine`.
+
+    ``threads``: CPU threads within an operator; 0: one a physical core. ``tune``: set for latency, threads spin while they wait
+    for work, so that the next operator begins at once.
+    """
 
     name = "onnx"
 
-    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int, tune: Tune) -> None:
         super().__init__(bundle.spec, max_clips)
         self._onnxruntime = _import_onnxruntime()
-        self._threads = threads
+        self._threads, self._tune = threads, tune
         with backend_errors(f"onnx: {bundle.path} cannot be loaded"):
             self._session = self._onnxruntime.InferenceSession(
                 bundle.file(ONNX_NAME), self._session_options(), providers=["CPUExecutionProvider"]
@@ -34,13 +39,17 @@ class OnnxEngine(CheckedEngine):
         return self._session.get_inputs(), self._session.get_outputs()
 
     def _read_back(self) -> dict[str, str]:
+        options = self._session.get_session_options()
+        spins = options.get_session_config_entry(_SPINNING) == "1"
         return {
             "backend": self.name,
             "version": self._onnxruntime.__version__,
             "device": ",".join(self._session.get_providers()),
             # ONNX Runtime computes in the graph's own type.
             "precision": self._session.get_outputs()[0].type,
-            "threads": str(self._session.get_session_options().intra_op_num_threads or "one a physical core"),
+            "threads": str(options.intra_op_num_threads or "one a physical core"),
+            "spinning": "on" if spins else "off",
+            "tune": "latency" if spins else "throughput",
         }
 
     def _session_options(self) -> Any:
@@ -49,7 +58,7 @@ class OnnxEngine(CheckedEngine):
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_ERRORS_ONLY
         # Spinning threads keep cores busy between calls that the decoder could use.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(_SPINNING, "1" if self._tune == "latency" else "0")
         return options
 
     def _run(self, clips: Clips, state: State | None) -> Scores:

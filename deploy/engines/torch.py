@@ -23,6 +23,7 @@ _thread_setting = threading.Lock()
 class TorchEngine(CheckedEngine):
     """See :class:`deploy.engine.Engine`.
 
+    There is nothing to set for latency or throughput besides threads.
     ``threads``: CPU threads; 0 leaves PyTorch's setting alone. That setting belongs to the whole process, so it is put in
     place for each call only and then put back, and engines that set it take turns.
     """

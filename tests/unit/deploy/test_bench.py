@@ -6,6 +6,7 @@ import pytest
 
 from deploy.bench import Plan, benchmark
 from deploy.bundle import Bundle
+from deploy.engine import ENGINES, Options
 from deploy.errors import EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
@@ -35,6 +36,7 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
     told = []
     plan = Plan((("onnx", "f32"), ("torch", "f32")), batches=(1, 3), rounds=2)
     report = benchmark(request.getfixturevalue(kind), plan, lambda done, total: told.append((done, total)))
+    assert report["tune"] == "throughput"
     assert told == [(number, 8) for number in range(1, 9)]
     assert [(row["engine"], row["batch"]) for row in report["results"]] == [
         (name, size) for name in ("onnx", "torch") for size in (1, 3)
@@ -45,6 +47,19 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
     torch_rows = report["results"][2:]
     assert [row["against_reference"] for row in torch_rows] == [1.0, 1.0]
+
+
+def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def refuse(_: Bundle, options: Options) -> None:
+        loaded.append(options)
+        raise EngineUnavailable("seen enough")
+
+    monkeypatch.setitem(ENGINES, "openvino", refuse)
+    plan = Plan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, tune="latency")
+    assert benchmark(bundle, plan, lambda *_: None)["tune"] == "latency"
+    assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency")]
 
 
 def test_an_engine_that_does_not_run_here_is_left_out_with_its_reason(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

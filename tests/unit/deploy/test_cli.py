@@ -132,3 +132,52 @@ def test_build_refuses_a_bucket_that_is_none(run: Run, bundle: Bundle) -> None:
     done = run("build", bundle.path, "--bucket", "0")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_bench_loads_engines_for_what_is_asked(run: Run, bundle: Bundle) -> None:
+    done = run(
+        "bench", "--bundle", bundle.path, "--engine", "onnx", "--batch", "1", "--rounds", "1", "--tune", "latency", "--json"
+    )
+    assert json.loads(done.stdout)["tune"] == "latency"
+
+
+OPENVINO_FOR_A_MOMENT = "sys.modules.update(torch=None, onnxruntime=None); from deploy import optimize; optimize._ROUND_S = 0.1"
+
+
+def test_optimize_keeps_the_best_and_inspect_shows_it(run: Run, bundle: Bundle) -> None:
+    done = run("optimize", bundle.path, "--cameras", "2", "--frame-rate", "10", "--json", before=OPENVINO_FOR_A_MOMENT)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert report["load"] == {"cameras": 2, "frame_rate": 10.0}
+    statuses = {(trial["engine"], trial["precision"]): trial["status"] for trial in report["trials"]}
+    assert statuses["openvino", "f32"] == "ok"
+    assert statuses["onnx", "f32"] == statuses["torch", "f32"] == "unavailable"
+    (best,) = (trial for trial in report["trials"] if trial["best"])
+    assert (best["engine"], best["precision"]) == ("openvino", "f32")
+    assert best["figures"]["scored"] > 0
+    shown = json.loads(run("inspect", bundle.path, "--json").stdout)["default engine"]
+    assert {name: shown[name] for name in ("engine", "precision", "tune")} == {
+        name: best[name] for name in ("engine", "precision", "tune")
+    }
+
+
+def test_optimize_says_what_the_machine_can_carry_where_nothing_keeps_up(run: Run, bundle: Bundle) -> None:
+    done = run("optimize", bundle.path, "--cameras", "1000000", "--frame-rate", "100", before=OPENVINO_FOR_A_MOMENT)
+    assert done.returncode == 0
+    assert "best" in done.stdout
+    assert "warning: no engine keeps up with 1000000 cameras of 100 frames/s here; the fastest scores " in done.stderr
+
+
+def test_optimize_fails_if_no_engine_is_installed(run: Run, bundle: Bundle) -> None:
+    missing = "sys.modules.update(torch=None, openvino=None, onnxruntime=None)"
+    done = run("optimize", bundle.path, "--cameras", "1", "--frame-rate", "10", before=missing)
+    assert done.returncode == 1
+    assert "unavailable" in done.stdout
+    assert "no engine passed the gate" in done.stderr
+    assert not (bundle.path / "engines" / "default.json").exists()
+
+
+def test_optimize_names_a_load_that_is_none(run: Run, bundle: Bundle) -> None:
+    done = run("optimize", bundle.path, "--cameras", "1", "--frame-rate", "nan")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: frame rate must be above 0 and at most 1000 frames/s, got nan\n"

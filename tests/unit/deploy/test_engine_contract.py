@@ -13,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deploy.admit import fingerprint
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
-from deploy.engine import ENGINES, Engine, Scores, load_engine
+from deploy.engine import ENGINES, TUNABLE, Engine, Scores, Tune, load_engine
 from deploy.errors import (
     BadClips,
     BundleCorrupt,
@@ -348,8 +349,33 @@ def test_describe_tells_the_number_of_threads_asked_for(cpu_name: str, bundle: B
     assert_reference_scores(engine.score(*given), bundle)
 
 
-def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle) -> None:
-    parity = check(load_engine(bundle, name, max_clips=3), read_golden(bundle))
+@pytest.mark.parametrize("name", sorted(TUNABLE))
+def test_the_tune_changes_what_is_in_force_and_no_score(name: str, bundle: Bundle, given: Input) -> None:
+    pytest.importorskip(CPU_LIBRARIES[name][0])
+    with closing(load_engine(bundle, name)) as many, closing(load_engine(bundle, name, tune="latency")) as soon:
+        assert (many.describe()["tune"], soon.describe()["tune"]) == ("throughput", "latency")
+        assert fingerprint(many) == fingerprint(soon)
+        np.testing.assert_array_equal(many.score(*given).score, soon.score(*given).score)
+
+
+def test_openvino_for_latency_has_one_stream_with_all_threads(bundle: Bundle) -> None:
+    pytest.importorskip("openvino")
+    many, soon = (load_engine(bundle, "openvino", tune=tune).describe() for tune in get_args(Tune))
+    assert soon["streams"] == "1"
+    assert soon["threads"] == many["threads"]
+    if many["threads"] != "1":
+        assert int(many["streams"]) > 1
+
+
+def test_onnx_spins_for_latency_only(bundle: Bundle) -> None:
+    pytest.importorskip("onnxruntime")
+    described = [load_engine(bundle, "onnx", tune=tune).describe()["spinning"] for tune in get_args(Tune)]
+    assert described == ["off", "on"]
+
+
+@pytest.mark.parametrize("tune", get_args(Tune))
+def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle, tune: Tune) -> None:
+    parity = check(load_engine(bundle, name, max_clips=3, tune=tune), read_golden(bundle))
     assert parity.clips == 8
     assert max(parity.max_score_error, parity.max_heatmap_error, parity.max_state_error or 0) < ROUNDING
     assert (parity.max_state_error is None) == (bundle.spec.state_shape is None)

@@ -45,6 +45,8 @@ WRONG = [
     ("redis.prefix", "a b", "match pattern"),
     ("redis.max_events", 0, "greater than or equal to 1"),
     ("engine.backend", "magic", "'openvino'"),
+    ("engine.precision", "f64", "'f32' or 'bf16'"),
+    ("engine.tune", "both", "'throughput' or 'latency'"),
     ("batch.max_clips", 0, "greater than or equal to 1"),
     ("batch.max_wait_ms", "soon", "valid number"),
     ("decision.max_gap_s", 0, "greater than 0"),
@@ -202,7 +204,8 @@ def test_what_is_shown_is_toml_that_gives_the_same_settings() -> None:
 
 
 def test_a_setting_without_a_value_is_shown_as_a_comment() -> None:
-    assert "# bundle is not set" in settings_toml(Settings()).splitlines()
+    shown = settings_toml(Settings()).splitlines()
+    assert [f"# {name} is not set" in shown for name in ("bundle", "backend", "precision", "tune")] == [True] * 4
 
 
 def test_a_bundle_given_on_the_command_line_wins() -> None:

@@ -1,0 +1,122 @@
+"""Which engine serves: what the settings name; what they leave open, as the bundle's default has it, or as we ship it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from deploy.admit import fingerprint, load_admitted
+from deploy.bundle import ONNX_NAME, Bundle
+from deploy.default import DefaultEngine, read_default
+from deploy.engine import DEFAULT_ENGINE, PRECISIONS, Engine, Precision, Tune
+from deploy.errors import EngineRefused, EngineUnavailable
+from deploy.variants import differences
+
+Source = Literal["settings", "bundle default", "shipped default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the settings name; None: they leave it open."""
+
+    engine: str | None = None
+    precision: Precision | None = None
+    tune: Tune | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be loaded, and where each part of it comes from."""
+
+    engine: str
+    precision: Precision
+    tune: Tune
+    sources: Mapping[str, Source]
+    """By part: ``engine``, ``precision``, ``tune``."""
+
+    def told(self) -> dict[str, str]:
+        """All of it in words, for a line of the log."""
+        sources = {f"{part}_from": source for part, source in self.sources.items()}
+        return {"engine": self.engine, "precision": self.precision, "tune": self.tune, **sources}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine that may be put to work, and why it is this one."""
+
+    engine: Engine
+    choice: Choice
+    passed_over: str | None
+    """Why the bundle's default is not used, where it says something about what the settings leave open."""
+
+
+_SHIPPED: Final = Choice(DEFAULT_ENGINE, "f32", "throughput", {})
+
+
+def load_chosen(bundle: Bundle, wanted: Wanted, *, max_clips: int, threads: int) -> Loaded:
+    """Load an engine to serve with; never another one than the one that is named.
+
+    The bundle's default counts where the settings name no other engine than its own, and where it was chosen on this machine for
+    this model.
+
+    Raises:
+        BundleCorrupt: the bundle's default is needed and cannot be read.
+        ConfigError, EngineError: see :func:`deploy.admit.load_admitted`.
+    """
+    open_parts = None in (wanted.engine, wanted.precision, wanted.tune)
+    default = read_default(bundle) if open_parts else None
+    passed_over = None
+    if default is not None and wanted.engine in (None, default.engine):
+        try:
+            choice = resolve(wanted, default)
+            return Loaded(_load_default(bundle, default, choice, max_clips, threads), choice, None)
+        except (EngineRefused, EngineUnavailable) as error:
+            passed_over = str(error)
+    choice = resolve(wanted, None)
+    engine = load_admitted(bundle, choice.engine, choice.precision, max_clips=max_clips, threads=threads, tune=choice.tune)
+    return Loaded(engine, choice, passed_over)
+
+
+def resolve(wanted: Wanted, default: DefaultEngine | None) -> Choice:
+    """Fill what the settings leave open from the bundle's default, or without one from ours.
+
+    A default that is given must be of the engine that is named, if one is.
+    """
+    source: Source = "shipped default" if default is None else "bundle default"
+    filling = default or _SHIPPED
+    named = {"engine": wanted.engine, "precision": wanted.precision, "tune": wanted.tune}
+    return Choice(
+        engine=wanted.engine or filling.engine,
+        precision=wanted.precision or filling.precision,
+        tune=wanted.tune or filling.tune,
+        sources={part: source if value is None else "settings" for part, value in named.items()},
+    )
+
+
+def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, max_clips: int, threads: int) -> Engine:
+    """Load what was chosen, if it was chosen here.
+
+    Raises:
+        EngineRefused: it was chosen elsewhere, for another model, or cannot do what the settings name.
+    """
+    if choice.precision not in PRECISIONS.get(choice.engine, ()):
+        raise EngineRefused(f"it is {default.engine}, which does not compute in {choice.precision} here")
+    _refuse_differences(
+        bundle, default, {"model_sha256": default.model_sha256}, {"model_sha256": bundle.manifest.files[ONNX_NAME]}
+    )
+    engine = load_admitted(bundle, choice.engine, choice.precision, max_clips=max_clips, threads=threads, tune=choice.tune)
+    try:
+        found = fingerprint(engine)
+        # A precision that the settings name is another one by intent.
+        other = {} if choice.precision == default.precision else {"precision": found["precision"]}
+        _refuse_differences(bundle, default, {**default.fingerprint, **other}, found)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _refuse_differences(bundle: Bundle, default: DefaultEngine, expected: dict[str, str], found: dict[str, str]) -> None:
+    if changed := differences(expected, found):
+        again = f"oddsight-deploy optimize {bundle.path} --cameras {default.cameras} --frame-rate {default.frame_rate:g}"
+        told = f"{default.engine} in {default.precision} for {default.tune}"
+        raise EngineRefused(f"{told} was chosen elsewhere: {'; '.join(changed)}; choose again: {again}")

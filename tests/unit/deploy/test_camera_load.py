@@ -1,0 +1,178 @@
+"""The load of some cameras, on a clock that only the engine's work and the run's own waiting move on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deploy.camera_load import MAX_WAIT_S, CameraLoad, Clock, Figures, LoadRun, start_run
+from deploy.engine import Scores
+from deploy.errors import ConfigError
+
+Cost = Callable[[int], float]
+"""Seconds of a call, by its number."""
+
+
+@dataclass
+class World:
+    """A clock, and an engine that takes its time on it; a state counts its camera's clips."""
+
+    cost_s: Cost
+    max_clips: int = 8
+    recurrent: bool = False
+    now_s: float = 1000.0
+    cpu_s: float = 0.0
+    batches: list[list[int]] = field(default_factory=list)
+    """The cameras of each call, warming up included."""
+    counts: list[list[int]] = field(default_factory=list)
+
+    def score(self, clips: NDArray[np.uint8], state: NDArray[np.float32] | None = None) -> Scores:
+        taken_s = self.cost_s(len(self.batches))
+        self.now_s += taken_s
+        self.cpu_s += 2 * taken_s
+        self.batches.append(clips[:, 0, 0, 0, 0].tolist())
+        following = None
+        if self.recurrent:
+            following = (np.zeros((len(clips), 1), np.float32) if state is None else state) + 1
+            self.counts.append(following[:, 0].tolist())
+        return Scores(np.zeros(len(clips), np.float32), np.zeros((len(clips), 1, 1), np.float32), following)
+
+    def sleep(self, wait_s: float) -> None:
+        assert wait_s > 0
+        self.now_s += wait_s
+
+    def run(self, load: CameraLoad, run_s: float) -> LoadRun:
+        clips = np.arange(self.max_clips, dtype=np.uint8).reshape(-1, 1, 1, 1, 1)
+        engine: Any = self
+        return start_run(engine, load, run_s, clips, Clock(lambda: self.now_s, lambda: self.cpu_s, self.sleep))
+
+
+def seen(world: World, load: CameraLoad, run_s: float = 2.0) -> Figures:
+    run = world.run(load, run_s)
+    run.turn(run_s)
+    run.finish()
+    return run.figures()
+
+
+def at_once(_: int) -> float:
+    return 0.0
+
+
+def test_what_is_not_full_is_flushed_when_its_oldest_clip_has_waited_long_enough() -> None:
+    world = World(at_once)
+    figures = seen(world, CameraLoad(4, 8.0), run_s=2.0)  # a clip every 1/32 s: two within 50 ms
+    assert world.batches[2:5] == [[0, 1], [2, 3], [0, 1]]
+    assert (figures.due, figures.scored, figures.scored_share) == (64, 64, 1.0)
+    assert figures.latency_ms == pytest.approx({"p50": 34.4, "p95": 50, "p99": 50}, abs=0.1)
+    assert figures.clips_per_s == pytest.approx(32, rel=0.05)
+
+
+def test_what_is_full_waits_for_nothing() -> None:
+    world = World(at_once, max_clips=4)
+    figures = seen(world, CameraLoad(400, 1.0))
+    assert {len(batch) for batch in world.batches} == {4}
+    assert figures.latency_ms["p99"] == pytest.approx(7.5)
+
+
+def test_a_model_with_a_state_gets_one_clip_of_a_camera_and_its_own_state() -> None:
+    world = World(at_once, recurrent=True)
+    seen(world, CameraLoad(3, 100.0))
+    assert {tuple(sorted(batch)) for batch in world.batches} == {(0, 1, 2)}
+    assert [count for counts in world.counts for count in counts] == sorted(count for counts in world.counts for count in counts)
+
+
+def test_fewer_cameras_than_a_micro_batch_holds_never_fill_one_of_a_model_with_a_state() -> None:
+    world = World(at_once, recurrent=True)
+    figures = seen(world, CameraLoad(3, 20.0))
+    assert figures.latency_ms["p95"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_load_far_beyond_the_engine_ends_in_time_and_tells_what_the_engine_can_do(*, recurrent: bool) -> None:
+    world = World(lambda _: 0.5, recurrent=recurrent)
+    figures = seen(world, CameraLoad(10**9, 1000.0))
+    assert figures.due == 2 * 10**12
+    assert figures.scored_share < 1e-10
+    assert figures.clips_per_s == pytest.approx(16)
+    assert figures.busy_share == pytest.approx(1)
+    assert world.now_s < 1000 + 1.0 + 2.0 + MAX_WAIT_S + 2 * 0.5 + 1e-6
+
+
+def test_an_engine_a_tenth_too_slow_does_not_keep_up() -> None:
+    figures = seen(World(lambda _: 8 / 90), CameraLoad(100, 1.0), run_s=12.0)
+    assert figures.scored_share < 0.95
+    assert figures.clips_per_s == pytest.approx(90, rel=0.01)
+
+
+def test_a_stall_that_is_made_up_for_costs_latency_only() -> None:
+    figures = seen(World(lambda call: 0.5 if call == 3 else 0.01), CameraLoad(100, 1.0))
+    assert figures.scored_share == 1.0
+    assert figures.latency_ms["p99"] > 450
+
+
+def test_time_stands_still_between_turns() -> None:
+    def figures(pause_s: float) -> Figures:
+        world, load = World(lambda _: 0.02), CameraLoad(100, 1.0)
+        run = world.run(load, 2.0)
+        for until_s in (0.5, 1.0, 2.0):
+            run.turn(until_s)
+            world.now_s += pause_s
+            world.cpu_s += pause_s
+        run.finish()
+        return run.figures()
+
+    others, alone = figures(100.0), figures(0.0)
+    assert others.scored == alone.scored == 200
+    assert others.latency_ms == pytest.approx(alone.latency_ms)
+    assert others.cpu_s_per_clip == pytest.approx(alone.cpu_s_per_clip)
+
+
+def test_cpu_time_counts_whole_and_time_in_calls_is_a_share_of_the_run() -> None:
+    figures = seen(World(lambda _: 0.025), CameraLoad(1, 10.0))
+    assert figures.cpu_s_per_clip == pytest.approx(0.05)
+    assert figures.busy_share == pytest.approx(0.025 * 20 / 2)
+
+
+def test_even_the_rarest_clip_is_scored() -> None:
+    assert seen(World(at_once), CameraLoad(1, 0.001), run_s=0.0).scored == 1
+
+
+@given(
+    cameras=st.integers(1, 50),
+    frame_rate=st.floats(0.1, 100),
+    cost_s=st.floats(0, 0.2),
+    max_clips=st.integers(1, 9),
+    recurrent=st.booleans(),
+)
+def test_every_call_is_one_the_service_could_make(
+    *, cameras: int, frame_rate: float, cost_s: float, max_clips: int, recurrent: bool
+) -> None:
+    world = World(lambda _: cost_s, max_clips, recurrent)
+    figures = seen(world, CameraLoad(cameras, frame_rate), run_s=1.0)
+    calls = world.batches[2:]
+    assert sum(map(len, calls)) == figures.scored <= figures.due
+    assert all(1 <= len(call) <= max_clips for call in calls)
+    assert not recurrent or all(len(set(call)) == len(call) for call in calls)
+    assert figures.latency_ms["p50"] >= cost_s * 1000 - 1e-6
+    assert world.now_s <= 1000 + 2 * cost_s + 1.0 + MAX_WAIT_S + 2 * cost_s + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("cameras", "frame_rate", "says"),
+    [
+        (0, 10.0, "cameras must be at least 1, got 0"),
+        (1, 0.0, "above 0 and at most 1000 frames/s, got 0"),
+        (1, -1.0, "above 0 and at most 1000 frames/s, got -1"),
+        (1, 1001.0, "above 0 and at most 1000 frames/s, got 1001"),
+        (1, float("nan"), "above 0 and at most 1000 frames/s, got nan"),
+        (1, float("inf"), "above 0 and at most 1000 frames/s, got inf"),
+    ],
+)
+def test_a_load_that_is_none_is_named(cameras: int, frame_rate: float, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        CameraLoad(cameras, frame_rate)

@@ -1,0 +1,272 @@
+"""Which engine is chosen, and what stays if none can be, or somebody presses Ctrl-C."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.bundle import Bundle
+from deploy.camera_load import CameraLoad, Figures, LoadRun
+from deploy.default import DefaultEngine, read_default
+from deploy.engine import PRECISIONS, TUNABLE
+from deploy.errors import BundleError, ConfigError, EngineFailed
+from deploy.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
+from deploy.verify import Status, Verdict
+
+LOAD = CameraLoad(4, 10.0)
+CANDIDATE = Candidate("openvino", "f32", "throughput")
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+def measured(
+    *, cpu_ms: float = 10, p95_ms: float = 100, scored: int = 1000, clips_per_s: float = 40, status: Status = "ok"
+) -> Trial:
+    figures = Figures(
+        due=1000,
+        scored=scored,
+        clips_per_s=clips_per_s,
+        cpu_s_per_clip=cpu_ms / 1000,
+        latency_ms={"p50": p95_ms / 2, "p95": p95_ms, "p99": p95_ms},
+        busy_share=0.5,
+    )
+    return Trial(CANDIDATE, status, "", {}, figures)
+
+
+def test_the_fewest_cpu_seconds_win_among_those_that_keep_up() -> None:
+    trials = [measured(cpu_ms=12, p95_ms=60), measured(cpu_ms=10), measured(cpu_ms=1, scored=989, clips_per_s=99)]
+    assert best(trials, Goal(LOAD)) is trials[1]
+
+
+def test_within_five_percent_the_lower_latency_wins() -> None:
+    trials = [measured(cpu_ms=10, p95_ms=100), measured(cpu_ms=10.4, p95_ms=90), measured(cpu_ms=10.6, p95_ms=10)]
+    assert best(trials, Goal(LOAD)) is trials[1]
+
+
+def test_a_latency_that_is_asked_for_comes_before_cpu_time() -> None:
+    trials = [measured(cpu_ms=10, p95_ms=101), measured(cpu_ms=30, p95_ms=100), measured(cpu_ms=1, p95_ms=5, scored=900)]
+    assert best(trials, Goal(LOAD, 100.0)) is trials[1]
+    assert best(trials, Goal(LOAD, 50.0)) is trials[1]
+
+
+def test_if_none_keeps_up_the_most_clips_a_second_win() -> None:
+    trials = [measured(scored=900, clips_per_s=30, cpu_ms=1), measured(scored=500, clips_per_s=36)]
+    assert best(trials, Goal(LOAD)) is trials[1]
+
+
+def test_nothing_wins_where_nothing_was_measured() -> None:
+    assert best([], Goal(LOAD)) is None
+    assert best([Trial(CANDIDATE, "ok", "")], Goal(LOAD)) is None
+
+
+TRIALS = st.builds(
+    measured,
+    cpu_ms=st.floats(0.1, 100),
+    p95_ms=st.floats(1, 1000),
+    scored=st.sampled_from([1, 500, 989, 990, 1000]),
+    clips_per_s=st.floats(0.1, 500),
+    status=st.sampled_from(STATUSES),
+)
+
+
+@given(trials=st.lists(TRIALS, max_size=8), latency_ms=st.none() | st.floats(1, 1000))
+def test_the_winner_passed_the_gate_and_reaches_the_goal_if_anything_does(trials: list[Trial], latency_ms: float | None) -> None:
+    goal = Goal(LOAD, latency_ms)
+    winner = best(trials, goal)
+    judged = [goal.judge(trial.figures) for trial in trials if trial.status == "ok" and trial.figures is not None]
+    assert (winner is None) == (judged == [])
+    if winner is not None and winner.figures is not None:
+        assert winner.status == "ok"
+        assert goal.judge(winner.figures) == min(judged, key=("good", "too late", "too slow").index)
+
+
+def figures_of(trial: Trial) -> Figures:
+    assert trial.figures is not None
+    return trial.figures
+
+
+def test_what_is_missing_is_said_in_figures() -> None:
+    assert shortfall(figures_of(measured()), Goal(LOAD)) is None
+    slow = shortfall(figures_of(measured(scored=700, clips_per_s=38)), Goal(CameraLoad(40, 10.0)))
+    assert slow == (
+        "no engine keeps up with 40 cameras of 10 frames/s here; the fastest scores 38.0 clips/s: "
+        "this machine can carry at most 3 such cameras"
+    )
+    late = shortfall(figures_of(measured(p95_ms=80)), Goal(LOAD, 20.0))
+    assert late == "no engine has its 95th percentile within 20 ms here; the best one's is 80 ms"
+
+
+@pytest.mark.parametrize("latency_ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_latency_that_is_none_is_named(latency_ms: float) -> None:
+    with pytest.raises(ConfigError, match="latency must be above 0 ms, got"):
+        Goal(LOAD, latency_ms)
+
+
+def test_every_engine_precision_and_tune_is_a_candidate_once() -> None:
+    found = candidates()
+    assert len(set(found)) == len(found)
+    assert {(one.engine, one.precision) for one in found} == {(name, one) for name in PRECISIONS for one in PRECISIONS[name]}
+    assert {one.engine for one in found if one.tune == "latency"} == TUNABLE
+
+
+class Tried:
+    """Stands in for what takes long: the gate, the engines and their runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.verdicts: dict[tuple[str, str], Status] = {}
+        self.gated: list[Candidate] = []
+        self.turns: list[object] = []
+        self.fails_at: BaseException | None = None
+        monkeypatch.setattr("deploy.optimize.verify_engine", self.verify)
+        monkeypatch.setattr("deploy.optimize.load_admitted", self.load)
+        monkeypatch.setattr("deploy.optimize.start_run", lambda engine, *_: self.run(engine))
+
+    def verify(self, _: Bundle, engine: str, precision: Any, tune: Any) -> Verdict:
+        self.gated.append(Candidate(engine, precision, tune))
+        return Verdict(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
+
+    def load(self, _: Bundle, name: str, precision: str, **how: object) -> Any:
+        class Engine:
+            def describe(self) -> dict[str, str]:
+                return {"backend": name, "precision": precision, "threads": "2", "tune": str(how["tune"])}
+
+            def close(self) -> None:
+                pass
+
+        return Engine()
+
+    def run(self, engine: Any) -> Any:
+        name, precision = engine.describe()["backend"], engine.describe()["precision"]
+
+        class Run:
+            def turn(_, until_s: float) -> None:  # noqa: N805  the outer self is what it reports to
+                self.turns.append((name, until_s))
+                if self.fails_at is not None and name == "onnx":
+                    raise self.fails_at
+
+            def finish(_) -> None:  # noqa: N805  likewise
+                self.turns.append((name, None))
+
+            def figures(_) -> Figures:  # noqa: N805  likewise
+                return figures_of(measured(cpu_ms={"onnx": 5, "openvino": 10}.get(name, 50) - (precision == "bf16")))
+
+        return Run()
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
+    return Tried(monkeypatch)
+
+
+def outcome_of(bundle: Bundle, told: list[tuple[int, int]] | None = None) -> Outcome:
+    report = (told if told is not None else []).append
+    return optimize(bundle, Goal(LOAD), lambda done, total: report((done, total)))
+
+
+def test_the_winner_becomes_the_bundles_default(bundle: Bundle, tried: Tried) -> None:
+    told: list[tuple[int, int]] = []
+    outcome = outcome_of(bundle, told)
+    assert outcome.winner is not None
+    assert (outcome.winner.candidate, outcome.shortfall) == (Candidate("onnx", "f32", "throughput"), None)
+    assert outcome.winner.detail == "threads 2, tune throughput"
+    default = read_default(bundle)
+    assert default is not None
+    assert (default.engine, default.precision, default.tune) == ("onnx", "f32", "throughput")
+    assert (default.cameras, default.frame_rate, default.keeps_up) == (4, 10.0, True)
+    assert default.model_sha256 == bundle.manifest.files["model.onnx"]
+    assert default.fingerprint == {"backend": "onnx", "precision": "f32"}
+    assert default.measured == outcome.winner.figures
+    assert default.chosen_at.utcoffset() is not None
+    assert told[-1][0] == told[-1][1] == 5 * len(candidates())
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+
+
+def test_they_take_turns(bundle: Bundle, tried: Tried) -> None:
+    outcome_of(bundle)
+    order = [one.engine for one in candidates()]
+    assert tried.turns == [(name, until_s) for until_s in (4.0, 8.0, 12.0, None) for name in order]
+
+
+def test_what_the_gate_refuses_is_neither_measured_nor_tried_for_latency(bundle: Bundle, tried: Tried) -> None:
+    tried.verdicts = {("onnx", "f32"): "failed", ("openvino", "bf16"): "refused"}
+    outcome = outcome_of(bundle)
+    assert outcome.winner is not None
+    assert outcome.winner.candidate == CANDIDATE
+    assert Candidate("onnx", "f32", "latency") not in tried.gated
+    assert "onnx" not in {turn[0] for turn in tried.turns if isinstance(turn, tuple)}
+    out = {(one.candidate.engine, one.status, one.detail) for one in outcome.trials if one.figures is None}
+    assert out == {("onnx", "failed", "as the gate says"), ("openvino", "refused", "as the gate says")}
+
+
+def test_an_engine_that_fails_under_the_load_is_out_and_the_others_go_on(bundle: Bundle, tried: Tried) -> None:
+    tried.fails_at = EngineFailed("onnx: no memory")
+    outcome = outcome_of(bundle)
+    assert outcome.winner is not None
+    assert outcome.winner.candidate.engine == "openvino"
+    assert {(one.status, one.detail) for one in outcome.trials if one.candidate.engine == "onnx"} == {
+        ("failed", "onnx: no memory")
+    }
+
+
+def kept() -> DefaultEngine:
+    return DefaultEngine.model_validate(
+        {
+            "engine": "torch",
+            "precision": "f32",
+            "tune": "throughput",
+            "model_sha256": "abc",
+            "fingerprint": {},
+            "cameras": 1,
+            "frame_rate": 1,
+            "keeps_up": True,
+            "measured": figures_of(measured()).model_dump(),
+            "chosen_at": "2026-01-01T00:00:00Z",
+        }
+    )
+
+
+@contextmanager
+def unchanged(bundle: Bundle) -> Iterator[None]:
+    """With an earlier default in place, which the block must leave."""
+    path = bundle.path / "engines" / "default.json"
+    path.parent.mkdir()
+    path.write_text(kept().model_dump_json())
+    before = path.read_bytes()
+    yield
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_if_nothing_passes_the_default_stays_as_it_was(bundle: Bundle, tried: Tried) -> None:
+    tried.verdicts = {(one.engine, one.precision): "failed" for one in candidates()}
+    with unchanged(bundle):
+        assert outcome_of(bundle).winner is None
+
+
+def test_ctrl_c_leaves_the_default_as_it_was(bundle: Bundle, tried: Tried) -> None:
+    tried.fails_at = KeyboardInterrupt()
+    with unchanged(bundle), pytest.raises(KeyboardInterrupt):
+        outcome_of(bundle)
+
+
+def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_tried(
+    bundle: Bundle, tried: Tried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.optimize.access", lambda *_: False)
+    with pytest.raises(BundleError, match="cannot be written to"):
+        outcome_of(bundle)
+    assert tried.gated == []
+
+
+def test_real_engines_are_measured(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.optimize._ROUND_S", 0.05)
+    monkeypatch.setattr("deploy.optimize.PRECISIONS", {"onnx": ("f32",)})
+    runs = []
+    turn = LoadRun.turn
+    monkeypatch.setattr(LoadRun, "turn", lambda self, until_s: (runs.append(until_s), turn(self, until_s)))
+    outcome = optimize(recurrent_bundle, Goal(CameraLoad(2, 20.0)), lambda *_: None)
+    assert len(runs) == 2 * 4
+    assert [one.figures is not None and one.figures.scored > 0 for one in outcome.trials] == [True, True]
+    assert read_default(recurrent_bundle) is not None

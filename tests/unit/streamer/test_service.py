@@ -1,0 +1,58 @@
+"""What the service says about its engine before it serves."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from deploy.choice import Choice, Loaded, Wanted
+from deploy.spec import ClipSpec
+from streamer import service
+from streamer.config import Settings
+from streamer.metrics import Metrics
+from streamer.testing import BrightnessEngine
+
+CHOICE = Choice("onnx", "f32", "latency", {"engine": "settings", "precision": "bundle default", "tune": "bundle default"})
+
+
+def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[Any, list[Any]]:
+    """What was asked for, and the lines of the log."""
+    engine, asked = BrightnessEngine(ClipSpec(length=1, height_px=16, width_px=16)), []
+
+    def load(bundle: object, wanted: Wanted, **how: int) -> Loaded:
+        asked.append((wanted, how))
+        return Loaded(engine, CHOICE, passed_over)
+
+    monkeypatch.setattr(service, "load_chosen", load)
+    settings = Settings.model_validate({"engine": {"backend": "onnx", "threads": 3}, "batch": {"max_clips": 7}})
+    bundle: Any = SimpleNamespace(path=Path(), model_id="toy-1")
+    with capture_logs() as lines, service._engine(settings, bundle, Metrics()) as loaded:
+        assert loaded is engine
+    return asked, lines
+
+
+def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, lines = logged(monkeypatch, None)
+
+    assert asked == [(Wanted("onnx", None, None), {"max_clips": 7, "threads": 3})]
+    assert lines == [
+        {
+            "event": "engine chosen",
+            "log_level": "info",
+            "engine": "onnx",
+            "precision": "f32",
+            "tune": "latency",
+            "engine_from": "settings",
+            "precision_from": "bundle default",
+            "tune_from": "bundle default",
+        }
+    ]
+
+
+def test_a_bundles_default_that_is_passed_over_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, lines = logged(monkeypatch, "processor was another, is one")
+
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert [line["reason"] for line in warnings] == ["processor was another, is one"]
