@@ -82,6 +82,13 @@ class EngineSettings(_Section):
     """CPU threads of one call; 0 leaves it to the backend."""
 
 
+class DecodeSettings(_Section):
+    """What decodes the cameras' pictures."""
+
+    backend: Literal["cpu", "nvjpeg"] = "cpu"
+    """``nvjpeg`` decodes JPEGs on an NVIDIA GPU; it is refused where the scores differ from those of ``cpu``."""
+
+
 class BatchSettings(_Section):
     """Micro-batches: flushed when full or when the oldest clip has waited ``max_wait_ms``."""
 
@@ -123,6 +130,7 @@ class Settings(_Section):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     engine: EngineSettings = EngineSettings()
+    decode: DecodeSettings = DecodeSettings()
     batch: BatchSettings = BatchSettings()
     decision: DecisionSettings = DecisionSettings()
     http: HttpSettings = HttpSettings()

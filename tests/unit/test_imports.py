@@ -47,6 +47,7 @@ ADAPTERS = {
     },
     "lightning_fabric": {"trainer/together.py"},
     "matplotlib": {"trainer/evaluation/charts.py"},
+    "nvidia": {"deploy/nvjpeg.py"},
     "onnx": {"deploy/export.py", "deploy/half.py", "deploy/operations.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),

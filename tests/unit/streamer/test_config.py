@@ -45,6 +45,7 @@ WRONG = [
     ("redis.prefix", "a b", "match pattern"),
     ("redis.max_events", 0, "greater than or equal to 1"),
     ("engine.backend", "magic", "'openvino'"),
+    ("decode.backend", "gpu", "'cpu' or 'nvjpeg'"),
     ("batch.max_clips", 0, "greater than or equal to 1"),
     ("batch.max_wait_ms", "soon", "valid number"),
     ("decision.max_gap_s", 0, "greater than 0"),
