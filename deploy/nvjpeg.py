@@ -46,7 +46,7 @@ class NvJpegDecoder:
 
     def __init__(self, spec: ClipSpec, threads: int) -> None:
         self._spec = spec
-        self._library = import_nvimgcodec()
+        self._library = _import_nvimgcodec()
         self._probe = encode_jpeg(np.full((_PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), 128, np.uint8), 90)
         with ExitStack() as stack:
             self._params = self._decode_params()
@@ -137,7 +137,8 @@ class NvJpegDecoder:
     def _pictures(self, encoded: list[bytes]) -> list[NDArray[np.uint8] | None]:
         """One batched call: pictures uint8 (H, W, C) on the host; None for what is declined."""
         streams = [self._stream(each) for each in encoded]
-        images = iter(self._decoder.decode([stream for stream in streams if stream is not None], params=self._params))
+        readable = [stream for stream in streams if stream is not None]
+        images = iter(self._decoder.decode(readable, params=self._params) if readable else [])
         return [None if stream is None else _on_host(next(images)) for stream in streams]
 
     def _stream(self, encoded: bytes) -> Any:
@@ -155,7 +156,7 @@ class NvJpegDecoder:
         return DecodedFrame(fit_jpeg(pixels, self._spec), jpeg.width_px, jpeg.height_px, self.name)
 
 
-def import_nvimgcodec() -> Any:
+def _import_nvimgcodec() -> Any:
     """The library.
 
     Raises:

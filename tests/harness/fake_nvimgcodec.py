@@ -85,6 +85,7 @@ class Decoder:
         calls.append(-1)
 
     def decode(self, streams: list[CodeStream], *, params: DecodeParams) -> list[Image | None]:
+        assert streams
         calls.append(len(streams))
         if lost:
             raise RuntimeError("CUDA error: the launch failed")

