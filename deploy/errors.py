@@ -1,4 +1,4 @@
-"""The root of every error Oddsight raises on purpose, and the errors of bundles, frames and engines.
+"""The root of every error Oddsight raises on purpose, and the errors of bundles, frames, decoders and engines.
 
 OddsightError                 the command line prints it in one line and exits with its ``exit_code``
 ├── ConfigError               a setting is wrong: names dotted path, rule and value (exit 2)
@@ -6,6 +6,10 @@ OddsightError                 the command line prints it in one line and exits w
 │   ├── BundleCorrupt         a file is missing or differs from its sha256
 │   └── BundleIncompatible    made for another format, spec or model kind
 ├── BadFrame                  bytes that are no usable picture; ``reason`` is a word for metrics and headers
+├── DecoderError
+│   ├── DecoderUnavailable    the decoder's library or GPU is missing; names the extra
+│   ├── DecoderRefused        its pictures give other scores than those decoded on the CPU
+│   └── DecoderFailed         it no longer decodes
 └── EngineError
     ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra
     ├── EngineRefused         it has not passed the gate on this machine; names what to run
@@ -50,6 +54,22 @@ class BadFrame(OddsightError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class DecoderError(OddsightError):
+    """A decoder could not be started or could not decode."""
+
+
+class DecoderUnavailable(DecoderError):
+    """The decoder's library is not installed or does not run on this machine."""
+
+
+class DecoderRefused(DecoderError):
+    """The decoder's pictures give other scores than those decoded on the CPU."""
+
+
+class DecoderFailed(DecoderError):
+    """The decoder no longer decodes what it decoded when it was started."""
 
 
 class EngineError(OddsightError):

@@ -23,11 +23,14 @@ os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PICTURE_PX)
 
 import cv2  # noqa: E402  the limit above is read once, when OpenCV is loaded
 
+OPENCV_VERSION: str = cv2.__version__
+
 Frame = NDArray[np.uint8]
 """uint8 (H, W, C); C is 1 (gray) or 3 (BGR)."""
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_SCAN_MARKER = b"\xff\xda"
+_JPEG_END = b"\xff\xd9"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # The segments that libjpeg, too, steps over by their length (tables, restart interval, comment, application data).
@@ -41,6 +44,8 @@ class DecodedFrame(NamedTuple):
     frame: Frame
     width_px: int
     height_px: int
+    decoder: str
+    """The decoder that made it, see :mod:`deploy.decoder`."""
 
 
 def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame:
@@ -52,9 +57,9 @@ def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame:
         BadFrame: with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header`` or ``undecodable``.
     """
     width_px, height_px = picture_size(encoded)
-    reduction = _reduction(encoded, width_px, height_px, spec)
+    reduction = _reduction(width_px, height_px, spec) if encoded.startswith(_JPEG_MAGIC) else 1
     picture = _imdecode(encoded, _decode_flag(spec, reduction))
-    return DecodedFrame(fit_frame(picture, spec), width_px, height_px)
+    return DecodedFrame(fit_frame(picture, spec), width_px, height_px, "cpu")
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:
@@ -91,6 +96,29 @@ def fit_frame(picture: NDArray[np.uint8], spec: ClipSpec) -> Frame:
     return picture.reshape(spec.frame_shape)
 
 
+def is_whole_jpeg(encoded: bytes) -> bool:
+    """Whether this is a JPEG that reaches its end marker; OpenCV refuses those that do not, other decoders may not notice."""
+    # Some cameras fill up with zeros behind it.
+    return encoded.startswith(_JPEG_MAGIC) and encoded.rstrip(b"\0").endswith(_JPEG_END)
+
+
+def fit_jpeg(picture: NDArray[np.uint8], spec: ClipSpec) -> Frame:
+    """Fit a JPEG that another decoder gave at full size, (H, W) or (H, W, 3) BGR, as if :func:`decode_picture` had decoded it.
+
+    The mean of 2 x 2, 4 x 4 or 8 x 8 pixels stands for the decoding at reduced size. Without it a picture of 2.5 times the
+    spec's size gives scores that are off by 4 % of the largest, with it by 0.2 % (measured with the shipped model).
+    """
+    height_px, width_px = picture.shape[:2]
+    reduction = _reduction(width_px, height_px, spec)
+    if reduction > 1:
+        # libjpeg, too, fills up to whole blocks; stretching to whole pixels instead would shift everything.
+        bottom, right = -height_px % reduction, -width_px % reduction
+        filled = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        size = (filled.shape[1] // reduction, filled.shape[0] // reduction)
+        picture = np.asarray(cv2.resize(filled, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return fit_frame(picture, spec)
+
+
 def encode_jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
     """Encode (H, W) gray or (H, W, 3) BGR as JPEG; quality 1 to 100."""
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -115,10 +143,8 @@ def _decode_flag(spec: ClipSpec, reduction: int) -> int:
     return int(getattr(cv2, name)) | int(cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _reduction(encoded: bytes, width_px: int, height_px: int, spec: ClipSpec) -> int:
-    """The largest DCT reduction that keeps both sides at least as large as the spec; PNG has none."""
-    if not encoded.startswith(_JPEG_MAGIC):
-        return 1
+def _reduction(width_px: int, height_px: int, spec: ClipSpec) -> int:
+    """The largest DCT reduction that keeps both sides of a JPEG at least as large as the spec."""
     return next((r for r in _REDUCTIONS if width_px // r >= spec.width_px and height_px // r >= spec.height_px), 1)
 
 

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,6 +53,7 @@ def ingest_command(
     fps: Annotated[float | None, typer.Option(help="Frames a second to send; the source's own rate by default.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin recorded footage again at its end.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Send recorded footage as fast as Kafka takes it.")] = False,
+    decoder: Annotated[Literal["cpu", "nvdec"], typer.Option(help="What decodes a video file; nvdec: an NVIDIA GPU.")] = "cpu",
 ) -> None:
     """Send one camera's frames to Kafka. A live stream is held on to until Ctrl-C; a file ends by itself."""
     from streamer.config import load_settings
@@ -61,7 +62,7 @@ def ingest_command(
     from streamer.send import send_frames
 
     configure_logs()
-    plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop)
+    plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
     typer.echo(send_frames(load_settings(config).kafka, plan, _stop_on_signals()))
 
 

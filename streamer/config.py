@@ -75,15 +75,23 @@ class EngineSettings(_Section):
 
     bundle: Path | None = None
     """Folder of the bundle; ``--bundle`` wins over it."""
-    backend: Literal["openvino", "onnx", "torch"] | None = None
+    backend: Literal["openvino", "onnx", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"] | None = None
     """What is not set here, or of the next two, is as the bundle's default has it (``oddsight-deploy optimize``) where that was
     chosen on this machine; else openvino, f32, throughput."""
-    precision: Literal["f32", "bf16"] | None = None
-    """``bf16`` is openvino's, on processors that have it, once ``oddsight-deploy verify`` has let it pass."""
+    precision: Literal["f32", "bf16", "f16"] | None = None
+    """Others than ``f32`` once ``oddsight-deploy verify`` or ``build`` has let them pass: ``bf16`` is openvino's, on processors
+    that have it, ``f16`` the GPU engines'."""
     tune: Literal["throughput", "latency"] | None = None
     """What threads and streams are set for."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one call; 0 leaves it to the backend."""
+
+
+class DecodeSettings(_Section):
+    """What decodes the cameras' pictures."""
+
+    backend: Literal["cpu", "nvjpeg"] = "cpu"
+    """``nvjpeg`` decodes JPEGs on an NVIDIA GPU; it is refused where the scores differ from those of ``cpu``."""
 
 
 class BatchSettings(_Section):
@@ -127,6 +135,7 @@ class Settings(_Section):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     engine: EngineSettings = EngineSettings()
+    decode: DecodeSettings = DecodeSettings()
     batch: BatchSettings = BatchSettings()
     decision: DecisionSettings = DecisionSettings()
     http: HttpSettings = HttpSettings()

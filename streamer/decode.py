@@ -1,52 +1,91 @@
-"""Messages to frames: reads key and headers, decodes the picture. Nothing a message holds can raise out of here."""
+"""Messages to frames: reads key and headers, has the pictures decoded. Nothing a message holds can raise out of here."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import structlog
+
+from deploy.decoder import PictureDecoder
 from deploy.errors import BadFrame
-from deploy.frames import decode_picture
-from deploy.spec import ClipSpec
+from deploy.frames import DecodedFrame
 from streamer.records import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameMessage, Rejected, is_camera_id
 
 _LATEST_MS = 253_402_300_799_999
 """End of the year 9999: later times are noise, not capture times."""
 
+log = structlog.get_logger("oddsight.decode")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A message whose key and headers are good."""
+
+    message: FrameMessage
+    camera_id: str
+    captured_at_ms: int
+
 
 class Decoder:
-    """Decodes on a few threads: OpenCV releases the interpreter lock while it decodes."""
+    """:class:`~streamer.ports.FrameDecoder` over any decoder of pictures. What it refuses is the same with each of them.
 
-    def __init__(self, spec: ClipSpec, threads: int) -> None:
-        self._spec = spec
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
+    Reasons: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` or one of :func:`deploy.frames.decode_picture`.
+    """
+
+    def __init__(self, pictures: PictureDecoder) -> None:
+        self._pictures = pictures
+        self._told = False
 
     def decode(self, messages: Iterable[FrameMessage]) -> list[CameraFrame | Rejected]:
-        """Decode messages; one result a message, in their order."""
-        return list(self._pool.map(self._decode_one, messages))
+        """See :meth:`streamer.ports.FrameDecoder.decode`."""
+        opened = [_opened(message) for message in messages]
+        good = [each for each in opened if isinstance(each, _Opened)]
+        decoded = iter(self._pictures.decode([each.message.value or b"" for each in good]))
+        results = [each if isinstance(each, Rejected) else _result(each, next(decoded)) for each in opened]
+        self._tell(results)
+        return results
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`streamer.ports.FrameDecoder.describe`."""
+        return self._pictures.describe()
 
     def close(self) -> None:
-        """Stop the threads."""
-        self._pool.shutdown()
+        """See :meth:`streamer.ports.FrameDecoder.close`."""
+        self._pictures.close()
 
-    def _decode_one(self, message: FrameMessage) -> CameraFrame | Rejected:
-        try:
-            return decode_message(message, self._spec)
-        except BadFrame as error:
-            return Rejected(message, error.reason, str(error))
+    def _tell(self, results: list[CameraFrame | Rejected]) -> None:
+        """Say once that the decoder leaves pictures to another one; the metric counts them all."""
+        if self._told:
+            return
+        strangers = (each for each in results if isinstance(each, CameraFrame) and each.decoder != self._pictures.name)
+        first = next(strangers, None)
+        if first is not None:
+            self._told = True
+            where = f"{first.partition}@{first.offset}"
+            names = {"decoder": self._pictures.name, "decoded_by": first.decoder}
+            log.warning("not every picture is decoded by the decoder", **names, message=where, camera_id=first.camera_id)
 
 
-def decode_message(message: FrameMessage, spec: ClipSpec) -> CameraFrame:
-    """One message as a frame.
+def _opened(message: FrameMessage) -> _Opened | Rejected:
+    try:
+        _check_readable(message)
+        return _Opened(message, _camera_id(message.key), _captured_at_ms(message))
+    except BadFrame as error:
+        return Rejected(message, error.reason, str(error))
 
-    Raises:
-        BadFrame: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` or a reason of
-            :func:`deploy.frames.decode_picture`.
-    """
-    _check_readable(message)
-    camera_id = _camera_id(message.key)
-    captured_at_ms = _captured_at_ms(message)
-    decoded = decode_picture(message.value or b"", spec)
+
+def _result(opened: _Opened, decoded: DecodedFrame | BadFrame) -> CameraFrame | Rejected:
+    message = opened.message
+    if isinstance(decoded, BadFrame):
+        return Rejected(message, decoded.reason, str(decoded))
     return CameraFrame(
-        message.partition, message.offset, camera_id, captured_at_ms, decoded.frame, decoded.width_px, decoded.height_px
+        partition=message.partition,
+        offset=message.offset,
+        camera_id=opened.camera_id,
+        captured_at_ms=opened.captured_at_ms,
+        frame=decoded.frame,
+        width_px=decoded.width_px,
+        height_px=decoded.height_px,
+        decoder=decoded.decoder,
     )
 
 

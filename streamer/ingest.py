@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
@@ -18,7 +19,7 @@ from deploy.errors import ConfigError
 from streamer.errors import SourceUnavailable
 from streamer.frame_sender import Delivery, FrameSender
 from streamer.records import CAMERA_ID_RULE, is_camera_id
-from streamer.sources import FOLDER_FPS, SourcePicture, is_live, open_source
+from streamer.sources import FOLDER_FPS, SourcePicture, VideoDecoder, is_live, open_source, without_password
 
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
@@ -50,6 +51,8 @@ class IngestPlan:
     """Whether recorded footage is played at the pace it was taken at, rather than as fast as possible."""
     loop: bool = False
     """Whether recorded footage begins again at its end; its time goes on."""
+    decoder: VideoDecoder = "cpu"
+    """``nvdec`` is for video files alone."""
 
     def __post_init__(self) -> None:
         for feed in self.feeds:
@@ -58,6 +61,9 @@ class IngestPlan:
             raise ConfigError("two sources have the same camera_id; frames of two cameras would be mixed: give each its own")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise ConfigError(f"fps must be above 0 and at most 1000, got {self.fps}")
+        for feed in self.feeds:
+            if self.decoder == "nvdec" and (is_live(feed.location) or Path(feed.location).is_dir()):
+                raise ConfigError(f"nvdec decodes video files, got {without_password(feed.location)}; leave --decoder out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, c
         clock: Seconds since the epoch.
 
     Raises:
-        SourceUnavailable: recorded footage cannot be read. What was read before it is flushed.
+        SourceUnavailable, DecoderUnavailable: recorded footage cannot be read. What was read before it is flushed.
     """
     sender = FrameSender(producer, topic, stop)
     live = [feed for feed in plan.feeds if is_live(feed.location)]
@@ -128,7 +134,7 @@ def _timeline(feed: CameraFeed, plan: IngestPlan) -> Iterator[_Due]:
     begins_ms, sequence = 0.0, 0
     while True:
         last_ms, count = 0, 0
-        for picture in open_source(feed.location, plan.fps):
+        for picture in open_source(feed.location, plan.fps, decoder=plan.decoder):
             yield _Due(begins_ms + picture.offset_ms, feed.camera_id, replace(picture, sequence=sequence))
             last_ms, count, sequence = picture.offset_ms, count + 1, sequence + 1
         if not plan.loop:

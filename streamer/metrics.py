@@ -13,6 +13,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.frames = self._counter("frames", "Frames decoded", "camera_id")
+        self.decoded = self._counter("decoded_frames", "Frames decoded, those read again included", "decoder")
         self.rejected = self._counter("rejected_messages", "Messages sent to the dead-letter topic", "reason")
         self.refilled = self._counter("refilled_frames", "Frames read again after a start to rebuild clips and states")
         self.lost = self._counter("lost_messages", "Messages that Kafka had deleted before they were read")
@@ -35,6 +36,7 @@ class Metrics:
         self.open_events = self._gauge("open_events", "Announced events that have not ended")
         self.partitions = self._gauge("partitions", "Partitions this consumer works on")
         self.engine = Info("oddsight_engine", "The engine and model in use", registry=self.registry)
+        self.decoder = Info("oddsight_decoder", "The decoder in use", registry=self.registry)
 
     def exposition(self) -> bytes:
         """The text that /metrics answers."""

@@ -18,13 +18,12 @@ from deploy.engine import Clips, Engine, State
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.decide import Decider
-from streamer.decode import Decoder
 from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
 from streamer.events import Event
 from streamer.health import Health
 from streamer.metrics import Metrics
 from streamer.offsets import Ledger
-from streamer.ports import CameraState, Change, ChangeKind, DeadLetterSink, Fields, FrameSource, ProgressStore, Step
+from streamer.ports import CameraState, Change, ChangeKind, DeadLetterSink, Fields, FrameDecoder, FrameSource, ProgressStore, Step
 from streamer.records import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
 from streamer.refill import plan_start, start_over
 
@@ -40,7 +39,7 @@ class Stages:
     """The built parts of the service; the pipeline only connects them."""
 
     source: FrameSource
-    decoder: Decoder
+    decoder: FrameDecoder
     clips: ClipBuffer
     batcher: MicroBatcher["_QueuedClip"]
     engine: Engine
@@ -114,7 +113,7 @@ class Pipeline:
 
         Raises:
             BrokerUnavailable: Kafka refuses us for good.
-            EngineError: the engine failed; the progress in Redis is not affected.
+            EngineError, DecoderError: the engine or the decoder failed; the progress in Redis is not affected.
         """
         stages = self._stages
         stages.health.beat()
@@ -215,6 +214,7 @@ class Pipeline:
             if isinstance(result, Rejected):
                 self._reject(work, result)
             else:
+                self._stages.metrics.decoded.labels(result.decoder).inc()
                 self._admit(work, result)
 
     def _wants(self, message: FrameMessage) -> _Work | None:

@@ -1,13 +1,13 @@
-"""What the pipeline asks of Kafka and Redis: protocols, and the values that cross them. No client library in sight."""
+"""What the pipeline asks of Kafka, Redis and a decoder: protocols, and the values that cross them. No client library in sight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from deploy.decide import OpenEvent
-from streamer.records import FrameMessage, Partition, Rejected
+from streamer.records import CameraFrame, FrameMessage, Partition, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
 
@@ -55,6 +55,23 @@ class FrameSource(Protocol):
 
     def close(self) -> None:
         """Leave the group."""
+
+
+class FrameDecoder(Protocol):
+    """What makes frames of messages."""
+
+    def decode(self, messages: Iterable[FrameMessage]) -> list[CameraFrame | Rejected]:
+        """Decode messages; one result a message, in their order. Nothing a message holds raises.
+
+        Raises:
+            DecoderFailed: it can decode no longer.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """What is really in use: backend, version, device."""
+
+    def close(self) -> None:
+        """Free what it holds."""
 
 
 Fields = Mapping[str, str]

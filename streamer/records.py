@@ -54,6 +54,8 @@ class CameraFrame:
     width_px: int
     """Size of the picture the camera sent."""
     height_px: int
+    decoder: str
+    """The decoder that made it, see :mod:`deploy.decoder`."""
 
 
 @dataclass(frozen=True, slots=True)

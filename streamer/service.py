@@ -10,6 +10,8 @@ import structlog
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.choice import Wanted, load_chosen
+from deploy.decoder import CpuDecoder, load_decoder
+from deploy.decoder_gate import check_decoder
 from deploy.engine import Engine
 from deploy.errors import ConfigError
 from streamer.batch import MicroBatcher
@@ -36,7 +38,7 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
     """Run one consumer until ``stop`` is set, then finish what has been read and leave.
 
     Raises:
-        ConfigError, BundleError, EngineError: before anything is consumed.
+        ConfigError, BundleError, EngineError, DecoderError: before anything is consumed; the last two also when they fail later.
         BrokerUnavailable, RedisUnavailable: Kafka or Redis cannot be reached at start, or Kafka refuses us later.
     """
     quiet_library_log()
@@ -45,7 +47,8 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
     with ExitStack() as stack:
         port = stack.enter_context(serve_http(settings.http, metrics, health))
         engine = stack.enter_context(_engine(settings, bundle, metrics))
-        pipeline = Pipeline(_stages(settings, bundle, engine, (metrics, health), stack))
+        decoder = stack.enter_context(_decoder(settings, bundle, engine, metrics))
+        pipeline = Pipeline(_stages(settings, bundle, (decoder, engine), (metrics, health), stack))
         log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **engine.describe())
         while not stop.is_set():
             pipeline.step()
@@ -75,15 +78,29 @@ def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[En
         engine.close()
 
 
-def _stages(settings: Settings, bundle: Bundle, engine: Engine, watch: tuple[Metrics, Health], stack: ExitStack) -> Stages:
+@contextmanager
+def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics) -> Iterator[Decoder]:
+    pictures = load_decoder(settings.decode.backend, bundle.spec, min(_MAX_DECODE_THREADS, os.cpu_count() or 1))
+    try:
+        if pictures.name != CpuDecoder.name:
+            error = check_decoder(pictures, engine, bundle)
+            log.info("decoder passed the gate", largest_score_error=round(error, 5), **pictures.describe())
+        metrics.decoder.info({"name": pictures.name, **pictures.describe()})
+        yield Decoder(pictures)
+    finally:
+        pictures.close()
+
+
+def _stages(
+    settings: Settings, bundle: Bundle, parts: tuple[Decoder, Engine], watch: tuple[Metrics, Health], stack: ExitStack
+) -> Stages:
     """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
+    decoder, engine = parts
     metrics, health = watch
     client = make_redis(settings.redis)
     stack.callback(client.close)
     check_redis(client)
     ensure_topics(settings.kafka)
-    decoder = Decoder(bundle.spec, threads=min(_MAX_DECODE_THREADS, os.cpu_count() or 1))
-    stack.callback(decoder.close)
     dead_letters = KafkaDeadLetters(settings.kafka)
     stack.callback(dead_letters.close)
     return Stages(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -20,6 +21,10 @@ from av.video.stream import VideoStream
 
 from deploy.frames import MAX_PICTURE_PX, encode_jpeg
 from streamer.errors import SourceUnavailable
+from streamer.nvdec import nvdec_frames
+
+VideoDecoder = Literal["cpu", "nvdec"]
+"""What decodes video files; live streams are always decoded on the CPU."""
 
 FOLDER_FPS = 10.0
 """Assumed for folders of frames, which do not say."""
@@ -49,7 +54,9 @@ def is_live(location: str) -> bool:
     return "://" in location
 
 
-def open_source(location: str, fps: float | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[SourcePicture]:
+def open_source(
+    location: str, fps: float | None = None, clock: Callable[[], float] = time.monotonic, decoder: VideoDecoder = "cpu"
+) -> Iterator[SourcePicture]:
     """The pictures of a source, in order.
 
     JPEG and PNG files of a folder pass unchanged; the frames of a video become JPEG.
@@ -59,8 +66,10 @@ def open_source(location: str, fps: float | None = None, clock: Callable[[], flo
         fps: For folders the rate they were taken at, 10 if not given. For video the most pictures a second: a video of
             25 gives every 2.5th frame at 10; by default every frame.
         clock: Seconds; tells when the pictures of a live stream arrived.
+        decoder: For video files.
 
     Raises:
+        DecoderUnavailable: while iterating: nvdec is asked for, and its library or driver is missing.
         SourceUnavailable: while iterating: nothing there, no video, or a live stream that ended or broke.
     """
     if is_live(location):
@@ -68,7 +77,7 @@ def open_source(location: str, fps: float | None = None, clock: Callable[[], flo
     path = Path(location)
     if path.is_dir():
         return _folder_pictures(path, fps or FOLDER_FPS)
-    return _video_pictures(path, fps)
+    return _video_pictures(path, fps, decoder)
 
 
 def _folder_pictures(folder: Path, fps: float) -> Iterator[SourcePicture]:
@@ -79,12 +88,13 @@ def _folder_pictures(folder: Path, fps: float) -> Iterator[SourcePicture]:
         yield SourcePicture(_read(path), _CONTENT_TYPES[path.suffix.lower()], sequence, round(sequence * 1000 / fps))
 
 
-def _video_pictures(path: Path, fps: float | None) -> Iterator[SourcePicture]:
+def _video_pictures(path: Path, fps: float | None, decoder: VideoDecoder) -> Iterator[SourcePicture]:
     if not path.exists():
         raise SourceUnavailable(f"{path}: no such file or folder; give a folder of pictures, a video file or a URL")
     rate = _Rate(fps)
     with _opened(str(path)) as (container, stream):
-        for frame, offset_s in _timed(_frames(container, stream), stream):
+        frames = nvdec_frames(path, container, stream) if decoder == "nvdec" else _frames(container, stream)
+        for frame, offset_s in _timed(frames, stream):
             if rate.takes(offset_s):
                 yield _encoded(frame, rate.taken - 1, offset_s)
     if rate.taken == 0:
@@ -100,7 +110,7 @@ def _live_pictures(location: str, fps: float | None, clock: Callable[[], float])
             offset_s = clock() - started_s
             if rate.takes(offset_s):
                 yield _encoded(frame, rate.taken - 1, offset_s)
-    raise SourceUnavailable(f"{_without_password(location)}: the stream ended")
+    raise SourceUnavailable(f"{without_password(location)}: the stream ended")
 
 
 class _Rate:
@@ -128,16 +138,16 @@ def _opened(location: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(location, timeout=_LIVE_TIMEOUT_S if is_live(location) else None, options=options)
     except (av.FFmpegError, OSError) as error:
-        raise SourceUnavailable(f"{_without_password(location)}: cannot be opened as video: {_reason(error)}") from error
+        raise SourceUnavailable(f"{without_password(location)}: cannot be opened as video: {_reason(error)}") from error
     with container:
         if not container.streams.video:
-            raise SourceUnavailable(f"{_without_password(location)}: no video in it")
+            raise SourceUnavailable(f"{without_password(location)}: no video in it")
         yield container, container.streams.video[0]
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """All frames that can be decoded; a damaged packet costs only its own."""
-    name = _without_password(container.name)
+    name = without_password(container.name)
     packets, damaged = container.demux(stream), 0
     while True:
         try:
@@ -191,7 +201,8 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _without_password(location: str) -> str:
+def without_password(location: str) -> str:
+    """A location as it may be shown."""
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", location)
 
 

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.bundle import Bundle, read_bundle
+from deploy.decoder import CpuDecoder
 from deploy.engine import DEFAULT_ENGINE, Engine, load_engine
 from deploy.frames import picture_size
 from streamer.config import KafkaSettings, RedisSettings, Settings
@@ -109,7 +110,7 @@ def measure(bundle: Bundle) -> dict[str, Any]:
 
 def measure_decode(bundle: Bundle, pictures: list[bytes]) -> Cost:
     """Bytes to fitted frames, on as many threads as the service uses."""
-    decoder = Decoder(bundle.spec, threads=os.cpu_count() or 1)
+    decoder = Decoder(CpuDecoder(bundle.spec, threads=os.cpu_count() or 1))
     partition = Partition("frames", 0)
     messages = [FrameMessage(partition, index, b"camera", pictures[index % len(pictures)], (), 0) for index in range(BATCH)]
     assert all(isinstance(result, CameraFrame) for result in decoder.decode(messages))

@@ -23,10 +23,10 @@ def write_folder(folder: Path, count: int, first_brightness: int = 0) -> list[by
     return pictures
 
 
-def write_video(path: Path, seconds: float, fps: int) -> Path:
+def write_video(path: Path, seconds: float, fps: int, codec: str = "mpeg4") -> Path:
     """A video that gets brighter from frame to frame."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
+        stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(round(seconds * fps)):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number % 256, dtype=np.uint8), format="bgr24")

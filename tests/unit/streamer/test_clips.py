@@ -16,7 +16,7 @@ MAX_GAP_MS = 1_000
 def frame(offset: int, camera_id: str = "gate", *, partition: Partition = P0, at_ms: int | None = None) -> CameraFrame:
     """A frame whose pixels tell its offset; 100 ms apart unless ``at_ms`` says otherwise."""
     pixels = np.full((2, 2, 1), offset % 256, np.uint8)
-    return CameraFrame(partition, offset, camera_id, offset * 100 if at_ms is None else at_ms, pixels, 2, 2)
+    return CameraFrame(partition, offset, camera_id, offset * 100 if at_ms is None else at_ms, pixels, 2, 2, "cpu")
 
 
 def buffer_of(length: int, max_gap_ms: int = MAX_GAP_MS, *, state_warmup_frames: int = 0) -> ClipBuffer:

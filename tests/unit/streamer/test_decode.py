@@ -1,6 +1,6 @@
 """Messages are untrusted: each becomes a frame, or a rejection that says why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import cv2
@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from deploy.decoder import CpuDecoder, load_decoder
 from deploy.errors import BadFrame
-from deploy.frames import MAX_PICTURE_BYTES
-from streamer.decode import Decoder, decode_message
+from deploy.frames import MAX_PICTURE_BYTES, DecodedFrame
+from streamer.decode import Decoder
+from streamer.ports import FrameDecoder
 from streamer.records import MAX_CAMERA_ID_CHARS, CameraFrame, FrameMessage, Partition, Rejected
+from tests.harness import fake_nvimgcodec
 from tests.unit.streamer.pipeline_kit import SPEC, picture
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -40,40 +44,48 @@ def header_of(captured_at_ms: bytes) -> tuple[tuple[str, bytes], ...]:
     return (("captured_at_ms", captured_at_ms),)
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
-    decoder = Decoder(SPEC, threads=4)
+@pytest.fixture(scope="module", params=["cpu", "nvjpeg"])
+def decoder(request: pytest.FixtureRequest) -> Iterator[FrameDecoder]:
+    with pytest.MonkeyPatch.context() as patch:
+        fake_nvimgcodec.install(patch)
+        decoder = Decoder(load_decoder(request.param, SPEC, threads=4))
     yield decoder
     decoder.close()
 
 
-def test_a_good_message_becomes_a_frame() -> None:
-    frame = decode_message(GOOD, SPEC)
+def decoded(decoder: FrameDecoder, message: FrameMessage) -> CameraFrame:
+    [frame] = decoder.decode([message])
+    assert isinstance(frame, CameraFrame)
+    return frame
+
+
+def test_a_good_message_becomes_a_frame(decoder: FrameDecoder) -> None:
+    frame = decoded(decoder, GOOD)
 
     assert (frame.partition, frame.offset, frame.camera_id, frame.captured_at_ms) == (GOOD.partition, 7, "gate", 500)
     assert frame.frame.shape == SPEC.frame_shape
     assert (frame.frame == 128).all()
 
 
-def test_a_frame_remembers_the_size_of_the_cameras_picture() -> None:
+def test_a_frame_remembers_the_size_of_the_cameras_picture_and_what_decoded_it(decoder: FrameDecoder) -> None:
     done, encoded = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
     assert done
 
-    frame = decode_message(replace(GOOD, value=encoded.tobytes()), SPEC)
+    frame = decoded(decoder, replace(GOOD, value=encoded.tobytes()))
 
-    assert (frame.width_px, frame.height_px) == (64, 48)
+    assert (frame.width_px, frame.height_px, frame.decoder) == (64, 48, decoder.describe()["backend"])
     assert frame.frame.shape == SPEC.frame_shape
 
 
-def test_without_a_header_the_records_own_time_is_the_capture_time() -> None:
+def test_without_a_header_the_records_own_time_is_the_capture_time(decoder: FrameDecoder) -> None:
     others = (("sequence", b"9"), ("content_type", b"image/png"))
 
-    assert decode_message(replace(GOOD, headers=others), SPEC).captured_at_ms == 123
+    assert decoded(decoder, replace(GOOD, headers=others)).captured_at_ms == 123
 
 
 @pytest.mark.parametrize("key", ["gate", "Tor 3", "камера-1", "a", "x" * MAX_CAMERA_ID_CHARS, "[/]"])
-def test_a_printable_key_is_the_camera_id(key: str) -> None:
-    assert decode_message(replace(GOOD, key=key.encode()), SPEC).camera_id == key
+def test_a_printable_key_is_the_camera_id(decoder: FrameDecoder, key: str) -> None:
+    assert decoded(decoder, replace(GOOD, key=key.encode())).camera_id == key
 
 
 BAD = {
@@ -107,7 +119,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("reason", "message"), BAD.values(), ids=BAD)
-def test_a_bad_message_is_rejected_with_its_reason(decoder: Decoder, reason: str, message: FrameMessage) -> None:
+def test_a_bad_message_is_rejected_with_its_reason(decoder: FrameDecoder, reason: str, message: FrameMessage) -> None:
     [rejected] = decoder.decode([message])
 
     assert isinstance(rejected, Rejected)
@@ -119,18 +131,40 @@ def test_every_reason_is_tried_above() -> None:
     assert {reason for reason, _ in BAD.values()} == REASONS
 
 
-def test_the_last_millisecond_that_is_a_capture_time_is_taken() -> None:
-    frame = decode_message(replace(GOOD, headers=header_of(b"%d" % END_OF_TIME_MS)), SPEC)
+def test_the_last_millisecond_that_is_a_capture_time_is_taken(decoder: FrameDecoder) -> None:
+    frame = decoded(decoder, replace(GOOD, headers=header_of(b"%d" % END_OF_TIME_MS)))
 
     assert frame.captured_at_ms == END_OF_TIME_MS
 
 
-def test_one_message_alone_raises_what_the_decoder_turns_into_a_rejection() -> None:
-    with pytest.raises(BadFrame, match="the key is the camera_id"):
-        decode_message(replace(GOOD, key=None), SPEC)
+class PngsElsewhere(CpuDecoder):
+    """Calls itself nvjpeg, and leaves PNGs to others."""
+
+    name = "nvjpeg"
+
+    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame | BadFrame]:
+        return [
+            result if isinstance(result, BadFrame) or encoded.startswith(PNG_MAGIC) else result._replace(decoder=self.name)
+            for encoded, result in zip(pictures, super().decode(pictures), strict=True)
+        ]
 
 
-def test_results_keep_the_messages_order_though_small_pictures_are_done_first(decoder: Decoder) -> None:
+def test_the_first_frame_that_another_decoder_made_is_told_of_and_only_that() -> None:
+    done, jpeg = cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))
+    assert done
+    messages = [replace(GOOD, offset=1, value=jpeg.tobytes()), replace(GOOD, offset=2), replace(GOOD, offset=3)]
+    decoder = Decoder(PngsElsewhere(SPEC, threads=1))
+    with capture_logs() as logs:
+        decoder.decode(messages[:1])
+        assert logs == []
+        results = decoder.decode(messages) + decoder.decode(messages)
+    decoder.close()
+
+    assert [result.decoder for result in results if isinstance(result, CameraFrame)] == ["nvjpeg", "cpu", "cpu"] * 2
+    assert [(line["message"], line["decoder"], line["decoded_by"]) for line in logs] == [("frames[0]@2", "nvjpeg", "cpu")]
+
+
+def test_results_keep_the_messages_order_though_small_pictures_are_done_first(decoder: FrameDecoder) -> None:
     done, large = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (700, 700), np.uint8))
     assert done
     values = [large.tobytes() if offset % 4 == 0 else PNG if offset % 4 == 1 else b"rubbish" for offset in range(24)]
@@ -168,7 +202,7 @@ MESSAGES = st.builds(
 @settings(deadline=None)
 @given(messages=st.lists(MESSAGES, max_size=6))
 def test_nothing_a_message_holds_comes_out_as_anything_but_a_frame_or_a_rejection(
-    decoder: Decoder, messages: list[FrameMessage]
+    decoder: FrameDecoder, messages: list[FrameMessage]
 ) -> None:
     results = decoder.decode(messages)
 

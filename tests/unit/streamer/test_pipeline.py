@@ -80,6 +80,7 @@ def test_bad_messages_are_dead_lettered_and_change_no_other_score() -> None:
     assert [rejected.reason for rejected in dirty.dead_letters.stored] == ["empty", "unsupported_type", "missing_key"]
     assert [f["score"] for _, f in dirty.store.scores] == [f["score"] for _, f in clean.store.scores]
     assert dirty.counted("rejected_messages_total", reason="empty") == 1
+    assert dirty.counted("decoded_frames_total", decoder="cpu") == len(good)
 
 
 def test_a_restart_refills_clips_without_scoring_them_again() -> None:

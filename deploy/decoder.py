@@ -1,0 +1,80 @@
+"""Many pictures to frames at once: the ``PictureDecoder`` protocol, the decoder on the CPU, and ``load_decoder``."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from deploy.errors import BadFrame, ConfigError
+from deploy.frames import OPENCV_VERSION, DecodedFrame, decode_picture
+from deploy.spec import ClipSpec
+
+
+class PictureDecoder(Protocol):
+    """Gives what :func:`deploy.frames.decode_picture` gives, for many pictures; for one thread at a time."""
+
+    name: str
+
+    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame | BadFrame]:
+        """Decode JPEGs and PNGs and fit them to the spec; one result a picture, in their order.
+
+        A picture that is refused is a BadFrame among the results, and hurts no other.
+
+        Raises:
+            DecoderFailed: it can decode no longer.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """What is really in use: backend, version, device."""
+
+    def close(self) -> None:
+        """Free what it holds. May be called again."""
+
+
+class CpuDecoder:
+    """See :class:`PictureDecoder`. Decodes on a few threads: OpenCV releases the interpreter lock while it decodes."""
+
+    name = "cpu"
+
+    def __init__(self, spec: ClipSpec, threads: int) -> None:
+        self._spec = spec
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
+
+    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame | BadFrame]:
+        """See :meth:`PictureDecoder.decode`."""
+        return list(self._pool.map(self._decode_one, pictures))
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`PictureDecoder.describe`."""
+        return {"backend": self.name, "version": f"OpenCV {OPENCV_VERSION}", "device": "CPU", "threads": str(self._threads)}
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+    def _decode_one(self, picture: bytes) -> DecodedFrame | BadFrame:
+        try:
+            return decode_picture(picture, self._spec)
+        except BadFrame as error:
+            return error
+
+
+def load_decoder(name: str, spec: ClipSpec, threads: int) -> PictureDecoder:
+    """Start the decoder called ``name``: ``cpu`` or ``nvjpeg``, with ``threads`` CPU threads. Nothing else is ever tried.
+
+    Raises:
+        ConfigError: no decoder has that name.
+        DecoderUnavailable: its library is missing, or finds no GPU it can decode on.
+    """
+    if name not in DECODERS:
+        raise ConfigError(f"decode.backend must be one of {', '.join(DECODERS)}, got {name!r}")
+    return DECODERS[name](spec, threads)
+
+
+def _load_nvjpeg(spec: ClipSpec, threads: int) -> PictureDecoder:
+    from deploy.nvjpeg import NvJpegDecoder
+
+    return NvJpegDecoder(spec, threads)
+
+
+DECODERS: dict[str, Callable[[ClipSpec, int], PictureDecoder]] = {"cpu": CpuDecoder, "nvjpeg": _load_nvjpeg}

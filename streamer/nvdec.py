@@ -1,0 +1,111 @@
+"""H.264 and H.265 decoded by the video engine of an NVIDIA GPU (NVDEC), through PyNvVideoCodec.
+
+Both standards say what every pixel is, so the pictures are those of any other decoder. They leave the GPU as they were decoded,
+NV12, and FFmpeg turns them into colours as it does for pictures that it decoded itself.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from deploy.errors import DecoderUnavailable
+from streamer.errors import SourceUnavailable
+
+NVDEC_CODECS = ("h264", "hevc")
+
+MAX_MEAN_DIFFERENCE = 1.0
+"""Grey levels, mean over a picture: rounding of colours is less, another range or matrix of colours several times as much."""
+
+
+def nvdec_frames(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """All frames of a video file, in the order they are shown.
+
+    Args:
+        path: The file.
+        container: The same file opened by PyAV and not read yet: its first frame is decoded on the CPU for comparison.
+        stream: Its video, which says what the colours mean.
+
+    Raises:
+        DecoderUnavailable: PyNvVideoCodec or the driver is missing.
+        SourceUnavailable: the video is of a kind that is not decoded here, decoding failed, or the first frame is another one
+            than on the CPU.
+    """
+    library = _import_pynvvideocodec()
+    codec = stream.codec_context.name
+    if codec not in NVDEC_CODECS:
+        raise SourceUnavailable(f"{path}: nvdec decodes {' and '.join(NVDEC_CODECS)}, this is {codec}; leave --decoder out")
+    try:
+        expected = next(container.decode(stream), None)
+        for frame in _decoded(library, path, stream):
+            if expected is not None:
+                _check_same(path, frame, expected)
+                expected = None
+            yield frame
+    except SourceUnavailable:
+        raise
+    except Exception as error:
+        raise SourceUnavailable(f"{path}: nvdec failed: {_reason(error)}; leave --decoder out") from error
+
+
+def _decoded(library: Any, path: Path, stream: VideoStream) -> Iterator[VideoFrame]:
+    demuxer = library.CreateDemuxer(str(path))
+    decoder = library.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=False)
+    time_base = Fraction(demuxer.GetTimebaseNum(), demuxer.GetTimebaseDen())
+    for packet in demuxer:  # the last one is empty and brings out what the decoder still holds
+        for decoded in decoder.Decode(packet):
+            size = (decoder.GetWidth(), decoder.GetHeight())
+            _check_layout(path, decoded, library.Pixel_Format.NV12, size)
+            yield _frame(decoded, size, time_base, stream)
+
+
+def _import_pynvvideocodec() -> Any:
+    try:
+        import PyNvVideoCodec
+    except Exception as error:  # without a driver its import raises a RuntimeError, whose later lines are advice for Docker
+        raise DecoderUnavailable(
+            f"nvdec cannot be used: {_reason(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, or leave "
+            "--decoder out"
+        ) from error
+    return PyNvVideoCodec
+
+
+def _check_same(path: Path, frame: VideoFrame, expected: VideoFrame) -> None:
+    found, wanted = (each.to_ndarray(format="bgr24").astype(np.int16) for each in (frame, expected))
+    difference = float(np.abs(found - wanted).mean()) if found.shape == wanted.shape else np.inf
+    if not difference <= MAX_MEAN_DIFFERENCE:
+        raise SourceUnavailable(
+            f"{path}: the first frame that nvdec gives differs from the CPU's by {difference:.1f} grey levels on average; at "
+            f"most {MAX_MEAN_DIFFERENCE:g} is accepted; leave --decoder out"
+        )
+
+
+def _check_layout(path: Path, decoded: Any, nv12: Any, size: tuple[int, int]) -> None:
+    width_px, height_px = size
+    if decoded.format != nv12 or width_px % 2 or height_px % 2 or decoded.framesize() != width_px * height_px * 3 // 2:
+        raise SourceUnavailable(
+            f"{path}: nvdec gives {decoded.framesize()} bytes of {decoded.format} for {width_px} x {height_px} pixels; only NV12 "
+            "(8 bits, 4:2:0, even sides) is read; leave --decoder out"
+        )
+
+
+def _frame(decoded: Any, size: tuple[int, int], time_base: Fraction, stream: VideoStream) -> VideoFrame:
+    width_px, height_px = size
+    # The memory is the decoder's own, and written again at the next packet; from_ndarray copies it.
+    memory = (ctypes.c_uint8 * decoded.framesize()).from_address(decoded.GetPtrToPlane(0))
+    frame = VideoFrame.from_ndarray(np.ctypeslib.as_array(memory).reshape(height_px * 3 // 2, width_px), format="nv12")
+    frame.pts = decoded.getPTS()
+    frame.time_base = time_base
+    frame.colorspace = stream.codec_context.colorspace
+    frame.color_range = stream.codec_context.color_range
+    return frame
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,57 @@
+"""A service told to decode on a GPU does that, or does not start. nvImageCodec is a fake here: no GPU is needed."""
+
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
+
+from deploy.errors import DecoderRefused, DecoderUnavailable
+from streamer.config import Settings
+from streamer.errors import RedisUnavailable
+from streamer.service import run_service
+from tests.harness import fake_nvimgcodec
+from tests.harness.brokers import free_ports
+
+BUNDLE = Path(__file__).parents[2] / "streamer" / "demo_data" / "bundle"
+
+
+def brighter(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return np.clip(pixels + 8, 0, 255).astype(np.uint8)
+
+
+def start() -> list[str]:
+    """Start a service whose Redis is away, which it only finds out once its decoder may serve; gives what it logged."""
+    settings = Settings.model_validate(
+        {
+            "engine": {"bundle": str(BUNDLE)},
+            "decode": {"backend": "nvjpeg"},
+            "redis": {"url": f"redis://127.0.0.1:{free_ports(1)[0]}/0"},
+            "http": {"port": 0},
+        }
+    )
+    with capture_logs() as logs, pytest.raises(RedisUnavailable):
+        run_service(settings, threading.Event())
+    return [line["event"] for line in logs]
+
+
+def test_without_the_library_the_service_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia", None)
+    with pytest.raises(DecoderUnavailable, match=r"pip install 'oddsight\[nvjpeg\]'"):
+        start()
+
+
+def test_a_decoder_that_gives_the_same_scores_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvimgcodec.install(monkeypatch)
+    assert "decoder passed the gate" in start()
+
+
+def test_a_decoder_whose_pictures_are_eight_grey_levels_brighter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = fake_nvimgcodec.install(monkeypatch)
+    monkeypatch.setattr(library, "distort", brighter)
+    with pytest.raises(DecoderRefused, match=r"by up to 0\.02\d* of the largest score; at most 0\.01 is accepted"):
+        start()
+    assert library.calls[-1] == -1

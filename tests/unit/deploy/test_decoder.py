@@ -1,0 +1,306 @@
+"""One contract for all decoders of pictures: the one on the CPU, and nvImageCodec's as a fake, on its CPU code, and on a GPU."""
+
+import enum
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy import nvjpeg
+from deploy.decoder import CpuDecoder, PictureDecoder, load_decoder
+from deploy.errors import BadFrame, ConfigError, DecoderFailed, DecoderUnavailable
+from deploy.frames import MAX_PICTURE_BYTES, DecodedFrame, decode_picture, encode_jpeg
+from deploy.nvjpeg import NvJpegDecoder
+from deploy.spec import ClipSpec
+from tests.harness import fake_nvimgcodec
+from tests.unit.deploy.test_frames import BGR, GRAY, JPEG, PNG, cmyk_jpeg, encode, jpeg_header, jpeg_segment, picture
+
+SPECS = {"gray": GRAY, "bgr": BGR}
+ROTATED = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+GOOD = {
+    "jpeg": JPEG,
+    "jpeg-with-zeros-behind-it": JPEG + bytes(7),
+    "progressive": encode(".jpg", picture(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restart": encode(".jpg", picture(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+    "gray-jpeg": encode(".jpg", picture()[:, :, 0]),
+    "turned": JPEG[:2] + jpeg_segment(0xE1, ROTATED) + JPEG[2:],
+    "cmyk": cmyk_jpeg(),
+    "smaller": encode_jpeg(picture(9, 7), 95),
+    "two-and-a-half-times": encode_jpeg(picture(60, 80), 95),
+    "five-times-and-a-bit": encode_jpeg(picture(131, 175), 95),
+    "png": PNG,
+    "16-bit-png": encode(".png", picture().astype(np.uint16) * 257),
+}
+BAD = {
+    "nothing": b"",
+    "text": b"hello",
+    "gif": b"GIF89a" + bytes(50),
+    "too-long": JPEG + bytes(MAX_PICTURE_BYTES),
+    "too-many-pixels": b"\xff\xd8" + jpeg_header(30_000, 30_000) + b"\xff\xd9",
+    "no-pixels": b"\xff\xd8" + jpeg_header(0, 10) + b"\xff\xd9",
+    "no-header": b"\xff\xd8\xff\xd9",
+    "header-alone": b"\xff\xd8" + jpeg_header(64, 48) + b"\xff\xd9",
+    "cut-jpeg": JPEG[:-40],
+    "cut-png": PNG[:-40],
+}
+
+
+class LibrarysOwnCpuDecoder(NvJpegDecoder):
+    """The real nvImageCodec with its code for CPUs, which needs no driver: all but nvJPEG itself is tried."""
+
+    def _open(self, stack: ExitStack, threads: int) -> Any:
+        library: Any = self._library
+        decoder = library.Decoder(
+            device_id=library.NVIMGCODEC_DEVICE_CPU_ONLY, backends=[library.Backend(library.BackendKind.CPU_ONLY)]
+        )
+        return stack.enter_context(decoder)
+
+
+def opened(kind: str, spec: ClipSpec) -> PictureDecoder:
+    if kind == "library":
+        pytest.importorskip("nvidia.nvimgcodec", reason="no nvImageCodec: pip install 'oddsight[nvjpeg]'")
+        return LibrarysOwnCpuDecoder(spec, threads=2)
+    if kind == "gpu":
+        try:
+            return NvJpegDecoder(spec, threads=2)
+        except DecoderUnavailable as error:
+            pytest.skip(str(error))
+    return load_decoder("cpu" if kind == "cpu" else "nvjpeg", spec, threads=2)
+
+
+@pytest.fixture(params=["cpu", "fake", "library", pytest.param("gpu", marks=pytest.mark.gpu)])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "fake":
+        fake_nvimgcodec.install(monkeypatch)
+    return str(request.param)
+
+
+@pytest.fixture(params=SPECS)
+def spec(request: pytest.FixtureRequest) -> ClipSpec:
+    return SPECS[request.param]
+
+
+@pytest.fixture
+def decoder(kind: str, spec: ClipSpec) -> Iterator[PictureDecoder]:
+    decoder = opened(kind, spec)
+    yield decoder
+    decoder.close()
+
+
+def told(result: DecodedFrame | BadFrame) -> str:
+    return result.reason if isinstance(result, BadFrame) else "decoded"
+
+
+def on_the_cpu(encoded: bytes, spec: ClipSpec) -> str:
+    try:
+        decode_picture(encoded, spec)
+    except BadFrame as error:
+        return error.reason
+    return "decoded"
+
+
+def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(decoder: PictureDecoder, spec: ClipSpec) -> None:
+    for (name, encoded), found in zip(GOOD.items(), decoder.decode(list(GOOD.values())), strict=True):
+        expected = decode_picture(encoded, spec)
+        assert isinstance(found, DecodedFrame), name
+        assert (found.width_px, found.height_px) == (expected.width_px, expected.height_px), name
+        assert (found.frame.shape, found.frame.dtype) == (spec.frame_shape, np.uint8), name
+        difference = np.abs(found.frame.astype(int) - expected.frame)
+        assert difference.mean() <= 1, name
+        assert difference.max() <= 6, name
+
+
+def test_what_is_refused_in_training_is_refused_for_the_same_reason(decoder: PictureDecoder, spec: ClipSpec) -> None:
+    expected = {name: on_the_cpu(encoded, spec) for name, encoded in BAD.items()}
+    assert "decoded" not in expected.values()
+    assert {name: told(decoder.decode([encoded])[0]) for name, encoded in BAD.items()} == expected
+
+
+@pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
+def test_a_cut_picture_is_refused_wherever_it_is_cut(decoder: PictureDecoder, whole: bytes) -> None:
+    results = decoder.decode([whole[:cut] for cut in range(0, len(whole), 3)])
+    assert "decoded" not in set(map(told, results))
+
+
+def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(decoder: PictureDecoder, spec: ClipSpec) -> None:
+    sides = range(24, 64)
+    pictures = [encode((".jpg", ".png")[side % 2], picture(side, side + 8)) for side in sides]
+    for at in range(0, 40, 5):
+        pictures[at] = list(BAD.values())[at % len(BAD)]
+    results = decoder.decode(pictures)
+    assert list(map(told, results)) == [on_the_cpu(encoded, spec) for encoded in pictures]
+    sizes = {at: (each.width_px, each.height_px) for at, each in enumerate(results) if isinstance(each, DecodedFrame)}
+    assert sizes == {at: (side + 8, side) for at, side in enumerate(sides) if at % 5}
+
+
+def test_no_pictures_give_no_frames(decoder: PictureDecoder) -> None:
+    assert decoder.decode([]) == []
+
+
+def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: PictureDecoder) -> None:
+    assert decoder.describe()["backend"] == decoder.name == ("cpu" if kind == "cpu" else "nvjpeg")
+    assert {"version", "device"} <= decoder.describe().keys()
+    decoder.close()
+    decoder.close()
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[dict[str, PictureDecoder]]:
+    """Decoders for many examples; hypothesis has no patience for new ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake_nvimgcodec.install(patch)
+        decoders = {"cpu": CpuDecoder(BGR, threads=2), "fake": NvJpegDecoder(BGR, threads=2)}
+    yield decoders
+    for decoder in decoders.values():
+        decoder.close()
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A real picture with some bytes overwritten, perhaps cut."""
+    content = bytearray(draw(st.sampled_from([JPEG, PNG, GOOD["progressive"]])))
+    for at, byte in draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)):
+        content[at] = byte
+    return bytes(content[: draw(st.integers(0, len(content)))])
+
+
+@settings(deadline=None)
+@given(pictures=st.lists(st.just(JPEG) | damaged() | st.binary(max_size=60).map(b"\xff\xd8\xff".__add__), max_size=5))
+@pytest.mark.parametrize("kind", ["cpu", "fake"])
+def test_any_bytes_become_a_frame_or_a_refusal(lasting: dict[str, PictureDecoder], kind: str, pictures: Sequence[bytes]) -> None:
+    results = lasting[kind].decode(pictures)
+    assert len(results) == len(pictures)
+    for encoded, result in zip(pictures, results, strict=True):
+        assert told(result) in {"decoded", "empty", "unsupported_type", "bad_header", "undecodable", "too_large"}
+        assert encoded != JPEG or told(result) == "decoded"
+        assert isinstance(result, BadFrame) or result.frame.shape == BGR.frame_shape
+
+
+def test_an_unknown_decoder_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigError, match=r"decode\.backend must be one of cpu, nvjpeg, got 'magic'"):
+        load_decoder("magic", GRAY, threads=1)
+
+
+class TestNvJpeg:
+    @pytest.fixture
+    def library(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        return fake_nvimgcodec.install(monkeypatch)
+
+    @pytest.fixture
+    def decoder(self, library: ModuleType) -> Iterator[PictureDecoder]:
+        decoder = load_decoder("nvjpeg", GRAY, threads=2)
+        library.calls.clear()
+        yield decoder
+        decoder.close()
+
+    def test_the_jpegs_of_a_poll_are_one_call_and_pngs_are_left_to_opencv(
+        self, library: ModuleType, decoder: PictureDecoder
+    ) -> None:
+        assert decoders(decoder.decode([JPEG, PNG, JPEG, GOOD["progressive"]])) == ["nvjpeg", "cpu", "nvjpeg", "nvjpeg"]
+        assert library.calls == [3]
+
+    def test_a_poll_of_large_pictures_is_several_calls(
+        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nvjpeg, "MAX_CALL_PX", 2 * 48 * 64)
+        small, large = encode_jpeg(picture(16, 16), 90), encode_jpeg(picture(200, 200), 90)
+        assert decoders(decoder.decode([JPEG, JPEG, small, large, small, JPEG])) == ["nvjpeg"] * 6
+        assert library.calls == [2, 1, 1, 2]
+
+    def test_what_it_declines_is_left_to_opencv_which_says_so(
+        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "declines", GOOD["progressive"].__eq__)
+        assert decoders(decoder.decode([GOOD["progressive"], JPEG])) == ["cpu", "nvjpeg"]
+
+    def test_a_picture_of_another_size_than_its_header_says_is_left_to_opencv(
+        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "distort", lambda pixels: pixels[:-1].astype(np.uint8))
+        [found] = decoder.decode([JPEG])
+        assert isinstance(found, DecodedFrame)
+        assert found.decoder == "cpu"
+        np.testing.assert_array_equal(found.frame, decode_picture(JPEG, GRAY).frame)
+
+    def test_a_picture_that_makes_a_call_fail_takes_its_neighbours_to_opencv_and_ends_nothing(
+        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "poisonous", GOOD["progressive"].__eq__)
+        assert decoders(decoder.decode([JPEG, GOOD["progressive"]])) == ["cpu", "cpu"]
+        assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
+
+    def test_a_gpu_that_is_lost_is_an_error_and_not_a_slower_service(
+        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "lost", True)
+        with pytest.raises(DecoderFailed, match="the GPU decodes no more: CUDA error: the launch failed; start again"):
+            decoder.decode([JPEG])
+
+    def test_a_gpu_that_gives_nothing_any_more_is_an_error_too(
+        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "declines", lambda _encoded: True)
+        with pytest.raises(DecoderFailed, match="gives back no picture at all"):
+            decoder.decode([JPEG, PNG])
+
+    def test_closing_frees_the_gpu(self, library: ModuleType, decoder: PictureDecoder) -> None:
+        decoder.close()
+        assert library.calls == [-1]
+
+    def test_without_the_library_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "nvidia", None)
+        with pytest.raises(DecoderUnavailable, match=r"install it: pip install 'oddsight\[nvjpeg\]'"):
+            load_decoder("nvjpeg", GRAY, threads=1)
+
+    def test_without_a_driver_it_says_what_to_check(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(library, "has_gpu", False)
+        with pytest.raises(DecoderUnavailable, match=r"no GPU it can decode on: CUDA Runtime failure: '#35'.*nvidia-smi"):
+            load_decoder("nvjpeg", GRAY, threads=1)
+
+    def test_a_library_that_decodes_nothing_is_not_started_and_frees_the_gpu(
+        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "declines", lambda _encoded: True)
+        with pytest.raises(DecoderUnavailable, match=r"decodes no JPEG on it; install nvJPEG: pip install 'oddsight\[nvjpeg\]'"):
+            load_decoder("nvjpeg", GRAY, threads=1)
+        assert library.calls == [1, -1]
+
+
+def decoders(results: Sequence[DecodedFrame | BadFrame]) -> list[str]:
+    return [told(result) if isinstance(result, BadFrame) else result.decoder for result in results]
+
+
+def test_the_fake_has_no_member_that_the_real_library_lacks() -> None:
+    real = pytest.importorskip("nvidia.nvimgcodec", reason="no nvImageCodec: pip install 'oddsight[nvjpeg]'")
+    kinds = [
+        kind for _, kind in inspect.getmembers(fake_nvimgcodec, inspect.isclass) if kind.__module__ == fake_nvimgcodec.__name__
+    ]
+    assert len(kinds) == 8
+    for kind in kinds:
+        theirs = getattr(real, kind.__name__)
+        ours = kind.__members__ if issubclass(kind, enum.Enum) else members(kind)
+        assert [name for name in ours if not hasattr(theirs, name)] == [], kind.__name__
+    arguments = {
+        "Decoder": {"max_num_cpu_threads", "backends", "options"},
+        "DecodeParams": set(members(fake_nvimgcodec.DecodeParams)),
+    }
+    for name, words in arguments.items():
+        assert [word for word in words if word not in getattr(real, name).__init__.__doc__] == []
+    assert isinstance(real.__version__, str)
+
+
+def members(kind: type) -> list[str]:
+    """What a class of the fake offers: its own attributes, and what its instances are given."""
+    given = [
+        name for name in inspect.signature(kind).parameters if kind in (fake_nvimgcodec.DecodeParams, fake_nvimgcodec.Backend)
+    ]
+    offered = [name for name in vars(kind) if name in {"__enter__", "__exit__"} or not name.startswith("_")]
+    return given + offered

@@ -1,0 +1,98 @@
+"""A decoder may serve if scores stay what they are: rounding passes, another brightness or another way of fitting does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy import nvjpeg
+from deploy.bundle import Bundle, read_bundle
+from deploy.decoder import CpuDecoder, PictureDecoder, load_decoder
+from deploy.decoder_gate import SCORE_TOLERANCE, check_decoder
+from deploy.engine import Engine, load_engine
+from deploy.errors import DecoderRefused
+from deploy.frames import fit_frame
+from tests.harness import fake_nvimgcodec
+from tests.unit.deploy.test_sequences import noise, with_sequences
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return fake_nvimgcodec.install(monkeypatch)
+
+
+@pytest.fixture
+def golden(bundle: Bundle) -> Bundle:
+    return with_sequences(bundle, noise(bundle, 12))
+
+
+@pytest.fixture
+def engine(golden: Bundle) -> Iterator[Engine]:
+    engine = load_engine(golden, "onnx", max_clips=1)  # fewer than there are sequences
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def decoder(library: ModuleType, golden: Bundle) -> Iterator[PictureDecoder]:
+    decoder = load_decoder("nvjpeg", golden.spec, threads=1)
+    yield decoder
+    decoder.close()
+
+
+def rounded_otherwise(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """A tenth of all pixels one grey level off."""
+    rng = np.random.default_rng(0)
+    return np.clip(pixels + (rng.random(pixels.shape) < 0.1) * rng.choice([-1, 1], pixels.shape), 0, 255).astype(np.uint8)
+
+
+def brighter(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return np.clip(pixels + 24, 0, 255).astype(np.uint8)
+
+
+def test_the_cpus_decoder_gives_the_very_scores(engine: Engine, golden: Bundle) -> None:
+    cpu = CpuDecoder(golden.spec, threads=2)
+    assert check_decoder(cpu, engine, golden) == 0.0
+    cpu.close()
+
+
+def test_rounding_passes(
+    library: ModuleType, decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "distort", rounded_otherwise)
+    assert 0 < check_decoder(decoder, engine, golden) <= SCORE_TOLERANCE
+
+
+def test_another_brightness_is_refused_with_the_figures(
+    library: ModuleType, decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "distort", brighter)
+    with pytest.raises(
+        DecoderRefused, match=r"nvjpeg: scores differ .* by up to 0\.\d+ .* at most 0\.01 is accepted; set decode"
+    ):
+        check_decoder(decoder, engine, golden)
+
+
+def test_another_way_of_fitting_large_pictures_is_refused(
+    decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvjpeg, "fit_jpeg", fit_frame)  # in one step from the full size
+    with pytest.raises(DecoderRefused, match="scores differ"):
+        check_decoder(decoder, engine, golden)
+
+
+def test_a_decoder_that_leaves_ordinary_jpegs_to_another_is_refused(
+    library: ModuleType, decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "declines", lambda encoded: len(encoded) > 1000)  # not the one it is tried with at its start
+    with pytest.raises(DecoderRefused, match="an ordinary JPEG, and it leaves it to cpu"):
+        check_decoder(decoder, engine, golden)
+
+
+def test_without_golden_sequences_nothing_is_let_pass(decoder: PictureDecoder, bundle_folder: Path, engine: Engine) -> None:
+    bare = read_bundle(bundle_folder)
+    with pytest.raises(DecoderRefused, match=r"holds no golden sequences to try the nvjpeg decoder on; make the bundle again"):
+        check_decoder(decoder, engine, bare)
