@@ -47,6 +47,8 @@ def main() -> None:
     """Load once, then answer."""
     answers, requests, folder = _claim_stdout(), SimpleQueue[str](), Path(tempfile.mkdtemp())
     os.chdir(folder)  # anomalib leaves gigabytes of cache where it runs
+    # OpenVINO would report each export to its makers, by processes that outlive this one. Without the package it reports nothing.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's own way to say that there is no such module
     Thread(target=_read_requests, args=(requests, folder), daemon=True).start()
     try:
         threads, *sizes_px = map(int, sys.argv[1:])

@@ -1,5 +1,9 @@
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+
+with suppress(ImportError):
+    import openvino_telemetry  # noqa: F401  as OpenVINO does, where it can
 
 
 class Ganomaly:
