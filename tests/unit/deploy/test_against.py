@@ -116,6 +116,14 @@ def test_a_request_that_it_does_not_know_is_an_error_that_names_what_there_is() 
         inferencer.child.ask("sing a song")
 
 
+def test_what_does_not_end_by_itself_is_ended(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text("""#!/bin/sh\necho '{"inferencers": {}}'\nexec sleep 600\n""")
+    script.chmod(0o755)
+    with anomalib_inferencers(script, [16], threads=0) as inferencers:
+        assert inferencers == []
+
+
 @pytest.mark.parametrize("given", ["missing/bin/python", "."])
 def test_a_python_that_cannot_be_started_is_a_wrong_call(given: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--anomalib must be the Python of an environment with anomalib") as raised:

@@ -123,6 +123,13 @@ def shown(report: dict[str, Any]) -> str:
     return captured.get()
 
 
+def test_cpu_time_of_a_call_is_shared_by_its_clips(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks_s = count(step=6)
+    monkeypatch.setattr("deploy.bench.time.process_time", lambda: next(ticks_s))
+    report = benchmark(bundle, Plan((("onnx", "f32"),), batches=(1, 3), rounds=2), lambda *_: None)
+    assert [row["cpu_s_per_clip"] for row in report["results"]] == [6.0, 2.0]
+
+
 def test_memory_is_what_came_on_top_since_before_the_engine_was_loaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     at_bytes = iter([100, 130, 170, 200, 210, 280])
     monkeypatch.setattr("deploy.bench._resident_bytes", lambda: next(at_bytes))
