@@ -4,15 +4,18 @@ A shared machine swings from minute to minute, so engines and batches take turns
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from mmap import PAGESIZE
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deploy.against import Against, Inferencer
 from deploy.bundle import ONNX_NAME, Bundle
+from deploy.calls import Calls
 from deploy.engine import Clips, Engine, Precision, State, Tune, load_engine
 from deploy.errors import EngineUnavailable
 from deploy.floor import Floor, measure_floor
@@ -23,6 +26,7 @@ REFERENCE = ("torch", "f32")
 
 _ROUND_S = 0.6
 _WARM_UP_CALLS = 2
+_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,15 @@ class Result:
     """The least possible time by the measured one; None where the operations could not be counted."""
     against_reference: float | None
     """Clips a second by those of ``REFERENCE`` at the same batch."""
+    memory_bytes: int | None
+    """How much more of this process lies in RAM than before the engine was loaded, once it is warm at this batch.
+
+    One engine serves all batches, smallest first, so a batch's figure holds what the smaller ones needed. The first engine of a
+    library counts the library as well; memory that an earlier engine gave up and this one took over is not seen. None where the
+    system does not say: only Linux does.
+    """
+    against_anomalib: Mapping[str, float]
+    """CPU seconds that anomalib takes for an image by those of a clip here, for each of its inferencers and sizes."""
 
 
 @dataclass(slots=True)
@@ -62,48 +75,66 @@ class _Runner:
     engine: Engine
     precision: Precision
     clips: Clips
-    state: State | None
-    calls_s: list[float] = field(default_factory=list)
-    cpu_s: float = 0.0
+    state: State | None = None
+    memory_bytes: int | None = None
+    calls: Calls = field(default_factory=Calls)
 
     def warm_up(self) -> None:
         for _ in range(_WARM_UP_CALLS):
             self.state = self.engine.score(self.clips, self.state).state
 
-    def measure(self) -> None:
+    def measure(self, round_s: float) -> None:
         """One round: calls one after the other."""
-        begin_cpu_s, end_s = time.process_time(), time.perf_counter() + _ROUND_S
+        calls_s, begin_cpu_s, end_s = [], time.process_time(), time.perf_counter() + round_s
         while True:
             begin_s = time.perf_counter()
             self.engine.score(self.clips, self.state)
             now_s = time.perf_counter()
-            self.calls_s.append(now_s - begin_s)
+            calls_s.append(now_s - begin_s)
             if now_s >= end_s:
                 break
-        self.cpu_s += time.process_time() - begin_cpu_s
+        self.calls.add(calls_s, time.process_time() - begin_cpu_s)
+
+    @property
+    def clips_per_s(self) -> float:
+        return len(self.clips) / self.calls.median_s
 
 
-def benchmark(bundle: Bundle, plan: Plan, tell: Callable[[int, int], None]) -> dict[str, Any]:
-    """Measure engines that run here; ``tell`` is told of finished parts, and of how many there are.
+def benchmark(
+    bundle: Bundle, plan: Plan, tell: Callable[[int, int], None], inferencers: Sequence[Inferencer] = ()
+) -> dict[str, Any]:
+    """Measure engines that run here, and ``inferencers`` in turns with them.
+
+    ``tell`` is told of finished parts, and of how many there are.
 
     Returns:
-        ``tune``; ``results``: of each engine and batch; ``floor``: what the machine allows; ``left_out``: why others are missing.
+        ``tune``; ``results``: of each engine and batch; ``against``: of each inferencer; ``floor``: what the machine allows;
+        ``left_out``: why other engines are missing.
 
     Raises:
-        EngineFailed: a backend failed.
+        EngineFailed: a backend failed, or an inferencer did.
     """
     with ExitStack() as stack:
         runners, left_out = _runners(bundle, plan, stack)
-        for number, _ in enumerate(_rounds(runners, plan.rounds), 1):
-            tell(number, len(runners) * plan.rounds)
+        for number, _ in enumerate(_rounds([*runners, *inferencers], plan.rounds), 1):
+            tell(number, (len(runners) + len(inferencers)) * plan.rounds)
+    against = {inferencer.key: inferencer.result() for inferencer in inferencers}
     floor = measure_floor({runner.precision for runner in runners})
-    results = _results(runners, floor, gflop_per_clip(bundle), _moved_bytes(bundle))
-    return {"tune": plan.tune, "results": [asdict(result) for result in results], "floor": asdict(floor), "left_out": left_out}
+    results = _results(runners, against, floor, gflop_per_clip(bundle), _moved_bytes(bundle))
+    return {
+        "tune": plan.tune,
+        "results": [asdict(result) for result in results],
+        "against": [asdict(result) for result in against.values()],
+        "floor": asdict(floor),
+        "left_out": left_out,
+    }
 
 
 def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner], dict[str, str]]:
     runners, left_out = [], {}
+    noise = [_noise(bundle, batch) for batch in plan.batches]
     for name, precision in plan.engines:
+        before_bytes = _resident_bytes()
         try:
             loaded = load_engine(
                 bundle, name, precision=precision, max_clips=max(plan.batches), threads=plan.threads, tune=plan.tune
@@ -112,16 +143,31 @@ def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner
             left_out[f"{name} {precision}"] = str(error)
             continue
         engine = stack.enter_context(closing(loaded))
-        runners += [_Runner(engine, precision, _noise(bundle, batch), None) for batch in plan.batches]
+        loaded_runners = [_Runner(engine, precision, clips) for clips in noise]
+        _warm_up(loaded_runners, before_bytes)
+        runners += loaded_runners
     return runners, left_out
 
 
-def _rounds(runners: list[_Runner], rounds: int) -> Iterator[None]:
-    for runner in runners:
+def _warm_up(runners: list[_Runner], before_bytes: int | None) -> None:
+    for runner in sorted(runners, key=lambda runner: len(runner.clips)):
         runner.warm_up()
+        now_bytes = _resident_bytes()
+        runner.memory_bytes = None if before_bytes is None or now_bytes is None else now_bytes - before_bytes
+
+
+def _resident_bytes() -> int | None:
+    """Memory of this process that lies in RAM now; None where the system does not say."""
+    try:
+        return int(_STATM.read_text().split()[1]) * PAGESIZE
+    except OSError:
+        return None
+
+
+def _rounds(parts: Sequence[_Runner | Inferencer], rounds: int) -> Iterator[None]:
     for _ in range(rounds):
-        for runner in runners:
-            runner.measure()
+        for part in parts:
+            part.measure(_ROUND_S)
             yield
 
 
@@ -135,31 +181,34 @@ def _moved_bytes(bundle: Bundle) -> float:
     return float(np.prod(bundle.spec.clip_shape)) + state + bundle.file(ONNX_NAME).stat().st_size
 
 
-def _results(runners: list[_Runner], floor: Floor, gflop: float | None, moved_bytes: float) -> list[Result]:
-    clips_per_s = {id(runner): len(runner.clips) / float(np.median(runner.calls_s)) for runner in runners}
+def _results(
+    runners: list[_Runner], against: Mapping[str, Against], floor: Floor, gflop: float | None, moved_bytes: float
+) -> list[Result]:
     reference = {
-        len(runner.clips): clips_per_s[id(runner)] for runner in runners if (runner.engine.name, runner.precision) == REFERENCE
+        len(runner.clips): runner.clips_per_s for runner in runners if (runner.engine.name, runner.precision) == REFERENCE
     }
-    return [_result(runner, clips_per_s[id(runner)], reference, floor, gflop, moved_bytes) for runner in runners]
+    least_s = {
+        runner.precision: None if gflop is None else floor.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
+        for runner in runners
+    }
+    return [_result(runner, reference, against, gflop, least_s[runner.precision]) for runner in runners]
 
 
 def _result(
-    runner: _Runner, clips_per_s: float, reference: Mapping[int, float], floor: Floor, gflop: float | None, moved_bytes: float
+    runner: _Runner, reference: Mapping[int, float], against: Mapping[str, Against], gflop: float | None, least_s: float | None
 ) -> Result:
-    batch = len(runner.clips)
-    least_s = None if gflop is None else floor.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
+    batch, clips_per_s = len(runner.clips), runner.clips_per_s
+    cpu_s_per_clip = runner.calls.cpu_s_per_call / batch
     return Result(
         engine=runner.engine.name,
         precision=runner.precision,
         batch=batch,
         clips_per_s=clips_per_s,
-        cpu_s_per_clip=runner.cpu_s / (batch * len(runner.calls_s)),
-        latency_ms=_percentiles_ms(np.array(runner.calls_s)),
+        cpu_s_per_clip=cpu_s_per_clip,
+        latency_ms=runner.calls.latency_ms,
         gflop_per_clip=gflop,
         ratio_to_floor=None if least_s is None else least_s * clips_per_s,
         against_reference=clips_per_s / reference[batch] if batch in reference else None,
+        memory_bytes=runner.memory_bytes,
+        against_anomalib={key: other.cpu_s_per_image / cpu_s_per_clip for key, other in against.items()},
     )
-
-
-def _percentiles_ms(calls_s: NDArray[np.float64]) -> dict[str, float]:
-    return {f"p{rank}": float(np.percentile(calls_s, rank)) * 1000 for rank in (50, 95, 99)}

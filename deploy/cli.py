@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deploy.console import run
+from deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deploy.against import Inferencer
     from deploy.bundle import Bundle
     from deploy.engine import Precision
     from deploy.optimize import Goal, Outcome, Trial
@@ -29,6 +31,9 @@ app = typer.Typer(
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that oddsight-train made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+ANOMALIB_SIZES_PX = (256, 64)
+"""Its default, and a small one."""
 
 
 def main() -> None:
@@ -129,20 +134,34 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns, 0.6 s each time.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one call; 0: the engine's own choice.")] = 0,
     tune: Annotated[Literal["throughput", "latency"], typer.Option(help="What threads and streams are set for.")] = "throughput",
+    anomalib: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PYTHON", help="Python of an environment with anomalib[openvino]; measured beside the engines, in turns."
+        ),
+    ] = None,
+    anomalib_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N", min=16, max=1024, help="Give anomalib pictures of N x N; may be given again. Default: 256 and 64."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure clips a second, CPU time and latency of each engine, precision and batch, beside what this machine allows."""
+    """Measure speed, CPU time, latency and memory of each engine, precision and batch, beside what this machine allows."""
     from deploy.bench import Plan, benchmark
     from deploy.bundle import read_bundle
 
     plan = Plan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, tune)
     verified = read_bundle(bundle)
-    with _progress("measuring") as tell:
-        report = {"model_id": verified.model_id, **benchmark(verified, plan, tell)}
+    with _inferencers(anomalib, anomalib_size, threads) as inferencers, _progress("measuring") as tell:
+        report = {"model_id": verified.model_id, **benchmark(verified, plan, tell, inferencers)}
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print_tables([_bench_table(report)])
+        from deploy.bench_tables import bench_tables
+
+        _print_tables(bench_tables(report))
         for name, reason in report["left_out"].items():
             typer.echo(f"left out: {name}: {reason}")
 
@@ -182,6 +201,22 @@ def optimize(
         raise EngineRefused(f"{bundle}: no engine passed the gate; the bundle's default is as it was")
     if outcome.shortfall is not None:
         typer.echo(f"warning: {outcome.shortfall}", err=True)
+
+
+@contextmanager
+def _inferencers(python: Path | None, sizes_px: list[int] | None, threads: int) -> "Iterator[list[Inferencer]]":
+    """Of anomalib, if they are asked for."""
+    from deploy.against import anomalib_inferencers
+
+    if python is None:
+        if sizes_px:
+            raise ConfigError(f"--anomalib-size needs --anomalib PYTHON, got {sizes_px[0]} alone")
+        yield []
+        return
+    with ExitStack() as stack:
+        with _progress("loading anomalib"):
+            loaded = stack.enter_context(anomalib_inferencers(python, sizes_px or ANOMALIB_SIZES_PX, threads))
+        yield loaded
 
 
 def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":
@@ -283,35 +318,6 @@ def _load_figures(figures: dict[str, Any] | None) -> list[str]:
     speed = f"{figures['scored_share']:.1%}", f"{figures['clips_per_s']:.1f}", f"{figures['cpu_s_per_clip'] * 1000:.2f}"
     latencies = (f"{figures['latency_ms'][rank]:.0f}" for rank in ("p50", "p95"))
     return [*speed, *latencies, f"{figures['busy_share']:.0%}"]
-
-
-def _bench_table(report: dict[str, Any]) -> "Table":
-    from rich.table import Table
-
-    columns = (
-        "engine",
-        "precision",
-        "batch",
-        "clips/s",
-        "CPU ms a clip",
-        "p50 ms",
-        "p95 ms",
-        "p99 ms",
-        "of the floor",
-        "torch f32",
-    )
-    peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in report["floor"]["flop_per_s"].items())
-    moved = f"{report['floor']['bytes_per_s'] / 1e9:.1f} GB/s"
-    table = Table(*columns, title=f"{report['model_id']}, for {report['tune']}", caption=f"measured here: {peaks}, {moved}")
-    for row in report["results"]:
-        shares = (
-            "" if row["ratio_to_floor"] is None else f"{row['ratio_to_floor']:.0%}",
-            "" if row["against_reference"] is None else f"x {row['against_reference']:.1f}",
-        )
-        speed = f"{row['clips_per_s']:.1f}", f"{row['cpu_s_per_clip'] * 1000:.2f}"
-        latencies = [f"{row['latency_ms'][rank]:.1f}" for rank in ("p50", "p95", "p99")]
-        table.add_row(row["engine"], row["precision"], str(row["batch"]), *speed, *latencies, *shares)
-    return table
 
 
 def _errors(verdict: "Verdict") -> list[str]:

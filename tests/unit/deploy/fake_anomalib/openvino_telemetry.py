@@ -1,0 +1,3 @@
+"""What must not be loaded: it reports to OpenVINO's makers."""
+
+raise RuntimeError("this would be reported")
