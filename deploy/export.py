@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 OPSET = 20
 """Pinned, so that a newer PyTorch does not ask more of the engines: ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10 know it."""
 
+_FOLDED_BYTES = 1 << 20
+
 
 def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> bytes:
     """The serving graph of a network on the CPU, as ``model.onnx``; the same bytes for the same network and weights.
@@ -49,6 +51,7 @@ def save_weights(network: "nn.Module") -> bytes:
 
 def _export(network: "nn.Module", spec: ClipSpec) -> Any:
     import onnx_ir.passes.common
+    import onnxscript.optimizer
     import torch
 
     # Two clips, because torch.export takes a size of one for a constant.
@@ -65,6 +68,9 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
         opset_version=OPSET,
         verbose=False,
     )
+    # The exporter leaves what is computed from weights to the engine, and not every engine takes such weights for a constant.
+    onnxscript.optimizer.fold_constants(program.model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
     # The exporter notes stack traces with the paths of this machine.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto

@@ -72,17 +72,21 @@ class OpenVinoEngine(CheckedEngine):
     def _run(self, clips: Clips, state: State | None) -> Scores:
         given: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}
         results = {name: np.empty((len(clips), *shape), np.float32) for name, shape in self._result_shapes.items()}
-
-        def keep(request: Any, index: int) -> None:
-            for name, result in results.items():
-                result[index] = request.get_tensor(name).data[0]
-
-        self._queue.set_callback(keep)
-        for index in range(len(clips)):
-            one = {name: values[index : index + 1] for name, values in given.items()}
-            self._queue.start_async(one, userdata=index, share_inputs=True)
-        self._queue.wait_all()
+        try:
+            for index in range(len(clips)):
+                self._start(index, given, results)
+        finally:
+            # Requests on their way write into the results: whatever happens, they must not outlive them.
+            self._queue.wait_all()
         return Scores(results["score"], results["heatmap"], results.get("next_state"))
+
+    def _start(self, index: int, given: dict[str, NDArray[Any]], results: dict[str, NDArray[np.float32]]) -> None:
+        """Start one clip on the next request that is free. It writes where the result belongs: a copy would cost 5 %."""
+        request = self._queue[self._queue.get_idle_request_id()]
+        for name, result in results.items():
+            request.set_tensor(name, self._openvino.Tensor(result[index : index + 1], shared_memory=True))
+        one = {name: values[index : index + 1] for name, values in given.items()}
+        self._queue.start_async(one, share_inputs=True)
 
     def _release(self) -> None:
         del self._queue

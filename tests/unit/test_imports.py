@@ -52,7 +52,7 @@ ADAPTERS = {
     "nvidia": {"deploy/nvjpeg.py"},
     "onnx": {"deploy/export.py", "deploy/half.py", "deploy/operations.py"},
     "onnxruntime": {"deploy/engines/onnx.py"},
-    "onnxscript": set(),
+    "onnxscript": {"deploy/export.py"},
     "openvino": {"deploy/engines/openvino.py"},
     "prometheus_client": {"streamer/metrics.py"},
     "redis": {"streamer/feed.py", "streamer/progress.py", "streamer/redis_link.py"},

@@ -12,14 +12,14 @@ def carry(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     engine that adds in another order would remember something else.
     """
     height, width = flow.shape[2:]
-    across = torch.arange(width, dtype=flow.dtype, device=flow.device)
-    down = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
+    across = torch.arange(width, dtype=flow.dtype, device=flow.device).expand(height, width)
+    down = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None].expand(height, width)
+    size = torch.tensor([width, height], dtype=flow.dtype, device=flow.device)[:, None, None]
     # -1 and 1 are the outer edges of the first and the last cell.
-    x = (flow[:, 0] + across + 0.5) * (2.0 / width) - 1.0
-    y = (flow[:, 1] + down + 0.5) * (2.0 / height) - 1.0
+    where = (flow + (torch.stack([across, down]) + 0.5)) * (2.0 / size) - 1.0
     # In half cells past the middle of the outermost cell.
-    past = 1.0 + torch.maximum((x.abs() - 1.0) * width, (y.abs() - 1.0) * height)
-    sure = torch.clamp(1.0 - past, 0.0, 1.0)[:, None]
-    grid = torch.stack([x, y], dim=-1)
+    past = 1.0 + ((where.abs() - 1.0) * size).amax(dim=1, keepdim=True)
+    sure = torch.clamp(1.0 - past, 0.0, 1.0)
+    grid = where.permute(0, 2, 3, 1)
     moved = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved, sure

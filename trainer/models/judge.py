@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.exact import exact
+from trainer.models.few_maps import FewMaps
 from trainer.models.motion_net import Seen, initialise_relu, like
 
 _SCENE_CHANNELS = 3
@@ -47,7 +48,7 @@ class Judge(nn.Module):
         self.latent = nn.Conv2d(width, latent, 1)
         self.from_coarse = nn.Conv2d(width, width // 2, 1)
         self.from_fine = nn.Conv2d(fine + looks, width // 2, 1)
-        self.strange = nn.Conv2d(width // 2, 1, 3, 1, 1)
+        self.strange = FewMaps(width // 2, 1)
         self.decoder = nn.Sequential(
             nn.Conv2d(latent + 2, width, 3, 1, 1),
             nn.ReLU(),

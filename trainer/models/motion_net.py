@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.exact import exact
+from trainer.models.few_maps import FewMaps
 from trainer.models.motion import smooth
 
 CELL_PX = 4
@@ -76,7 +77,7 @@ class MotionNet(nn.Module):
         self.at_sixteenth = nn.Sequential(nn.Conv2d(coarse, coarse, 3, 2, 1), nn.ReLU(), nn.Conv2d(coarse, coarse, 3, 1, 1))
         self.to_eighth = nn.Conv2d(coarse, coarse, 1)
         self.to_quarter = nn.Conv2d(coarse, fine, 1)
-        self.flow = nn.Sequential(nn.Conv2d(fine, fine, 3, 1, 1), nn.ReLU(), nn.Conv2d(fine, 2, 3, 1, 1))
+        self.flow = nn.Sequential(nn.Conv2d(fine, fine, 3, 1, 1), nn.ReLU(), FewMaps(fine, 2))
 
     def forward(self, frames: Tensor) -> Seen:
         """``frames``: grey levels float32 (N, 1 + history, H, W), the newest first; H and W are multiples of 8."""

@@ -84,7 +84,7 @@ class VideoEdeConfig(Settings):
 
 
 _FRAME_CHANNELS = CELL_PX * CELL_PX
-"""A frame is kept as maps of the grid, one a pixel of the cell."""
+"""A frame is kept in as many maps of the grid as a cell has pixels."""
 _KNOWN_CHANNELS = 6
 
 
@@ -124,13 +124,14 @@ class VideoEde(Serving):
     def look(self, clips: Tensor, state: Tensor) -> tuple[Terms, Tensor]:
         """The score's parts, and the next state."""
         frame = clips.float()[:, 0, :, :, 0][:, None]
-        history, known = self._remembered(frame, state)
+        packed = _packed(frame)
+        past, known = self._remembered(packed, state)
+        history = [_unpacked(maps) for maps in past]
         seen = self.motion(torch.cat([frame, *history], dim=1))
         judged = self.judge(as_input(frame), seen, self.place.expand(frame.shape[0], -1, -1, -1))
         strangeness = (torch.sigmoid(judged.strange) + like(torch.sigmoid(judged.distant), judged.strange)) / 2.0
         now = _updated(known, seen.flow, strangeness)
-        kept = [_packed(picture) for picture in (frame, *history[:-1])]
-        return self._terms(now), torch.cat([*kept, *now], dim=1)
+        return self._terms(now), torch.cat([packed, *past[:-1], *now], dim=1)
 
     def stages(self, split: Split, work: Work) -> Iterator[Stage]:
         """See :class:`Serving`: first motion, then strangeness."""
@@ -143,13 +144,13 @@ class VideoEde(Serving):
         first = first_looks(self.look, held_out, shape)
         self.scale.fit(walk(self.look, learned, shape), walk(self.look, held_out, shape), first)
 
-    def _remembered(self, frame: Tensor, state: Tensor) -> tuple[list[Tensor], Known]:
-        """The frames before, newest first, and what was known; before a camera's first frame nothing moved."""
+    def _remembered(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], Known]:
+        """The frames before, packed, newest first, and what was known; before a camera's first frame nothing moved."""
         count = HISTORY[-1]
         *frames, maps = torch.split(state, [_FRAME_CHANNELS] * count + [_KNOWN_CHANNELS], dim=1)
         known = Known(*torch.split(maps, [2, 1, 1, 1, 1], dim=1))
         begun = known.watched[:, :, :1, :1] > 0.5
-        return [torch.where(begun, _unpacked(packed), frame) for packed in frames], known
+        return [torch.where(begun, maps, packed) for maps in frames], known
 
     def _terms(self, now: Known) -> Terms:
         watched = (now.age.amax(dim=(2, 3), keepdim=True) * _LEAST_SHARE).expand_as(now.age)
@@ -191,17 +192,15 @@ def _updated(known: Known, flow: Tensor, strangeness: Tensor) -> Known:
 
 
 def _packed(frame: Tensor) -> Tensor:
-    """A frame (N, 1, H, W) as maps of the grid, (N, 16, h, w). PyTorch's own pixel_unshuffle is exported for one N only."""
+    """A frame (N, 1, H, W) as (N, 16, h, w), just as it lies in memory: putting cells together would take 2 % of all time."""
     height, width = frame.shape[2:]
-    cells = frame.reshape(-1, height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)
-    return cells.permute(0, 2, 4, 1, 3).reshape(-1, _FRAME_CHANNELS, height // CELL_PX, width // CELL_PX)
+    return frame.reshape(-1, _FRAME_CHANNELS, height // CELL_PX, width // CELL_PX)
 
 
 def _unpacked(maps: Tensor) -> Tensor:
     """What :func:`_packed` made, back."""
     rows, columns = maps.shape[2:]
-    pixels = maps.reshape(-1, CELL_PX, CELL_PX, rows, columns).permute(0, 3, 1, 4, 2)
-    return pixels.reshape(-1, 1, rows * CELL_PX, columns * CELL_PX)
+    return maps.reshape(-1, 1, rows * CELL_PX, columns * CELL_PX)
 
 
 def places_of(grid: tuple[int, int]) -> Tensor:
