@@ -7,8 +7,9 @@ from typing import Final, Literal
 from deploy.admit import fingerprint, load_admitted
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.default import DefaultEngine, read_default
-from deploy.engine import DEFAULT_ENGINE, PRECISIONS, Engine, Precision, Tune
+from deploy.engine import DEFAULT_ENGINE, PRECISIONS, Engine, Options, Precision, Tune
 from deploy.errors import EngineRefused, EngineUnavailable
+from deploy.recover import Policy, Ready, load_ready
 from deploy.variants import differences
 
 Source = Literal["settings", "bundle default", "shipped default"]
@@ -47,13 +48,15 @@ class Loaded:
     choice: Choice
     passed_over: str | None
     """Why the bundle's default is not used, where it says something about what the settings leave open."""
+    ready: Ready | None = None
+    """What had to be done to have it; None for the bundle's default, which serves as it is or not at all."""
 
 
 _SHIPPED: Final = Choice(DEFAULT_ENGINE, "f32", "throughput", {})
 
 
-def load_chosen(bundle: Bundle, wanted: Wanted, *, max_clips: int, threads: int) -> Loaded:
-    """Load an engine to serve with; never another one than the one that is named.
+def load_chosen(bundle: Bundle, wanted: Wanted, *, max_clips: int, threads: int, if_not_ready: Policy = "fail") -> Loaded:
+    """Load an engine to serve with; another one than the one that is named only if ``if_not_ready`` says so.
 
     The bundle's default counts where the settings name no other engine than its own, and where it was chosen on this machine for
     this model.
@@ -72,8 +75,9 @@ def load_chosen(bundle: Bundle, wanted: Wanted, *, max_clips: int, threads: int)
         except (EngineRefused, EngineUnavailable) as error:
             passed_over = str(error)
     choice = resolve(wanted, None)
-    engine = load_admitted(bundle, choice.engine, choice.precision, max_clips=max_clips, threads=threads, tune=choice.tune)
-    return Loaded(engine, choice, passed_over)
+    options = Options(choice.precision, max_clips, threads, choice.tune)
+    ready = load_ready(bundle, choice.engine, options, if_not_ready)
+    return Loaded(ready.engine, choice, passed_over, ready)
 
 
 def resolve(wanted: Wanted, default: DefaultEngine | None) -> Choice:

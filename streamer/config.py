@@ -83,6 +83,9 @@ class EngineSettings(_Section):
     that have it, ``f16`` the GPU engines'."""
     tune: Literal["throughput", "latency"] | None = None
     """What threads and streams are set for."""
+    if_not_ready: Literal["fail", "rebuild", "fallback"] = "fail"
+    """Where the engine has no plan for this machine, has not passed the gate, or finds no GPU: start nothing, build it again
+    (TensorRT), or take the first of torch-cuda and openvino that may serve. Logged and counted."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one call; 0 leaves it to the backend."""
 

@@ -35,6 +35,7 @@ class Metrics:
         self.lag = self._gauge("lag_messages", "Messages behind the newest one", "partition")
         self.open_events = self._gauge("open_events", "Announced events that have not ended")
         self.partitions = self._gauge("partitions", "Partitions this consumer works on")
+        self.engine_recoveries = self._counter("engine_recoveries", "Starts whose engine was not ready, by what was done", "how")
         self.engine = Info("oddsight_engine", "The engine and model in use", registry=self.registry)
         self.decoder = Info("oddsight_decoder", "The decoder in use", registry=self.registry)
 

@@ -66,9 +66,15 @@ def _bundle_path(settings: Settings) -> Path:
 def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Engine]:
     chosen = settings.engine
     wanted = Wanted(chosen.backend, chosen.precision, chosen.tune)
-    loaded = load_chosen(bundle, wanted, max_clips=settings.batch.max_clips, threads=chosen.threads)
+    loaded = load_chosen(
+        bundle, wanted, max_clips=settings.batch.max_clips, threads=chosen.threads, if_not_ready=chosen.if_not_ready
+    )
     if loaded.passed_over is not None:
         log.warning("the bundle's default engine is not used", reason=loaded.passed_over)
+    if loaded.ready is not None and loaded.ready.recovered is not None:
+        how = loaded.ready.recovered
+        log.warning("the engine asked for was not ready", done=how, running=loaded.engine.name, reason=loaded.ready.reason)
+        metrics.engine_recoveries.labels(how).inc()
     log.info("engine chosen", **loaded.choice.told())
     engine = loaded.engine
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})

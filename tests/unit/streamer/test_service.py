@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from deploy.choice import Choice, Loaded, Wanted
+from deploy.recover import Ready
 from deploy.spec import ClipSpec
 from streamer import service
 from streamer.config import Settings
@@ -21,7 +22,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[An
     """What was asked for, and the lines of the log."""
     engine, asked = BrightnessEngine(ClipSpec(length=1, height_px=16, width_px=16)), []
 
-    def load(bundle: object, wanted: Wanted, **how: int) -> Loaded:
+    def load(bundle: object, wanted: Wanted, **how: object) -> Loaded:
         asked.append((wanted, how))
         return Loaded(engine, CHOICE, passed_over)
 
@@ -36,7 +37,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[An
 def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, lines = logged(monkeypatch, None)
 
-    assert asked == [(Wanted("onnx", None, None), {"max_clips": 7, "threads": 3})]
+    assert asked == [(Wanted("onnx", None, None), {"max_clips": 7, "threads": 3, "if_not_ready": "fail"})]
     assert lines == [
         {
             "event": "engine chosen",
@@ -56,3 +57,19 @@ def test_a_bundles_default_that_is_passed_over_is_one_warning(monkeypatch: pytes
 
     warnings = [line for line in lines if line["log_level"] == "warning"]
     assert [line["reason"] for line in warnings] == ["processor was another, is one"]
+
+
+def test_an_engine_that_was_not_ready_is_told_and_counted_with_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = BrightnessEngine(ClipSpec(length=1, height_px=16, width_px=16))
+    loaded = Loaded(engine, CHOICE, None, Ready(engine, "fallback", "no GPU"))
+    monkeypatch.setattr(service, "load_chosen", lambda *_, **__: loaded)
+    bundle: Any = SimpleNamespace(path=Path(), model_id="toy-1")
+    metrics = Metrics()
+    with capture_logs() as lines, service._engine(Settings(), bundle, metrics):
+        assert metrics.registry.get_sample_value("oddsight_engine_recoveries_total", {"how": "fallback"}) == 1
+    assert (lines[0]["log_level"], lines[0]["done"], lines[0]["running"], lines[0]["reason"]) == (
+        "warning",
+        "fallback",
+        engine.name,
+        "no GPU",
+    )
