@@ -17,7 +17,7 @@ from deploy.against import Against, Inferencer
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.calls import Calls
 from deploy.engine import Clips, Engine, Precision, State, Tune, load_engine
-from deploy.errors import EngineUnavailable
+from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
 
@@ -139,7 +139,7 @@ def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner
             loaded = load_engine(
                 bundle, name, precision=precision, max_clips=max(plan.batches), threads=plan.threads, tune=plan.tune
             )
-        except EngineUnavailable as error:
+        except (EngineUnavailable, EngineRefused) as error:  # refused: it has no plan here
             left_out[f"{name} {precision}"] = str(error)
             continue
         engine = stack.enter_context(closing(loaded))

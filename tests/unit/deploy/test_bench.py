@@ -13,7 +13,7 @@ from deploy.bench import Plan, _resident_bytes, benchmark
 from deploy.bench_tables import bench_tables
 from deploy.bundle import Bundle
 from deploy.engine import ENGINES, Options
-from deploy.errors import EngineUnavailable
+from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
 
@@ -72,13 +72,16 @@ def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypat
     assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency")]
 
 
-def test_an_engine_that_does_not_run_here_is_left_out_with_its_reason(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [EngineUnavailable("no such processor"), EngineRefused("it has no plan")])
+def test_an_engine_that_does_not_run_here_is_left_out_with_its_reason(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def refuse(*_: object) -> None:
-        raise EngineUnavailable("no such processor")
+        raise error
 
-    monkeypatch.setitem(__import__("deploy.engine").engine.ENGINES, "openvino", refuse)
+    monkeypatch.setitem(ENGINES, "openvino", refuse)
     report = benchmark(bundle, Plan((("openvino", "bf16"), ("onnx", "f32")), batches=(1,), rounds=1), lambda *_: None)
-    assert report["left_out"] == {"openvino bf16": "no such processor"}
+    assert report["left_out"] == {"openvino bf16": str(error)}
     assert [row["against_reference"] for row in report["results"]] == [None]
 
 
