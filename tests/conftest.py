@@ -13,26 +13,8 @@ from streamer.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
 
-SERVICES = {"kafka_broker", "apache_kafka", "embedded_broker", "redis_server"}
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share integration tests out among processes, and skip those for GPUs where there is none."""
-    _group(items)
-    _skip_without_gpu(items)
-
-
-def _group(items: list[pytest.Item]) -> None:
-    """Files stay together; those that time a broker or Redis go one after the other, so that they do not disturb each other."""
-    integration = [item for item in items if "integration" in item.path.parts]
-    with_services = {item.path for item in integration if SERVICES & set(getattr(item, "fixturenames", ()))}
-    for item in integration:
-        item.add_marker(pytest.mark.xdist_group("services" if item.path in with_services else item.path.stem))
-
-
-def _skip_without_gpu(items: list[pytest.Item]) -> None:
-    """The reason is given once a file."""
+    """Tests marked ``gpu`` are skipped where there is none, with the reason, once a file."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return
