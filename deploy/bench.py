@@ -16,7 +16,7 @@ import numpy as np
 from deploy.against import Against, Inferencer
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.calls import Calls
-from deploy.engine import Clips, Engine, Precision, State, Tune, load_engine
+from deploy.engine import ON_GPU, Clips, Engine, Precision, State, Tune, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
@@ -108,7 +108,8 @@ def benchmark(
     ``tell`` is told of finished parts, and of how many there are.
 
     Returns:
-        ``tune``; ``results``: of each engine and batch; ``against``: of each inferencer; ``floor``: what the machine allows;
+        ``tune``; ``results``: of each engine and batch; ``against``: of each inferencer; ``floor`` and ``gpu_floor``: what the
+        processor and the GPU allow, the latter None where nothing was measured on one;
         ``left_out``: why other engines are missing.
 
     Raises:
@@ -119,15 +120,31 @@ def benchmark(
         for number, _ in enumerate(_rounds([*runners, *inferencers], plan.rounds), 1):
             tell(number, (len(runners) + len(inferencers)) * plan.rounds)
     against = {inferencer.key: inferencer.result() for inferencer in inferencers}
-    floor = measure_floor({runner.precision for runner in runners})
-    results = _results(runners, against, floor, gflop_per_clip(bundle), _moved_bytes(bundle))
+    floors = _floors(runners)
+    results = _results(runners, against, floors, gflop_per_clip(bundle), _moved_bytes(bundle))
     return {
         "tune": plan.tune,
         "results": [asdict(result) for result in results],
         "against": [asdict(result) for result in against.values()],
-        "floor": asdict(floor),
+        "floor": asdict(floors["cpu"]),
+        "gpu_floor": asdict(floors["gpu"]) if "gpu" in floors else None,
         "left_out": left_out,
     }
+
+
+def _device(runner: _Runner) -> str:
+    return "gpu" if runner.engine.name in ON_GPU else "cpu"
+
+
+def _floors(runners: list[_Runner]) -> dict[str, Floor]:
+    """Of the processor and, if anything was measured on it, of the GPU."""
+    on_gpu = {runner.precision for runner in runners if _device(runner) == "gpu"}
+    floors = {"cpu": measure_floor({runner.precision for runner in runners if _device(runner) == "cpu"})}
+    if not on_gpu:
+        return floors
+    from deploy.cuda.peak import measure_gpu_floor
+
+    return {**floors, "gpu": measure_gpu_floor(on_gpu)}
 
 
 def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner], dict[str, str]]:
@@ -182,16 +199,17 @@ def _moved_bytes(bundle: Bundle) -> float:
 
 
 def _results(
-    runners: list[_Runner], against: Mapping[str, Against], floor: Floor, gflop: float | None, moved_bytes: float
+    runners: list[_Runner], against: Mapping[str, Against], floors: Mapping[str, Floor], gflop: float | None, moved_bytes: float
 ) -> list[Result]:
     reference = {
         len(runner.clips): runner.clips_per_s for runner in runners if (runner.engine.name, runner.precision) == REFERENCE
     }
-    least_s = {
-        runner.precision: None if gflop is None else floor.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
-        for runner in runners
-    }
-    return [_result(runner, reference, against, gflop, least_s[runner.precision]) for runner in runners]
+
+    def least_s(runner: _Runner) -> float | None:
+        floor = floors[_device(runner)]
+        return None if gflop is None else floor.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
+
+    return [_result(runner, reference, against, gflop, least_s(runner)) for runner in runners]
 
 
 def _result(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deploy.against import Inferencer
-    from deploy.bundle import Bundle
     from deploy.engine import Precision
-    from deploy.optimize import Goal, Outcome, Trial
-    from deploy.variants import Variant
     from deploy.verify import Verdict
 
 app = typer.Typer(
@@ -45,12 +42,13 @@ def main() -> None:
 def inspect(bundle: BundleFolder, as_json: AsJson = False) -> None:
     """Show what a bundle holds: model, clips, calibration, metrics, files. Checks every file first."""
     from deploy.bundle import read_bundle
+    from deploy.shown import bundle_content, value_table
 
-    content = _content(read_bundle(bundle))
+    content = bundle_content(read_bundle(bundle))
     if as_json:
         typer.echo(json.dumps(content, indent=2))
         return
-    _print_tables([_value_table(title, values) for title, values in content.items()])
+    _print_tables([value_table(title, values) for title, values in content.items()])
 
 
 @app.command()
@@ -70,13 +68,14 @@ def verify(
     Exit code 1 if a float32 engine fails, if what was asked for does not pass, or nothing does.
     """
     from deploy.bundle import read_bundle
+    from deploy.shown import verdict_values
     from deploy.verify import passed, verify_engine
 
     verified = read_bundle(bundle)
     verdicts = [verify_engine(verified, name, offer) for name, offer in _wanted(engine, precision)]
     good = passed(verdicts, asked_for=bool(engine or precision))
     if as_json:
-        typer.echo(json.dumps({"passed": good, "engines": [_plain(verdict) for verdict in verdicts]}, indent=2))
+        typer.echo(json.dumps({"passed": good, "engines": [verdict_values(verdict) for verdict in verdicts]}, indent=2))
     else:
         _print_verdicts(verdicts)
     raise typer.Exit(0 if good else 1)
@@ -103,6 +102,7 @@ def build(
     TensorRT for RTX builds without a GPU as well; the gate then waits for oddsight-deploy verify on a machine that has one.
     """
     from deploy.bundle import read_bundle
+    from deploy.shown import value_table, variant_values, verdict_values
     from deploy.tensorrt.make import make_plan
     from deploy.tensorrt.options import read_options
     from deploy.verify import verify_engine
@@ -115,9 +115,9 @@ def build(
         variant = make_plan(verified, engine, precision, options, lambda _phase, done, total: tell(done, total))
     verdict = verify_engine(verified, engine, precision)
     if as_json:
-        typer.echo(json.dumps({"built": variant.model_dump(mode="json"), "verdict": _plain(verdict)}, indent=2))
+        typer.echo(json.dumps({"built": variant.model_dump(mode="json"), "verdict": verdict_values(verdict)}, indent=2))
     else:
-        _print_tables([_value_table(f"{engine} {precision}", _kept(variant))])
+        _print_tables([value_table(f"{engine} {precision}", variant_values(variant))])
         _print_verdicts([verdict])
     raise typer.Exit(0 if verdict.status in {"ok", "unavailable"} else 1)
 
@@ -186,17 +186,18 @@ def optimize(
     from deploy.errors import EngineRefused
     from deploy.optimize import Goal
     from deploy.optimize import optimize as choose
+    from deploy.shown import trial_values, trials_table
 
     goal = Goal(CameraLoad(cameras, frame_rate), latency_ms)
     verified = read_bundle(bundle)
     with _progress("trying") as tell:
         outcome = choose(verified, goal, tell)
-    trials = [_tried(trial, outcome, goal) for trial in outcome.trials]
+    trials = [trial_values(trial, outcome, goal) for trial in outcome.trials]
     if as_json:
         report = {"model_id": verified.model_id, **asdict(goal), "shortfall": outcome.shortfall, "trials": trials}
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print_tables([_trials_table(trials)])
+        _print_tables([trials_table(trials)])
     if outcome.winner is None:
         raise EngineRefused(f"{bundle}: no engine passed the gate; the bundle's default is as it was")
     if outcome.shortfall is not None:
@@ -233,99 +234,15 @@ def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[t
     ]
 
 
-def _content(bundle: "Bundle") -> dict[str, dict[str, Any]]:
-    from deploy.default import read_default
-    from deploy.variants import read_variants
-
-    manifest, default = bundle.manifest, read_default(bundle)
-    return {
-        "model": {"model_id": manifest.model_id, "kind": manifest.model.kind, "config": manifest.model.config},
-        "spec": manifest.spec.model_dump(),
-        "calibration": {"calibration_id": bundle.calibration.calibration_id, **bundle.calibration.model_dump()},
-        "metrics": manifest.metrics,
-        "versions": manifest.versions,
-        "engines": {f"{kept.engine} {kept.precision}": _kept(kept) for kept in read_variants(bundle)},
-        "default engine": {} if default is None else default.model_dump(mode="json"),
-        "files": {name: {"bytes": bundle.file(name).stat().st_size, "sha256": sha256} for name, sha256 in manifest.files.items()},
-    }
-
-
-def _kept(variant: "Variant") -> dict[str, Any]:
-    gate, plan = variant.gate, variant.plan
-    tried = {"rank_correlation": gate.spearman, "failures": gate.failures} if gate else {}
-    built = {"plan": plan.model_dump()} if plan else {}
-    return {"passed": gate.passed if gate else "not tried yet", **tried, **variant.fingerprint, **built}
-
-
-def _plain(verdict: "Verdict") -> dict[str, Any]:
-    """A verdict as plain values."""
-    return {**asdict(verdict), "gate": verdict.gate and {"passed": verdict.gate.passed, **verdict.gate.model_dump()}}
-
-
-def _value_table(title: str, values: dict[str, Any]) -> "Table":
-    from rich.table import Table
-
-    table = Table("", "", title=title, title_justify="left", show_header=False)
-    for name, value in values.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-    return table
-
-
 def _print_verdicts(verdicts: "list[Verdict]") -> None:
     """A table of what could be tried; below it, a line each, what there is to say of them and why others could not be."""
-    from rich.table import Table
+    from deploy.shown import verdict_table
 
-    columns = "engine", "precision", "status", "score error", "heat map error", "state error", "rank correlation"
-    table = Table(*columns, caption="the largest errors of float32, the median ones of other precisions")
     tried = [verdict for verdict in verdicts if verdict.status != "unavailable"]
-    for verdict in tried:
-        table.add_row(verdict.engine, verdict.precision, verdict.status, *_errors(verdict))
-    _print_tables([table] if tried else [])
+    _print_tables([verdict_table(tried)] if tried else [])
     for verdict in verdicts:
         note = "not available here: " if verdict.status == "unavailable" else ""
         typer.echo(f"{verdict.engine} {verdict.precision}: {note}{verdict.detail}")
-
-
-def _tried(trial: "Trial", outcome: "Outcome", goal: "Goal") -> dict[str, Any]:
-    """A trial as plain values."""
-    figures = trial.figures
-    return {
-        **asdict(trial.candidate),
-        "status": trial.status,
-        "judgement": figures and goal.judge(figures),
-        "best": trial is outcome.winner,
-        "figures": figures and {**figures.model_dump(), "scored_share": figures.scored_share},
-        "detail": trial.detail,
-    }
-
-
-def _trials_table(trials: list[dict[str, Any]]) -> "Table":
-    from rich.table import Table
-
-    columns = "engine", "precision", "tune", "", "scored", "clips/s", "CPU ms a clip", "p50 ms", "p95 ms", "busy", "detail"
-    caption = "best: now the bundle's default; scored: of the clips that came; ms: from a clip's coming to its score"
-    table = Table(*columns, caption=caption)
-    for trial in trials:
-        word = "best" if trial["best"] else trial["judgement"] or trial["status"]
-        tried = (trial[name] for name in ("engine", "precision", "tune"))
-        table.add_row(*tried, word, *_load_figures(trial["figures"]), trial["detail"])
-    return table
-
-
-def _load_figures(figures: dict[str, Any] | None) -> list[str]:
-    if figures is None:
-        return [""] * 6
-    speed = f"{figures['scored_share']:.1%}", f"{figures['clips_per_s']:.1f}", f"{figures['cpu_s_per_clip'] * 1000:.2f}"
-    latencies = (f"{figures['latency_ms'][rank]:.0f}" for rank in ("p50", "p95"))
-    return [*speed, *latencies, f"{figures['busy_share']:.0%}"]
-
-
-def _errors(verdict: "Verdict") -> list[str]:
-    correlation = "" if verdict.gate is None else f"{verdict.gate.spearman:.4f}"
-    if verdict.parity is None:
-        return ["" if verdict.gate is None else f"{verdict.gate.median_error:.1e}", "", "", correlation]
-    errors = verdict.parity.max_score_error, verdict.parity.max_heatmap_error, verdict.parity.max_state_error
-    return [*("" if error is None else f"{error:.1e}" for error in errors), correlation]
 
 
 @contextmanager

@@ -287,4 +287,6 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 """Engine -> what it can compute in, given the hardware; the first needs none in particular."""
 TUNABLE = frozenset({"openvino", "onnx"})
 """Engines that ``tune`` makes a difference to; the others have nothing to set besides threads."""
+ON_GPU = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})
+"""Engines that compute on an NVIDIA GPU; the others compute on the CPU."""
 DEFAULT_ENGINE = "openvino"

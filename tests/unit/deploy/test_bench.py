@@ -16,6 +16,7 @@ from deploy.engine import ENGINES, Options
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
+from tests.harness.gpu_engines import make_up_gpu
 
 FIGURES = {
     "engine",
@@ -54,7 +55,7 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
         assert row["clips_per_s"] == pytest.approx(row["batch"] / row["latency_ms"]["p50"] * 1000)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
         assert row["against_anomalib"] == {}
-    assert report["against"] == []
+    assert (report["against"], report["gpu_floor"]) == ([], None)
     torch_rows = report["results"][2:]
     assert [row["against_reference"] for row in torch_rows] == [1.0, 1.0]
 
@@ -70,6 +71,23 @@ def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypat
     plan = Plan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, tune="latency")
     assert benchmark(bundle, plan, lambda *_: None)["tune"] == "latency"
     assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency")]
+
+
+def test_an_engine_on_a_gpu_is_held_to_the_gpus_floor(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    measured = []
+
+    def measure(precisions: set[str]) -> Floor:
+        measured.append(precisions)
+        return Floor({"f16": 1e30}, 1e30)
+
+    monkeypatch.setattr("deploy.cuda.peak.measure_gpu_floor", measure)
+    plan = Plan((("torch-cuda", "f16"), ("onnx", "f32")), batches=(1,), rounds=1)
+    report = benchmark(bundle, plan, lambda *_: None)
+    assert (measured, report["gpu_floor"]["bytes_per_s"]) == ([{"f16"}], 1e30)
+    assert list(report["floor"]["flop_per_s"]) == ["f32"]
+    on_gpu, on_cpu = (row["ratio_to_floor"] for row in report["results"])
+    assert on_gpu < 1e-12 < on_cpu
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("no such processor"), EngineRefused("it has no plan")])

@@ -1,0 +1,103 @@
+"""What the commands have found, as plain values for scripts and as tables for people."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from deploy.bundle import Bundle
+from deploy.default import read_default
+from deploy.optimize import Goal, Outcome, Trial
+from deploy.variants import Variant, read_variants
+from deploy.verify import Verdict
+
+
+def bundle_content(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """All that a bundle holds, by part.
+
+    Raises:
+        BundleCorrupt: a record of its engines cannot be read.
+    """
+    manifest, default = bundle.manifest, read_default(bundle)
+    return {
+        "model": {"model_id": manifest.model_id, "kind": manifest.model.kind, "config": manifest.model.config},
+        "spec": manifest.spec.model_dump(),
+        "calibration": {"calibration_id": bundle.calibration.calibration_id, **bundle.calibration.model_dump()},
+        "metrics": manifest.metrics,
+        "versions": manifest.versions,
+        "engines": {f"{kept.engine} {kept.precision}": variant_values(kept) for kept in read_variants(bundle)},
+        "default engine": {} if default is None else default.model_dump(mode="json"),
+        "files": {name: {"bytes": bundle.file(name).stat().st_size, "sha256": sha256} for name, sha256 in manifest.files.items()},
+    }
+
+
+def variant_values(variant: Variant) -> dict[str, Any]:
+    """What is kept of an engine, as plain values."""
+    gate, plan = variant.gate, variant.plan
+    tried = {"rank_correlation": gate.spearman, "failures": gate.failures} if gate else {}
+    built = {"plan": plan.model_dump()} if plan else {}
+    return {"passed": gate.passed if gate else "not tried yet", **tried, **variant.fingerprint, **built}
+
+
+def verdict_values(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain values."""
+    return {**asdict(verdict), "gate": verdict.gate and {"passed": verdict.gate.passed, **verdict.gate.model_dump()}}
+
+
+def value_table(title: str, values: dict[str, Any]) -> Table:
+    """Names and values."""
+    table = Table("", "", title=title, title_justify="left", show_header=False)
+    for name, value in values.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    return table
+
+
+def verdict_table(verdicts: list[Verdict]) -> Table:
+    """How far each engine's answers are from the reference's."""
+    columns = "engine", "precision", "status", "score error", "heat map error", "state error", "rank correlation"
+    table = Table(*columns, caption="the largest errors of float32, the median ones of other precisions")
+    for verdict in verdicts:
+        table.add_row(verdict.engine, verdict.precision, verdict.status, *_errors(verdict))
+    return table
+
+
+def trial_values(trial: Trial, outcome: Outcome, goal: Goal) -> dict[str, Any]:
+    """A trial as plain values."""
+    figures = trial.figures
+    return {
+        **asdict(trial.candidate),
+        "status": trial.status,
+        "judgement": figures and goal.judge(figures),
+        "best": trial is outcome.winner,
+        "figures": figures and {**figures.model_dump(), "scored_share": figures.scored_share},
+        "detail": trial.detail,
+    }
+
+
+def trials_table(trials: list[dict[str, Any]]) -> Table:
+    """What came of each trial of an optimisation."""
+    columns = "engine", "precision", "tune", "", "scored", "clips/s", "CPU ms a clip", "p50 ms", "p95 ms", "busy", "detail"
+    caption = "best: now the bundle's default; scored: of the clips that came; ms: from a clip's coming to its score"
+    table = Table(*columns, caption=caption)
+    for trial in trials:
+        word = "best" if trial["best"] else trial["judgement"] or trial["status"]
+        tried = (trial[name] for name in ("engine", "precision", "tune"))
+        table.add_row(*tried, word, *_load_figures(trial["figures"]), trial["detail"])
+    return table
+
+
+def _load_figures(figures: dict[str, Any] | None) -> list[str]:
+    if figures is None:
+        return [""] * 6
+    speed = f"{figures['scored_share']:.1%}", f"{figures['clips_per_s']:.1f}", f"{figures['cpu_s_per_clip'] * 1000:.2f}"
+    latencies = (f"{figures['latency_ms'][rank]:.0f}" for rank in ("p50", "p95"))
+    return [*speed, *latencies, f"{figures['busy_share']:.0%}"]
+
+
+def _errors(verdict: Verdict) -> list[str]:
+    correlation = "" if verdict.gate is None else f"{verdict.gate.spearman:.4f}"
+    if verdict.parity is None:
+        return ["" if verdict.gate is None else f"{verdict.gate.median_error:.1e}", "", "", correlation]
+    errors = verdict.parity.max_score_error, verdict.parity.max_heatmap_error, verdict.parity.max_state_error
+    return [*("" if error is None else f"{error:.1e}" for error in errors), correlation]
