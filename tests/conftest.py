@@ -13,6 +13,7 @@ from streamer.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
 
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` are skipped where there is none, with the reason, once a file."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
