@@ -40,7 +40,7 @@ def spec_of(length: int, *, recurrent: bool) -> ClipSpec:
 
 
 class Mixes:
-    """A program to which the place of a frame in its clip matters, and the state.
+    """A program to which the place of a frame in its clip matters, and the state, which is never zeros again.
 
     ``broken``: what a launch raises from now on. ``poison``: is added to every next state.
     """
@@ -64,7 +64,7 @@ class Mixes:
             seen = (tensors["clips"][:bucket, ..., 0] * weights).sum(1)
             if "state" in tensors:
                 seen = seen + tensors["state"][:bucket, 0]
-                tensors["next_state"][:bucket, 0] = seen / 2 + self.poison
+                tensors["next_state"][:bucket, 0] = seen / 2 + 1 + self.poison
             tensors["heatmap"][:bucket] = seen
             tensors["score"][:bucket] = seen.amax((1, 2))
 
@@ -216,7 +216,7 @@ def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison
             engine.score_newest(grey(1, 2), [[], []], [state, None])
     assert engine.free == room
     engine.program.poison = 0
-    assert engine.score_newest(grey(1), [[]], [state]).score == [1.5]
+    assert engine.score_newest(grey(1), [[]], [state]).score == [1 + 1.5]
 
 
 def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
@@ -264,7 +264,7 @@ def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any]
     state = engine.score_newest(grey(1), [before], [None]).states[0]
     with pytest.raises(BadClips, match=re.escape(says)):
         engine.score_newest(*wrong(before[0], state))
-    assert engine.score_newest(grey(1), [before], [state]).score == [2.5 + 0.5]
+    assert engine.score_newest(grey(1), [before], [state]).score == [2 + 2]
 
 
 def test_handles_of_another_engine_and_states_for_a_model_without_one_are_refused() -> None:
@@ -353,6 +353,18 @@ def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: Reside
         numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
         watching.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
     assert watching.scored > 30
+
+
+def test_half_precision_gives_the_bits_of_whole_clips_too(
+    recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    engine = resident(load_engine(recurrent_bundle, "torch-cuda", precision="f16", max_clips=CAMERAS, cameras=CAMERAS))
+    assert engine is not None
+    watching = Watching(engine, 0)
+    for _ in range(6):
+        watching.step(dict.fromkeys(range(CAMERAS), "next"))
+    assert watching.scored == CAMERAS * 4
 
 
 def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
