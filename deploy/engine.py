@@ -5,15 +5,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
 from deploy.errors import BadClips, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
+from deploy.rows import FrameRow, StateRow
 from deploy.spec import ClipSpec
 
+Frames = NDArray[np.uint8]
+"""uint8 (N, H, W, C)."""
 Clips = NDArray[np.uint8]
 """uint8 (N, T, H, W, C)."""
 State = NDArray[np.float32]
@@ -35,6 +38,7 @@ class Options:
     max_clips: int = DEFAULT_MAX_CLIPS
     threads: int = 0
     tune: Tune = "throughput"
+    cameras: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,20 @@ class Scores:
     """What each camera's next clip is to be scored with; None for a model without a state."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewestScores:
+    """As :class:`Scores`, for clips whose frames stay on the device."""
+
+    score: NDArray[np.float32]
+    """float32 (N,)."""
+    heatmap: NDArray[np.float32]
+    """float32 (N, h, w)."""
+    frames: list[FrameRow]
+    """Where the newest frame of each clip is now."""
+    states: list[StateRow] | list[None]
+    """What each camera's next frame is to be scored with; None for each where the model has no state."""
+
+
 class Engine(Protocol):
     """A loaded model that scores clips. Safe to call from several threads; usable again after an error."""
 
@@ -57,6 +75,8 @@ class Engine(Protocol):
     max_clips: int
     buckets: tuple[int, ...]
     """Numbers of clips that are computed in different ways, in rising order; empty where any number is computed in one way."""
+    cameras: int
+    """How many cameras' frames and states it can keep on its device, see :func:`resident`; 0: it keeps none."""
 
     def score(self, clips: Clips, state: State | None = None) -> Scores:
         """Score ``clips``, uint8 (N, T, H, W, C) with 0 <= N <= ``max_clips``; the result is the caller's own.
@@ -77,11 +97,41 @@ class Engine(Protocol):
         """Free the backend's resources. May be called again."""
 
 
+class ResidentEngine(Engine, Protocol):
+    """An engine that keeps frames and states on its device: a handle stands for one, and its place is free when that dies."""
+
+    def score_newest(
+        self, newest: Frames, before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
+    ) -> NewestScores:
+        """Score the clips that end with ``newest``, uint8 (N, H, W, C) with 0 <= N <= ``max_clips``.
+
+        ``before`` are the handles of each clip's ``spec.length - 1`` frames before, oldest first. ``states`` are those of the
+        cameras' frames before; None is "nothing seen yet", and the only one for a model without a state. No handle that is given
+        changes: the same call again, after an error or not, gives the same scores. Those are what :meth:`Engine.score` gives for
+        the same clips and states. Blocks until done.
+
+        Raises:
+            BadClips: frames or handles that are wrong in type, shape or number, or of another engine.
+            ConfigError: the engine was loaded for no camera.
+            EngineClosed: after ``close()``.
+            EngineFailed: the backend failed, or all room on the device is held.
+        """
+
+    def upload(self, frames: Frames) -> list[FrameRow]:
+        """Put frames on the device that are not scored: the first ones of a camera. Raises as :meth:`score_newest` does."""
+
+
+def resident(engine: Engine) -> ResidentEngine | None:
+    """``engine``, if it was loaded to keep frames and states on its device."""
+    return cast("ResidentEngine", engine) if engine.cameras else None
+
+
 class CheckedEngine(ABC):
     """What all backends share: contract checks before the backend, result checks after it, one call at a time."""
 
     name: str
     buckets: tuple[int, ...] = ()
+    cameras: int = 0
 
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:
         self.spec = spec
@@ -91,13 +141,10 @@ class CheckedEngine(ABC):
 
     def score(self, clips: Clips, state: State | None = None) -> Scores:
         """See :meth:`Engine.score`."""
-        self._check_clips(clips)
+        self._check_pictures("clips", clips, self.spec.clip_shape)
         given = self._checked_state(len(clips), state)
-        with self._lock:
-            if self._closed:
-                raise EngineClosed(f"the {self.name} engine is closed")
-            with backend_errors(f"{self.name}: scoring {len(clips)} clips failed"):
-                scores = self._run(np.ascontiguousarray(clips), given) if len(clips) else self._nothing()
+        with self._in_turn(f"scoring {len(clips)} clips failed"):
+            scores = self._run(np.ascontiguousarray(clips), given) if len(clips) else self._nothing()
         self._check_scores(len(clips), scores)
         return scores
 
@@ -123,15 +170,23 @@ class CheckedEngine(ABC):
     def _release(self) -> None:
         """Free the backend's resources; called once."""
 
-    def _check_clips(self, clips: Clips) -> None:
-        if not isinstance(clips, np.ndarray):
-            raise BadClips(f"clips must be a numpy array, got {type(clips).__name__}")
-        if clips.dtype != np.uint8:
-            raise BadClips(f"clips must be of dtype uint8, got {clips.dtype}")
-        if clips.shape[1:] != self.spec.clip_shape:
-            raise BadClips(f"clips must have shape (N, {', '.join(map(str, self.spec.clip_shape))}), got {clips.shape}")
-        if len(clips) > self.max_clips:
-            raise BadClips(f"at most {self.max_clips} clips a call (max_clips), got {len(clips)}")
+    @contextmanager
+    def _in_turn(self, failed: str) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise EngineClosed(f"the {self.name} engine is closed")
+            with backend_errors(f"{self.name}: {failed}"):
+                yield
+
+    def _check_pictures(self, what: str, given: NDArray[np.uint8], shape: tuple[int, ...]) -> None:
+        if not isinstance(given, np.ndarray):
+            raise BadClips(f"{what} must be a numpy array, got {type(given).__name__}")
+        if given.dtype != np.uint8:
+            raise BadClips(f"{what} must be of dtype uint8, got {given.dtype}")
+        if given.shape[1:] != shape:
+            raise BadClips(f"{what} must have shape (N, {', '.join(map(str, shape))}), got {given.shape}")
+        if len(given) > self.max_clips:
+            raise BadClips(f"at most {self.max_clips} {what} a call (max_clips), got {len(given)}")
 
     def _checked_state(self, n_clips: int, state: State | None) -> State | None:
         expected = self._state_shape(n_clips)
@@ -156,15 +211,21 @@ class CheckedEngine(ABC):
         return Scores(np.empty(0, np.float32), np.empty((0, 0, 0), np.float32), state)
 
     def _check_scores(self, n_clips: int, scores: Scores) -> None:
-        score, heatmap = scores.score, scores.heatmap
+        self._check_numbers(n_clips, scores.score, scores.heatmap)
+        state_shape = None if scores.state is None else scores.state.shape
+        if state_shape != self._state_shape(n_clips):
+            raise EngineFailed(f"{self.name}: next state {state_shape} out, the spec says {self._state_shape(n_clips)}")
+        if scores.state is not None:
+            self._check_state_numbers(scores.state)
+
+    def _check_numbers(self, n_clips: int, score: NDArray[np.float32], heatmap: NDArray[np.float32]) -> None:
         if score.shape != (n_clips,) or heatmap.ndim != 3 or len(heatmap) != n_clips:
             raise EngineFailed(f"{self.name}: {n_clips} clips in, scores {score.shape} and heat maps {heatmap.shape} out")
         if not np.isfinite(score).all():
             raise EngineFailed(f"{self.name}: a score is not a finite number: {score}")
-        state_shape = None if scores.state is None else scores.state.shape
-        if state_shape != self._state_shape(n_clips):
-            raise EngineFailed(f"{self.name}: next state {state_shape} out, the spec says {self._state_shape(n_clips)}")
-        if scores.state is not None and not np.isfinite(scores.state).all():
+
+    def _check_state_numbers(self, state: NDArray[np.float32]) -> None:
+        if not np.isfinite(state).all():
             raise EngineFailed(f"{self.name}: a next state holds values that are no finite numbers")
 
 
@@ -213,11 +274,14 @@ def load_engine(
     max_clips: int = DEFAULT_MAX_CLIPS,
     threads: int = 0,
     tune: Tune = "throughput",
+    cameras: int = 0,
 ) -> Engine:
     """Load ``bundle`` into the engine called ``name``, one of ``ENGINES``. Nothing else is ever tried.
 
     ``precision``: ``f32``, or what else of ``PRECISIONS`` the hardware has. ``threads``: CPU threads for one call; 0 leaves it to
     the backend. ``tune``: what threads and streams are set for; nothing changes where the engine is not one of ``TUNABLE``.
+    ``cameras``: how many cameras' frames and states may stay on the device; an engine that keeps none leaves it aside, ask
+    :func:`resident`.
     Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
 
     Raises:
@@ -229,7 +293,7 @@ def load_engine(
         raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
     if precision not in PRECISIONS[name]:
         raise ConfigError(f"engine.precision must be one of {', '.join(PRECISIONS[name])} with {name}, got {precision!r}")
-    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune))
+    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune, cameras))
 
 
 def _load_openvino(bundle: Bundle, options: Options) -> Engine:
@@ -253,19 +317,21 @@ def _load_torch(bundle: Bundle, options: Options) -> Engine:
 def _load_torch_cuda(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.torch_cuda import TorchCudaEngine
 
-    return TorchCudaEngine(bundle, precision=options.precision, max_clips=options.max_clips)
+    return TorchCudaEngine(bundle, precision=options.precision, max_clips=options.max_clips, cameras=options.cameras)
 
 
 def _load_tensorrt(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(bundle, "tensorrt", precision=options.precision, max_clips=options.max_clips)
+    return TensorRtEngine(bundle, "tensorrt", precision=options.precision, max_clips=options.max_clips, cameras=options.cameras)
 
 
 def _load_tensorrt_rtx(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(bundle, "tensorrt-rtx", precision=options.precision, max_clips=options.max_clips)
+    return TensorRtEngine(
+        bundle, "tensorrt-rtx", precision=options.precision, max_clips=options.max_clips, cameras=options.cameras
+    )
 
 
 ENGINES: dict[str, Callable[[Bundle, Options], Engine]] = {

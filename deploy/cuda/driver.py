@@ -13,6 +13,7 @@ log = structlog.get_logger("oddsight.cuda")
 _WARM_UP_LAUNCHES = 3
 """Before a capture: libraries choose their kernels and take their memory at the first ones."""
 
+Kind = Literal["uint8", "int64", "float32"]
 Launch = Callable[[], None]
 """Enqueues work on the current stream and does not wait."""
 
@@ -35,8 +36,11 @@ class Driver(Protocol):
     def event(self) -> Any:
         """A new event: ``record(stream)``, ``wait(stream)``, ``synchronize()``."""
 
-    def zeros(self, shape: Sequence[int], kind: Literal["uint8", "float32"]) -> Any:
+    def zeros(self, shape: Sequence[int], kind: Kind) -> Any:
         """A tensor on the device."""
+
+    def gather(self, table: Any, rows: Any, into: Any) -> None:
+        """Enqueue: copy ``table``'s rows of those numbers, int64 (N,), to ``into``, of N rows of the same sizes."""
 
     def pinned_like(self, tensor: Any) -> Any:
         """A host tensor that the device can copy from and to without the processor, as large as ``tensor``."""
@@ -69,9 +73,13 @@ class CudaDriver:
         """See :meth:`Driver.event`."""
         return self._torch.cuda.Event()
 
-    def zeros(self, shape: Sequence[int], kind: Literal["uint8", "float32"]) -> Any:
+    def zeros(self, shape: Sequence[int], kind: Kind) -> Any:
         """See :meth:`Driver.zeros`."""
         return self._torch.zeros(tuple(shape), dtype=getattr(self._torch, kind), device=self.device)
+
+    def gather(self, table: Any, rows: Any, into: Any) -> None:
+        """See :meth:`Driver.gather`."""
+        self._torch.index_select(table, 0, rows, out=into)
 
     def pinned_like(self, tensor: Any) -> Any:
         """See :meth:`Driver.pinned_like`."""

@@ -1,14 +1,17 @@
 """What engines on a GPU do with a call: cut it into pieces, and keep all slots busy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.cuda.driver import Driver
-from deploy.cuda.slots import OUTPUTS, Program, Slot, cut
-from deploy.engine import CheckedEngine, Clips, Scores, State
+from deploy.cuda.resident import LARGEST, Store
+from deploy.cuda.slots import OUTPUTS, Call, Program, Slot, cut
+from deploy.engine import CheckedEngine, Clips, Frames, NewestScores, Scores, State
+from deploy.errors import ConfigError
+from deploy.rows import FrameRow, StateRow
 from deploy.spec import ClipSpec
 
 SLOTS = 3
@@ -16,44 +19,89 @@ SLOTS = 3
 
 
 class GpuEngine(CheckedEngine):
-    """See :class:`deploy.engine.Engine`. A backend gives its program and its name.
+    """See :class:`deploy.engine.ResidentEngine`. A backend gives its program and its name.
 
     ``heatmaps_from``: heat maps of clips that score less are not copied from the device; they hold NaN.
+    ``cameras``: how many may keep frames and states on the device; 0: none, and nothing is made for it.
     """
 
     def __init__(
-        self, spec: ClipSpec, max_clips: int, driver: Driver, program: Program, buckets: Sequence[int], heatmaps_from: float
+        self,
+        spec: ClipSpec,
+        max_clips: int,
+        driver: Driver,
+        program: Program,
+        buckets: Sequence[int],
+        heatmaps_from: float,
+        cameras: int = 0,
     ) -> None:
         super().__init__(spec, max_clips)
+        self.cameras = cameras
         self._heatmaps_from = heatmaps_from
         self.buckets = tuple(buckets)
-        self._shapes = program.shapes()
+        self._shapes = {**program.shapes(), LARGEST: ()}
         self._program = program
-        self._slots = [Slot(driver, program, self.buckets) for _ in range(SLOTS)]
+        self._store = Store(driver, spec, cameras, max_clips) if cameras else None
+        self._slots = [Slot(driver, program, self.buckets, self._store) for _ in range(SLOTS)]
+
+    def score_newest(
+        self, newest: Frames, before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
+    ) -> NewestScores:
+        """See :meth:`deploy.engine.ResidentEngine.score_newest`."""
+        store, n_clips = self._checked_store(newest), len(newest)
+        store.check(n_clips, before, states)
+        with store.new_rows(n_clips, n_clips) as new:
+            inputs = store.given(newest, before, states, new)
+            results = self._empty_results(n_clips, {"score", "heatmap", LARGEST} if new.states else {"score", "heatmap"})
+            with self._in_turn(f"scoring {n_clips} newest frames failed"):
+                self._through_slots(n_clips, Call("newest", inputs, results))
+            self._check_numbers(n_clips, results["score"], results["heatmap"])
+            if LARGEST in results:
+                self._check_state_numbers(results[LARGEST])
+            return NewestScores(results["score"], results["heatmap"], [*new.frames], [*new.states] or [None] * n_clips)
+
+    def upload(self, frames: Frames) -> list[FrameRow]:
+        """See :meth:`deploy.engine.ResidentEngine.upload`."""
+        store = self._checked_store(frames)
+        with store.new_rows(len(frames), 0) as new:
+            with self._in_turn(f"uploading {len(frames)} frames failed"):
+                self._through_slots(len(frames), Call("upload", store.uploaded(frames, new), {}))
+            return [*new.frames]
 
     def _run(self, clips: Clips, state: State | None) -> Scores:
-        given: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}
-        results = self._empty_results(len(clips))
+        inputs: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}
+        results = self._empty_results(len(clips), OUTPUTS)
+        self._through_slots(len(clips), Call("clips", inputs, results))
+        return Scores(results["score"], results["heatmap"], results.get("next_state"))
+
+    def _through_slots(self, n_clips: int, call: Call) -> None:
         try:
-            for turn, piece in enumerate(cut(len(clips), self.buckets)):
+            for turn, piece in enumerate(cut(n_clips, self.buckets)):
                 slot = self._slots[turn % SLOTS]
-                slot.finish(results, self._needs_heatmap)
-                slot.start(piece, given)
+                slot.finish(self._needs_heatmap)
+                slot.start(piece, call)
             for slot in self._slots:
-                slot.finish(results, self._needs_heatmap)
+                slot.finish(self._needs_heatmap)
         except BaseException:
             # What is still on its way belongs to this call: the next one must not be given it.
             for slot in self._slots:
                 slot.abandon()
             raise
-        return Scores(results["score"], results["heatmap"], results.get("next_state"))
+
+    def _checked_store(self, frames: Frames) -> Store:
+        if self._store is None:
+            raise ConfigError(f"the {self.name} engine keeps nothing on its device; load it with cameras of at least 1, got 0")
+        self._check_pictures("frames", frames, self.spec.frame_shape)
+        return self._store
 
     def _needs_heatmap(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
         needed: NDArray[np.bool_] = score >= self._heatmaps_from
         return needed
 
-    def _empty_results(self, n_clips: int) -> Mapping[str, NDArray[Any]]:
-        return {name: np.full((n_clips, *shape), np.nan, np.float32) for name, shape in self._shapes.items() if name in OUTPUTS}
+    def _empty_results(self, n_clips: int, names: Collection[str]) -> dict[str, NDArray[Any]]:
+        return {name: np.full((n_clips, *shape), np.nan, np.float32) for name, shape in self._shapes.items() if name in names}
 
     def _release(self) -> None:
         del self._slots, self._program
+        if self._store is not None:
+            self._store.free()

@@ -2,17 +2,21 @@
 
 Each slot has its own buffers, streams, events and, for each bucket, its own captured launch. A bucket is a number of clips that
 is launched at once; fewer are filled up with what lies in the buffer from earlier, whose scores nobody looks at.
+
+There are three ways through a slot: whole clips go up, or only the newest frames, or frames that are not scored yet.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.cuda.driver import Driver, Launch
+from deploy.cuda.resident import ROW_NUMBERS, Store
+from deploy.rows import SCRATCH
 from deploy.spec import ClipSpec
 
 INPUTS = ("clips", "state")
@@ -20,6 +24,9 @@ OUTPUTS = ("score", "heatmap", "next_state")
 KEEP_ON_DEVICE = frozenset({"heatmap"})
 """Outputs that are copied out only for the clips that need them."""
 
+
+Way = Literal["clips", "newest", "upload"]
+"""What goes up: whole clips, or newest frames for clips and states that are there, or frames alone; see :class:`Slot`."""
 
 NeedsHeatmap = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 """Scores float32 (N,) to bool (N,)."""
@@ -59,6 +66,15 @@ def buckets_for(max_clips: int, offered: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """What a call brings, and where its results go: arrays by name, a row for each clip."""
+
+    way: Way
+    given: Mapping[str, NDArray[Any]]
+    results: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Streams:
     copy_in: Any
     compute: Any
@@ -73,62 +89,78 @@ class _Events:
 
 
 class Slot:
-    """Buffers and launches for one piece at a time."""
+    """Buffers and launches for one piece at a time. Without a ``store`` there is one way, ``clips``."""
 
-    def __init__(self, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
+    def __init__(self, driver: Driver, program: Program, buckets: Sequence[int], store: Store | None) -> None:
         self._driver = driver
         self._streams = _Streams(driver.stream(), driver.stream(), driver.stream())
         self._events = _Events(driver.event(), driver.event(), driver.event())
         self._on_device = _buffers(program, buckets[-1], driver)
+        programs = {bucket: program.launcher(bucket, self._on_device) for bucket in buckets}
+        self._launches: dict[Way, dict[int, Launch]] = {"clips": self._captured(programs)}
+        if store is not None:
+            self._on_device |= store.buffers(buckets[-1])
+            scoring = {bucket: store.scorer(bucket, self._on_device, launch) for bucket, launch in programs.items()}
+            self._launches["newest"] = self._captured(scoring)
+            self._launches["upload"] = {bucket: store.writer(bucket, self._on_device) for bucket in buckets}
         self._on_host = {name: driver.pinned_like(values) for name, values in self._on_device.items()}
-        self._launches = {
-            bucket: driver.captured(program.launcher(bucket, self._on_device), self._streams.compute) for bucket in buckets
-        }
-        self._piece: Piece | None = None
+        self._work: tuple[Piece, Call] | None = None
 
-    def start(self, piece: Piece, given: Mapping[str, NDArray[Any]]) -> None:
-        """Enqueue a piece of ``given``, inputs by name; returns at once. The slot must be free."""
-        self._piece, rows = piece, piece.end - piece.begin
+    def start(self, piece: Piece, call: Call) -> None:
+        """Enqueue a piece of ``call``; returns at once. The slot must be free."""
+        self._work, rows = (piece, call), piece.end - piece.begin
         with self._driver.on(self._streams.copy_in):
-            for name, values in given.items():
-                self._on_host[name].numpy()[:rows] = values[piece.begin : piece.end]
-                self._on_device[name][:rows].copy_(self._on_host[name][:rows], non_blocking=True)
+            for name, values in call.given.items():
+                self._send(name, values[piece.begin : piece.end], piece.bucket)
             self._events.arrived.record(self._streams.copy_in)
         self._events.arrived.wait(self._streams.compute)
         with self._driver.on(self._streams.compute):
-            self._launches[piece.bucket]()
+            self._launches[call.way][piece.bucket]()
             self._events.computed.record(self._streams.compute)
         self._events.computed.wait(self._streams.copy_out)
         with self._driver.on(self._streams.copy_out):
-            for name in self._outputs():
-                if name not in KEEP_ON_DEVICE:
-                    self._on_host[name][:rows].copy_(self._on_device[name][:rows], non_blocking=True)
+            for name in call.results.keys() - KEEP_ON_DEVICE:
+                self._on_host[name][:rows].copy_(self._on_device[name][:rows], non_blocking=True)
             self._events.returned.record(self._streams.copy_out)
 
-    def finish(self, results: Mapping[str, NDArray[Any]], needs_heatmap: NeedsHeatmap) -> None:
-        """Wait for the piece, if there is one, and put its outputs where they belong in ``results``, outputs by name.
+    def finish(self, needs_heatmap: NeedsHeatmap) -> None:
+        """Wait for the piece, if there is one, and put its outputs where they belong in the results of its call.
 
-        Heat maps that are not needed are left as they are in ``results``.
+        Heat maps that are not needed are left as they are there.
         """
-        if self._piece is None:
+        if self._work is None:
             return
-        piece, rows, self._piece = self._piece, self._piece.end - self._piece.begin, None
+        (piece, call), self._work = self._work, None
         self._events.returned.synchronize()
-        for name in self._outputs():
-            if name not in KEEP_ON_DEVICE:
-                results[name][piece.begin : piece.end] = self._on_host[name].numpy()[:rows]
-        wanted = np.flatnonzero(needs_heatmap(results["score"][piece.begin : piece.end]))
-        for name in KEEP_ON_DEVICE & self._outputs() if len(wanted) else ():
-            results[name][piece.begin + wanted] = self._fetch(name, wanted)
+        for name in call.results.keys() - KEEP_ON_DEVICE:
+            call.results[name][piece.begin : piece.end] = self._on_host[name].numpy()[: piece.end - piece.begin]
+        if call.results.keys() >= KEEP_ON_DEVICE:
+            wanted = np.flatnonzero(needs_heatmap(call.results["score"][piece.begin : piece.end]))
+            for name in KEEP_ON_DEVICE if len(wanted) else ():
+                call.results[name][piece.begin + wanted] = self._fetch(name, wanted)
 
     def abandon(self) -> None:
-        """Forget the piece, once the device no longer writes to its buffers."""
-        self._piece = None
+        """Forget the piece, once the device no longer reads or writes what belongs to it."""
+        self._work = None
         with suppress(RuntimeError):  # an error of the device comes again at every call
-            self._events.returned.synchronize()
+            # What failed may have enqueued a part of its work and recorded no event after it.
+            self._events.arrived.record(self._streams.copy_in)
+            self._events.computed.record(self._streams.compute)
+            self._events.returned.record(self._streams.copy_out)
+            for event in (self._events.arrived, self._events.computed, self._events.returned):
+                event.synchronize()
 
-    def _outputs(self) -> set[str]:
-        return set(OUTPUTS) & self._on_device.keys()
+    def _captured(self, launches: Mapping[int, Launch]) -> dict[int, Launch]:
+        return {bucket: self._driver.captured(launch, self._streams.compute) for bucket, launch in launches.items()}
+
+    def _send(self, name: str, values: NDArray[Any], bucket: int) -> None:
+        host, rows = self._on_host[name], len(values)
+        host.numpy()[:rows] = values
+        if name in ROW_NUMBERS:
+            # Numbers left over from an earlier piece would have this one write to rows that are somebody else's now.
+            host.numpy()[rows:bucket] = SCRATCH
+            rows = bucket
+        self._on_device[name][:rows].copy_(host[:rows], non_blocking=True)
 
     def _fetch(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         with self._driver.on(self._streams.copy_out):

@@ -28,7 +28,7 @@ class TensorRtEngine(GpuEngine):
         EngineFailed: the library refuses the plan.
     """
 
-    def __init__(self, bundle: Bundle, name: str, *, precision: Precision, max_clips: int) -> None:
+    def __init__(self, bundle: Bundle, name: str, *, precision: Precision, max_clips: int, cameras: int = 0) -> None:
         self.name = name
         library = import_library(name)
         # First of all: without a driver the run time ends the whole process.
@@ -41,7 +41,8 @@ class TensorRtEngine(GpuEngine):
             program = PlanProgram(library, plan, options, driver)
         check_graph(bundle, *program.free_shapes())
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
-            super().__init__(bundle.spec, max_clips, driver, program, buckets_for(max_clips, options.buckets), -inf)
+            buckets = buckets_for(max_clips, options.buckets)
+            super().__init__(bundle.spec, max_clips, driver, program, buckets, -inf, cameras)
 
     def describe(self) -> dict[str, str]:
         """See :meth:`deploy.engine.Engine.describe`."""

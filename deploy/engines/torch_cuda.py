@@ -23,7 +23,7 @@ class TorchCudaEngine(GpuEngine):
 
     name = "torch-cuda"
 
-    def __init__(self, bundle: Bundle, *, precision: Precision, max_clips: int) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision, max_clips: int, cameras: int = 0) -> None:
         self._gpu = find_gpu(self.name)
         driver = CudaDriver(self.name)
         self._precision = precision
@@ -31,7 +31,7 @@ class TorchCudaEngine(GpuEngine):
         with backend_errors(f"{self.name}: {bundle.path} cannot be loaded"):
             program = TorchProgram(network, bundle.spec, precision, driver)
             buckets = buckets_for(max_clips, BUCKETS)
-            super().__init__(bundle.spec, max_clips, driver, program, buckets, -inf)
+            super().__init__(bundle.spec, max_clips, driver, program, buckets, -inf, cameras)
 
     def describe(self) -> dict[str, str]:
         """See :meth:`deploy.engine.Engine.describe`."""

@@ -51,6 +51,9 @@ class HostDriver:
     def zeros(self, shape: Sequence[int], kind: str) -> torch.Tensor:
         return torch.zeros(tuple(shape), dtype=getattr(torch, kind))
 
+    def gather(self, table: torch.Tensor, rows: torch.Tensor, into: torch.Tensor) -> None:
+        torch.index_select(table, 0, rows, out=into)
+
     def pinned_like(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(tensor)
 
@@ -59,6 +62,8 @@ class HostDriver:
             self.wishes.append(("launch", stream.number))
             launch()
 
+        # As before a capture: what a launch does to inputs of zeros is done before the first call.
+        launch()
         return launched
 
     def _number(self) -> int:

@@ -55,25 +55,50 @@ def clips() -> NDArray[np.uint8]:
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[Path], clips: NDArray[np.uint8]) -> Path:
     """Shared by all tests: read it, never change it."""
     pytest.importorskip("torch", reason="making a bundle needs torch: pip install 'oddsight[train]'")
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle"), clips).path
+
+
+def write_tiny_bundle(path: Path, clips: NDArray[np.uint8]) -> Bundle:
+    """A bundle of tiny-network for clips as long as ``clips``, which become its golden ones."""
     import tiny_network
     import torch
 
     from deploy.export import export_onnx, save_weights
 
-    network = tiny_network.build(CARD.config).eval()
+    length = clips.shape[1]
+    spec, config = SPEC.model_copy(update={"length": length}), {**CARD.config, "length": length}
+    network = tiny_network.build(config).eval()
     with torch.inference_mode():
         score, heatmap = network(torch.tensor(clips))
     golden = Golden(clips=clips, score=score.numpy(), heatmap=heatmap.numpy())
     files = {
         WEIGHTS_NAME: save_weights(network),
-        ONNX_NAME: export_onnx(network, SPEC),
+        ONNX_NAME: export_onnx(network, spec),
         GOLDEN_NAME: golden_bytes(golden),
     }
-    path = tmp_path_factory.mktemp("bundle")
-    write_bundle(
-        path, model=CARD, spec=SPEC, calibration=CALIBRATION, files=files, metrics={"auc": 0.9}, versions={"oddsight": "0.1.0"}
+    card, versions = ModelCard(kind=CARD.kind, config=config), {"oddsight": "0.1.0"}
+    return write_bundle(
+        path, model=card, spec=spec, calibration=CALIBRATION, files=files, metrics={"auc": 0.9}, versions=versions
     )
-    return path
+
+
+@pytest.fixture(scope="session")
+def newest_only_folder(tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[Path], clips: NDArray[np.uint8]) -> Path:
+    """As ``bundle_folder``, of a model that sees one frame."""
+    pytest.importorskip("torch", reason="making a bundle needs torch: pip install 'oddsight[train]'")
+    return write_tiny_bundle(tmp_path_factory.mktemp("newest-only"), clips[:, -1:]).path
+
+
+@pytest.fixture(scope="session")
+def recurrent_newest_only_folder(
+    tmp_path_factory: pytest.TempPathFactory, plugin_paths: list[Path], clips: NDArray[np.uint8]
+) -> Path:
+    """As ``recurrent_folder``, of a model that sees one frame."""
+    pytest.importorskip("torch", reason="making a bundle needs torch: pip install 'oddsight[train]'")
+    from tests.harness.recurrent_toy import toy_spec, write_toy_bundle
+
+    spec = toy_spec(SPEC.height_px, SPEC.width_px)
+    return write_toy_bundle(tmp_path_factory.mktemp("recurrent-newest-only"), spec, clips[:, -1:], CALIBRATION).path
 
 
 @pytest.fixture(scope="session")

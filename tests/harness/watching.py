@@ -1,0 +1,95 @@
+"""Cameras watched twice by one engine: with whole clips and states in the host's memory, and with what stays on the device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.engine import NewestScores, ResidentEngine, Scores
+from deploy.rows import FrameRow, StateRow
+
+Event = Literal["next", "gap", "again"]
+"""What becomes of a camera in a step: its next frame, its first after a gap, or its next one, scored twice."""
+
+
+@dataclass
+class Watched:
+    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    state: NDArray[np.float32] | None = None
+    frame_rows: list[FrameRow] = field(default_factory=list)
+    state_row: StateRow | None = None
+
+
+class Watching:
+    """:meth:`step` fails where the two ways differ in a single bit."""
+
+    def __init__(self, engine: ResidentEngine, seed: int) -> None:
+        self.engine = engine
+        self.spec = engine.spec
+        self.scored = 0
+        self.cameras: dict[int, Watched] = {}
+        self._random = np.random.default_rng(seed)
+
+    def step(self, events: Mapping[int, Event]) -> None:
+        for number, event in events.items():
+            if event == "gap" or number not in self.cameras:
+                self.cameras[number] = Watched()
+        frames = {number: self._random.integers(0, 255, self.spec.frame_shape, dtype=np.uint8) for number in events}
+        short = [number for number in events if len(self.cameras[number].frames) < self.spec.length - 1]
+        full = [number for number in events if number not in short]
+        self._upload(short, frames)
+        if full:
+            self._score(full, frames, again=[number in full and events[number] == "again" for number in full])
+
+    def _upload(self, numbers: Sequence[int], frames: Mapping[int, NDArray[np.uint8]]) -> None:
+        if not numbers:
+            return
+        for number, row in zip(numbers, self.engine.upload(np.stack([frames[n] for n in numbers])), strict=True):
+            self.cameras[number].frames.append(frames[number])
+            self.cameras[number].frame_rows.append(row)
+
+    def _score(self, numbers: Sequence[int], frames: Mapping[int, NDArray[np.uint8]], again: Sequence[bool]) -> None:
+        watched = [self.cameras[number] for number in numbers]
+        newest = np.stack([frames[number] for number in numbers])
+        expected = self._whole(watched, newest)
+        found = self._newest(watched, newest)
+        assert_same(self.engine, found, expected)
+        if any(again):
+            found = self._newest(watched, newest)
+            assert_same(self.engine, found, expected)
+        for place, camera in enumerate(watched):
+            camera.frames = [*camera.frames, newest[place]][1:]
+            camera.frame_rows = [*camera.frame_rows, found.frames[place]][1:]
+            camera.state = None if expected.state is None else expected.state[place]
+            camera.state_row = found.states[place]
+        self.scored += len(watched)
+
+    def _whole(self, watched: Sequence[Watched], newest: NDArray[np.uint8]) -> Scores:
+        clips = np.stack([np.stack([*camera.frames, frame]) for camera, frame in zip(watched, newest, strict=True)])
+        shape = self.spec.state_shape
+        if shape is None:
+            return self.engine.score(clips)
+        states = [np.zeros(shape, np.float32) if camera.state is None else camera.state for camera in watched]
+        return self.engine.score(clips, np.stack(states))
+
+    def _newest(self, watched: Sequence[Watched], newest: NDArray[np.uint8]) -> NewestScores:
+        before, states = [camera.frame_rows for camera in watched], [camera.state_row for camera in watched]
+        return self.engine.score_newest(newest, before, states)
+
+
+def assert_same(engine: Any, found: NewestScores, expected: Scores) -> None:
+    np.testing.assert_array_equal(found.score, expected.score)
+    np.testing.assert_array_equal(found.heatmap, expected.heatmap)
+    if expected.state is None:
+        assert found.states == [None] * len(found.score)
+    else:
+        np.testing.assert_array_equal(contents(engine, found.states), expected.state)
+
+
+def contents(engine: Any, rows: Sequence[Any]) -> NDArray[Any]:
+    """What lies in these rows, which are of one table."""
+    table = "frames" if isinstance(rows[0], FrameRow) else "states"
+    content: NDArray[Any] = engine._store._tables[table].cpu().numpy()[[row.index for row in rows]]
+    return content

@@ -1,0 +1,391 @@
+"""What stays on the device: the same scores as of whole clips, rows that are never written twice, and none that is lost."""
+
+import copy
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deploy.bundle import Bundle, read_bundle
+from deploy.cuda.driver import Launch
+from deploy.cuda.engine import SLOTS, GpuEngine
+from deploy.cuda.slots import program_shapes
+from deploy.engine import ResidentEngine, load_engine, resident
+from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
+from deploy.rows import NOTHING, RESERVED, FrameRow, Rows
+from deploy.spec import ClipSpec
+from deploy.tensorrt.library import MODULES
+from tests.harness.fake_tensorrt import FakeTensorRt
+from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
+from tests.harness.host_driver import HostDriver
+from tests.harness.watching import Watching, contents
+
+CAMERAS = 4
+KINDS = [(length, recurrent) for length in (1, 3) for recurrent in (False, True)]
+EVENTS = st.dictionaries(st.integers(0, CAMERAS - 1), st.sampled_from(["next", "next", "gap", "again"]), min_size=1)
+
+
+def spec_of(length: int, *, recurrent: bool) -> ClipSpec:
+    return ClipSpec(length=length, height_px=16, width_px=16, state_shape=(1, 16, 16) if recurrent else None)
+
+
+class Mixes:
+    """A program to which the place of a frame in its clip matters, and the state, which is never zeros again.
+
+    ``broken``: what a launch raises from now on. ``poison``: is added to every next state.
+    """
+
+    def __init__(self, spec: ClipSpec) -> None:
+        self.spec = spec
+        self.broken: Exception | None = None
+        self.poison = 0.0
+        self.launched = 0
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return program_shapes(self.spec, (16, 16))
+
+    def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
+        weights = torch.arange(1.0, self.spec.length + 1).reshape(-1, 1, 1)
+
+        def launch() -> None:
+            self.launched += 1
+            if self.broken:
+                raise self.broken
+            seen = (tensors["clips"][:bucket, ..., 0] * weights).sum(1)
+            if "state" in tensors:
+                seen = seen + tensors["state"][:bucket, 0]
+                tensors["next_state"][:bucket, 0] = seen / 2 + 1 + self.poison
+            tensors["heatmap"][:bucket] = seen
+            tensors["score"][:bucket] = seen.amax((1, 2))
+
+        return launch
+
+
+class OnHost(GpuEngine):
+    name = "on-host"
+
+    def __init__(
+        self, spec: ClipSpec, buckets: tuple[int, ...] = (1, 3), max_clips: int = 4, cameras: int = CAMERAS, **more: float
+    ) -> None:
+        self.driver, self.program = HostDriver(), Mixes(spec)
+        super().__init__(spec, max_clips, self.driver, self.program, buckets, more.get("heatmaps_from", -np.inf), cameras)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def free(self) -> tuple[int, int]:
+        """Free rows for frames and for states, whoever dropped their handles."""
+        assert self._store is not None
+        return self._store.frames.n_free, 0 if self._store.states is None else self._store.states.n_free
+
+    def table(self, name: str) -> NDArray[Any]:
+        assert self._store is not None
+        table: NDArray[Any] = self._store._tables[name].numpy()
+        return table
+
+
+def grey(*levels: int) -> NDArray[np.uint8]:
+    return np.array(levels, np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 16, 16, 1), np.uint8)
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"length {kind[0]}, {'recurrent' if kind[1] else 'stateless'}")
+def spec(request: pytest.FixtureRequest) -> ClipSpec:
+    length, recurrent = request.param
+    return spec_of(length, recurrent=recurrent)
+
+
+@given(st.sampled_from(KINDS), st.sampled_from([(1,), (2, 4), (1, 3), (4,)]), st.lists(EVENTS, max_size=12), st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_cameras_do_scores_and_states_are_those_of_whole_clips(
+    kind: tuple[int, bool], buckets: tuple[int, ...], steps: list[dict[int, Any]], seed: int
+) -> None:
+    engine = OnHost(spec_of(kind[0], recurrent=kind[1]), buckets)
+    everything, watching = engine.free, Watching(engine, seed)
+    for events in steps:
+        watching.step(events)
+    watching.cameras.clear()
+    assert engine.free == everything
+
+
+def test_a_thousand_steps_lose_no_row(spec: ClipSpec) -> None:
+    engine = OnHost(spec)
+    everything, watching, random = engine.free, Watching(engine, 0), np.random.default_rng(1)
+    for _ in range(1000):
+        numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
+        watching.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
+    assert watching.scored > 1000
+    held = sum(len(camera.frame_rows) for camera in watching.cameras.values())
+    assert engine.free[0] == everything[0] - held
+    watching.cameras.clear()
+    assert engine.free == everything
+
+
+def test_a_full_table_is_an_error_that_names_its_size_and_takes_nothing() -> None:
+    engine = OnHost(spec_of(3, recurrent=True), cameras=1, max_clips=2)
+    before = engine.upload(grey(1, 2))
+    results = [engine.score_newest(grey(3), [before], [None]) for _ in range(4)]
+    assert engine.free == (0, 1)
+    with pytest.raises(EngineFailed, match=r"^all 6 rows for frames on the device, made for 1 cameras, are held; let go"):
+        engine.score_newest(grey(3), [before], [None])
+    results.pop()
+    with pytest.raises(EngineFailed):
+        engine.upload(grey(1, 2))
+    assert engine.free == (1, 2)
+    assert engine.score_newest(grey(3), [before], [None]).score == [1 + 2 * 2 + 3 * 3]
+
+
+def test_frames_taken_for_a_call_that_finds_no_row_for_its_states_are_given_back() -> None:
+    engine = OnHost(spec_of(1, recurrent=True), cameras=1, max_clips=2)
+    states = [engine.score_newest(grey(3), [[]], [None]).states[0] for _ in range(5)]
+    everything = engine.free
+    with pytest.raises(EngineFailed, match="all 5 rows for states") as kept:
+        engine.score_newest(grey(3), [[]], [None])
+    assert engine.free == everything == (4, 0)
+    del states, kept
+    assert engine.free == (4, 5)
+
+
+def test_one_room_is_enough_for_all_cameras_and_two_calls() -> None:
+    engine = OnHost(spec_of(3, recurrent=True), cameras=CAMERAS, max_clips=CAMERAS)
+    before = [engine.upload(grey(*range(CAMERAS))) for _ in range(2)]
+    clips: Any = [list(rows) for rows in zip(*before, strict=True)]
+    del before
+    states: Any = [None] * CAMERAS
+    for _ in range(5):
+        first = engine.score_newest(grey(*range(CAMERAS)), clips, states)
+        found = engine.score_newest(grey(*range(CAMERAS)), clips, states)
+        np.testing.assert_array_equal(first.score, found.score)
+        del first
+        clips = [[*rows, row][1:] for rows, row in zip(clips, found.frames, strict=True)]
+        states = found.states
+
+
+def test_what_fills_a_bucket_up_writes_to_no_row_of_a_camera(spec: ClipSpec) -> None:
+    engine, levels = OnHost(spec, (4,)), (9, 10, 11, 12)
+    before: Any = [row for _ in range(spec.length - 1) for row in engine.upload(grey(1))]
+    # From now on the numbers of four rows that are free again lie in the buffers.
+    engine.score_newest(grey(5, 6, 7, 8), [before] * 4, [None] * 4)
+    held = [engine.score_newest(grey(level), [before], [None]) for level in levels]
+    np.testing.assert_array_equal(
+        contents(engine, [*before, *(one.frames[0] for one in held)]), grey(*[1] * len(before), *levels)
+    )
+    if spec.state_shape:
+        clips = np.stack([np.stack([*grey(*[1] * len(before)), *grey(level)]) for level in levels])
+        np.testing.assert_array_equal(contents(engine, [one.states[0] for one in held]), engine.score(clips).state)
+        assert not engine.table("states")[NOTHING].any()
+
+
+def test_a_launch_that_fails_leaves_every_handle_as_it_was_and_gives_its_rows_back(spec: ClipSpec) -> None:
+    engine = OnHost(spec)
+    before = [[row for _ in range(spec.length - 1) for row in engine.upload(grey(level))] for level in (1, 2)]
+    first = engine.score_newest(grey(3, 4), before, [None, None])
+    again: Any = ([[*rows, row][1:] for rows, row in zip(before, first.frames, strict=True)], first.states)
+    expected, room = engine.score_newest(grey(5, 6), *again), engine.free
+    engine.program.broken = RuntimeError("an illegal memory access")
+    with pytest.raises(EngineFailed, match=r"^on-host: scoring 2 newest frames failed: an illegal memory access$") as kept:
+        engine.score_newest(grey(7, 8), *again)
+    assert engine.free == room
+    engine.program.broken = None
+    found = engine.score_newest(grey(5, 6), *again)
+    np.testing.assert_array_equal(found.score, expected.score)
+    if spec.state_shape:
+        np.testing.assert_array_equal(contents(engine, found.states), contents(engine, expected.states))
+    del kept
+
+
+@pytest.mark.parametrize(
+    ("poison", "says"), [(np.inf, "a next state holds values that are no finite numbers"), (np.nan, "a next state holds")]
+)
+def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison: float, says: str) -> None:
+    engine = OnHost(spec_of(1, recurrent=True))
+    state, room = engine.score_newest(grey(1), [[]], [None]).states[0], engine.free
+    engine.program.poison = poison
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match=f"^on-host: {says}"):
+            engine.score_newest(grey(1, 2), [[], []], [state, None])
+    assert engine.free == room
+    engine.program.poison = 0
+    assert engine.score_newest(grey(1), [[]], [state]).score == [1 + 1.5]
+
+
+def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
+    found = OnHost(spec_of(1, recurrent=False), heatmaps_from=100).score_newest(grey(99, 100, 7, 200), [[]] * 4, [None] * 4)
+    assert np.isnan(found.heatmap).all((1, 2)).tolist() == [True, False, True, False]
+    assert found.heatmap[3].max() == 200
+
+
+def test_copies_and_launches_are_ordered_as_those_of_whole_clips() -> None:
+    engine = OnHost(spec_of(1, recurrent=False), (1,))
+    orders = []
+    for call in (lambda: engine.score(grey(1, 2)[:, np.newaxis]), lambda: engine.score_newest(grey(1, 2), [[], []], [None] * 2)):
+        engine.driver.wishes.clear()
+        call()
+        orders.append(list(engine.driver.wishes))
+    assert [wish for wish in orders[0] if wish[0] == "launch"]
+    assert orders[0] == orders[1]
+
+
+def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -> None:
+    plain, engine = OnHost(spec_of(1, recurrent=False), cameras=0), OnHost(spec_of(1, recurrent=False))
+    assert (plain.program.launched, engine.program.launched) == (2 * SLOTS, 2 * 2 * SLOTS)
+    assert resident(plain) is None
+    assert resident(engine) is engine
+    with pytest.raises(ConfigError, match=r"^the on-host engine keeps nothing on its device; load it with cameras of at least 1"):
+        plain.score_newest(grey(1), [[]], [None])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda row, state: (grey(1)[0], [[row]], [state]), "frames must have shape (N, 16, 16, 1), got (16, 16, 1)"),
+        (lambda row, state: (grey(1).astype(np.float32), [[row]], [state]), "frames must be of dtype uint8, got float32"),
+        (lambda row, state: (grey(*range(5)), [[row]] * 5, [state] * 5), "at most 4 frames a call (max_clips), got 5"),
+        (lambda row, state: (grey(1, 2), [[row]], [state] * 2), "2 newest frames need the frames before each, got those of 1"),
+        (lambda row, state: (grey(1), [[row, row]], [state]), "a clip of this model is 1 frames before the newest, got 2"),
+        (lambda _, state: (grey(1), [[state]], [state]), "must be FrameRows that this engine gave"),
+        (lambda row, state: (grey(1), [[row]], [state] * 2), "1 newest frames need a state (or None) each, got 2"),
+        (lambda row, _: (grey(1), [[row]], [row]), "states must be StateRows that this engine gave, or None"),
+    ],
+)
+def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any], Any], says: str) -> None:
+    engine = OnHost(spec_of(2, recurrent=True))
+    before = engine.upload(grey(0))
+    state = engine.score_newest(grey(1), [before], [None]).states[0]
+    with pytest.raises(BadClips, match=re.escape(says)):
+        engine.score_newest(*wrong(before[0], state))
+    assert engine.score_newest(grey(1), [before], [state]).score == [2 + 2]
+
+
+def test_handles_of_another_engine_and_states_for_a_model_without_one_are_refused() -> None:
+    one, other = OnHost(spec_of(2, recurrent=True)), OnHost(spec_of(2, recurrent=True))
+    strange = one.upload(grey(1))
+    with pytest.raises(BadClips, match="FrameRows that this engine gave"):
+        other.score_newest(grey(1), [strange], [None])
+    stateless = OnHost(spec_of(1, recurrent=False))
+    state: Any = one.score_newest(grey(1), [strange], [None]).states[0]
+    with pytest.raises(BadClips, match="this model carries no state"):
+        stateless.score_newest(grey(1), [[]], [state])
+
+
+def test_no_frames_give_no_scores(spec: ClipSpec) -> None:
+    engine = OnHost(spec)
+    found = engine.score_newest(grey(), [], [])
+    assert (len(found.score), len(found.heatmap), found.frames, found.states) == (0, 0, [], [])
+    assert engine.upload(grey()) == []
+
+
+def test_a_closed_engine_says_so_and_handles_outlive_it(spec: ClipSpec) -> None:
+    engine = OnHost(spec)
+    rows = engine.upload(grey(1))
+    engine.close()
+    with pytest.raises(EngineClosed):
+        engine.upload(grey(1))
+    with pytest.raises(EngineClosed):
+        engine.score_newest(grey(1), [rows * (spec.length - 1)], [None])
+    everything = engine.free
+    rows.clear()
+    assert engine.free[0] == everything[0] + 1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_handle_cannot_be_copied(copied: Callable[[Any], Any]) -> None:
+    (row,) = Rows(FrameRow, "frames", 1, 1).take(1)
+    with pytest.raises(TypeError, match="never copied"):
+        copied(row)
+
+
+def test_handles_that_die_in_several_threads_are_each_given_back_once() -> None:
+    rows = Rows(FrameRow, "frames", 64, 1)
+
+    def take_and_drop(_: int) -> bool:
+        mine = rows.take(8)
+        return len({row.index for row in mine}) == 8
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(take_and_drop, range(2000)))
+    assert rows.n_free == 64
+    assert sorted(row.index for row in rows.take(64)) == list(range(RESERVED, RESERVED + 64))
+
+
+# --- real models and engines ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(
+    params=[
+        *((name, True) for name in GPU_ENGINES),
+        *(pytest.param((name, False), marks=pytest.mark.gpu) for name in GPU_ENGINES),
+    ],
+    ids=lambda param: f"{param[0]}, device made up" if param[1] else param[0],
+)
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    engine_name, made_up = request.param
+    if made_up:
+        make_up_gpu(monkeypatch, tmp_path)
+    else:
+        pytest.importorskip(MODULES.get(engine_name, "torch"))
+        build_when_asked_for(monkeypatch)
+    return str(engine_name)
+
+
+@pytest.fixture(params=["bundle_folder", "recurrent_folder", "newest_only_folder", "recurrent_newest_only_folder"])
+def engine(request: pytest.FixtureRequest, name: str) -> Iterator[ResidentEngine]:
+    folder: Path = request.getfixturevalue(request.param)
+    with closing(load_engine(read_bundle(folder), name, max_clips=CAMERAS, cameras=CAMERAS)) as loaded:
+        found = resident(loaded)
+        assert found is not None
+        yield found
+
+
+def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: ResidentEngine) -> None:
+    watching, random = Watching(engine, 0), np.random.default_rng(1)
+    for _ in range(30):
+        numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
+        watching.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
+    assert watching.scored > 30
+
+
+def test_half_precision_gives_the_bits_of_whole_clips_too(
+    recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    engine = resident(load_engine(recurrent_bundle, "torch-cuda", precision="f16", max_clips=CAMERAS, cameras=CAMERAS))
+    assert engine is not None
+    watching = Watching(engine, 0)
+    for _ in range(6):
+        watching.step(dict.fromkeys(range(CAMERAS), "next"))
+    assert watching.scored == CAMERAS * 4
+
+
+def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = FakeTensorRt()
+    make_up_gpu(monkeypatch, tmp_path, library)
+    engine = resident(load_engine(bundle, "tensorrt", cameras=1))
+    assert engine is not None
+    frames = np.random.default_rng(0).integers(0, 255, (3, *bundle.spec.frame_shape), dtype=np.uint8)
+    before = engine.upload(frames[:2])
+    library.refuse["execute_async_v3"] = False
+    with pytest.raises(EngineFailed, match="scoring 1 newest frames failed: 1 clips cannot be enqueued: out of luck"):
+        engine.score_newest(frames[2:], [before], [None])
+    library.refuse.clear()
+    expected = engine.score(frames[np.newaxis])
+    np.testing.assert_array_equal(engine.score_newest(frames[2:], [before], [None]).score, expected.score)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnx", "torch"])
+def test_an_engine_on_the_cpu_keeps_nothing_for_any_number_of_cameras(name: str, bundle: Bundle) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    with closing(load_engine(bundle, name, cameras=CAMERAS)) as loaded:
+        assert resident(loaded) is None
