@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from deploy.engine import ON_GPU, Clips, Engine, Precision, State, Tune, load_en
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
+
+if TYPE_CHECKING:
+    from deploy.cuda.engine import GpuEngine
 
 REFERENCE = ("torch", "f32")
 """What the others are compared with: the network as it was trained, uncompiled."""
@@ -49,6 +52,8 @@ class Result:
     batch: int
     clips_per_s: float
     """From the median call."""
+    clips_per_s_on_device: float | None
+    """The same with nothing copied to the device or from it; None on the CPU, where nothing is."""
     cpu_s_per_clip: float
     latency_ms: Mapping[str, float]
     """Of a whole call: p50, p95, p99."""
@@ -78,6 +83,7 @@ class _Runner:
     state: State | None = None
     memory_bytes: int | None = None
     calls: Calls = field(default_factory=Calls)
+    on_device: Calls = field(default_factory=Calls)
 
     def warm_up(self) -> None:
         for _ in range(_WARM_UP_CALLS):
@@ -85,19 +91,26 @@ class _Runner:
 
     def measure(self, round_s: float) -> None:
         """One round: calls one after the other."""
-        calls_s, begin_cpu_s, end_s = [], time.process_time(), time.perf_counter() + round_s
-        while True:
-            begin_s = time.perf_counter()
-            self.engine.score(self.clips, self.state)
-            now_s = time.perf_counter()
-            calls_s.append(now_s - begin_s)
-            if now_s >= end_s:
-                break
-        self.calls.add(calls_s, time.process_time() - begin_cpu_s)
+        _measure(self.calls, round_s, lambda: self.engine.score(self.clips, self.state))
+        if self.engine.name in ON_GPU:
+            engine = cast("GpuEngine", self.engine)
+            _measure(self.on_device, round_s, lambda: engine.compute(len(self.clips)))
 
     @property
     def clips_per_s(self) -> float:
         return len(self.clips) / self.calls.median_s
+
+
+def _measure(calls: Calls, round_s: float, call: Callable[[], object]) -> None:
+    calls_s, begin_cpu_s, end_s = [], time.process_time(), time.perf_counter() + round_s
+    while True:
+        begin_s = time.perf_counter()
+        call()
+        now_s = time.perf_counter()
+        calls_s.append(now_s - begin_s)
+        if now_s >= end_s:
+            break
+    calls.add(calls_s, time.process_time() - begin_cpu_s)
 
 
 def benchmark(
@@ -222,6 +235,7 @@ def _result(
         precision=runner.precision,
         batch=batch,
         clips_per_s=clips_per_s,
+        clips_per_s_on_device=batch / runner.on_device.median_s if runner.on_device.calls_s else None,
         cpu_s_per_clip=cpu_s_per_clip,
         latency_ms=runner.calls.latency_ms,
         gflop_per_clip=gflop,

@@ -68,6 +68,12 @@ class GpuEngine(CheckedEngine):
                 self._through_slots(len(frames), Call("upload", store.uploaded(frames, new), {}))
             return [*new.frames]
 
+    def compute(self, n_clips: int) -> None:
+        """Score so many of the clips that lie on the device, with nothing copied: what is left of a call without its copies."""
+        with self._in_turn(f"computing {n_clips} clips failed"):
+            for piece in cut(n_clips, self.buckets):
+                self._slots[0].compute(piece.bucket)
+
     def _run(self, clips: Clips, state: State | None) -> Scores:
         inputs: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}
         results = self._empty_results(len(clips), OUTPUTS)

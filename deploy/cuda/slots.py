@@ -139,6 +139,13 @@ class Slot:
             for name in KEEP_ON_DEVICE if len(wanted) else ():
                 call.results[name][piece.begin + wanted] = self._fetch(name, wanted)
 
+    def compute(self, bucket: int) -> None:
+        """Score what lies on the device once more: nothing is copied in or out. Blocks until done. The slot must be free."""
+        with self._driver.on(self._streams.compute):
+            self._launches["clips"][bucket]()
+            self._events.computed.record(self._streams.compute)
+        self._events.computed.synchronize()
+
     def abandon(self) -> None:
         """Forget the piece, once the device no longer reads or writes what belongs to it."""
         self._work = None

@@ -23,6 +23,7 @@ FIGURES = {
     "precision",
     "batch",
     "clips_per_s",
+    "clips_per_s_on_device",
     "cpu_s_per_clip",
     "latency_ms",
     "gflop_per_clip",
@@ -55,6 +56,7 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
         assert row["clips_per_s"] == pytest.approx(row["batch"] / row["latency_ms"]["p50"] * 1000)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
         assert row["against_anomalib"] == {}
+        assert row["clips_per_s_on_device"] is None
     assert (report["against"], report["gpu_floor"]) == ([], None)
     torch_rows = report["results"][2:]
     assert [row["against_reference"] for row in torch_rows] == [1.0, 1.0]
@@ -88,6 +90,7 @@ def test_an_engine_on_a_gpu_is_held_to_the_gpus_floor(bundle: Bundle, monkeypatc
     assert list(report["floor"]["flop_per_s"]) == ["f32"]
     on_gpu, on_cpu = (row["ratio_to_floor"] for row in report["results"])
     assert on_gpu < 1e-12 < on_cpu
+    assert report["results"][0]["clips_per_s_on_device"] > 0
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("no such processor"), EngineRefused("it has no plan")])

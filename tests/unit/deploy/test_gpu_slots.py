@@ -214,3 +214,15 @@ def test_a_plan_of_another_graph_than_the_specs_is_refused(
     other = Bundle(bundle.path, bundle.manifest.model_copy(update={"spec": spec}), bundle.calibration)
     with pytest.raises(BundleIncompatible, match=r"the spec says clips of \(3, 24, 48, 1\)"):
         load_engine(other, "tensorrt")
+
+
+def test_what_lies_on_the_device_is_computed_again_with_nothing_copied() -> None:
+    program = Means()
+    engine = OnHost(program, (1, 4))
+    engine.score(grey([1, 2, 3]))
+    program.launched.clear()
+    engine.driver.wishes.clear()
+    engine.compute(6)
+    assert program.launched == [4, 4]
+    assert {wish[0] for wish in engine.driver.wishes} == {"on", "launch", "record", "synchronize"}
+    assert len({wish[1] for wish in engine.driver.wishes if wish[0] == "on"}) == 1
