@@ -58,7 +58,8 @@ def verify(
         list[str] | None, typer.Option(metavar="NAME", help="Try this engine only; may be given again. Default: all.")
     ] = None,
     precision: Annotated[
-        Literal["f32", "bf16"] | None, typer.Option(help="Try this precision only. Default: all that an engine has.")
+        Literal["f32", "bf16", "f16", "int8"] | None,
+        typer.Option(help="Try this precision only. Default: all that an engine has."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +86,10 @@ def verify(
 def build(
     bundle: BundleFolder,
     engine: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt-rtx needs no GPU to build.")] = "tensorrt",
-    precision: Annotated[Literal["f16", "f32"], typer.Option(help="Of convolutions and matrix products.")] = "f16",
+    precision: Annotated[
+        Literal["f16", "f32", "int8"],
+        typer.Option(help="Of convolutions and matrix products; int8: of convolutions that bear it."),
+    ] = "f16",
     bucket: Annotated[
         list[int] | None, typer.Option(min=1, max=1024, help="Clips a call; may be given again. Default: 1, 8, 32 and 128.")
     ] = None,

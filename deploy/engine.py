@@ -22,8 +22,8 @@ Clips = NDArray[np.uint8]
 State = NDArray[np.float32]
 """float32 (N, *state_shape): of each clip's camera, as it was given back with the frame before; zeros: nothing seen yet."""
 
-Precision = Literal["f32", "bf16", "f16"]
-"""What convolutions and sums are computed in."""
+Precision = Literal["f32", "bf16", "f16", "int8"]
+"""What convolutions and sums are computed in; ``int8``: as many convolutions as scores bear, and nothing else."""
 Tune = Literal["throughput", "latency"]
 """What threads and streams are set for: the most clips of a processor, or the earliest end of a call. No score depends on it."""
 
@@ -347,8 +347,8 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "onnx": ("f32",),
     "torch": ("f32",),
     "torch-cuda": ("f32", "f16"),
-    "tensorrt": ("f32", "f16"),
-    "tensorrt-rtx": ("f32", "f16"),
+    "tensorrt": ("f32", "f16", "int8"),
+    "tensorrt-rtx": ("f32", "f16", "int8"),
 }
 """Engine -> what it can compute in, given the hardware; the first needs none in particular."""
 TUNABLE = frozenset({"openvino", "onnx"})

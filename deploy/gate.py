@@ -33,6 +33,7 @@ LIMITS: Final[Mapping[Precision, Limits]] = {
     "f32": Limits(max_error=1e-3, least_spearman=0.9999, max_auc_difference=1e-4),
     "bf16": Limits(max_error=None, least_spearman=0.995, max_auc_difference=3e-3),
     "f16": Limits(max_error=None, least_spearman=0.995, max_auc_difference=5e-4, max_median_error=1e-3),
+    "int8": Limits(max_error=None, least_spearman=0.995, max_auc_difference=3e-3),
 }
 
 
@@ -48,6 +49,8 @@ class Gate(BaseModel):
     spearman: float
     auc_difference: float
     """Of the AUC of hurried against ordinary frames; 0 to 1."""
+    threshold_scale: float = 1.0
+    """The engine's scores by the reference's: slope of least squares, through zero. Told only: no threshold is changed by it."""
     buckets: tuple[int, ...] = ()
     """Those that were tried; the figures are the worst one's. Empty: the engine has none."""
     failures: tuple[str, ...]
@@ -97,6 +100,7 @@ def judge(precision: Precision, found: NDArray[np.float32], sequences: Sequences
         median_error=float(np.median(errors)),
         spearman=_spearman(expected, scores),
         auc_difference=abs(_auc(expected, hurried) - _auc(scores, hurried)),
+        threshold_scale=_slope(expected, scores),
         failures=(),
     )
     return measured.model_copy(update={"failures": tuple(_failures(measured, LIMITS[precision]))})
@@ -118,6 +122,11 @@ def _spearman(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     if not (np.ptp(first) and np.ptp(second)):
         return 0.0
     return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _slope(expected: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
+    squares = float(np.dot(expected.astype(np.float64), expected))
+    return float(np.dot(expected.astype(np.float64), scores)) / squares if squares else 1.0
 
 
 def _auc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import SEQUENCES_NAME, Bundle
-from deploy.engine import Engine
+from deploy.engine import Clips, Engine, Scores, State
 from deploy.errors import BundleIncompatible
 from deploy.frames import decode_picture, encode_png
 from deploy.spec import ClipSpec
@@ -67,14 +67,21 @@ def read_sequences(bundle: Bundle) -> Sequences:
 
 def score_sequences(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Scores of sequences uint8 (S, F, H, W, C), all side by side, float32 (S, F); NaN where no clip ends. S <= ``max_clips``."""
-    length = engine.spec.length
     scores = np.full(frames.shape[:2], np.nan, np.float32)
+    for frame, (_, _, found) in enumerate(walk(engine, frames), engine.spec.length - 1):
+        scores[:, frame] = found.score
+    return scores
+
+
+def walk(engine: Engine, frames: NDArray[np.uint8]) -> Iterator[tuple[Clips, State | None, Scores]]:
+    """What an engine is given and gives on its way through sequences uint8 (S, F, H, W, C), clip by clip."""
+    length = engine.spec.length
     state = None
     for end in range(length, frames.shape[1] + 1):
-        found = engine.score(frames[:, end - length : end], state)
+        clips = frames[:, end - length : end]
+        found = engine.score(clips, state)
+        yield clips, state, found
         state = found.state
-        scores[:, end - 1] = found.score
-    return scores
 
 
 def _decoded(pictures: bytes, sizes: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.uint8]]:

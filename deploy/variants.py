@@ -35,7 +35,7 @@ class Plan(BaseModel):
     """Of the graph that it was built from: the bundle's own, or one of another precision made from it."""
     options: BuildOptions
     products: dict[str, int]
-    """Type -> how many convolutions and matrix products give it, as the library understood the graph."""
+    """Type -> how many convolutions and matrix products are in it, as the library understood the graph."""
 
 
 class Variant(BaseModel):

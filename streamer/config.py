@@ -78,9 +78,9 @@ class EngineSettings(_Section):
     backend: Literal["openvino", "onnx", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"] | None = None
     """What is not set here, or of the next two, is as the bundle's default has it (``oddsight-deploy optimize``) where that was
     chosen on this machine; else openvino, f32, throughput."""
-    precision: Literal["f32", "bf16", "f16"] | None = None
+    precision: Literal["f32", "bf16", "f16", "int8"] | None = None
     """Others than ``f32`` once ``oddsight-deploy verify`` or ``build`` has let them pass: ``bf16`` is openvino's, on processors
-    that have it, ``f16`` the GPU engines'."""
+    that have it, ``f16`` the GPU engines', ``int8`` TensorRT's."""
     tune: Literal["throughput", "latency"] | None = None
     """What threads and streams are set for."""
     if_not_ready: Literal["fail", "rebuild", "fallback"] = "fail"

@@ -13,18 +13,18 @@ class OnnxEngine(CheckedEngine):
     """See :class:`deploy.engine.Engine`.
 
     ``threads``: CPU threads within an operator; 0: one a physical core. ``tune``: set for latency, threads spin while they wait
-    for work, so that the next operator begins at once.
+    for work, so that the next operator begins at once. ``graph``: one made from the bundle's, to be run in its place.
     """
 
     name = "onnx"
 
-    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int, tune: Tune) -> None:
+    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int, tune: Tune, graph: bytes | None = None) -> None:
         super().__init__(bundle.spec, max_clips)
         self._onnxruntime = _import_onnxruntime()
         self._threads, self._tune = threads, tune
         with backend_errors(f"onnx: {bundle.path} cannot be loaded"):
             self._session = self._onnxruntime.InferenceSession(
-                bundle.file(ONNX_NAME), self._session_options(), providers=["CPUExecutionProvider"]
+                graph or bundle.file(ONNX_NAME), self._session_options(), providers=["CPUExecutionProvider"]
             )
             inputs, outputs = ({value.name: value.shape for value in values} for values in self._values())
         check_graph(bundle, inputs, outputs)

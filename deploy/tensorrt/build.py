@@ -5,7 +5,7 @@ TensorRT tries kernels on the GPU that is here; TensorRT for RTX compiles for al
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 from deploy.engine import Precision
 from deploy.errors import ConfigError, EngineFailed
 from deploy.tensorrt.library import Log
-from deploy.tensorrt.members import Builder, BuilderConfig, HostMemory, Network, Profile, TensorRt
+from deploy.tensorrt.members import Builder, BuilderConfig, HostMemory, Layer, Network, Profile, Tensor, TensorRt
 from deploy.tensorrt.options import BuildOptions
 
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}
 """Layers that nearly all of the work is in."""
 _TYPES: Mapping[Precision, str] = {"f32": "FLOAT", "f16": "HALF"}
+_IN_8_BITS = "INT8"
+_MAPS_AND_WEIGHTS = 2
 
 Tell = Callable[[str, int, int], None]
 """Told of a phase of the build: its name, finished steps, all steps."""
@@ -32,7 +34,7 @@ class Built:
     timing_cache: bytes
     """For later builds on this GPU; empty where the library keeps none."""
     products: Mapping[str, int]
-    """Type -> how many convolutions and matrix products give it, as the parser understood the graph."""
+    """Type -> how many convolutions and matrix products are in it, as the parser understood the graph."""
 
 
 def build_plan(
@@ -80,10 +82,24 @@ def profile_bounds(options: BuildOptions) -> list[tuple[int, int, int]]:
 
 
 def count_products(network: Network) -> dict[str, int]:
-    """How many convolutions and matrix products of a parsed network give which type."""
+    """How many convolutions and matrix products of a parsed network give which type; INT8: they read maps and weights in it."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    outputs = [layer.get_output(0) for layer in layers if layer.type.name in PRODUCTS]
-    return dict(Counter(output.dtype.name for output in outputs if output is not None))
+    widened = {name for layer in layers if layer.type.name == "DEQUANTIZE" for name in _names([layer.get_output(0)])}
+    return dict(Counter(kind for layer in layers if layer.type.name in PRODUCTS for kind in _type(layer, widened)))
+
+
+def _type(layer: Layer, widened: set[str]) -> Iterator[str]:
+    """A quantised convolution gives floats: by what it reads it is known that the builder may compute it in 8 bits."""
+    reads = _names([layer.get_input(index) for index in range(min(layer.num_inputs, _MAPS_AND_WEIGHTS))])
+    output = layer.get_output(0)
+    if len(reads) == _MAPS_AND_WEIGHTS and set(reads) <= widened:
+        yield _IN_8_BITS
+    elif output is not None:
+        yield output.dtype.name
+
+
+def _names(tensors: Iterable[Tensor | None]) -> list[str]:
+    return [tensor.name for tensor in tensors if tensor is not None]
 
 
 def _parsed(library: TensorRt, log: Log, builder: Builder, graph: bytes) -> Network:
@@ -99,8 +115,9 @@ def _parsed(library: TensorRt, log: Log, builder: Builder, graph: bytes) -> Netw
 
 def _require_precision(products: Mapping[str, int], precision: Precision) -> None:
     """A typed engine that was given float32 by accident is right, and slow without a word."""
-    if precision in _TYPES and set(products) - {_TYPES[precision]}:
-        raise EngineFailed(f"the graph is not in {precision}: its convolutions and matrix products give {dict(products)}")
+    wrong = set(products) - {_TYPES[precision]} if precision in _TYPES else precision == "int8" and _IN_8_BITS not in products
+    if wrong:
+        raise EngineFailed(f"the graph is not in {precision}: its convolutions and matrix products are in {dict(products)}")
 
 
 def _configured(library: TensorRt, log: Log, builder: Builder, options: BuildOptions, timing_cache: bytes) -> BuilderConfig:

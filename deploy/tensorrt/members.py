@@ -29,6 +29,11 @@ class Layer(Protocol):
     name: str
     type: Any
 
+    num_inputs: int
+
+    def get_input(self, index: int) -> Tensor | None:
+        """The layer's input; None: it has none of that number."""
+
     def get_output(self, index: int) -> Tensor | None:
         """The layer's output."""
 

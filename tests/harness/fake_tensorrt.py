@@ -16,6 +16,7 @@ import onnxruntime
 
 ORT_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 LAYER_OF = {"Conv": "CONVOLUTION", "ConvTranspose": "DECONVOLUTION", "MatMul": "MATRIX_MULTIPLY", "Gemm": "MATRIX_MULTIPLY"}
+LAYER_OF |= {"QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
 TYPE_OF = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
 
 
@@ -127,9 +128,12 @@ class Parser:
 
 
 def layer(node: Any, types: dict[str, int]) -> Any:
-    output = SimpleNamespace(dtype=SimpleNamespace(name=TYPE_OF.get(types.get(node.output[0], 0), "OTHER")))
+    output = SimpleNamespace(name=node.output[0], dtype=SimpleNamespace(name=TYPE_OF.get(types.get(node.output[0], 0), "OTHER")))
     kind = SimpleNamespace(name=LAYER_OF.get(node.op_type, "OTHER"))
-    return SimpleNamespace(name=node.name, type=kind, get_output=lambda _index: output)
+    given = [SimpleNamespace(name=name) for name in node.input]
+    return SimpleNamespace(
+        name=node.name, type=kind, num_inputs=len(given), get_input=given.__getitem__, get_output=lambda _index: output
+    )
 
 
 class Profile:

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from deploy.engine import Precision
 from deploy.errors import EngineUnavailable
 from deploy.export import export_onnx
 from deploy.plans import read_plan
+from deploy.quantise import quantised_graph
 from deploy.tensorrt.build import build_plan
 from deploy.tensorrt.library import Log
 from deploy.tensorrt.make import fingerprint_here
@@ -61,6 +63,19 @@ def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_prec
     assert parsed.types("CONVOLUTION") == {expected: 29}
     assert set(parsed.types("REDUCE")) == set(parsed.types("GRID_SAMPLE")) == set(parsed.types("POOLING")) == {"FLOAT"}
     assert built_products(shipped_graph(half=half), "f16" if half else "f32") == {expected}
+
+
+def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits() -> None:
+    chosen = ["node_conv2d_19", "node_conv2d_21", "node_conv2d_27"]  # the first two read the same maps
+    graph = quantised_graph(read_bundle(DEMO_BUNDLE), chosen)
+    before, after = (
+        {node.name: list(node.input) for node in onnx.load_from_string(content).graph.node}
+        for content in (shipped_graph(half=False), graph)
+    )
+    assert {name for name in before if after[name] != before[name]} == set(chosen)
+    plan = build_plan(trt, graph, "int8", BuildOptions(buckets=(8,)), name="tried")
+    assert len(plan.plan) > 0
+    assert plan.products == {"INT8": 3, "FLOAT": 26}
 
 
 @pytest.mark.parametrize("model", ["ganomaly", "ama", "esad", "video-ganomaly"])

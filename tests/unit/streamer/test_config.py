@@ -45,7 +45,7 @@ WRONG = [
     ("redis.prefix", "a b", "match pattern"),
     ("redis.max_events", 0, "greater than or equal to 1"),
     ("engine.backend", "magic", "'openvino'"),
-    ("engine.precision", "f64", "'f32', 'bf16' or 'f16'"),
+    ("engine.precision", "f64", "'f32', 'bf16', 'f16' or 'int8'"),
     ("engine.tune", "both", "'throughput' or 'latency'"),
     ("decode.backend", "gpu", "'cpu' or 'nvjpeg'"),
     ("batch.max_clips", 0, "greater than or equal to 1"),
