@@ -20,9 +20,10 @@ class Floor:
     bytes_per_s: float
     """Read and written, of a copy larger than the caches."""
 
-    def s_per_clip(self, precision: str, flop: float, moved_bytes: float) -> float:
-        """The least time for so many operations and so many bytes."""
-        return max(flop / self.flop_per_s[precision], moved_bytes / self.bytes_per_s)
+    def s_per_clip(self, precision: str, flop: float, moved_bytes: float) -> float | None:
+        """The least time for so many operations and so many bytes; None for a precision whose peak was not measured."""
+        peak = self.flop_per_s.get(precision)
+        return None if peak is None else max(flop / peak, moved_bytes / self.bytes_per_s)
 
 
 def measure_floor(precisions: set[str]) -> Floor:

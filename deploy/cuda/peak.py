@@ -11,6 +11,7 @@ _SIDE = 8192
 _COPY_BYTES = 1 << 30
 _REPEATS = 5
 _TYPES = {"f32": "float32", "f16": "float16"}
+"""PyTorch has no product of other types that a GPU could be judged by."""
 
 
 def measure_gpu_floor(precisions: AbstractSet[str]) -> Floor:
@@ -35,4 +36,6 @@ def measure_gpu_floor(precisions: AbstractSet[str]) -> Floor:
     source = torch.zeros(_COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     copied_s = fastest_s(lambda: target.copy_(source))
-    return Floor({precision: flop_per_s(precision) for precision in sorted(precisions)}, 2 * _COPY_BYTES / copied_s)
+    return Floor(
+        {precision: flop_per_s(precision) for precision in sorted(precisions & _TYPES.keys())}, 2 * _COPY_BYTES / copied_s
+    )

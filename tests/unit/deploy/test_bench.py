@@ -75,6 +75,12 @@ def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypat
     assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency")]
 
 
+def test_a_precision_whose_peak_was_not_measured_has_no_floor() -> None:
+    floor = Floor({"f16": 4.0}, 2.0)
+    assert (floor.s_per_clip("f16", 8.0, 2.0), floor.s_per_clip("f16", 4.0, 6.0)) == (2.0, 3.0)
+    assert floor.s_per_clip("int8", 8.0, 2.0) is None
+
+
 def test_an_engine_on_a_gpu_is_held_to_the_gpus_floor(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     measured = []
