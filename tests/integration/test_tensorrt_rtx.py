@@ -102,26 +102,19 @@ def test_bytes_before_they_are_cast_are_refused_by_the_parser() -> None:
 
 
 def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_gate_is_still_to_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    command = [
-        Path(sys.executable).with_name("oddsight-deploy"),
-        "build",
-        bundle.path,
-        "--engine",
-        "tensorrt-rtx",
-        "--bucket",
-        "4",
-        "--json",
-    ]
+    program = Path(sys.executable).with_name("oddsight-deploy")
+    options = ["--engine", "tensorrt-rtx", "--precision", "f32", "--bucket", "4", "--json"]
+    command = [program, "build", bundle.path, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     report = json.loads(done.stdout)
     assert (done.returncode, report["verdict"]["status"], report["built"]["gate"]) == (0, "unavailable", None)
-    assert report["built"]["plan"]["products"] == {"HALF": 29}
-    variant, plan = read_plan(bundle, "tensorrt-rtx", "f16", fingerprint_here("tensorrt-rtx", trt))
+    assert report["built"]["plan"]["products"] == {"FLOAT": 29}
+    variant, plan = read_plan(bundle, "tensorrt-rtx", "f32", fingerprint_here("tensorrt-rtx", trt))
     assert variant.plan is not None
     assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
     with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):
-        load_admitted(bundle, "tensorrt-rtx", "f16", max_clips=4, threads=0)
+        load_admitted(bundle, "tensorrt-rtx", "f32", max_clips=4, threads=0)
