@@ -159,12 +159,12 @@ def write_bundle(
         replace_file(path / name, content)
     manifest = Manifest(
         format=FORMAT,
-        model_id=f"{model.kind}-{_sha256(files[WEIGHTS_NAME])[:12]}",
+        model_id=f"{model.kind}-{sha256(files[WEIGHTS_NAME])[:12]}",
         model=model,
         spec=spec,
         metrics=dict(metrics),
         versions=dict(versions),
-        files={name: _sha256(content) for name, content in sorted(contents.items())},
+        files={name: sha256(content) for name, content in sorted(contents.items())},
     )
     replace_file(path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
     return read_bundle(path)
@@ -173,7 +173,7 @@ def write_bundle(
 def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
     """Give a bundle another calibration and read it back verified."""
     content = _json_bytes(calibration.model_dump())
-    files = {**bundle.manifest.files, CALIBRATION_NAME: _sha256(content)}
+    files = {**bundle.manifest.files, CALIBRATION_NAME: sha256(content)}
     manifest = bundle.manifest.model_copy(update={"files": files})
     replace_file(bundle.path / CALIBRATION_NAME, content)
     replace_file(bundle.path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
@@ -215,7 +215,7 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
         if Path(name).name != name:
             raise BundleCorrupt(f"{path}: {MANIFEST_NAME} names {name!r}; a bundle's files lie in its own folder")
         try:
-            found = _sha256((path / name).read_bytes())
+            found = sha256((path / name).read_bytes())
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
             raise BundleCorrupt(f"{path / name}: {reason}; copy the bundle again, whole") from error
@@ -245,7 +245,8 @@ def _json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _sha256(content: bytes) -> str:
+def sha256(content: bytes) -> str:
+    """As in ``bundle.json``: hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -3,17 +3,16 @@
 engines/default.json    engine, precision and tune, what they were chosen for, and what was measured
 """
 
-import json
 from pathlib import Path
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from deploy.bundle import Bundle, replace_file
 from deploy.camera_load import Figures
 from deploy.engine import Precision, Tune
-from deploy.errors import BundleCorrupt, BundleError
-from deploy.variants import ENGINES_FOLDER, Fingerprint
+from deploy.errors import BundleError
+from deploy.variants import ENGINES_FOLDER, Fingerprint, read_record
 
 _NAME: Final = "default.json"
 
@@ -61,13 +60,7 @@ def read_default(bundle: Bundle) -> DefaultEngine | None:
         BundleCorrupt: the record cannot be read.
     """
     path = _path(bundle)
-    if not path.exists():
-        return None
-    try:
-        return DefaultEngine.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise BundleCorrupt(f"{path}: {reason}; delete it and run oddsight-deploy optimize again") from error
+    return read_record(DefaultEngine, path, "oddsight-deploy optimize") if path.exists() else None
 
 
 def _path(bundle: Bundle) -> Path:

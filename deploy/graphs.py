@@ -5,16 +5,16 @@
 from ``model.onnx`` and the golden sequences.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, replace_file
+from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, replace_file, sha256
 from deploy.engine import Precision
 from deploy.engines.torch import load_network
 from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
+from deploy.variants import variant_folder
 
 _RECORD_NAME = "graph.json"
 
@@ -33,7 +33,7 @@ def graph_of(bundle: Bundle, precision: Precision) -> bytes:
         return bundle.file(ONNX_NAME).read_bytes()
     if precision not in _MADE:
         raise ConfigError(f"graphs are made in f32, {' and '.join(_MADE)}, got {precision!r}")
-    folder = bundle.path / "engines" / f"graph-{precision}"
+    folder = variant_folder(bundle, "graph", precision)
     kept = _kept(folder, bundle, precision)
     if kept is not None:
         return kept
@@ -42,11 +42,6 @@ def graph_of(bundle: Bundle, precision: Precision) -> bytes:
     replace_file(folder / ONNX_NAME, graph)
     replace_file(folder / _RECORD_NAME, (json.dumps(_record(bundle, precision, graph), indent=2) + "\n").encode())
     return graph
-
-
-def sha256(content: bytes) -> str:
-    """As in ``bundle.json``."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def _in_half(bundle: Bundle) -> bytes:

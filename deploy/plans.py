@@ -1,9 +1,8 @@
 """Plans in a bundle: written with what they were made for, and read only if that is what is here and they are as they were."""
 
-from deploy.bundle import ONNX_NAME, Bundle, replace_file
+from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import Precision
 from deploy.errors import BundleCorrupt, EngineRefused, PlanStale
-from deploy.graphs import sha256
 from deploy.variants import Fingerprint, Variant, differences, find_variant, variant_folder, write_variant
 
 _PLAN_NAME = "plan"

@@ -8,6 +8,7 @@ Kept apart from ``bundle.json``, which the trainer writes and which is the same 
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +20,8 @@ from deploy.tensorrt.options import BuildOptions
 
 ENGINES_FOLDER = "engines"
 _RECORD_NAME = "engine.json"
+
+_Record = TypeVar("_Record", bound=BaseModel)
 
 Fingerprint = dict[str, str]
 """What an engine's scores depend on besides the bundle: library, version, device, precision."""
@@ -115,9 +118,18 @@ def variant_folder(bundle: Bundle, engine: str, precision: Precision) -> Path:
     return bundle.path / ENGINES_FOLDER / f"{engine}-{precision}"
 
 
-def _read(path: Path) -> Variant:
+def read_record(kind: type[_Record], path: Path, again: str) -> _Record:
+    """A record that was kept in a bundle; ``again``: the command that makes it.
+
+    Raises:
+        BundleCorrupt: it cannot be read.
+    """
     try:
-        return Variant.model_validate(json.loads(path.read_bytes()))
+        return kind.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise BundleCorrupt(f"{path}: {reason}; delete it and run oddsight-deploy verify again") from error
+        raise BundleCorrupt(f"{path}: {reason}; delete it and run {again} again") from error
+
+
+def _read(path: Path) -> Variant:
+    return read_record(Variant, path, "oddsight-deploy verify")

@@ -5,11 +5,11 @@ import platform
 import re
 from pathlib import Path
 
-from deploy.bundle import ONNX_NAME, Bundle, replace_file
+from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.cuda.gpu import find_gpu
 from deploy.engine import Precision
 from deploy.errors import BundleCorrupt, EngineError
-from deploy.graphs import graph_of, sha256
+from deploy.graphs import graph_of
 from deploy.plans import read_plan, write_plan
 from deploy.tensorrt.build import Tell, build_plan
 from deploy.tensorrt.library import import_library
