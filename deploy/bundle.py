@@ -13,6 +13,7 @@ Every file is checked against its sha256 before anything in it is used. No file 
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.errors import BundleCorrupt, BundleIncompatible
+from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible
 from deploy.spec import ClipSpec
 
 FORMAT: Final = 1
@@ -178,6 +179,16 @@ def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
     replace_file(bundle.path / CALIBRATION_NAME, content)
     replace_file(bundle.path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
     return read_bundle(bundle.path)
+
+
+def require_writable(bundle: Bundle, consequence: str) -> None:
+    """Ask before long work whose result belongs in the bundle; ``consequence``: what would come of it otherwise.
+
+    Raises:
+        BundleError: the bundle's folder cannot be written to.
+    """
+    if not os.access(bundle.path, os.W_OK):
+        raise BundleError(f"{bundle.path}: cannot be written to, so {consequence} on a copy of it")
 
 
 def golden_bytes(golden: Golden) -> bytes:

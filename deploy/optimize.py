@@ -5,15 +5,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from os import W_OK, access
 from typing import Final, Literal
 
 from deploy.admit import fingerprint, load_admitted, settings_in_force
-from deploy.bundle import ONNX_NAME, Bundle, read_golden
+from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
 from deploy.camera_load import CameraLoad, Figures, LoadRun, start_run
 from deploy.default import DefaultEngine, write_default
 from deploy.engine import DEFAULT_MAX_CLIPS, PRECISIONS, TUNABLE, Clips, Precision, Tune
-from deploy.errors import BundleError, ConfigError, EngineError, EngineRefused, EngineUnavailable
+from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
 from deploy.variants import Fingerprint
 from deploy.verify import Status, Verdict, verify_engine
 
@@ -92,8 +91,7 @@ def optimize(bundle: Bundle, goal: Goal, tell: Callable[[int, int], None]) -> Ou
     Raises:
         BundleError: the bundle cannot be written to, or a file of it cannot be read.
     """
-    if not access(bundle.path, W_OK):
-        raise BundleError(f"{bundle.path}: cannot be written to, so no choice could be kept; choose on a copy of it")
+    require_writable(bundle, "no choice could be kept; choose")
     trials = _measured(bundle, _gated(bundle, tell), goal, tell)
     winner = best(trials, goal)
     if winner is None or winner.figures is None:

@@ -5,7 +5,7 @@ import platform
 import re
 from pathlib import Path
 
-from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
+from deploy.bundle import ONNX_NAME, Bundle, replace_file, require_writable, sha256
 from deploy.cuda.gpu import find_gpu
 from deploy.engine import Precision
 from deploy.errors import BundleCorrupt, EngineError
@@ -39,6 +39,7 @@ def make_plan(bundle: Bundle, engine: str, precision: Precision, options: BuildO
 
     Raises:
         EngineUnavailable: library or GPU are missing.
+        BundleError: the bundle cannot be written to.
         EngineFailed: the library refuses.
         ConfigError: the plan is larger than the options allow.
     """
@@ -47,6 +48,7 @@ def make_plan(bundle: Bundle, engine: str, precision: Precision, options: BuildO
     kept = _kept(bundle, engine, precision, options, here)
     if kept is not None:
         return kept
+    require_writable(bundle, "no plan could be kept; build")
     graph = graph_of(bundle, precision)
     cache = _cache_path(here)
     built = build_plan(

@@ -254,7 +254,7 @@ def test_ctrl_c_leaves_the_default_as_it_was(bundle: Bundle, tried: Tried) -> No
 def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_tried(
     bundle: Bundle, tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.optimize.access", lambda *_: False)
+    monkeypatch.setattr("deploy.bundle.os.access", lambda *_: False)
     with pytest.raises(BundleError, match="cannot be written to"):
         outcome_of(bundle)
     assert tried.gated == []

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.cuda.gpu import Gpu
-from deploy.errors import BundleCorrupt, EngineRefused, EngineUnavailable, PlanStale
+from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
 from deploy.graphs import graph_of
 from deploy.plans import read_plan
 from deploy.tensorrt.make import fingerprint_here, make_plan
@@ -64,6 +64,15 @@ def test_timings_are_kept_for_the_next_model_on_this_gpu(bundle: Bundle, library
     assert (tmp_path / "cache" / "oddsight" / "tensorrt-11.4.0-H100.timings").read_bytes() == b"timed "
     made(bundle, OPTIONS.model_copy(update={"level": 5}))
     assert ("create_timing_cache", b"timed ") in library.calls
+
+
+def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_built(
+    bundle: Bundle, library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.bundle.os.access", lambda *_: False)
+    with pytest.raises(BundleError, match="cannot be written to, so no plan could be kept; build on a copy of it"):
+        made(bundle)
+    assert builds(library) == 0
 
 
 @pytest.mark.parametrize("field", HERE)
