@@ -1,9 +1,11 @@
 """Engines that may be put to work: none serves that has not shown on this machine that it computes the same scores."""
 
+from dataclasses import asdict, dataclass, replace
+
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
-from deploy.engine import Engine, Precision, Tune, load_engine
+from deploy.engine import Engine, Options, Precision, Tune, load_engine, resident
 from deploy.gate import try_engine
-from deploy.parity import check
+from deploy.parity import check, check_resident
 from deploy.sequences import read_sequences
 from deploy.variants import Fingerprint, Variant, find_variant, passed_variant
 
@@ -13,28 +15,50 @@ _SETTINGS = ("threads", "streams", "spinning", "tune")
 """Of a description: how fast, not what."""
 
 
-def load_admitted(
-    bundle: Bundle, name: str, precision: Precision, *, max_clips: int, threads: int, tune: Tune = "throughput"
-) -> Engine:
-    """Load an engine to serve with.
+_ROUNDING = 1e-3
+"""Of a score: heat maps are wanted from a little below, whichever way a score and its scale are rounded."""
 
-    A float32 engine scores the golden clips first, which takes less than a second. Any other must have passed the gate here.
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An engine that may be put to work."""
+
+    engine: Engine
+    score_scale: float = 1.0
+    """Its scores by the reference's, which the thresholds are made for; see :attr:`deploy.gate.Gate.score_scale`."""
+
+
+def load_admitted(bundle: Bundle, name: str, options: Options) -> Admitted:
+    """Load an engine to serve with. ``options.heatmaps_from`` is in units of the reference's scores.
+
+    A float32 engine scores the golden clips first, which takes less than a second. Any other must have passed the gate here. One
+    that keeps frames and states on its device must give the same scores from there.
 
     Raises:
         EngineRefused: it has not passed the gate with this bundle on this machine.
         EngineFailed: it computes something else than the reference, or the backend failed.
         ConfigError, EngineUnavailable: see :func:`deploy.engine.load_engine`.
     """
-    engine = load_engine(bundle, name, precision=precision, max_clips=max_clips, threads=threads, tune=tune)
+    scale = _score_scale(bundle, name, options.precision)
+    heatmaps_from = scale * (options.heatmaps_from - _ROUNDING * abs(options.heatmaps_from))
+    engine = load_engine(bundle, name, **asdict(replace(options, heatmaps_from=heatmaps_from)))
     try:
-        if precision == "f32":
+        if options.precision == "f32":
             check(engine, read_golden(bundle))
         else:
-            passed_variant(bundle, name, precision, fingerprint(engine))
+            passed_variant(bundle, name, options.precision, fingerprint(engine))
+        if (keeper := resident(engine)) is not None:
+            check_resident(keeper, read_golden(bundle))
     except BaseException:
         engine.close()
         raise
-    return engine
+    return Admitted(engine, scale)
+
+
+def _score_scale(bundle: Bundle, name: str, precision: Precision) -> float:
+    """As it was measured when the engine passed the gate; float32 has the reference's scores."""
+    tried = None if precision == "f32" else find_variant(bundle, name, precision)
+    return 1.0 if tried is None or tried.gate is None else tried.gate.score_scale
 
 
 def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, tune: Tune = "throughput") -> Variant:

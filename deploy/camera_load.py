@@ -1,18 +1,21 @@
 """An engine under the load of some cameras: clips come evenly, in real time, whether or not the engine keeps up with them.
 
 They are scored in micro-batches as the service makes them: flushed when full, or when the oldest clip has waited long enough; of
-one camera at most one clip a micro-batch where the model carries a state.
+one camera at most one clip a micro-batch where the model carries a state or the engine keeps its frames.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from deploy.engine import Clips, Engine, State
+from deploy.engine import Clips, Engine, ResidentEngine, State, resident, upload_before
 from deploy.errors import ConfigError
+from deploy.rows import StateRow
 
 MAX_WAIT_S = 0.05
 """The service's own default."""
@@ -77,6 +80,51 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
+class Watched(Protocol):
+    """Cameras, as many as have a clip of their own, that an engine watches; each shows its clip over and over."""
+
+    count: int
+    one_by_one: bool
+    """Whether one camera has at most one clip a call."""
+
+    def score(self, numbers: NDArray[np.int64]) -> None:
+        """Score the next clip of each of these."""
+
+
+class _Whole:
+    """Clips and states go to the engine each time."""
+
+    def __init__(self, engine: Engine, clips: Clips) -> None:
+        shape = engine.spec.state_shape
+        self.count, self.one_by_one = len(clips), shape is not None
+        self._engine, self._clips = engine, clips
+        self._state: State | None = None if shape is None else np.zeros((len(clips), *shape), np.float32)
+
+    def score(self, numbers: NDArray[np.int64]) -> None:
+        scores = self._engine.score(self._clips[numbers], None if self._state is None else self._state[numbers])
+        if self._state is not None:
+            self._state[numbers] = scores.state
+
+
+class _OnDevice:
+    """Newest frames go to the engine, which keeps the rest."""
+
+    one_by_one = True
+
+    def __init__(self, engine: ResidentEngine, clips: Clips) -> None:
+        self.count = len(clips)
+        self._engine, self._newest = engine, clips[:, -1]
+        self._before = upload_before(engine, clips)
+        self._states: list[StateRow | None] = [None] * len(clips)
+
+    def score(self, numbers: NDArray[np.int64]) -> None:
+        before, states = [self._before[number] for number in numbers], [self._states[number] for number in numbers]
+        found = self._engine.score_newest(self._newest[numbers], before, states)
+        for number, frame, state in zip(numbers, found.frames, found.states, strict=True):
+            self._before[number] = [*self._before[number], frame][1:]
+            self._states[number] = state
+
+
 @dataclass(slots=True)
 class LoadRun:
     """One engine's run, in turns with others: its own time stands still between its turns, and its backlog stays."""
@@ -84,9 +132,8 @@ class LoadRun:
     engine: Engine
     load: CameraLoad
     due: int
-    clips: Clips
-    """uint8 (K, T, H, W, C), of K cameras; the others send the same."""
-    state: State | None
+    watched: Watched
+    """The other cameras send the same."""
     clock: Clock
     _at_s: float = 0.0
     _busy_s: float = 0.0
@@ -147,10 +194,7 @@ class LoadRun:
         # A clip that is waited for has come, however the sum of times was rounded.
         came = min(self.due, int(self._at_s * self.load.clips_per_s + _ROUNDING) + 1)
         numbers = range(first, first + max(1, min(self._most(), came - first)))
-        cameras = np.array(numbers) % len(self.clips)
-        scores = self.engine.score(self.clips[cameras], None if self.state is None else self.state[cameras])
-        if self.state is not None:
-            self.state[cameras] = scores.state
+        self.watched.score(np.array(numbers) % self.watched.count)
         done_s = self.clock.now_s() - begin_s
         self._latencies_s += [done_s - self._due_s(number) for number in numbers]
         self._busy_s += done_s - self._at_s
@@ -159,7 +203,7 @@ class LoadRun:
 
     def _most(self) -> int:
         """Clips that a micro-batch may hold."""
-        return self.engine.max_clips if self.state is None else len(self.clips)
+        return self.watched.count if self.watched.one_by_one else self.engine.max_clips
 
     def _due_s(self, number: int) -> float:
         return number / self.load.clips_per_s
@@ -175,7 +219,8 @@ def start_run(engine: Engine, load: CameraLoad, run_s: float, clips: Clips, cloc
         EngineFailed: the backend failed.
     """
     cameras = np.arange(min(load.cameras, engine.max_clips))
-    own, state = clips[cameras % len(clips)], None
+    own, keeper = clips[cameras % len(clips)], resident(engine)
+    watched: Watched = _Whole(engine, own) if keeper is None else _OnDevice(keeper, own)
     for _ in range(_WARM_UP_CALLS):
-        state = engine.score(own, state).state
-    return LoadRun(engine, load, max(1, int(run_s * load.clips_per_s)), own, state, clock or Clock())
+        watched.score(cameras)
+    return LoadRun(engine, load, max(1, int(run_s * load.clips_per_s)), watched, clock or Clock())

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -39,6 +40,7 @@ class Options:
     threads: int = 0
     tune: Tune = "throughput"
     cameras: int = 0
+    heatmaps_from: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,12 @@ class ResidentEngine(Engine, Protocol):
 def resident(engine: Engine) -> ResidentEngine | None:
     """``engine``, if it was loaded to keep frames and states on its device."""
     return cast("ResidentEngine", engine) if engine.cameras else None
+
+
+def upload_before(engine: ResidentEngine, clips: Clips) -> list[list[FrameRow]]:
+    """Put all frames of each clip but the newest on the device; at most ``max_clips`` clips."""
+    places = [engine.upload(np.ascontiguousarray(frames)) for frames in clips[:, :-1].swapaxes(0, 1)]
+    return [[rows[clip] for rows in places] for clip in range(len(clips))]
 
 
 class CheckedEngine(ABC):
@@ -275,6 +283,7 @@ def load_engine(
     threads: int = 0,
     tune: Tune = "throughput",
     cameras: int = 0,
+    heatmaps_from: float = -inf,
 ) -> Engine:
     """Load ``bundle`` into the engine called ``name``, one of ``ENGINES``. Nothing else is ever tried.
 
@@ -282,6 +291,7 @@ def load_engine(
     the backend. ``tune``: what threads and streams are set for; nothing changes where the engine is not one of ``TUNABLE``.
     ``cameras``: how many cameras' frames and states may stay on the device; an engine that keeps none leaves it aside, ask
     :func:`resident`.
+    ``heatmaps_from``: nobody looks at heat maps of clips that score less; an engine for which they are dear leaves them NaN.
     Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
 
     Raises:
@@ -293,7 +303,7 @@ def load_engine(
         raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
     if precision not in PRECISIONS[name]:
         raise ConfigError(f"engine.precision must be one of {', '.join(PRECISIONS[name])} with {name}, got {precision!r}")
-    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune, cameras))
+    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune, cameras, heatmaps_from))
 
 
 def _load_openvino(bundle: Bundle, options: Options) -> Engine:
@@ -317,21 +327,19 @@ def _load_torch(bundle: Bundle, options: Options) -> Engine:
 def _load_torch_cuda(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.torch_cuda import TorchCudaEngine
 
-    return TorchCudaEngine(bundle, precision=options.precision, max_clips=options.max_clips, cameras=options.cameras)
+    return TorchCudaEngine(bundle, options)
 
 
 def _load_tensorrt(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(bundle, "tensorrt", precision=options.precision, max_clips=options.max_clips, cameras=options.cameras)
+    return TensorRtEngine(bundle, "tensorrt", options)
 
 
 def _load_tensorrt_rtx(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(
-        bundle, "tensorrt-rtx", precision=options.precision, max_clips=options.max_clips, cameras=options.cameras
-    )
+    return TensorRtEngine(bundle, "tensorrt-rtx", options)
 
 
 ENGINES: dict[str, Callable[[Bundle, Options], Engine]] = {

@@ -20,7 +20,7 @@ from deploy.bundle import Bundle, read_bundle
 from deploy.cuda.driver import Launch
 from deploy.cuda.engine import SLOTS, GpuEngine
 from deploy.cuda.slots import program_shapes
-from deploy.engine import ResidentEngine, load_engine, resident
+from deploy.engine import Options, ResidentEngine, load_engine, resident
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
 from deploy.rows import NOTHING, RESERVED, FrameRow, Rows
 from deploy.spec import ClipSpec
@@ -78,7 +78,7 @@ class OnHost(GpuEngine):
         self, spec: ClipSpec, buckets: tuple[int, ...] = (1, 3), max_clips: int = 4, cameras: int = CAMERAS, **more: float
     ) -> None:
         self.driver, self.program = HostDriver(), Mixes(spec)
-        super().__init__(spec, max_clips, self.driver, self.program, buckets, more.get("heatmaps_from", -np.inf), cameras)
+        super().__init__(spec, Options(max_clips=max_clips, cameras=cameras, **more), self.driver, self.program, buckets)
 
     def describe(self) -> dict[str, str]:
         return {}
