@@ -1,6 +1,6 @@
 """Engines that may be put to work: none serves that has not shown on this machine that it computes the same scores."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.engine import Engine, Options, Precision, Tune, load_engine, resident
@@ -15,10 +15,6 @@ _SETTINGS = ("threads", "streams", "spinning", "tune")
 """Of a description: how fast, not what."""
 
 
-_ROUNDING = 1e-3
-"""Of a score: heat maps are wanted from a little below, whichever way a score and its scale are rounded."""
-
-
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """An engine that may be put to work."""
@@ -29,7 +25,7 @@ class Admitted:
 
 
 def load_admitted(bundle: Bundle, name: str, options: Options) -> Admitted:
-    """Load an engine to serve with. ``options.heatmaps_from`` is in units of the reference's scores.
+    """Load an engine to serve with.
 
     A float32 engine scores the golden clips first, which takes less than a second. Any other must have passed the gate here. One
     that keeps frames and states on its device must give the same scores from there.
@@ -39,26 +35,24 @@ def load_admitted(bundle: Bundle, name: str, options: Options) -> Admitted:
         EngineFailed: it computes something else than the reference, or the backend failed.
         ConfigError, EngineUnavailable: see :func:`deploy.engine.load_engine`.
     """
-    scale = _score_scale(bundle, name, options.precision)
-    heatmaps_from = scale * (options.heatmaps_from - _ROUNDING * abs(options.heatmaps_from))
-    engine = load_engine(bundle, name, **asdict(replace(options, heatmaps_from=heatmaps_from)))
+    engine = load_engine(bundle, name, **asdict(options))
     try:
-        if options.precision == "f32":
-            check(engine, read_golden(bundle))
-        else:
-            passed_variant(bundle, name, options.precision, fingerprint(engine))
+        score_scale = _passed(bundle, name, options.precision, engine)
         if (keeper := resident(engine)) is not None:
             check_resident(keeper, read_golden(bundle))
     except BaseException:
         engine.close()
         raise
-    return Admitted(engine, scale)
+    return Admitted(engine, score_scale)
 
 
-def _score_scale(bundle: Bundle, name: str, precision: Precision) -> float:
-    """As it was measured when the engine passed the gate; float32 has the reference's scores."""
-    tried = None if precision == "f32" else find_variant(bundle, name, precision)
-    return 1.0 if tried is None or tried.gate is None else tried.gate.score_scale
+def _passed(bundle: Bundle, name: str, precision: Precision, engine: Engine) -> float:
+    """Refuse an engine, or give its scores by the reference's."""
+    if precision == "f32":
+        check(engine, read_golden(bundle))
+        return 1.0
+    gate = passed_variant(bundle, name, precision, fingerprint(engine)).gate
+    return 1.0 if gate is None else gate.score_scale
 
 
 def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, tune: Tune = "throughput") -> Variant:

@@ -40,7 +40,6 @@ class Options:
     threads: int = 0
     tune: Tune = "throughput"
     cameras: int = 0
-    heatmaps_from: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,9 @@ class Engine(Protocol):
     """Numbers of clips that are computed in different ways, in rising order; empty where any number is computed in one way."""
     cameras: int
     """How many cameras' frames and states it can keep on its device, see :func:`resident`; 0: it keeps none."""
+    heatmaps_from: float
+    """Nobody looks at heat maps of clips that score less: an engine for which they are dear may leave them NaN. May be set
+    between calls; -inf at first, which leaves none out."""
 
     def score(self, clips: Clips, state: State | None = None) -> Scores:
         """Score ``clips``, uint8 (N, T, H, W, C) with 0 <= N <= ``max_clips``; the result is the caller's own.
@@ -140,6 +142,7 @@ class CheckedEngine(ABC):
     name: str
     buckets: tuple[int, ...] = ()
     cameras: int = 0
+    heatmaps_from: float = -inf
 
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:
         self.spec = spec
@@ -283,7 +286,6 @@ def load_engine(
     threads: int = 0,
     tune: Tune = "throughput",
     cameras: int = 0,
-    heatmaps_from: float = -inf,
 ) -> Engine:
     """Load ``bundle`` into the engine called ``name``, one of ``ENGINES``. Nothing else is ever tried.
 
@@ -291,7 +293,6 @@ def load_engine(
     the backend. ``tune``: what threads and streams are set for; nothing changes where the engine is not one of ``TUNABLE``.
     ``cameras``: how many cameras' frames and states may stay on the device; an engine that keeps none leaves it aside, ask
     :func:`resident`.
-    ``heatmaps_from``: nobody looks at heat maps of clips that score less; an engine for which they are dear leaves them NaN.
     Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
 
     Raises:
@@ -303,7 +304,7 @@ def load_engine(
         raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
     if precision not in PRECISIONS[name]:
         raise ConfigError(f"engine.precision must be one of {', '.join(PRECISIONS[name])} with {name}, got {precision!r}")
-    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune, cameras, heatmaps_from))
+    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune, cameras))
 
 
 def _load_openvino(bundle: Bundle, options: Options) -> Engine:

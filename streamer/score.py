@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from deploy.admit import Admitted
 from deploy.engine import Clips, Engine, NewestScores, ResidentEngine, Scores, State, resident
 from deploy.frames import Frame
 from deploy.rows import FrameRow
@@ -19,6 +20,10 @@ from streamer.metrics import Metrics
 from streamer.records import Clip, Kept, Memory
 
 log = structlog.get_logger("oddsight.score")
+
+
+_ROUNDING = 1e-3
+"""Of a score: heat maps are wanted from a little below, whichever way a score and its scale are rounded."""
 
 
 class Scored(NamedTuple):
@@ -32,15 +37,16 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores the clips of each camera in their order.
 
-    ``score_scale``: the engine's scores by the reference's, see :class:`deploy.admit.Admitted`.
+    ``heatmaps_from``: nobody looks at heat maps of clips that score less, in units of the reference's scores.
     """
 
-    def __init__(self, engine: Engine, score_scale: float, metrics: Metrics) -> None:
-        self._engine, self._scale, self._metrics = engine, score_scale, metrics
+    def __init__(self, admitted: Admitted, heatmaps_from: float, metrics: Metrics) -> None:
+        self._engine, self._scale, self._metrics = admitted.engine, admitted.score_scale, metrics
+        self._engine.heatmaps_from = self._scale * (heatmaps_from - _ROUNDING * abs(heatmaps_from))
         self._told = False
-        keeper = resident(engine)
+        keeper = resident(self._engine)
         self._device = None if keeper is None else _Device(keeper)
-        self.carries_state = engine.spec.state_shape is not None
+        self.carries_state = self._engine.spec.state_shape is not None
         """Whether clips that counted before must be scored again to rebuild what the model remembers."""
         self.one_by_one = self.carries_state or self._device is not None
         """Whether two clips with one memory may not share a call: the second needs what the first leaves."""

@@ -90,7 +90,6 @@ def _options(settings: Settings, bundle: Bundle) -> Options:
         max_clips=settings.batch.max_clips,
         threads=chosen.threads,
         cameras=chosen.resident_cameras if bundle.spec.warmup_frames else 0,
-        heatmaps_from=least_exit(settings, bundle),
     )
 
 
@@ -124,7 +123,7 @@ def _stages(
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        scorer=Scorer(admitted.engine, admitted.score_scale, metrics),
+        scorer=Scorer(admitted, least_exit(settings, bundle), metrics),
         decider=Decider(settings, bundle, admitted.engine.name),
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=dead_letters,

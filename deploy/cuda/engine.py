@@ -21,13 +21,12 @@ SLOTS = 3
 class GpuEngine(CheckedEngine):
     """See :class:`deploy.engine.ResidentEngine`. A backend gives its program and its name.
 
-    Heat maps of clips that score less than ``options.heatmaps_from`` are not copied from the device; they hold NaN.
+    Heat maps of clips that score less than ``heatmaps_from`` are not copied from the device; they hold NaN.
     """
 
     def __init__(self, spec: ClipSpec, options: Options, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
         super().__init__(spec, options.max_clips)
         self.cameras = options.cameras
-        self._heatmaps_from = options.heatmaps_from
         self.buckets = tuple(buckets)
         self._shapes = {**program.shapes(), LARGEST: ()}
         self._program = program
@@ -91,7 +90,7 @@ class GpuEngine(CheckedEngine):
         return self._store
 
     def _needs_heatmap(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
-        needed: NDArray[np.bool_] = score >= self._heatmaps_from
+        needed: NDArray[np.bool_] = score >= self.heatmaps_from
         return needed
 
     def _empty_results(self, n_clips: int, names: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.admit import fingerprint, load_admitted, put_to_the_gate
-from deploy.bundle import Bundle, read_golden
+from deploy.bundle import Bundle
 from deploy.engine import Options, load_engine
 from deploy.engines.openvino import _require
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
@@ -120,22 +120,14 @@ def test_bf16_serves_after_the_gate_and_not_before(request: pytest.FixtureReques
     assert read_variants(bundle)[0].fingerprint == fingerprint(engine)
 
 
-def test_another_precision_comes_with_the_scale_of_its_scores_and_heat_maps_are_wanted_by_it(
+def test_another_precision_comes_with_the_scale_that_the_gate_measured(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    half = Options("f16", max_clips=4)
     known = fingerprint(load_engine(bundle, "torch-cuda", precision="f16"))
     scaled = PASSED.model_copy(update={"score_scale": 0.8})
     kept(bundle, engine="torch-cuda", precision="f16", fingerprint=known, gate=scaled)
-    scores = load_admitted(bundle, "torch-cuda", half).engine.score(read_golden(bundle).clips[:4]).score
-    limit = float(np.sort(scores)[2])
-
-    admitted = load_admitted(bundle, "torch-cuda", replace(half, heatmaps_from=limit / 0.8))
-
-    assert admitted.score_scale == 0.8
-    found = admitted.engine.score(read_golden(bundle).clips[:4])
-    np.testing.assert_array_equal(np.isnan(found.heatmap).all((1, 2)), scores < limit)
+    assert load_admitted(bundle, "torch-cuda", Options("f16", max_clips=4)).score_scale == 0.8
     assert load_admitted(bundle, "torch-cuda", Options(max_clips=4)).score_scale == 1
 
 

@@ -55,7 +55,8 @@ class OnHost(GpuEngine):
 
     def __init__(self, program: Any, buckets: tuple[int, ...], spec: ClipSpec = SPEC, heatmaps_from: float = -np.inf) -> None:
         self.driver = HostDriver()
-        super().__init__(spec, Options(max_clips=256, heatmaps_from=heatmaps_from), self.driver, program, buckets)
+        super().__init__(spec, Options(max_clips=256), self.driver, program, buckets)
+        self.heatmaps_from = heatmaps_from
 
     def describe(self) -> dict[str, str]:
         return {}

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deploy.admit import Admitted
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.decoder import CpuDecoder
 from deploy.engine import Engine
@@ -12,7 +13,7 @@ from deploy.spec import ClipSpec
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.config import Settings
-from streamer.decide import Decider
+from streamer.decide import Decider, least_exit
 from streamer.decode import Decoder
 from streamer.health import Health
 from streamer.metrics import Metrics
@@ -111,7 +112,7 @@ class Rig:
                 decoder=self.decoder,
                 clips=ClipBuffer(self.engine.spec, 5_000),
                 batcher=MicroBatcher(self._max_clips, 0.05),
-                scorer=Scorer(self.engine, self._score_scale, self.metrics),
+                scorer=Scorer(Admitted(self.engine, self._score_scale), least_exit(SETTINGS, BUNDLE), self.metrics),
                 decider=Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0)),
                 store=self.store,
                 dead_letters=self.dead_letters,

@@ -1,6 +1,7 @@
 """Scoring with what stays on a device, made up here: the same effects as with whole clips, whatever happens."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
+from deploy.admit import Admitted
 from deploy.engine import NewestScores
 from deploy.errors import EngineFailed
 from deploy.rows import FrameRow, StateRow
@@ -107,7 +109,7 @@ def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> Non
     spec = spec_of(3, recurrent=True)
     engine, clips = Counting(spec, cameras=1), ClipBuffer(spec, 5_000)
     metrics = Metrics()
-    scorer = Scorer(engine, 1.0, metrics)
+    scorer = scorer_of(engine, metrics)
     room = engine.free
 
     for partition, camera_id in enumerate(["gate", "yard"]):
@@ -119,6 +121,10 @@ def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> Non
     assert engine.free == room
 
 
+def scorer_of(engine: OnHost, metrics: Metrics | None = None) -> Scorer:
+    return Scorer(Admitted(engine), -inf, metrics or Metrics())
+
+
 def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, offset: int) -> Any:
     frame = np.full((16, 16, 1), 10 * offset, np.uint8)
     clip = clips.push(CameraFrame(Partition("frames", partition), offset, camera_id, 100 * offset, frame, 16, 16, "cpu"))
@@ -128,7 +134,7 @@ def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, off
 def test_an_engine_that_fails_leaves_a_memory_as_it_was() -> None:
     spec = recurrent(3)
     engine, clips = Counting(spec, cameras=1), ClipBuffer(spec, 5_000)
-    scorer = Scorer(engine, 1.0, Metrics())
+    scorer = scorer_of(engine)
     clip = full_clip(clips)
     engine.program.broken = RuntimeError("an illegal memory access")
     room = engine.free
@@ -150,16 +156,17 @@ def full_clip(clips: ClipBuffer) -> Clip:
 @pytest.mark.parametrize("cameras", [0, 1])
 def test_scores_are_given_in_units_of_the_reference(cameras: int) -> None:
     spec = spec_of(3, recurrent=False)
-    scorer = Scorer(OnHost(spec, cameras=cameras), 0.5, Metrics())
+    scorer = Scorer(Admitted(OnHost(spec, cameras=cameras), 0.5), -inf, Metrics())
     assert scorer.score([full_clip(ClipBuffer(spec, 5_000))])[0].score == 2 * (1 * 10 + 2 * 20 + 3 * 30)
 
 
 @pytest.mark.parametrize("cameras", [0, 1])
 def test_events_have_their_regions_though_heat_maps_of_calm_frames_stay_on_the_device(cameras: int) -> None:
     spec = spec_of(3, recurrent=False)
-    engine = OnHost(spec, cameras=cameras, heatmaps_from=0.4 * LARGEST)
+    engine = OnHost(spec, cameras=cameras)
     served = Rig(run_of("gate", [0.1] * 5 + [0.9] * 6 + [0.1] * 10), spec=spec, engine=engine, score_scale=LARGEST)
 
     served.finish()
 
+    assert engine.heatmaps_from == pytest.approx(0.4 * LARGEST, rel=0.01)
     assert served.events("kind", "region") == [("start", "0,0,16,16"), ("end", "")]

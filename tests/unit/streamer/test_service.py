@@ -28,9 +28,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[An
         return Loaded(Admitted(engine, 0.99), CHOICE, passed_over)
 
     monkeypatch.setattr(service, "load_chosen", load)
-    settings = Settings.model_validate(
-        {"engine": {"backend": "onnx", "threads": 3}, "batch": {"max_clips": 7}, "cameras": {"gate": {"exit": 0.2}}}
-    )
+    settings = Settings.model_validate({"engine": {"backend": "onnx", "threads": 3}, "batch": {"max_clips": 7}})
     with capture_logs() as lines, service._engine(settings, BUNDLE, Metrics()) as admitted:
         assert admitted.engine is engine
     return asked, lines
@@ -39,7 +37,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[An
 def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, lines = logged(monkeypatch, None)
 
-    options = Options(max_clips=7, threads=3, cameras=256, heatmaps_from=0.2)
+    options = Options(max_clips=7, threads=3, cameras=256)
     assert asked == [(Wanted("onnx", None, None), options, "fail")]
     assert lines == [
         {
