@@ -7,15 +7,13 @@ one camera at most one clip a micro-batch where the model carries a state or the
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from deploy.engine import Clips, Engine, ResidentEngine, State, resident, upload_before
+from deploy.engine import Clips, Engine
 from deploy.errors import ConfigError
-from deploy.rows import StateRow
+from deploy.watched import Watched, watch
 
 MAX_WAIT_S = 0.05
 """The service's own default."""
@@ -78,51 +76,6 @@ class Clock:
     now_s: Callable[[], float] = time.perf_counter
     cpu_s: Callable[[], float] = time.process_time
     sleep: Callable[[float], None] = time.sleep
-
-
-class Watched(Protocol):
-    """Cameras, as many as have a clip of their own, that an engine watches; each shows its clip over and over."""
-
-    count: int
-    one_by_one: bool
-    """Whether one camera has at most one clip a call."""
-
-    def score(self, numbers: NDArray[np.int64]) -> None:
-        """Score the next clip of each of these."""
-
-
-class _Whole:
-    """Clips and states go to the engine each time."""
-
-    def __init__(self, engine: Engine, clips: Clips) -> None:
-        shape = engine.spec.state_shape
-        self.count, self.one_by_one = len(clips), shape is not None
-        self._engine, self._clips = engine, clips
-        self._state: State | None = None if shape is None else np.zeros((len(clips), *shape), np.float32)
-
-    def score(self, numbers: NDArray[np.int64]) -> None:
-        scores = self._engine.score(self._clips[numbers], None if self._state is None else self._state[numbers])
-        if self._state is not None:
-            self._state[numbers] = scores.state
-
-
-class _OnDevice:
-    """Newest frames go to the engine, which keeps the rest."""
-
-    one_by_one = True
-
-    def __init__(self, engine: ResidentEngine, clips: Clips) -> None:
-        self.count = len(clips)
-        self._engine, self._newest = engine, clips[:, -1]
-        self._before = upload_before(engine, clips)
-        self._states: list[StateRow | None] = [None] * len(clips)
-
-    def score(self, numbers: NDArray[np.int64]) -> None:
-        before, states = [self._before[number] for number in numbers], [self._states[number] for number in numbers]
-        found = self._engine.score_newest(self._newest[numbers], before, states)
-        for number, frame, state in zip(numbers, found.frames, found.states, strict=True):
-            self._before[number] = [*self._before[number], frame][1:]
-            self._states[number] = state
 
 
 @dataclass(slots=True)
@@ -219,8 +172,7 @@ def start_run(engine: Engine, load: CameraLoad, run_s: float, clips: Clips, cloc
         EngineFailed: the backend failed.
     """
     cameras = np.arange(min(load.cameras, engine.max_clips))
-    own, keeper = clips[cameras % len(clips)], resident(engine)
-    watched: Watched = _Whole(engine, own) if keeper is None else _OnDevice(keeper, own)
+    watched = watch(engine, clips[cameras % len(clips)])
     for _ in range(_WARM_UP_CALLS):
         watched.score(cameras)
     return LoadRun(engine, load, max(1, int(run_s * load.clips_per_s)), watched, clock or Clock())
