@@ -55,19 +55,20 @@ class Scorer:
         """Score clips, at most the engine's ``max_clips``; changes the memories of those that were scored.
 
         Raises:
-            EngineFailed, EngineClosed: see :meth:`deploy.engine.Engine.score`; no memory has changed.
+            EngineFailed, EngineClosed: see :meth:`deploy.engine.Engine.score`; memories are as they were, or their clips scored.
         """
-        if self._device is None:
-            return list(self._scored(_score_whole(self._engine, clips)))
-        kept = [place for place, clip in enumerate(clips) if self._device.has_room(clip.memory)]
-        whole = sorted(set(range(len(clips))) - set(kept))
-        found: dict[int, Scored] = {}
-        if kept:
-            found |= zip(kept, self._scored(self._device.score([clips[place] for place in kept])), strict=True)
-        if whole:
-            self._tell_no_room(len(whole))
-            found |= zip(whole, self._scored(_score_whole(self._engine, [clips[place] for place in whole])), strict=True)
-        return [found[place] for place in range(len(clips))]
+        rooms = [self._device is not None and self._device.has_room(clip.memory) for clip in clips]
+        kept, whole = ([clip for clip, room in zip(clips, rooms, strict=True) if room is wanted] for wanted in (True, False))
+        found = {True: self._score_kept(kept), False: self._score_whole(whole)}
+        return [next(found[room]) for room in rooms]
+
+    def _score_kept(self, clips: Sequence[Clip]) -> Iterator[Scored]:
+        return self._scored(self._device.score(clips)) if self._device is not None and clips else iter(())
+
+    def _score_whole(self, clips: Sequence[Clip]) -> Iterator[Scored]:
+        if clips and self._device is not None:
+            self._tell_no_room(len(clips))
+        return self._scored(_score_whole(self._engine, clips)) if clips else iter(())
 
     def _scored(self, scores: Scores | NewestScores) -> Iterator[Scored]:
         for score, heatmap in zip(scores.score, scores.heatmap, strict=True):
