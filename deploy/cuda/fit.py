@@ -43,6 +43,7 @@ class Fitter:
     def __init__(self, spec: ClipSpec, driver: Driver) -> None:
         self._torch = import_torch("nvjpeg")
         self._device = driver.device
+        self._frame_px = spec.height_px * spec.width_px
         self._plan = lru_cache(MAX_PLANS)(partial(_plan, self._torch, self._device, spec))
 
     def fit(self, pictures: Sequence[Any]) -> list[DeviceFrame]:
@@ -55,8 +56,8 @@ class Fitter:
             places[picture.shape[0], picture.shape[1]].append(place)
         frames: dict[int, DeviceFrame] = {}
         for (height_px, width_px), of_size in places.items():
-            # As many at once as there may be pixels in one: floats of them all would take eight times the bytes of a call.
-            at_once = max(1, MAX_PICTURE_PX // (height_px * width_px))
+            # No more pixels at once, before or after, than one picture may have: they become floats on their way.
+            at_once = max(1, MAX_PICTURE_PX // max(height_px * width_px, self._frame_px))
             for begin in range(0, len(of_size), at_once):
                 part = of_size[begin : begin + at_once]
                 fitted = self._fitted([pictures[place] for place in part], self._plan(height_px, width_px))

@@ -62,7 +62,7 @@ def assert_as_opencv(driver: Any, spec: ClipSpec, height_px: int, width_px: int)
     difference = np.abs(frame - by_opencv(picture, spec))
     assert difference.max() <= 1
     if height_px >= spec.height_px and width_px >= spec.width_px:
-        assert (difference > 0).mean() < 0.05
+        assert (difference > 0).mean() < 0.1
 
 
 @settings(deadline=None, max_examples=300)
@@ -131,13 +131,20 @@ def test_pictures_of_several_sizes_come_out_in_their_order(driver: Any) -> None:
         np.testing.assert_array_equal(frame, fitted(fitter, driver, picture)[0])
 
 
-def test_no_more_pixels_are_fitted_at_once_than_the_largest_picture_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = [noise(48, 64, GRAY, seed) for seed in range(5)]
+@pytest.mark.parametrize(
+    ("size", "room_px"),
+    [((48, 64), 2 * 48 * 64 + 1), ((2, 2), 2 * 24 * 32 + 1)],
+    ids=["pictures", "frames, where those are larger"],
+)
+def test_no_more_pixels_are_worked_on_at_once_than_the_largest_picture_has(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], room_px: int
+) -> None:
+    pictures = [noise(*size, GRAY, seed) for seed in range(5)]
     fitter = Fitter(GRAY, HostDriver())
     expected = fitted(fitter, HostDriver(), *pictures)
     stacked, stack = [], torch.stack
     monkeypatch.setattr(torch, "stack", lambda tensors: (stacked.append(len(tensors)), stack(tensors))[1])
-    monkeypatch.setattr(fit, "MAX_PICTURE_PX", 2 * 48 * 64 + 1)
+    monkeypatch.setattr(fit, "MAX_PICTURE_PX", room_px)
     found = fitted(fitter, HostDriver(), *pictures)
     assert stacked == [2, 2, 1]
     np.testing.assert_array_equal(np.stack(found), np.stack(expected))
