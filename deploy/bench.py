@@ -1,12 +1,14 @@
 """How fast a bundle's engines are on this machine, in one run, beside what the machine allows.
 
-A shared machine swings from minute to minute, so engines and batches take turns: every round measures each of them once.
+A shared machine swings from minute to minute, so engines and batches take turns: every round measures each of them once. Engines
+on a GPU are given newest frames, and heat maps stay there, as with ordinary frames in the service.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from math import inf
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,10 +18,11 @@ import numpy as np
 from deploy.against import Against, Inferencer
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.calls import Calls
-from deploy.engine import ON_GPU, Clips, Engine, Precision, State, Tune, load_engine
+from deploy.engine import ON_GPU, Clips, Engine, Precision, State, Tune, load_engine, resident
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
 from deploy.operations import gflop_per_clip
+from deploy.watched import NewestFrames
 
 if TYPE_CHECKING:
     from deploy.cuda.engine import GpuEngine
@@ -82,16 +85,20 @@ class _Runner:
     clips: Clips
     state: State | None = None
     memory_bytes: int | None = None
+    kept: NewestFrames | None = None
+    """What an engine on a GPU keeps of the clips' cameras."""
     calls: Calls = field(default_factory=Calls)
     on_device: Calls = field(default_factory=Calls)
 
     def warm_up(self) -> None:
+        if (keeper := resident(self.engine)) is not None:
+            self.kept = NewestFrames(keeper, self.clips)
         for _ in range(_WARM_UP_CALLS):
-            self.state = self.engine.score(self.clips, self.state).state
+            self.state = self._call()
 
     def measure(self, round_s: float) -> None:
         """One round: calls one after the other."""
-        _measure(self.calls, round_s, lambda: self.engine.score(self.clips, self.state))
+        _measure(self.calls, round_s, self._call)
         if self.engine.name in ON_GPU:
             engine = cast("GpuEngine", self.engine)
             _measure(self.on_device, round_s, lambda: engine.compute(len(self.clips)))
@@ -99,6 +106,12 @@ class _Runner:
     @property
     def clips_per_s(self) -> float:
         return len(self.clips) / self.calls.median_s
+
+    def _call(self) -> State | None:
+        if self.kept is None:
+            return self.engine.score(self.clips, self.state).state
+        self.kept.score(np.arange(len(self.clips)))
+        return None
 
 
 def _measure(calls: Calls, round_s: float, call: Callable[[], object]) -> None:
@@ -167,12 +180,19 @@ def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner
         before_bytes = _resident_bytes()
         try:
             loaded = load_engine(
-                bundle, name, precision=precision, max_clips=max(plan.batches), threads=plan.threads, tune=plan.tune
+                bundle,
+                name,
+                precision=precision,
+                max_clips=max(plan.batches),
+                threads=plan.threads,
+                tune=plan.tune,
+                cameras=sum(plan.batches),
             )
         except (EngineUnavailable, EngineRefused) as error:  # refused: it has no plan here
             left_out[f"{name} {precision}"] = str(error)
             continue
         engine = stack.enter_context(closing(loaded))
+        engine.heatmaps_from = inf
         loaded_runners = [_Runner(engine, precision, clips) for clips in noise]
         _warm_up(loaded_runners, before_bytes)
         runners += loaded_runners

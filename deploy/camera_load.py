@@ -1,7 +1,7 @@
 """An engine under the load of some cameras: clips come evenly, in real time, whether or not the engine keeps up with them.
 
 They are scored in micro-batches as the service makes them: flushed when full, or when the oldest clip has waited long enough; of
-one camera at most one clip a micro-batch where the model carries a state.
+one camera at most one clip a micro-batch where the model carries a state or the engine keeps its frames.
 """
 
 import time
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from deploy.engine import Clips, Engine, State
+from deploy.engine import Clips, Engine
 from deploy.errors import ConfigError
+from deploy.watched import Watched, watch
 
 MAX_WAIT_S = 0.05
 """The service's own default."""
@@ -84,9 +85,8 @@ class LoadRun:
     engine: Engine
     load: CameraLoad
     due: int
-    clips: Clips
-    """uint8 (K, T, H, W, C), of K cameras; the others send the same."""
-    state: State | None
+    watched: Watched
+    """The other cameras send the same."""
     clock: Clock
     _at_s: float = 0.0
     _busy_s: float = 0.0
@@ -147,10 +147,7 @@ class LoadRun:
         # A clip that is waited for has come, however the sum of times was rounded.
         came = min(self.due, int(self._at_s * self.load.clips_per_s + _ROUNDING) + 1)
         numbers = range(first, first + max(1, min(self._most(), came - first)))
-        cameras = np.array(numbers) % len(self.clips)
-        scores = self.engine.score(self.clips[cameras], None if self.state is None else self.state[cameras])
-        if self.state is not None:
-            self.state[cameras] = scores.state
+        self.watched.score(np.array(numbers) % self.watched.count)
         done_s = self.clock.now_s() - begin_s
         self._latencies_s += [done_s - self._due_s(number) for number in numbers]
         self._busy_s += done_s - self._at_s
@@ -159,7 +156,7 @@ class LoadRun:
 
     def _most(self) -> int:
         """Clips that a micro-batch may hold."""
-        return self.engine.max_clips if self.state is None else len(self.clips)
+        return self.watched.count if self.watched.one_by_one else self.engine.max_clips
 
     def _due_s(self, number: int) -> float:
         return number / self.load.clips_per_s
@@ -175,7 +172,7 @@ def start_run(engine: Engine, load: CameraLoad, run_s: float, clips: Clips, cloc
         EngineFailed: the backend failed.
     """
     cameras = np.arange(min(load.cameras, engine.max_clips))
-    own, state = clips[cameras % len(clips)], None
+    watched = watch(engine, clips[cameras % len(clips)])
     for _ in range(_WARM_UP_CALLS):
-        state = engine.score(own, state).state
-    return LoadRun(engine, load, max(1, int(run_s * load.clips_per_s)), own, state, clock or Clock())
+        watched.score(cameras)
+    return LoadRun(engine, load, max(1, int(run_s * load.clips_per_s)), watched, clock or Clock())

@@ -1,13 +1,13 @@
 """Which engine serves: what the settings name; what they leave open, as the bundle's default has it, or as we ship it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from deploy.admit import fingerprint, load_admitted
+from deploy.admit import Admitted, fingerprint, load_admitted
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.default import DefaultEngine, read_default
-from deploy.engine import DEFAULT_ENGINE, PRECISIONS, Engine, Options, Precision, Tune
+from deploy.engine import DEFAULT_ENGINE, PRECISIONS, Options, Precision, Tune
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.recover import Policy, Ready, load_ready
 from deploy.variants import differences
@@ -44,7 +44,7 @@ class Choice:
 class Loaded:
     """An engine that may be put to work, and why it is this one."""
 
-    engine: Engine
+    admitted: Admitted
     choice: Choice
     passed_over: str | None
     """Why the bundle's default is not used, where it says something about what the settings leave open."""
@@ -55,11 +55,11 @@ class Loaded:
 _SHIPPED: Final = Choice(DEFAULT_ENGINE, "f32", "throughput", {})
 
 
-def load_chosen(bundle: Bundle, wanted: Wanted, *, max_clips: int, threads: int, if_not_ready: Policy = "fail") -> Loaded:
+def load_chosen(bundle: Bundle, wanted: Wanted, options: Options, if_not_ready: Policy = "fail") -> Loaded:
     """Load an engine to serve with; another one than the one that is named only if ``if_not_ready`` says so.
 
     The bundle's default counts where the settings name no other engine than its own, and where it was chosen on this machine for
-    this model.
+    this model. ``options`` count but for precision and tune, which are what is chosen.
 
     Raises:
         BundleCorrupt: the bundle's default is needed and cannot be read.
@@ -71,13 +71,12 @@ def load_chosen(bundle: Bundle, wanted: Wanted, *, max_clips: int, threads: int,
     if default is not None and wanted.engine in (None, default.engine):
         try:
             choice = resolve(wanted, default)
-            return Loaded(_load_default(bundle, default, choice, max_clips, threads), choice, None)
+            return Loaded(_load_default(bundle, default, choice, options), choice, None)
         except (EngineRefused, EngineUnavailable) as error:
             passed_over = str(error)
     choice = resolve(wanted, None)
-    options = Options(choice.precision, max_clips, threads, choice.tune)
-    ready = load_ready(bundle, choice.engine, options, if_not_ready)
-    return Loaded(ready.engine, choice, passed_over, ready)
+    ready = load_ready(bundle, choice.engine, _with(choice, options), if_not_ready)
+    return Loaded(ready.admitted, choice, passed_over, ready)
 
 
 def resolve(wanted: Wanted, default: DefaultEngine | None) -> Choice:
@@ -96,7 +95,11 @@ def resolve(wanted: Wanted, default: DefaultEngine | None) -> Choice:
     )
 
 
-def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, max_clips: int, threads: int) -> Engine:
+def _with(choice: Choice, options: Options) -> Options:
+    return replace(options, precision=choice.precision, tune=choice.tune)
+
+
+def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, options: Options) -> Admitted:
     """Load what was chosen, if it was chosen here.
 
     Raises:
@@ -107,16 +110,16 @@ def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, max_cl
     _refuse_differences(
         bundle, default, {"model_sha256": default.model_sha256}, {"model_sha256": bundle.manifest.files[ONNX_NAME]}
     )
-    engine = load_admitted(bundle, choice.engine, choice.precision, max_clips=max_clips, threads=threads, tune=choice.tune)
+    admitted = load_admitted(bundle, choice.engine, _with(choice, options))
     try:
-        found = fingerprint(engine)
+        found = fingerprint(admitted.engine)
         # A precision that the settings name is another one by intent.
         other = {} if choice.precision == default.precision else {"precision": found["precision"]}
         _refuse_differences(bundle, default, {**default.fingerprint, **other}, found)
     except BaseException:
-        engine.close()
+        admitted.engine.close()
         raise
-    return engine
+    return admitted
 
 
 def _refuse_differences(bundle: Bundle, default: DefaultEngine, expected: dict[str, str], found: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -78,6 +79,9 @@ class Engine(Protocol):
     """Numbers of clips that are computed in different ways, in rising order; empty where any number is computed in one way."""
     cameras: int
     """How many cameras' frames and states it can keep on its device, see :func:`resident`; 0: it keeps none."""
+    heatmaps_from: float
+    """Nobody looks at heat maps of clips that score less: an engine for which they are dear may leave them NaN. May be set
+    between calls; -inf at first, which leaves none out."""
 
     def score(self, clips: Clips, state: State | None = None) -> Scores:
         """Score ``clips``, uint8 (N, T, H, W, C) with 0 <= N <= ``max_clips``; the result is the caller's own.
@@ -128,12 +132,19 @@ def resident(engine: Engine) -> ResidentEngine | None:
     return cast("ResidentEngine", engine) if engine.cameras else None
 
 
+def upload_before(engine: ResidentEngine, clips: Clips) -> list[list[FrameRow]]:
+    """Put all frames of each clip but the newest on the device; at most ``max_clips`` clips."""
+    places = [engine.upload(np.ascontiguousarray(frames)) for frames in clips[:, :-1].swapaxes(0, 1)]
+    return [[rows[clip] for rows in places] for clip in range(len(clips))]
+
+
 class CheckedEngine(ABC):
     """What all backends share: contract checks before the backend, result checks after it, one call at a time."""
 
     name: str
     buckets: tuple[int, ...] = ()
     cameras: int = 0
+    heatmaps_from: float = -inf
 
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:
         self.spec = spec
@@ -322,21 +333,19 @@ def _load_torch(bundle: Bundle, options: Options) -> Engine:
 def _load_torch_cuda(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.torch_cuda import TorchCudaEngine
 
-    return TorchCudaEngine(bundle, precision=options.precision, max_clips=options.max_clips, cameras=options.cameras)
+    return TorchCudaEngine(bundle, options)
 
 
 def _load_tensorrt(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(bundle, "tensorrt", precision=options.precision, max_clips=options.max_clips, cameras=options.cameras)
+    return TensorRtEngine(bundle, "tensorrt", options)
 
 
 def _load_tensorrt_rtx(bundle: Bundle, options: Options) -> Engine:
     from deploy.engines.tensorrt import TensorRtEngine
 
-    return TensorRtEngine(
-        bundle, "tensorrt-rtx", precision=options.precision, max_clips=options.max_clips, cameras=options.cameras
-    )
+    return TensorRtEngine(bundle, "tensorrt-rtx", options)
 
 
 ENGINES: dict[str, Callable[[Bundle, Options], Engine]] = {

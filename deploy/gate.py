@@ -49,8 +49,9 @@ class Gate(BaseModel):
     spearman: float
     auc_difference: float
     """Of the AUC of hurried against ordinary frames; 0 to 1."""
-    threshold_scale: float = 1.0
-    """The engine's scores by the reference's: slope of least squares, through zero. Told only: no threshold is changed by it."""
+    score_scale: float = 1.0
+    """The engine's scores by the reference's: slope of least squares, through zero, so that large scores decide. The service
+    divides by it: thresholds are of the reference's scores."""
     buckets: tuple[int, ...] = ()
     """Those that were tried; the figures are the worst one's. Empty: the engine has none."""
     failures: tuple[str, ...]
@@ -100,7 +101,7 @@ def judge(precision: Precision, found: NDArray[np.float32], sequences: Sequences
         median_error=float(np.median(errors)),
         spearman=_spearman(expected, scores),
         auc_difference=abs(_auc(expected, hurried) - _auc(scores, hurried)),
-        threshold_scale=_slope(expected, scores),
+        score_scale=_slope(expected, scores),
         failures=(),
     )
     return measured.model_copy(update={"failures": tuple(_failures(measured, LIMITS[precision]))})

@@ -11,7 +11,7 @@ from deploy.admit import fingerprint, load_admitted, settings_in_force
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
 from deploy.camera_load import CameraLoad, Figures, LoadRun, start_run
 from deploy.default import DefaultEngine, write_default
-from deploy.engine import DEFAULT_MAX_CLIPS, PRECISIONS, TUNABLE, Clips, Precision, Tune
+from deploy.engine import DEFAULT_MAX_CLIPS, PRECISIONS, TUNABLE, Clips, Options, Precision, Tune
 from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
 from deploy.variants import Fingerprint
 from deploy.verify import Status, Verdict, verify_engine
@@ -177,7 +177,8 @@ class _Contender:
 
     def start(self, bundle: Bundle, clips: Clips, load: CameraLoad, stack: ExitStack) -> None:
         wanted = self.trial.candidate
-        engine = load_admitted(bundle, wanted.engine, wanted.precision, max_clips=DEFAULT_MAX_CLIPS, threads=0, tune=wanted.tune)
+        options = Options(precision=wanted.precision, tune=wanted.tune, cameras=min(load.cameras, DEFAULT_MAX_CLIPS))
+        engine = load_admitted(bundle, wanted.engine, options).engine
         stack.enter_context(closing(engine))
         told = ", ".join(f"{name} {value}" for name, value in settings_in_force(engine).items())
         self.trial = replace(self.trial, detail=told, fingerprint=fingerprint(engine))

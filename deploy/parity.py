@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Golden
-from deploy.engine import Engine, Scores, State
+from deploy.engine import Engine, ResidentEngine, Scores, State, upload_before
 from deploy.errors import EngineFailed
 
 F32_TOLERANCE = 1e-4
@@ -69,6 +69,29 @@ def check(engine: Engine, golden: Golden, tolerance: float = F32_TOLERANCE) -> P
             "use another engine"
         )
     return parity
+
+
+def check_resident(engine: ResidentEngine, golden: Golden, tolerance: float = F32_TOLERANCE) -> None:
+    """Refuse an engine that gives other scores from frames and states on its device than from whole clips.
+
+    The golden clips are scored in both ways, and once more as if each camera had shown its newest frame again.
+
+    Raises:
+        EngineFailed: scores differ by more than ``tolerance``, relative to the largest.
+    """
+    clips = golden.clips[: min(engine.max_clips, engine.cameras)]
+    again = np.concatenate([clips[:, 1:], clips[:, -1:]], axis=1)
+    before = upload_before(engine, clips)
+    whole = engine.score(clips)
+    newest = engine.score_newest(clips[:, -1], before, [None] * len(clips))
+    following = [[*frames, last][1:] for frames, last in zip(before, newest.frames, strict=True)]
+    pairs = [(whole, newest), (engine.score(again, whole.state), engine.score_newest(clips[:, -1], following, newest.states))]
+    error = float(np.max([np.abs(found.score - expected.score).max() / _size(expected.score) for expected, found in pairs]))
+    if not error <= tolerance:
+        raise EngineFailed(
+            f"{engine.name}: scores from frames that stay on the device differ from those of whole clips by up to {error:.2g} "
+            f"(relative); at most {tolerance:g} is accepted; set engine.resident_cameras to 0"
+        )
 
 
 def _score_all(engine: Engine, golden: Golden) -> Scores:

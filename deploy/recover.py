@@ -5,12 +5,12 @@ of ``FALLBACKS`` that may serve. Whatever was done is told, so that it can be lo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from deploy.admit import load_admitted, put_to_the_gate
+from deploy.admit import Admitted, load_admitted, put_to_the_gate
 from deploy.bundle import Bundle
-from deploy.engine import Engine, Options, Precision
+from deploy.engine import Options, Precision
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.tensorrt.library import MODULES
 from deploy.tensorrt.make import make_plan
@@ -26,7 +26,7 @@ FALLBACKS: tuple[tuple[str, Precision], ...] = (("torch-cuda", "f16"), ("torch-c
 class Ready:
     """An engine that may serve."""
 
-    engine: Engine
+    admitted: Admitted
     recovered: Literal["rebuild", "fallback"] | None
     """What was done to have one; None: it was ready."""
     reason: str
@@ -41,19 +41,15 @@ def load_ready(bundle: Bundle, name: str, options: Options, policy: Policy) -> R
         ConfigError, EngineFailed, BundleError: see :func:`deploy.admit.load_admitted`; no policy helps there.
     """
     try:
-        return Ready(_load(bundle, name, options), None, "")
+        return Ready(load_admitted(bundle, name, options), None, "")
     except (EngineRefused, EngineUnavailable) as error:
         if policy == "rebuild" and name in MODULES:
             _rebuild(bundle, name, options.precision)
-            return Ready(_load(bundle, name, options), "rebuild", str(error))
+            return Ready(load_admitted(bundle, name, options), "rebuild", str(error))
         if policy == "fallback":
-            for engine in _fallbacks(bundle, options):
-                return Ready(engine, "fallback", str(error))
+            for admitted in _fallbacks(bundle, options):
+                return Ready(admitted, "fallback", str(error))
         raise
-
-
-def _load(bundle: Bundle, name: str, options: Options) -> Engine:
-    return load_admitted(bundle, name, options.precision, max_clips=options.max_clips, threads=options.threads, tune=options.tune)
 
 
 def _rebuild(bundle: Bundle, name: str, precision: Precision) -> None:
@@ -64,9 +60,9 @@ def _rebuild(bundle: Bundle, name: str, precision: Precision) -> None:
     write_variant(bundle, put_to_the_gate(bundle, name, precision))
 
 
-def _fallbacks(bundle: Bundle, options: Options) -> Iterator[Engine]:
+def _fallbacks(bundle: Bundle, options: Options) -> Iterator[Admitted]:
     for name, precision in FALLBACKS:
         try:
-            yield _load(bundle, name, Options(precision, options.max_clips, options.threads, options.tune))
+            yield load_admitted(bundle, name, replace(options, precision=precision))
         except (EngineRefused, EngineUnavailable):
             continue

@@ -88,6 +88,9 @@ class EngineSettings(_Section):
     (TensorRT), or take the first of torch-cuda and openvino that may serve. Logged and counted."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one call; 0 leaves it to the backend."""
+    resident_cameras: int = Field(default=256, ge=0, le=100_000)
+    """How many cameras' last frames and states may stay on a GPU, so that only newest frames go up; memory for them is taken at
+    start. Cameras beyond are served all the same, their clips and states going up whole. Nothing changes with a CPU."""
 
 
 class DecodeSettings(_Section):

@@ -31,6 +31,17 @@ class Decision(NamedTuple):
     events: list[Event]
 
 
+def least_exit(settings: Settings, bundle: Bundle) -> float:
+    """The lowest of all cameras' exit thresholds: no event begins, goes on or is shown by a frame that scores less.
+
+    Raises:
+        ConfigError: a camera's thresholds are wrong.
+    """
+    found = bundle.calibration
+    rules = [camera_rule(settings, camera_id, enter=found.enter, exit_=found.exit) for camera_id in ("", *settings.cameras)]
+    return min(rule.exit for rule in rules)
+
+
 class Decider:
     """Knows the rules; keeps no state of its own."""
 

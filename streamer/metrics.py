@@ -18,6 +18,9 @@ class Metrics:
         self.refilled = self._counter("refilled_frames", "Frames read again after a start to rebuild clips and states")
         self.lost = self._counter("lost_messages", "Messages that Kafka had deleted before they were read")
         self.scored = self._counter("scored_clips", "Clips scored")
+        self.not_resident = self._counter(
+            "not_resident_clips", "Clips that went up to the device whole, for more cameras than stay on it"
+        )
         self.unscored = self._counter("unscored_frames", "Frames that completed no clip")
         self.events = self._counter("events", "Event entries written", "kind")
         self.steps = self._counter("steps", "Atomic steps in Redis", "outcome")

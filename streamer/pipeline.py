@@ -14,7 +14,6 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.engine import Clips, Engine, State
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.decide import Decider
@@ -26,6 +25,7 @@ from streamer.offsets import Ledger
 from streamer.ports import CameraState, Change, ChangeKind, DeadLetterSink, Fields, FrameDecoder, FrameSource, ProgressStore, Step
 from streamer.records import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
 from streamer.refill import plan_start, start_over
+from streamer.score import Scorer
 
 log = structlog.get_logger("oddsight.pipeline")
 
@@ -42,7 +42,7 @@ class Stages:
     decoder: FrameDecoder
     clips: ClipBuffer
     batcher: MicroBatcher["_QueuedClip"]
-    engine: Engine
+    scorer: Scorer
     decider: Decider
     store: ProgressStore
     dead_letters: DeadLetterSink
@@ -99,7 +99,6 @@ class Pipeline:
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
-        self._state_shape = stages.engine.spec.state_shape
         self._works: dict[Partition, _Work] = {}
         self._waiting: dict[Partition, ChangeKind] = {}
         """Partitions whose progress must be read before they are started, and why."""
@@ -241,7 +240,7 @@ class Pipeline:
         clip = stages.clips.push(frame)
         if frame.offset < work.expected:
             stages.metrics.refilled.inc()
-            if self._state_shape is not None and stages.clips.is_full(clip):
+            if stages.scorer.carries_state and stages.clips.is_full(clip):
                 self._queue(work, clip)
             return
         stages.metrics.frames.labels(frame.camera_id).inc()
@@ -252,10 +251,8 @@ class Pipeline:
             work.ledger.close(frame.offset, _outcome(clip, None, None))
 
     def _queue(self, work: _Work, clip: Clip) -> None:
-        """A camera's next clip needs the state that this one leaves, so they cannot share a micro-batch."""
         now_s = self._stages.clock_s()
-        key = None if self._state_shape is None else (clip.newest.partition, clip.newest.camera_id)
-        self._stages.batcher.add(_QueuedClip(work, clip, now_s), now_s, key)
+        self._stages.batcher.add(_QueuedClip(work, clip, now_s), now_s, clip.memory if self._stages.scorer.one_by_one else None)
 
     def _score(self, batch: list[_QueuedClip]) -> None:
         batch = [queued for queued in batch if self._works.get(queued.work.partition) is queued.work]
@@ -265,20 +262,11 @@ class Pipeline:
         metrics.batch_clips.observe(len(batch))
         metrics.batch_wait_s.observe(self._stages.clock_s() - batch[0].queued_at_s)
         with metrics.score_s.time():
-            scores = self._stages.engine.score(_clip_array(batch), self._state_array(batch))
-        _remember(batch, scores.state)
-        for queued, score, heatmap in zip(batch, scores.score, scores.heatmap, strict=True):
+            scores = self._stages.scorer.score([queued.clip for queued in batch])
+        for queued, (score, heatmap) in zip(batch, scores, strict=True):
             if not queued.refills:
-                queued.work.ledger.close(queued.clip.newest.offset, _outcome(queued.clip, float(score), heatmap))
+                queued.work.ledger.close(queued.clip.newest.offset, _outcome(queued.clip, score, heatmap))
                 metrics.scored.inc()
-
-    def _state_array(self, batch: list[_QueuedClip]) -> State | None:
-        """float32 (N, C, h, w): what the cameras' frames before have left; None for a model without a state."""
-        if self._state_shape is None:
-            return None
-        nothing = np.zeros(self._state_shape, np.float32)
-        states = (queued.clip.memory.state for queued in batch)
-        return np.stack([nothing if state is None else state for state in states])
 
     # --- outcomes to effects ------------------------------------------------------------------------------------------
 
@@ -356,19 +344,6 @@ class Pipeline:
             lag = self._stages.source.lag(work.partition, work.expected)
             if lag is not None:
                 metrics.lag.labels(str(work.partition.number)).set(lag)
-
-
-def _clip_array(batch: list[_QueuedClip]) -> Clips:
-    """uint8 (N, T, H, W, C) in one copy."""
-    frames = [frame for queued in batch for frame in queued.clip.frames]
-    return np.stack(frames).reshape(len(batch), -1, *frames[0].shape)
-
-
-def _remember(batch: list[_QueuedClip], states: State | None) -> None:
-    if states is not None:
-        for queued, state in zip(batch, states, strict=True):
-            # A view would keep the whole micro-batch's states in memory until this camera's next frame.
-            queued.clip.memory.state = state.copy()
 
 
 def _outcome(clip: Clip, score: float | None, heatmap: NDArray[np.float32] | None) -> Outcome:

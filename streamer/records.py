@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.frames import Frame
+from deploy.rows import FrameRow, StateRow
 
 UNREADABLE = "oddsight-unreadable"
 """Header that stands in for the content of a record that the Kafka client could not read."""
@@ -68,12 +69,23 @@ class Rejected:
     detail: str
 
 
-@dataclass(slots=True, eq=False)
+class Kept(NamedTuple):
+    """What stays on an engine's device between two frames of a camera."""
+
+    frames: tuple[FrameRow, ...]
+    """Those that the next clip begins with, oldest first."""
+    state: StateRow | None
+    """None: nothing seen yet, or a model without a state."""
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Memory:
-    """What a recurrent model remembers of one run of frames; its clips share it, and each that is scored changes it."""
+    """What is left of one run of frames for its next clip; its clips share it, and each that is scored changes it."""
 
     state: NDArray[np.float32] | None = None
-    """float32 (C, h, w); None: nothing seen yet."""
+    """float32 (C, h, w) of a recurrent model; None: nothing seen yet, or it is kept."""
+    kept: Kept | None = None
+    """None: nothing yet, or the engine keeps nothing of this camera."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import structlog
 
+from deploy.admit import Admitted
 from deploy.bundle import Bundle, read_bundle
 from deploy.choice import Wanted, load_chosen
 from deploy.decoder import CpuDecoder, load_decoder
 from deploy.decoder_gate import check_decoder
-from deploy.engine import Engine
+from deploy.engine import Engine, Options
 from deploy.errors import ConfigError
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.config import Settings
 from streamer.consume import KafkaFrameSource
 from streamer.deadletter import KafkaDeadLetters
-from streamer.decide import Decider
+from streamer.decide import Decider, least_exit
 from streamer.decode import Decoder
 from streamer.health import Health
 from streamer.http import serve_http
@@ -28,6 +29,7 @@ from streamer.metrics import Metrics
 from streamer.pipeline import Pipeline, Stages
 from streamer.progress import RedisProgressStore
 from streamer.redis_link import check_redis, make_redis
+from streamer.score import Scorer
 
 log = structlog.get_logger("oddsight.service")
 
@@ -46,10 +48,10 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
     metrics, health = Metrics(), Health()
     with ExitStack() as stack:
         port = stack.enter_context(serve_http(settings.http, metrics, health))
-        engine = stack.enter_context(_engine(settings, bundle, metrics))
-        decoder = stack.enter_context(_decoder(settings, bundle, engine, metrics))
-        pipeline = Pipeline(_stages(settings, bundle, (decoder, engine), (metrics, health), stack))
-        log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **engine.describe())
+        admitted = stack.enter_context(_engine(settings, bundle, metrics))
+        decoder = stack.enter_context(_decoder(settings, bundle, admitted.engine, metrics))
+        pipeline = Pipeline(_stages(settings, bundle, (decoder, admitted), (metrics, health), stack))
+        log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **admitted.engine.describe())
         while not stop.is_set():
             pipeline.step()
         log.info("stopping: finishing what has been read")
@@ -63,25 +65,32 @@ def _bundle_path(settings: Settings) -> Path:
 
 
 @contextmanager
-def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Engine]:
+def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Admitted]:
     chosen = settings.engine
     wanted = Wanted(chosen.backend, chosen.precision, chosen.tune)
-    loaded = load_chosen(
-        bundle, wanted, max_clips=settings.batch.max_clips, threads=chosen.threads, if_not_ready=chosen.if_not_ready
-    )
+    loaded = load_chosen(bundle, wanted, _options(settings, bundle), chosen.if_not_ready)
     if loaded.passed_over is not None:
         log.warning("the bundle's default engine is not used", reason=loaded.passed_over)
+    engine, scale = loaded.admitted.engine, loaded.admitted.score_scale
     if loaded.ready is not None and loaded.ready.recovered is not None:
         how = loaded.ready.recovered
-        log.warning("the engine asked for was not ready", done=how, running=loaded.engine.name, reason=loaded.ready.reason)
+        log.warning("the engine asked for was not ready", done=how, running=engine.name, reason=loaded.ready.reason)
         metrics.engine_recoveries.labels(how).inc()
-    log.info("engine chosen", **loaded.choice.told())
-    engine = loaded.engine
+    log.info("engine chosen", **loaded.choice.told(), score_scale=round(scale, 4), resident_cameras=engine.cameras)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     try:
-        yield engine
+        yield loaded.admitted
     finally:
         engine.close()
+
+
+def _options(settings: Settings, bundle: Bundle) -> Options:
+    chosen = settings.engine
+    return Options(
+        max_clips=settings.batch.max_clips,
+        threads=chosen.threads,
+        cameras=chosen.resident_cameras if bundle.spec.warmup_frames else 0,
+    )
 
 
 @contextmanager
@@ -98,10 +107,10 @@ def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metric
 
 
 def _stages(
-    settings: Settings, bundle: Bundle, parts: tuple[Decoder, Engine], watch: tuple[Metrics, Health], stack: ExitStack
+    settings: Settings, bundle: Bundle, parts: tuple[Decoder, Admitted], watch: tuple[Metrics, Health], stack: ExitStack
 ) -> Stages:
     """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
-    decoder, engine = parts
+    decoder, admitted = parts
     metrics, health = watch
     client = make_redis(settings.redis)
     stack.callback(client.close)
@@ -114,8 +123,8 @@ def _stages(
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        engine=engine,
-        decider=Decider(settings, bundle, engine.name),
+        scorer=Scorer(admitted, least_exit(settings, bundle), metrics),
+        decider=Decider(settings, bundle, admitted.engine.name),
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=dead_letters,
         metrics=metrics,

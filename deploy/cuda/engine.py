@@ -10,7 +10,7 @@ from deploy.cuda.driver import Driver
 from deploy.cuda.resident import LARGEST, Given, Store
 from deploy.cuda.slots import OUTPUTS, Call, Program, Slot, cut
 from deploy.device_frame import DeviceFrame
-from deploy.engine import CheckedEngine, Clips, Frames, NewestScores, Scores, State
+from deploy.engine import CheckedEngine, Clips, Frames, NewestScores, Options, Scores, State
 from deploy.errors import ConfigError
 from deploy.rows import FrameRow, StateRow
 from deploy.spec import ClipSpec
@@ -22,27 +22,16 @@ SLOTS = 3
 class GpuEngine(CheckedEngine):
     """See :class:`deploy.engine.ResidentEngine`. A backend gives its program and its name.
 
-    ``heatmaps_from``: heat maps of clips that score less are not copied from the device; they hold NaN.
-    ``cameras``: how many may keep frames and states on the device; 0: none, and nothing is made for it.
+    Heat maps of clips that score less than ``heatmaps_from`` are not copied from the device; they hold NaN.
     """
 
-    def __init__(
-        self,
-        spec: ClipSpec,
-        max_clips: int,
-        driver: Driver,
-        program: Program,
-        buckets: Sequence[int],
-        heatmaps_from: float,
-        cameras: int = 0,
-    ) -> None:
-        super().__init__(spec, max_clips)
-        self.cameras = cameras
-        self._heatmaps_from = heatmaps_from
+    def __init__(self, spec: ClipSpec, options: Options, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
+        super().__init__(spec, options.max_clips)
+        self.cameras = options.cameras
         self.buckets = tuple(buckets)
         self._shapes = {**program.shapes(), LARGEST: ()}
         self._program = program
-        self._store = Store(driver, spec, cameras, max_clips) if cameras else None
+        self._store = Store(driver, spec, self.cameras, self.max_clips) if self.cameras else None
         self._slots = [Slot(driver, program, self.buckets, self._store) for _ in range(SLOTS)]
 
     def score_newest(
@@ -106,7 +95,7 @@ class GpuEngine(CheckedEngine):
         return self._store
 
     def _needs_heatmap(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
-        needed: NDArray[np.bool_] = score >= self._heatmaps_from
+        needed: NDArray[np.bool_] = score >= self.heatmaps_from
         return needed
 
     def _empty_results(self, n_clips: int, names: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,6 @@
 """TensorRT, and TensorRT for RTX, on an NVIDIA GPU: a plan that was built for it and passed the gate there."""
 
 from collections.abc import Mapping
-from math import inf
 from typing import Any
 
 from deploy.bundle import Bundle
@@ -9,7 +8,7 @@ from deploy.cuda.driver import CudaDriver, Driver, Launch
 from deploy.cuda.engine import GpuEngine
 from deploy.cuda.gpu import find_gpu
 from deploy.cuda.slots import INPUTS, OUTPUTS, buckets_for
-from deploy.engine import Precision, backend_errors, check_graph
+from deploy.engine import Options, backend_errors, check_graph
 from deploy.errors import EngineFailed
 from deploy.plans import read_plan
 from deploy.tensorrt.build import profile_bounds
@@ -28,21 +27,20 @@ class TensorRtEngine(GpuEngine):
         EngineFailed: the library refuses the plan.
     """
 
-    def __init__(self, bundle: Bundle, name: str, *, precision: Precision, max_clips: int, cameras: int = 0) -> None:
+    def __init__(self, bundle: Bundle, name: str, options: Options) -> None:
         self.name = name
         library = import_library(name)
         # First of all: without a driver the run time ends the whole process.
         self._gpu = find_gpu(name)
-        variant, plan = read_plan(bundle, name, precision, fingerprint_here(name, library))
+        variant, plan = read_plan(bundle, name, options.precision, fingerprint_here(name, library))
         self._description = dict(variant.fingerprint)
-        options = variant.plan.options if variant.plan else BuildOptions()
+        built = variant.plan.options if variant.plan else BuildOptions()
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
             driver = CudaDriver(name)
-            program = PlanProgram(library, plan, options, driver)
+            program = PlanProgram(library, plan, built, driver)
         check_graph(bundle, *program.free_shapes())
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
-            buckets = buckets_for(max_clips, options.buckets)
-            super().__init__(bundle.spec, max_clips, driver, program, buckets, -inf, cameras)
+            super().__init__(bundle.spec, options, driver, program, buckets_for(options.max_clips, built.buckets))
 
     def describe(self) -> dict[str, str]:
         """See :meth:`deploy.engine.Engine.describe`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from math import inf
 from typing import Any
 
 from deploy.bundle import Bundle
@@ -10,7 +9,7 @@ from deploy.cuda.driver import CudaDriver, Driver, Launch
 from deploy.cuda.engine import GpuEngine
 from deploy.cuda.gpu import Gpu, find_gpu, import_torch
 from deploy.cuda.slots import buckets_for, program_shapes
-from deploy.engine import Precision, backend_errors
+from deploy.engine import Options, Precision, backend_errors
 from deploy.engines.torch import load_network
 from deploy.spec import ClipSpec
 
@@ -23,15 +22,14 @@ class TorchCudaEngine(GpuEngine):
 
     name = "torch-cuda"
 
-    def __init__(self, bundle: Bundle, *, precision: Precision, max_clips: int, cameras: int = 0) -> None:
+    def __init__(self, bundle: Bundle, options: Options) -> None:
         self._gpu = find_gpu(self.name)
         driver = CudaDriver(self.name)
-        self._precision = precision
+        self._precision = options.precision
         network = load_network(bundle)
         with backend_errors(f"{self.name}: {bundle.path} cannot be loaded"):
-            program = TorchProgram(network, bundle.spec, precision, driver)
-            buckets = buckets_for(max_clips, BUCKETS)
-            super().__init__(bundle.spec, max_clips, driver, program, buckets, -inf, cameras)
+            program = TorchProgram(network, bundle.spec, options.precision, driver)
+            super().__init__(bundle.spec, options, driver, program, buckets_for(options.max_clips, BUCKETS))
 
     def describe(self) -> dict[str, str]:
         """See :meth:`deploy.engine.Engine.describe`."""

@@ -18,7 +18,7 @@ import torch
 
 from deploy.admit import load_admitted
 from deploy.bundle import read_bundle
-from deploy.engine import Precision
+from deploy.engine import Options, Precision
 from deploy.errors import EngineUnavailable
 from deploy.export import export_onnx
 from deploy.plans import read_plan
@@ -117,4 +117,4 @@ def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_ga
     assert variant.plan is not None
     assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
     with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):
-        load_admitted(bundle, "tensorrt-rtx", "f32", max_clips=4, threads=0)
+        load_admitted(bundle, "tensorrt-rtx", Options(max_clips=4))

@@ -1,19 +1,23 @@
 """Which engines may serve: float32 by its golden clips, others by a record that belongs to this machine and this model."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deploy.admit import fingerprint, load_admitted, put_to_the_gate
 from deploy.bundle import Bundle
-from deploy.engine import load_engine
+from deploy.engine import Options, load_engine
 from deploy.engines.openvino import _require
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
 from deploy.gate import Gate
 from deploy.sequences import Sequences, score_sequences
 from deploy.variants import Variant, passed_variant, read_variants, write_variant
 from deploy.verify import Verdict, passed, verify_engine
+from tests.harness.gpu_engines import make_up_gpu
+from tests.harness.host_driver import HostDriver
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
 HERE = {"backend": "openvino", "version": "1", "processor": "one", "precision": "bf16"}
@@ -83,8 +87,8 @@ def test_a_record_that_cannot_be_read_is_told_with_its_path(bundle: Bundle, cont
 
 def test_a_float32_engine_that_computes_something_else_is_not_loaded_to_serve(bundle_with_other_weights: Bundle) -> None:
     with pytest.raises(EngineFailed, match="torch: scores differ"):
-        load_admitted(bundle_with_other_weights, "torch", "f32", max_clips=4, threads=0)
-    load_admitted(bundle_with_other_weights, "onnx", "f32", max_clips=4, threads=0).close()
+        load_admitted(bundle_with_other_weights, "torch", Options(max_clips=4))
+    load_admitted(bundle_with_other_weights, "onnx", Options(max_clips=4)).engine.close()
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])
@@ -107,13 +111,38 @@ def test_bf16_serves_after_the_gate_and_not_before(request: pytest.FixtureReques
     except EngineUnavailable as error:
         pytest.skip(str(error))
     with pytest.raises(EngineRefused, match="has not been tried"):
-        load_admitted(bundle, "openvino", "bf16", max_clips=4, threads=0)
+        load_admitted(bundle, "openvino", Options(precision="bf16", max_clips=4))
     verdict = verify_engine(bundle, "openvino", "bf16")
     assert verdict.gate is not None
     assert (verdict.status, verdict.gate.frames) == ("ok", 2 * (40 - bundle.spec.length + 1))
-    engine = load_admitted(bundle, "openvino", "bf16", max_clips=4, threads=0)
+    engine = load_admitted(bundle, "openvino", Options(precision="bf16", max_clips=4)).engine
     assert engine.describe()["precision"] == "bf16"
     assert read_variants(bundle)[0].fingerprint == fingerprint(engine)
+
+
+def test_another_precision_comes_with_the_scale_that_the_gate_measured(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    known = fingerprint(load_engine(bundle, "torch-cuda", precision="f16"))
+    scaled = PASSED.model_copy(update={"score_scale": 0.8})
+    kept(bundle, engine="torch-cuda", precision="f16", fingerprint=known, gate=scaled)
+    assert load_admitted(bundle, "torch-cuda", Options("f16", max_clips=4)).score_scale == 0.8
+    assert load_admitted(bundle, "torch-cuda", Options(max_clips=4)).score_scale == 1
+
+
+@pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
+def test_an_engine_that_keeps_frames_must_give_the_same_scores_from_them(
+    request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    bundle, options = request.getfixturevalue(kind), Options(max_clips=4, cameras=3)
+    load_admitted(bundle, "torch-cuda", options).engine.close()
+
+    monkeypatch.setattr(HostDriver, "gather", lambda _driver, table, rows, into: into.copy_(table[rows.flip(0)]))
+    with pytest.raises(EngineFailed, match=r"torch-cuda: scores from frames that stay.*; set engine.resident_cameras to 0"):
+        load_admitted(bundle, "torch-cuda", options)
+    load_admitted(bundle, "torch-cuda", replace(options, cameras=0)).engine.close()
 
 
 def test_float32_goes_through_the_gate_as_well(bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ from deploy.against import Inferencer
 from deploy.bench import Plan, _resident_bytes, benchmark
 from deploy.bench_tables import bench_tables
 from deploy.bundle import Bundle
+from deploy.cuda.slots import Slot
 from deploy.engine import ENGINES, Options
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.floor import Floor, measure_floor
@@ -72,7 +73,7 @@ def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypat
     monkeypatch.setitem(ENGINES, "openvino", refuse)
     plan = Plan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, tune="latency")
     assert benchmark(bundle, plan, lambda *_: None)["tune"] == "latency"
-    assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency")]
+    assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency", cameras=4)]
 
 
 def test_a_precision_whose_peak_was_not_measured_has_no_floor() -> None:
@@ -81,9 +82,12 @@ def test_a_precision_whose_peak_was_not_measured_has_no_floor() -> None:
     assert floor.s_per_clip("int8", 8.0, 2.0) is None
 
 
-def test_an_engine_on_a_gpu_is_held_to_the_gpus_floor(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_engine_on_a_gpu_is_given_newest_frames_and_held_to_the_gpus_floor(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    measured = []
+    measured, ways, start = [], set(), Slot.start
+    monkeypatch.setattr(Slot, "start", lambda slot, piece, call: ways.add(call.way) or start(slot, piece, call))
 
     def measure(precisions: set[str]) -> Floor:
         measured.append(precisions)
@@ -97,6 +101,7 @@ def test_an_engine_on_a_gpu_is_held_to_the_gpus_floor(bundle: Bundle, monkeypatc
     on_gpu, on_cpu = (row["ratio_to_floor"] for row in report["results"])
     assert on_gpu < 1e-12 < on_cpu
     assert report["results"][0]["clips_per_s_on_device"] > 0
+    assert ways == {"upload", "newest"}
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("no such processor"), EngineRefused("it has no plan")])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.camera_load import MAX_WAIT_S, CameraLoad, Clock, Figures, LoadRun, start_run
+from deploy.cuda.slots import Call
 from deploy.engine import Scores
 from deploy.errors import ConfigError
+from tests.unit.deploy.test_resident import OnHost, spec_of
 
 Cost = Callable[[int], float]
 """Seconds of a call, by its number."""
@@ -30,6 +33,11 @@ class World:
     batches: list[list[int]] = field(default_factory=list)
     """The cameras of each call, warming up included."""
     counts: list[list[int]] = field(default_factory=list)
+    cameras = 0
+
+    @property
+    def spec(self) -> Any:
+        return SimpleNamespace(state_shape=(1,) if self.recurrent else None)
 
     def score(self, clips: NDArray[np.uint8], state: NDArray[np.float32] | None = None) -> Scores:
         taken_s = self.cost_s(len(self.batches))
@@ -57,6 +65,14 @@ def seen(world: World, load: CameraLoad, run_s: float = 2.0) -> Figures:
     run.turn(run_s)
     run.finish()
     return run.figures()
+
+
+class Sending(OnHost):
+    """Tells what went through its slots."""
+
+    def _through_slots(self, n_clips: int, call: Call) -> None:
+        self.sent = [*getattr(self, "sent", []), (call.way, n_clips)]
+        super()._through_slots(n_clips, call)
 
 
 def at_once(_: int) -> float:
@@ -101,6 +117,22 @@ def test_a_load_far_beyond_the_engine_ends_in_time_and_tells_what_the_engine_can
     assert figures.clips_per_s == pytest.approx(16)
     assert figures.busy_share == pytest.approx(1)
     assert world.now_s < 1000 + 1.0 + 2.0 + MAX_WAIT_S + 2 * 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_an_engine_that_keeps_frames_is_given_the_newest_ones_alone_one_of_a_camera_a_call(*, recurrent: bool) -> None:
+    engine, world = Sending(spec_of(3, recurrent=recurrent), max_clips=4, cameras=4), World(at_once)
+    room, clips = engine.free, np.ones((2, *engine.spec.clip_shape), np.uint8)
+
+    run = start_run(engine, CameraLoad(3, 1000.0), 0.01, clips, Clock(lambda: world.now_s, lambda: 0.0, world.sleep))
+    run.finish()
+
+    assert engine.sent[:3] == [("upload", 3), ("upload", 3), ("newest", 3)]
+    assert {way for way, _ in engine.sent[2:]} == {"newest"}
+    assert max(n_frames for _, n_frames in engine.sent) == 3
+    assert sum(n_frames for _, n_frames in engine.sent[4:]) == run.figures().scored == 30
+    del run
+    assert engine.free == room
 
 
 def test_an_engine_a_tenth_too_slow_does_not_keep_up() -> None:

@@ -10,7 +10,7 @@ from deploy.bundle import Bundle
 from deploy.camera_load import Figures
 from deploy.choice import Loaded, Wanted, load_chosen, resolve
 from deploy.default import DefaultEngine, read_default, write_default
-from deploy.engine import ENGINES, load_engine
+from deploy.engine import ENGINES, Options, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
 
 MEASURED = Figures(due=9, scored=9, clips_per_s=1, cpu_s_per_clip=1, latency_ms={"p50": 1, "p95": 2, "p99": 3}, busy_share=1)
@@ -45,10 +45,10 @@ def kept(bundle: Bundle, found: dict[str, str], **changes: object) -> DefaultEng
 
 def loaded(bundle: Bundle, wanted: Wanted) -> Loaded:
     """What is loaded; the engine is the one that the choice says."""
-    found = load_chosen(bundle, wanted, max_clips=4, threads=0)
-    assert (found.engine.name, found.engine.max_clips) == (found.choice.engine, 4)
-    assert found.engine.describe()["tune"] == found.choice.tune
-    found.engine.close()
+    found = load_chosen(bundle, wanted, Options(max_clips=4))
+    assert (found.admitted.engine.name, found.admitted.engine.max_clips) == (found.choice.engine, 4)
+    assert found.admitted.engine.describe()["tune"] == found.choice.tune
+    found.admitted.engine.close()
     return found
 
 
@@ -67,7 +67,7 @@ def test_a_default_that_cannot_be_read_is_told_with_its_path(bundle: Bundle, con
     kept(bundle, {})
     (bundle.path / "engines" / "default.json").write_bytes(content)
     with pytest.raises(BundleCorrupt, match=r"engines/default\.json: .*delete it and run oddsight-deploy optimize again"):
-        load_chosen(bundle, Wanted("openvino"), max_clips=4, threads=0)
+        load_chosen(bundle, Wanted("openvino"), Options(max_clips=4))
 
 
 def test_a_default_that_cannot_be_read_is_in_nobodys_way_who_names_everything(bundle: Bundle) -> None:
@@ -161,7 +161,7 @@ def test_a_default_whose_library_is_missing_is_passed_over_unless_it_is_named(
     assert parts(found) == SHIPPED
     assert "pip install 'oddsight[onnx]'" in str(found.passed_over)
     with pytest.raises(EngineUnavailable, match="onnx"):
-        load_chosen(bundle, Wanted("onnx"), max_clips=4, threads=0)
+        load_chosen(bundle, Wanted("onnx"), Options(max_clips=4))
 
 
 def test_a_default_that_this_version_does_not_know_is_passed_over(bundle: Bundle) -> None:
@@ -174,7 +174,7 @@ def test_a_default_that_this_version_does_not_know_is_passed_over(bundle: Bundle
 def test_a_precision_that_the_default_lacks_is_asked_of_ours(bundle: Bundle, here: dict[str, str]) -> None:
     kept(bundle, here)
     with pytest.raises((EngineRefused, EngineUnavailable)) as caught:
-        load_chosen(bundle, Wanted(precision="bf16"), max_clips=4, threads=0)
+        load_chosen(bundle, Wanted(precision="bf16"), Options(max_clips=4))
     assert str(caught.value).startswith("openvino")
 
 
@@ -195,9 +195,9 @@ def test_another_precision_than_the_defaults_is_no_difference_of_machines(bundle
 def test_a_default_that_computes_something_else_is_an_error(bundle_with_other_weights: Bundle) -> None:
     kept(bundle_with_other_weights, {}, engine="torch", tune="throughput")
     with pytest.raises(EngineFailed, match="torch: scores differ"):
-        load_chosen(bundle_with_other_weights, Wanted(), max_clips=4, threads=0)
+        load_chosen(bundle_with_other_weights, Wanted(), Options(max_clips=4))
 
 
 def test_a_wrong_name_is_still_a_wrong_setting(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"engine\.precision must be one of f32 with onnx, got 'bf16'"):
-        load_chosen(bundle, Wanted("onnx", "bf16"), max_clips=4, threads=0)
+        load_chosen(bundle, Wanted("onnx", "bf16"), Options(max_clips=4))

@@ -14,7 +14,7 @@ from deploy.bundle import Bundle, read_golden
 from deploy.cuda.driver import Launch
 from deploy.cuda.engine import SLOTS, GpuEngine
 from deploy.cuda.slots import buckets_for, cut, program_shapes
-from deploy.engine import load_engine
+from deploy.engine import Options, load_engine
 from deploy.engines.torch import load_network
 from deploy.engines.torch_cuda import TorchProgram
 from deploy.errors import BundleIncompatible, EngineFailed
@@ -55,7 +55,8 @@ class OnHost(GpuEngine):
 
     def __init__(self, program: Any, buckets: tuple[int, ...], spec: ClipSpec = SPEC, heatmaps_from: float = -np.inf) -> None:
         self.driver = HostDriver()
-        super().__init__(spec, 256, self.driver, program, buckets, heatmaps_from)
+        super().__init__(spec, Options(max_clips=256), self.driver, program, buckets)
+        self.heatmaps_from = heatmaps_from
 
     def describe(self) -> dict[str, str]:
         return {}

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.admit import Admitted
 from deploy.bundle import Bundle
 from deploy.camera_load import CameraLoad, Figures, LoadRun
 from deploy.default import DefaultEngine, read_default
-from deploy.engine import PRECISIONS, TUNABLE
+from deploy.engine import PRECISIONS, TUNABLE, Options
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
 from deploy.verify import Status, Verdict
@@ -127,15 +128,15 @@ class Tried:
         self.gated.append(Candidate(engine, precision, tune))
         return Verdict(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
 
-    def load(self, _: Bundle, name: str, precision: str, **how: object) -> Any:
+    def load(self, _: Bundle, name: str, options: Options) -> Any:
         class Engine:
             def describe(self) -> dict[str, str]:
-                return {"backend": name, "precision": precision, "threads": "2", "tune": str(how["tune"])}
+                return {"backend": name, "precision": options.precision, "threads": "2", "tune": options.tune}
 
             def close(self) -> None:
                 pass
 
-        return Engine()
+        return Admitted(Engine())  # type: ignore[arg-type]  # all that is asked of it
 
     def run(self, engine: Any) -> Any:
         name, precision = engine.describe()["backend"], engine.describe()["precision"]

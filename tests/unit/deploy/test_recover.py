@@ -46,7 +46,7 @@ def scores(engine: Any, bundle: Bundle) -> Any:
 
 def test_an_engine_that_is_ready_is_loaded_whatever_the_policy(bundle: Bundle) -> None:
     ready = load_ready(bundle, "onnx", Options(max_clips=4), "fallback")
-    assert (ready.engine.name, ready.recovered, ready.reason) == ("onnx", None, "")
+    assert (ready.admitted.engine.name, ready.recovered, ready.reason) == ("onnx", None, "")
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "torch-cuda"])
@@ -57,13 +57,13 @@ def test_fail_starts_nothing(tried: Bundle, library: FakeTensorRt, name: str) ->
 
 def test_rebuild_builds_a_missing_plan_and_puts_it_to_the_gate(tried: Bundle, library: FakeTensorRt) -> None:
     ready = load_ready(tried, "tensorrt", OPTIONS, "rebuild")
-    assert (ready.engine.name, ready.recovered) == ("tensorrt", "rebuild")
+    assert (ready.admitted.engine.name, ready.recovered) == ("tensorrt", "rebuild")
     assert "has no plan in this bundle" in ready.reason
     variant = find_variant(tried, "tensorrt", "f16")
     assert variant is not None
     assert variant.gate is not None
     assert (variant.gate.passed, variant.gate.buckets) == (True, (1, 8, 32, 128))
-    np.testing.assert_allclose(scores(ready.engine, tried), read_golden(tried).score[:4], rtol=1e-2)
+    np.testing.assert_allclose(scores(ready.admitted.engine, tried), read_golden(tried).score[:4], rtol=1e-2)
     assert load_ready(tried, "tensorrt", OPTIONS, "fail").recovered is None
 
 
@@ -95,13 +95,13 @@ def test_rebuild_helps_no_engine_without_a_plan(bundle: Bundle) -> None:
 def test_fallback_takes_the_first_that_may_serve_and_says_why(tried: Bundle, library: FakeTensorRt) -> None:
     ready = load_ready(tried, "tensorrt", OPTIONS, "fallback")
     # In f16 it has not been tried; in f32 it holds to the golden clips.
-    assert (ready.engine.name, ready.engine.describe()["precision"]) == ("torch-cuda", "f32")
+    assert (ready.admitted.engine.name, ready.admitted.engine.describe()["precision"]) == ("torch-cuda", "f32")
     assert (ready.recovered, "has no plan in this bundle" in ready.reason) == ("fallback", True)
 
 
 def test_without_a_gpu_the_fallback_is_the_cpu(bundle: Bundle) -> None:
     ready = load_ready(bundle, "torch-cuda", OPTIONS, "fallback")
-    assert (ready.engine.name, ready.recovered) == ("openvino", "fallback")
+    assert (ready.admitted.engine.name, ready.recovered) == ("openvino", "fallback")
     assert "needs" in ready.reason
 
 

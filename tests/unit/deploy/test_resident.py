@@ -23,7 +23,7 @@ from deploy.cuda.engine import SLOTS, GpuEngine
 from deploy.cuda.slots import program_shapes
 from deploy.decoder import PictureDecoder, load_decoder
 from deploy.device_frame import DeviceFrame
-from deploy.engine import ResidentEngine, Scores, load_engine, resident
+from deploy.engine import Options, ResidentEngine, Scores, load_engine, resident
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
 from deploy.frames import AnyFrame, DecodedFrame, encode_jpeg
 from deploy.rows import NOTHING, RESERVED, FrameRow, Rows
@@ -80,11 +80,9 @@ class Mixes:
 class OnHost(GpuEngine):
     name = "on-host"
 
-    def __init__(
-        self, spec: ClipSpec, buckets: tuple[int, ...] = (1, 3), max_clips: int = 4, cameras: int = CAMERAS, **more: float
-    ) -> None:
+    def __init__(self, spec: ClipSpec, buckets: tuple[int, ...] = (1, 3), max_clips: int = 4, cameras: int = CAMERAS) -> None:
         self.driver, self.program = HostDriver(), Mixes(spec)
-        super().__init__(spec, max_clips, self.driver, self.program, buckets, more.get("heatmaps_from", -np.inf), cameras)
+        super().__init__(spec, Options(max_clips=max_clips, cameras=cameras), self.driver, self.program, buckets)
 
     def describe(self) -> dict[str, str]:
         return {}
@@ -227,7 +225,9 @@ def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison
 
 
 def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
-    found = OnHost(spec_of(1, recurrent=False), heatmaps_from=100).score_newest(grey(99, 100, 7, 200), [[]] * 4, [None] * 4)
+    engine = OnHost(spec_of(1, recurrent=False))
+    engine.heatmaps_from = 100
+    found = engine.score_newest(grey(99, 100, 7, 200), [[]] * 4, [None] * 4)
     assert np.isnan(found.heatmap).all((1, 2)).tolist() == [True, False, True, False]
     assert found.heatmap[3].max() == 200
 

@@ -5,18 +5,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from deploy.admit import Admitted
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.decoder import CpuDecoder
+from deploy.engine import Engine
 from deploy.spec import ClipSpec
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.config import Settings
-from streamer.decide import Decider
+from streamer.decide import Decider, least_exit
 from streamer.decode import Decoder
 from streamer.health import Health
 from streamer.metrics import Metrics
 from streamer.pipeline import Pipeline, Stages
 from streamer.records import FrameMessage, Partition
+from streamer.score import Scorer
 from streamer.testing import (
     BrightnessEngine,
     FakeClock,
@@ -78,15 +81,24 @@ def run_of(camera_id: str, brightnesses: list[float], partition: int = 0) -> lis
 class Rig:
     """A topic, a store and dead letters that outlive pipelines, and a pipeline on them."""
 
-    def __init__(self, messages: list[FrameMessage], max_clips: int = 4, poll_messages: int = 5, spec: ClipSpec = SPEC) -> None:
+    def __init__(
+        self,
+        messages: list[FrameMessage],
+        max_clips: int = 4,
+        poll_messages: int = 5,
+        spec: ClipSpec = SPEC,
+        engine: Engine | None = None,
+        score_scale: float = 1.0,
+    ) -> None:
         self.topic = MemoryTopic(messages)
         self.store = MemoryProgressStore()
         self.dead_letters = MemoryDeadLetters()
         self.clock = FakeClock(tick_s=0.002)
         self._max_clips = max_clips
         self._poll_messages = poll_messages
+        self._score_scale = score_scale
         self.decoder = Decoder(CpuDecoder(spec, threads=1))
-        self.engine = BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec)
+        self.engine = engine or (BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec))
         self.start()
 
     def start(self) -> None:
@@ -100,7 +112,7 @@ class Rig:
                 decoder=self.decoder,
                 clips=ClipBuffer(self.engine.spec, 5_000),
                 batcher=MicroBatcher(self._max_clips, 0.05),
-                engine=self.engine,
+                scorer=Scorer(Admitted(self.engine, self._score_scale), least_exit(SETTINGS, BUNDLE), self.metrics),
                 decider=Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0)),
                 store=self.store,
                 dead_letters=self.dead_letters,

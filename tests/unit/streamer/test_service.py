@@ -1,19 +1,20 @@
 """What the service says about its engine before it serves."""
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from deploy.admit import Admitted
 from deploy.choice import Choice, Loaded, Wanted
+from deploy.engine import Options
 from deploy.recover import Ready
 from deploy.spec import ClipSpec
 from streamer import service
 from streamer.config import Settings
 from streamer.metrics import Metrics
 from streamer.testing import BrightnessEngine
+from tests.unit.streamer.pipeline_kit import BUNDLE
 
 CHOICE = Choice("onnx", "f32", "latency", {"engine": "settings", "precision": "bundle default", "tune": "bundle default"})
 
@@ -22,22 +23,22 @@ def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[An
     """What was asked for, and the lines of the log."""
     engine, asked = BrightnessEngine(ClipSpec(length=1, height_px=16, width_px=16)), []
 
-    def load(bundle: object, wanted: Wanted, **how: object) -> Loaded:
-        asked.append((wanted, how))
-        return Loaded(engine, CHOICE, passed_over)
+    def load(bundle: object, *how: object) -> Loaded:
+        asked.append(how)
+        return Loaded(Admitted(engine, 0.99), CHOICE, passed_over)
 
     monkeypatch.setattr(service, "load_chosen", load)
     settings = Settings.model_validate({"engine": {"backend": "onnx", "threads": 3}, "batch": {"max_clips": 7}})
-    bundle: Any = SimpleNamespace(path=Path(), model_id="toy-1")
-    with capture_logs() as lines, service._engine(settings, bundle, Metrics()) as loaded:
-        assert loaded is engine
+    with capture_logs() as lines, service._engine(settings, BUNDLE, Metrics()) as admitted:
+        assert admitted.engine is engine
     return asked, lines
 
 
 def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, lines = logged(monkeypatch, None)
 
-    assert asked == [(Wanted("onnx", None, None), {"max_clips": 7, "threads": 3, "if_not_ready": "fail"})]
+    options = Options(max_clips=7, threads=3, cameras=256)
+    assert asked == [(Wanted("onnx", None, None), options, "fail")]
     assert lines == [
         {
             "event": "engine chosen",
@@ -48,6 +49,8 @@ def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(mo
             "engine_from": "settings",
             "precision_from": "bundle default",
             "tune_from": "bundle default",
+            "score_scale": 0.99,
+            "resident_cameras": 0,
         }
     ]
 
@@ -61,11 +64,11 @@ def test_a_bundles_default_that_is_passed_over_is_one_warning(monkeypatch: pytes
 
 def test_an_engine_that_was_not_ready_is_told_and_counted_with_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = BrightnessEngine(ClipSpec(length=1, height_px=16, width_px=16))
-    loaded = Loaded(engine, CHOICE, None, Ready(engine, "fallback", "no GPU"))
+    admitted = Admitted(engine)
+    loaded = Loaded(admitted, CHOICE, None, Ready(admitted, "fallback", "no GPU"))
     monkeypatch.setattr(service, "load_chosen", lambda *_, **__: loaded)
-    bundle: Any = SimpleNamespace(path=Path(), model_id="toy-1")
     metrics = Metrics()
-    with capture_logs() as lines, service._engine(Settings(), bundle, metrics):
+    with capture_logs() as lines, service._engine(Settings(), BUNDLE, metrics):
         assert metrics.registry.get_sample_value("oddsight_engine_recoveries_total", {"how": "fallback"}) == 1
     assert (lines[0]["log_level"], lines[0]["done"], lines[0]["running"], lines[0]["reason"]) == (
         "warning",

@@ -1,0 +1,115 @@
+"""The shipped model on an NVIDIA GPU: plans, every bucket, graphs, copies beside computing, the benchmark. Skipped without one.
+
+What engines promise on every device is in the contract of engines and in the tests of what stays on a device, which run here too.
+"""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+from deploy.admit import put_to_the_gate
+from deploy.bench import Plan, benchmark
+from deploy.bundle import Bundle, read_bundle
+from deploy.cuda.driver import CudaDriver
+from deploy.engine import Clips, Engine, Precision, Scores, load_engine
+from deploy.engines.torch_cuda import BUCKETS
+from deploy.tensorrt.library import MODULES
+from deploy.tensorrt.make import make_plan
+from deploy.tensorrt.options import BuildOptions
+from streamer.demo import DEMO_BUNDLE
+from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+
+ROUNDING = 1e-5
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+
+
+@pytest.fixture(params=GPU_ENGINES)
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    engine: str = request.param
+    pytest.importorskip(MODULES.get(engine, "torch"))
+    build_when_asked_for(monkeypatch)
+    return engine
+
+
+@pytest.mark.parametrize("engine", list(MODULES))
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_a_plan_is_built_here_and_passes_the_gate_in_every_bucket(bundle: Bundle, engine: str, precision: Precision) -> None:
+    pytest.importorskip(MODULES[engine])
+    options = BuildOptions(buckets=(1, 8, 32))
+    make_plan(bundle, engine, precision, options, lambda *_: None)
+    gate = put_to_the_gate(bundle, engine, precision).gate
+    assert gate is not None
+    assert (gate.failures, gate.buckets) == ((), options.buckets)
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_pytorch_passes_the_gate_in_every_bucket(bundle: Bundle, precision: Precision) -> None:
+    gate = put_to_the_gate(bundle, "torch-cuda", precision).gate
+    assert gate is not None
+    assert (gate.failures, gate.buckets) == ((), BUCKETS)
+
+
+def test_a_graph_replays_what_kernels_launched_one_by_one_compute(
+    bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = noise(bundle, 11)
+    with capture_logs() as lines:
+        replayed = scores(load_engine(bundle, name, max_clips=11), clips)
+    assert [line for line in lines if "no CUDA graph" in line["event"]] == []
+    monkeypatch.setattr(CudaDriver, "captured", lambda _driver, launch, _stream: launch)
+    launched = scores(load_engine(bundle, name, max_clips=11), clips)
+    np.testing.assert_allclose(replayed.score, launched.score, rtol=ROUNDING)
+    np.testing.assert_allclose(replayed.state, launched.state, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_copies_go_on_while_another_piece_is_computed(bundle: Bundle, name: str) -> None:
+    clips = noise(bundle, 96)
+    with closing(load_engine(bundle, name, max_clips=96)) as engine:
+        engine.buckets = (32,)
+        engine.score(clips)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
+            engine.score(clips)
+    copies, kernels = spans(profiled, copies=True), spans(profiled, copies=False)
+    assert copies
+    assert any(begin < other_end and other_begin < end for begin, end in copies for other_begin, other_end in kernels)
+
+
+def spans(profiled: Any, *, copies: bool) -> list[tuple[float, float]]:
+    """When copies up, or all that is no copy, began and ended on the device."""
+
+    def wanted(name: str) -> bool:
+        return "Memcpy HtoD" in name if copies else not name.startswith(("Memcpy", "Memset"))
+
+    on_device = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return [(event.time_range.start, event.time_range.end) for event in on_device if wanted(event.name)]
+
+
+def test_the_benchmark_holds_an_engine_to_the_gpus_own_peaks(bundle: Bundle, name: str) -> None:
+    report = benchmark(bundle, Plan(((name, "f32"), (name, "f16")), batches=(1, 32), rounds=1), lambda *_: None)
+    assert report["gpu_floor"]["flop_per_s"].keys() == {"f32", "f16"}
+    assert len(report["results"]) == 4
+    for row in report["results"]:
+        assert 0 < row["ratio_to_floor"] <= 1
+        assert row["clips_per_s"] <= row["clips_per_s_on_device"]
+
+
+def noise(bundle: Bundle, count: int) -> Clips:
+    return np.random.default_rng(0).integers(0, 256, (count, *bundle.spec.clip_shape), dtype=np.uint8)
+
+
+def scores(engine: Engine, clips: Clips) -> Scores:
+    """Of the second of two equal clips of each camera: a state has been there and back."""
+    with closing(engine):
+        return engine.score(clips, engine.score(clips).state)

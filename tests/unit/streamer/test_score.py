@@ -1,0 +1,172 @@
+"""Scoring with what stays on a device, made up here: the same effects as with whole clips, whatever happens."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
+
+from deploy.admit import Admitted
+from deploy.engine import NewestScores
+from deploy.errors import EngineFailed
+from deploy.rows import FrameRow, StateRow
+from deploy.spec import ClipSpec
+from streamer.clips import ClipBuffer
+from streamer.metrics import Metrics
+from streamer.records import CameraFrame, Clip, FrameMessage, Partition
+from streamer.score import Scorer
+from tests.unit.deploy.test_resident import OnHost, spec_of
+from tests.unit.streamer.pipeline_kit import Rig, message, run_of
+from tests.unit.streamer.test_pipeline_states import effects, streams
+
+KINDS = [(3, False), (1, True), (3, True)]
+LARGEST = 6 * 255.0
+"""The sum of a clip of white frames: half of it is the threshold."""
+
+
+class Counting(OnHost):
+    """Counts the frames that go up."""
+
+    sent = 0
+
+    def score_newest(
+        self, newest: NDArray[np.uint8], before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
+    ) -> NewestScores:
+        self.sent += len(newest)
+        return super().score_newest(newest, before, states)
+
+    def upload(self, frames: NDArray[np.uint8]) -> list[FrameRow]:
+        self.sent += len(frames)
+        return super().upload(frames)
+
+
+def recurrent(length: int) -> ClipSpec:
+    return spec_of(length, recurrent=True).model_copy(update={"state_warmup_frames": 60})
+
+
+def of_kind(kind: tuple[int, bool]) -> ClipSpec:
+    return recurrent(kind[0]) if kind[1] else spec_of(kind[0], recurrent=False)
+
+
+def rig(messages: list[FrameMessage], spec: ClipSpec, cameras: int, poll_messages: int = 5) -> Rig:
+    return Rig(messages, 4, poll_messages, spec, Counting(spec, cameras=cameras), LARGEST)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 6),
+    streams(),
+    st.lists(st.integers(0, 4), max_size=8),
+    st.lists(st.sampled_from(["lost", "unanswered", ""]), max_size=10),
+)
+def test_effects_are_those_of_whole_clips_through_crashes_outages_and_too_many_cameras(
+    kind: tuple[int, bool], cameras: int, messages: list[FrameMessage], lives: list[int], failures: list[str]
+) -> None:
+    whole, troubled = rig(messages, of_kind(kind), cameras=0), rig(messages, of_kind(kind), cameras, poll_messages=2)
+    troubled.store.failures = list(failures)
+
+    whole.finish()
+    for steps in lives:
+        troubled.steps(steps)
+        troubled.start()
+    troubled.finish()
+
+    assert effects(troubled) == effects(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_frame_goes_up_once(kind: tuple[int, bool]) -> None:
+    messages = [message(0, n, f"camera-{n % 3}", (n * 37 % 100) / 100) for n in range(90)]
+    served = rig(messages, of_kind(kind), cameras=3)
+
+    served.finish()
+
+    assert isinstance(served.engine, Counting)
+    assert served.engine.sent == 90
+    assert served.counted("scored_clips_total") == 90 - 3 * (kind[0] - 1)
+    assert served.counted("not_resident_clips_total") == 0
+
+
+def test_cameras_for_which_there_is_no_room_are_served_told_once_and_counted() -> None:
+    messages = [message(0, n, f"camera-{n % 3}", 0.5) for n in range(30)]
+    served = rig(messages, spec_of(3, recurrent=False), cameras=2)
+
+    with capture_logs() as lines:
+        served.finish()
+
+    assert served.counted("scored_clips_total") == 24
+    assert served.counted("not_resident_clips_total") == 8
+    assert [line["resident_cameras"] for line in lines if "stay on the device" in line["event"]] == [2]
+
+
+def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> None:
+    spec = spec_of(3, recurrent=True)
+    engine, clips = Counting(spec, cameras=1), ClipBuffer(spec, 5_000)
+    metrics = Metrics()
+    scorer = scorer_of(engine, metrics)
+    room = engine.free
+
+    for partition, camera_id in enumerate(["gate", "yard"]):
+        for offset in range(5):
+            score(scorer, clips, partition, camera_id, offset)
+        clips.forget(Partition("frames", partition))
+
+    assert metrics.registry.get_sample_value("oddsight_not_resident_clips_total") == 0
+    assert engine.free == room
+
+
+def scorer_of(engine: OnHost, metrics: Metrics | None = None) -> Scorer:
+    return Scorer(Admitted(engine), -inf, metrics or Metrics())
+
+
+def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, offset: int) -> Any:
+    frame = np.full((16, 16, 1), 10 * offset, np.uint8)
+    clip = clips.push(CameraFrame(Partition("frames", partition), offset, camera_id, 100 * offset, frame, 16, 16, "cpu"))
+    return scorer.score([clip]) if clips.is_full(clip) else None
+
+
+def test_an_engine_that_fails_leaves_a_memory_as_it_was() -> None:
+    spec = recurrent(3)
+    engine, clips = Counting(spec, cameras=1), ClipBuffer(spec, 5_000)
+    scorer = scorer_of(engine)
+    clip = full_clip(clips)
+    engine.program.broken = RuntimeError("an illegal memory access")
+    room = engine.free
+    with pytest.raises(EngineFailed):
+        scorer.score([clip])
+    assert clip.memory.kept is None
+    engine.program.broken = None
+    assert scorer.score([clip])[0].score == pytest.approx(1 * 10 + 2 * 20 + 3 * 30)
+    assert engine.free == (room[0] - 2, room[1] - 1)
+
+
+def full_clip(clips: ClipBuffer) -> Clip:
+    for offset in range(3):
+        frame = np.full((16, 16, 1), 10 * (offset + 1), np.uint8)
+        clip = clips.push(CameraFrame(Partition("frames", 0), offset, "gate", 100 * offset, frame, 16, 16, "cpu"))
+    return clip
+
+
+@pytest.mark.parametrize("cameras", [0, 1])
+def test_scores_are_given_in_units_of_the_reference(cameras: int) -> None:
+    spec = spec_of(3, recurrent=False)
+    scorer = Scorer(Admitted(OnHost(spec, cameras=cameras), 0.5), -inf, Metrics())
+    assert scorer.score([full_clip(ClipBuffer(spec, 5_000))])[0].score == 2 * (1 * 10 + 2 * 20 + 3 * 30)
+
+
+@pytest.mark.parametrize("cameras", [0, 1])
+def test_events_have_their_regions_though_heat_maps_of_calm_frames_stay_on_the_device(cameras: int) -> None:
+    spec = spec_of(3, recurrent=False)
+    engine = OnHost(spec, cameras=cameras)
+    served = Rig(run_of("gate", [0.1] * 5 + [0.9] * 6 + [0.1] * 10), spec=spec, engine=engine, score_scale=LARGEST)
+
+    served.finish()
+
+    assert engine.heatmaps_from == pytest.approx(0.4 * LARGEST, rel=0.01)
+    assert served.events("kind", "region") == [("start", "0,0,16,16"), ("end", "")]
