@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Literal, Protocol, overload
 
 from deploy.errors import BadFrame, ConfigError
-from deploy.frames import OPENCV_VERSION, DecodedFrame, decode_picture
+from deploy.frames import OPENCV_VERSION, AnyFrame, DecodedFrame, F_co, Frame, decode_picture
 from deploy.spec import ClipSpec
 
 
-class PictureDecoder(Protocol):
-    """Gives what :func:`deploy.frames.decode_picture` gives, for many pictures; for one thread at a time."""
+class PictureDecoder(Protocol[F_co]):
+    """Gives what :func:`deploy.frames.decode_picture` gives, for many pictures; for one thread at a time.
+
+    All its frames lie in the host's memory, or all on the GPU: what it was loaded for.
+    """
 
     name: str
 
-    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame | BadFrame]:
+    def decode(self, pictures: Sequence[bytes]) -> Sequence[DecodedFrame[F_co] | BadFrame]:
         """Decode JPEGs and PNGs and fit them to the spec; one result a picture, in their order.
 
         A picture that is refused is a BadFrame among the results, and hurts no other.
@@ -40,7 +43,7 @@ class CpuDecoder:
         self._threads = threads
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
 
-    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame | BadFrame]:
+    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame[Frame] | BadFrame]:
         """See :meth:`PictureDecoder.decode`."""
         return list(self._pool.map(self._decode_one, pictures))
 
@@ -52,29 +55,49 @@ class CpuDecoder:
         """Stop the threads."""
         self._pool.shutdown()
 
-    def _decode_one(self, picture: bytes) -> DecodedFrame | BadFrame:
+    def _decode_one(self, picture: bytes) -> DecodedFrame[Frame] | BadFrame:
         try:
             return decode_picture(picture, self._spec)
         except BadFrame as error:
             return error
 
 
-def load_decoder(name: str, spec: ClipSpec, threads: int) -> PictureDecoder:
+@overload
+def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: Literal[False] = False) -> PictureDecoder[Frame]: ...
+
+
+@overload
+def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool) -> PictureDecoder[AnyFrame]: ...
+
+
+def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool = False) -> PictureDecoder[AnyFrame]:
     """Start the decoder called ``name``: ``cpu`` or ``nvjpeg``, with ``threads`` CPU threads. Nothing else is ever tried.
 
+    ``on_device``: every frame is a DeviceFrame, for an engine on the GPU; only decoders of ``STAY_ON_DEVICE`` can do that.
+
     Raises:
-        ConfigError: no decoder has that name.
-        DecoderUnavailable: its library is missing, or finds no GPU it can decode on.
+        ConfigError: no decoder has that name, or its frames do not lie on a GPU.
+        DecoderUnavailable: a library is missing, or finds no GPU it can decode on.
     """
     if name not in DECODERS:
         raise ConfigError(f"decode.backend must be one of {', '.join(DECODERS)}, got {name!r}")
-    return DECODERS[name](spec, threads)
+    if on_device and name not in STAY_ON_DEVICE:
+        raise ConfigError(
+            f"decode.backend must be one of {', '.join(STAY_ON_DEVICE)} for frames that stay on the GPU, got {name!r}"
+        )
+    return DECODERS[name](spec, threads, on_device)
 
 
-def _load_nvjpeg(spec: ClipSpec, threads: int) -> PictureDecoder:
+def _load_cpu(spec: ClipSpec, threads: int, _: bool) -> PictureDecoder[AnyFrame]:
+    return CpuDecoder(spec, threads)
+
+
+def _load_nvjpeg(spec: ClipSpec, threads: int, on_device: bool) -> PictureDecoder[AnyFrame]:
     from deploy.nvjpeg import NvJpegDecoder
 
-    return NvJpegDecoder(spec, threads)
+    return NvJpegDecoder(spec, threads, on_device=on_device)
 
 
-DECODERS: dict[str, Callable[[ClipSpec, int], PictureDecoder]] = {"cpu": CpuDecoder, "nvjpeg": _load_nvjpeg}
+DECODERS: dict[str, Callable[[ClipSpec, int, bool], PictureDecoder[AnyFrame]]] = {"cpu": _load_cpu, "nvjpeg": _load_nvjpeg}
+STAY_ON_DEVICE = frozenset({"nvjpeg"})
+"""Decoders whose frames can stay on the GPU."""

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from deploy.bundle import SEQUENCES_NAME, Bundle
 from deploy.decoder import CpuDecoder, PictureDecoder
+from deploy.device_frame import DeviceFrame
 from deploy.engine import Engine
 from deploy.errors import BadFrame, DecoderRefused
-from deploy.frames import Frame, encode_jpeg
+from deploy.frames import AnyFrame, Frame, encode_jpeg
 from deploy.sequences import read_sequences, score_sequences
 
 SCORE_TOLERANCE = 0.01
@@ -25,7 +26,7 @@ _ENLARGED = (1, 3)
 """Frames as they are, and with every pixel three times as wide and high: the CPU decodes such a JPEG at reduced size."""
 
 
-def check_decoder(decoder: PictureDecoder, engine: Engine, bundle: Bundle) -> float:
+def check_decoder(decoder: PictureDecoder[AnyFrame], engine: Engine, bundle: Bundle) -> float:
     """Score the bundle's golden frames as ``decoder`` and as the CPU decodes them; gives the largest difference found.
 
     Raises:
@@ -47,7 +48,7 @@ def check_decoder(decoder: PictureDecoder, engine: Engine, bundle: Bundle) -> fl
     return error
 
 
-def _error(decoder: PictureDecoder, engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
+def _error(decoder: PictureDecoder[AnyFrame], engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
     pictures = [encode_jpeg(frame.repeat(times, axis=0).repeat(times, axis=1), _QUALITY) for row in frames for frame in row]
     cpu = CpuDecoder(engine.spec, threads=1)
     try:
@@ -60,12 +61,12 @@ def _error(decoder: PictureDecoder, engine: Engine, frames: NDArray[np.uint8], t
     return float(np.abs(found - expected)[scored].max()) / largest
 
 
-def _decoded(decoder: PictureDecoder, pictures: list[bytes]) -> Iterator[Frame]:
+def _decoded(decoder: PictureDecoder[AnyFrame], pictures: list[bytes]) -> Iterator[Frame]:
     for result in decoder.decode(pictures):
         if isinstance(result, BadFrame) or result.decoder != decoder.name:
             said = f"refuses it: {result}" if isinstance(result, BadFrame) else f"leaves it to {result.decoder}"
             raise DecoderRefused(f"{decoder.name}: an ordinary JPEG, and it {said}; set decode.backend to cpu")
-        yield result.frame
+        yield result.frame.on_host() if isinstance(result.frame, DeviceFrame) else result.frame
 
 
 def _scores(engine: Engine, frames: Iterator[Frame], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
+from deploy.device_frame import DeviceFrame
 from deploy.errors import BadClips, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
 from deploy.rows import FrameRow, StateRow
 from deploy.spec import ClipSpec
@@ -105,10 +106,11 @@ class ResidentEngine(Engine, Protocol):
     """An engine that keeps frames and states on its device: a handle stands for one, and its place is free when that dies."""
 
     def score_newest(
-        self, newest: Frames, before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
+        self, newest: Frames | Sequence[DeviceFrame], before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
     ) -> NewestScores:
         """Score the clips that end with ``newest``, uint8 (N, H, W, C) with 0 <= N <= ``max_clips``.
 
+        ``newest`` may as well be a list of N frames that lie on the engine's device: nothing of them is copied by the host then.
         ``before`` are the handles of each clip's ``spec.length - 1`` frames before, oldest first. ``states`` are those of the
         cameras' frames before; None is "nothing seen yet", and the only one for a model without a state. No handle that is given
         changes: the same call again, after an error or not, gives the same scores. Those are what :meth:`Engine.score` gives for
@@ -121,8 +123,8 @@ class ResidentEngine(Engine, Protocol):
             EngineFailed: the backend failed, or all room on the device is held.
         """
 
-    def upload(self, frames: Frames) -> list[FrameRow]:
-        """Put frames on the device that are not scored: the first ones of a camera. Raises as :meth:`score_newest` does."""
+    def upload(self, frames: Frames | Sequence[DeviceFrame]) -> list[FrameRow]:
+        """Put frames into rows that are not scored: the first ones of a camera. Raises as :meth:`score_newest` does."""
 
 
 def resident(engine: Engine) -> ResidentEngine | None:
@@ -196,6 +198,9 @@ class CheckedEngine(ABC):
             raise BadClips(f"{what} must be of dtype uint8, got {given.dtype}")
         if given.shape[1:] != shape:
             raise BadClips(f"{what} must have shape (N, {', '.join(map(str, shape))}), got {given.shape}")
+        self._check_number(what, given)
+
+    def _check_number(self, what: str, given: Sized) -> None:
         if len(given) > self.max_clips:
             raise BadClips(f"at most {self.max_clips} {what} a call (max_clips), got {len(given)}")
 

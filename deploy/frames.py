@@ -1,15 +1,18 @@
 """Pictures to frames: the only place where a picture is decoded or resized, for training and serving alike.
 
+A GPU may do it instead (:mod:`deploy.nvjpeg`, :mod:`deploy.cuda.fit`), and is held to what is done here.
+
 Bytes are untrusted. The pixel limit is set before OpenCV is imported, because a JPEG header that claims 30000x30000
 otherwise costs 11 s and 5 GB; formats other than JPEG and PNG never reach a decoder.
 """
 
 import os
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.device_frame import DeviceFrame
 from deploy.errors import BadFrame
 from deploy.spec import ClipSpec
 
@@ -27,6 +30,9 @@ OPENCV_VERSION: str = cv2.__version__
 
 Frame = NDArray[np.uint8]
 """uint8 (H, W, C); C is 1 (gray) or 3 (BGR)."""
+AnyFrame = Frame | DeviceFrame
+"""A frame wherever it lies."""
+F_co = TypeVar("F_co", bound=AnyFrame, covariant=True)
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_SCAN_MARKER = b"\xff\xda"
@@ -38,17 +44,17 @@ _JPEG_SKIPPED_MARKERS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0x
 _REDUCTIONS = (8, 4, 2)
 
 
-class DecodedFrame(NamedTuple):
+class DecodedFrame(NamedTuple, Generic[F_co]):
     """A frame fitted to a spec, and the size of the picture it came from."""
 
-    frame: Frame
+    frame: F_co
     width_px: int
     height_px: int
     decoder: str
     """The decoder that made it, see :mod:`deploy.decoder`."""
 
 
-def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame:
+def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame[Frame]:
     """Decode one JPEG or PNG and fit it to ``spec``.
 
     JPEGs much larger than the spec are decoded at 1/2, 1/4 or 1/8 size (DCT scaling: cheap and anti-aliased).
@@ -57,7 +63,7 @@ def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame:
         BadFrame: with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header`` or ``undecodable``.
     """
     width_px, height_px = picture_size(encoded)
-    reduction = _reduction(width_px, height_px, spec) if encoded.startswith(_JPEG_MAGIC) else 1
+    reduction = jpeg_reduction(width_px, height_px, spec) if encoded.startswith(_JPEG_MAGIC) else 1
     picture = _imdecode(encoded, _decode_flag(spec, reduction))
     return DecodedFrame(fit_frame(picture, spec), width_px, height_px, "cpu")
 
@@ -102,21 +108,9 @@ def is_whole_jpeg(encoded: bytes) -> bool:
     return encoded.startswith(_JPEG_MAGIC) and encoded.rstrip(b"\0").endswith(_JPEG_END)
 
 
-def fit_jpeg(picture: NDArray[np.uint8], spec: ClipSpec) -> Frame:
-    """Fit a JPEG that another decoder gave at full size, (H, W) or (H, W, 3) BGR, as if :func:`decode_picture` had decoded it.
-
-    The mean of 2 x 2, 4 x 4 or 8 x 8 pixels stands for the decoding at reduced size. Without it a picture of 2.5 times the
-    spec's size gives scores that are off by 4 % of the largest, with it by 0.2 % (measured with the shipped model).
-    """
-    height_px, width_px = picture.shape[:2]
-    reduction = _reduction(width_px, height_px, spec)
-    if reduction > 1:
-        # libjpeg, too, fills up to whole blocks; stretching to whole pixels instead would shift everything.
-        bottom, right = -height_px % reduction, -width_px % reduction
-        filled = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        size = (filled.shape[1] // reduction, filled.shape[0] // reduction)
-        picture = np.asarray(cv2.resize(filled, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    return fit_frame(picture, spec)
+def jpeg_reduction(width_px: int, height_px: int, spec: ClipSpec) -> int:
+    """1, 2, 4 or 8: what a JPEG's sides are divided by when it is decoded, the most that leaves both as large as the spec."""
+    return next((r for r in _REDUCTIONS if width_px // r >= spec.width_px and height_px // r >= spec.height_px), 1)
 
 
 def encode_jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
@@ -141,11 +135,6 @@ def _decode_flag(spec: ClipSpec, reduction: int) -> int:
     name = f"IMREAD_{colour}" if reduction == 1 else f"IMREAD_REDUCED_{colour}_{reduction}"
     # A camera turned upside down is a fact of the scene; a rotation tag must not swap width and height.
     return int(getattr(cv2, name)) | int(cv2.IMREAD_IGNORE_ORIENTATION)
-
-
-def _reduction(width_px: int, height_px: int, spec: ClipSpec) -> int:
-    """The largest DCT reduction that keeps both sides of a JPEG at least as large as the spec."""
-    return next((r for r in _REDUCTIONS if width_px // r >= spec.width_px and height_px // r >= spec.height_px), 1)
 
 
 def _imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:

@@ -1,30 +1,32 @@
 """JPEGs decoded on an NVIDIA GPU by nvImageCodec: the second implementation of what :mod:`deploy.frames` promises.
 
-The checks of header and size are those of :mod:`deploy.frames`, and come first. A decoded picture is copied to the host at its
-full size and fitted there by the same functions as on the CPU. PNGs, JPEGs without an end marker and whatever nvImageCodec
+The checks of header and size are those of :mod:`deploy.frames`, and come first. A decoded picture is fitted where it lies, on the
+GPU, and only the frame is copied to the host, if it is wanted there. PNGs, JPEGs without an end marker and whatever nvImageCodec
 declines are decoded by OpenCV, so that the same pictures are refused for the same reasons; each frame says who decoded it.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deploy.cuda.driver import CudaDriver, Driver
+from deploy.cuda.fit import Fitter
+from deploy.cuda.gpu import lacking_cuda
 from deploy.decoder import CpuDecoder
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable
-from deploy.frames import DecodedFrame, encode_jpeg, fit_jpeg, is_whole_jpeg, picture_size
+from deploy.frames import AnyFrame, DecodedFrame, Frame, encode_jpeg, is_whole_jpeg, picture_size
 from deploy.spec import ClipSpec
 
 MAX_CALL_PX = 67_108_864
-"""Pixels of one call, four of the largest pictures: 200 MB on the GPU and as much on the host, however long a poll is."""
+"""Pixels of one call, four of the largest pictures: 200 MB on the GPU, and some 400 to fit them there, however long a poll is."""
 
 _OPTIONS = ":fancy_upsampling=1"
 """Colour is interpolated between its samples, as libjpeg does it and nvJPEG by itself does not."""
 _PROBE_SIDE_PX = 64
+_NOTHING = "it gives back no picture, or none of the right size"
 
 
 class _Jpeg(NamedTuple):
@@ -36,34 +38,42 @@ class _Jpeg(NamedTuple):
 
 
 class NvJpegDecoder:
-    """See :class:`deploy.decoder.PictureDecoder`. ``threads``: CPU threads for fitting, and for what OpenCV decodes.
+    """See :class:`deploy.decoder.PictureDecoder`. ``threads``: CPU threads for nvImageCodec, and for what OpenCV decodes.
+
+    ``on_device``: all frames are DeviceFrames, those that OpenCV decoded as well.
 
     Raises:
-        DecoderUnavailable: nvImageCodec is missing, or finds no GPU it can decode on.
+        DecoderUnavailable: nvImageCodec or PyTorch with CUDA is missing, or finds no GPU, or none it can decode on.
     """
 
     name = "nvjpeg"
 
-    def __init__(self, spec: ClipSpec, threads: int) -> None:
+    def __init__(self, spec: ClipSpec, threads: int, *, on_device: bool = False) -> None:
         self._spec = spec
+        self._on_device = on_device
         self._library = _import_nvimgcodec()
-        self._probe = encode_jpeg(np.full((_PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), 128, np.uint8), 90)
+        self._driver, self._stream = _open_device(self.name)
+        self._done = self._driver.event()
+        self._fitter = Fitter(spec, self._driver)
+        self._probe = _Jpeg(
+            0, encode_jpeg(np.full((_PROBE_SIDE_PX, _PROBE_SIDE_PX, 3), 128, np.uint8), 90), *[_PROBE_SIDE_PX] * 2
+        )
         with ExitStack() as stack:
             self._params = self._decode_params()
             self._decoder = self._open(stack, threads)
             self._cpu = CpuDecoder(spec, threads)
             stack.callback(self._cpu.close)
-            self._pool = stack.enter_context(ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fit"))
-            if not self._works():
+            trouble = self._trouble()
+            if trouble is not None:
                 raise DecoderUnavailable(
-                    "the nvjpeg decoder cannot be used: nvImageCodec finds a GPU but decodes no JPEG on it; install nvJPEG: "
-                    "pip install 'oddsight[nvjpeg]', or set decode.backend to cpu"
+                    f"the nvjpeg decoder cannot be used: nvImageCodec finds a GPU but no JPEG becomes a frame there: {trouble}; "
+                    "install nvJPEG: pip install 'oddsight[nvjpeg]', or set decode.backend to cpu"
                 )
             self._stack = stack.pop_all()
 
-    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame | BadFrame]:
+    def decode(self, pictures: Sequence[bytes]) -> list[DecodedFrame[AnyFrame] | BadFrame]:
         """See :meth:`deploy.decoder.PictureDecoder.decode`."""
-        found: dict[int, DecodedFrame | BadFrame] = {}
+        found: dict[int, DecodedFrame[AnyFrame] | BadFrame] = {}
         jpegs = []
         for place, encoded in enumerate(pictures):
             try:
@@ -76,7 +86,8 @@ class NvJpegDecoder:
         for call in _calls(jpegs):
             found |= self._decode_call(call)
         left = [place for place in range(len(pictures)) if place not in found]
-        found |= zip(left, self._cpu.decode([pictures[place] for place in left]), strict=True)
+        if left:
+            found |= zip(left, self._by_opencv([pictures[place] for place in left]), strict=True)
         return [found[place] for place in range(len(pictures))]
 
     def describe(self) -> dict[str, str]:
@@ -85,7 +96,7 @@ class NvJpegDecoder:
         return {"backend": self.name, "version": version, "device": f"GPU {self._decoder.device_id}"}
 
     def close(self) -> None:
-        """See :meth:`deploy.decoder.PictureDecoder.close`."""
+        """See :meth:`deploy.decoder.PictureDecoder.close`. Frames outlive it."""
         self._stack.close()
 
     def _open(self, stack: ExitStack, threads: int) -> Any:
@@ -95,10 +106,7 @@ class NvJpegDecoder:
         try:
             decoder = self._library.Decoder(max_num_cpu_threads=threads, backends=backends, options=_OPTIONS)
         except Exception as error:  # whatever the library raises where it finds no driver or no GPU
-            raise DecoderUnavailable(
-                f"the nvjpeg decoder cannot be used: no GPU it can decode on: {_reason(error)}; check the driver with "
-                "nvidia-smi, or set decode.backend to cpu"
-            ) from error
+            raise _no_gpu(error) from error
         return stack.enter_context(decoder)
 
     def _decode_params(self) -> Any:
@@ -111,49 +119,86 @@ class NvJpegDecoder:
             sample_format=layouts.I_Y if gray else layouts.I_BGR,
         )
 
-    def _works(self) -> bool:
-        """Whether an ordinary JPEG still becomes a picture."""
+    def _trouble(self) -> str | None:
+        """Why an ordinary JPEG becomes no frame; None where it does."""
         try:
-            return self._pictures([self._probe])[0] is not None
-        except Exception:  # noqa: BLE001  whatever the library raises, it does not work
-            return False
+            return _NOTHING if self._frames([self._probe])[0] is None else None
+        except Exception as error:  # noqa: BLE001  whatever the libraries raise, they do not work
+            return _reason(error)
 
-    def _decode_call(self, jpegs: list[_Jpeg]) -> dict[int, DecodedFrame | BadFrame]:
+    def _decode_call(self, jpegs: list[_Jpeg]) -> dict[int, DecodedFrame[AnyFrame] | BadFrame]:
         """Frames by place; those that were declined are left out.
 
         Raises:
             DecoderFailed: nothing came out, nor does an ordinary JPEG any more.
         """
-        reason = "it gives back no picture at all"
+        frames: Sequence[AnyFrame | None] = [None] * len(jpegs)
+        reason = _NOTHING
         try:
-            pictures = self._pictures([jpeg.encoded for jpeg in jpegs])
+            frames = self._frames(jpegs)
         except Exception as error:  # noqa: BLE001  one message's bytes must not end the service; a lost GPU does, below
-            pictures, reason = [None] * len(jpegs), _reason(error)
-        if all(picture is None for picture in pictures) and not self._works():
+            reason = _reason(error)
+        if all(frame is None for frame in frames) and self._trouble() is not None:
             raise DecoderFailed(f"nvjpeg: the GPU decodes no more: {reason}; start again, or set decode.backend to cpu")
-        fitted = zip(jpegs, self._pool.map(self._fitted, jpegs, pictures), strict=True)
-        return {jpeg.place: decoded for jpeg, decoded in fitted if decoded is not None}
+        found = [(jpeg, frame) for jpeg, frame in zip(jpegs, frames, strict=True) if frame is not None]
+        return {jpeg.place: DecodedFrame(frame, jpeg.width_px, jpeg.height_px, self.name) for jpeg, frame in found}
 
-    def _pictures(self, encoded: list[bytes]) -> list[NDArray[np.uint8] | None]:
-        """One batched call: pictures uint8 (H, W, C) on the host; None for what is declined."""
-        streams = [self._stream(each) for each in encoded]
+    def _frames(self, jpegs: list[_Jpeg]) -> Sequence[AnyFrame | None]:
+        """One batched call; None for what is declined."""
+        with self._at_once():
+            # The pictures are the library's memory. This name keeps them until the stream has read them.
+            pictures = self._pictures(jpegs)
+            frames = iter(self._fitter.fit([picture for picture in pictures if picture is not None]))
+            fitted = [None if picture is None else next(frames) for picture in pictures]
+        return fitted if self._on_device else [None if frame is None else frame.on_host() for frame in fitted]
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """On the decoder's stream, which is waited for at the end, be it an error: then nothing is on its way any more."""
+        with self._driver.on(self._stream):
+            try:
+                yield
+            finally:
+                self._done.record(self._stream)
+                self._done.synchronize()
+
+    def _pictures(self, jpegs: list[_Jpeg]) -> list[Any]:
+        """Tensors uint8 (H, W, C) over the library's own memory; None for what is declined."""
+        streams = [self._code_stream(jpeg.encoded) for jpeg in jpegs]
         readable = [stream for stream in streams if stream is not None]
-        images = iter(self._decoder.decode(readable, params=self._params) if readable else [])
-        return [None if stream is None else _on_host(next(images)) for stream in streams]
+        # On this very stream the library waits for its own, and takes and frees its memory.
+        stream = self._driver.handle()
+        images = iter(self._decoder.decode(readable, params=self._params, cuda_stream=stream) if readable else [])
+        return [None if each is None else self._picture(jpeg, next(images)) for jpeg, each in zip(jpegs, streams, strict=True)]
 
-    def _stream(self, encoded: bytes) -> Any:
+    def _code_stream(self, encoded: bytes) -> Any:
         try:
             return self._library.CodeStream(encoded)
         except Exception:  # noqa: BLE001  its own parser declines it; OpenCV has the last word
             return None
 
-    def _fitted(self, jpeg: _Jpeg, picture: NDArray[np.uint8] | None) -> DecodedFrame | None:
+    def _picture(self, jpeg: _Jpeg, image: Any) -> Any:
         """None where a picture is not what its header promised: OpenCV has the last word there, too."""
         promised = (jpeg.height_px, jpeg.width_px, self._spec.channels)
-        if picture is None or picture.shape != promised or picture.dtype != np.uint8:
+        if image is None or tuple(image.shape) != promised or image.dtype != np.uint8:
             return None
-        pixels = picture[:, :, 0] if self._spec.channels == 1 else picture
-        return DecodedFrame(fit_jpeg(pixels, self._spec), jpeg.width_px, jpeg.height_px, self.name)
+        return self._driver.shared(image)
+
+    def _by_opencv(self, pictures: list[bytes]) -> list[DecodedFrame[AnyFrame] | BadFrame]:
+        """Raises DecoderFailed where frames are to stay on the GPU and cannot be copied there."""
+        results = self._cpu.decode(pictures)
+        if not self._on_device:
+            return [*results]
+        try:
+            with self._at_once():
+                return [each if isinstance(each, BadFrame) else self._moved_up(each) for each in results]
+        except Exception as error:  # whatever PyTorch raises
+            raise DecoderFailed(
+                f"nvjpeg: the GPU takes no frames: {_reason(error)}; start again, or set decode.backend to cpu"
+            ) from error
+
+    def _moved_up(self, decoded: DecodedFrame[Frame]) -> DecodedFrame[AnyFrame]:
+        return DecodedFrame(self._fitter.moved_up(decoded.frame), decoded.width_px, decoded.height_px, decoded.decoder)
 
 
 def _import_nvimgcodec() -> Any:
@@ -174,6 +219,36 @@ def _import_nvimgcodec() -> Any:
     return nvimgcodec
 
 
+def _open_device(name: str) -> tuple[Driver, Any]:
+    """The GPU that frames are fitted on, and a stream there.
+
+    Raises:
+        DecoderUnavailable: there is no PyTorch with CUDA, no driver, or no GPU; says which.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise DecoderUnavailable(
+            f"the nvjpeg decoder cannot be used: {error}; install it: pip install 'oddsight[nvjpeg]', or set decode.backend "
+            "to cpu"
+        ) from error
+    lacking = lacking_cuda(torch)
+    if lacking is not None:
+        raise DecoderUnavailable(f"the nvjpeg decoder needs {lacking}; or set decode.backend to cpu")
+    driver = CudaDriver(name)
+    try:
+        return driver, driver.stream()
+    except Exception as error:  # whatever PyTorch raises where the GPU is full or belongs to somebody else
+        raise _no_gpu(error) from error
+
+
+def _no_gpu(error: Exception) -> DecoderUnavailable:
+    return DecoderUnavailable(
+        f"the nvjpeg decoder cannot be used: no GPU it can decode on: {_reason(error)}; check the driver with nvidia-smi, or "
+        "set decode.backend to cpu"
+    )
+
+
 def _calls(jpegs: list[_Jpeg]) -> Iterator[list[_Jpeg]]:
     """The pictures in their order, no more than ``MAX_CALL_PX`` together."""
     call: list[_Jpeg] = []
@@ -186,12 +261,6 @@ def _calls(jpegs: list[_Jpeg]) -> Iterator[list[_Jpeg]]:
         call.append(jpeg)
     if call:
         yield call
-
-
-def _on_host(image: Any) -> NDArray[np.uint8] | None:
-    """A copy in the host's memory. When fitting moves to the GPU, it goes before this."""
-    copy = None if image is None else image.cpu()
-    return None if copy is None else np.asarray(copy)
 
 
 def _reason(error: Exception) -> str:

@@ -42,6 +42,12 @@ class Driver(Protocol):
     def gather(self, table: Any, rows: Any, into: Any) -> None:
         """Enqueue: copy ``table``'s rows of those numbers, int64 (N,), to ``into``, of N rows of the same sizes."""
 
+    def stack(self, tensors: Sequence[Any], into: Any) -> None:
+        """Enqueue: copy ``tensors``, at least one, to the rows of ``into``, of as many rows of the same sizes."""
+
+    def shared(self, foreign: Any) -> Any:
+        """A tensor over an array of another library on the device, with no copy. It keeps the array alive."""
+
     def pinned_like(self, tensor: Any) -> Any:
         """A host tensor that the device can copy from and to without the processor, as large as ``tensor``."""
 
@@ -80,6 +86,14 @@ class CudaDriver:
     def gather(self, table: Any, rows: Any, into: Any) -> None:
         """See :meth:`Driver.gather`."""
         self._torch.index_select(table, 0, rows, out=into)
+
+    def stack(self, tensors: Sequence[Any], into: Any) -> None:
+        """See :meth:`Driver.stack`."""
+        self._torch.stack(tensors, out=into)
+
+    def shared(self, foreign: Any) -> Any:
+        """See :meth:`Driver.shared`. It waits for no stream of the library's: that must work on the current one."""
+        return self._torch.as_tensor(foreign, device=self.device)
 
     def pinned_like(self, tensor: Any) -> Any:
         """See :meth:`Driver.pinned_like`."""

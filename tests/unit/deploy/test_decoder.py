@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -15,14 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy import nvjpeg
-from deploy.decoder import CpuDecoder, PictureDecoder, load_decoder
+from deploy.cuda.fit import Fitter
+from deploy.cuda.gpu import lacking_cuda
+from deploy.decoder import DECODERS, STAY_ON_DEVICE, CpuDecoder, PictureDecoder, load_decoder
+from deploy.device_frame import DeviceFrame
 from deploy.errors import BadFrame, ConfigError, DecoderFailed, DecoderUnavailable
-from deploy.frames import MAX_PICTURE_BYTES, DecodedFrame, decode_picture, encode_jpeg
+from deploy.frames import MAX_PICTURE_BYTES, AnyFrame, DecodedFrame, Frame, decode_picture, encode_jpeg
 from deploy.nvjpeg import NvJpegDecoder
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
+from tests.harness.host_driver import HostEvent
 from tests.unit.deploy.test_frames import BGR, GRAY, JPEG, PNG, cmyk_jpeg, encode, jpeg_header, jpeg_segment, picture
 
+ON_DEVICE = ", on device"
+"""End of the names of decoders whose frames stay there."""
 SPECS = {"gray": GRAY, "bgr": BGR}
 ROTATED = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
 GOOD = {
@@ -64,22 +70,30 @@ class LibrarysOwnCpuDecoder(NvJpegDecoder):
         return stack.enter_context(decoder)
 
 
-def opened(kind: str, spec: ClipSpec) -> PictureDecoder:
-    if kind == "library":
+def opened(kind: str, spec: ClipSpec) -> PictureDecoder[AnyFrame]:
+    on_device = kind.endswith(ON_DEVICE)
+    if kind.startswith("library"):
         pytest.importorskip("nvidia.nvimgcodec", reason="no nvImageCodec: pip install 'oddsight[nvjpeg]'")
-        return LibrarysOwnCpuDecoder(spec, threads=2)
-    if kind == "gpu":
+        return LibrarysOwnCpuDecoder(spec, threads=2, on_device=on_device)
+    if kind.startswith("gpu"):
         try:
-            return NvJpegDecoder(spec, threads=2)
+            return NvJpegDecoder(spec, threads=2, on_device=on_device)
         except DecoderUnavailable as error:
             pytest.skip(str(error))
-    return load_decoder("cpu" if kind == "cpu" else "nvjpeg", spec, threads=2)
+    return load_decoder("cpu" if kind == "cpu" else "nvjpeg", spec, threads=2, on_device=on_device)
 
 
-@pytest.fixture(params=["cpu", "fake", "library", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[
+        *("cpu", "fake", "fake" + ON_DEVICE, "library", "library" + ON_DEVICE),
+        *(pytest.param(kind, marks=pytest.mark.gpu) for kind in ("gpu", "gpu" + ON_DEVICE)),
+    ]
+)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "fake":
+    if request.param.startswith("fake"):
         fake_nvimgcodec.install(monkeypatch)
+    if request.param.startswith("library"):
+        fake_nvimgcodec.make_up_device(monkeypatch)
     return str(request.param)
 
 
@@ -89,14 +103,18 @@ def spec(request: pytest.FixtureRequest) -> ClipSpec:
 
 
 @pytest.fixture
-def decoder(kind: str, spec: ClipSpec) -> Iterator[PictureDecoder]:
+def decoder(kind: str, spec: ClipSpec) -> Iterator[PictureDecoder[AnyFrame]]:
     decoder = opened(kind, spec)
     yield decoder
     decoder.close()
 
 
-def told(result: DecodedFrame | BadFrame) -> str:
+def told(result: DecodedFrame[AnyFrame] | BadFrame) -> str:
     return result.reason if isinstance(result, BadFrame) else "decoded"
+
+
+def on_host(frame: AnyFrame) -> Frame:
+    return frame.on_host() if isinstance(frame, DeviceFrame) else frame
 
 
 def on_the_cpu(encoded: bytes, spec: ClipSpec) -> str:
@@ -107,30 +125,36 @@ def on_the_cpu(encoded: bytes, spec: ClipSpec) -> str:
     return "decoded"
 
 
-def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(decoder: PictureDecoder, spec: ClipSpec) -> None:
+def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(
+    decoder: PictureDecoder[AnyFrame], spec: ClipSpec, kind: str
+) -> None:
     for (name, encoded), found in zip(GOOD.items(), decoder.decode(list(GOOD.values())), strict=True):
         expected = decode_picture(encoded, spec)
         assert isinstance(found, DecodedFrame), name
         assert (found.width_px, found.height_px) == (expected.width_px, expected.height_px), name
-        assert (found.frame.shape, found.frame.dtype) == (spec.frame_shape, np.uint8), name
-        difference = np.abs(found.frame.astype(int) - expected.frame)
+        assert isinstance(found.frame, DeviceFrame) == kind.endswith(ON_DEVICE), name
+        frame = on_host(found.frame)
+        assert (frame.shape, frame.dtype) == (spec.frame_shape, np.uint8), name
+        difference = np.abs(frame.astype(int) - expected.frame)
         assert difference.mean() <= 1, name
         assert difference.max() <= 6, name
 
 
-def test_what_is_refused_in_training_is_refused_for_the_same_reason(decoder: PictureDecoder, spec: ClipSpec) -> None:
+def test_what_is_refused_in_training_is_refused_for_the_same_reason(decoder: PictureDecoder[AnyFrame], spec: ClipSpec) -> None:
     expected = {name: on_the_cpu(encoded, spec) for name, encoded in BAD.items()}
     assert "decoded" not in expected.values()
     assert {name: told(decoder.decode([encoded])[0]) for name, encoded in BAD.items()} == expected
 
 
 @pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
-def test_a_cut_picture_is_refused_wherever_it_is_cut(decoder: PictureDecoder, whole: bytes) -> None:
+def test_a_cut_picture_is_refused_wherever_it_is_cut(decoder: PictureDecoder[AnyFrame], whole: bytes) -> None:
     results = decoder.decode([whole[:cut] for cut in range(0, len(whole), 3)])
     assert "decoded" not in set(map(told, results))
 
 
-def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(decoder: PictureDecoder, spec: ClipSpec) -> None:
+def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(
+    decoder: PictureDecoder[AnyFrame], spec: ClipSpec
+) -> None:
     sides = range(24, 64)
     pictures = [encode((".jpg", ".png")[side % 2], picture(side, side + 8)) for side in sides]
     for at in range(0, 40, 5):
@@ -141,11 +165,11 @@ def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(d
     assert sizes == {at: (side + 8, side) for at, side in enumerate(sides) if at % 5}
 
 
-def test_no_pictures_give_no_frames(decoder: PictureDecoder) -> None:
+def test_no_pictures_give_no_frames(decoder: PictureDecoder[AnyFrame]) -> None:
     assert decoder.decode([]) == []
 
 
-def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: PictureDecoder) -> None:
+def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: PictureDecoder[AnyFrame]) -> None:
     assert decoder.describe()["backend"] == decoder.name == ("cpu" if kind == "cpu" else "nvjpeg")
     assert {"version", "device"} <= decoder.describe().keys()
     decoder.close()
@@ -153,11 +177,15 @@ def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: PictureD
 
 
 @pytest.fixture(scope="module")
-def lasting() -> Iterator[dict[str, PictureDecoder]]:
+def lasting() -> Iterator[dict[str, PictureDecoder[AnyFrame]]]:
     """Decoders for many examples; hypothesis has no patience for new ones."""
     with pytest.MonkeyPatch.context() as patch:
         fake_nvimgcodec.install(patch)
-        decoders = {"cpu": CpuDecoder(BGR, threads=2), "fake": NvJpegDecoder(BGR, threads=2)}
+        decoders: dict[str, PictureDecoder[AnyFrame]] = {
+            "cpu": CpuDecoder(BGR, threads=2),
+            "fake": NvJpegDecoder(BGR, threads=2),
+            "fake" + ON_DEVICE: NvJpegDecoder(BGR, threads=2, on_device=True),
+        }
     yield decoders
     for decoder in decoders.values():
         decoder.close()
@@ -174,19 +202,27 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @settings(deadline=None)
 @given(pictures=st.lists(st.just(JPEG) | damaged() | st.binary(max_size=60).map(b"\xff\xd8\xff".__add__), max_size=5))
-@pytest.mark.parametrize("kind", ["cpu", "fake"])
-def test_any_bytes_become_a_frame_or_a_refusal(lasting: dict[str, PictureDecoder], kind: str, pictures: Sequence[bytes]) -> None:
+@pytest.mark.parametrize("kind", ["cpu", "fake", "fake" + ON_DEVICE])
+def test_any_bytes_become_a_frame_or_a_refusal(
+    lasting: dict[str, PictureDecoder[AnyFrame]], kind: str, pictures: Sequence[bytes]
+) -> None:
     results = lasting[kind].decode(pictures)
     assert len(results) == len(pictures)
     for encoded, result in zip(pictures, results, strict=True):
         assert told(result) in {"decoded", "empty", "unsupported_type", "bad_header", "undecodable", "too_large"}
         assert encoded != JPEG or told(result) == "decoded"
-        assert isinstance(result, BadFrame) or result.frame.shape == BGR.frame_shape
+        assert isinstance(result, BadFrame) or on_host(result.frame).shape == BGR.frame_shape
 
 
 def test_an_unknown_decoder_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError, match=r"decode\.backend must be one of cpu, nvjpeg, got 'magic'"):
         load_decoder("magic", GRAY, threads=1)
+
+
+def test_frames_stay_on_the_gpu_only_where_that_is_where_they_are() -> None:
+    assert {"nvjpeg"} == STAY_ON_DEVICE <= DECODERS.keys()
+    with pytest.raises(ConfigError, match=r"decode\.backend must be one of nvjpeg for frames that stay on the GPU, got 'cpu'"):
+        load_decoder("cpu", GRAY, threads=1, on_device=True)
 
 
 class TestNvJpeg:
@@ -195,20 +231,26 @@ class TestNvJpeg:
         return fake_nvimgcodec.install(monkeypatch)
 
     @pytest.fixture
-    def decoder(self, library: ModuleType) -> Iterator[PictureDecoder]:
+    def decoder(self, library: ModuleType) -> Iterator[PictureDecoder[AnyFrame]]:
         decoder = load_decoder("nvjpeg", GRAY, threads=2)
         library.calls.clear()
         yield decoder
         decoder.close()
 
+    @pytest.fixture
+    def on_device(self, library: ModuleType) -> Iterator[PictureDecoder[AnyFrame]]:
+        decoder = load_decoder("nvjpeg", GRAY, threads=2, on_device=True)
+        yield decoder
+        decoder.close()
+
     def test_the_jpegs_of_a_poll_are_one_call_and_pngs_are_left_to_opencv(
-        self, library: ModuleType, decoder: PictureDecoder
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame]
     ) -> None:
         assert decoders(decoder.decode([JPEG, PNG, JPEG, GOOD["progressive"]])) == ["nvjpeg", "cpu", "nvjpeg", "nvjpeg"]
         assert library.calls == [3]
 
     def test_a_poll_of_large_pictures_is_several_calls(
-        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nvjpeg, "MAX_CALL_PX", 2 * 48 * 64)
         small, large = encode_jpeg(picture(16, 16), 90), encode_jpeg(picture(200, 200), 90)
@@ -216,48 +258,132 @@ class TestNvJpeg:
         assert library.calls == [2, 1, 1, 2]
 
     def test_what_it_declines_is_left_to_opencv_which_says_so(
-        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([GOOD["progressive"], JPEG])) == ["cpu", "nvjpeg"]
 
     def test_a_picture_of_another_size_than_its_header_says_is_left_to_opencv(
-        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(library, "distort", lambda pixels: pixels[:-1].astype(np.uint8))
+        monkeypatch.setattr(library, "distort", lambda pixels: pixels[: 47 if len(pixels) == 48 else None].astype(np.uint8))
         [found] = decoder.decode([JPEG])
         assert isinstance(found, DecodedFrame)
         assert found.decoder == "cpu"
-        np.testing.assert_array_equal(found.frame, decode_picture(JPEG, GRAY).frame)
+        np.testing.assert_array_equal(on_host(found.frame), decode_picture(JPEG, GRAY).frame)
 
     def test_a_picture_that_makes_a_call_fail_takes_its_neighbours_to_opencv_and_ends_nothing(
-        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "poisonous", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([JPEG, GOOD["progressive"]])) == ["cpu", "cpu"]
         assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
 
     def test_a_gpu_that_is_lost_is_an_error_and_not_a_slower_service(
-        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "lost", True)
         with pytest.raises(DecoderFailed, match="the GPU decodes no more: CUDA error: the launch failed; start again"):
             decoder.decode([JPEG])
 
     def test_a_gpu_that_gives_nothing_any_more_is_an_error_too(
-        self, library: ModuleType, decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
-        with pytest.raises(DecoderFailed, match="gives back no picture at all"):
+        with pytest.raises(DecoderFailed, match="gives back no picture, or none of the right size"):
             decoder.decode([JPEG, PNG])
 
-    def test_closing_frees_the_gpu(self, library: ModuleType, decoder: PictureDecoder) -> None:
+    def test_pictures_that_the_gpu_cannot_fit_are_left_to_opencv(
+        self, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fitted = Fitter.fit
+
+        def only_small_ones(self: Fitter, pictures: Sequence[Any]) -> list[DeviceFrame]:
+            if len(pictures) > 1:
+                raise RuntimeError("CUDA out of memory")
+            return fitted(self, pictures)
+
+        monkeypatch.setattr(Fitter, "fit", only_small_ones)
+        assert decoders(decoder.decode([JPEG, JPEG])) == ["cpu", "cpu"]
+        assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
+        monkeypatch.setattr(Fitter, "fit", fails)
+        with pytest.raises(DecoderFailed, match="the GPU decodes no more: CUDA error: out of luck; start again"):
+            decoder.decode([JPEG])
+
+    def test_on_the_device_every_frame_stays_there_whoever_decoded_it(self, on_device: PictureDecoder[AnyFrame]) -> None:
+        results = on_device.decode([JPEG, PNG, b"", JPEG, GOOD["five-times-and-a-bit"]])
+        assert decoders(results) == ["nvjpeg", "cpu", "empty", "nvjpeg", "nvjpeg"]
+        frames = [result.frame for result in results if isinstance(result, DecodedFrame)]
+        assert [type(frame) for frame in frames] == [DeviceFrame] * 4
+        np.testing.assert_array_equal(on_host(frames[1]), decode_picture(PNG, GRAY).frame)
+
+    def test_frames_on_the_device_are_those_on_the_host(
+        self, decoder: PictureDecoder[AnyFrame], on_device: PictureDecoder[AnyFrame]
+    ) -> None:
+        pairs = zip(decoder.decode(list(GOOD.values())), on_device.decode(list(GOOD.values())), strict=True)
+        for found, expected in pairs:
+            assert isinstance(found, DecodedFrame)
+            assert isinstance(expected, DecodedFrame)
+            assert type(found.frame) is np.ndarray
+            np.testing.assert_array_equal(on_host(expected.frame), found.frame)
+
+    def test_frames_that_the_gpu_does_not_take_are_an_error(
+        self, on_device: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Fitter, "moved_up", fails)
+        assert decoders(on_device.decode([JPEG])) == ["nvjpeg"]
+        with pytest.raises(DecoderFailed, match="nvjpeg: the GPU takes no frames: CUDA error: out of luck; start again"):
+            on_device.decode([JPEG, PNG])
+
+    def test_a_call_is_waited_for_once_on_its_own_stream_and_its_pictures_live_until_then(
+        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alive = []
+        wait = HostEvent.synchronize
+        monkeypatch.setattr(HostEvent, "synchronize", lambda event: (alive.append(len(library.images)), wait(event)))
+        library.driver.wishes.clear()
+        decoder.decode([JPEG, GOOD["smaller"], JPEG])
+        (_, stream), (_, done, recorded_on), (_, waited_for) = library.driver.wishes
+        assert [wish[0] for wish in library.driver.wishes] == ["on", "record", "synchronize"]
+        assert (recorded_on, waited_for) == (stream, done)
+        assert alive == [3]
+        assert len(library.images) == 0
+
+    def test_closing_frees_the_gpu(self, library: ModuleType, decoder: PictureDecoder[AnyFrame]) -> None:
         decoder.close()
         assert library.calls == [-1]
 
     def test_without_the_library_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "nvidia", None)
         with pytest.raises(DecoderUnavailable, match=r"install it: pip install 'oddsight\[nvjpeg\]'"):
+            load_decoder("nvjpeg", GRAY, threads=1)
+
+    def test_without_pytorch_the_extra_is_named(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "torch", None)
+        with pytest.raises(DecoderUnavailable, match=r"install it: pip install 'oddsight\[nvjpeg\]'"):
+            load_decoder("nvjpeg", GRAY, threads=1)
+
+    @pytest.mark.parametrize(
+        ("cuda", "lacks"),
+        [
+            (None, r"PyTorch with CUDA; the installed 2\S* has none"),
+            ("13.0", "an NVIDIA GPU with its driver; CUDA finds none here"),
+        ],
+    )
+    def test_without_cuda_for_pytorch_it_says_what_it_needs(
+        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch, cuda: str | None, lacks: str
+    ) -> None:
+        monkeypatch.setattr("torch.version.cuda", cuda)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr(nvjpeg, "lacking_cuda", lacking_cuda)
+        with pytest.raises(DecoderUnavailable, match=f"^the nvjpeg decoder needs {lacks}; or set decode.backend to cpu$"):
+            load_decoder("nvjpeg", GRAY, threads=1)
+
+    def test_a_gpu_that_gives_pytorch_no_stream_is_not_started_and_says_why(
+        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library.driver, "stream", fails)
+        with pytest.raises(DecoderUnavailable, match=r"no GPU it can decode on: CUDA error: out of luck; check .* nvidia-smi"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
     def test_without_a_driver_it_says_what_to_check(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +395,26 @@ class TestNvJpeg:
         self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
-        with pytest.raises(DecoderUnavailable, match=r"decodes no JPEG on it; install nvJPEG: pip install 'oddsight\[nvjpeg\]'"):
+        with pytest.raises(
+            DecoderUnavailable, match=r"there: it gives back no picture, or none of the right size; install nvJPEG: pip install"
+        ):
+            load_decoder("nvjpeg", GRAY, threads=1)
+        assert library.calls == [1, -1]
+
+    def test_a_gpu_that_cannot_fit_is_not_started_and_says_why(
+        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Fitter, "fit", fails)
+        with pytest.raises(DecoderUnavailable, match="no JPEG becomes a frame there: CUDA error: out of luck"):
             load_decoder("nvjpeg", GRAY, threads=1)
         assert library.calls == [1, -1]
 
 
-def decoders(results: Sequence[DecodedFrame | BadFrame]) -> list[str]:
+def fails(*_: object) -> NoReturn:
+    raise RuntimeError("CUDA error: out of luck")
+
+
+def decoders(results: Sequence[DecodedFrame[AnyFrame] | BadFrame]) -> list[str]:
     return [told(result) if isinstance(result, BadFrame) else result.decoder for result in results]
 
 
@@ -294,6 +434,7 @@ def test_the_fake_has_no_member_that_the_real_library_lacks() -> None:
     }
     for name, words in arguments.items():
         assert [word for word in words if word not in getattr(real, name).__init__.__doc__] == []
+    assert "cuda_stream" in real.Decoder.decode.__doc__
     assert isinstance(real.__version__, str)
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy import nvjpeg
 from deploy.bundle import Bundle, read_bundle
 from deploy.decoder import CpuDecoder, PictureDecoder, load_decoder
 from deploy.decoder_gate import SCORE_TOLERANCE, check_decoder
 from deploy.engine import Engine, load_engine
 from deploy.errors import DecoderRefused
-from deploy.frames import fit_frame
+from deploy.frames import AnyFrame
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
@@ -36,9 +35,9 @@ def engine(golden: Bundle) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture
-def decoder(library: ModuleType, golden: Bundle) -> Iterator[PictureDecoder]:
-    decoder = load_decoder("nvjpeg", golden.spec, threads=1)
+@pytest.fixture(params=[False, True], ids=["frames on the host", "frames on the device"])
+def decoder(library: ModuleType, golden: Bundle, request: pytest.FixtureRequest) -> Iterator[PictureDecoder[AnyFrame]]:
+    decoder = load_decoder("nvjpeg", golden.spec, threads=1, on_device=request.param)
     yield decoder
     decoder.close()
 
@@ -60,14 +59,14 @@ def test_the_cpus_decoder_gives_the_very_scores(engine: Engine, golden: Bundle) 
 
 
 def test_rounding_passes(
-    library: ModuleType, decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", rounded_otherwise)
     assert 0 < check_decoder(decoder, engine, golden) <= SCORE_TOLERANCE
 
 
 def test_another_brightness_is_refused_with_the_figures(
-    library: ModuleType, decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", brighter)
     with pytest.raises(
@@ -77,22 +76,24 @@ def test_another_brightness_is_refused_with_the_figures(
 
 
 def test_another_way_of_fitting_large_pictures_is_refused(
-    decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvjpeg, "fit_jpeg", fit_frame)  # in one step from the full size
+    monkeypatch.setattr("deploy.cuda.fit.jpeg_reduction", lambda *_: 1)  # in one step from the full size
     with pytest.raises(DecoderRefused, match="scores differ"):
         check_decoder(decoder, engine, golden)
 
 
 def test_a_decoder_that_leaves_ordinary_jpegs_to_another_is_refused(
-    library: ModuleType, decoder: PictureDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "declines", lambda encoded: len(encoded) > 1000)  # not the one it is tried with at its start
     with pytest.raises(DecoderRefused, match="an ordinary JPEG, and it leaves it to cpu"):
         check_decoder(decoder, engine, golden)
 
 
-def test_without_golden_sequences_nothing_is_let_pass(decoder: PictureDecoder, bundle_folder: Path, engine: Engine) -> None:
+def test_without_golden_sequences_nothing_is_let_pass(
+    decoder: PictureDecoder[AnyFrame], bundle_folder: Path, engine: Engine
+) -> None:
     bare = read_bundle(bundle_folder)
     with pytest.raises(DecoderRefused, match=r"holds no golden sequences to try the nvjpeg decoder on; make the bundle again"):
         check_decoder(decoder, engine, bare)

@@ -20,7 +20,6 @@ from deploy.frames import (
     decode_picture,
     encode_jpeg,
     fit_frame,
-    fit_jpeg,
     is_whole_jpeg,
     picture_size,
 )
@@ -148,21 +147,6 @@ def test_a_rotation_tag_does_not_turn_the_frame() -> None:
 def test_a_gray_picture_stays_gray_and_a_frame_that_fits_is_not_touched() -> None:
     gray = picture(24, 32)[:, :, 0]
     np.testing.assert_array_equal(fit_frame(gray, GRAY)[:, :, 0], gray)
-
-
-@pytest.mark.parametrize(("height_px", "width_px"), [(60, 80), (72, 96), (131, 175), (24, 32), (10, 12)])
-@pytest.mark.parametrize("spec", [GRAY, BGR], ids=["gray", "bgr"])
-def test_a_jpeg_that_another_decoder_gave_at_full_size_is_fitted_as_if_decoded_here(
-    spec: ClipSpec, height_px: int, width_px: int
-) -> None:
-    rough = cv2.resize(
-        np.random.default_rng(0).integers(0, 256, (height_px // 2, width_px // 2, 3), np.uint8), (width_px, height_px)
-    )
-    encoded = encode(".jpg", rough, cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111)
-    colour = cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR
-    full = np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), colour), np.uint8)
-    expected = decode_picture(encoded, spec).frame.astype(int)
-    assert np.abs(fit_jpeg(full, spec) - expected).mean() < 0.5  # in one step from the full size: 2.6 to 8.8
 
 
 def test_a_jpeg_is_whole_if_it_reaches_its_end_marker() -> None:

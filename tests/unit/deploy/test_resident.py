@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,18 +21,23 @@ from deploy.bundle import Bundle, read_bundle
 from deploy.cuda.driver import Launch
 from deploy.cuda.engine import SLOTS, GpuEngine
 from deploy.cuda.slots import program_shapes
-from deploy.engine import Options, ResidentEngine, load_engine, resident
+from deploy.decoder import PictureDecoder, load_decoder
+from deploy.device_frame import DeviceFrame
+from deploy.engine import Options, ResidentEngine, Scores, load_engine, resident
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
+from deploy.frames import AnyFrame, DecodedFrame, encode_jpeg
 from deploy.rows import NOTHING, RESERVED, FrameRow, Rows
 from deploy.spec import ClipSpec
 from deploy.tensorrt.library import MODULES
+from tests.harness import fake_nvimgcodec
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
-from tests.harness.host_driver import HostDriver
-from tests.harness.watching import Watching, contents
+from tests.harness.host_driver import HostDriver, HostEvent
+from tests.harness.watching import Watching, assert_same, contents, moved_up
 
 CAMERAS = 4
 KINDS = [(length, recurrent) for length in (1, 3) for recurrent in (False, True)]
+WHERE = [pytest.param(False, id="newest on host"), pytest.param(True, id="newest on device")]
 EVENTS = st.dictionaries(st.integers(0, CAMERAS - 1), st.sampled_from(["next", "next", "gap", "again"]), min_size=1)
 
 
@@ -103,13 +109,14 @@ def spec(request: pytest.FixtureRequest) -> ClipSpec:
     return spec_of(length, recurrent=recurrent)
 
 
+@pytest.mark.parametrize("on_device", WHERE)
 @given(st.sampled_from(KINDS), st.sampled_from([(1,), (2, 4), (1, 3), (4,)]), st.lists(EVENTS, max_size=12), st.integers(0, 99))
 @settings(deadline=None, max_examples=50)
 def test_whatever_the_cameras_do_scores_and_states_are_those_of_whole_clips(
-    kind: tuple[int, bool], buckets: tuple[int, ...], steps: list[dict[int, Any]], seed: int
+    on_device: bool, kind: tuple[int, bool], buckets: tuple[int, ...], steps: list[dict[int, Any]], seed: int
 ) -> None:
     engine = OnHost(spec_of(kind[0], recurrent=kind[1]), buckets)
-    everything, watching = engine.free, Watching(engine, seed)
+    everything, watching = engine.free, Watching(engine, seed, on_device=on_device)
     for events in steps:
         watching.step(events)
     watching.cameras.clear()
@@ -228,12 +235,53 @@ def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
 def test_copies_and_launches_are_ordered_as_those_of_whole_clips() -> None:
     engine = OnHost(spec_of(1, recurrent=False), (1,))
     orders = []
-    for call in (lambda: engine.score(grey(1, 2)[:, np.newaxis]), lambda: engine.score_newest(grey(1, 2), [[], []], [None] * 2)):
+    there = moved_up(engine, grey(1, 2))
+    for call in (
+        lambda: engine.score(grey(1, 2)[:, np.newaxis]),
+        lambda: engine.score_newest(grey(1, 2), [[], []], [None] * 2),
+        lambda: engine.score_newest(there, [[], []], [None] * 2),
+    ):
         engine.driver.wishes.clear()
         call()
         orders.append(list(engine.driver.wishes))
     assert [wish for wish in orders[0] if wish[0] == "launch"]
-    assert orders[0] == orders[1]
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_frames_that_lie_on_the_device_take_no_way_over_the_host(spec: ClipSpec) -> None:
+    engine = OnHost(spec)
+    on_host = [slot._on_host["newest"] for slot in engine._slots]
+    for values in on_host:
+        values.fill_(77)
+    first = moved_up(engine, grey(1, 2, 3, 4))
+    rows = [engine.upload(first) for _ in range(spec.length - 1)]
+    found = engine.score_newest(
+        moved_up(engine, grey(5, 6, 7, 8)), [list(each) for each in zip(*rows, strict=True)] or [[]] * 4, [None] * 4
+    )
+    assert {int(value) for values in on_host for value in values.unique()} == {77}
+    np.testing.assert_array_equal(contents(engine, found.frames), grey(5, 6, 7, 8))
+    np.testing.assert_array_equal(np.stack([frame.on_host() for frame in first]), grey(1, 2, 3, 4))
+
+
+def test_frames_on_the_device_live_until_what_reads_them_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OnHost(spec_of(1, recurrent=False), (1,))
+    frames = moved_up(engine, grey(1, 2, 3))
+    pixels = [weakref.ref(frame.pixels) for frame in frames]
+    waited, synchronize = [], HostEvent.synchronize
+    monkeypatch.setattr(
+        HostEvent, "synchronize", lambda event: (waited.append(sum(ref() is not None for ref in pixels)), synchronize(event))
+    )
+    # The caller lets go of them as soon as they are in its call.
+    engine.upload([frames.pop(0) for _ in range(3)])
+    assert waited == [3, 3, 3]
+    assert not any(ref() for ref in pixels)
+    engine.program.broken = RuntimeError("an illegal memory access")
+    frames = moved_up(engine, grey(1))
+    pixels[:] = [weakref.ref(frame.pixels) for frame in frames]
+    waited.clear()
+    with pytest.raises(EngineFailed):
+        engine.score_newest([frames.pop()], [[]], [None])
+    assert waited == [1] * 3 * SLOTS
 
 
 def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -> None:
@@ -267,6 +315,36 @@ def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any]
     assert engine.score_newest(grey(1), [before], [state]).score == [2 + 2]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (
+            lambda there: [there[0], grey(1)[0]],
+            "frames must be one numpy array, or DeviceFrames all of them; frame 1 is of type ndarray",
+        ),
+        (lambda _: [*grey(1)], "frame 0 is of type ndarray"),
+        (
+            lambda there: [there[0], DeviceFrame(there[0].pixels[:8])],
+            "frames on the device must be torch.uint8 (16, 16, 1) on cpu; frame 1 is torch.uint8 (8, 16, 1) on cpu",
+        ),
+        (lambda there: [DeviceFrame(there[0].pixels.float())], "frame 0 is torch.float32 (16, 16, 1) on cpu"),
+        (lambda there: [DeviceFrame(there[0].pixels.to("meta"))], "frame 0 is torch.uint8 (16, 16, 1) on meta"),
+        (lambda there: there * 5, "at most 4 frames a call (max_clips), got 5"),
+        (lambda there: there[0], "frames must be a numpy array, got DeviceFrame"),
+    ],
+)
+def test_frames_on_the_device_that_do_not_fit_are_named(wrong: Callable[[Any], Any], says: str) -> None:
+    engine = OnHost(spec_of(1, recurrent=False))
+    there, everything = moved_up(engine, grey(3)), engine.free
+    given = wrong(there)
+    with pytest.raises(BadClips, match=re.escape(says)):
+        engine.score_newest(given, [[]] * 5, [None] * 5)
+    with pytest.raises(BadClips, match=re.escape(says)):
+        engine.upload(given)
+    assert engine.free == everything
+    assert engine.score_newest(there, [[]], [None]).score == [3]
+
+
 def test_handles_of_another_engine_and_states_for_a_model_without_one_are_refused() -> None:
     one, other = OnHost(spec_of(2, recurrent=True)), OnHost(spec_of(2, recurrent=True))
     strange = one.upload(grey(1))
@@ -283,14 +361,17 @@ def test_no_frames_give_no_scores(spec: ClipSpec) -> None:
     found = engine.score_newest(grey(), [], [])
     assert (len(found.score), len(found.heatmap), found.frames, found.states) == (0, 0, [], [])
     assert engine.upload(grey()) == []
+    assert engine.upload([]) == []
 
 
 def test_a_closed_engine_says_so_and_handles_outlive_it(spec: ClipSpec) -> None:
     engine = OnHost(spec)
-    rows = engine.upload(grey(1))
+    rows, there = engine.upload(grey(1)), moved_up(engine, grey(1))
     engine.close()
     with pytest.raises(EngineClosed):
         engine.upload(grey(1))
+    with pytest.raises(EngineClosed):
+        engine.upload(there)
     with pytest.raises(EngineClosed):
         engine.score_newest(grey(1), [rows * (spec.length - 1)], [None])
     everything = engine.free
@@ -347,12 +428,41 @@ def engine(request: pytest.FixtureRequest, name: str) -> Iterator[ResidentEngine
         yield found
 
 
-def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: ResidentEngine) -> None:
-    watching, random = Watching(engine, 0), np.random.default_rng(1)
+@pytest.mark.parametrize("on_device", WHERE)
+def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: ResidentEngine, on_device: bool) -> None:
+    watching, random = Watching(engine, 0, on_device=on_device), np.random.default_rng(1)
     for _ in range(30):
         numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
         watching.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
     assert watching.scored > 30
+
+
+@pytest.fixture
+def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureDecoder[AnyFrame]]:
+    """On the engine's device, be that one made up or not."""
+    if engine._store._driver.device.type == "cpu":
+        fake_nvimgcodec.install(monkeypatch)
+    else:
+        pytest.importorskip("nvidia.nvimgcodec")
+    with closing(load_decoder("nvjpeg", engine.spec, threads=1, on_device=True)) as found:
+        yield found
+
+
+def test_what_a_decoder_leaves_on_the_device_is_scored_as_the_same_frames_from_the_host(
+    engine: ResidentEngine, decoder: PictureDecoder[AnyFrame]
+) -> None:
+    noise, length = np.random.default_rng(0), engine.spec.length
+    sizes = [(24, 40), (48, 80), (100, 130), (24, 40), (20, 50), (480, 640)][: length * 2]
+    pictures = [encode_jpeg(noise.integers(0, 256, size, np.uint8), 90) for size in sizes]
+    there = [result.frame for result in decoder.decode(pictures) if isinstance(result, DecodedFrame)]
+    assert [type(frame) for frame in there] == [DeviceFrame] * 2 * length
+    scores = []
+    for frames in (there, np.stack([frame.on_host() for frame in there if isinstance(frame, DeviceFrame)])):
+        before = [engine.upload(frames[begin : begin + length - 1]) for begin in (0, length)]
+        scores.append(engine.score_newest(frames[length - 1 :: length], before, [None, None]))
+    found, expected = scores
+    states = None if engine.spec.state_shape is None else contents(engine, expected.states)
+    assert_same(engine, found, Scores(expected.score, expected.heatmap, states))
 
 
 def test_half_precision_gives_the_bits_of_whole_clips_too(
