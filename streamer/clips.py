@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from deploy.frames import Frame
+from deploy.frames import AnyFrame
 from deploy.spec import ClipSpec
 from streamer.records import CameraFrame, Clip, Memory, Partition
 
@@ -12,7 +12,7 @@ from streamer.records import CameraFrame, Clip, Memory, Partition
 class _Run:
     """Frames of one camera that follow one another."""
 
-    frames: deque[Frame]
+    frames: deque[AnyFrame]
     offsets: deque[int]
     """Of the frames that rebuild clip and state after a restart."""
     memory: Memory = field(default_factory=Memory)

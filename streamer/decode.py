@@ -7,7 +7,7 @@ import structlog
 
 from deploy.decoder import PictureDecoder
 from deploy.errors import BadFrame
-from deploy.frames import DecodedFrame, Frame
+from deploy.frames import AnyFrame, DecodedFrame
 from streamer.records import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameMessage, Rejected, is_camera_id
 
 _LATEST_MS = 253_402_300_799_999
@@ -31,7 +31,7 @@ class Decoder:
     Reasons: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` or one of :func:`deploy.frames.decode_picture`.
     """
 
-    def __init__(self, pictures: PictureDecoder[Frame]) -> None:
+    def __init__(self, pictures: PictureDecoder[AnyFrame]) -> None:
         self._pictures = pictures
         self._told = False
 
@@ -73,7 +73,7 @@ def _opened(message: FrameMessage) -> _Opened | Rejected:
         return Rejected(message, error.reason, str(error))
 
 
-def _result(opened: _Opened, decoded: DecodedFrame[Frame] | BadFrame) -> CameraFrame | Rejected:
+def _result(opened: _Opened, decoded: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
     message = opened.message
     if isinstance(decoded, BadFrame):
         return Rejected(message, decoded.reason, str(decoded))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.frames import Frame
+from deploy.frames import AnyFrame
 from deploy.rows import FrameRow, StateRow
 
 UNREADABLE = "oddsight-unreadable"
@@ -51,7 +51,8 @@ class CameraFrame:
     offset: int
     camera_id: str
     captured_at_ms: int
-    frame: Frame
+    frame: AnyFrame
+    """In the host's memory, or on the GPU where the decoder and the engine are there."""
     width_px: int
     """Size of the picture the camera sent."""
     height_px: int
@@ -92,7 +93,7 @@ class Memory:
 class Clip:
     """The last frames of one camera, oldest first; ``newest`` is the frame that its score belongs to."""
 
-    frames: tuple[Frame, ...]
+    frames: tuple[AnyFrame, ...]
     newest: CameraFrame
     clip_from: int | None
     """Offset of the oldest frame that the camera's next clip and state are made of; None if they need none of the past."""

@@ -13,8 +13,9 @@ import structlog
 from numpy.typing import NDArray
 
 from deploy.admit import Admitted
-from deploy.engine import Clips, Engine, NewestScores, ResidentEngine, Scores, State, resident
-from deploy.frames import Frame
+from deploy.device_frame import DeviceFrame
+from deploy.engine import Clips, Engine, Frames, NewestScores, ResidentEngine, Scores, State, backend_errors, resident
+from deploy.frames import AnyFrame, Frame
 from deploy.rows import FrameRow
 from streamer.metrics import Metrics
 from streamer.records import Clip, Kept, Memory
@@ -48,7 +49,7 @@ class Scorer:
         self._device = None if keeper is None else _Device(keeper)
         self.carries_state = self._engine.spec.state_shape is not None
         """Whether clips that counted before must be scored again to rebuild what the model remembers."""
-        self.one_by_one = self.carries_state or self._device is not None
+        self.one_by_one = self.carries_state or (self._device is not None and self._engine.spec.length > 1)
         """Whether two clips with one memory may not share a call: the second needs what the first leaves."""
 
     def score(self, clips: Sequence[Clip]) -> list[Scored]:
@@ -103,7 +104,7 @@ class _Device:
     def score(self, clips: Sequence[Clip]) -> NewestScores:
         """Score clips by their newest frames; those before go up only where a memory is new."""
         known = self._known(clips)
-        newest = np.stack([clip.frames[-1] for clip in clips])
+        newest = _together([clip.frames[-1] for clip in clips])
         found = self._engine.score_newest(newest, [kept.frames for kept in known], [kept.state for kept in known])
         for clip, kept, frame, state in zip(clips, known, found.frames, found.states, strict=True):
             clip.memory.kept = Kept((*kept.frames, frame)[1:], state)
@@ -113,10 +114,23 @@ class _Device:
         rows = iter(self._upload([frame for clip in clips if clip.memory.kept is None for frame in clip.frames[:-1]]))
         return [clip.memory.kept or Kept(tuple(next(rows) for _ in clip.frames[:-1]), None) for clip in clips]
 
-    def _upload(self, frames: Sequence[Frame]) -> list[FrameRow]:
+    def _upload(self, frames: Sequence[AnyFrame]) -> list[FrameRow]:
         size = self._engine.max_clips
         calls = [frames[begin : begin + size] for begin in range(0, len(frames), size)]
-        return [row for call in calls for row in self._engine.upload(np.stack(call))]
+        return [row for call in calls for row in self._engine.upload(_together(call))]
+
+
+def _together(frames: Sequence[AnyFrame]) -> Frames | list[DeviceFrame]:
+    """A decoder gives frames of one kind only."""
+    on_device = [frame for frame in frames if isinstance(frame, DeviceFrame)]
+    return on_device or np.stack([frame for frame in frames if not isinstance(frame, DeviceFrame)])
+
+
+def _on_host(frame: AnyFrame) -> Frame:
+    if not isinstance(frame, DeviceFrame):
+        return frame
+    with backend_errors("a frame cannot be copied from the device"):
+        return frame.on_host()
 
 
 def _score_whole(engine: Engine, clips: Sequence[Clip]) -> Scores:
@@ -130,7 +144,7 @@ def _score_whole(engine: Engine, clips: Sequence[Clip]) -> Scores:
 
 def _clip_array(clips: Sequence[Clip]) -> Clips:
     """uint8 (N, T, H, W, C) in one copy."""
-    frames = [frame for clip in clips for frame in clip.frames]
+    frames = [_on_host(frame) for clip in clips for frame in clip.frames]
     return np.stack(frames).reshape(len(clips), -1, *frames[0].shape)
 
 

@@ -11,9 +11,9 @@ import structlog
 from deploy.admit import Admitted
 from deploy.bundle import Bundle, read_bundle
 from deploy.choice import Wanted, load_chosen
-from deploy.decoder import CpuDecoder, load_decoder
+from deploy.decoder import STAY_ON_DEVICE, CpuDecoder, load_decoder
 from deploy.decoder_gate import check_decoder
-from deploy.engine import Engine, Options
+from deploy.engine import Engine, Options, resident
 from deploy.errors import ConfigError
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
@@ -68,7 +68,7 @@ def _bundle_path(settings: Settings) -> Path:
 def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Admitted]:
     chosen = settings.engine
     wanted = Wanted(chosen.backend, chosen.precision, chosen.tune)
-    loaded = load_chosen(bundle, wanted, _options(settings, bundle), chosen.if_not_ready)
+    loaded = load_chosen(bundle, wanted, _options(settings), chosen.if_not_ready)
     if loaded.passed_over is not None:
         log.warning("the bundle's default engine is not used", reason=loaded.passed_over)
     engine, scale = loaded.admitted.engine, loaded.admitted.score_scale
@@ -84,22 +84,26 @@ def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Ad
         engine.close()
 
 
-def _options(settings: Settings, bundle: Bundle) -> Options:
+def _options(settings: Settings) -> Options:
     chosen = settings.engine
     return Options(
         max_clips=settings.batch.max_clips,
         threads=chosen.threads,
-        cameras=chosen.resident_cameras if bundle.spec.warmup_frames else 0,
+        cameras=chosen.resident_cameras,
     )
 
 
 @contextmanager
 def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics) -> Iterator[Decoder]:
-    pictures = load_decoder(settings.decode.backend, bundle.spec, min(_MAX_DECODE_THREADS, os.cpu_count() or 1))
+    name, threads = settings.decode.backend, min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
+    on_device = name in STAY_ON_DEVICE and resident(engine) is not None
+    pictures = load_decoder(name, bundle.spec, threads, on_device=on_device)
     try:
         if pictures.name != CpuDecoder.name:
             error = check_decoder(pictures, engine, bundle)
-            log.info("decoder passed the gate", largest_score_error=round(error, 5), **pictures.describe())
+            log.info(
+                "decoder passed the gate", largest_score_error=round(error, 5), stays_on_device=on_device, **pictures.describe()
+            )
         metrics.decoder.info({"name": pictures.name, **pictures.describe()})
         yield Decoder(pictures)
     finally:

@@ -1,5 +1,6 @@
 """Frames and states that stay on a GPU, from Kafka to Redis. Only the GPU is made up."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,18 +14,40 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from deploy.bundle import read_bundle
+from deploy.device_frame import DeviceFrame
 from deploy.engine import load_engine
-from deploy.frames import encode_png
-from deploy.sequences import read_sequences, score_sequences
+from deploy.frames import decode_picture, encode_jpeg, encode_png
+from deploy.sequences import Sequences, read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
 from streamer.demo import DEMO_BUNDLE
 from streamer.service import run_service
+from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.replay import frame_index, produce
 from tests.harness.service import Results
+from tests.unit.deploy.test_sequences import with_sequences
 
-FRAMES, RESTART_AT = 16, 10
+FRAMES, RESTART_AT = 13, 8
+SPEC = read_bundle(DEMO_BUNDLE).spec
+GATE_FRAMES = 3
+SHOWN_TO_GATE = 2 * GATE_FRAMES
+"""It looks at two sizes."""
+
+
+def short_bundle(folder: Path) -> Path:
+    """The shipped one, with golden sequences that a decoder's gate is soon done with."""
+    bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, folder / "bundle"))
+    whole = read_sequences(bundle)
+    short = (part[:, :GATE_FRAMES] for part in (whole.frames, whole.hurried, whole.score))
+    return with_sequences(bundle, Sequences(*short)).path
+
+
+def encoded(frames: NDArray[np.uint8], decoder: str) -> list[bytes]:
+    """For a GPU JPEGs, but for one picture that OpenCV has to decode."""
+    if decoder == "cpu":
+        return [encode_png(frame) for frame in frames]
+    return [encode_png(frame) if number == 1 else encode_jpeg(frame, 95) for number, frame in enumerate(frames)]
 
 
 def serve_until(settings: Settings, is_so: Callable[[], bool]) -> None:
@@ -53,31 +76,39 @@ def cameras() -> dict[str, NDArray[np.uint8]]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("decoder", ["cpu", "nvjpeg"])
 def test_scores_in_redis_are_those_of_the_reference_after_a_restart_and_with_one_camera_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings, decoder: str
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
+    fake_nvimgcodec.install(monkeypatch)
+    copied, on_host = [], DeviceFrame.on_host
+    monkeypatch.setattr(DeviceFrame, "on_host", lambda frame: copied.append(frame) or on_host(frame))
     kafka, results = unique_kafka_settings(embedded_broker.address), Results(redis_settings)
     settings = Settings.model_validate(
         {
             "kafka": kafka.model_copy(update={"start": "earliest"}),
             "redis": redis_settings,
-            "engine": {"bundle": str(DEMO_BUNDLE), "backend": "torch-cuda", "resident_cameras": 2},
+            "engine": {"bundle": str(short_bundle(tmp_path)), "backend": "torch-cuda", "resident_cameras": 2},
+            "decode": {"backend": decoder},
             "batch": {"max_clips": 8},
             "http": {"port": 0},
         }
     )
     watched = cameras()
-    pictures = {camera_id: [encode_png(frame) for frame in frames] for camera_id, frames in watched.items()}
+    pictures = {camera_id: encoded(frames, decoder) for camera_id, frames in watched.items()}
     with capture_logs() as lines:
         for first, last in ((0, RESTART_AT), (RESTART_AT, FRAMES)):
             produce(kafka, pictures, first, last)
             serve_until(settings, partial(are_done, results, last * len(pictures)))
 
-    expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), "onnx"), np.stack(list(watched.values())))
+    seen = np.stack([[decode_picture(picture, SPEC).frame for picture in row] for row in pictures.values()])
+    expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), "onnx"), seen)
     for camera_id, row in zip(watched, expected, strict=True):
         found = {frame_index(entry["captured_at_ms"]): float(entry["score"]) for entry in results.scores()[camera_id]}
         assert sorted(found) == np.flatnonzero(np.isfinite(row)).tolist()
         np.testing.assert_allclose([found[frame] for frame in sorted(found)], row[np.isfinite(row)], rtol=1e-4, atol=1e-5)
     assert [line["resident_cameras"] for line in lines if line["event"] == "engine chosen"] == [2, 2]
     assert len([line for line in lines if line["event"].startswith("more cameras than stay on the device")]) == 2
+    # By the decoder's gate all that it is shown; then of the camera without room every frame, the first run's once more.
+    assert len(copied) == (0 if decoder == "cpu" else 2 * SHOWN_TO_GATE + FRAMES + RESTART_AT)
