@@ -15,7 +15,7 @@ demo: .venv/.stream ## Play real footage through Kafka, the detector and Redis, 
 	.venv/bin/oddsight-stream demo
 
 test: .venv/.everything ## Run all tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.everything ## Check style, format and types
 	.venv/bin/ruff check

@@ -1,10 +1,17 @@
-"""Brokers and Redis for tests: embedded ones everywhere, real Apache Kafka where it and Java are found. And: is there a GPU?"""
+"""Brokers and Redis for tests: embedded ones everywhere, real Apache Kafka where it and Java are found. And: is there a GPU?
 
+And how workers (pytest -n) share the tests out.
+"""
+
+import os
 import signal
 import uuid
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploy.cuda.gpu import find_gpu
 from deploy.errors import EngineUnavailable
@@ -12,6 +19,17 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
+
+DEAR = {"kafka_settings": "kafka", "kafka_broker": "kafka", "ped2_bundle": "kafka", "shipped_in_half": "float16"}
+"""Fixture that takes long to make -> what the files that name it are called together: one worker gets them all."""
+
+# The other workers may have the processors just when a test is watched.
+settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several workers with several threads each would get in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +42,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     except EngineUnavailable as error:
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.hookimpl(optionalhook=True)  # there is no such hook in a run without pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file goes to one worker as a whole, for what its tests share; so do files that share what is ``DEAR``.
+
+    pytest-xdist 3.8 has groups for that, but under pytest 9.2 it does not see them.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    @cache
+    def files_of(file: str) -> str:
+        text = (config.rootpath / file).read_text(encoding="utf-8")
+        return next((group for fixture, group in DEAR.items() if fixture in text), file)
+
+    class ByFiles(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return files_of(nodeid.partition("::")[0])
+
+    return ByFiles(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

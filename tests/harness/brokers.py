@@ -1,12 +1,20 @@
 """What a delivery test needs of a broker, and the embedded one in that form."""
 
+import os
+import random
 import socket
 import uuid
 from contextlib import ExitStack
+from itertools import cycle, islice
 from typing import Protocol
 
 from streamer.config import KafkaSettings
 from streamer.embedded import embedded_kafka
+
+_PORTS_A_WORKER = 1000
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_FIRST_PORT = 20_000 + _WORKER % 10 * _PORTS_A_WORKER
+_own_ports = cycle(random.sample(range(_FIRST_PORT, _FIRST_PORT + _PORTS_A_WORKER), _PORTS_A_WORKER))
 
 
 class Broker(Protocol):
@@ -45,10 +53,20 @@ class EmbeddedBroker:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, all different."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
+    """Ports nobody listens on, all different, and each given once in a thousand.
+
+    Who asked for one listens there only later, or not at all. So these are ports that the system gives to nobody by itself (Linux
+    begins at 32768), and each worker of a run that is shared out has some of its own.
+    """
+    return list(islice(filter(_is_free, _own_ports), count))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def unique_kafka_settings(address: str) -> KafkaSettings:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
-from deploy.bundle import Bundle
+from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
+from deploy.export import export_onnx
+from streamer.demo import DEMO_BUNDLE
 from tests.harness.replay import PED2
 from tests.harness.street import write_data_set
+from trainer.clip_models import build_video_ede
 from trainer.config import FitConfig
 from trainer.fit import fit
 
@@ -20,6 +24,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_data_set(root)
     return root
+
+
+@pytest.fixture
+def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For bundles of which only the weights are wanted: half the time of a fit goes into the graph, which follows from them."""
+    monkeypatch.setattr("trainer.finish.export_onnx", lambda *_: b"")
+
+
+@pytest.fixture(scope="session")
+def shipped_in_half() -> bytes:
+    """The shipped model's serving graph in float16, exported from its weights."""
+    bundle = read_bundle(DEMO_BUNDLE)
+    network = build_video_ede(bundle.manifest.model.config)
+    network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)))
+    return export_onnx(network, bundle.spec, half=True)
 
 
 @pytest.fixture(scope="session")

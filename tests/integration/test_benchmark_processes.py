@@ -75,7 +75,7 @@ def is_alive(process: int) -> bool:
 
 def command(folder: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "trainer", "benchmark", "odds", "--model", "ganomaly", "--data", str(folder)),
+        *(sys.executable, "-m", "trainer", "benchmark", "odds", "--model", "ama", "--data", str(folder)),
         *("--sets", "one", "--jobs", "1", "--out", str(folder / "runs.jsonl"), *more),
     ]
 
@@ -93,7 +93,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path):
     kept = len((folder / "runs.jsonl").read_text().splitlines())
     resumed = subprocess.run(command(folder, "--seeds", str(kept + 1), "--json"), capture_output=True, text=True, check=True)
 
-    assert first.startswith("odds ganomaly one, ratio 0, seed 0: AUC ")
+    assert first.startswith("odds ama one, ratio 0, seed 0: AUC ")
     assert interrupted.returncode == 130
     assert "Traceback" not in errors
     assert 1 <= kept < 200

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from deploy.admit import load_admitted
-from deploy.bundle import read_bundle
+from deploy.bundle import ONNX_NAME, read_bundle
 from deploy.engine import Options, Precision
 from deploy.errors import EngineUnavailable
 from deploy.export import export_onnx
@@ -28,10 +28,15 @@ from deploy.tensorrt.library import Log
 from deploy.tensorrt.make import fingerprint_here
 from deploy.tensorrt.options import BuildOptions
 from streamer.demo import DEMO_BUNDLE
-from tests.integration.test_half_precision import shipped_graph
 from trainer.clip_models import clip_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> bytes:
+    """The shipped model's serving graph."""
+    return read_bundle(DEMO_BUNDLE).file(ONNX_NAME).read_bytes()
 
 
 class Parsed:
@@ -57,20 +62,22 @@ def built_products(graph: bytes, precision: Precision) -> set[str]:
     return set(plan.products)
 
 
-@pytest.mark.parametrize(("half", "expected"), [(False, "FLOAT"), (True, "HALF")], ids=["f32", "f16"])
-def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_precision(half: bool, expected: str) -> None:
-    parsed = Parsed(shipped_graph(half=half))
+@pytest.mark.parametrize(("precision", "expected"), [("f32", "FLOAT"), ("f16", "HALF")], ids=["f32", "f16"])
+def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_precision(
+    precision: Precision, expected: str, shipped: bytes, shipped_in_half: bytes
+) -> None:
+    graph = shipped if precision == "f32" else shipped_in_half
+    parsed = Parsed(graph)
     assert parsed.types("CONVOLUTION") == {expected: 29}
     assert set(parsed.types("REDUCE")) == set(parsed.types("GRID_SAMPLE")) == set(parsed.types("POOLING")) == {"FLOAT"}
-    assert built_products(shipped_graph(half=half), "f16" if half else "f32") == {expected}
+    assert built_products(graph, precision) == {expected}
 
 
-def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits() -> None:
+def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits(shipped: bytes) -> None:
     chosen = ["node_conv2d_19", "node_conv2d_21", "node_conv2d_27"]  # the first two read the same maps
     graph = quantised_graph(read_bundle(DEMO_BUNDLE), chosen)
     before, after = (
-        {node.name: list(node.input) for node in onnx.load_from_string(content).graph.node}
-        for content in (shipped_graph(half=False), graph)
+        {node.name: list(node.input) for node in onnx.load_from_string(content).graph.node} for content in (shipped, graph)
     )
     assert {name for name in before if after[name] != before[name]} == set(chosen)
     plan = build_plan(trt, graph, "int8", BuildOptions(buckets=(8,)), name="tried")

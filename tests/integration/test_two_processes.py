@@ -22,13 +22,17 @@ MODELS = [
 ]
 
 
-def torchrun(count: int, *command: object) -> str:
+def torchrun(*command: object) -> str:
     (port,) = free_ports(1)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", port]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port]
+    return run(*launcher, *command, RANK="", MASTER_ADDR="127.0.0.1")
+
+
+def run(*command: object, **environment: str) -> str:
     done = subprocess.run(
-        [str(part) for part in [*launcher, *command]],
+        [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RANK": "", "MASTER_ADDR": "127.0.0.1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -40,8 +44,8 @@ def torchrun(count: int, *command: object) -> str:
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     folder: Path = tmp_path_factory.mktemp("gradients")
-    for count in (1, 2):
-        torchrun(count, "tests/harness/shared_batch.py", folder / f"{count}.safetensors")
+    for count, start in ((1, run), (2, torchrun)):
+        start("tests/harness/shared_batch.py", folder / f"{count}.safetensors")
     return {count: load_file(folder / f"{count}.safetensors") for count in (1, 2)}
 
 
@@ -62,7 +66,7 @@ def test_fit_under_torchrun_is_one_run_with_one_bundle_and_one_voice(tmp_path):
     frames.mkdir()
     for number in range(300):
         (frames / f"{number}.jpg").write_bytes(picture(number % 50, 96, 64))
-    said = torchrun(2, "-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", "--max-minutes", 0.05)
+    said = torchrun("-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", "--max-minutes", 0.05)
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.metrics["processes"] == 2
     assert bundle.manifest.metrics["steps"] > 1

@@ -276,9 +276,9 @@ print("refused" if picture is None else picture.shape)
 
 def assert_cheap(encoded: bytes, reasons: set[str]) -> None:
     memory_before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     assert refused(encoded) in reasons
-    assert time.perf_counter() - started_s < 0.25
+    assert time.thread_time() - started_s < 0.25
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before_kib < 64 * 1024
 
 
