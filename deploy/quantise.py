@@ -15,35 +15,39 @@ from numpy.typing import NDArray
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engines.onnx import OnnxEngine
 from deploy.errors import EngineRefused
-from deploy.gate import LIMITS, Gate, judge
-from deploy.sequences import Sequences, read_sequences, score_sequences, walk
+from deploy.footage import Footage
+from deploy.gate import LIMITS, MIN_FRAMES, Gate, judge
+from deploy.sequences import Sequences, score_sequences, walk
 
 _ROOM_USED = 0.5
 _READ_IN_8_BITS = 2
 """Of a convolution's inputs: maps and weights. Its bias stays as it is: TensorRT takes none of 32-bit integers."""
 
 
-def quantised_graph(bundle: Bundle, names: Sequence[str] | None = None) -> bytes:
-    """The graph with 8-bit convolutions; the same bytes for the same bundle.
+def quantised_graph(
+    bundle: Bundle, footage: Footage, tell: Callable[[int, int], None], names: Sequence[str] | None = None
+) -> bytes:
+    """The graph with 8-bit convolutions; the same bytes for the same bundle and footage.
 
-    ``names``: the convolutions to quantise, whatever becomes of the scores; None: as many as the golden sequences bear, by
-    :func:`choose`, which for the shipped model takes half a minute.
+    ``names``: the convolutions to quantise, whatever becomes of the scores; None: as many as the footage bears, by
+    :func:`choose`, which ``tell`` is told of: finished trials, and how many there will be. Each scores all of the footage.
 
     Raises:
-        BundleIncompatible: the bundle has no golden sequences.
-        EngineRefused: no convolution can be quantised.
+        EngineRefused: no convolution can be quantised, or clips of this length leave too few scores.
     """
-    sequences = read_sequences(bundle)
-    pairs = _Pairs(bundle, sequences)
+    sequences = _scored(bundle, footage)
+    pairs = _Pairs(bundle, sequences.frames)
 
     def gate(tried: Sequence[str]) -> Gate:
-        engine = _engine(bundle, sequences, pairs.graph(tried))
+        engine = _engine(bundle, sequences.frames, pairs.graph(tried))
         return judge("int8", score_sequences(engine, sequences.frames), sequences)
 
-    return pairs.graph(choose(bundle.path, pairs.names, gate) if names is None else names)
+    return pairs.graph(choose(bundle.path, pairs.names, gate, tell) if names is None else names)
 
 
-def choose(path: Path, names: Sequence[str], gate: Callable[[Sequence[str]], Gate]) -> list[str]:
+def choose(
+    path: Path, names: Sequence[str], gate: Callable[[Sequence[str]], Gate], tell: Callable[[int, int], None]
+) -> list[str]:
     """Which convolutions to quantise: in order of the largest error that each makes alone, as many as half the gate's room holds.
 
     The other half is left to the engine's own rounding, and to footage other than that which they are chosen by. What does not
@@ -52,13 +56,28 @@ def choose(path: Path, names: Sequence[str], gate: Callable[[Sequence[str]], Gat
     Raises:
         EngineRefused: not one.
     """
-    alone = {name: gate([name]) for name in names}
+    tried = _Told(gate, tell, len(names))
+    alone = {name: tried([name]) for name in names}
     offered = sorted((name for name in names if _fits(alone[name])), key=lambda name: alone[name].max_error)
-    chosen = _most([], offered, lambda tried: _fits(gate(tried)))
+    chosen = _most([], offered, lambda together: _fits(tried(together)))
     if not chosen:
         found = f"the least rank correlation that one costs is {_least_cost(alone):.4f}" if alone else "there is none"
         raise EngineRefused(f"{path}: no convolution can be computed in int8: {found}; use f16 or f32")
     return chosen
+
+
+class _Told:
+    """A gate whose trials are told of: those of each one alone, and of those together as many as there may be at most."""
+
+    def __init__(self, gate: Callable[[Sequence[str]], Gate], tell: Callable[[int, int], None], names: int) -> None:
+        self._gate, self._tell = gate, tell
+        self._done, self._total = 0, names
+
+    def __call__(self, names: Sequence[str]) -> Gate:
+        found = self._gate(names)
+        self._done += 1
+        self._tell(self._done, max(self._done, self._total))
+        return found
 
 
 def _most(chosen: list[str], offered: list[str], fits: Callable[[list[str]], bool]) -> list[str]:
@@ -81,18 +100,29 @@ def _least_cost(alone: Mapping[str, Gate]) -> float:
     return 1 - max(gate.spearman for gate in alone.values())
 
 
-def _engine(bundle: Bundle, sequences: Sequences, graph: bytes | None = None) -> OnnxEngine:
-    return OnnxEngine(bundle, max_clips=len(sequences.frames), threads=0, tune="throughput", graph=graph)
+def _scored(bundle: Bundle, footage: Footage) -> Sequences:
+    """The footage with the scores of the bundle's graph as it is."""
+    score = score_sequences(_engine(bundle, footage.frames), footage.frames)
+    if (found := int(np.isfinite(score).sum())) < MIN_FRAMES:
+        length = bundle.spec.length
+        raise EngineRefused(
+            f"{bundle.path}: the footage has {found} scores, since a clip is {length} frames; at least {MIN_FRAMES} are needed"
+        )
+    return Sequences(footage.frames, footage.hurried, score)
+
+
+def _engine(bundle: Bundle, frames: NDArray[np.uint8], graph: bytes | None = None) -> OnnxEngine:
+    return OnnxEngine(bundle, max_clips=len(frames), threads=0, tune="throughput", graph=graph)
 
 
 class _Pairs:
     """The pairs of all convolutions, made in one go, to be put into the bundle's graph as wanted."""
 
-    def __init__(self, bundle: Bundle, sequences: Sequences) -> None:
+    def __init__(self, bundle: Bundle, frames: NDArray[np.uint8]) -> None:
         import onnx
 
         self._original = bundle.file(ONNX_NAME).read_bytes()
-        quantised = onnx.load_from_string(_quantised(self._original, _Walked(_engine(bundle, sequences), sequences.frames))).graph
+        quantised = onnx.load_from_string(_quantised(self._original, _Walked(_engine(bundle, frames), frames))).graph
         self._parts = {part.name: part for part in quantised.initializer}
         self._makers = {node.output[0]: node for node in quantised.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}}
         reads = {node.name: list(node.input[:_READ_IN_8_BITS]) for node in quantised.node if node.op_type == "Conv"}
