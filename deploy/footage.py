@@ -4,7 +4,6 @@ A stretch is as a golden sequence is, see :mod:`deploy.sequences`: a second half
 there as well, and long enough for a state to settle. It is never one of those: what a graph is made from cannot judge it.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, sha256
 from deploy.errors import BadFrame, ConfigError
 from deploy.frames import Frame, decode_picture
 from deploy.sequences import PACE, places_of, read_sequences
@@ -53,7 +52,7 @@ class Footage:
     def card(self) -> FootageCard:
         """What to keep of it."""
         stretches, frames = self.hurried.shape
-        return FootageCard(stretches=stretches, frames=stretches * frames, sha256=hashlib.sha256(self.frames.data).hexdigest())
+        return FootageCard(stretches=stretches, frames=stretches * frames, sha256=sha256(self.frames.tobytes()))
 
 
 def read_footage(folders: Sequence[Path], bundle: Bundle) -> Footage:

@@ -10,9 +10,8 @@ import pytest
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.engine import ENGINES
 from deploy.footage import STRETCH_PICTURES
-from tests.unit.deploy.test_admit import scored
 from tests.unit.deploy.test_footage import written
-from tests.unit.deploy.test_quantise import footage
+from tests.unit.deploy.test_quantise import footage, judged
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CPU_ENGINES = ("openvino", "onnx", "torch")
@@ -144,7 +143,7 @@ def tensorrt_as_a_script(cache: Path) -> str:
 
 
 def test_build_in_int8_is_of_the_footage_that_is_given_and_inspect_shows_which(run: Run, bundle: Bundle, tmp_path: Path) -> None:
-    bundle = scored(bundle)
+    bundle = judged(bundle)
     for number, frames in enumerate(footage(bundle, frames=2 * STRETCH_PICTURES).frames):
         written(tmp_path / "cameras" / str(number), frames)
     command = "build", bundle.path, "--precision", "int8", "--bucket", "2", "--json"
@@ -170,7 +169,7 @@ def test_footage_for_another_precision_is_a_wrong_call(run: Run, bundle: Bundle,
 
 
 def test_footage_that_is_none_is_told_in_one_line(run: Run, bundle: Bundle, tmp_path: Path) -> None:
-    done = run("build", scored(bundle).path, "--precision", "int8", "--frames", tmp_path)
+    done = run("build", judged(bundle).path, "--precision", "int8", "--frames", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: --frames {tmp_path}: no .jpg, .jpeg or .png file")
     assert done.stderr.count("\n") == 1

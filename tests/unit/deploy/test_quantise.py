@@ -1,6 +1,7 @@
 """8-bit convolutions: as many as footage bears that the gate does not judge by, the same ones every time, and nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import onnx
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle, read_bundle
+from deploy.engine import load_engine
 from deploy.engines.onnx import OnnxEngine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
 from deploy.footage import Footage
 from deploy.gate import Gate, judge
 from deploy.graphs import graph_of
-from deploy.quantise import choose, quantised_graph
-from deploy.sequences import read_sequences, score_sequences
+from deploy.quantise import _sterner, choose, quantised_graph
+from deploy.sequences import Sequences, read_sequences, score_sequences
 from deploy.tensorrt.build import build_plan
 from deploy.tensorrt.options import BuildOptions
 from tests.harness.fake_tensorrt import FakeTensorRt
-from tests.unit.deploy.test_admit import scored
+from tests.unit.deploy.test_sequences import with_sequences
 
 OPTIONS = BuildOptions(buckets=(1,))
 
@@ -29,11 +31,17 @@ def nodes(graph: bytes, kind: str) -> list[onnx.NodeProto]:
 
 
 def footage(bundle: Bundle, seed: int = 1, frames: int = 40) -> Footage:
-    """Noise of different strength, other than that of the golden sequences."""
-    rng = np.random.default_rng(seed)
-    strength = rng.uniform(0.1, 1.0, (2, frames, 1, 1, 1))
-    pictures = (rng.integers(0, 256, (2, frames, *bundle.spec.frame_shape)) * strength).astype(np.uint8)
-    return Footage(pictures, np.broadcast_to(np.arange(frames) >= frames // 2, (2, frames)))
+    """Two cameras in growing light, before walls of their own: scores far enough apart to bear a lot."""
+    walls = np.random.default_rng(seed).integers(0, 50, (1, 1, *bundle.spec.frame_shape))
+    light = (np.arange(2 * frames) * 100 / frames).reshape(frames, 2).T[..., np.newaxis, np.newaxis, np.newaxis]
+    return Footage((walls + light).astype(np.uint8), np.broadcast_to(np.arange(frames) >= frames // 2, (2, frames)))
+
+
+def judged(bundle: Bundle) -> Bundle:
+    """With golden sequences of two other such cameras."""
+    seen = footage(bundle, seed=0)
+    score = score_sequences(load_engine(bundle, "onnx"), seen.frames)
+    return with_sequences(bundle, Sequences(seen.frames, seen.hurried, score))
 
 
 def quantised(bundle: Bundle, names: list[str] | None = None) -> bytes:
@@ -60,7 +68,7 @@ def gate_of(costs: dict[str, float]):
 
 
 def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other_footage(bundle: Bundle) -> None:
-    bundle = scored(bundle)
+    bundle = judged(bundle)
     graph = quantised(bundle)
     assert graph == quantised(bundle)
     assert graph != bundle.file(ONNX_NAME).read_bytes()
@@ -72,7 +80,7 @@ def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other
 
 def test_golden_sequences_have_no_part_in_it(bundle: Bundle) -> None:
     without = quantised(bundle)
-    assert without == quantised(scored(bundle))
+    assert without == quantised(judged(bundle))
     assert without != quantised_graph(bundle, footage(bundle, seed=2), lambda *_: None, None)
 
 
@@ -102,17 +110,29 @@ def test_a_model_with_a_state_and_no_convolution_is_refused(recurrent_bundle: Bu
 
 
 def test_footage_with_hardly_a_score_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(EngineRefused, match="the footage has 18 scores, since a clip is 3 frames; at least 20 are needed"):
-        quantised_graph(bundle, footage(bundle, frames=11), lambda *_: None)
+    with pytest.raises(
+        EngineRefused, match="of the footage, 16 ordinary frames have a score, since a clip is 3 frames; at least 20 are"
+    ):
+        quantised_graph(bundle, footage(bundle, frames=20), lambda *_: None)
 
 
-def test_the_least_harmful_are_taken_until_half_the_room_is_used_and_then_what_still_fits() -> None:
-    costs = {"b": 0.0011, "c": 0.0012, "a": 0.0001, "d": 0.0020}
+def test_the_least_harmful_are_taken_until_a_tenth_of_the_room_is_used_and_then_what_still_fits() -> None:
+    costs = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}
     assert chosen(costs, gate_of(costs)) == ["a", "b", "c"]
 
 
+def test_frames_at_three_times_their_pace_do_not_hide_what_ordinary_ones_lose(bundle: Bundle, monkeypatch: Any) -> None:
+    sequences = read_sequences(judged(bundle))
+    score = np.where(sequences.hurried, 100, 0) + np.random.default_rng(0).normal(size=sequences.score.shape).astype(np.float32)
+    sequences = replace(sequences, score=score)
+    found = np.where(sequences.hurried, score, np.round(score))
+    whole = judge("int8", found, sequences)
+    assert _sterner(found, sequences).spearman < whole.spearman
+    assert _sterner(score, sequences) == judge("int8", score, sequences)
+
+
 def test_every_trial_is_told_of_and_ctrl_c_ends_them() -> None:
-    costs, told = {"b": 0.0011, "c": 0.0012, "a": 0.0001, "d": 0.0020}, []
+    costs, told = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}, []
     choose(Path("bundle"), list(costs), gate_of(costs), lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == list(range(1, len(told) + 1))
     assert told[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -126,7 +146,7 @@ def test_every_trial_is_told_of_and_ctrl_c_ends_them() -> None:
 
 
 def test_one_that_fails_alone_is_not_hidden_by_another() -> None:
-    costs = {"a": 0.004, "b": -0.004, "c": 0.0001}
+    costs = {"a": 0.002, "b": -0.002, "c": 0.0001}
     assert chosen(costs, gate_of(costs)) == ["c"]
 
 

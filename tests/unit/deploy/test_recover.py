@@ -18,7 +18,7 @@ from deploy.tensorrt.options import BuildOptions
 from deploy.variants import find_variant
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
-from tests.unit.deploy.test_quantise import footage
+from tests.unit.deploy.test_quantise import footage, judged
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
 OPTIONS = Options("f16", max_clips=4)
@@ -84,9 +84,9 @@ def test_rebuild_builds_a_stale_plan_as_it_was_built_before(tried: Bundle, libra
 
 
 def test_rebuild_in_int8_takes_the_graph_that_is_kept_and_without_one_asks_for_footage(
-    tried: Bundle, library: FakeTensorRt
+    bundle: Bundle, library: FakeTensorRt
 ) -> None:
-    options = Options("int8", max_clips=4)
+    tried, options = judged(bundle), Options("int8", max_clips=4)
     with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--frames FOLDER"):
         load_ready(tried, "tensorrt", options, "rebuild")
     graph = graph_of(tried, "int8", footage(tried))
