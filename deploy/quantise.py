@@ -34,7 +34,7 @@ def quantised_graph(
     """The graph with 8-bit convolutions; the same bytes for the same bundle and footage.
 
     ``names``: the convolutions to quantise, whatever becomes of the scores; None: as many as the footage bears, by
-    :func:`choose`, which ``tell`` is told of: finished trials, and how many there will be. Each scores all of the footage.
+    :func:`choose`. ``tell`` is told of finished trials, and of how many there will be at least; each scores all of the footage.
 
     Raises:
         EngineRefused: no convolution can be quantised, or clips of this length leave too few scores.
@@ -71,16 +71,15 @@ def choose(
 
 
 class _Told:
-    """A gate whose trials are told of: those of each one alone, and of those together as many as there may be at most."""
+    """A gate that tells of its trials: of each convolution alone, and of some together, always one more until none is left."""
 
     def __init__(self, gate: Callable[[Sequence[str]], Gate], tell: Callable[[int, int], None], names: int) -> None:
-        self._gate, self._tell = gate, tell
-        self._done, self._total = 0, names
+        self._gate, self._tell, self._names, self._done = gate, tell, names, 0
 
     def __call__(self, names: Sequence[str]) -> Gate:
         found = self._gate(names)
         self._done += 1
-        self._tell(self._done, max(self._done, self._total))
+        self._tell(self._done, max(self._names, self._done) + 1)
         return found
 
 

@@ -135,8 +135,8 @@ def test_every_trial_is_told_of_and_ctrl_c_ends_them() -> None:
     costs, told = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}, []
     choose(Path("bundle"), list(costs), gate_of(costs), lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == list(range(1, len(told) + 1))
-    assert told[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert all(done <= total for done, total in told)
+    assert told[:4] == [(1, 5), (2, 5), (3, 5), (4, 5)]
+    assert all(done < total for done, total in told)
 
     def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
