@@ -25,6 +25,10 @@ STRETCH_PICTURES: Final = HALF_FRAMES * (1 + PACE)
 """That a camera must have, one after the other, for one stretch."""
 MOST_STRETCHES: Final = 4
 
+_EVERY_PX: Final = 8
+_ALIKE_LEVELS: Final = 16
+"""The same frame, as a JPEG of quality 75, is at most 13 grey levels off in every eighth pixel; the next frame, where anything
+moves, is 100 and more off in some."""
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
 
 
@@ -59,13 +63,13 @@ def read_footage(folders: Sequence[Path], bundle: Bundle) -> Footage:
     """At most ``MOST_STRETCHES`` stretches, as far from each other as the footage allows; only their pictures are decoded.
 
     A folder of JPEGs and PNGs is a camera's, in natural order of their names; one without any stands for the folders in it.
-    A stretch that holds a frame of the bundle's golden sequences is left out: footage that a model was trained on may.
+    A stretch that holds a frame of the bundle's golden sequences, or one just like it, is left out: footage of the training may.
 
     Raises:
         ConfigError: a folder cannot be read or holds no pictures, one of them cannot be decoded, or no camera has enough.
         BundleIncompatible: the bundle has no golden sequences to judge by.
     """
-    judging = {frame.tobytes() for row in read_sequences(bundle).frames for frame in row}
+    judging = _thinned(read_sequences(bundle).frames.reshape(-1, *bundle.spec.frame_shape))
     cameras = [pictures for folder in folders for pictures in _cameras(folder)]
     stretches = [stretch for pictures in cameras for stretch in _stretches(pictures)]
     if not stretches:
@@ -76,9 +80,9 @@ def read_footage(folders: Sequence[Path], bundle: Bundle) -> Footage:
         )
     chosen = np.unique(np.linspace(0, len(stretches) - 1, MOST_STRETCHES).round().astype(int))
     decoded = (np.stack([_decoded(path, bundle.spec) for path in stretches[number]]) for number in chosen)
-    rows = [frames[places_of(HALF_FRAMES)] for frames in decoded if judging.isdisjoint(frame.tobytes() for frame in frames)]
+    rows = [frames[places_of(HALF_FRAMES)] for frames in decoded if not _share_any(_thinned(frames), judging)]
     if not rows:
-        raise ConfigError("--frames: all of it is footage that the bundle's golden sequences judge by; give other footage")
+        raise ConfigError("--frames: in all of it are frames that the bundle's golden sequences judge by; give other footage")
     hurried = np.arange(2 * HALF_FRAMES) >= HALF_FRAMES
     return Footage(np.stack(rows), np.broadcast_to(hurried, (len(rows), len(hurried))).copy())
 
@@ -121,3 +125,12 @@ def _decoded(path: Path, spec: ClipSpec) -> Frame:
         raise ConfigError(f"--frames {path}: {error.strerror}") from error
     except BadFrame as error:
         raise ConfigError(f"--frames {path}: {error}; delete it, or give other footage") from error
+
+
+def _thinned(frames: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Every eighth pixel of frames uint8 (N, H, W, C), in which differences can be taken."""
+    return frames[:, ::_EVERY_PX, ::_EVERY_PX].astype(np.int16)
+
+
+def _share_any(frames: NDArray[np.int16], judging: NDArray[np.int16]) -> bool:
+    return any(np.abs(judging - frame).max((1, 2, 3)).min() <= _ALIKE_LEVELS for frame in frames)

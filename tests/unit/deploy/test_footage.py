@@ -75,13 +75,14 @@ def test_the_same_footage_is_known_again_and_other_footage_is_not(judged: Bundle
     assert first.card.sha256 != second.card.sha256
 
 
-def test_footage_that_judges_is_left_out(judged: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("off_by", [0, 10], ids=["the same", "encoded in another way"])
+def test_footage_that_judges_is_left_out(judged: Bundle, tmp_path: Path, off_by: int) -> None:
     judging = read_sequences(judged).frames[1, 3]
     frames = pictures(judged, 2 * STRETCH_PICTURES)
-    frames[40] = judging
+    frames[40] = np.clip(judging.astype(int) + off_by, 0, 255)
     found = read_footage([written(tmp_path / "gate", frames)], judged)
     np.testing.assert_array_equal(found.frames, frames[np.newaxis, STRETCH_PICTURES:][:, SHOWN])
-    with pytest.raises(ConfigError, match="all of it is footage that the bundle's golden sequences judge by"):
+    with pytest.raises(ConfigError, match="in all of it are frames that the bundle's golden sequences judge by"):
         read_footage([written(tmp_path / "path", frames[:STRETCH_PICTURES])], judged)
 
 
