@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from deploy.against import Inferencer
     from deploy.engine import Precision
+    from deploy.tensorrt.build import Tell
     from deploy.verify import Verdict
 
 app = typer.Typer(
@@ -88,8 +89,16 @@ def build(
     engine: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt-rtx needs no GPU to build.")] = "tensorrt",
     precision: Annotated[
         Literal["f16", "f32", "int8"],
-        typer.Option(help="Of convolutions and matrix products; int8: of convolutions that bear it."),
+        typer.Option(help="Of convolutions and matrix products; int8: of convolutions that bear it, by --frames."),
     ] = "f16",
+    frames: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="int8: a camera's JPEGs and PNGs in order of name, or such folders; may be given again. "
+            "Never those that the bundle's golden sequences are of. A graph that is kept does without.",
+        ),
+    ] = None,
     bucket: Annotated[
         list[int] | None, typer.Option(min=1, max=1024, help="Clips a call; may be given again. Default: 1, 8, 32 and 128.")
     ] = None,
@@ -106,17 +115,21 @@ def build(
     TensorRT for RTX builds without a GPU as well; the gate then waits for oddsight-deploy verify on a machine that has one.
     """
     from deploy.bundle import read_bundle
+    from deploy.footage import read_footage
     from deploy.shown import value_table, variant_values, verdict_values
     from deploy.tensorrt.make import make_plan
     from deploy.tensorrt.options import read_options
     from deploy.verify import verify_engine
 
+    if frames and precision != "int8":
+        raise ConfigError(f"--frames is what --precision int8 is made from, got --precision {precision}")
     options = read_options(
         buckets=bucket or None, profiles=profiles, level=level, workspace_mib=workspace_mib, max_plan_mib=max_plan_mib
     )
     verified = read_bundle(bundle)
-    with _progress("building") as tell:
-        variant = make_plan(verified, engine, precision, options, lambda _phase, done, total: tell(done, total))
+    footage = read_footage(frames, verified) if frames else None
+    with _building() as tell:
+        variant = make_plan(verified, engine, precision, options, tell, footage)
     verdict = verify_engine(verified, engine, precision)
     if as_json:
         typer.echo(json.dumps({"built": variant.model_dump(mode="json"), "verdict": verdict_values(verdict)}, indent=2))
@@ -250,14 +263,23 @@ def _print_verdicts(verdicts: "list[Verdict]") -> None:
 
 
 @contextmanager
-def _progress(what: str) -> "Iterator[Callable[[int, int], None]]":
-    """A bar on stderr, so that stdout holds the result alone."""
+def _building() -> "Iterator[Tell]":
+    """A bar that tells choosing from building; of the library's own phases there are too many to name."""
+    from deploy.tensorrt.make import CHOOSING
+
+    with _progress("building") as tell:
+        yield lambda phase, done, total: tell(done, total, phase if phase == CHOOSING else "building")
+
+
+@contextmanager
+def _progress(what: str) -> "Iterator[Callable[..., None]]":
+    """A bar on stderr, so that stdout holds the result alone. It is told of finished parts, of all, and of what they are of."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, now=what: bar.update(task, description=now, completed=done, total=total)
 
 
 def _print_tables(tables: "list[Table]") -> None:

@@ -24,7 +24,7 @@ def read_plan(bundle: Bundle, engine: str, precision: Precision, here: Fingerpri
         PlanStale: it was made for something else; names each difference.
         BundleCorrupt: it is not what was written: it is native code, and nothing else may be loaded.
     """
-    build = f"oddsight-deploy build {bundle.path} --engine {engine} --precision {precision}"
+    build = _command(bundle, engine, precision)
     variant = find_variant(bundle, engine, precision)
     if variant is None or variant.plan is None:
         raise EngineRefused(f"{engine} in {precision} has no plan in this bundle; build it: {build}")
@@ -34,6 +34,13 @@ def read_plan(bundle: Bundle, engine: str, precision: Precision, here: Fingerpri
             f"the plan of {engine} in {precision} is for something else: {'; '.join(changed)}; build it again: {build}"
         )
     return variant, _verified(bundle, variant, variant.plan.sha256, build)
+
+
+def _command(bundle: Bundle, engine: str, precision: Precision) -> str:
+    """What builds the plan; in ``int8`` from footage, unless a graph was made from some before."""
+    made = precision != "int8" or (variant_folder(bundle, "graph", precision) / ONNX_NAME).is_file()
+    frames = "" if made else " --frames FOLDER"
+    return f"oddsight-deploy build {bundle.path} --engine {engine} --precision {precision}{frames}"
 
 
 def _verified(bundle: Bundle, variant: Variant, expected: str, build: str) -> bytes:

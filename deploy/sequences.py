@@ -3,6 +3,7 @@
 Golden clips say whether an engine computes what the reference computes. An engine of another precision does not, quite; what
 counts then is whether it ranks frames as the reference does, after many frames of its own states. The second half of each
 sequence is footage played at three times its pace: unusual to a model of motion, so that ordinary and unusual scores are there.
+Footage that a graph is made from is drawn in the same way, see :mod:`deploy.footage`.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from deploy.errors import BundleIncompatible
 from deploy.frames import decode_picture, encode_png
 from deploy.spec import ClipSpec
 
+PACE = 3
+"""How many times its own pace hurried footage is played at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
@@ -28,6 +32,11 @@ class Sequences:
     """bool (S, F): what is played at three times its pace."""
     score: NDArray[np.float32]
     """float32 (S, F) of the reference; NaN where no clip ends: at the first ``length`` - 1 frames."""
+
+
+def places_of(half: int) -> NDArray[np.int64]:
+    """Which frames of a stretch of ``half * (1 + PACE)`` make a sequence, int64 (2 * half,): from the middle on it is hurried."""
+    return np.concatenate([np.arange(half), half + PACE * np.arange(half)])
 
 
 def sequences_bytes(sequences: Sequences) -> bytes:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deploy.bundle import ONNX_NAME, Bundle, replace_file
 from deploy.engine import Precision
 from deploy.errors import BundleCorrupt, EngineRefused
+from deploy.footage import FootageCard
 from deploy.gate import Gate
 from deploy.tensorrt.options import BuildOptions
 
@@ -39,6 +40,8 @@ class Plan(BaseModel):
     options: BuildOptions
     products: dict[str, int]
     """Type -> how many convolutions and matrix products are in it, as the library understood the graph."""
+    footage: FootageCard | None = None
+    """What the graph was made from besides the model; None: nothing."""
 
 
 class Variant(BaseModel):

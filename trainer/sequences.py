@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.sequences import Sequences
+from deploy.sequences import PACE, Sequences, places_of
 from deploy.spec import ClipSpec
 from trainer.footage import Footage
 from trainer.models.serving import Serving
@@ -14,7 +14,6 @@ from trainer.models.serving import Serving
 SEQUENCES = 2
 FRAMES = 48
 """Of a sequence: long enough for a recurrent model's averages, five times over; 96 frames of 240 x 360 are 5 MB."""
-_PACE = 3
 
 
 def golden_sequences(network: Serving, spec: ClipSpec, held_out: Sequence[Footage]) -> Sequences:
@@ -26,14 +25,13 @@ def golden_sequences(network: Serving, spec: ClipSpec, held_out: Sequence[Footag
 def _sequences(videos: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Frames uint8 (S, F, H, W, C), and which of them are hurried, bool (S, F)."""
     half = FRAMES // 2
-    stretches = list(_stretches(videos, half * (1 + _PACE)))
+    stretches = list(_stretches(videos, half * (1 + PACE)))
     if not stretches:
         longest = max(videos, key=len)
-        half = max(1, len(longest) // (1 + _PACE))
+        half = max(1, len(longest) // (1 + PACE))
         stretches = [longest]
     chosen = np.unique(np.linspace(0, len(stretches) - 1, SEQUENCES).astype(int))
-    places = np.concatenate([np.arange(half), half + _PACE * np.arange(half)])
-    frames = np.stack([stretches[number][np.minimum(places, len(stretches[number]) - 1)] for number in chosen])
+    frames = np.stack([stretches[number][np.minimum(places_of(half), len(stretches[number]) - 1)] for number in chosen])
     return frames, np.broadcast_to(np.arange(2 * half) >= half, frames.shape[:2]).copy()
 
 

@@ -9,6 +9,7 @@ from deploy.bundle import ONNX_NAME, Bundle, replace_file, require_writable, sha
 from deploy.cuda.gpu import find_gpu
 from deploy.engine import Precision
 from deploy.errors import BundleCorrupt, EngineError
+from deploy.footage import Footage
 from deploy.graphs import graph_of
 from deploy.plans import read_plan, write_plan
 from deploy.tensorrt.build import Tell, build_plan
@@ -19,6 +20,8 @@ from deploy.variants import Fingerprint, Plan, Variant
 
 FOR_ALL_GPUS = frozenset({"tensorrt-rtx"})
 """Engines whose plans run on every GPU that the library knows, and are made without one."""
+CHOOSING = "choosing convolutions"
+"""The phase before the library's own."""
 
 
 def fingerprint_here(engine: str, library: TensorRt) -> Fingerprint:
@@ -34,26 +37,30 @@ def fingerprint_here(engine: str, library: TensorRt) -> Fingerprint:
     return {**known, "gpu": gpu.name, "compute_capability": gpu.compute_capability}
 
 
-def make_plan(bundle: Bundle, engine: str, precision: Precision, options: BuildOptions, tell: Tell) -> Variant:
+def make_plan(
+    bundle: Bundle, engine: str, precision: Precision, options: BuildOptions, tell: Tell, footage: Footage | None = None
+) -> Variant:
     """Build a plan and keep it, its gate still to be passed. One that is already there, as wanted, is left.
+
+    ``footage``: what a graph in ``int8`` is made from; without it, one that is kept is taken.
 
     Raises:
         EngineUnavailable: library or GPU are missing.
         BundleError: the bundle cannot be written to.
         EngineFailed: the library refuses.
+        EngineRefused: there is no graph in ``int8``, and no footage or no convolution for one.
         ConfigError: the plan is larger than the options allow.
     """
     library = import_library(engine)
     here = fingerprint_here(engine, library)
-    kept = _kept(bundle, engine, precision, options, here)
-    if kept is not None:
+    kept = _kept(bundle, engine, precision, here)
+    if kept is not None and kept.plan is not None and _is_wanted(kept.plan, options, footage):
         return kept
     require_writable(bundle, "no plan could be kept; build")
-    graph = graph_of(bundle, precision)
-    cache = _cache_path(here)
-    built = build_plan(
-        library, graph, precision, options, name=f"{bundle.model_id} {sha256(graph)[:12]}", timing_cache=_read(cache), tell=tell
-    )
+    graph = graph_of(bundle, precision, footage, lambda done, total: tell(CHOOSING, done, total))
+    graph_sha256, cache = sha256(graph.content), _cache_path(here)
+    name = f"{bundle.model_id} {graph_sha256[:12]}"
+    built = build_plan(library, graph.content, precision, options, name=name, timing_cache=_read(cache), tell=tell)
     if built.timing_cache:
         cache.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cache, built.timing_cache)
@@ -62,18 +69,27 @@ def make_plan(bundle: Bundle, engine: str, precision: Precision, options: BuildO
         precision=precision,
         model_sha256=bundle.manifest.files[ONNX_NAME],
         fingerprint={**here, "precision": precision, "plan_sha256": sha256(built.plan)},
-        plan=Plan(sha256=sha256(built.plan), graph_sha256=sha256(graph), options=options, products=dict(built.products)),
+        plan=Plan(
+            sha256=sha256(built.plan),
+            graph_sha256=graph_sha256,
+            options=options,
+            products=dict(built.products),
+            footage=graph.footage,
+        ),
     )
     write_plan(bundle, variant, built.plan)
     return variant
 
 
-def _kept(bundle: Bundle, engine: str, precision: Precision, options: BuildOptions, here: Fingerprint) -> Variant | None:
+def _kept(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> Variant | None:
     try:
-        variant, _ = read_plan(bundle, engine, precision, here)
+        return read_plan(bundle, engine, precision, here)[0]
     except (EngineError, BundleCorrupt):
         return None
-    return variant if variant.plan is not None and variant.plan.options == options else None
+
+
+def _is_wanted(plan: Plan, options: BuildOptions, footage: Footage | None) -> bool:
+    return plan.options == options and (footage is None or plan.footage == footage.card)
 
 
 def _cache_path(here: Fingerprint) -> Path:

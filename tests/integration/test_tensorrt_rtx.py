@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -21,6 +22,7 @@ from deploy.bundle import ONNX_NAME, read_bundle
 from deploy.engine import Options, Precision
 from deploy.errors import EngineUnavailable
 from deploy.export import export_onnx
+from deploy.footage import STRETCH_PICTURES, Footage, read_footage
 from deploy.plans import read_plan
 from deploy.quantise import quantised_graph
 from deploy.tensorrt.build import build_plan
@@ -28,6 +30,7 @@ from deploy.tensorrt.library import Log
 from deploy.tensorrt.make import fingerprint_here
 from deploy.tensorrt.options import BuildOptions
 from streamer.demo import DEMO_BUNDLE
+from streamer.sources import open_source
 from trainer.clip_models import clip_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
@@ -73,9 +76,21 @@ def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_prec
     assert built_products(graph, precision) == {expected}
 
 
-def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits(shipped: bytes) -> None:
+@pytest.fixture(scope="module")
+def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> Footage:
+    """One stretch of the demo's training footage, that its golden sequences are not of."""
+    folder = tmp_path_factory.mktemp("ordinary")
+    ordinary = DEMO_BUNDLE.parent / "training" / "videos" / "ordinary.mp4"
+    for number, picture in enumerate(islice(open_source(str(ordinary)), STRETCH_PICTURES)):
+        (folder / f"{number}.jpg").write_bytes(picture.encoded)
+    return read_footage([folder], read_bundle(DEMO_BUNDLE))
+
+
+def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits(
+    shipped: bytes, demo_footage: Footage
+) -> None:
     chosen = ["node_conv2d_19", "node_conv2d_21", "node_conv2d_27"]  # the first two read the same maps
-    graph = quantised_graph(read_bundle(DEMO_BUNDLE), chosen)
+    graph = quantised_graph(read_bundle(DEMO_BUNDLE), demo_footage, lambda *_: None, chosen)
     before, after = (
         {node.name: list(node.input) for node in onnx.load_from_string(content).graph.node} for content in (shipped, graph)
     )

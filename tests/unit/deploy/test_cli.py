@@ -9,6 +9,9 @@ import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.engine import ENGINES
+from deploy.footage import STRETCH_PICTURES
+from tests.unit.deploy.test_footage import written
+from tests.unit.deploy.test_quantise import footage, judged
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CPU_ENGINES = ("openvino", "onnx", "torch")
@@ -132,6 +135,44 @@ def test_build_refuses_a_bucket_that_is_none(run: Run, bundle: Bundle) -> None:
     done = run("build", bundle.path, "--bucket", "0")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def tensorrt_as_a_script(cache: Path) -> str:
+    made_up = f"make_up_gpu(pytest.MonkeyPatch(), Path({str(cache)!r}))"
+    return f"import pytest; from pathlib import Path; from tests.harness.gpu_engines import make_up_gpu; {made_up}"
+
+
+def test_build_in_int8_is_of_the_footage_that_is_given_and_inspect_shows_which(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+    bundle = judged(bundle)
+    for number, frames in enumerate(footage(bundle, frames=2 * STRETCH_PICTURES).frames):
+        written(tmp_path / "cameras" / str(number), frames)
+    command = "build", bundle.path, "--precision", "int8", "--bucket", "2", "--json"
+    before = tensorrt_as_a_script(tmp_path)
+    without = run(*command, before=before)
+    assert (without.returncode, without.stdout) == (1, "")
+    assert "no graph in int8 was made of this model yet" in without.stderr
+    assert "Traceback" not in without.stderr
+    done = run(*command, "--frames", tmp_path / "cameras", before=before)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)["built"]["plan"]
+    assert (done.returncode, plan["footage"]["stretches"], plan["footage"]["frames"]) == (0, 4, 192)
+    assert plan["products"]["INT8"] >= 1
+    shown = json.loads(run("inspect", bundle.path, "--json").stdout)["engines"]["tensorrt int8"]
+    assert shown["plan"]["footage"] == plan["footage"]
+
+
+@pytest.mark.parametrize("precision", [(), ("--precision", "f32")])
+def test_footage_for_another_precision_is_a_wrong_call(run: Run, bundle: Bundle, precision: tuple[str, ...]) -> None:
+    done = run("build", bundle.path, "--frames", bundle.path, *precision)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --frames is what --precision int8 is made from, got --precision f")
+
+
+def test_footage_that_is_none_is_told_in_one_line(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+    done = run("build", judged(bundle).path, "--precision", "int8", "--frames", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: --frames {tmp_path}: no .jpg, .jpeg or .png file")
+    assert done.stderr.count("\n") == 1
 
 
 def test_bench_loads_engines_for_what_is_asked(run: Run, bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -15,7 +16,10 @@ from deploy.default import DefaultEngine, read_default
 from deploy.engine import PRECISIONS, TUNABLE, Options
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
+from deploy.plans import read_plan
 from deploy.verify import Status, Verdict
+from tests.harness.gpu_engines import make_up_gpu
+from tests.unit.deploy.test_sequences import noise, with_sequences
 
 LOAD = CameraLoad(4, 10.0)
 CANDIDATE = Candidate("openvino", "f32", "throughput")
@@ -259,6 +263,18 @@ def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_tried(
     with pytest.raises(BundleError, match="cannot be written to"):
         outcome_of(bundle)
     assert tried.gated == []
+
+
+def test_int8_without_a_plan_is_left_out_with_the_command_that_builds_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_up_gpu(monkeypatch, tmp_path)
+    monkeypatch.setattr("deploy.engines.tensorrt.read_plan", read_plan)
+    monkeypatch.setattr("deploy.optimize.PRECISIONS", {"tensorrt": ("int8",)})
+    (trial,) = optimize(with_sequences(bundle, noise(bundle, 40)), Goal(LOAD), lambda *_: None).trials
+    command = f"oddsight-deploy build {bundle.path} --engine tensorrt --precision int8 --frames FOLDER"
+    assert trial.status == "refused"
+    assert trial.detail == f"tensorrt in int8 has no plan in this bundle; build it: {command}"
 
 
 def test_real_engines_are_measured(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ import pytest
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.cuda.gpu import Gpu
 from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
+from deploy.footage import Footage
 from deploy.graphs import graph_of
 from deploy.plans import read_plan
-from deploy.tensorrt.make import fingerprint_here, make_plan
+from deploy.tensorrt.make import CHOOSING, fingerprint_here, make_plan
 from deploy.tensorrt.options import BuildOptions
 from deploy.variants import find_variant
 from tests.harness.fake_tensorrt import FakeTensorRt
+from tests.unit.deploy.test_quantise import footage
 
 OPTIONS = BuildOptions(buckets=(1, 4))
 HERE = {"backend": "tensorrt", "version": "11.4.0", "os": "Linux x86_64", "gpu": "H100", "compute_capability": "9.0"}
@@ -31,8 +33,8 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRt:
     return fake
 
 
-def made(bundle: Bundle, options: BuildOptions = OPTIONS, precision: Any = "f32") -> Any:
-    return make_plan(bundle, "tensorrt", precision, options, lambda *_: None)
+def made(bundle: Bundle, options: BuildOptions = OPTIONS, precision: Any = "f32", footage: Footage | None = None) -> Any:
+    return make_plan(bundle, "tensorrt", precision, options, lambda *_: None, footage)
 
 
 def builds(library: FakeTensorRt) -> int:
@@ -122,10 +124,41 @@ def test_a_plan_for_rtx_is_for_no_gpu_in_particular(library: FakeTensorRt, monke
 
 
 def test_half_precision_has_a_graph_of_its_own_kept_until_the_model_changes(bundle: Bundle) -> None:
-    graph = graph_of(bundle, "f16")
+    graph = graph_of(bundle, "f16").content
     kept = bundle.path / "engines" / "graph-f16" / ONNX_NAME
     assert kept.read_bytes() == graph
     assert set(made(bundle, precision="f16").plan.products) == {"HALF"}
     kept.write_bytes(b"touched")
-    assert graph_of(bundle, "f16") == graph
+    assert graph_of(bundle, "f16").content == graph
     assert kept.read_bytes() == graph
+
+
+def test_a_plan_in_int8_tells_its_footage_and_is_built_again_for_other_footage_only(
+    bundle: Bundle, library: FakeTensorRt
+) -> None:
+    first = made(bundle, precision="int8", footage=footage(bundle))
+    assert first.plan.footage == footage(bundle).card
+    assert made(bundle, precision="int8") == first == made(bundle, precision="int8", footage=footage(bundle))
+    assert builds(library) == 1
+    second = made(bundle, precision="int8", footage=footage(bundle, seed=2))
+    assert second.plan.footage == footage(bundle, seed=2).card
+    assert second.plan.graph_sha256 != first.plan.graph_sha256
+    assert builds(library) == 2
+    library.__version__ = "11.5.0"
+    assert made(bundle, precision="int8").plan.footage == second.plan.footage
+    assert builds(library) == 3
+
+
+def test_a_missing_plan_in_int8_asks_for_footage_unless_a_graph_is_kept(bundle: Bundle) -> None:
+    with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8 --frames FOLDER$"):
+        read_plan(bundle, "tensorrt", "int8", HERE)
+    graph_of(bundle, "int8", footage(bundle))
+    with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8$"):
+        read_plan(bundle, "tensorrt", "int8", HERE)
+
+
+def test_choosing_is_told_of_before_the_library_builds(bundle: Bundle) -> None:
+    told: list[str] = []
+    make_plan(bundle, "tensorrt", "int8", OPTIONS, lambda phase, *_: told.append(phase), footage(bundle))
+    assert told[0] == CHOOSING
+    assert told == sorted(told, key=lambda phase: phase != CHOOSING)

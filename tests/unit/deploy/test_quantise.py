@@ -1,25 +1,55 @@
-"""8-bit convolutions: as many as the golden sequences bear, the same ones every time, and nothing else."""
+"""8-bit convolutions: as many as footage bears that the gate does not judge by, the same ones every time, and nothing else."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
-from deploy.bundle import ONNX_NAME, Bundle
-from deploy.errors import BundleIncompatible, ConfigError, EngineFailed, EngineRefused
-from deploy.gate import Gate
+from deploy.bundle import ONNX_NAME, Bundle, read_bundle
+from deploy.engine import load_engine
+from deploy.engines.onnx import OnnxEngine
+from deploy.errors import ConfigError, EngineFailed, EngineRefused
+from deploy.footage import Footage
+from deploy.gate import Gate, judge
 from deploy.graphs import graph_of
-from deploy.quantise import choose, quantised_graph
+from deploy.quantise import _sterner, choose, quantised_graph
+from deploy.sequences import Sequences, read_sequences, score_sequences
 from deploy.tensorrt.build import build_plan
 from deploy.tensorrt.options import BuildOptions
 from tests.harness.fake_tensorrt import FakeTensorRt
-from tests.unit.deploy.test_admit import scored
+from tests.unit.deploy.test_sequences import with_sequences
 
 OPTIONS = BuildOptions(buckets=(1,))
 
 
 def nodes(graph: bytes, kind: str) -> list[onnx.NodeProto]:
     return [node for node in onnx.load_from_string(graph).graph.node if node.op_type == kind]
+
+
+def footage(bundle: Bundle, seed: int = 1, frames: int = 40) -> Footage:
+    """Two cameras in growing light, before walls of their own: scores far enough apart to bear a lot."""
+    walls = np.random.default_rng(seed).integers(0, 50, (1, 1, *bundle.spec.frame_shape))
+    light = (np.arange(2 * frames) * 100 / frames).reshape(frames, 2).T[..., np.newaxis, np.newaxis, np.newaxis]
+    return Footage((walls + light).astype(np.uint8), np.broadcast_to(np.arange(frames) >= frames // 2, (2, frames)))
+
+
+def judged(bundle: Bundle) -> Bundle:
+    """With golden sequences of two other such cameras."""
+    seen = footage(bundle, seed=0)
+    score = score_sequences(load_engine(bundle, "onnx"), seen.frames)
+    return with_sequences(bundle, Sequences(seen.frames, seen.hurried, score))
+
+
+def quantised(bundle: Bundle, names: list[str] | None = None) -> bytes:
+    return quantised_graph(bundle, footage(bundle), lambda *_: None, names)
+
+
+def chosen(names: Any, gate: Any) -> list[str]:
+    return choose(Path("bundle"), list(names), gate, lambda *_: None)
 
 
 def convolutions(bundle: Bundle) -> list[str]:
@@ -37,18 +67,26 @@ def gate_of(costs: dict[str, float]):
     return gate
 
 
-def test_the_same_bundle_gives_the_same_graph_which_the_gate_lets_pass(bundle: Bundle) -> None:
-    bundle = scored(bundle)
-    graph = quantised_graph(bundle)
-    assert graph == quantised_graph(bundle)
+def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other_footage(bundle: Bundle) -> None:
+    bundle = judged(bundle)
+    graph = quantised(bundle)
+    assert graph == quantised(bundle)
     assert graph != bundle.file(ONNX_NAME).read_bytes()
     assert 1 <= len(nodes(graph, "QuantizeLinear")) <= len(convolutions(bundle))
+    golden = read_sequences(bundle)
+    engine = OnnxEngine(bundle, max_clips=2, threads=0, tune="throughput", graph=graph)
+    assert judge("int8", score_sequences(engine, golden.frames), golden).passed
+
+
+def test_golden_sequences_have_no_part_in_it(bundle: Bundle) -> None:
+    without = quantised(bundle)
+    assert without == quantised(judged(bundle))
+    assert without != quantised_graph(bundle, footage(bundle, seed=2), lambda *_: None, None)
 
 
 def test_only_what_is_named_is_quantised_with_symmetric_pairs_and_its_bias_left_as_it_is(bundle: Bundle) -> None:
-    bundle = scored(bundle)
     first, *_ = names = convolutions(bundle)
-    graph = quantised_graph(bundle, [first])
+    graph = quantised(bundle, [first])
     assert (len(nodes(graph, "QuantizeLinear")), len(nodes(graph, "DequantizeLinear")), len(names)) == (1, 2, 3)
     changed = {node.name: list(node.input) for node in nodes(graph, "Conv")}
     before = {node.name: list(node.input) for node in nodes(bundle.file(ONNX_NAME).read_bytes(), "Conv")}
@@ -62,53 +100,93 @@ def test_only_what_is_named_is_quantised_with_symmetric_pairs_and_its_bias_left_
 
 
 def test_none_quantised_is_the_graph_as_it_was(bundle: Bundle) -> None:
-    graph = quantised_graph(scored(bundle), [])
+    graph = quantised(bundle, [])
     assert nodes(graph, "QuantizeLinear") == nodes(graph, "DequantizeLinear") == []
 
 
 def test_a_model_with_a_state_and_no_convolution_is_refused(recurrent_bundle: Bundle) -> None:
     with pytest.raises(EngineRefused, match="no convolution can be computed in int8: there is none; use f16 or f32"):
-        quantised_graph(scored(recurrent_bundle))
+        quantised(recurrent_bundle)
 
 
-def test_without_golden_sequences_nothing_can_be_calibrated(bundle: Bundle) -> None:
-    with pytest.raises(BundleIncompatible, match="holds no golden sequences"):
-        quantised_graph(bundle)
+def test_footage_with_hardly_a_score_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(
+        EngineRefused, match="of the footage, 16 ordinary frames have a score, since a clip is 3 frames; at least 20 are"
+    ):
+        quantised_graph(bundle, footage(bundle, frames=20), lambda *_: None)
 
 
-def test_the_least_harmful_are_taken_until_half_the_room_is_used_and_then_what_still_fits() -> None:
-    costs = {"b": 0.0011, "c": 0.0012, "a": 0.0001, "d": 0.0020}
-    assert choose(Path("bundle"), list(costs), gate_of(costs)) == ["a", "b", "c"]
+def test_the_least_harmful_are_taken_until_a_tenth_of_the_room_is_used_and_then_what_still_fits() -> None:
+    costs = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}
+    assert chosen(costs, gate_of(costs)) == ["a", "b", "c"]
+
+
+def test_frames_at_three_times_their_pace_do_not_hide_what_ordinary_ones_lose(bundle: Bundle, monkeypatch: Any) -> None:
+    sequences = read_sequences(judged(bundle))
+    score = np.where(sequences.hurried, 100, 0) + np.random.default_rng(0).normal(size=sequences.score.shape).astype(np.float32)
+    sequences = replace(sequences, score=score)
+    found = np.where(sequences.hurried, score, np.round(score))
+    whole = judge("int8", found, sequences)
+    assert _sterner(found, sequences).spearman < whole.spearman
+    assert _sterner(score, sequences) == judge("int8", score, sequences)
+
+
+def test_every_trial_is_told_of_and_ctrl_c_ends_them() -> None:
+    costs, told = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}, []
+    choose(Path("bundle"), list(costs), gate_of(costs), lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert told[:4] == [(1, 5), (2, 5), (3, 5), (4, 5)]
+    assert all(done < total for done, total in told)
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        choose(Path("bundle"), list(costs), gate_of(costs), interrupted)
 
 
 def test_one_that_fails_alone_is_not_hidden_by_another() -> None:
-    costs = {"a": 0.004, "b": -0.004, "c": 0.0001}
-    assert choose(Path("bundle"), list(costs), gate_of(costs)) == ["c"]
+    costs = {"a": 0.002, "b": -0.002, "c": 0.0001}
+    assert chosen(costs, gate_of(costs)) == ["c"]
 
 
 def test_where_nothing_fits_the_figures_are_told() -> None:
     with pytest.raises(EngineRefused, match=r"the least rank correlation that one costs is 0\.0040; use f16 or f32"):
-        choose(Path("bundle"), ["a", "b"], gate_of({"a": 0.004, "b": 0.1}))
+        chosen(["a", "b"], gate_of({"a": 0.004, "b": 0.1}))
 
 
-def test_the_graph_is_kept_until_model_or_sequences_change(bundle: Bundle) -> None:
-    bundle = scored(bundle)
-    graph = graph_of(bundle, "int8")
+def test_the_graph_is_kept_with_what_it_was_made_from_and_then_needs_no_footage(bundle: Bundle) -> None:
+    graph = graph_of(bundle, "int8", footage(bundle))
+    assert graph.footage == footage(bundle).card
     kept = bundle.path / "engines" / "graph-int8" / ONNX_NAME
-    assert kept.read_bytes() == graph
+    assert kept.read_bytes() == graph.content
+    assert graph_of(bundle, "int8") == graph == graph_of(bundle, "int8", footage(bundle))
     kept.write_bytes(b"touched")
-    assert graph_of(bundle, "int8") == graph == kept.read_bytes()
-    record = kept.with_name("graph.json")
-    record.write_text(record.read_text().replace(bundle.manifest.files["sequences.safetensors"], "0" * 64))
-    assert graph_of(bundle, "int8") == graph
-    assert "0" * 64 not in record.read_text()
+    assert graph_of(bundle, "int8", footage(bundle)) == graph
+    assert kept.read_bytes() == graph.content
+
+
+def test_other_footage_makes_another_graph(bundle: Bundle) -> None:
+    first, second = (graph_of(bundle, "int8", footage(bundle, seed)) for seed in (1, 2))
+    assert first.content != second.content
+    assert graph_of(bundle, "int8") == second
     with pytest.raises(ConfigError, match="graphs are made in f32, f16 and int8, got 'bf16'"):
         graph_of(bundle, "bf16")
 
 
+@pytest.mark.parametrize("changed", ["model_sha256", "sha256", "footage", None])
+def test_without_footage_only_a_graph_that_is_as_it_was_made_is_of_use(bundle: Bundle, changed: str | None) -> None:
+    if changed is not None:
+        graph_of(bundle, "int8", footage(bundle))
+        record = bundle.path / "engines" / "graph-int8" / "graph.json"
+        content = json.loads(record.read_text())
+        record.write_text(json.dumps({**content, changed: None if changed == "footage" else "0" * 64}))
+    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--frames FOLDER"):
+        graph_of(read_bundle(bundle.path), "int8")
+
+
 def test_a_plan_tells_how_many_convolutions_are_in_8_bits_and_one_without_is_refused(bundle: Bundle) -> None:
-    bundle = scored(bundle)
-    graph = quantised_graph(bundle, convolutions(bundle)[:2])
+    graph = quantised(bundle, convolutions(bundle)[:2])
     assert build_plan(FakeTensorRt(), graph, "int8", OPTIONS, name="mine").products == {"INT8": 2, "FLOAT": 1}
     with pytest.raises(EngineFailed, match=r"the graph is not in int8: .*FLOAT"):
         build_plan(FakeTensorRt(), bundle.file(ONNX_NAME).read_bytes(), "int8", OPTIONS, name="mine")

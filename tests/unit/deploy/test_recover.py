@@ -9,6 +9,7 @@ import pytest
 from deploy.bundle import Bundle, read_golden
 from deploy.engine import Options, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable, PlanStale
+from deploy.graphs import graph_of
 from deploy.plans import read_plan as really_read_plan
 from deploy.recover import FALLBACKS, load_ready
 from deploy.sequences import Sequences, score_sequences
@@ -17,6 +18,7 @@ from deploy.tensorrt.options import BuildOptions
 from deploy.variants import find_variant
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
+from tests.unit.deploy.test_quantise import footage, judged
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
 OPTIONS = Options("f16", max_clips=4)
@@ -79,6 +81,21 @@ def test_rebuild_builds_a_stale_plan_as_it_was_built_before(tried: Bundle, libra
     assert variant is not None
     assert variant.plan is not None
     assert variant.plan.options == options
+
+
+def test_rebuild_in_int8_takes_the_graph_that_is_kept_and_without_one_asks_for_footage(
+    bundle: Bundle, library: FakeTensorRt
+) -> None:
+    tried, options = judged(bundle), Options("int8", max_clips=4)
+    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--frames FOLDER"):
+        load_ready(tried, "tensorrt", options, "rebuild")
+    graph = graph_of(tried, "int8", footage(tried))
+    ready = load_ready(tried, "tensorrt", options, "rebuild")
+    assert (ready.engine.describe()["precision"], ready.recovered) == ("int8", "rebuild")
+    variant = find_variant(tried, "tensorrt", "int8")
+    assert variant is not None
+    assert variant.plan is not None
+    assert variant.plan.footage == graph.footage
 
 
 def test_a_plan_that_cannot_pass_is_not_rebuilt_into_service(bundle: Bundle, library: FakeTensorRt) -> None:

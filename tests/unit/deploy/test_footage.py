@@ -1,0 +1,140 @@
+"""Footage that a graph is made from: which pictures are taken, and what is told of folders that are of no use."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deploy.bundle import Bundle
+from deploy.errors import BundleIncompatible, ConfigError
+from deploy.footage import HALF_FRAMES, MOST_STRETCHES, STRETCH_PICTURES, read_footage
+from deploy.frames import encode_png
+from deploy.sequences import read_sequences
+from tests.unit.deploy.test_sequences import noise, with_sequences
+
+SHOWN = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]
+
+
+def pictures(bundle: Bundle, number: int, seed: int = 0) -> NDArray[np.uint8]:
+    """uint8 (number, H, W, C); the first pixel of each is its number, so that it can be told from others."""
+    found = np.random.default_rng(seed).integers(0, 256, (number, *bundle.spec.frame_shape), np.uint8)
+    found[:, 0, 0, 0] = np.arange(number) % 256
+    return found
+
+
+def written(folder: Path, frames: NDArray[np.uint8], name: str = "{}.png") -> Path:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        (folder / name.format(number)).write_bytes(encode_png(frame))
+    return folder
+
+
+@pytest.fixture
+def judged(bundle: Bundle) -> Bundle:
+    """With golden sequences."""
+    return with_sequences(bundle, noise(bundle, 40))
+
+
+def test_a_stretch_is_ordinary_and_then_hurried_in_natural_order_of_the_names(judged: Bundle, tmp_path: Path) -> None:
+    frames = pictures(judged, STRETCH_PICTURES)
+    found = read_footage([written(tmp_path / "gate", frames)], judged)
+    np.testing.assert_array_equal(found.frames, frames[np.newaxis, SHOWN])
+    assert found.hurried.tolist() == [[False] * HALF_FRAMES + [True] * HALF_FRAMES]
+    assert (found.card.stretches, found.card.frames) == (1, 2 * HALF_FRAMES)
+
+
+def test_of_long_footage_stretches_are_drawn_far_apart(judged: Bundle, tmp_path: Path) -> None:
+    many = 2 * MOST_STRETCHES
+    frames = pictures(judged, many * STRETCH_PICTURES + 5)
+    found = read_footage([written(tmp_path / "gate", frames)], judged)
+    begin = {row[0].tobytes() for row in found.frames}
+    at = [place for place, frame in enumerate(frames[::STRETCH_PICTURES]) if frame.tobytes() in begin]
+    assert len(found.frames) == len(at) == MOST_STRETCHES
+    assert (at[0], at[-1]) == (0, many - 1)
+    assert min(np.diff(at)) >= 2
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in one folder", "one by one"])
+def test_cameras_are_folders_and_no_stretch_goes_from_one_to_the_next(judged: Bundle, tmp_path: Path, inside: bool) -> None:
+    cameras = [pictures(judged, STRETCH_PICTURES + 50, seed) for seed in range(2)]
+    folders = [written(tmp_path / "all" / f"camera {number}", frames) for number, frames in enumerate(cameras)]
+    (tmp_path / "all" / "notes.txt").touch()
+    (tmp_path / "all" / "empty").mkdir()
+    found = read_footage([tmp_path / "all"] if inside else folders, judged)
+    np.testing.assert_array_equal(found.frames, [frames[SHOWN] for frames in cameras])
+
+
+def test_the_same_footage_is_known_again_and_other_footage_is_not(judged: Bundle, tmp_path: Path) -> None:
+    first, second = (
+        read_footage([written(tmp_path / str(seed), pictures(judged, STRETCH_PICTURES, seed))], judged) for seed in range(2)
+    )
+    again = read_footage([tmp_path / "0"], judged)
+    assert first.card == again.card
+    assert first.card.sha256 != second.card.sha256
+
+
+@pytest.mark.parametrize("off_by", [0, 10], ids=["the same", "encoded in another way"])
+def test_footage_that_judges_is_left_out(judged: Bundle, tmp_path: Path, off_by: int) -> None:
+    judging = read_sequences(judged).frames[1, 3]
+    frames = pictures(judged, 2 * STRETCH_PICTURES)
+    frames[40] = np.clip(judging.astype(int) + off_by, 0, 255)
+    found = read_footage([written(tmp_path / "gate", frames)], judged)
+    np.testing.assert_array_equal(found.frames, frames[np.newaxis, STRETCH_PICTURES:][:, SHOWN])
+    with pytest.raises(ConfigError, match="in all of it are frames that the bundle's golden sequences judge by"):
+        read_footage([written(tmp_path / "path", frames[:STRETCH_PICTURES])], judged)
+
+
+def test_a_bundle_without_golden_sequences_is_told_first(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleIncompatible, match="holds no golden sequences"):
+        read_footage([tmp_path / "nothing"], bundle)
+
+
+def nothing_there(folder: Path, bundle: Bundle) -> None:
+    pass
+
+
+def a_file(folder: Path, bundle: Bundle) -> None:
+    folder.touch()
+
+
+def empty(folder: Path, bundle: Bundle) -> None:
+    folder.mkdir()
+
+
+def other_files(folder: Path, bundle: Bundle) -> None:
+    written(folder, pictures(bundle, 3), "{}.tif")
+
+
+def too_few(folder: Path, bundle: Bundle) -> None:
+    written(folder, pictures(bundle, STRETCH_PICTURES - 1))
+
+
+def damaged(folder: Path, bundle: Bundle) -> None:
+    written(folder, pictures(bundle, STRETCH_PICTURES))
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:90])
+
+
+def no_picture(folder: Path, bundle: Bundle) -> None:
+    written(folder, pictures(bundle, STRETCH_PICTURES))
+    (folder / "7.png").write_text("text")
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (nothing_there, r"footage: No such file or directory; give a folder of pictures"),
+        (a_file, r"footage: Not a directory; give a folder of pictures"),
+        (empty, r"footage: no \.jpg, \.jpeg or \.png file in this folder or in those in it"),
+        (other_files, r"footage: no \.jpg, \.jpeg or \.png file in this folder or in those in it"),
+        (too_few, rf"at least {STRETCH_PICTURES} pictures.*the longest of 1 has {STRETCH_PICTURES - 1}"),
+        (damaged, r"footage/7\.png: .*truncated or damaged; delete it, or give other footage"),
+        (no_picture, r"footage/7\.png: neither JPEG nor PNG"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_of_no_use_is_told(judged: Bundle, tmp_path: Path, made: Callable[[Path, Bundle], None], told: str) -> None:
+    made(tmp_path / "footage", judged)
+    with pytest.raises(ConfigError, match=f"^--frames.*{told}"):
+        read_footage([tmp_path / "footage"], judged)
