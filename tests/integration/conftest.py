@@ -2,6 +2,7 @@
 
 import shutil
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
 from deploy.export import export_onnx
+from deploy.footage import STRETCH_PICTURES, Footage, read_footage
 from streamer.demo import DEMO_BUNDLE
+from streamer.sources import open_source
 from tests.harness.replay import PED2
 from tests.harness.street import write_data_set
 from trainer.clip_models import build_video_ede
@@ -39,6 +42,16 @@ def shipped_in_half() -> bytes:
     network = build_video_ede(bundle.manifest.model.config)
     network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)))
     return export_onnx(network, bundle.spec, half=True)
+
+
+@pytest.fixture(scope="session")
+def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> Footage:
+    """One stretch of the demo's training footage, that its golden sequences are not of."""
+    folder = tmp_path_factory.mktemp("ordinary")
+    ordinary = DEMO_BUNDLE.parent / "training" / "videos" / "ordinary.mp4"
+    for number, picture in enumerate(islice(open_source(str(ordinary)), STRETCH_PICTURES)):
+        (folder / f"{number}.jpg").write_bytes(picture.encoded)
+    return read_footage([folder], read_bundle(DEMO_BUNDLE))
 
 
 @pytest.fixture(scope="session")

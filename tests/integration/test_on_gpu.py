@@ -19,6 +19,7 @@ from deploy.bundle import Bundle, read_bundle
 from deploy.cuda.driver import CudaDriver
 from deploy.engine import Clips, Engine, Precision, Scores, load_engine
 from deploy.engines.torch_cuda import BUCKETS
+from deploy.footage import Footage
 from deploy.tensorrt.library import MODULES
 from deploy.tensorrt.make import make_plan
 from deploy.tensorrt.options import BuildOptions
@@ -44,11 +45,13 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.parametrize("engine", list(MODULES))
-@pytest.mark.parametrize("precision", ["f32", "f16"])
-def test_a_plan_is_built_here_and_passes_the_gate_in_every_bucket(bundle: Bundle, engine: str, precision: Precision) -> None:
+@pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
+def test_a_plan_is_built_here_and_passes_the_gate_in_every_bucket(
+    bundle: Bundle, engine: str, precision: Precision, demo_footage: Footage
+) -> None:
     pytest.importorskip(MODULES[engine])
     options = BuildOptions(buckets=(1, 8, 32))
-    make_plan(bundle, engine, precision, options, lambda *_: None)
+    make_plan(bundle, engine, precision, options, lambda *_: None, demo_footage if precision == "int8" else None)
     gate = put_to_the_gate(bundle, engine, precision).gate
     assert gate is not None
     assert (gate.failures, gate.buckets) == ((), options.buckets)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -22,7 +21,7 @@ from deploy.bundle import ONNX_NAME, read_bundle
 from deploy.engine import Options, Precision
 from deploy.errors import EngineUnavailable
 from deploy.export import export_onnx
-from deploy.footage import STRETCH_PICTURES, Footage, read_footage
+from deploy.footage import Footage
 from deploy.plans import read_plan
 from deploy.quantise import quantised_graph
 from deploy.tensorrt.build import build_plan
@@ -30,7 +29,6 @@ from deploy.tensorrt.library import Log
 from deploy.tensorrt.make import fingerprint_here
 from deploy.tensorrt.options import BuildOptions
 from streamer.demo import DEMO_BUNDLE
-from streamer.sources import open_source
 from trainer.clip_models import clip_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
@@ -74,16 +72,6 @@ def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_prec
     assert parsed.types("CONVOLUTION") == {expected: 29}
     assert set(parsed.types("REDUCE")) == set(parsed.types("GRID_SAMPLE")) == set(parsed.types("POOLING")) == {"FLOAT"}
     assert built_products(graph, precision) == {expected}
-
-
-@pytest.fixture(scope="module")
-def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> Footage:
-    """One stretch of the demo's training footage, that its golden sequences are not of."""
-    folder = tmp_path_factory.mktemp("ordinary")
-    ordinary = DEMO_BUNDLE.parent / "training" / "videos" / "ordinary.mp4"
-    for number, picture in enumerate(islice(open_source(str(ordinary)), STRETCH_PICTURES)):
-        (folder / f"{number}.jpg").write_bytes(picture.encoded)
-    return read_footage([folder], read_bundle(DEMO_BUNDLE))
 
 
 def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits(

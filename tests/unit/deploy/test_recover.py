@@ -91,7 +91,7 @@ def test_rebuild_in_int8_takes_the_graph_that_is_kept_and_without_one_asks_for_f
         load_ready(tried, "tensorrt", options, "rebuild")
     graph = graph_of(tried, "int8", footage(tried))
     ready = load_ready(tried, "tensorrt", options, "rebuild")
-    assert (ready.engine.describe()["precision"], ready.recovered) == ("int8", "rebuild")
+    assert (ready.admitted.engine.describe()["precision"], ready.recovered) == ("int8", "rebuild")
     variant = find_variant(tried, "tensorrt", "int8")
     assert variant is not None
     assert variant.plan is not None
