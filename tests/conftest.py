@@ -5,6 +5,7 @@ And how workers (pytest -n) share the tests out.
 
 import os
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from kafka.net.inet import KafkaNetSocket
 
 from deploy.cuda.gpu import find_gpu
 from deploy.errors import EngineUnavailable
@@ -68,6 +70,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _ctrl_c_as_in_a_terminal() -> None:
     """A run in the background inherits an ignored SIGINT, and so would every process that a test starts and interrupts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sockets_of_failed_attempts_are_closed() -> Iterator[None]:
+    """kafka-python 3.0 leaves them to the garbage collector, and so those of attempts that a client's close finds under way."""
+    connect = KafkaNetSocket.sock_connect
+
+    async def connect_or_close(self: KafkaNetSocket, net: Any, sock: socket.socket, *where: Any, **until: Any) -> socket.socket:
+        try:
+            return await connect(self, net, sock, *where, **until)
+        except BaseException:
+            sock.close()
+            raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KafkaNetSocket, "sock_connect", connect_or_close)
+        yield
 
 
 @pytest.fixture(scope="session")
