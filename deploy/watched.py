@@ -39,10 +39,8 @@ class WholeClips:
 class NewestFrames:
     """Newest frames go to the engine, which keeps the rest."""
 
-    one_by_one = True
-
     def __init__(self, engine: ResidentEngine, clips: Clips) -> None:
-        self.count = len(clips)
+        self.count, self.one_by_one = len(clips), engine.spec.length > 1 or engine.spec.state_shape is not None
         self._engine, self._newest = engine, clips[:, -1]
         self._before = upload_before(engine, clips)
         self._states: list[StateRow | None] = [None] * len(clips)

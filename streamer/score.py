@@ -22,7 +22,6 @@ from streamer.records import Clip, Kept, Memory
 
 log = structlog.get_logger("oddsight.score")
 
-
 _ROUNDING = 1e-3
 """Of a score: heat maps are wanted from a little below, whichever way a score and its scale are rounded."""
 
@@ -49,7 +48,7 @@ class Scorer:
         self._device = None if keeper is None else _Device(keeper)
         self.carries_state = self._engine.spec.state_shape is not None
         """Whether clips that counted before must be scored again to rebuild what the model remembers."""
-        self.one_by_one = self.carries_state or (self._device is not None and self._engine.spec.length > 1)
+        self.one_by_one = self.carries_state or (keeper is not None and keeper.spec.length > 1)
         """Whether two clips with one memory may not share a call: the second needs what the first leaves."""
 
     def score(self, clips: Sequence[Clip]) -> list[Scored]:
