@@ -19,6 +19,7 @@ Facts about kafka-python 3.0.12 that the users of :func:`make_consumer` rely on:
 import importlib.util
 import logging
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 
 _BOOTSTRAP_TIMEOUT_MS = 5_000
 _BATCH_OVERHEAD_BYTES = 1024 * 1024
+
+_reading_log = threading.Lock()
+"""The library's log is one for all threads: two that read it at once would take each other's reasons, and leave it changed."""
 
 log = structlog.get_logger(__name__)
 
@@ -263,16 +267,17 @@ class _ReasonHandler(logging.Handler):
 @contextmanager
 def _reasons_from_log() -> Iterator[list[Exception]]:
     logger = logging.getLogger("kafka.net")
-    handler, level, propagate = _ReasonHandler(), logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    try:
-        yield handler.reasons
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+    with _reading_log:
+        handler, level, propagate = _ReasonHandler(), logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        try:
+            yield handler.reasons
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 def _explain(settings: KafkaSettings, reasons: list[Exception], error: Exception) -> str:

@@ -1,5 +1,6 @@
 import logging
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.embedded import embedded_kafka
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
-from streamer.kafka_link import connection_options, make_producer, quiet_library_log
+from streamer.kafka_link import _reasons_from_log, connection_options, make_producer, quiet_library_log
 from streamer.kafka_probe import Address, parse_address
 from streamer.redis_link import make_redis, redis_errors
 
@@ -77,6 +78,24 @@ class TestKafkaOptions:
         quiet_library_log()
         assert not logging.getLogger("kafka.net.manager").isEnabledFor(logging.ERROR)
         logging.getLogger("kafka").setLevel(before)
+
+    def test_clients_that_are_opened_side_by_side_leave_its_log_as_it_was(self) -> None:
+        logger = logging.getLogger("kafka.net")
+        before = (logger.level, logger.propagate, logger.handlers[:])
+        second_reads, first_is_done = threading.Event(), threading.Event()
+
+        def second() -> None:
+            with _reasons_from_log():
+                second_reads.set()
+                first_is_done.wait(timeout=10)
+
+        thread = threading.Thread(target=second)
+        with _reasons_from_log():
+            thread.start()
+            assert not second_reads.wait(timeout=0.2)
+        first_is_done.set()
+        thread.join()
+        assert (logger.level, logger.propagate, logger.handlers) == before
 
 
 class TestRedisOptions:
