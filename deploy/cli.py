@@ -203,7 +203,7 @@ def optimize(
     from deploy.errors import EngineRefused
     from deploy.optimize import Goal
     from deploy.optimize import optimize as choose
-    from deploy.shown import trial_values, trials_table
+    from deploy.shown import reason_line, trial_values, trials_table
 
     goal = Goal(CameraLoad(cameras, frame_rate), latency_ms)
     verified = read_bundle(bundle)
@@ -214,7 +214,11 @@ def optimize(
         report = {"model_id": verified.model_id, **asdict(goal), "shortfall": outcome.shortfall, "trials": trials}
         typer.echo(json.dumps(report, indent=2))
     else:
-        _print_tables([trials_table(trials)])
+        measured = [trial for trial in trials if trial["figures"] is not None]
+        _print_tables([trials_table(measured)] if measured else [])
+        for trial in trials:
+            if trial not in measured:
+                typer.echo(reason_line(trial["engine"], trial["precision"], trial["status"], trial["detail"]))
     if outcome.winner is None:
         raise EngineRefused(f"{bundle}: no engine passed the gate; the bundle's default is as it was")
     if outcome.shortfall is not None:
@@ -253,13 +257,12 @@ def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[t
 
 def _print_verdicts(verdicts: "list[Verdict]") -> None:
     """A table of what could be tried; below it, a line each, what there is to say of them and why others could not be."""
-    from deploy.shown import verdict_table
+    from deploy.shown import reason_line, verdict_table
 
     tried = [verdict for verdict in verdicts if verdict.status != "unavailable"]
     _print_tables([verdict_table(tried)] if tried else [])
     for verdict in verdicts:
-        note = "not available here: " if verdict.status == "unavailable" else ""
-        typer.echo(f"{verdict.engine} {verdict.precision}: {note}{verdict.detail}")
+        typer.echo(reason_line(verdict.engine, verdict.precision, verdict.status, verdict.detail))
 
 
 @contextmanager

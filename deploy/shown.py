@@ -12,6 +12,9 @@ from deploy.optimize import Goal, Outcome, Trial
 from deploy.variants import Variant, read_variants
 from deploy.verify import Verdict
 
+_TRIALS_CAPTION = """best: now the bundle's default; scored: of the clips that came;
+CPU ms: a clip; p50, p95: from a clip's coming to its score"""
+
 
 def bundle_content(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """All that a bundle holds, by part.
@@ -76,20 +79,26 @@ def trial_values(trial: Trial, outcome: Outcome, goal: Goal) -> dict[str, Any]:
 
 
 def trials_table(trials: list[dict[str, Any]]) -> Table:
-    """What came of each trial of an optimisation."""
-    columns = "engine", "precision", "tune", "", "scored", "clips/s", "CPU ms a clip", "p50 ms", "p95 ms", "busy", "detail"
-    caption = "best: now the bundle's default; scored: of the clips that came; ms: from a clip's coming to its score"
-    table = Table(*columns, caption=caption)
+    """What came of each trial of an optimisation that was measured."""
+    # As narrow as it can be: all of it fits into 80 columns.
+    table = Table(caption=_TRIALS_CAPTION, caption_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("engine", "tune", ""):
+        table.add_column(column, no_wrap=True)
+    for column in ("scored", "clips/s", "CPU ms", "p50 ms", "p95 ms", "busy"):
+        table.add_column(column, no_wrap=True, justify="right")
     for trial in trials:
-        word = "best" if trial["best"] else trial["judgement"] or trial["status"]
-        tried = (trial[name] for name in ("engine", "precision", "tune"))
-        table.add_row(*tried, word, *_load_figures(trial["figures"]), trial["detail"])
+        word = "best" if trial["best"] else trial["judgement"]
+        table.add_row(f"{trial['engine']} {trial['precision']}", trial["tune"], word, *_load_figures(trial["figures"]))
     return table
 
 
-def _load_figures(figures: dict[str, Any] | None) -> list[str]:
-    if figures is None:
-        return [""] * 6
+def reason_line(engine: str, precision: str, status: str, detail: str) -> str:
+    """What there is to say of an engine besides figures."""
+    note = "not available here: " if status == "unavailable" else ""
+    return f"{engine} {precision}: {note}{detail}"
+
+
+def _load_figures(figures: dict[str, Any]) -> list[str]:
     speed = f"{figures['scored_share']:.1%}", f"{figures['clips_per_s']:.1f}", f"{figures['cpu_s_per_clip'] * 1000:.2f}"
     latencies = (f"{figures['latency_ms'][rank]:.0f}" for rank in ("p50", "p95"))
     return [*speed, *latencies, f"{figures['busy_share']:.0%}"]
