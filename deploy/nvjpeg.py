@@ -212,11 +212,14 @@ def _import_nvimgcodec() -> Any:
     try:
         from nvidia import nvimgcodec
     except ImportError as error:
-        raise DecoderUnavailable(
-            f"the nvjpeg decoder cannot be used: {error}; install it: pip install 'oddsight[nvjpeg]', or set decode.backend "
-            "to cpu"
-        ) from error
+        raise _missing_library(error) from error
     return nvimgcodec
+
+
+def _missing_library(error: ImportError) -> DecoderUnavailable:
+    return DecoderUnavailable(
+        f"the nvjpeg decoder cannot be used: {error}; install it: pip install 'oddsight[nvjpeg]', or set decode.backend to cpu"
+    )
 
 
 def _open_device(name: str) -> tuple[Driver, Any]:
@@ -228,10 +231,7 @@ def _open_device(name: str) -> tuple[Driver, Any]:
     try:
         import torch
     except ImportError as error:
-        raise DecoderUnavailable(
-            f"the nvjpeg decoder cannot be used: {error}; install it: pip install 'oddsight[nvjpeg]', or set decode.backend "
-            "to cpu"
-        ) from error
+        raise _missing_library(error) from error
     lacking = lacking_cuda(torch)
     if lacking is not None:
         raise DecoderUnavailable(f"the nvjpeg decoder needs {lacking}; or set decode.backend to cpu")

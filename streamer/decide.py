@@ -31,17 +31,6 @@ class Decision(NamedTuple):
     events: list[Event]
 
 
-def least_exit(settings: Settings, bundle: Bundle) -> float:
-    """The lowest of all cameras' exit thresholds: no event begins, goes on or is shown by a frame that scores less.
-
-    Raises:
-        ConfigError: a camera's thresholds are wrong.
-    """
-    found = bundle.calibration
-    rules = [camera_rule(settings, camera_id, enter=found.enter, exit_=found.exit) for camera_id in ("", *settings.cameras)]
-    return min(rule.exit for rule in rules)
-
-
 class Decider:
     """Knows the rules; keeps no state of its own."""
 
@@ -65,6 +54,11 @@ class Decider:
                 self._settings, camera_id, enter=self._calibration.enter, exit_=self._calibration.exit
             )
         return self._rules[camera_id]
+
+    @property
+    def least_exit(self) -> float:
+        """The lowest of all cameras' exit thresholds: no event begins, goes on or is shown by a frame that scores less."""
+        return min(self.rule(camera_id).exit for camera_id in ("", *self._settings.cameras))
 
     def take(self, partition: Partition, state: CameraState, outcome: Outcome) -> Decision:
         """Take the next frame of a camera into account."""

@@ -20,7 +20,7 @@ from streamer.clips import ClipBuffer
 from streamer.config import Settings
 from streamer.consume import KafkaFrameSource
 from streamer.deadletter import KafkaDeadLetters
-from streamer.decide import Decider, least_exit
+from streamer.decide import Decider
 from streamer.decode import Decoder
 from streamer.health import Health
 from streamer.http import serve_http
@@ -116,6 +116,7 @@ def _stages(
     """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
     decoder, admitted = parts
     metrics, health = watch
+    decider = Decider(settings, bundle, admitted.engine.name)
     client = make_redis(settings.redis)
     stack.callback(client.close)
     check_redis(client)
@@ -127,8 +128,8 @@ def _stages(
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        scorer=Scorer(admitted, least_exit(settings, bundle), metrics),
-        decider=Decider(settings, bundle, admitted.engine.name),
+        scorer=Scorer(admitted, decider.least_exit, metrics),
+        decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=dead_letters,
         metrics=metrics,

@@ -13,7 +13,7 @@ from deploy.spec import ClipSpec
 from streamer.batch import MicroBatcher
 from streamer.clips import ClipBuffer
 from streamer.config import Settings
-from streamer.decide import Decider, least_exit
+from streamer.decide import Decider
 from streamer.decode import Decoder
 from streamer.health import Health
 from streamer.metrics import Metrics
@@ -106,14 +106,15 @@ class Rig:
         self.source = MemoryFrameSource(self.topic, self._poll_messages)
         self.metrics = Metrics()
         self.health = Health(self.clock)
+        decider = Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0))
         self.pipeline = Pipeline(
             Stages(
                 source=self.source,
                 decoder=self.decoder,
                 clips=ClipBuffer(self.engine.spec, 5_000),
                 batcher=MicroBatcher(self._max_clips, 0.05),
-                scorer=Scorer(Admitted(self.engine, self._score_scale), least_exit(SETTINGS, BUNDLE), self.metrics),
-                decider=Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0)),
+                scorer=Scorer(Admitted(self.engine, self._score_scale), decider.least_exit, self.metrics),
+                decider=decider,
                 store=self.store,
                 dead_letters=self.dead_letters,
                 metrics=self.metrics,

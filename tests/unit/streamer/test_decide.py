@@ -58,6 +58,12 @@ def test_each_cameras_scores_are_held_against_its_own_threshold() -> None:
     assert (gate.score["threshold"], yard.score["threshold"]) == ("0.9", "0.5")
 
 
+def test_the_least_exit_threshold_is_that_of_all_cameras_calibrated_ones_included() -> None:
+    assert decider().least_exit == BUNDLE.calibration.exit == 0.4
+    assert decider({"gate": {"exit": 0.2}, "yard": {"enter": 0.9, "exit": 0.8}}).least_exit == 0.2
+    assert decider({"yard": {"enter": 0.9, "exit": 0.8}}).least_exit == 0.4
+
+
 def test_a_cameras_wrong_threshold_is_found_before_its_first_frame() -> None:
     with pytest.raises(ConfigError, match=r"cameras\.gate\.exit"):
         decider({"gate": {"exit": 0.8}})
