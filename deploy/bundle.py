@@ -6,7 +6,7 @@
     calibration.json     normal scores' quantiles and the thresholds made from them
     golden.safetensors   a few clips with the reference's scores, for the parity check
     sequences.safetensors  a few stretches of footage with the reference's scores, for engines of other precisions
-    engines/             what was built and tried on this machine, see :mod:`deploy.variants`; not part of the manifest
+    engines/             what was built and tried on this machine, see :mod:`deploy.records`; not part of the manifest
 
 Every file is checked against its sha256 before anything in it is used. No file is, or holds, a pickle.
 """

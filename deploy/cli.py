@@ -15,10 +15,10 @@ from deploy.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deploy.against import Inferencer
     from deploy.engine import Precision
-    from deploy.tensorrt.build import Tell
-    from deploy.verify import Verdict
+    from deploy.export.tensorrt import Tell
+    from deploy.validation.admission import Verdict
+    from tests.bench.anomalib_comparison import Inferencer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,7 +43,7 @@ def main() -> None:
 def inspect(bundle: BundleFolder, as_json: AsJson = False) -> None:
     """Show what a bundle holds: model, clips, calibration, metrics, files. Checks every file first."""
     from deploy.bundle import read_bundle
-    from deploy.shown import bundle_content, value_table
+    from deploy.report import bundle_content, value_table
 
     content = bundle_content(read_bundle(bundle))
     if as_json:
@@ -70,8 +70,8 @@ def verify(
     Exit code 1 if a float32 engine fails, if what was asked for does not pass, or nothing does.
     """
     from deploy.bundle import read_bundle
-    from deploy.shown import verdict_values
-    from deploy.verify import passed, verify_engine
+    from deploy.report import verdict_values
+    from deploy.validation.admission import passed, verify_engine
 
     verified = read_bundle(bundle)
     verdicts = [verify_engine(verified, name, offer) for name, offer in _wanted(engine, precision)]
@@ -115,11 +115,11 @@ def build(
     TensorRT for RTX builds without a GPU as well; the gate then waits for oddsight-deploy verify on a machine that has one.
     """
     from deploy.bundle import read_bundle
-    from deploy.footage import read_footage
-    from deploy.shown import value_table, variant_values, verdict_values
-    from deploy.tensorrt.make import make_plan
-    from deploy.tensorrt.options import read_options
-    from deploy.verify import verify_engine
+    from deploy.export.calibration_frames import read_footage
+    from deploy.export.tensorrt import make_plan
+    from deploy.records import read_options
+    from deploy.report import value_table, variant_values, verdict_values
+    from deploy.validation.admission import verify_engine
 
     if frames and precision != "int8":
         raise ConfigError(f"--frames is what --precision int8 is made from, got --precision {precision}")
@@ -166,7 +166,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure speed, CPU time, latency and memory of each engine, precision and batch, beside what this machine allows."""
-    from deploy.bench import Plan, benchmark
+    from deploy.benchmark.run import Plan, benchmark
     from deploy.bundle import read_bundle
 
     plan = Plan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, tune)
@@ -176,7 +176,7 @@ def bench(
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        from deploy.bench_tables import bench_tables
+        from deploy.report import bench_tables
 
         _print_tables(bench_tables(report))
         for name, reason in report["left_out"].items():
@@ -199,11 +199,11 @@ def optimize(
     Exit code 1 if nothing passes. If nothing keeps up the fastest is kept, and a warning on stderr says what it can carry.
     """
     from deploy.bundle import read_bundle
-    from deploy.camera_load import CameraLoad
     from deploy.errors import EngineRefused
-    from deploy.optimize import Goal
-    from deploy.optimize import optimize as choose
-    from deploy.shown import reason_line, trial_values, trials_table
+    from deploy.report import reason_line, trial_values, trials_table
+    from deploy.selection.load_test import CameraLoad
+    from deploy.selection.optimize import Goal
+    from deploy.selection.optimize import optimize as choose
 
     goal = Goal(CameraLoad(cameras, frame_rate), latency_ms)
     verified = read_bundle(bundle)
@@ -228,7 +228,7 @@ def optimize(
 @contextmanager
 def _inferencers(python: Path | None, sizes_px: list[int] | None, threads: int) -> "Iterator[list[Inferencer]]":
     """Of anomalib, if they are asked for."""
-    from deploy.against import anomalib_inferencers
+    from tests.bench.anomalib_comparison import anomalib_inferencers
 
     if python is None:
         if sizes_px:
@@ -243,7 +243,7 @@ def _inferencers(python: Path | None, sizes_px: list[int] | None, threads: int) 
 
 def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":
     """Engines and precisions to try: all there are; an engine asked for by name also in a precision that it lacks, to say so."""
-    from deploy.engine import PRECISIONS
+    from deploy.engines.registry import PRECISIONS
 
     if precision and engines:
         return [(name, precision) for name in engines]
@@ -257,7 +257,7 @@ def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[t
 
 def _print_verdicts(verdicts: "list[Verdict]") -> None:
     """A table of what could be tried; below it, a line each, what there is to say of them and why others could not be."""
-    from deploy.shown import reason_line, verdict_table
+    from deploy.report import reason_line, verdict_table
 
     tried = [verdict for verdict in verdicts if verdict.status != "unavailable"]
     _print_tables([verdict_table(tried)] if tried else [])
@@ -268,7 +268,7 @@ def _print_verdicts(verdicts: "list[Verdict]") -> None:
 @contextmanager
 def _building() -> "Iterator[Tell]":
     """A bar that tells choosing from building; of the library's own phases there are too many to name."""
-    from deploy.tensorrt.make import CHOOSING
+    from deploy.export.tensorrt import CHOOSING
 
     with _progress("building") as tell:
         yield lambda phase, done, total: tell(done, total, phase if phase == CHOOSING else "building")

@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
-from deploy.device_frame import DeviceFrame
-from deploy.errors import BadClips, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
-from deploy.rows import FrameRow, StateRow
+from deploy.errors import BadClips, BundleIncompatible, EngineClosed, EngineFailed, backend_errors
+from deploy.handles import FrameRow, StateRow
+from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 
 Frames = NDArray[np.uint8]
@@ -245,22 +245,6 @@ class CheckedEngine(ABC):
             raise EngineFailed(f"{self.name}: a next state holds values that are no finite numbers")
 
 
-@contextmanager
-def backend_errors(failed: str) -> Iterator[None]:
-    """Turn whatever a backend raises into an EngineFailed that begins with ``failed``."""
-    try:
-        yield
-    except Exception as error:
-        # A backend's message goes on for lines of its own source code; the cause keeps them all.
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise EngineFailed(f"{failed}: {reason}") from error
-
-
-def missing_library(engine: str, extra: str, error: ImportError) -> EngineUnavailable:
-    """The error to raise when an engine's library cannot be imported."""
-    return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")
-
-
 def check_graph(bundle: Bundle, inputs: Mapping[str, Sequence[object]], outputs: Mapping[str, Sequence[object]]) -> None:
     """Check what the serving graph takes and gives, shapes by name, against the bundle's spec; the first size, N, is free.
 
@@ -280,93 +264,3 @@ def check_graph(bundle: Bundle, inputs: Mapping[str, Sequence[object]], outputs:
 
 def _listed(shapes: Mapping[str, tuple[object, ...]]) -> str:
     return " and ".join(f"{name} of {shape}" for name, shape in shapes.items())
-
-
-def load_engine(
-    bundle: Bundle,
-    name: str,
-    *,
-    precision: Precision = "f32",
-    max_clips: int = DEFAULT_MAX_CLIPS,
-    threads: int = 0,
-    tune: Tune = "throughput",
-    cameras: int = 0,
-) -> Engine:
-    """Load ``bundle`` into the engine called ``name``, one of ``ENGINES``. Nothing else is ever tried.
-
-    ``precision``: ``f32``, or what else of ``PRECISIONS`` the hardware has. ``threads``: CPU threads for one call; 0 leaves it to
-    the backend. ``tune``: what threads and streams are set for; nothing changes where the engine is not one of ``TUNABLE``.
-    ``cameras``: how many cameras' frames and states may stay on the device; an engine that keeps none leaves it aside, ask
-    :func:`resident`.
-    Whether the engine may be put to work is another question, see :mod:`deploy.admit`.
-
-    Raises:
-        ConfigError: no engine has that name, or it never computes in that precision.
-        EngineUnavailable: its library is missing or does not run here, or this processor lacks the precision.
-        EngineFailed: the backend refuses the model.
-    """
-    if name not in ENGINES:
-        raise ConfigError(f"engine.backend must be one of {', '.join(ENGINES)}, got {name!r}")
-    if precision not in PRECISIONS[name]:
-        raise ConfigError(f"engine.precision must be one of {', '.join(PRECISIONS[name])} with {name}, got {precision!r}")
-    return ENGINES[name](bundle, Options(precision, max_clips, threads, tune, cameras))
-
-
-def _load_openvino(bundle: Bundle, options: Options) -> Engine:
-    from deploy.engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(bundle, options)
-
-
-def _load_onnx(bundle: Bundle, options: Options) -> Engine:
-    from deploy.engines.onnx import OnnxEngine
-
-    return OnnxEngine(bundle, max_clips=options.max_clips, threads=options.threads, tune=options.tune)
-
-
-def _load_torch(bundle: Bundle, options: Options) -> Engine:
-    from deploy.engines.torch import TorchEngine
-
-    return TorchEngine(bundle, max_clips=options.max_clips, threads=options.threads)
-
-
-def _load_torch_cuda(bundle: Bundle, options: Options) -> Engine:
-    from deploy.engines.torch_cuda import TorchCudaEngine
-
-    return TorchCudaEngine(bundle, options)
-
-
-def _load_tensorrt(bundle: Bundle, options: Options) -> Engine:
-    from deploy.engines.tensorrt import TensorRtEngine
-
-    return TensorRtEngine(bundle, "tensorrt", options)
-
-
-def _load_tensorrt_rtx(bundle: Bundle, options: Options) -> Engine:
-    from deploy.engines.tensorrt import TensorRtEngine
-
-    return TensorRtEngine(bundle, "tensorrt-rtx", options)
-
-
-ENGINES: dict[str, Callable[[Bundle, Options], Engine]] = {
-    "openvino": _load_openvino,
-    "onnx": _load_onnx,
-    "torch": _load_torch,
-    "torch-cuda": _load_torch_cuda,
-    "tensorrt": _load_tensorrt,
-    "tensorrt-rtx": _load_tensorrt_rtx,
-}
-PRECISIONS: dict[str, tuple[Precision, ...]] = {
-    "openvino": ("f32", "bf16"),
-    "onnx": ("f32",),
-    "torch": ("f32",),
-    "torch-cuda": ("f32", "f16"),
-    "tensorrt": ("f32", "f16", "int8"),
-    "tensorrt-rtx": ("f32", "f16", "int8"),
-}
-"""Engine -> what it can compute in, given the hardware; the first needs none in particular."""
-TUNABLE = frozenset({"openvino", "onnx"})
-"""Engines that ``tune`` makes a difference to; the others have nothing to set besides threads."""
-ON_GPU = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})
-"""Engines that compute on an NVIDIA GPU; the others compute on the CPU."""
-DEFAULT_ENGINE = "openvino"

@@ -19,6 +19,9 @@ OddsightError                 the command line prints it in one line and exits w
     └── EngineFailed          the backend failed or gave back something that is no score
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OddsightError(Exception):
     """Root of all errors raised on purpose. ``retriable`` says whether the same call may succeed later."""
@@ -98,3 +101,19 @@ class EngineClosed(EngineError):
 
 class EngineFailed(EngineError):
     """The backend failed, or gave back something that is no score."""
+
+
+@contextmanager
+def backend_errors(failed: str) -> Iterator[None]:
+    """Turn whatever a backend raises into an EngineFailed that begins with ``failed``."""
+    try:
+        yield
+    except Exception as error:
+        # A backend's message goes on for lines of its own source code; the cause keeps them all.
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise EngineFailed(f"{failed}: {reason}") from error
+
+
+def missing_library(engine: str, extra: str, error: ImportError) -> EngineUnavailable:
+    """The error to raise when an engine's library cannot be imported."""
+    return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")

@@ -38,7 +38,7 @@ def run_command(
 ) -> None:
     """Consume frames, score them, write scores and events to Redis, until SIGTERM or Ctrl-C."""
     from streamer.config import load_settings, with_bundle
-    from streamer.logs import configure_logs
+    from streamer.monitoring import configure_logs
     from streamer.service import run_service
 
     configure_logs()
@@ -57,9 +57,8 @@ def ingest_command(
 ) -> None:
     """Send one camera's frames to Kafka. A live stream is held on to until Ctrl-C; a file ends by itself."""
     from streamer.config import load_settings
-    from streamer.ingest import CameraFeed, IngestPlan
-    from streamer.logs import configure_logs
-    from streamer.send import send_frames
+    from streamer.ingest.run import CameraFeed, IngestPlan, send_frames
+    from streamer.monitoring import configure_logs
 
     configure_logs()
     plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
@@ -82,8 +81,8 @@ def demo_command() -> None:
     """Play real footage with hidden anomalies through an embedded Kafka and Redis and the real service. Takes half a minute."""
     from rich.console import Console
 
-    from streamer.demo import run_demo
-    from streamer.logs import configure_logs
+    from streamer.demo.run import run_demo
+    from streamer.monitoring import configure_logs
 
     configure_logs(logging.WARNING)
     run_demo(Console())

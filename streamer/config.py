@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
 
-from deploy.decide import DecisionRule
+from deploy.decision import DecisionRule
 from deploy.errors import ConfigError
 
 ENVIRONMENT = {

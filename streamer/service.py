@@ -8,28 +8,26 @@ from pathlib import Path
 
 import structlog
 
-from deploy.admit import Admitted
+from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, read_bundle
-from deploy.choice import Wanted, load_chosen
-from deploy.decoder import STAY_ON_DEVICE, CpuDecoder, load_decoder
-from deploy.decoder_gate import check_decoder
+from deploy.decoders.registry import STAY_ON_DEVICE, CpuDecoder, load_decoder
 from deploy.engine import Engine, Options, resident
 from deploy.errors import ConfigError
-from streamer.batch import MicroBatcher
-from streamer.clips import ClipBuffer
+from deploy.selection.select import Wanted, load_chosen
+from deploy.validation.accuracy import check_decoder
+from deploy.validation.admission import Admitted
 from streamer.config import Settings
-from streamer.consume import KafkaFrameSource
-from streamer.deadletter import KafkaDeadLetters
-from streamer.decide import Decider
-from streamer.decode import Decoder
-from streamer.health import Health
-from streamer.http import serve_http
-from streamer.kafka_link import ensure_topics, quiet_library_log
-from streamer.metrics import Metrics
-from streamer.pipeline import Pipeline, Stages
-from streamer.progress import RedisProgressStore
-from streamer.redis_link import check_redis, make_redis
-from streamer.score import Scorer
+from streamer.kafka.client import ensure_topics, quiet_library_log
+from streamer.kafka.dead_letters import KafkaDeadLetters
+from streamer.kafka.source import KafkaFrameSource
+from streamer.monitoring import Health, Metrics, serve_http
+from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.decide import Decider
+from streamer.pipeline.decode import Decoder
+from streamer.pipeline.loop import Pipeline, Stages
+from streamer.pipeline.score import Scorer
+from streamer.redis.client import check_redis, make_redis
+from streamer.redis.progress import RedisProgressStore
 
 log = structlog.get_logger("oddsight.service")
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from kafka.net.inet import KafkaNetSocket
 
-from deploy.cuda.gpu import find_gpu
 from deploy.errors import EngineUnavailable
+from deploy.gpu.driver import find_gpu
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.embedded import embedded_redis
+from streamer.demo.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
 

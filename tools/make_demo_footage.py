@@ -26,7 +26,7 @@ MARGIN_X_PX, MARGIN_Y_PX = 24, 18
 """Cut off all around, in source pixels: what a shaken camera sees beyond its edge."""
 WIDTH_PX, HEIGHT_PX = 384, 288
 ENCODER = {"crf": "22", "preset": "veryslow", "threads": "1"}  # more threads would change the bits with the machine
-ROOT = Path(__file__).parent.parent / "streamer" / "demo_data"
+ROOT = Path(__file__).parent.parent / "streamer" / "demo" / "data"
 
 Picture = NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
@@ -68,7 +68,7 @@ CAMERAS = {
 
 
 def main(vtest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="OpenCV's sample clip vtest.avi")]) -> None:
-    """Write training and testing videos, labels and the list of stretches to streamer/demo_data."""
+    """Write training and testing videos, labels and the list of stretches to streamer/demo/data."""
     source = read_source(vtest)
     for name, numbers in TRAINING.items():
         write_video(ROOT / "training" / "videos" / f"{name}.mp4", (fit(source[number]) for number in numbers))

@@ -1,6 +1,6 @@
 """Thresholds from normal footage alone.
 
-``enter`` is extrapolated from the median and the tail of normal scores (see :mod:`trainer.tail`), never read off the largest
+``enter`` is extrapolated from the median and the tail of normal scores (see :mod:`trainer.statistics`), never read off the largest
 score: one strange moment in the calibration footage must not move it. Where the tail falls off exponentially,
 ``median + k * (q99 - median)`` is passed by ``0.5 * 50 ** -k`` of normal frames. Both thresholds lie farther from the median by
 twice the standard error of the tail: little footage makes a careful threshold, not a lucky one.
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
-from deploy.engine import DEFAULT_ENGINE, load_engine
-from trainer.datasets import training_sources
+from deploy.engines.registry import DEFAULT_ENGINE, load_engine
+from trainer.data.datasets.registry import training_sources
+from trainer.data.footage import load_all
 from trainer.errors import TooLittleFootage
-from trainer.footage import load_all
-from trainer.scoring import score_each
-from trainer.tail import normal_tail
+from trainer.evaluation.runner import score_each
+from trainer.statistics import normal_tail
 
 MIN_FRAMES = 50
 """Fewer scored frames say nothing about a tail."""

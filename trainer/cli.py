@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deploy.bundle import Bundle
-    from trainer.benchmark import Outcome
+    from trainer.benchmark.run import Outcome
     from trainer.evaluation.result import Evaluation
 
 app = typer.Typer(
@@ -64,7 +64,7 @@ def fit(
     """
     from trainer import fit as training
     from trainer.config import fit_config
-    from trainer.parity import check_engines
+    from trainer.export import check_engines
 
     screen = _screen()
     settings = {"model": model, "seed": seed, "max_minutes": max_minutes, "patience": patience, "precision": precision}
@@ -120,8 +120,8 @@ def evaluate(
 @app.command()
 def datasets() -> None:
     """List the data sets that are understood: their files, where to get them, and on what terms."""
-    from trainer.datasets import LAYOUTS
-    from trainer.layouts.listing import listing
+    from trainer.data.datasets.base import listing
+    from trainer.data.datasets.registry import LAYOUTS
 
     typer.echo(listing(LAYOUTS))
 
@@ -141,11 +141,11 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
 ) -> None:
     """Measure a model by its paper's protocol. After an interruption the same command goes on."""
-    from trainer.benchmark import benchmark as measure
-    from trainer.benchmark import jobs_of
-    from trainer.benchmark_report import RunsBar
-    from trainer.processes import processes_for
-    from trainer.protocols import choice, runs
+    from trainer.benchmark.protocols import choice, runs
+    from trainer.benchmark.report import RunsBar
+    from trainer.benchmark.results import processes_for
+    from trainer.benchmark.run import benchmark as measure
+    from trainer.benchmark.run import jobs_of
 
     planned = jobs_of(runs(dataset, model, choice(grid, seeds, classes=classes, ratios=ratios, sets=sets)), data)
     with RunsBar(_screen(), quiet=as_json) as bar:
@@ -154,7 +154,7 @@ def benchmark(
 
 
 def _tell_evaluation(evaluation: "Evaluation") -> None:
-    from trainer.evaluation.screen import events_line, tables
+    from trainer.evaluation.summary import events_line, tables
 
     output = _output()
     for table in tables(evaluation):
@@ -164,7 +164,7 @@ def _tell_evaluation(evaluation: "Evaluation") -> None:
 
 
 def _tell_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
-    from trainer.benchmark_report import report, table
+    from trainer.benchmark.report import report, table
     from trainer.errors import RunsUnfinished
 
     if as_json:

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.errors import ConfigError
-from trainer.clip_models import DEFAULT_MODEL
-from trainer.models.serving import ClipConfig, ClipModel
-from trainer.together import Precision
+from trainer.models.base import ClipConfig, ClipModel
+from trainer.models.registry import DEFAULT_MODEL
+from trainer.training.distributed import Precision
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class FitConfig(BaseModel):
 
     model: str = DEFAULT_MODEL
     feedback: Path | None = None
-    """What operators marked: a CSV or a folder, see :mod:`trainer.feedback`."""
+    """What operators marked: a CSV or a folder, see :mod:`trainer.data.annotations`."""
     seed: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=14.0, gt=0)
     """Time for training steps alone, summed over resumed runs; decoding, export and checks come on top."""

@@ -7,18 +7,18 @@ from pathlib import Path
 from rich.console import Console
 
 from deploy.bundle import Bundle, Calibration, read_bundle
-from deploy.engine import Engine, load_engine
-from trainer.baselines.baseline import Learned
-from trainer.baselines.motion import baseline_spec
+from deploy.engine import Engine
+from deploy.engines.registry import load_engine
+from trainer.baselines.base import Learned
+from trainer.baselines.flow import baseline_spec
 from trainer.baselines.run import Field, learn
 from trainer.calibrate import MIN_FRAMES, calibration_from
-from trainer.datasets import labelled_clips, normal_sources
+from trainer.data.datasets.registry import labelled_clips, normal_sources
+from trainer.data.footage import footage_shape, frame_count, load_footage
+from trainer.data.labels import LabelledClip, check_labels
 from trainer.evaluation.result import Evaluation, detector, labels_of
-from trainer.evaluation.walk import Outcome, Seen, baseline_frames, every_frame, walk
-from trainer.footage import footage_shape, frame_count, load_footage
-from trainer.labelled import LabelledClip, check_labels
-from trainer.report import tell_footage, work_bar
-from trainer.scoring import scored_frames
+from trainer.evaluation.runner import Outcome, Seen, baseline_frames, every_frame, scored_frames, walk
+from trainer.training.progress import tell_footage, work_bar
 
 
 def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:

@@ -12,27 +12,22 @@ from rich.console import Console
 from deploy.bundle import Bundle, ModelCard
 from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
-from trainer.cache import FrameCache
 from trainer.calibrate import require_frames
-from trainer.checkpoint import FOLDER_NAME, drop_checkpoint
-from trainer.clip_models import clip_model
 from trainer.config import FitConfig, network_config
-from trainer.data import ClipBank, Split, frame_size, split_by_video, without_last_tenth
-from trainer.datasets import is_plain_footage, training_sources
-from trainer.feedback import clips_of, read_feedback
-from trainer.finish import Finished, make_bundle
-from trainer.footage import footage_shape, frame_count, load_all
-from trainer.keeper import Checkpoints, Chronicler, Follower
-from trainer.last_tenth import look_at_last_tenth
-from trainer.last_tenth_text import last_tenth_lines
-from trainer.logbook import FOLDER_NAME as LOG_NAME
-from trainer.logbook import PICTURES
-from trainer.loop import Keeper, LoopSettings, run_loop, validation_loss
-from trainer.marked import Marked, fingerprint, load_marked
-from trainer.models import video_ede
-from trainer.models.serving import Serving, Stage
-from trainer.report import TrainingBar, tell_footage, tell_marked, tell_split, tell_stopped, tell_unreadable, work_bar
-from trainer.together import Together
+from trainer.data.annotations import Marked, clips_of, fingerprint, load_marked, read_feedback
+from trainer.data.clips import ClipBank, FrameCache, Split, frame_size, split_by_video, without_last_tenth
+from trainer.data.datasets.registry import is_plain_footage, training_sources
+from trainer.data.footage import footage_shape, frame_count, load_all
+from trainer.export import Finished, make_bundle
+from trainer.holdout import last_tenth_lines, look_at_last_tenth
+from trainer.models.base import Serving, Stage
+from trainer.models.registry import clip_model
+from trainer.models.video_ede import model as video_ede
+from trainer.training.callbacks import FOLDER_NAME, PICTURES, Checkpoints, Chronicler, Follower, drop_checkpoint
+from trainer.training.callbacks import FOLDER_NAME_logbook as LOG_NAME
+from trainer.training.distributed import Together
+from trainer.training.loop import Keeper, LoopSettings, run_loop, validation_loss
+from trainer.training.progress import TrainingBar, tell_footage, tell_marked, tell_split, tell_stopped, tell_unreadable, work_bar
 
 
 @dataclass(frozen=True, slots=True)

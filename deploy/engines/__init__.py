@@ -1,1 +1,1 @@
-"""One backend a file: the only places that import that backend's library for serving."""
+"""Backends that run a bundle, one file each: the only files that import a backend for serving."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, Options, Precision, Scores, State, backend_errors, check_graph, missing_library
-from deploy.errors import EngineUnavailable
+from deploy.engine import CheckedEngine, Clips, Options, Precision, Scores, State, check_graph
+from deploy.errors import EngineUnavailable, backend_errors, missing_library
 
 _CONVERTER = "openvino.tools.ovc"
 

@@ -4,18 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.bundle import Bundle
-from deploy.cuda.driver import CudaDriver, Driver, Launch
-from deploy.cuda.engine import GpuEngine
-from deploy.cuda.gpu import find_gpu
-from deploy.cuda.slots import INPUTS, OUTPUTS, buckets_for
-from deploy.engine import Options, backend_errors, check_graph
-from deploy.errors import EngineFailed
-from deploy.plans import read_plan
-from deploy.tensorrt.build import profile_bounds
-from deploy.tensorrt.library import Log, import_library
-from deploy.tensorrt.make import fingerprint_here
-from deploy.tensorrt.members import Context, TensorRt
-from deploy.tensorrt.options import BuildOptions
+from deploy.engine import Options, check_graph
+from deploy.engines.tensorrt_library import Context, Log, TensorRt, import_library
+from deploy.errors import EngineFailed, backend_errors
+from deploy.export.tensorrt import fingerprint_here, profile_bounds
+from deploy.gpu.driver import CudaDriver, Driver, Launch, find_gpu
+from deploy.gpu.engine import INPUTS, OUTPUTS, GpuEngine, buckets_for
+from deploy.records import BuildOptions, read_plan
 
 
 class TensorRtEngine(GpuEngine):
@@ -23,7 +18,7 @@ class TensorRtEngine(GpuEngine):
 
     Raises:
         EngineUnavailable: library, driver or GPU are missing.
-        EngineRefused, PlanStale, BundleCorrupt: see :func:`deploy.plans.read_plan`.
+        EngineRefused, PlanStale, BundleCorrupt: see :func:`deploy.records.read_plan`.
         EngineFailed: the library refuses the plan.
     """
 
@@ -48,7 +43,7 @@ class TensorRtEngine(GpuEngine):
 
 
 class PlanProgram:
-    """:class:`deploy.cuda.slots.Program` of a plan. Every launcher has a context of its own."""
+    """:class:`deploy.gpu.engine.Program` of a plan. Every launcher has a context of its own."""
 
     def __init__(self, library: TensorRt, plan: bytes, options: BuildOptions, driver: Driver) -> None:
         self._library, self._options, self._driver = library, options, driver
@@ -67,12 +62,12 @@ class PlanProgram:
         )
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """See :meth:`deploy.cuda.slots.Program.shapes`."""
+        """See :meth:`deploy.gpu.engine.Program.shapes`."""
         inputs, outputs = self.free_shapes()
         return {name: tuple(shape[1:]) for name, shape in {**inputs, **outputs}.items()}
 
     def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
-        """See :meth:`deploy.cuda.slots.Program.launcher`."""
+        """See :meth:`deploy.gpu.engine.Program.launcher`."""
         context = self._context(bucket, tensors)
 
         def launch() -> None:

@@ -27,22 +27,23 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoder import CpuDecoder
-from deploy.engine import DEFAULT_ENGINE, Engine, load_engine
-from deploy.frames import picture_size
+from deploy.decoders.registry import CpuDecoder
+from deploy.engine import Engine
+from deploy.engines.registry import DEFAULT_ENGINE, load_engine
+from deploy.image import picture_size
 from streamer.config import KafkaSettings, RedisSettings, Settings
-from streamer.decide import Decider
-from streamer.decode import Decoder
-from streamer.demo import DEMO_BUNDLE, DEMO_VIDEOS
-from streamer.embedded import embedded_kafka, embedded_redis
-from streamer.feed import Feed
-from streamer.ingest import CameraFeed, IngestPlan, ingest
-from streamer.kafka_link import ensure_topics, make_producer, quiet_library_log
-from streamer.ports import CameraState, Step
-from streamer.progress import RedisProgressStore
-from streamer.records import CameraFrame, FrameMessage, Outcome, Partition
-from streamer.redis_link import make_redis
-from streamer.sources import open_source
+from streamer.demo.embedded import embedded_kafka, embedded_redis
+from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS
+from streamer.ingest.run import CameraFeed, IngestPlan, ingest
+from streamer.ingest.sources import open_source
+from streamer.interfaces import CameraState, Step
+from streamer.kafka.client import ensure_topics, make_producer, quiet_library_log
+from streamer.pipeline.decide import Decider
+from streamer.pipeline.decode import Decoder
+from streamer.redis.client import make_redis
+from streamer.redis.progress import RedisProgressStore
+from streamer.redis.subscriber import Feed
+from streamer.types import CameraFrame, FrameMessage, Outcome, Partition
 from tests.harness.service import Service, running
 
 CAMERAS = 12

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import torch
 
+from deploy.benchmark.roofline import gflop_per_clip
 from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Calibration, Golden, ModelCard, golden_bytes, write_bundle
-from deploy.export import export_onnx, save_weights
-from deploy.operations import gflop_per_clip
-from trainer.clip_models import clip_model
-from trainer.models.blocks import initialise
+from deploy.export.onnx import export_onnx, save_weights
+from trainer.models.layers import initialise
+from trainer.models.registry import clip_model
 
 SIDE_PX = 64
 ANOMALIB_WIDTH = 64

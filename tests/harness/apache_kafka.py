@@ -6,8 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from streamer.embedded import die_with_parent
-from streamer.kafka_probe import Address, find_fault
+from streamer.demo.embedded import die_with_parent
+from streamer.kafka.diagnostics import Address, find_fault
 
 SHARED_KAFKA = Path(__file__).parents[3] / "shared" / "kafka"
 USERNAME = "app"

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 from typing import Protocol
 
 from streamer.config import KafkaSettings
-from streamer.embedded import embedded_kafka
+from streamer.demo.embedded import embedded_kafka
 
 _PORTS_A_WORKER = 1000
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -33,7 +33,7 @@ class Broker(Protocol):
 
 
 class EmbeddedBroker:
-    """The broker of :mod:`streamer.embedded`."""
+    """The broker of :mod:`streamer.demo.embedded`."""
 
     kind = "embedded"
 

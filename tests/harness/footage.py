@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from deploy.frames import encode_jpeg
+from deploy.image import encode_jpeg
 
 
 def picture(brightness: int, width_px: int = 64, height_px: int = 48) -> bytes:

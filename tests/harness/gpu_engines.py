@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle import Bundle
-from deploy.cuda.gpu import Gpu
 from deploy.engine import Precision
-from deploy.plans import read_plan
-from deploy.tensorrt.make import make_plan
-from deploy.tensorrt.options import BuildOptions
-from deploy.variants import Fingerprint, Variant
+from deploy.export.tensorrt import make_plan
+from deploy.gpu.driver import Gpu
+from deploy.records import BuildOptions, Fingerprint, Variant, read_plan
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.host_driver import HostDriver
 
@@ -22,11 +20,11 @@ def make_up_gpu(patch: pytest.MonkeyPatch, cache: Path, library: FakeTensorRt | 
     """From now on there is a GPU, TensorRT is a script, and plans are built when they are asked for."""
     driver, script = HostDriver(), library or FakeTensorRt()
     patch.setenv("XDG_CACHE_HOME", str(cache))
-    for module in ("deploy.engines.torch_cuda", "deploy.engines.tensorrt", "deploy.tensorrt.make"):
+    for module in ("deploy.engines.torch", "deploy.engines.tensorrt", "deploy.export.tensorrt"):
         patch.setattr(f"{module}.find_gpu", lambda _engine: MADE_UP)
-    for module in ("deploy.engines.torch_cuda", "deploy.engines.tensorrt"):
+    for module in ("deploy.engines.torch", "deploy.engines.tensorrt"):
         patch.setattr(f"{module}.CudaDriver", lambda _engine: driver)
-    for module in ("deploy.engines.tensorrt", "deploy.tensorrt.make"):
+    for module in ("deploy.engines.tensorrt", "deploy.export.tensorrt"):
         patch.setattr(f"{module}.import_library", lambda _flavour: script)
     build_when_asked_for(patch)
     return driver

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.cuda.driver import Launch
+from deploy.gpu.driver import Launch
 
 
 class HostStream:

@@ -9,18 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.bundle import (
-    GOLDEN_NAME,
-    ONNX_NAME,
-    WEIGHTS_NAME,
-    Bundle,
-    Calibration,
-    Golden,
-    ModelCard,
-    golden_bytes,
-    write_bundle,
-)
-from deploy.export import export_onnx, save_weights
+from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Calibration, Golden, ModelCard, golden_bytes, write_bundle
+from deploy.export.onnx import export_onnx, save_weights
 from deploy.spec import ClipSpec
 
 KIND = "recurrent-toy"

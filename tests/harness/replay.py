@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.frames import decode_picture
+from deploy.image import decode_picture
 from deploy.spec import ClipSpec
 from streamer.config import KafkaSettings
-from streamer.kafka_link import ensure_topics, make_producer
-from trainer.footage import Footage
+from streamer.kafka.client import ensure_topics, make_producer
+from trainer.data.footage import Footage
 
 DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PED2 = DATA / "ped2"

@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from streamer.config import KafkaSettings, RedisSettings, Settings, settings_toml
-from streamer.embedded import die_with_parent
+from streamer.demo.embedded import die_with_parent
 from tests.harness.brokers import free_ports
 
 Entry = dict[str, str]

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from trainer.learner import ANOMALY, Batch, Learner
-from trainer.models.video_ede import HISTORY, VideoEde, VideoEdeConfig
-from trainer.models.video_ede_feedback import TaughtLearner
-from trainer.models.video_ede_learners import JudgeLearner, MotionLearner, Parts
+from trainer.models.registry import RECIPES, recipe
+from trainer.models.video_ede.learners import JudgeLearner, MotionLearner, Parts, TaughtLearner
+from trainer.models.video_ede.model import HISTORY, VideoEde, VideoEdeConfig
 from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
-from trainer.recipes import RECIPES, recipe
-from trainer.together import Together
+from trainer.training.distributed import Together
+from trainer.training.interfaces import ANOMALY, Batch, Learner
 
 BATCH = 8
 SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {}, "esad": {}}

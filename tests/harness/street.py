@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from deploy.frames import encode_jpeg
+from deploy.image import encode_jpeg
 from trainer import fit as training
 from trainer.config import FitConfig
-from trainer.models.serving import Serving
-from trainer.together import Together
+from trainer.models.base import Serving
+from trainer.training.distributed import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
 SLOW_PX, FAST_PX = 1.0, 2.5

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.learner import Batch, Detector
-from trainer.models.batch_norm import BatchNorm
-from trainer.together import Together
+from trainer.models.layers import BatchNorm
+from trainer.training.distributed import Together
+from trainer.training.interfaces import Batch, Detector
 
 
 class ToyDetector(Detector):

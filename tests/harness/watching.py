@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.device_frame import DeviceFrame
 from deploy.engine import Frames, NewestScores, ResidentEngine, Scores
-from deploy.rows import FrameRow, StateRow
+from deploy.handles import FrameRow, StateRow
+from deploy.image import DeviceFrame
 
 Event = Literal["next", "gap", "again"]
 """What becomes of a camera in a step: its next frame, its first after a gap, or its next one, scored twice."""

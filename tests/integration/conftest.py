@@ -10,15 +10,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
-from deploy.export import export_onnx
-from deploy.footage import STRETCH_PICTURES, Footage, read_footage
-from streamer.demo import DEMO_BUNDLE
-from streamer.sources import open_source
+from deploy.export.calibration_frames import STRETCH_PICTURES, Footage, read_footage
+from deploy.export.onnx import export_onnx
+from streamer.demo.run import DEMO_BUNDLE
+from streamer.ingest.sources import open_source
 from tests.harness.replay import PED2
 from tests.harness.street import write_data_set
-from trainer.clip_models import build_video_ede
 from trainer.config import FitConfig
 from trainer.fit import fit
+from trainer.models.registry import build_video_ede
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """For bundles of which only the weights are wanted: half the time of a fit goes into the graph, which follows from them."""
-    monkeypatch.setattr("trainer.finish.export_onnx", lambda *_: b"")
+    monkeypatch.setattr("trainer.export.export_onnx", lambda *_: b"")
 
 
 @pytest.fixture(scope="session")

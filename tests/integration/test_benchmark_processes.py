@@ -14,8 +14,8 @@ import pytest
 from scipy.io import savemat
 
 from tests.harness import side_jobs
+from trainer.benchmark.results import side_by_side
 from trainer.errors import RunsUnfinished, TrainingDiverged
-from trainer.processes import side_by_side
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 90.0
@@ -39,7 +39,7 @@ STARTS_TWO = """
 import sys
 from pathlib import Path
 from tests.harness.side_jobs import leave_mark_and_sleep
-from trainer.processes import side_by_side
+from trainer.benchmark.results import side_by_side
 if __name__ == "__main__":
     side_by_side(leave_mark_and_sleep, [Path(sys.argv[1])] * 2, 2, print)
 """

@@ -16,14 +16,14 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.consume import KafkaFrameSource
-from streamer.embedded import embedded_redis
+from streamer.demo.embedded import embedded_redis
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
-from streamer.kafka_join import finish_joining
-from streamer.kafka_link import ensure_topics, make_consumer, make_producer, open_admin
-from streamer.kafka_probe import Address, find_connection_fault
-from streamer.records import Partition
-from streamer.redis_link import check_redis, make_redis
+from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
+from streamer.kafka.diagnostics import Address, find_connection_fault
+from streamer.kafka.patches import finish_joining
+from streamer.kafka.source import KafkaFrameSource
+from streamer.redis.client import check_redis, make_redis
+from streamer.types import Partition
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
 
@@ -327,7 +327,8 @@ def test_an_embedded_server_that_fails_to_start_says_what_it_said(tmp_path: Path
 def test_an_embedded_server_does_not_outlive_a_parent_that_is_killed(server: str) -> None:
     port = free_ports(1)[0]
     program = (
-        f"import time; from streamer.embedded import {server}\nwith {server}({port}): print('up', flush=True); time.sleep(60)"
+        f"import time; from streamer.demo.embedded import {server}\n"
+        f"with {server}({port}): print('up', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

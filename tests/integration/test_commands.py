@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamer.config import KafkaSettings, RedisSettings, settings_toml
-from streamer.demo import DEMO_BUNDLE, DEMO_DATA
+from streamer.demo.run import DEMO_BUNDLE, DEMO_DATA
 from tests.harness.service import Results, Service, running
 
 

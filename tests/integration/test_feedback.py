@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from deploy.errors import ConfigError
-from deploy.frames import encode_jpeg
+from deploy.image import encode_jpeg
 from trainer import fit as training
-from trainer.checkpoint import FOLDER_NAME
 from trainer.config import FitConfig
 from trainer.errors import BadFeedback, CheckpointUnusable
-from trainer.together import Together
+from trainer.training.callbacks import FOLDER_NAME
+from trainer.training.distributed import Together
 
 HEIGHT_PX, WIDTH_PX = 64, 96
 NETWORK = {"first": 4, "fine": 12, "coarse": 12, "width": 12, "latent": 4}

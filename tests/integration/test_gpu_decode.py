@@ -16,7 +16,7 @@ from streamer.service import run_service
 from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import free_ports
 
-BUNDLE = Path(__file__).parents[2] / "streamer" / "demo_data" / "bundle"
+BUNDLE = Path(__file__).parents[2] / "streamer" / "demo" / "data" / "bundle"
 
 
 def brighter(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:

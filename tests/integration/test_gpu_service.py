@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from deploy.bundle import read_bundle
-from deploy.device_frame import DeviceFrame
-from deploy.engine import load_engine
-from deploy.frames import decode_picture, encode_jpeg, encode_png
-from deploy.sequences import Sequences, read_sequences, score_sequences
+from deploy.engines.registry import load_engine
+from deploy.golden import Sequences, read_sequences, score_sequences
+from deploy.image import DeviceFrame, decode_picture, encode_jpeg, encode_png
 from streamer.config import RedisSettings, Settings
-from streamer.demo import DEMO_BUNDLE
+from streamer.demo.run import DEMO_BUNDLE
 from streamer.service import run_service
 from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 
 from deploy.bundle import ONNX_NAME, read_bundle, write_bundle
-from deploy.engine import load_engine
-from deploy.gate import judge
-from deploy.half import half_share
-from deploy.sequences import read_sequences, score_sequences
-from streamer.demo import DEMO_BUNDLE
+from deploy.engines.registry import load_engine
+from deploy.golden import read_sequences, score_sequences
+from deploy.network import half_share
+from deploy.validation.accuracy import judge
+from streamer.demo.run import DEMO_BUNDLE
 
 
 def test_all_products_are_in_half_precision_and_the_scores_hold(shipped_in_half, tmp_path):

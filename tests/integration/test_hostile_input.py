@@ -8,9 +8,9 @@ import pytest
 from kafka import KafkaConsumer
 
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.demo import DEMO_BUNDLE, DEMO_VIDEOS
-from streamer.kafka_link import make_consumer, make_producer
-from streamer.sources import open_source
+from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS
+from streamer.ingest.sources import open_source
+from streamer.kafka.client import make_consumer, make_producer
 from tests.harness.replay import produce
 from tests.harness.service import Entry, Results, Service, running
 

@@ -13,9 +13,9 @@ import pytest
 from kafka import TopicPartition
 
 from streamer.config import KafkaSettings
-from streamer.frame_sender import Delivery
-from streamer.ingest import CameraFeed, IngestPlan, IngestResult, ingest
-from streamer.kafka_link import ensure_topics, make_consumer, make_producer
+from streamer.ingest.producer import Delivery
+from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
+from streamer.kafka.client import ensure_topics, make_consumer, make_producer
 from tests.harness.apache_kafka import ApacheKafka
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.footage import picture, write_folder, write_video

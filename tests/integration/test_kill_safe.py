@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, read_bundle, replace_calibration
-from deploy.engine import load_engine
+from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.embedded import embedded_redis
+from streamer.demo.embedded import embedded_redis
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
 from tests.harness.replay import Cameras, footage, ped2_cameras, produce
 from tests.harness.service import Entry, Results, Service, running
-from trainer.scoring import score_clips
+from trainer.evaluation.runner import score_clips
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
 

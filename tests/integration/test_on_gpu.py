@@ -13,17 +13,18 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from deploy.admit import put_to_the_gate
-from deploy.bench import Plan, benchmark
+from deploy.benchmark.run import Plan, benchmark
 from deploy.bundle import Bundle, read_bundle
-from deploy.cuda.driver import CudaDriver
-from deploy.engine import Clips, Engine, Precision, Scores, load_engine
-from deploy.engines.torch_cuda import BUCKETS
-from deploy.footage import Footage
-from deploy.tensorrt.library import MODULES
-from deploy.tensorrt.make import make_plan
-from deploy.tensorrt.options import BuildOptions
-from streamer.demo import DEMO_BUNDLE
+from deploy.engine import Clips, Engine, Precision, Scores
+from deploy.engines.registry import load_engine
+from deploy.engines.tensorrt_library import MODULES
+from deploy.engines.torch import BUCKETS
+from deploy.export.calibration_frames import Footage
+from deploy.export.tensorrt import make_plan
+from deploy.gpu.driver import CudaDriver
+from deploy.records import BuildOptions
+from deploy.validation.admission import put_to_the_gate
+from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]

@@ -13,8 +13,8 @@ from rich.console import Console
 from deploy.bundle import Bundle, read_bundle
 from trainer import fit as training
 from trainer.config import FitConfig
-from trainer.enough import VERDICTS
-from trainer.together import Together
+from trainer.holdout import VERDICTS
+from trainer.training.distributed import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX, FPS = 64, 96, 16, 10
 FRAMES, RUSH = 800, range(750, 775)

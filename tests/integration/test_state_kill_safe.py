@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, Calibration
-from deploy.engine import load_engine
+from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from tests.harness.brokers import Broker, unique_kafka_settings
 from tests.harness.recurrent_toy import WARMUP_FRAMES, toy_spec, write_toy_bundle
 from tests.harness.replay import Cameras, footage, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
-from trainer.scoring import score_clips
+from trainer.evaluation.runner import score_clips
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
 

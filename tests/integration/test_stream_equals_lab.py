@@ -9,20 +9,20 @@ import pytest
 from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.engine import load_engine
+from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.demo import DEMO_BUNDLE
+from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.apache_kafka import missing_part
 from tests.harness.brokers import unique_kafka_settings
 from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
 from trainer.config import FitConfig
-from trainer.datasets import labelled_clips
+from trainer.data.datasets.registry import labelled_clips
+from trainer.data.footage import load_footage
+from trainer.evaluation.metrics import Scores, frame_auc
+from trainer.evaluation.runner import score_clips
+from trainer.export import check_engines
 from trainer.fit import fit
-from trainer.footage import load_footage
-from trainer.metrics import Scores, frame_auc
-from trainer.parity import check_engines
-from trainer.scoring import score_clips
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
 

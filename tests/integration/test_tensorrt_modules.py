@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from deploy.tensorrt import members
-from streamer.demo import DEMO_BUNDLE
+from deploy.engines import tensorrt_library as members
+from streamer.demo.run import DEMO_BUNDLE
 
 BUILDS = {
     members.Builder: "Builder",
@@ -76,7 +76,7 @@ def test_without_a_gpu_the_run_time_is_never_touched_and_the_process_lives(modul
         "from deploy.bundle import read_bundle\n"
         "from deploy.engine import load_engine\n"
         "from deploy.errors import EngineUnavailable\n"
-        "from deploy.tensorrt.library import MODULES\n"
+        "from deploy.engines.tensorrt_library import MODULES\n"
         f"MODULES['tensorrt'] = {module!r}\n"
         "try:\n"
         "    load_engine(read_bundle(Path(sys.argv[1])), 'tensorrt', precision='f16')\n"

@@ -16,20 +16,18 @@ import onnx
 import pytest
 import torch
 
-from deploy.admit import load_admitted
 from deploy.bundle import ONNX_NAME, read_bundle
 from deploy.engine import Options, Precision
+from deploy.engines.tensorrt_library import Log
 from deploy.errors import EngineUnavailable
-from deploy.export import export_onnx
-from deploy.footage import Footage
-from deploy.plans import read_plan
-from deploy.quantise import quantised_graph
-from deploy.tensorrt.build import build_plan
-from deploy.tensorrt.library import Log
-from deploy.tensorrt.make import fingerprint_here
-from deploy.tensorrt.options import BuildOptions
-from streamer.demo import DEMO_BUNDLE
-from trainer.clip_models import clip_model
+from deploy.export.calibration_frames import Footage
+from deploy.export.int8 import quantised_graph
+from deploy.export.onnx import export_onnx
+from deploy.export.tensorrt import build_plan, fingerprint_here
+from deploy.records import BuildOptions, read_plan
+from deploy.validation.admission import load_admitted
+from streamer.demo.run import DEMO_BUNDLE
+from trainer.models.registry import clip_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
 

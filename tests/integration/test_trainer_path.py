@@ -11,24 +11,24 @@ import pytest
 import torch
 
 from deploy.bundle import Bundle, read_bundle, read_golden
-from deploy.decide import DecisionRule
-from deploy.engine import load_engine
+from deploy.decision import DecisionRule
+from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write
 from trainer import fit as training
 from trainer.calibrate import calibrate
 from trainer.config import FitConfig
-from trainer.data import ClipBank, split_by_video
-from trainer.datasets import training_sources
+from trainer.data.clips import ClipBank, split_by_video
+from trainer.data.datasets.registry import training_sources
+from trainer.data.footage import load_all
 from trainer.errors import CheckpointUnusable, TooLittleFootage
 from trainer.evaluate import evaluate
+from trainer.evaluation.metrics import frame_auc
 from trainer.evaluation.result import as_json
-from trainer.footage import load_all
-from trainer.loop import TensorSamples
-from trainer.metrics import frame_auc
-from trainer.parity import check_engines
-from trainer.scoring import score_clips
-from trainer.together import Together
+from trainer.evaluation.runner import score_clips
+from trainer.export import check_engines
+from trainer.training.distributed import Together
+from trainer.training.loop import TensorSamples
 
 NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
 FIT = FitConfig(model="video-ganomaly", max_steps=150, max_minutes=10, batch_clips=8, network=NETWORK)
@@ -164,7 +164,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, mon
 def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 2})
     training.prepare(data, tmp_path, config, Together(), quiet())
-    monkeypatch.setattr("trainer.cache.decoded_frames", None)
+    monkeypatch.setattr("trainer.data.clips.decoded_frames", None)
     run = training.prepare(data, tmp_path, config, Together(), quiet())
     assert sum(len(video.frames) for video in (*run.split.fit, *run.split.held_out)) == 360
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from deploy.spec import ClipSpec
-from trainer.baselines.flow_magnitude import FlowMagnitude
-from trainer.baselines.motion import baseline_spec
+from trainer.baselines.flow import FlowMagnitude, baseline_spec
 from trainer.baselines.run import watch
-from trainer.datasets import labelled_clips, training_sources
-from trainer.events import true_events
-from trainer.footage import footage_shape, load_footage, pictures_in
-from trainer.metrics import auc
+from trainer.data.datasets.registry import labelled_clips, training_sources
+from trainer.data.footage import footage_shape, load_footage, pictures_in
+from trainer.evaluation.event_metrics import true_events
+from trainer.evaluation.metrics import auc
 
 ROOT = Path(__file__).resolve().parents[2]
 PED2 = (ROOT / os.environ.get("ODDSIGHT_DATA", "../shared/data")).resolve() / "ped2"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from deploy.bundle import read_bundle
 from tests.harness.brokers import free_ports
 from tests.harness.footage import picture
-from trainer.recipes import RECIPES
+from trainer.models.registry import RECIPES
 
 ROOT = Path(__file__).parents[2]
 MODELS = [

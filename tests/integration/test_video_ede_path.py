@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from deploy.bundle import Bundle
-from deploy.engine import load_engine
+from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train
 from trainer import fit as training
 from trainer.config import FitConfig
-from trainer.data import split_by_video
-from trainer.datasets import training_sources
+from trainer.data.clips import split_by_video
+from trainer.data.datasets.registry import training_sources
+from trainer.data.footage import load_all
 from trainer.evaluate import evaluate
 from trainer.evaluation.result import as_json
-from trainer.footage import load_all
-from trainer.models.serving import Serving
-from trainer.models.video_ede import WARMUP_FRAMES
-from trainer.parity import check_engines
-from trainer.scoring import score_clips
-from trainer.sprites.samples import MotionSamples, SceneSamples
+from trainer.evaluation.runner import score_clips
+from trainer.export import check_engines
+from trainer.models.base import Serving
+from trainer.models.video_ede.model import WARMUP_FRAMES
+from trainer.pseudo_anomalies.samples import MotionSamples, SceneSamples
 
 NETWORK = {"first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
 FIT = FitConfig(max_steps=60, max_minutes=10, batch_clips=8, validate_every_steps=10, network=NETWORK)

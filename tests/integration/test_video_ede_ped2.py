@@ -6,13 +6,14 @@ import torch
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle
-from deploy.engine import Engine, load_engine
+from deploy.engine import Engine
+from deploy.engines.registry import load_engine
 from tests.harness.replay import PED2
-from trainer.clip_models import build_video_ede
-from trainer.datasets import labelled_clips
-from trainer.footage import load_footage
-from trainer.models.video_ede import WARMUP_FRAMES
-from trainer.parity import check_engines
+from trainer.data.datasets.registry import labelled_clips
+from trainer.data.footage import load_footage
+from trainer.export import check_engines
+from trainer.models.registry import build_video_ede
+from trainer.models.video_ede.model import WARMUP_FRAMES
 
 pytestmark = pytest.mark.data
 

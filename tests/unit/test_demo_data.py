@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-DEMO_DATA = Path(__file__).parents[2] / "streamer/demo_data"
+DEMO_DATA = Path(__file__).parents[2] / "streamer/demo/data"
 LABELS = dict(np.load(DEMO_DATA / "frame_labels.npz"))
 SIDECAR = json.loads((DEMO_DATA / "stretches.json").read_text("utf-8"))
 CALM_S = 5.0

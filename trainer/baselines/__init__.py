@@ -1,1 +1,1 @@
-"""What no learned network at all achieves: classical measures that every model is reported next to."""
+"""Detectors that learn no network."""

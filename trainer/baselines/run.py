@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from deploy.spec import ClipSpec
-from trainer.baselines.baseline import Baseline, HeatMap, Learned, Learner, Motion, ScoresOnly
-from trainer.baselines.flow_magnitude import FlowMagnitude
-from trainer.baselines.frame_difference import FrameDifference
-from trainer.baselines.motion import median_background, motions
+from trainer.baselines.base import Baseline, HeatMap, Learned, Learner, Motion, ScoresOnly
+from trainer.baselines.flow import FlowMagnitude, FrameDifference, median_background, motions
 from trainer.baselines.steady_speed import MIN_CLIPS, SteadySpeedLearner
-from trainer.footage import Source, frame_count
+from trainer.data.footage import Source, frame_count
 
 HeatMaps = tuple[HeatMap | None, ...]
 """Of one frame by each of some baselines; None where there is no motion yet."""

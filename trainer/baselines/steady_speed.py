@@ -16,11 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.baselines.along_motion import Averages, first_averages, next_averages
-from trainer.baselines.baseline import HeatMap, Learned, Motion, Watch
-from trainer.baselines.motion import half_size
-from trainer.baselines.speed_line import SpeedCounts, SpeedLine
-from trainer.baselines.windows import over_frame, window_means
+from trainer.baselines.base import HeatMap, Learned, Motion, Watch
+from trainer.baselines.flow import Averages, first_averages, half_size, next_averages, over_frame, window_means
+from trainer.statistics import SpeedCounts, SpeedLine
 
 MIN_CLIPS = 2
 """Training clips: the limits of one are estimated on the others."""
@@ -80,7 +78,7 @@ class SteadySpeed:
         self.knowledge = knowledge
 
     def watch(self) -> Watch:
-        """See :class:`~trainer.baselines.baseline.Baseline`."""
+        """See :class:`~trainer.baselines.base.Baseline`."""
         measure = Measure(self.knowledge.background)
         return lambda motion: _heatmap(self.knowledge, measure.see(motion).channels)
 
@@ -120,7 +118,7 @@ class Measure:
 
 
 class SteadySpeedLearner:
-    """Learner of :class:`SteadySpeed`; see :class:`~trainer.baselines.baseline.Learner`. Wants ``MIN_CLIPS`` clips."""
+    """Learner of :class:`SteadySpeed`; see :class:`~trainer.baselines.base.Learner`. Wants ``MIN_CLIPS`` clips."""
 
     def __init__(self, background: NDArray[np.float32]) -> None:
         self._background = background
@@ -129,7 +127,7 @@ class SteadySpeedLearner:
         self._blocks: list[list[NDArray[np.float32]]] = []
 
     def clip(self) -> Callable[[Motion], None]:
-        """See :class:`~trainer.baselines.baseline.Learner`."""
+        """See :class:`~trainer.baselines.base.Learner`."""
         measure, blocks = Measure(self._background), list[NDArray[np.float32]]()
         self._blocks.append(blocks)
 
@@ -142,7 +140,7 @@ class SteadySpeedLearner:
         return see
 
     def learned(self) -> Learned:
-        """See :class:`~trainer.baselines.baseline.Learner`."""
+        """See :class:`~trainer.baselines.base.Learner`."""
         line = self._speeds.line()
         steady = (np.stack(self._fastest_rows) / line.usual(self._fastest_rows[0].shape)[:, 0]).max(axis=1)
         clips = [np.stack(blocks) for blocks in self._blocks if blocks]

@@ -1,1 +1,1 @@
-"""What an evaluation finds, and its views: JSON, screen, HTML report."""
+"""Evaluation of a bundle against labels, and its reports."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from deploy.bundle import Bundle, Calibration
-from deploy.decide import DecisionRule
-from trainer.evaluation.walk import Outcome
-from trainer.events import ClipEvents, EventFigures, clip_events, event_figures
-from trainer.labelled import LabelledClip
-from trainer.metrics import SMOOTHING_FRAMES, Labels, Scores, clip_aucs, frame_auc, literature_scores
+from deploy.decision import DecisionRule
+from trainer.data.labels import LabelledClip
+from trainer.evaluation.event_metrics import ClipEvents, EventFigures, clip_events, event_figures
+from trainer.evaluation.metrics import SMOOTHING_FRAMES, Labels, Scores, clip_aucs, frame_auc, literature_scores
+from trainer.evaluation.runner import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Streaming:
     clip_auc: Mapping[str, float]
     """Of each clip in which both classes occur."""
     pixel_auc: float | None
-    """See :mod:`trainer.pixels`; None where the data set has no masks."""
+    """See :mod:`trainer.evaluation.metrics`; None where the data set has no masks."""
 
 
 @dataclass(frozen=True, slots=True)

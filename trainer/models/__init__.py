@@ -1,1 +1,1 @@
-"""The networks: one readable file a model, shared parts in ``blocks``."""
+"""The networks, one file a model."""

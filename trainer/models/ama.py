@@ -18,10 +18,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trainer.learner import ANOMALY, Batch, Detector, Recipe, Settings, Shape
-from trainer.models.batch_norm import BatchNorm
-from trainer.models.blocks import LEAK, PyramidEncoder, TableDecoder, TableEncoder, pyramid_levels, pyramid_side_px
-from trainer.together import Together
+from trainer.models.layers import LEAK, BatchNorm, PyramidEncoder, TableDecoder, TableEncoder, pyramid_levels, pyramid_side_px
+from trainer.training.distributed import Together
+from trainer.training.interfaces import ANOMALY, Batch, Detector, Recipe, Settings, Shape
 
 RATE_DROPS = (0.3, 0.6, 0.9)
 """Shares of the run after which the rates are divided by ten: epochs 30, 60 and 90 of the code's 100."""

@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from trainer.errors import BadShape
-from trainer.learner import NORMAL, Batch, Detector, Recipe, Settings, Shape
-from trainer.models.batch_norm import BatchNorm
-from trainer.models.exact import exact
-from trainer.together import Together
+from trainer.models.layers import BatchNorm, exact
+from trainer.training.distributed import Together
+from trainer.training.interfaces import NORMAL, Batch, Detector, Recipe, Settings, Shape
 
 _EPSILON = 1e-6
 _LEAK = 0.1

@@ -18,17 +18,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from trainer.learner import Batch, Detector, Recipe, Settings, Shape
-from trainer.models.blocks import (
-    PyramidDecoder,
-    PyramidEncoder,
-    TableDecoder,
-    TableEncoder,
-    initialise,
-    pyramid_side_px,
-)
-from trainer.models.exact import exact
-from trainer.together import Together
+from trainer.models.layers import PyramidDecoder, PyramidEncoder, TableDecoder, TableEncoder, exact, initialise, pyramid_side_px
+from trainer.training.distributed import Together
+from trainer.training.interfaces import Batch, Detector, Recipe, Settings, Shape
 
 WEIGHTS: Mapping[str, float] = {"adversarial": 1.0, "contextual": 50.0, "encoder": 1.0}
 """Of the generator's terms, as in the paper and its code."""
@@ -179,16 +171,16 @@ class GanomalyLearner:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """See :class:`trainer.learner.Learner`."""
+        """See :class:`trainer.training.interfaces.Learner`."""
         return {"detector": self._generator, "discriminator": self._discriminator}
 
     @property
     def optimisers(self) -> Mapping[str, Optimizer]:
-        """See :class:`trainer.learner.Learner`."""
+        """See :class:`trainer.training.interfaces.Learner`."""
         return {"generator": self._generator_optimiser, "discriminator": self._discriminator_optimiser}
 
     def rate_factor(self, share: float) -> float:
-        """See :class:`trainer.learner.Learner`."""
+        """See :class:`trainer.training.interfaces.Learner`."""
         return 1.0
 
     def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:

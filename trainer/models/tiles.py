@@ -14,10 +14,10 @@ from torch import Tensor
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.learner import NORMAL, Batch, Learner, Recipe, Settings
-from trainer.loop import Samples
-from trainer.models.motion import MotionView, StillView
-from trainer.models.serving import ClipModel, NormalRange, PictureServing
+from trainer.models.base import ClipModel, NormalRange, PictureServing
+from trainer.models.optical_flow import MotionView, StillView
+from trainer.training.interfaces import NORMAL, Batch, Learner, Recipe, Settings
+from trainer.training.loop import Samples
 
 FRAME_AREA_PX = 38_400
 SIDE_STEP_PX = 16
@@ -121,7 +121,7 @@ class RandomTiles:
         return len(self.pictures)
 
     def draw(self, numbers: Tensor) -> Batch:
-        """See :class:`trainer.loop.Samples`."""
+        """See :class:`trainer.training.loop.Samples`."""
         tries = torch.stack([self._somewhere(numbers) for _ in range(_PLACES_TRIED)])
         liveliest = tries.float().var(dim=(3, 4)).sum(dim=2).argmax(dim=0)
         chosen = torch.where(torch.arange(len(numbers)) % 2 == 0, liveliest, 0)

@@ -19,10 +19,7 @@ from torch.optim import Adam, Optimizer
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.learner import NORMAL, Batch, Learner, Settings
-from trainer.loop import Samples, TensorSamples
-from trainer.models.blocks import Decoder, Encoder, initialise, window_means
-from trainer.models.exact import exact
+from trainer.models.base import ClipModel, NormalRange, PictureServing
 from trainer.models.ganomaly import (
     DISCRIMINATOR_COLLAPSED,
     WEIGHTS,
@@ -33,10 +30,11 @@ from trainer.models.ganomaly import (
     generator_terms,
     weighted,
 )
-from trainer.models.motion import REDUCTION, MotionView, speed
-from trainer.models.serving import ClipModel, NormalRange, PictureServing
-from trainer.scramble import scramble
-from trainer.together import Together
+from trainer.models.layers import Decoder, Encoder, exact, initialise, window_means
+from trainer.models.optical_flow import REDUCTION, MotionView, scramble, speed
+from trainer.training.distributed import Together
+from trainer.training.interfaces import NORMAL, Batch, Learner, Settings
+from trainer.training.loop import Samples, TensorSamples
 
 KIND = "video-ganomaly"
 BATCH_CLIPS = 16

@@ -63,7 +63,7 @@ def write_tiny_bundle(path: Path, clips: NDArray[np.uint8]) -> Bundle:
     import tiny_network
     import torch
 
-    from deploy.export import export_onnx, save_weights
+    from deploy.export.onnx import export_onnx, save_weights
 
     length = clips.shape[1]
     spec, config = SPEC.model_copy(update={"length": length}), {**CARD.config, "length": length}

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.admit import fingerprint, load_admitted, put_to_the_gate
 from deploy.bundle import Bundle
-from deploy.engine import Options, load_engine
+from deploy.engine import Options
 from deploy.engines.openvino import _require
+from deploy.engines.registry import load_engine
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
-from deploy.gate import Gate
-from deploy.sequences import Sequences, score_sequences
-from deploy.variants import Variant, passed_variant, read_variants, write_variant
-from deploy.verify import Verdict, passed, verify_engine
+from deploy.golden import Sequences, score_sequences
+from deploy.records import Variant, passed_variant, read_variants, write_variant
+from deploy.validation.accuracy import Gate
+from deploy.validation.admission import Verdict, fingerprint, load_admitted, passed, put_to_the_gate, verify_engine
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.host_driver import HostDriver
 from tests.unit.deploy.test_sequences import noise, with_sequences
@@ -167,8 +167,8 @@ def test_a_bundle_that_cannot_be_written_to_is_tried_all_the_same(bundle: Bundle
     def refuse(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("deploy.verify.write_variant", refuse)
-    monkeypatch.setattr("deploy.verify.put_to_the_gate", lambda *_: kept(bundle))
+    monkeypatch.setattr("deploy.validation.admission.write_variant", refuse)
+    monkeypatch.setattr("deploy.validation.admission.put_to_the_gate", lambda *_: kept(bundle))
     assert verify_engine(bundle, "openvino", "bf16").status == "ok"
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.against import Inferencer, anomalib_inferencers
-from deploy.anomalib_side import measure
 from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
+from tests.bench.anomalib_comparison import Inferencer, anomalib_inferencers
+from tests.bench.anomalib_process import measure
 
 PYTHON = Path(sys.executable)
-SIDE = Path(__file__).parents[3] / "deploy/anomalib_side.py"
+SIDE = Path(__file__).parents[3] / "tests/bench/anomalib_process.py"
 
 
 @pytest.fixture(autouse=True)

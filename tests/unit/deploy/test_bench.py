@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deploy.against import Inferencer
-from deploy.bench import Plan, _resident_bytes, benchmark
-from deploy.bench_tables import bench_tables
+from deploy.benchmark.roofline import Floor, gflop_per_clip, measure_floor
+from deploy.benchmark.run import Plan, _resident_bytes, benchmark
 from deploy.bundle import Bundle
-from deploy.cuda.slots import Slot
-from deploy.engine import ENGINES, Options
+from deploy.engine import Options
+from deploy.engines.registry import ENGINES
 from deploy.errors import EngineRefused, EngineUnavailable
-from deploy.floor import Floor, measure_floor
-from deploy.operations import gflop_per_clip
+from deploy.gpu.engine import Slot
+from deploy.report import bench_tables
+from tests.bench.anomalib_comparison import Inferencer
 from tests.harness.gpu_engines import make_up_gpu
 
 FIGURES = {
@@ -37,9 +37,9 @@ FIGURES = {
 
 @pytest.fixture(autouse=True)
 def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.bench._ROUND_S", 0.0)
-    monkeypatch.setattr("deploy.floor._SIDE", 64)
-    monkeypatch.setattr("deploy.floor._COPY_BYTES", 1024)
+    monkeypatch.setattr("deploy.benchmark.run._ROUND_S", 0.0)
+    monkeypatch.setattr("deploy.benchmark.roofline._SIDE", 64)
+    monkeypatch.setattr("deploy.benchmark.roofline._COPY_BYTES", 1024)
 
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
@@ -93,7 +93,7 @@ def test_an_engine_on_a_gpu_is_given_newest_frames_and_held_to_the_gpus_floor(
         measured.append(precisions)
         return Floor({"f16": 1e30}, 1e30)
 
-    monkeypatch.setattr("deploy.cuda.peak.measure_gpu_floor", measure)
+    monkeypatch.setattr("deploy.benchmark.roofline.measure_gpu_floor", measure)
     plan = Plan((("torch-cuda", "f16"), ("onnx", "f32")), batches=(1,), rounds=1)
     report = benchmark(bundle, plan, lambda *_: None)
     assert (measured, report["gpu_floor"]["bytes_per_s"]) == ([{"f16"}], 1e30)
@@ -175,23 +175,23 @@ def shown(report: dict[str, Any]) -> str:
 
 def test_cpu_time_of_a_call_is_shared_by_its_clips(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks_s = count(step=6)
-    monkeypatch.setattr("deploy.bench.time.process_time", lambda: next(ticks_s))
+    monkeypatch.setattr("deploy.benchmark.run.time.process_time", lambda: next(ticks_s))
     report = benchmark(bundle, Plan((("onnx", "f32"),), batches=(1, 3), rounds=2), lambda *_: None)
     assert [row["cpu_s_per_clip"] for row in report["results"]] == [6.0, 2.0]
 
 
 def test_memory_is_what_came_on_top_since_before_the_engine_was_loaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     at_bytes = iter([100, 130, 170, 200, 210, 280])
-    monkeypatch.setattr("deploy.bench._resident_bytes", lambda: next(at_bytes))
+    monkeypatch.setattr("deploy.benchmark.run._resident_bytes", lambda: next(at_bytes))
     report = benchmark(bundle, Plan((("onnx", "f32"), ("torch", "f32")), batches=(3, 1), rounds=1), lambda *_: None)
     assert [(row["batch"], row["memory_bytes"]) for row in report["results"]] == [(3, 70), (1, 30), (3, 80), (1, 10)]
 
 
 def test_memory_is_measured_where_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "statm").write_text("900 7 3 1 0 5 0\n")
-    monkeypatch.setattr("deploy.bench._STATM", tmp_path / "statm")
+    monkeypatch.setattr("deploy.benchmark.run._STATM", tmp_path / "statm")
     assert _resident_bytes() == 7 * PAGESIZE
-    monkeypatch.setattr("deploy.bench._STATM", tmp_path / "missing")
+    monkeypatch.setattr("deploy.benchmark.run._STATM", tmp_path / "missing")
     assert _resident_bytes() is None
 
 
@@ -204,7 +204,7 @@ def test_the_time_of_the_slower_of_computing_and_moving_is_the_floor() -> None:
 
 def test_peaks_are_of_the_fastest_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = count()
-    monkeypatch.setattr("deploy.floor.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("deploy.benchmark.roofline.time.perf_counter", lambda: float(next(ticks)))
     assert measure_floor({"f32"}) == Floor({"f32": 2.0 * 64**3}, 2048.0)
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy.camera_load import MAX_WAIT_S, CameraLoad, Clock, Figures, LoadRun, start_run
-from deploy.cuda.slots import Call
 from deploy.engine import Scores
 from deploy.errors import ConfigError
+from deploy.gpu.engine import Call
+from deploy.selection.load_test import MAX_WAIT_S, CameraLoad, Clock, Figures, LoadRun, start_run
 from tests.unit.deploy.test_resident import OnHost, spec_of
 
 Cost = Callable[[int], float]

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from deploy.admit import fingerprint
 from deploy.bundle import Bundle
-from deploy.camera_load import Figures
-from deploy.choice import Loaded, Wanted, load_chosen, resolve
-from deploy.default import DefaultEngine, read_default, write_default
-from deploy.engine import ENGINES, Options, load_engine
+from deploy.engine import Options
+from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
+from deploy.records import DefaultEngine, read_default, write_default
+from deploy.selection.load_test import Figures
+from deploy.selection.select import Loaded, Wanted, load_chosen, resolve
+from deploy.validation.admission import fingerprint
 
 MEASURED = Figures(due=9, scored=9, clips_per_s=1, cpu_s_per_clip=1, latency_ms={"p50": 1, "p95": 2, "p99": 3}, busy_share=1)
 SHIPPED = ("openvino", "f32", "throughput")

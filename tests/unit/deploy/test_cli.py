@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
-from deploy.engine import ENGINES
-from deploy.footage import STRETCH_PICTURES
+from deploy.engines.registry import ENGINES
+from deploy.export.calibration_frames import STRETCH_PICTURES
 from tests.unit.deploy.test_footage import written
 from tests.unit.deploy.test_quantise import footage, judged
 

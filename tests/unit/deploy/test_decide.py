@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deploy.decide import DecisionRule, EventChange, Observation, OpenEvent, decide, finish
+from deploy.decision import DecisionRule, EventChange, Observation, OpenEvent, decide, finish
 
 RULE = DecisionRule(enter=1.0, exit=0.5, min_duration_ms=200, merge_gap_ms=500, update_interval_ms=1000)
 

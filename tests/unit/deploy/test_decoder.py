@@ -14,14 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy import nvjpeg
-from deploy.cuda.fit import Fitter
-from deploy.cuda.gpu import lacking_cuda
-from deploy.decoder import DECODERS, STAY_ON_DEVICE, CpuDecoder, PictureDecoder, load_decoder
-from deploy.device_frame import DeviceFrame
+from deploy.decoders import nvjpeg
+from deploy.decoders.gpu_resize import Fitter
+from deploy.decoders.nvjpeg import NvJpegDecoder
+from deploy.decoders.registry import DECODERS, STAY_ON_DEVICE, CpuDecoder, load_decoder
 from deploy.errors import BadFrame, ConfigError, DecoderFailed, DecoderUnavailable
-from deploy.frames import MAX_PICTURE_BYTES, AnyFrame, DecodedFrame, Frame, decode_picture, encode_jpeg
-from deploy.nvjpeg import NvJpegDecoder
+from deploy.gpu.driver import lacking_cuda
+from deploy.image import (
+    MAX_PICTURE_BYTES,
+    AnyFrame,
+    DecodedFrame,
+    DeviceFrame,
+    Frame,
+    PictureDecoder,
+    decode_picture,
+    encode_jpeg,
+)
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
 from tests.harness.host_driver import HostEvent

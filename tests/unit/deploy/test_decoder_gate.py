@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoder import CpuDecoder, PictureDecoder, load_decoder
-from deploy.decoder_gate import SCORE_TOLERANCE, check_decoder
-from deploy.engine import Engine, load_engine
+from deploy.decoders.registry import CpuDecoder, load_decoder
+from deploy.engine import Engine
+from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
-from deploy.frames import AnyFrame
+from deploy.image import AnyFrame, PictureDecoder
+from deploy.validation.accuracy import SCORE_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
@@ -78,7 +79,7 @@ def test_another_brightness_is_refused_with_the_figures(
 def test_another_way_of_fitting_large_pictures_is_refused(
     decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.cuda.fit.jpeg_reduction", lambda *_: 1)  # in one step from the full size
+    monkeypatch.setattr("deploy.decoders.gpu_resize.jpeg_reduction", lambda *_: 1)  # in one step from the full size
     with pytest.raises(DecoderRefused, match="scores differ"):
         check_decoder(decoder, engine, golden)
 

@@ -1,4 +1,4 @@
-"""What every engine promises. A new engine needs nothing here but its name in ``deploy.engine.ENGINES``.
+"""What every engine promises. A new engine needs nothing here but its name in ``deploy.engines.registry.ENGINES``.
 
 Engines for GPUs are held to it twice: everywhere with a device that is made up, so that all but the device itself is tried, and
 on a GPU where there is one (``pytest -m gpu``).
@@ -19,21 +19,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.admit import fingerprint
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
-from deploy.engine import ENGINES, TUNABLE, Engine, Scores, Tune, load_engine
-from deploy.errors import (
-    BadClips,
-    BundleCorrupt,
-    BundleIncompatible,
-    ConfigError,
-    EngineClosed,
-    EngineFailed,
-    EngineUnavailable,
-)
-from deploy.parity import check
+from deploy.engine import Engine, Scores, Tune
+from deploy.engines.registry import ENGINES, TUNABLE, load_engine
+from deploy.engines.tensorrt_library import MODULES
+from deploy.errors import BadClips, BundleCorrupt, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
 from deploy.spec import ClipSpec
-from deploy.tensorrt.library import MODULES
+from deploy.validation.admission import fingerprint
+from deploy.validation.parity import check
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
 
 CPU_LIBRARIES = {"openvino": ("openvino", "stream"), "onnx": ("onnxruntime", "onnx"), "torch": ("torch", "train")}

@@ -9,14 +9,14 @@ torch = pytest.importorskip("torch", reason="export needs torch: pip install 'od
 onnx = pytest.importorskip("onnx")
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle  # noqa: E402  torch may be missing
-from deploy.export import OPSET, export_onnx, save_weights  # noqa: E402  torch may be missing
-from deploy.half import half_share  # noqa: E402  torch may be missing
+from deploy.export.onnx import OPSET, export_onnx, save_weights  # noqa: E402  torch may be missing
+from deploy.network import half_share  # noqa: E402  torch may be missing
 from deploy.spec import ClipSpec  # noqa: E402  torch may be missing
 
 PROGRAM = """
 import sys
 import tiny_network
-from deploy.export import export_onnx
+from deploy.export.onnx import export_onnx
 from deploy.spec import ClipSpec
 content = export_onnx(tiny_network.build({"length": 3, "channels": 1}), ClipSpec(length=3, height_px=24, width_px=40))
 open(sys.argv[1], "wb").write(content)

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy.cuda import fit
-from deploy.cuda.driver import CudaDriver
-from deploy.cuda.fit import MAX_PLANS, Fitter, resize_weights
-from deploy.device_frame import DeviceFrame
-from deploy.frames import decode_picture, fit_frame, jpeg_reduction
+from deploy.decoders import gpu_resize as fit
+from deploy.decoders.gpu_resize import MAX_PLANS, Fitter, resize_weights
+from deploy.gpu.driver import CudaDriver
+from deploy.image import DeviceFrame, decode_picture, fit_frame, jpeg_reduction
 from deploy.spec import ClipSpec
 from tests.harness.host_driver import HostDriver
 from tests.unit.deploy.test_frames import BGR, GRAY, encode

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
 from deploy.errors import BundleIncompatible, ConfigError
-from deploy.footage import HALF_FRAMES, MOST_STRETCHES, STRETCH_PICTURES, read_footage
-from deploy.frames import encode_png
-from deploy.sequences import read_sequences
+from deploy.export.calibration_frames import HALF_FRAMES, MOST_STRETCHES, STRETCH_PICTURES, read_footage
+from deploy.golden import read_sequences
+from deploy.image import encode_png
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
 SHOWN = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from deploy import MAX_PICTURE_PX
 from deploy.errors import BadFrame
-from deploy.frames import (
+from deploy.image import (
     MAX_JPEG_SCANS,
     MAX_PICTURE_BYTES,
-    MAX_PICTURE_PX,
     decode_picture,
     encode_jpeg,
     fit_frame,

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.gate import LIMITS, MIN_FRAMES, judge
-from deploy.sequences import Sequences
+from deploy.golden import Sequences
+from deploy.validation.accuracy import LIMITS, MIN_FRAMES, judge
 
 RNG = np.random.default_rng(5)
 SCORES = np.concatenate([RNG.normal(0, 0.3, (2, 24)), RNG.normal(4, 1, (2, 24))], axis=1).astype(np.float32)

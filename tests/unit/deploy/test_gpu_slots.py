@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_golden
-from deploy.cuda.driver import Launch
-from deploy.cuda.engine import SLOTS, GpuEngine
-from deploy.cuda.slots import buckets_for, cut, program_shapes
-from deploy.engine import Options, load_engine
-from deploy.engines.torch import load_network
-from deploy.engines.torch_cuda import TorchProgram
+from deploy.engine import Options
+from deploy.engines.registry import load_engine
+from deploy.engines.torch import TorchProgram
 from deploy.errors import BundleIncompatible, EngineFailed
-from deploy.gate import judge, try_engine
-from deploy.sequences import Sequences, score_sequences
+from deploy.golden import Sequences, score_sequences
+from deploy.gpu.driver import Launch
+from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, cut, program_shapes
+from deploy.network import load_network
 from deploy.spec import ClipSpec
+from deploy.validation.accuracy import judge, try_engine
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.host_driver import HostDriver

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.admit import Admitted
 from deploy.bundle import Bundle
-from deploy.camera_load import CameraLoad, Figures, LoadRun
-from deploy.default import DefaultEngine, read_default
-from deploy.engine import PRECISIONS, TUNABLE, Options
+from deploy.engine import Options
+from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import BundleError, ConfigError, EngineFailed
-from deploy.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
-from deploy.plans import read_plan
-from deploy.verify import Status, Verdict
+from deploy.records import DefaultEngine, read_default, read_plan
+from deploy.selection.load_test import CameraLoad, Figures, LoadRun
+from deploy.selection.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
+from deploy.validation.admission import Admitted, Status, Verdict
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
@@ -124,9 +123,9 @@ class Tried:
         self.gated: list[Candidate] = []
         self.turns: list[object] = []
         self.fails_at: BaseException | None = None
-        monkeypatch.setattr("deploy.optimize.verify_engine", self.verify)
-        monkeypatch.setattr("deploy.optimize.load_admitted", self.load)
-        monkeypatch.setattr("deploy.optimize.start_run", lambda engine, *_: self.run(engine))
+        monkeypatch.setattr("deploy.selection.optimize.verify_engine", self.verify)
+        monkeypatch.setattr("deploy.selection.optimize.load_admitted", self.load)
+        monkeypatch.setattr("deploy.selection.optimize.start_run", lambda engine, *_: self.run(engine))
 
     def verify(self, _: Bundle, engine: str, precision: Any, tune: Any) -> Verdict:
         self.gated.append(Candidate(engine, precision, tune))
@@ -270,7 +269,7 @@ def test_int8_without_a_plan_is_left_out_with_the_command_that_builds_one(
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     monkeypatch.setattr("deploy.engines.tensorrt.read_plan", read_plan)
-    monkeypatch.setattr("deploy.optimize.PRECISIONS", {"tensorrt": ("int8",)})
+    monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"tensorrt": ("int8",)})
     (trial,) = optimize(with_sequences(bundle, noise(bundle, 40)), Goal(LOAD), lambda *_: None).trials
     command = f"oddsight-deploy build {bundle.path} --engine tensorrt --precision int8 --frames FOLDER"
     assert trial.status == "refused"
@@ -278,8 +277,8 @@ def test_int8_without_a_plan_is_left_out_with_the_command_that_builds_one(
 
 
 def test_real_engines_are_measured(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.optimize._ROUND_S", 0.05)
-    monkeypatch.setattr("deploy.optimize.PRECISIONS", {"onnx": ("f32",)})
+    monkeypatch.setattr("deploy.selection.optimize._ROUND_S", 0.05)
+    monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"onnx": ("f32",)})
     runs = []
     turn = LoadRun.turn
     monkeypatch.setattr(LoadRun, "turn", lambda self, until_s: (runs.append(until_s), turn(self, until_s)))

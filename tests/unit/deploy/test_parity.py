@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, Golden, read_golden
-from deploy.engine import Engine, load_engine
+from deploy.engine import Engine
+from deploy.engines.registry import load_engine
 from deploy.errors import EngineFailed
-from deploy.parity import F32_TOLERANCE, check, compare
+from deploy.validation.parity import F32_TOLERANCE, check, compare
 
 
 @pytest.fixture(scope="module")

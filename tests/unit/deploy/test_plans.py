@@ -6,14 +6,12 @@ from typing import Any
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.cuda.gpu import Gpu
 from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
-from deploy.footage import Footage
-from deploy.graphs import graph_of
-from deploy.plans import read_plan
-from deploy.tensorrt.make import CHOOSING, fingerprint_here, make_plan
-from deploy.tensorrt.options import BuildOptions
-from deploy.variants import find_variant
+from deploy.export.calibration_frames import Footage
+from deploy.export.graph_cache import graph_of
+from deploy.export.tensorrt import CHOOSING, fingerprint_here, make_plan
+from deploy.gpu.driver import Gpu
+from deploy.records import BuildOptions, find_variant, read_plan
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.unit.deploy.test_quantise import footage
 
@@ -25,10 +23,10 @@ HERE = {"backend": "tensorrt", "version": "11.4.0", "os": "Linux x86_64", "gpu":
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRt:
     """TensorRT as a script, on a machine with an H100 and a cache of its own."""
     fake = FakeTensorRt()
-    monkeypatch.setattr("deploy.tensorrt.make.import_library", lambda _flavour: fake)
-    monkeypatch.setattr("deploy.tensorrt.make.find_gpu", lambda _engine: Gpu("H100", "9.0"))
-    monkeypatch.setattr("deploy.tensorrt.make.platform.system", lambda: "Linux")
-    monkeypatch.setattr("deploy.tensorrt.make.platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("deploy.export.tensorrt.import_library", lambda _flavour: fake)
+    monkeypatch.setattr("deploy.export.tensorrt.find_gpu", lambda _engine: Gpu("H100", "9.0"))
+    monkeypatch.setattr("deploy.export.tensorrt.platform.system", lambda: "Linux")
+    monkeypatch.setattr("deploy.export.tensorrt.platform.machine", lambda: "x86_64")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
@@ -117,7 +115,7 @@ def test_a_plan_for_rtx_is_for_no_gpu_in_particular(library: FakeTensorRt, monke
     def none(engine: str) -> Gpu:
         raise EngineUnavailable("no GPU")
 
-    monkeypatch.setattr("deploy.tensorrt.make.find_gpu", none)
+    monkeypatch.setattr("deploy.export.tensorrt.find_gpu", none)
     assert fingerprint_here("tensorrt-rtx", library).keys() == {"backend", "version", "os"}
     with pytest.raises(EngineUnavailable, match="no GPU"):
         fingerprint_here("tensorrt", library)

@@ -10,16 +10,16 @@ import onnx
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle, read_bundle
-from deploy.engine import load_engine
-from deploy.engines.onnx import OnnxEngine
+from deploy.engines.onnxruntime import OnnxEngine
+from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
-from deploy.footage import Footage
-from deploy.gate import Gate, judge
-from deploy.graphs import graph_of
-from deploy.quantise import _sterner, choose, quantised_graph
-from deploy.sequences import Sequences, read_sequences, score_sequences
-from deploy.tensorrt.build import build_plan
-from deploy.tensorrt.options import BuildOptions
+from deploy.export.calibration_frames import Footage
+from deploy.export.graph_cache import graph_of
+from deploy.export.int8 import _sterner, choose, quantised_graph
+from deploy.export.tensorrt import build_plan
+from deploy.golden import Sequences, read_sequences, score_sequences
+from deploy.records import BuildOptions
+from deploy.validation.accuracy import Gate, judge
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.unit.deploy.test_sequences import with_sequences
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, read_golden
-from deploy.engine import Options, load_engine
+from deploy.engine import Options
+from deploy.engines.registry import load_engine
 from deploy.errors import EngineRefused, EngineUnavailable, PlanStale
-from deploy.graphs import graph_of
-from deploy.plans import read_plan as really_read_plan
-from deploy.recover import FALLBACKS, load_ready
-from deploy.sequences import Sequences, score_sequences
-from deploy.tensorrt.make import make_plan
-from deploy.tensorrt.options import BuildOptions
-from deploy.variants import find_variant
+from deploy.export.graph_cache import graph_of
+from deploy.export.tensorrt import make_plan
+from deploy.golden import Sequences, score_sequences
+from deploy.records import BuildOptions, find_variant
+from deploy.records import read_plan as really_read_plan
+from deploy.selection.select import FALLBACKS, load_ready
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.test_quantise import footage, judged
@@ -125,6 +125,6 @@ def test_without_a_gpu_the_fallback_is_the_cpu(bundle: Bundle) -> None:
 def test_if_nothing_else_may_serve_the_reason_is_that_of_the_engine_named(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.recover.FALLBACKS", FALLBACKS[:2])
+    monkeypatch.setattr("deploy.selection.select.FALLBACKS", FALLBACKS[:2])
     with pytest.raises(EngineUnavailable, match="the torch-cuda engine needs"):
         load_ready(bundle, "torch-cuda", OPTIONS, "fallback")

@@ -18,17 +18,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.cuda.driver import Launch
-from deploy.cuda.engine import SLOTS, GpuEngine
-from deploy.cuda.slots import program_shapes
-from deploy.decoder import PictureDecoder, load_decoder
-from deploy.device_frame import DeviceFrame
-from deploy.engine import Options, ResidentEngine, Scores, load_engine, resident
+from deploy.decoders.registry import load_decoder
+from deploy.engine import Options, ResidentEngine, Scores, resident
+from deploy.engines.registry import load_engine
+from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
-from deploy.frames import AnyFrame, DecodedFrame, encode_jpeg
-from deploy.rows import NOTHING, RESERVED, FrameRow, Rows
+from deploy.gpu.driver import Launch
+from deploy.gpu.engine import SLOTS, GpuEngine, program_shapes
+from deploy.handles import NOTHING, RESERVED, FrameRow, Rows
+from deploy.image import AnyFrame, DecodedFrame, DeviceFrame, PictureDecoder, encode_jpeg
 from deploy.spec import ClipSpec
-from deploy.tensorrt.library import MODULES
 from tests.harness import fake_nvimgcodec
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu

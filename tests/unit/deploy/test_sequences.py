@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from deploy.bundle import SEQUENCES_NAME, Bundle, read_bundle, read_golden, write_bundle
-from deploy.engine import load_engine
+from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible
-from deploy.sequences import Sequences, read_sequences, score_sequences, sequences_bytes
+from deploy.golden import Sequences, read_sequences, score_sequences, sequences_bytes
 
 
 def with_sequences(bundle: Bundle, sequences: Sequences) -> Bundle:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.bundle import ONNX_NAME, Bundle
+from deploy.engines.tensorrt_library import MODULES, Log, import_library
 from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
-from deploy.tensorrt.build import build_plan, profile_bounds
-from deploy.tensorrt.library import MODULES, Log, import_library
-from deploy.tensorrt.options import BuildOptions, read_options
+from deploy.export.tensorrt import build_plan, profile_bounds
+from deploy.records import BuildOptions, read_options
 from tests.harness.fake_tensorrt import FakeTensorRt, Severity
 
 OPTIONS = BuildOptions(buckets=(1, 4))

@@ -5,22 +5,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deploy.admit import Admitted
+from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
-from deploy.decoder import CpuDecoder
+from deploy.decoders.registry import CpuDecoder
 from deploy.engine import Engine
 from deploy.spec import ClipSpec
-from streamer.batch import MicroBatcher
-from streamer.clips import ClipBuffer
+from deploy.validation.admission import Admitted
 from streamer.config import Settings
-from streamer.decide import Decider
-from streamer.decode import Decoder
-from streamer.health import Health
-from streamer.metrics import Metrics
-from streamer.pipeline import Pipeline, Stages
-from streamer.records import FrameMessage, Partition
-from streamer.score import Scorer
-from streamer.testing import (
+from streamer.monitoring import Health, Metrics
+from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.decide import Decider
+from streamer.pipeline.decode import Decoder
+from streamer.pipeline.loop import Pipeline, Stages
+from streamer.pipeline.score import Scorer
+from streamer.types import FrameMessage, Partition
+from tests.harness.fakes import (
     BrightnessEngine,
     FakeClock,
     MeanBrightnessEngine,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.batch import MicroBatcher
+from deploy.batching import MicroBatcher
 
 # Whole seconds, so that the model below may compare times for equality.
 MOVES = st.lists(st.tuples(st.sampled_from(["add", "take", "take_all"]), st.integers(0, 4)), max_size=60)

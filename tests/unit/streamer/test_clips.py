@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
-from streamer.clips import ClipBuffer
-from streamer.records import CameraFrame, Clip, Partition
+from streamer.pipeline.clips import ClipBuffer
+from streamer.types import CameraFrame, Clip, Partition
 
 P0, P1 = Partition("frames", 0), Partition("frames", 1)
 MAX_GAP_MS = 1_000

@@ -5,10 +5,10 @@ import pytest
 
 from deploy.errors import ConfigError
 from streamer.config import Settings
-from streamer.decide import Decider, Decision
-from streamer.ports import CameraState
-from streamer.records import Outcome, Partition
-from streamer.testing import FakeClock
+from streamer.interfaces import CameraState
+from streamer.pipeline.decide import Decider, Decision
+from streamer.types import Outcome, Partition
+from tests.harness.fakes import FakeClock
 from tests.unit.streamer.pipeline_kit import BUNDLE
 
 P3 = Partition("frames", 3)

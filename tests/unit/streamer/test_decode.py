@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from deploy.decoder import CpuDecoder, load_decoder
+from deploy.decoders.registry import CpuDecoder, load_decoder
 from deploy.errors import BadFrame
-from deploy.frames import MAX_PICTURE_BYTES, DecodedFrame
-from streamer.decode import Decoder
-from streamer.ports import FrameDecoder
-from streamer.records import MAX_CAMERA_ID_CHARS, CameraFrame, FrameMessage, Partition, Rejected
+from deploy.image import MAX_PICTURE_BYTES, DecodedFrame
+from streamer.interfaces import FrameDecoder
+from streamer.pipeline.decode import Decoder
+from streamer.types import MAX_CAMERA_ID_CHARS, CameraFrame, FrameMessage, Partition, Rejected
 from tests.harness import fake_nvimgcodec
 from tests.unit.streamer.pipeline_kit import SPEC, picture
 

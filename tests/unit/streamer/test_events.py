@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from streamer.events import Event, event_id, json_schema
-from streamer.records import Partition
+from streamer.event import Event, event_id, json_schema
+from streamer.types import Partition
 
 SCHEMA: dict[str, Any] = json.loads(files("streamer").joinpath("event.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from streamer.health import Health
-from streamer.testing import FakeClock
+from streamer.monitoring import Health
+from tests.harness.fakes import FakeClock
 
 
 @pytest.fixture

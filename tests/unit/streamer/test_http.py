@@ -8,10 +8,8 @@ import pytest
 
 from deploy.errors import ConfigError
 from streamer.config import HttpSettings
-from streamer.health import Health
-from streamer.http import serve_http
-from streamer.metrics import Metrics
-from streamer.testing import FakeClock
+from streamer.monitoring import Health, Metrics, serve_http
+from tests.harness.fakes import FakeClock
 
 FREE_PORT = HttpSettings(port=0)
 

@@ -9,10 +9,10 @@ from kafka.future import Future
 
 from deploy.errors import ConfigError
 from streamer.errors import SourceUnavailable
-from streamer.frame_sender import Delivery, FrameSender
-from streamer.ingest import CameraFeed, IngestPlan, ingest, retry_wait_s
-from streamer.sources import SourcePicture
-from streamer.testing import FakeClock
+from streamer.ingest.producer import Delivery, FrameSender
+from streamer.ingest.run import CameraFeed, IngestPlan, ingest, retry_wait_s
+from streamer.ingest.sources import SourcePicture
+from tests.harness.fakes import FakeClock
 from tests.harness.footage import write_folder
 
 
@@ -216,7 +216,7 @@ class TestLive:
                 yield SourcePicture(b"jpeg", "image/jpeg", number, 0)
             raise SourceUnavailable("the stream ended")
 
-        monkeypatch.setattr("streamer.ingest.open_source", flaky)
+        monkeypatch.setattr("streamer.ingest.run.open_source", flaky)
         result = ingest(IngestPlan([CameraFeed("gate", "rtsp://gate")]), producer, "frames", stop, clock)
         assert [int(sent.headers["sequence"]) for sent in producer.sent] == [0, 1, 2, 3, 4]
         assert result.reconnects == 3

@@ -9,11 +9,11 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.embedded import embedded_kafka
+from streamer.demo.embedded import embedded_kafka
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
-from streamer.kafka_link import _reasons_from_log, connection_options, make_producer, quiet_library_log
-from streamer.kafka_probe import Address, parse_address
-from streamer.redis_link import make_redis, redis_errors
+from streamer.kafka.client import _reasons_from_log, connection_options, make_producer, quiet_library_log
+from streamer.kafka.diagnostics import Address, parse_address
+from streamer.redis.client import make_redis, redis_errors
 
 
 class TestAddress:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from deploy.errors import ConfigError, DecoderUnavailable
 from streamer.errors import SourceUnavailable
-from streamer.ingest import CameraFeed, IngestPlan
-from streamer.sources import SourcePicture, open_source
+from streamer.ingest.run import CameraFeed, IngestPlan
+from streamer.ingest.sources import SourcePicture, open_source
 from tests.harness import fake_pynvvideocodec
 from tests.harness.footage import write_video
 

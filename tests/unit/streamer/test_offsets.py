@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.offsets import Ledger
+from streamer.pipeline.offsets import Ledger
 
 MOVES = st.lists(st.tuples(st.sampled_from(["open", "close", "take"]), st.integers(0, 20)), max_size=60)
 

@@ -3,9 +3,9 @@
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploy.decide import OpenEvent
-from streamer.ports import CameraState, Change, Progress, Step
-from streamer.records import FrameMessage, Partition
+from deploy.decision import OpenEvent
+from streamer.interfaces import CameraState, Change, Progress, Step
+from streamer.types import FrameMessage, Partition
 from tests.unit.streamer.pipeline_kit import Rig, message, run_of
 
 CALM, ODD = 0.1, 0.8

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import EngineFailed
-from streamer.ports import Change
-from streamer.records import FrameMessage, Partition
+from streamer.interfaces import Change
+from streamer.types import FrameMessage, Partition
 from tests.unit.streamer.pipeline_kit import RECURRENT, Rig, message, run_of
 
 P0 = Partition("frames", 0)

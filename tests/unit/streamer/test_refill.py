@@ -2,12 +2,12 @@
 
 import pytest
 
-from deploy.decide import OpenEvent
+from deploy.decision import OpenEvent
 from streamer.errors import Fenced
-from streamer.ports import CameraState, Progress
-from streamer.records import Partition
-from streamer.refill import MAX_REFILL_MESSAGES, StartPlan, plan_start, start_over
-from streamer.testing import MemoryFrameSource, MemoryProgressStore, MemoryTopic
+from streamer.interfaces import CameraState, Progress
+from streamer.pipeline.replay import MAX_REFILL_MESSAGES, StartPlan, plan_start, start_over
+from streamer.types import Partition
+from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.unit.streamer.pipeline_kit import message
 
 P0 = Partition("frames", 0)

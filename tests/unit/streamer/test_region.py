@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from streamer.region import hot_region
+from streamer.pipeline.decide import hot_region
 
 
 def heatmap(rows: int, columns: int, hot: dict[tuple[int, int], float]) -> np.ndarray:

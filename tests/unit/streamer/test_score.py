@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.admit import Admitted
 from deploy.engine import NewestScores
 from deploy.errors import EngineFailed
-from deploy.rows import FrameRow, StateRow
+from deploy.handles import FrameRow, StateRow
 from deploy.spec import ClipSpec
-from streamer.clips import ClipBuffer
-from streamer.metrics import Metrics
-from streamer.records import CameraFrame, Clip, FrameMessage, Partition
-from streamer.score import Scorer
+from deploy.validation.admission import Admitted
+from streamer.monitoring import Metrics
+from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.score import Scorer
+from streamer.types import CameraFrame, Clip, FrameMessage, Partition
 from tests.unit.deploy.test_resident import OnHost, spec_of
 from tests.unit.streamer.pipeline_kit import Rig, message, run_of
 from tests.unit.streamer.test_pipeline_states import effects, streams

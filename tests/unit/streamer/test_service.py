@@ -5,15 +5,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from deploy.admit import Admitted
-from deploy.choice import Choice, Loaded, Wanted
 from deploy.engine import Options
-from deploy.recover import Ready
+from deploy.selection.select import Choice, Loaded, Ready, Wanted
 from deploy.spec import ClipSpec
+from deploy.validation.admission import Admitted
 from streamer import service
 from streamer.config import Settings
-from streamer.metrics import Metrics
-from streamer.testing import BrightnessEngine
+from streamer.monitoring import Metrics
+from tests.harness.fakes import BrightnessEngine
 from tests.unit.streamer.pipeline_kit import BUNDLE
 
 CHOICE = Choice("onnx", "f32", "latency", {"engine": "settings", "precision": "bundle default", "tune": "bundle default"})

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streamer.demo_report import closing_table, summary_line
-from streamer.events import Event
-from streamer.feed import ScoreEntry
-from streamer.stretches import Stretch, announced, judge, read_stretches
+from streamer.demo.report import Stretch, announced, closing_table, judge, read_stretches, summary_line
+from streamer.event import Event
+from streamer.redis.subscriber import ScoreEntry
 
 BEGIN_MS = 1_000_000
 GATE = Stretch(camera_id="gate", kind="triple_speed", description="fast", start_s=8, end_s=12)
@@ -94,6 +93,6 @@ def test_the_summary_counts_and_measures() -> None:
 
 
 def test_the_shipped_sidecar_reads() -> None:
-    stretches = read_stretches(Path(__file__).parents[3] / "streamer" / "demo_data" / "stretches.json")
+    stretches = read_stretches(Path(__file__).parents[3] / "streamer" / "demo" / "data" / "stretches.json")
 
     assert {stretch.camera_id for stretch in stretches} == {"gate", "path", "lawn", "mast"}

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from deploy.decide import OpenEvent
+from deploy.decision import OpenEvent
 from streamer.errors import Fenced, RedisUnavailable
-from streamer.ports import CameraState, Progress, Step
-from streamer.records import Partition, Rejected
-from streamer.testing import (
+from streamer.interfaces import CameraState, Progress, Step
+from streamer.types import Partition, Rejected
+from tests.harness.fakes import (
     BrightnessEngine,
     FakeClock,
     MeanBrightnessEngine,

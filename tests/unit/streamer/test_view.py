@@ -6,10 +6,10 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from streamer.events import Event
-from streamer.feed import News, ScoreEntry
-from streamer.testing import FakeClock
-from streamer.view import Board, event_line
+from streamer.event import Event
+from streamer.redis.subscriber import News, ScoreEntry
+from streamer.watch import Board, event_line
+from tests.harness.fakes import FakeClock
 
 STARTED_AT_MS = 1_700_000_000_700
 

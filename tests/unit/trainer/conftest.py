@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deploy.frames import encode_jpeg
-from trainer.together import Together
+from deploy.image import encode_jpeg
+from trainer.training.distributed import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 14
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from trainer.footage import Footage
-from trainer.sprites.blobs import Crowd, find_crowds
-from trainer.sprites.places import Place, places
-from trainer.teacher import Teacher
+from trainer.data.dis_flow import Teacher
+from trainer.data.footage import Footage
+from trainer.pseudo_anomalies.segments import Crowd, Place, find_crowds, places
 
 HEIGHT_PX, WIDTH_PX, SQUARE_PX = 64, 96, 12
 

@@ -10,9 +10,8 @@ from safetensors.torch import load
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from deploy.export import save_weights
+from deploy.export.onnx import save_weights
 from trainer.errors import BadShape, TrainingDiverged
-from trainer.learner import ANOMALY, NORMAL, Batch
 from trainer.models.ama import (
     RECIPE,
     Ama,
@@ -28,7 +27,8 @@ from trainer.models.ama import (
     mirrored_distance,
     simplex,
 )
-from trainer.together import Together
+from trainer.training.distributed import Together
+from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 
 SMALL = AmaConfig(latent=3, encoder_width=4, generator_width=4, critic_width=4, hidden=(8, 6))
 PICTURE, ROW = (1, 16, 16), (5,)

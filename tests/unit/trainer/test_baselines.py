@@ -3,15 +3,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.baselines.along_motion import first_averages, next_averages
-from trainer.baselines.flow_magnitude import FlowMagnitude
-from trainer.baselines.frame_difference import FrameDifference
-from trainer.baselines.motion import AREA_PX, baseline_spec, median_background, motions
+from trainer.baselines.flow import (
+    AREA_PX,
+    FlowMagnitude,
+    FrameDifference,
+    baseline_spec,
+    first_averages,
+    median_background,
+    motions,
+    next_averages,
+    over_frame,
+    window_means,
+)
 from trainer.baselines.run import learn, watch
-from trainer.baselines.speed_line import SpeedCounts, SpeedLine
-from trainer.baselines.windows import over_frame, window_means
+from trainer.data.footage import FootageShape, Source, split_sources
 from trainer.errors import NoFootage
-from trainer.footage import FootageShape, Source, split_sources
+from trainer.statistics import SpeedCounts, SpeedLine
 
 SPEC = baseline_spec(FootageShape(96, 64, 10.0))
 NAMES = ["frame_difference", "flow_magnitude", "steady_speed"]

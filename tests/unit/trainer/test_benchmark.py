@@ -8,19 +8,26 @@ import pytest
 import torch
 from scipy.io import savemat
 from torch import Tensor, nn
+from trainer.benchmark.run.protocols import DATASETS, Choice, OneClass, Part, Run, Table, TableTrial, runs
+from trainer.benchmark.run.report import own_figure, report, run_line, summary, table
+from trainer.benchmark.run.results import Finished, RunFile, processes_for
 
-import trainer.benchmark
+import trainer.benchmark.run
 from deploy.errors import ConfigError
-from trainer.benchmark import Job, benchmark, execute, measure, score, train, unlikeliness
-from trainer.benchmark_report import report, run_line, summary, table
-from trainer.benchmark_settings import BENCHMARK_SETTINGS, BenchmarkSettings
+from trainer.benchmark.run import (
+    BENCHMARK_SETTINGS,
+    BenchmarkSettings,
+    Job,
+    benchmark,
+    execute,
+    measure,
+    score,
+    train,
+    unlikeliness,
+)
 from trainer.errors import BadDataset, BadRunFile, TrainingDiverged
-from trainer.finished_runs import Finished, RunFile
-from trainer.learner import Detector, Recipe, Settings
-from trainer.processes import processes_for
-from trainer.protocols import DATASETS, Choice, OneClass, Part, Run, Table, TableTrial, runs
-from trainer.published import own_figure
-from trainer.recipes import RECIPES, recipe
+from trainer.models.registry import RECIPES, recipe
+from trainer.training.interfaces import Detector, Recipe, Settings
 
 SETTINGS = BenchmarkSettings(epochs=40, batch=32)
 

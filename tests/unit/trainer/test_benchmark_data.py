@@ -6,9 +6,9 @@ import pytest
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
-from trainer.benchmark_data import read_pictures, read_table
+from trainer.benchmark.data import read_pictures, read_table
+from trainer.benchmark.protocols import TABLES
 from trainer.errors import BadDataset
-from trainer.protocols import TABLES
 
 DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -51,7 +51,7 @@ def test_a_missing_array_is_named(tmp_path):
 
 def test_an_array_that_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "mnist.npz", **ARRAYS)
-    monkeypatch.setattr("trainer.benchmark_data._MOST_BYTES", 1000)
+    monkeypatch.setattr("trainer.benchmark.data._MOST_BYTES", 1000)
     monkeypatch.setattr(np, "load", pytest.fail)
     with pytest.raises(BadDataset, match="must not have more than 1000"):
         read_pictures(tmp_path, "mnist")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from deploy.spec import ClipSpec
-from trainer.cache import FrameCache
-from trainer.footage import Source, load_footage
+from trainer.data.clips import FrameCache
+from trainer.data.footage import Source, load_footage
 
 SPEC = ClipSpec(length=2, height_px=48, width_px=64)
 
@@ -34,7 +34,7 @@ def test_frames_come_out_as_they_are_decoded_with_their_places_and_problems(cach
 
 def test_what_is_there_is_not_decoded_again(cache, source, monkeypatch):
     first = cache.load(source, SPEC)
-    monkeypatch.setattr("trainer.cache.decoded_frames", None)
+    monkeypatch.setattr("trainer.data.clips.decoded_frames", None)
     assert same(cache.load(source, SPEC), first)
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainer.models.carried import carry
+from trainer.models.video_ede.networks import carry
 
 sides = st.integers(2, 40)
 shifts = st.integers(-4, 4)

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from tests.harness.toy_model import ToyLearner
-from trainer.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
 from trainer.errors import CheckpointUnusable
-from trainer.loop import Keeper, LoopSettings, Material, Progress, Standing, TensorSamples, run_loop
-from trainer.recipes import RECIPES, recipe
+from trainer.models.registry import RECIPES, recipe
+from trainer.training.callbacks import drop_checkpoint, load_checkpoint, save_checkpoint
+from trainer.training.loop import Keeper, LoopSettings, Material, Progress, Standing, TensorSamples, run_loop
 
 SMALL = {
     "ganomaly": {"width": 4, "latent": 6, "hidden": (8,)},

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
-from trainer.data import ClipBank, clip_windows, frame_size, split_by_video, without_last_tenth
+from trainer.data.clips import ClipBank, clip_windows, frame_size, split_by_video, without_last_tenth
+from trainer.data.footage import Footage, FootageShape
 from trainer.errors import TooLittleFootage
-from trainer.footage import Footage, FootageShape
 
 SPEC = ClipSpec(length=3, height_px=16, width_px=16)
 

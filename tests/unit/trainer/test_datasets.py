@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from trainer.datasets import labelled_clips
+from trainer.data.datasets.registry import labelled_clips
+from trainer.data.footage import Footage, Source
+from trainer.data.labels import LabelledClip, check_labels
 from trainer.errors import BadLabels, NoFootage
-from trainer.footage import Footage, Source
-from trainer.labelled import LabelledClip, check_labels
 
 
 def labelled(tmp_path, street, pictures, **labels):

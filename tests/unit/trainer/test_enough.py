@@ -4,16 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.enough import (
-    CALIBRATION_FRAMES,
-    FALSE_EVENTS_PER_HOUR,
-    HOURS,
-    LOSS_RATIO,
-    THRESHOLD_DRIFT,
-    VERDICTS,
-    Facts,
-    judge,
-)
+from trainer.holdout import CALIBRATION_FRAMES, FALSE_EVENTS_PER_HOUR, HOURS, LOSS_RATIO, THRESHOLD_DRIFT, VERDICTS, Facts, judge
 
 GOOD = Facts(hours=1.0, calibration_frames=16_000, threshold_drift=0.05, last_tenth_hours=0.1, events=0, loss_ratio=1.1)
 

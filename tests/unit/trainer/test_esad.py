@@ -5,22 +5,13 @@ from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from trainer.benchmark.data import MixedSamples
 from trainer.errors import BadShape
-from trainer.learner import ANOMALY, NORMAL, Batch
-from trainer.loop import Keeper, LoopSettings, Material, run_loop
-from trainer.models.batch_norm import BatchNorm
-from trainer.models.esad import (
-    RECIPE,
-    Coded,
-    Esad,
-    EsadConfig,
-    EsadLearner,
-    assistant_loss,
-    entropy_loss,
-    information_loss,
-)
-from trainer.sampling import MixedSamples
-from trainer.together import Together
+from trainer.models.esad import RECIPE, Coded, Esad, EsadConfig, EsadLearner, assistant_loss, entropy_loss, information_loss
+from trainer.models.layers import BatchNorm
+from trainer.training.distributed import Together
+from trainer.training.interfaces import ANOMALY, NORMAL, Batch
+from trainer.training.loop import Keeper, LoopSettings, Material, run_loop
 
 SMALL = EsadConfig(widths=(4, 6), hidden=(8, 6), latent=3)
 PICTURE, ROW = (1, 16, 16), (5,)

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.spec import ClipSpec
+from trainer.data.footage import Source
+from trainer.data.labels import LabelledClip
 from trainer.evaluation.result import Evaluation, as_json, detector
-from trainer.evaluation.screen import tables
-from trainer.evaluation.walk import Outcome, every_frame, walk
-from trainer.footage import Source
-from trainer.labelled import LabelledClip
+from trainer.evaluation.runner import Outcome, every_frame, walk
+from trainer.evaluation.summary import tables
 
 NAN = np.nan
 CALIBRATION = Calibration(median=1.0, q99=2.0, q999=3.0, enter=4.0, exit=3.0, frames=100)

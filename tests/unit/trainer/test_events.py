@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from deploy.decide import DecisionRule
-from trainer.events import Announced, announced_events, event_figures, true_events
+from deploy.decision import DecisionRule
+from trainer.evaluation.event_metrics import Announced, announced_events, event_figures, true_events
 
 RULE = DecisionRule(enter=10.0, exit=5.0)
 FPS = 10.0

@@ -3,10 +3,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
+from trainer.data.annotations import (
+    COLUMNS,
+    REGION_COLUMNS,
+    Mark,
+    Region,
+    clips_of,
+    fingerprint,
+    load_marked,
+    parse_marks,
+    read_feedback,
+)
+from trainer.data.footage import Source, load_footage
 from trainer.errors import BadFeedback
-from trainer.feedback import COLUMNS, REGION_COLUMNS, Mark, Region, clips_of, parse_marks, read_feedback
-from trainer.footage import Source, load_footage
-from trainer.marked import fingerprint, load_marked
 
 HEADER, SHORT = ",".join((*COLUMNS, *REGION_COLUMNS)), ",".join(COLUMNS)
 SPEC = ClipSpec(length=1, height_px=32, width_px=48, colour="gray", fps=10.0)

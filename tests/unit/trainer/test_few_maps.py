@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from deploy.export import export_onnx
+from deploy.export.onnx import export_onnx
 from deploy.spec import ClipSpec
-from trainer.models.few_maps import FewMaps
+from trainer.models.layers import FewMaps
 
 
 @pytest.mark.parametrize("size", [(66, 88), (60, 90), (2, 2), (2, 4), (5, 8), (6, 7)])

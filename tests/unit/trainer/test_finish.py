@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, ModelCard, read_golden
-from deploy.engine import load_engine
-from deploy.parity import check
+from deploy.engines.registry import load_engine
+from deploy.validation.parity import check
 from tests.harness.recurrent_toy import KIND, RecurrentToy, toy_spec
 from trainer.calibrate import calibration_from
-from trainer.data import Split
-from trainer.finish import GOLDEN_STATES, Finished, make_bundle
-from trainer.footage import Footage
-from trainer.scoring import score_each
+from trainer.data.clips import Split
+from trainer.data.footage import Footage
+from trainer.evaluation.runner import score_each
+from trainer.export import GOLDEN_STATES, Finished, make_bundle
 
 SPEC = toy_spec(16, 24)
 

@@ -3,11 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.frames import decode_picture
+from deploy.image import decode_picture
 from deploy.spec import ClipSpec
-from trainer.datasets import training_sources
-from trainer.errors import NoFootage
-from trainer.footage import (
+from trainer.data.datasets.registry import training_sources
+from trainer.data.footage import (
     FootageShape,
     Source,
     footage_shape,
@@ -17,6 +16,7 @@ from trainer.footage import (
     load_footage,
     split_sources,
 )
+from trainer.errors import NoFootage
 
 SPEC = ClipSpec(length=3, height_px=64, width_px=96)
 

@@ -8,8 +8,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from trainer.errors import BadShape, TrainingDiverged
-from trainer.learner import ANOMALY, NORMAL, Batch
-from trainer.models.blocks import PyramidEncoder
 from trainer.models.ganomaly import (
     RECIPE,
     WEIGHTS,
@@ -23,7 +21,9 @@ from trainer.models.ganomaly import (
     generator_terms,
     weighted,
 )
-from trainer.together import Together
+from trainer.models.layers import PyramidEncoder
+from trainer.training.distributed import Together
+from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 
 SMALL = GanomalyConfig(width=4, hidden=(8, 6), latent=3)
 PICTURE, ROW = (1, 16, 16), (5,)

@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.models.judge import Judge, Judgement
-from trainer.models.motion_net import MotionNet, as_input
+from trainer.models.video_ede.networks import Judge, Judgement, MotionNet, as_input
 
 FINE, COARSE = 16, 12
 HEIGHT_PX, WIDTH_PX = 64, 72

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.data.datasets.ucsd import parse_ranges
+from trainer.data.footage import Source
+from trainer.data.labels import COLUMNS, Stretch, label_file, parse_stretches, read_labels
 from trainer.errors import BadLabels
-from trainer.footage import Source
-from trainer.label_files import COLUMNS, Stretch, label_file, parse_stretches, read_labels
-from trainer.layouts.ucsd import parse_ranges
 
 HEADER = ",".join(COLUMNS)
 CLIP_NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)

@@ -3,10 +3,7 @@ import pytest
 
 from deploy.bundle import Calibration
 from trainer.calibrate import calibration_from
-from trainer.enough import Facts, judge
-from trainer.last_tenth import LastTenth, loss_ratio, threshold_drift
-from trainer.last_tenth_text import clock, last_tenth_lines
-from trainer.moments import Moment
+from trainer.holdout import Facts, LastTenth, Moment, clock, judge, last_tenth_lines, loss_ratio, threshold_drift
 
 FACTS = Facts(hours=1.0, calibration_frames=9000, threshold_drift=0.1, last_tenth_hours=0.1, events=0, loss_ratio=1.0)
 

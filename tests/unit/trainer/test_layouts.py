@@ -8,10 +8,10 @@ import pytest
 from scipy.io import savemat
 
 from deploy.spec import ClipSpec
-from trainer.datasets import LAYOUTS, is_plain_footage, labelled_clips, layout_at, normal_sources, training_sources
+from trainer.data.datasets.base import listing
+from trainer.data.datasets.registry import LAYOUTS, is_plain_footage, labelled_clips, layout_at, normal_sources, training_sources
+from trainer.data.footage import load_footage
 from trainer.errors import BadLabels, NoFootage
-from trainer.footage import load_footage
-from trainer.layouts.listing import listing
 
 SPEC = ClipSpec(length=1, height_px=64, width_px=96)
 UCSD_SCRIPT = """%% frame level ground truth

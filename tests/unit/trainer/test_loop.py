@@ -6,7 +6,7 @@ import torch
 
 from tests.harness.toy_model import ToyLearner
 from trainer.errors import TrainingDiverged
-from trainer.loop import Keeper, LoopSettings, Material, Progress, TensorSamples, run_loop, steps_of
+from trainer.training.loop import Keeper, LoopSettings, Material, Progress, TensorSamples, run_loop, steps_of
 
 ROWS = torch.randn(50, 4, generator=torch.Generator().manual_seed(3))
 MATERIAL = Material(TensorSamples(ROWS, torch.ones(50)))

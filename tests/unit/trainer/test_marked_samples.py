@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.data.annotations import Marked, Region
+from trainer.data.dis_flow import Teacher
+from trainer.data.footage import Footage
 from trainer.errors import TooLittleFootage
-from trainer.feedback import Region
-from trainer.footage import Footage
-from trainer.marked import Marked
-from trainer.models.video_ede_learners import parts_of
-from trainer.sprites.blobs import find_crowds
-from trainer.sprites.marked import EVERY, MarkedSamples, find_shown
-from trainer.sprites.places import places
-from trainer.sprites.samples import ScenePlan, SceneSamples
-from trainer.teacher import Teacher
+from trainer.models.video_ede.learners import parts_of
+from trainer.pseudo_anomalies.annotated_samples import EVERY, MarkedSamples, find_shown
+from trainer.pseudo_anomalies.samples import ScenePlan, SceneSamples
+from trainer.pseudo_anomalies.segments import find_crowds, places
 
 HISTORY = (1, 2)
 NUMBERS = torch.arange(2 * EVERY)

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.io import savemat
 
-from trainer.cells import read_cells
+from trainer.data.masks import ArrayMasks, PackedMasks, read_array, read_cells
 from trainer.errors import BadLabels
-from trainer.mask_files import ArrayMasks, PackedMasks, read_array
 
 
 @given(

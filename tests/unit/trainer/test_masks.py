@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer.datasets import labelled_clips
+from trainer.data.datasets.registry import labelled_clips
+from trainer.data.masks import picture_masks
 from trainer.errors import BadLabels
-from trainer.masks import picture_masks
 
 
 def write_masks(folder, masks):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer.metrics import auc, clip_aucs, frame_auc, frame_roc, literature_scores
+from trainer.evaluation.metrics import auc, clip_aucs, frame_auc, frame_roc, literature_scores
 
 NAN = np.nan
 SCORES = {"a": np.array([NAN, 1, 3, 4], np.float32), "b": np.array([NAN, 9, 8, 7], np.float32)}

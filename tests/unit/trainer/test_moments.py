@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.decide import DecisionRule
-from trainer.moments import Moment, unusual_moments
+from deploy.decision import DecisionRule
+from trainer.holdout import Moment, unusual_moments
 
 RULE = DecisionRule(enter=1.0, exit=0.8)
 FPS = 10.0

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.motion_net import CELL_PX, MotionNet, as_input, initialise_relu, like
+from trainer.models.video_ede.networks import CELL_PX, MotionNet, as_input, initialise_relu, like
 
 FINE, COARSE = 16, 12
 eighths = st.integers(8, 14)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Calibration
-from trainer.overlay import overlay
+from trainer.evaluation.mistakes import overlay
 
 CALIBRATION = Calibration(median=1.0, q99=2.0, q999=2.5, enter=3.0, exit=2.5, frames=100)
 FRAME = np.full((180, 240, 1), 100, np.uint8)

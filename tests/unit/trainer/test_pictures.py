@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import BadFrame
-from deploy.frames import decode_picture, encode_jpeg
+from deploy.image import decode_picture, encode_jpeg
 from deploy.spec import ClipSpec
-from trainer.pictures import decode_frame, frame_size_px, read_mask
+from trainer.data.footage import decode_frame, frame_size_px, read_mask
 
 GRAY = ClipSpec(length=1, height_px=16, width_px=24)
 BGR = ClipSpec(length=1, height_px=16, width_px=24, colour="bgr")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from trainer.pixels import PixelCounts
+from trainer.evaluation.metrics import PixelCounts
 
 
 def counted(*frames, origin=0.0):

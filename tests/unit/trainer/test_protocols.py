@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from deploy.errors import ConfigError
-from trainer.protocols import (
+from trainer.benchmark.protocols import (
     RATIOS,
     Choice,
     Known,

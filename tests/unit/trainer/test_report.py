@@ -15,14 +15,13 @@ from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.engine import Scores
 from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
+from trainer.data.footage import Source
+from trainer.data.labels import LabelledClip
 from trainer.evaluation import report
-from trainer.evaluation.pictures import outlined, scale_picture, shots
+from trainer.evaluation.mistakes import Mistake, outlined, scale_picture, shots
 from trainer.evaluation.result import Evaluation, detector, labels_of
-from trainer.evaluation.walk import Outcome
-from trainer.evaluation.words import duration, headlines
-from trainer.evaluation.worst import Mistake
-from trainer.footage import Source
-from trainer.labelled import LabelledClip
+from trainer.evaluation.runner import Outcome
+from trainer.evaluation.summary import duration, headlines
 
 CALIBRATION = Calibration(median=1.0, q99=2.0, q999=3.0, enter=4.0, exit=3.0, frames=100)
 FPS = 10.0

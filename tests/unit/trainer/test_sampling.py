@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainer.sampling import Augmentation, MixedSamples
+from trainer.benchmark.data import Augmentation, MixedSamples
 
 
 def bars(count: int) -> torch.Tensor:

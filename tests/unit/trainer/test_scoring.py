@@ -7,9 +7,9 @@ import pytest
 
 from deploy.engine import Clips, Scores, State
 from deploy.spec import ClipSpec
-from streamer.testing import BrightnessEngine, MeanBrightnessEngine
-from trainer.footage import Footage
-from trainer.scoring import SIDE_BY_SIDE, score_clips, score_each, score_footage, scored_frames
+from tests.harness.fakes import BrightnessEngine, MeanBrightnessEngine
+from trainer.data.footage import Footage
+from trainer.evaluation.runner import SIDE_BY_SIDE, score_clips, score_each, score_footage, scored_frames
 
 PLAIN = ClipSpec(length=3, height_px=16, width_px=16)
 RECURRENT = ClipSpec(length=1, height_px=16, width_px=16, state_shape=MeanBrightnessEngine.state_shape, state_warmup_frames=24)

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from deploy.bundle import ModelCard
-from deploy.engine import load_engine
-from deploy.gate import judge
-from deploy.sequences import read_sequences, score_sequences
+from deploy.engines.registry import load_engine
+from deploy.golden import read_sequences, score_sequences
+from deploy.validation.accuracy import judge
 from tests.harness.recurrent_toy import KIND
 from tests.unit.trainer.test_finish import SPEC, Trained, footage
-from trainer.data import Split
-from trainer.finish import Finished, make_bundle
-from trainer.sequences import FRAMES, golden_sequences
+from trainer.data.clips import Split
+from trainer.export import FRAMES, Finished, golden_sequences, make_bundle
 
 
 def sequences(*lengths):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, WIDTH_PX, one_crowd, road, walk
-from trainer.sprites.actors import Actor, normal_actor, strange_actor, textured_shape
-from trainer.sprites.blobs import Crowd
+from trainer.pseudo_anomalies.objects import Actor, normal_actor, strange_actor, textured_shape
+from trainer.pseudo_anomalies.segments import Crowd
 
 OFFSETS = (0, 1, 2, 4)
 SPEED_PX = 1.5

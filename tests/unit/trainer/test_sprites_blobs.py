@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, SQUARE_PX, WIDTH_PX, one_crowd, one_place, road, walk
-from trainer.sprites.blobs import Crowd, find_crowds
-from trainer.teacher import Teacher
+from trainer.data.dis_flow import Teacher
+from trainer.pseudo_anomalies.segments import Crowd, find_crowds
 
 SPEED_PX = 1.5
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.sprites.paste import Cutout, Placed, cover, paste, soft
+from trainer.pseudo_anomalies.compositing import Cutout, Placed, cover, paste, soft
 
 HEIGHT_PX, WIDTH_PX = 40, 50
 anywhere = st.floats(-80, 80)

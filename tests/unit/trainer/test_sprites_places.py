@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, SQUARE_PX, WIDTH_PX, footage, one_place, road, walk
-from trainer.sprites.places import places
+from trainer.pseudo_anomalies.segments import places
 
 
 def brighter(frames: np.ndarray, levels: int) -> np.ndarray:

@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, WIDTH_PX, Frames, footage, one_crowd, one_place, road, walk
-from trainer.sprites import samples as made
-from trainer.sprites.actors import Actor
-from trainer.sprites.blobs import Crowd
-from trainer.sprites.paste import Cutout, Placed
-from trainer.sprites.places import places
-from trainer.sprites.samples import Moment, MotionSamples, ScenePlan, SceneSamples, moments
-from trainer.teacher import Teacher
+from trainer.data.dis_flow import Teacher
+from trainer.pseudo_anomalies import samples as made
+from trainer.pseudo_anomalies.compositing import Cutout, Placed
+from trainer.pseudo_anomalies.objects import Actor
+from trainer.pseudo_anomalies.samples import Moment, MotionSamples, ScenePlan, SceneSamples, moments
+from trainer.pseudo_anomalies.segments import Crowd, places
 
 HISTORY = (1, 2)
 OFFSETS = (0, *HISTORY)

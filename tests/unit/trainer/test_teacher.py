@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.teacher import Teacher, resized
+from trainer.data.dis_flow import Teacher, resized
 
 
 def textured(right_px: float = 0.0, down_px: float = 0.0) -> np.ndarray:

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.learner import Detector, Recipe, Settings
 from trainer.models.tiles import RandomTiles, TileConfig, TiledServing, cut, tiled
-from trainer.tail import normal_tail
+from trainer.statistics import normal_tail
+from trainer.training.interfaces import Detector, Recipe, Settings
 
 
 class Brightness(Detector):

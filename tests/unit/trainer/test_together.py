@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from trainer.loop import Keeper, LoopSettings, Material, TensorSamples, run_loop
-from trainer.recipes import RECIPES, recipe
-from trainer.together import Together
+from trainer.models.registry import RECIPES, recipe
+from trainer.training.distributed import Together
+from trainer.training.loop import Keeper, LoopSettings, Material, TensorSamples, run_loop
 
 SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {"critic_width": 4, "generator_width": 4}, "esad": {}}
 

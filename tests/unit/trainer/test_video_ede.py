@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.clip_models import build_video_ede
-from trainer.models.motion_net import CELL_PX, Seen, initialise_relu
-from trainer.models.video_ede import HISTORY, WARMUP_FRAMES, VideoEde, VideoEdeConfig
-from trainer.models.video_ede_scale import Terms
+from trainer.models.registry import build_video_ede
+from trainer.models.video_ede.model import HISTORY, WARMUP_FRAMES, VideoEde, VideoEdeConfig
+from trainer.models.video_ede.networks import CELL_PX, Seen, initialise_relu
+from trainer.models.video_ede.score_scale import Terms
 
 HEIGHT_PX, WIDTH_PX = 64, 96
 SMALL = VideoEdeConfig(height_px=HEIGHT_PX, width_px=WIDTH_PX, first=4, fine=16, coarse=12, width=12, latent=4)

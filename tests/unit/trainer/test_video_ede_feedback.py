@@ -4,19 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.feedback import Region
-from trainer.footage import Footage
-from trainer.marked import Marked
-from trainer.models.judge import Judge, Judgement
-from trainer.models.motion_net import CELL_PX, MotionNet, as_input
-from trainer.models.video_ede import places_of
-from trainer.models.video_ede_feedback import TaughtLearner, code_loss, information_loss, settle
-from trainer.models.video_ede_learners import JudgeLearner, Looked, Parts
-from trainer.sprites.blobs import find_crowds
-from trainer.sprites.marked import MarkedSamples, find_shown
-from trainer.sprites.places import places
-from trainer.sprites.samples import ScenePlan, SceneSamples
-from trainer.teacher import Teacher
+from trainer.data.annotations import Marked, Region
+from trainer.data.dis_flow import Teacher
+from trainer.data.footage import Footage
+from trainer.models.video_ede.learners import JudgeLearner, Looked, Parts, TaughtLearner, code_loss, information_loss, settle
+from trainer.models.video_ede.model import places_of
+from trainer.models.video_ede.networks import CELL_PX, Judge, Judgement, MotionNet, as_input
+from trainer.pseudo_anomalies.annotated_samples import MarkedSamples, find_shown
+from trainer.pseudo_anomalies.samples import ScenePlan, SceneSamples
+from trainer.pseudo_anomalies.segments import find_crowds, places
 
 HISTORY = (1, 2)
 GRID = (64 // CELL_PX, 96 // CELL_PX)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from trainer.learner import Batch
-from trainer.models.judge import Judge, Judgement
-from trainer.models.motion_net import CELL_PX, MotionNet, Seen, as_input
-from trainer.models.video_ede_learners import JudgeLearner, MotionLearner, Parts, mark_loss, parts_of
+from trainer.models.video_ede.learners import JudgeLearner, MotionLearner, Parts, mark_loss, parts_of
+from trainer.models.video_ede.networks import CELL_PX, Judge, Judgement, MotionNet, Seen, as_input
+from trainer.training.interfaces import Batch
 
 HISTORY = (1, 2)
 FINE, COARSE = 16, 12

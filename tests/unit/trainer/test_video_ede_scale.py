@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.data import ClipBank
-from trainer.footage import Footage
-from trainer.models.video_ede import VideoEde, VideoEdeConfig
-from trainer.models.video_ede_scale import MAX_FRAMES, Scale, Terms, first_looks, walk
-from trainer.tail import normal_tail
+from trainer.data.clips import ClipBank
+from trainer.data.footage import Footage
+from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
+from trainer.models.video_ede.score_scale import MAX_FRAMES, Scale, Terms, first_looks, walk
+from trainer.statistics import normal_tail
 
 GRID = (32, 40)
 BATCH, BATCHES = 4, 30

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainer.sprites_kit import Frames, footage, road, walk
-from trainer.data import Split
+from trainer.data.clips import Split
 from trainer.errors import TooLittleFootage
-from trainer.models.serving import Stage
-from trainer.models.video_ede import VideoEde, VideoEdeConfig
+from trainer.models.base import Stage
+from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 
 SMALL = VideoEdeConfig(height_px=64, width_px=96, first=4, fine=16, coarse=12, width=12, latent=4)
 
@@ -53,7 +53,7 @@ def test_of_each_stage_losses_and_pictures_can_be_had(both):
 
 def test_judgement_is_prepared_when_motion_is_learned(monkeypatch):
     begun = []
-    monkeypatch.setattr("trainer.models.video_ede_stages.find_crowds", lambda *_: begun.append(1) or [])
+    monkeypatch.setattr("trainer.models.video_ede.stages.find_crowds", lambda *_: begun.append(1) or [])
     next(stages([walk(50, 1.5)], [walk(40, 1.5)]))
     assert begun == []
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.clip_models import build_video_ganomaly
-from trainer.models.blocks import window_means
 from trainer.models.ganomaly import Reconstruction
-from trainer.models.motion import MotionView
+from trainer.models.layers import window_means
+from trainer.models.optical_flow import MotionView
+from trainer.models.registry import build_video_ganomaly
 from trainer.models.video_ganomaly import MARGIN, VideoGanomaly, VideoGanomalyConfig, margin_loss
-from trainer.tail import normal_tail
+from trainer.statistics import normal_tail
 
 CONFIG = VideoGanomalyConfig(height_px=64, width_px=96, length=4, width=4)
 

@@ -2,12 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.learner import Batch
-from trainer.models.batch_norm import BatchNorm
-from trainer.models.blocks import initialise
 from trainer.models.ganomaly import DISCRIMINATOR_COLLAPSED
+from trainer.models.layers import BatchNorm, initialise
+from trainer.models.optical_flow import scramble
 from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
-from trainer.scramble import scramble
+from trainer.training.interfaces import Batch
 
 CONFIG = VideoGanomalyConfig(height_px=32, width_px=32, width=4, latent_channels=4)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainer.evaluation.worst import worst_false_alarms, worst_misses
+from trainer.evaluation.mistakes import worst_false_alarms, worst_misses
 
 FPS = 10.0
 NAN = np.nan

@@ -1,0 +1,1 @@
+"""Speed, CPU time, latency and memory of engines."""

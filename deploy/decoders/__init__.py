@@ -1,0 +1,1 @@
+"""Decoders of JPEG and PNG images."""

@@ -1,0 +1,1 @@
+"""From a trained network to the graphs and plans that engines load."""

@@ -1,0 +1,98 @@
+"""A trained network to the files of a bundle: the serving graph and the weights. Needs PyTorch (``oddsight[train]``)."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from deploy.spec import ClipSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPSET = 20
+"""Pinned, so that a newer PyTorch does not ask more of the engines: ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10 know it."""
+
+_FOLDED_BYTES = 1 << 20
+
+
+def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> bytes:
+    """The serving graph of a network on the CPU, as ``model.onnx``; the same bytes for the same network and weights.
+
+    ``half``: convolutions and matrix products in float16, see :mod:`deploy.network`: a strongly typed engine takes each operation's
+    precision from this file. Inputs and outputs are the same.
+
+    ``network.forward`` takes uint8 (N, T, H, W, C) and gives score (N,) and heat map (N, h, w), both float32. The graph's
+    input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``. Where the
+    spec has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and gives the next one as its third value:
+    the input ``state`` and the output ``next_state``.
+    """
+    import onnx
+
+    was_training = network.training
+    network.eval()
+    try:
+        with _quiet():
+            graph = _export_half(network, spec) if half else _export(network, spec)
+    finally:
+        network.train(was_training)
+    onnx.checker.check_model(graph, full_check=True)
+    content: bytes = graph.SerializeToString(deterministic=True)
+    return content
+
+
+def save_weights(network: "nn.Module") -> bytes:
+    """All parameters and buffers of a network, as ``weights.safetensors``."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+
+
+def _export(network: "nn.Module", spec: ClipSpec) -> Any:
+    import onnx_ir.passes.common
+    import onnxscript.optimizer
+    import torch
+
+    # Two clips, because torch.export takes a size of one for a constant.
+    inputs = {"clips": torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)}
+    if spec.state_shape is not None:
+        inputs["state"] = torch.zeros((2, *spec.state_shape))
+    program: Any = torch.onnx.export(
+        network,
+        tuple(inputs.values()),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("clips_n", min=1)},) * len(inputs),
+        input_names=list(inputs),
+        output_names=["score", "heatmap", "next_state"][: len(inputs) + 1],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    # The exporter leaves what is computed from weights to the engine, and not every engine takes such weights for a constant.
+    onnxscript.optimizer.fold_constants(program.model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
+    # The exporter notes stack traces with the paths of this machine.
+    onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
+    return program.model_proto
+
+
+def _export_half(network: "nn.Module", spec: ClipSpec) -> Any:
+    from deploy.network import InHalf, half_precision
+
+    copy = InHalf(network)
+    with half_precision():
+        return _export(copy, spec)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own deprecated calls and of packages that no network here needs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

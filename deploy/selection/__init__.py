@@ -1,0 +1,1 @@
+"""Choice of the engine that serves."""

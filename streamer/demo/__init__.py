@@ -1,0 +1,1 @@
+"""The demonstration: real footage through Kafka, the service and Redis on one machine."""

@@ -1,0 +1,1 @@
+"""The path of a frame: decode, clip, micro-batch, score, decide."""

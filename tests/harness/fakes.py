@@ -1,0 +1,199 @@
+"""Shipped fakes: a topic, a progress store, dead letters, an engine and a clock, all in memory.
+
+They keep the contracts of the real ones, so that a crash, a rebalance or an outage can be tried in microseconds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deploy.engine import CheckedEngine, Clips, Scores, State
+from deploy.spec import ClipSpec
+from streamer.errors import Fenced, RedisUnavailable
+from streamer.interfaces import CameraState, Change, Fields, Polled, Progress, Step
+from streamer.types import FrameMessage, Partition, Rejected
+
+
+class FakeClock:
+    """Seconds that pass when told to; each reading takes ``tick_s``."""
+
+    def __init__(self, now_s: float = 1_000_000.0, tick_s: float = 0.0) -> None:
+        self.now_s = now_s
+        self._tick_s = tick_s
+
+    def __call__(self) -> float:
+        """The time."""
+        self.now_s += self._tick_s
+        return self.now_s
+
+
+class MemoryTopic:
+    """A topic that outlives its consumers."""
+
+    def __init__(self, messages: Sequence[FrameMessage]) -> None:
+        self.partitions: dict[Partition, list[FrameMessage]] = {}
+        self.committed: dict[Partition, int] = {}
+        for message in messages:
+            self.partitions.setdefault(message.partition, []).append(message)
+
+
+class MemoryFrameSource:
+    """:class:`~streamer.interfaces.FrameSource` over a :class:`MemoryTopic`; it owns every partition from its first poll on."""
+
+    def __init__(self, topic: MemoryTopic, poll_messages: int = 5) -> None:
+        self.joined = False
+        self.changes = [Change("assigned", partition) for partition in sorted(topic.partitions)]
+        self._topic = topic
+        self._poll_messages = poll_messages
+        self._positions: dict[Partition, int] = {}
+
+    def poll(self, timeout_s: float) -> Polled:
+        """See :meth:`FrameSource.poll`; never waits."""
+        changes, self.changes = self.changes, []
+        self.joined = True
+        messages: list[FrameMessage] = []
+        for partition, position in self._positions.items():
+            due = [message for message in self._topic.partitions[partition] if message.offset >= position]
+            messages += due[: self._poll_messages]
+        for message in messages:
+            self._positions[message.partition] = message.offset + 1
+        return Polled(changes, messages)
+
+    def start(self, partition: Partition, offset: int) -> None:
+        """See :meth:`FrameSource.start`."""
+        self._positions[partition] = offset
+
+    def pause(self, partition: Partition) -> None:
+        """See :meth:`FrameSource.pause`."""
+        self._positions.pop(partition, None)
+
+    def bounds(self, partition: Partition) -> tuple[int, int]:
+        """See :meth:`FrameSource.bounds`."""
+        messages = self._topic.partitions[partition]
+        return messages[0].offset, messages[-1].offset + 1
+
+    def committed(self, partition: Partition) -> int | None:
+        """See :meth:`FrameSource.committed`."""
+        return self._topic.committed.get(partition)
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """See :meth:`FrameSource.commit`."""
+        self._topic.committed |= offsets
+
+    def lag(self, partition: Partition, next_offset: int) -> int | None:
+        """See :meth:`FrameSource.lag`."""
+        return self.bounds(partition)[1] - next_offset
+
+    def close(self) -> None:
+        """See :meth:`FrameSource.close`."""
+        self._positions.clear()
+
+
+@dataclass(slots=True)
+class MemoryProgressStore:
+    """:class:`~streamer.interfaces.ProgressStore` in memory, with the same fence.
+
+    ``failures`` is taken from its end, one entry a step: ``"lost"`` fails before the step is written, ``"unanswered"`` after it.
+    """
+
+    progress: dict[Partition, Progress] = field(default_factory=dict)
+    scores: list[tuple[str, Fields]] = field(default_factory=list)
+    events: list[Fields] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def read(self, partition: Partition) -> Progress:
+        """See :meth:`ProgressStore.read`."""
+        return self.progress.get(partition, Progress())
+
+    def apply(self, step: Step) -> None:
+        """See :meth:`ProgressStore.apply`."""
+        failure = self.failures.pop() if self.failures else ""
+        if failure == "lost":
+            raise RedisUnavailable("the step was lost on the way")
+        stored = self.read(step.partition)
+        if stored.next_offset != step.expected:
+            raise Fenced(f"{step.partition}: progress is at {stored.next_offset}, this consumer left it at {step.expected}")
+        # Through JSON and back, as in Redis: what does not survive that is not progress.
+        states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
+        self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states})
+        self.scores += step.scores
+        self.events += step.events
+        if failure == "unanswered":
+            raise RedisUnavailable("the answer was lost on the way")
+
+
+class MemoryDeadLetters:
+    """:class:`~streamer.interfaces.DeadLetterSink` in memory."""
+
+    def __init__(self) -> None:
+        self.stored: list[Rejected] = []
+        self._pending: list[Rejected] = []
+
+    def send(self, rejected: Rejected) -> None:
+        """See :meth:`DeadLetterSink.send`."""
+        self._pending.append(rejected)
+
+    def flush(self) -> None:
+        """See :meth:`DeadLetterSink.flush`."""
+        self.stored += self._pending
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class BrightnessEngine(CheckedEngine):
+    """An engine anyone can compute by hand: the score is the newest frame's mean brightness, 0 to 1."""
+
+    name = "brightness"
+
+    def __init__(self, spec: ClipSpec, max_clips: int = 32) -> None:
+        super().__init__(spec, max_clips)
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Engine.describe`."""
+        return {"backend": self.name}
+
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        return Scores(_brightness(clips), _coarse(clips))
+
+    def _release(self) -> None:
+        pass
+
+
+class MeanBrightnessEngine(CheckedEngine):
+    """A recurrent engine anyone can compute by hand: the score is the camera's mean brightness, half of it the newest frame's.
+
+    The state, (2, 1, 1), holds the sum of the frames' brightness and of their weights, each half the next one's.
+    """
+
+    name = "mean-brightness"
+    state_shape = (2, 1, 1)
+
+    def __init__(self, spec: ClipSpec, max_clips: int = 32) -> None:
+        super().__init__(spec, max_clips)
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Engine.describe`."""
+        return {"backend": self.name}
+
+    def _run(self, clips: Clips, state: State | None) -> Scores:
+        if state is None:
+            raise ValueError("the spec has no state")
+        newest = np.stack([_brightness(clips), np.ones(len(clips), np.float32)], axis=1)
+        following = state / 2 + newest[:, :, np.newaxis, np.newaxis]
+        return Scores(following[:, 0, 0, 0] / following[:, 1, 0, 0], _coarse(clips), following)
+
+    def _release(self) -> None:
+        pass
+
+
+def _brightness(clips: Clips) -> np.ndarray:
+    """Of the newest frame, float32 (N,)."""
+    return np.asarray(clips[:, -1].mean(axis=(1, 2, 3)) / 255, np.float32)
+
+
+def _coarse(clips: Clips) -> np.ndarray:
+    """Every eighth pixel of the newest frame, float32 (N, h, w)."""
+    return np.asarray(clips[:, -1, ::8, ::8, 0] / 255, np.float32)

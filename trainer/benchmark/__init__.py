@@ -1,0 +1,1 @@
+"""The papers' protocols, run and compared with published figures."""

@@ -1,0 +1,1 @@
+"""Footage, labels, masks and annotations on disk."""

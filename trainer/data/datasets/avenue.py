@@ -1,0 +1,71 @@
+"""CUHK Avenue as distributed: two archives, one with the videos, one with a mask for every test frame in MATLAB files."""
+
+from pathlib import Path
+
+from trainer.data.datasets.base import Layout
+from trainer.data.footage import Source, split_sources
+from trainer.data.labels import LabelledClip
+from trainer.data.masks import read_cells
+from trainer.errors import BadLabels, NoFootage
+
+_SPLITS = ("training_videos", "testing_videos")
+_PAGE = "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html"
+_VIDEOS = f"extract Avenue_Dataset.zip from {_PAGE}"
+_MASKS = f"extract ground_truth_demo.zip from {_PAGE} beside the videos' folders"
+
+
+def find(path: Path) -> Path | None:
+    """See :attr:`trainer.data.datasets.base.Layout.find`."""
+    roots = [root for root in (path, path / "Avenue Dataset") for name in _SPLITS if (root / name).is_dir()]
+    return roots[0] if roots else None
+
+
+def training(root: Path) -> list[Source]:
+    """See :attr:`trainer.data.datasets.base.Layout.training`."""
+    return _videos(root / "training_videos")
+
+
+def testing(root: Path) -> list[LabelledClip]:
+    """See :attr:`trainer.data.datasets.base.Layout.testing`. Reads all masks: a frame is anomalous where its mask is not empty."""
+    videos = _videos(root / "testing_videos")
+    folder = _masks_folder(root)
+    every = read_cells([_masks_of(video, folder) for video in videos])
+    return [LabelledClip(video, masks.labels, masks) for video, masks in zip(videos, every, strict=True)]
+
+
+def _videos(folder: Path) -> list[Source]:
+    if not folder.is_dir():
+        raise NoFootage(f"{folder}/01.avi and its like are missing; {_VIDEOS}")
+    return split_sources(folder)
+
+
+def _masks_folder(root: Path) -> Path:
+    # The two archives may be extracted side by side, or the second one inside the folder of the first.
+    folders = [base / "ground_truth_demo" / "testing_label_mask" for base in (root, root.parent)]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
+        raise BadLabels(f"{folders[0]}, the masks of the test frames, is missing; {_MASKS}")
+    return found
+
+
+def _masks_of(video: Source, folder: Path) -> Path:
+    """The masks of ``01.avi`` are in ``1_label.mat``."""
+    path = folder / f"{video.name.lstrip('0')}_label.mat"
+    if not path.is_file():
+        raise BadLabels(f"{path}, the masks of {video.path.name}, is missing; {_MASKS}")
+    return path
+
+
+LAYOUT = Layout(
+    name="CUHK Avenue",
+    files=(
+        "training_videos/01.avi ...",
+        "testing_videos/01.avi ...",
+        "ground_truth_demo/testing_label_mask/1_label.mat ...  frame labels and masks",
+    ),
+    origin=f"{_PAGE} (Avenue_Dataset.zip and ground_truth_demo.zip)",
+    terms="for research, see its page; cite Lu, Shi, Jia: Abnormal Event Detection at 150 FPS in MATLAB, ICCV 2013",
+    find=find,
+    training=training,
+    testing=testing,
+)

@@ -1,1 +1,0 @@
-"""The layouts that data sets come in: one file a layout."""
