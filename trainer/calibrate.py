@@ -16,7 +16,7 @@ from deploy.engines.registry import DEFAULT_ENGINE, load_engine
 from trainer.data.datasets.registry import training_sources
 from trainer.data.footage import load_all
 from trainer.errors import TooLittleFootage
-from trainer.evaluation.runner import score_each
+from trainer.evaluation.runner import score_clips
 from trainer.statistics import normal_tail
 
 MIN_FRAMES = 50
@@ -72,7 +72,7 @@ def calibrate(bundle_path: Path, data: Path) -> Bundle:
     clips = load_all(training_sources(data), bundle.spec)
     engine = load_engine(bundle, DEFAULT_ENGINE)
     try:
-        scores = [row for _, row in score_each(engine, clips)]
+        scores = [row for _, row in score_clips(engine, clips)]
     finally:
         engine.close()
     every = np.concatenate(scores)

@@ -69,7 +69,7 @@ def nervous_bundle(calm: Bundle, folder: Path, cameras: Cameras) -> Path:
     shutil.copytree(calm.path, folder, dirs_exist_ok=True)
     bundle = read_bundle(folder)
     with closing(load_engine(bundle, "openvino")) as engine:
-        found = score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items()))
+        found = dict(score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items())))
     scores = np.concatenate(list(found.values()))
     low, middle = (float(np.nanquantile(scores, q)) for q in (0.4, 0.5))
     replace_calibration(bundle, bundle.calibration.model_copy(update={"enter": middle, "exit": low}))

@@ -46,7 +46,7 @@ def kafka(kafka_broker: Broker) -> KafkaSettings:
 def lab_scores(bundle: Bundle, cameras: Cameras) -> dict[str, np.ndarray]:
     engine = load_engine(bundle, "openvino")
     try:
-        return score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items()))
+        return dict(score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items())))
     finally:
         engine.close()
 

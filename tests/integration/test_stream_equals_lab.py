@@ -53,7 +53,7 @@ def lab_scores(path: Path, clips: int) -> Scores:
     bundle = read_bundle(path)
     engine = load_engine(bundle, "openvino")
     try:
-        return score_clips(engine, (load_footage(clip.source, bundle.spec) for clip in labelled_clips(PED2)[:clips]))
+        return dict(score_clips(engine, (load_footage(clip.source, bundle.spec) for clip in labelled_clips(PED2)[:clips])))
     finally:
         engine.close()
 

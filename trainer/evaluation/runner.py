@@ -43,12 +43,7 @@ def score_footage(engine: Engine, footage: Footage) -> NDArray[np.float32]:
     return scores
 
 
-def score_clips(engine: Engine, clips: Iterable[Footage]) -> dict[str, NDArray[np.float32]]:
-    """:func:`score_footage` of several clips, by name."""
-    return dict(score_each(engine, clips))
-
-
-def score_each(engine: Engine, clips: Iterable[Footage]) -> list[tuple[str, NDArray[np.float32]]]:
+def score_clips(engine: Engine, clips: Iterable[Footage]) -> list[tuple[str, NDArray[np.float32]]]:
     """Name and :func:`score_footage` of several clips, in their order; at most ``SIDE_BY_SIDE`` are held at a time."""
     if engine.spec.state_shape is None:
         return [(footage.name, score_footage(engine, footage)) for footage in clips]

@@ -10,7 +10,7 @@ from tests.harness.recurrent_toy import KIND, RecurrentToy, toy_spec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import Split
 from trainer.data.footage import Footage
-from trainer.evaluation.runner import score_each
+from trainer.evaluation.runner import score_clips
 from trainer.export import GOLDEN_STATES, Finished, make_bundle
 
 SPEC = toy_spec(16, 24)
@@ -38,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Bundle:
 
 
 def test_the_calibration_is_that_of_the_sequences_scored_by_an_engine(bundle: Bundle, split: Split) -> None:
-    rows = [row for _, row in score_each(load_engine(bundle, "onnx"), split.held_out)]
+    rows = [row for _, row in score_clips(load_engine(bundle, "onnx"), split.held_out)]
     expected = calibration_from(np.concatenate(rows))
     assert bundle.calibration.frames == 65
     assert (bundle.calibration.median, bundle.calibration.q99) == pytest.approx((expected.median, expected.q99), rel=1e-5)

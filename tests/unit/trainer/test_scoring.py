@@ -9,7 +9,7 @@ from deploy.engine import Clips, Scores, State
 from deploy.spec import ClipSpec
 from tests.harness.fakes import BrightnessEngine, MeanBrightnessEngine
 from trainer.data.footage import Footage
-from trainer.evaluation.runner import SIDE_BY_SIDE, score_clips, score_each, score_footage, scored_frames
+from trainer.evaluation.runner import SIDE_BY_SIDE, score_clips, score_footage, scored_frames
 
 PLAIN = ClipSpec(length=3, height_px=16, width_px=16)
 RECURRENT = ClipSpec(length=1, height_px=16, width_px=16, state_shape=MeanBrightnessEngine.state_shape, state_warmup_frames=24)
@@ -63,7 +63,7 @@ def test_several_clips_side_by_side_give_what_each_gives_alone(engine: Brightnes
     lengths = [5, 0, 1, 12, 3, 7, 2, 9, 30, 4, 8]
     clips = [footage(str(n), rng.integers(0, 256, length).tolist(), unreadable=n % 3) for n, length in enumerate(lengths)]
 
-    together = score_clips(engine, iter(clips))
+    together = dict(score_clips(engine, iter(clips)))
 
     assert list(together) == [clip.name for clip in clips]
     for clip in clips:
@@ -73,7 +73,7 @@ def test_several_clips_side_by_side_give_what_each_gives_alone(engine: Brightnes
 def test_clips_of_one_name_are_kept_apart() -> None:
     engine = MeanBrightnessEngine(RECURRENT)
 
-    scored = score_each(engine, [footage("a", [0]), footage("a", [255])])
+    scored = score_clips(engine, [footage("a", [0]), footage("a", [255])])
 
     assert [(name, row.tolist()) for name, row in scored] == [("a", [0.0]), ("a", [1.0])]
 
