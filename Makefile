@@ -17,9 +17,10 @@ demo: .venv/.stream ## Play real footage through Kafka, the detector and Redis, 
 test: .venv/.everything ## Run all tests
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/.everything ## Check style, format and types
+lint: .venv/.everything ## Check style, format, imports and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/lint-imports --no-logo --no-cache
 	.venv/bin/mypy
 
 bench: .venv/.everything ## Measure every stage and the whole path; writes bench.json
