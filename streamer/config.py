@@ -81,14 +81,14 @@ class EngineSettings(_Section):
     precision: Literal["f32", "bf16", "f16", "int8"] | None = None
     """Others than ``f32`` once ``oddsight-deploy verify`` or ``build`` has let them pass: ``bf16`` is openvino's, on processors
     that have it, ``f16`` the GPU engines', ``int8`` TensorRT's."""
-    tune: Literal["throughput", "latency"] | None = None
+    performance_hint: Literal["throughput", "latency"] | None = None
     """What threads and streams are set for."""
-    if_not_ready: Literal["fail", "rebuild", "fallback"] = "fail"
+    on_unavailable: Literal["fail", "rebuild", "fallback"] = "fail"
     """Where the engine has no plan for this machine, has not passed the gate, or finds no GPU: start nothing, build it again
     (TensorRT), or take the first of torch-cuda and openvino that may serve. Logged and counted."""
     threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one call; 0 leaves it to the backend."""
-    resident_cameras: int = Field(default=256, ge=0, le=100_000)
+    gpu_cached_cameras: int = Field(default=256, ge=0, le=100_000)
     """How many cameras' last frames and states may stay on a GPU, so that only newest frames go up; memory for them is taken at
     start. Cameras beyond are served all the same, their clips and states going up whole. Nothing changes with a CPU."""
 

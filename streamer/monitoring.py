@@ -90,15 +90,15 @@ class Metrics:
         self.frames = self._counter("frames", "Frames decoded", "camera_id")
         self.decoded = self._counter("decoded_frames", "Frames decoded, those read again included", "decoder")
         self.rejected = self._counter("rejected_messages", "Messages sent to the dead-letter topic", "reason")
-        self.refilled = self._counter("refilled_frames", "Frames read again after a start to rebuild clips and states")
+        self.replayed = self._counter("replayed_frames", "Frames read again after a start to rebuild clips and states")
         self.lost = self._counter("lost_messages", "Messages that Kafka had deleted before they were read")
         self.scored = self._counter("scored_clips", "Clips scored")
-        self.not_resident = self._counter(
-            "not_resident_clips", "Clips that went up to the device whole, for more cameras than stay on it"
+        self.gpu_cache_misses = self._counter(
+            "gpu_cache_miss_clips", "Clips that went up to the device whole, for more cameras than stay on it"
         )
         self.unscored = self._counter("unscored_frames", "Frames that completed no clip")
         self.events = self._counter("events", "Event entries written", "kind")
-        self.steps = self._counter("steps", "Atomic steps in Redis", "outcome")
+        self.redis_commits = self._counter("redis_commits", "Atomic steps in Redis", "outcome")
         self.batch_clips = self._histogram("micro_batch_clips", "Clips in a micro-batch", _CLIPS)
         self.batch_wait_s = self._histogram(
             "micro_batch_wait_seconds", "Time the oldest clip waited for its micro-batch", _SECONDS
@@ -113,7 +113,9 @@ class Metrics:
         self.lag = self._gauge("lag_messages", "Messages behind the newest one", "partition")
         self.open_events = self._gauge("open_events", "Announced events that have not ended")
         self.partitions = self._gauge("partitions", "Partitions this consumer works on")
-        self.engine_recoveries = self._counter("engine_recoveries", "Starts whose engine was not ready, by what was done", "how")
+        self.engine_recoveries = self._counter(
+            "engine_recoveries", "Starts whose engine was not ready, by what was done", "action"
+        )
         self.engine = Info("oddsight_engine", "The engine and model in use", registry=self.registry)
         self.decoder = Info("oddsight_decoder", "The decoder in use", registry=self.registry)
 

@@ -65,16 +65,16 @@ def _bundle_path(settings: Settings) -> Path:
 @contextmanager
 def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Admitted]:
     chosen = settings.engine
-    wanted = Wanted(chosen.backend, chosen.precision, chosen.tune)
-    loaded = load_chosen(bundle, wanted, _options(settings), chosen.if_not_ready)
+    wanted = Wanted(chosen.backend, chosen.precision, chosen.performance_hint)
+    loaded = load_chosen(bundle, wanted, _options(settings), chosen.on_unavailable)
     if loaded.passed_over is not None:
         log.warning("the bundle's default engine is not used", reason=loaded.passed_over)
     engine, scale = loaded.admitted.engine, loaded.admitted.score_scale
     if loaded.ready is not None and loaded.ready.recovered is not None:
-        how = loaded.ready.recovered
-        log.warning("the engine asked for was not ready", done=how, running=engine.name, reason=loaded.ready.reason)
-        metrics.engine_recoveries.labels(how).inc()
-    log.info("engine chosen", **loaded.choice.told(), score_scale=round(scale, 4), resident_cameras=engine.cameras)
+        action = loaded.ready.recovered
+        log.warning("the engine asked for was not ready", action=action, running=engine.name, reason=loaded.ready.reason)
+        metrics.engine_recoveries.labels(action).inc()
+    log.info("engine chosen", **loaded.choice.told(), score_scale=round(scale, 4), gpu_cached_cameras=engine.cameras)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     try:
         yield loaded.admitted
@@ -87,7 +87,7 @@ def _options(settings: Settings) -> Options:
     return Options(
         max_clips=settings.batch.max_clips,
         threads=chosen.threads,
-        cameras=chosen.resident_cameras,
+        cameras=chosen.gpu_cached_cameras,
     )
 
 

@@ -90,7 +90,7 @@ def check_resident(engine: ResidentEngine, golden: Golden, tolerance: float = F3
     if not error <= tolerance:
         raise EngineFailed(
             f"{engine.name}: scores from frames that stay on the device differ from those of whole clips by up to {error:.2g} "
-            f"(relative); at most {tolerance:g} is accepted; set engine.resident_cameras to 0"
+            f"(relative); at most {tolerance:g} is accepted; set engine.gpu_cached_cameras to 0"
         )
 
 

@@ -3,7 +3,7 @@
 The guarantee it keeps: every frame counts once. What a frame causes (scores, events, decision state) is written together with
 the partition's next offset, in one atomic step that is refused unless the stored offset is the one this consumer started from.
 Everything this process holds of a partition can therefore be thrown away at any time, and is, whenever something goes wrong
-with it: the partition is paused, its progress read again, its clips and states refilled, and it goes on from there.
+with it: the partition is paused, its progress read again, its clips and states replayed, and it goes on from there.
 """
 
 import time
@@ -73,12 +73,12 @@ class _Work:
     ledger: Ledger[Outcome | None]
     """None is the outcome of a message that is no frame."""
     cameras: dict[str, CameraState]
-    refill_from: Mapping[bytes, int]
+    replay_from: Mapping[bytes, int]
     """The first message before ``expected`` that rebuilds a camera's clip and state, by message key."""
 
-    def refills(self, message: FrameMessage) -> bool:
+    def replays(self, message: FrameMessage) -> bool:
         """Whether a message before ``expected`` rebuilds a clip or a state."""
-        return message.key is not None and message.offset >= self.refill_from.get(message.key, self.expected)
+        return message.key is not None and message.offset >= self.replay_from.get(message.key, self.expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _QueuedClip:
     queued_at_s: float
 
     @property
-    def refills(self) -> bool:
+    def replays(self) -> bool:
         """Whether the clip counted before and only rebuilds a state now."""
         return self.clip.newest.offset < self.work.expected
 
@@ -190,11 +190,11 @@ class Pipeline:
             start_over(stages.source, stages.store, partition)
         plan = plan_start(stages.source, stages.store, partition, stages.start)
         stages.metrics.lost.inc(plan.lost)
-        refill_from = {camera_id.encode(): offset for camera_id, offset in plan.refill_from.items()}
-        self._works[partition] = _Work(partition, plan.next_offset, Ledger(plan.next_offset), dict(plan.cameras), refill_from)
+        replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
+        self._works[partition] = _Work(partition, plan.next_offset, Ledger(plan.next_offset), dict(plan.cameras), replay_from)
         stages.source.start(partition, plan.read_from)
         stages.metrics.partitions.set(len(self._works))
-        log.info("partition started", partition=str(partition), offset=plan.next_offset, refill_from=plan.read_from)
+        log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)
 
     def _back_off(self, error: Exception) -> None:
         """Redis or Kafka is away. Kafka keeps the frames; nothing is consumed until progress can be read again."""
@@ -233,7 +233,7 @@ class Pipeline:
         if message.offset >= work.expected:
             work.ledger.open(message.offset)
             return work
-        return work if work.refills(message) else None
+        return work if work.replays(message) else None
 
     def _reject(self, work: _Work, rejected: Rejected) -> None:
         message = rejected.message
@@ -248,7 +248,7 @@ class Pipeline:
         stages = self._stages
         clip = stages.clips.push(frame)
         if frame.offset < work.expected:
-            stages.metrics.refilled.inc()
+            stages.metrics.replayed.inc()
             if stages.scorer.carries_state and stages.clips.is_full(clip):
                 self._queue(work, clip)
             return
@@ -273,7 +273,7 @@ class Pipeline:
         with metrics.score_s.time():
             scores = self._stages.scorer.score([queued.clip for queued in batch])
         for queued, (score, heatmap) in zip(batch, scores, strict=True):
-            if not queued.refills:
+            if not queued.replays:
                 queued.work.ledger.close(queued.clip.newest.offset, _outcome(queued.clip, score, heatmap))
                 metrics.scored.inc()
 
@@ -300,11 +300,11 @@ class Pipeline:
             with self._stages.metrics.publish_s.time():
                 self._stages.store.apply(step)
         except Fenced as error:
-            self._stages.metrics.steps.labels("fenced").inc()
+            self._stages.metrics.redis_commits.labels("fenced").inc()
             log.warning("fenced, reading the progress again", error=str(error))
             self._restart(work.partition)
             return
-        self._stages.metrics.steps.labels("applied").inc()
+        self._stages.metrics.redis_commits.labels("applied").inc()
         work.expected = step.next_offset
         self._uncommitted[work.partition] = step.next_offset
         self._count(effects)

@@ -1,4 +1,4 @@
-"""Where to begin a partition: from its stored progress, refilling the clips and states its cameras had under way."""
+"""Where to begin a partition: from its stored progress, replaying the clips and states its cameras had under way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import structlog
 from streamer.interfaces import CameraState, FrameSource, Progress, ProgressStore, Step
 from streamer.types import Partition
 
-log = structlog.get_logger("oddsight.refill")
+log = structlog.get_logger("oddsight.replay")
 
-MAX_REFILL_MESSAGES = 12_000
-"""How far before the next offset a refill may begin: 60 frames of each of 100 cameras, and as much again for cameras slower than
+MAX_REPLAY_MESSAGES = 12_000
+"""How far before the next offset a replay may begin: 60 frames of each of 100 cameras, and as much again for cameras slower than
 the others. One that would have to begin earlier starts afresh, or every restart would read again how long it was silent."""
 
 
@@ -23,7 +23,7 @@ class StartPlan:
     """First message whose effects are not stored."""
     read_from: int
     """First message to read: clips and states may need frames from before."""
-    refill_from: Mapping[str, int]
+    replay_from: Mapping[str, int]
     """The first of those frames, of each camera that needs any."""
     cameras: Mapping[str, CameraState]
     lost: int
@@ -49,8 +49,8 @@ def plan_start(source: FrameSource, store: ProgressStore, partition: Partition, 
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
         store.apply(Step(partition, progress.next_offset, next_offset))
-    refill_from = _refill(progress, first, next_offset)
-    return StartPlan(next_offset, min(refill_from.values(), default=next_offset), refill_from, progress.cameras, lost)
+    replay_from = _replay_from(progress, first, next_offset)
+    return StartPlan(next_offset, min(replay_from.values(), default=next_offset), replay_from, progress.cameras, lost)
 
 
 def start_over(source: FrameSource, store: ProgressStore, partition: Partition) -> None:
@@ -75,8 +75,8 @@ def _first_offset(committed: int | None, first: int, end: int, start: str) -> in
     return first if start == "earliest" else end
 
 
-def _refill(progress: Progress, first: int, next_offset: int) -> dict[str, int]:
-    oldest = next_offset - MAX_REFILL_MESSAGES
+def _replay_from(progress: Progress, first: int, next_offset: int) -> dict[str, int]:
+    oldest = next_offset - MAX_REPLAY_MESSAGES
     needed = {name: state.clip_from for name, state in progress.cameras.items() if state.clip_from is not None}
     there = {name: max(first, clip_from) for name, clip_from in needed.items() if clip_from >= oldest}
     return {name: clip_from for name, clip_from in there.items() if clip_from < next_offset}

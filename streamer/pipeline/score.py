@@ -78,10 +78,10 @@ class Scorer:
         if not self._told:
             self._told = True
             log.warning(
-                "more cameras than stay on the device: the others' clips go up whole; raise engine.resident_cameras",
-                resident_cameras=self._engine.cameras,
+                "more cameras than stay on the device: the others' clips go up whole; raise engine.gpu_cached_cameras",
+                gpu_cached_cameras=self._engine.cameras,
             )
-        self._metrics.not_resident.inc(n_clips)
+        self._metrics.gpu_cache_misses.inc(n_clips)
 
 
 class _Device:

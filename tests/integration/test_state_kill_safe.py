@@ -51,8 +51,8 @@ def lab_scores(bundle: Bundle, cameras: Cameras) -> dict[str, np.ndarray]:
         engine.close()
 
 
-def refilled_frames(service: Service) -> float:
-    found = re.search(r"^oddsight_refilled_frames_total (\S+)$", service.get("/metrics")[1], re.MULTILINE)
+def replayed_frames(service: Service) -> float:
+    found = re.search(r"^oddsight_replayed_frames_total (\S+)$", service.get("/metrics")[1], re.MULTILINE)
     assert found is not None
     return float(found[1])
 
@@ -72,10 +72,10 @@ def test_a_service_killed_again_and_again_scores_as_the_lab_does(
             killed_at.append(results.next_offsets())
             service.start()
         service.wait_until(lambda: results.next_offsets() == frames, "end of the replay")
-        refilled = refilled_frames(service)
+        replayed = replayed_frames(service)
 
     assert killed_at[0] < frames, "no kill came in the middle of the replay"
-    assert 0 < refilled <= WARMUP_FRAMES * len(cameras)
+    assert 0 < replayed <= WARMUP_FRAMES * len(cameras)
     streamed, expected = results.scores(), lab_scores(bundle, cameras)
     assert streamed.keys() == expected.keys()
     for camera_id, entries in streamed.items():

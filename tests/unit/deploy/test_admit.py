@@ -140,7 +140,7 @@ def test_an_engine_that_keeps_frames_must_give_the_same_scores_from_them(
     load_admitted(bundle, "torch-cuda", options).engine.close()
 
     monkeypatch.setattr(HostDriver, "gather", lambda _driver, table, rows, into: into.copy_(table[rows.flip(0)]))
-    with pytest.raises(EngineFailed, match=r"torch-cuda: scores from frames that stay.*; set engine.resident_cameras to 0"):
+    with pytest.raises(EngineFailed, match=r"torch-cuda: scores from frames that stay.*; set engine.gpu_cached_cameras to 0"):
         load_admitted(bundle, "torch-cuda", options)
     load_admitted(bundle, "torch-cuda", replace(options, cameras=0)).engine.close()
 

@@ -46,7 +46,7 @@ WRONG = [
     ("redis.max_events", 0, "greater than or equal to 1"),
     ("engine.backend", "magic", "'openvino'"),
     ("engine.precision", "f64", "'f32', 'bf16', 'f16' or 'int8'"),
-    ("engine.tune", "both", "'throughput' or 'latency'"),
+    ("engine.performance_hint", "both", "'throughput' or 'latency'"),
     ("decode.backend", "gpu", "'cpu' or 'nvjpeg'"),
     ("batch.max_clips", 0, "greater than or equal to 1"),
     ("batch.max_wait_ms", "soon", "valid number"),
@@ -206,7 +206,7 @@ def test_what_is_shown_is_toml_that_gives_the_same_settings() -> None:
 
 def test_a_setting_without_a_value_is_shown_as_a_comment() -> None:
     shown = settings_toml(Settings()).splitlines()
-    assert [f"# {name} is not set" in shown for name in ("bundle", "backend", "precision", "tune")] == [True] * 4
+    assert [f"# {name} is not set" in shown for name in ("bundle", "backend", "precision", "performance_hint")] == [True] * 4
 
 
 def test_a_bundle_given_on_the_command_line_wins() -> None:

@@ -83,7 +83,7 @@ def test_bad_messages_are_dead_lettered_and_change_no_other_score() -> None:
     assert dirty.counted("decoded_frames_total", decoder="cpu") == len(good)
 
 
-def test_a_restart_refills_clips_without_scoring_them_again() -> None:
+def test_a_restart_replays_clips_without_scoring_them_again() -> None:
     rig = Rig(run_of("gate", [CALM] * 20), max_clips=1)
 
     rig.steps(3)
@@ -94,7 +94,7 @@ def test_a_restart_refills_clips_without_scoring_them_again() -> None:
     assert done is not None
     assert 3 < done < 20
     assert [fields["offset"] for _, fields in rig.store.scores] == [str(offset) for offset in range(2, 20)]
-    assert rig.counted("refilled_frames_total") == 2
+    assert rig.counted("replayed_frames_total") == 2
 
 
 def test_a_revoked_partition_leaves_nothing_behind() -> None:
@@ -140,7 +140,7 @@ def test_a_zombie_is_fenced_and_goes_on_from_the_new_owners_progress() -> None:
     rig.finish()
 
     offsets = [int(fields["offset"]) for _, fields in rig.store.scores]
-    assert rig.counted("steps_total", outcome="fenced") == 1
+    assert rig.counted("redis_commits_total", outcome="fenced") == 1
     assert offsets == sorted(set(offsets))
     assert not set(offsets) & set(range(stored.next_offset, stored.next_offset + 4))
 

@@ -92,7 +92,7 @@ def test_a_restart_in_mid_stream_rebuilds_the_state_and_scores_nothing_twice() -
     assert done is not None
     assert rig.store.read(P0).cameras["gate"].clip_from == 120 - WARMUP_FRAMES
     assert scores(rig) == pytest.approx(by_hand(wave(120)), abs=ROUNDING)
-    assert rig.counted("refilled_frames_total") == WARMUP_FRAMES
+    assert rig.counted("replayed_frames_total") == WARMUP_FRAMES
     assert rig.counted("scored_clips_total") == rig.counted("frames_total", camera_id="gate") == 120 - done
 
 
@@ -106,17 +106,17 @@ def test_only_the_frames_that_a_camera_needs_are_read_again() -> None:
     rig.topic.partitions[P0].append(message(0, 120, "slow", 0.5, at_ms=12_000))
     rig.finish()
 
-    assert rig.counted("refilled_frames_total") == 2 * WARMUP_FRAMES
+    assert rig.counted("replayed_frames_total") == 2 * WARMUP_FRAMES
     assert rig.counted("scored_clips_total") == 1
 
 
-def test_a_partition_revoked_while_it_is_refilled_leaves_nothing_behind_and_may_come_back() -> None:
+def test_a_partition_revoked_while_it_is_replayed_leaves_nothing_behind_and_may_come_back() -> None:
     rig = recurrent(run_of("gate", wave(100)))
     while (rig.store.read(P0).next_offset or 0) < 60:
         rig.steps(1)
     rig.start()
     rig.steps(3)
-    assert 0 < rig.counted("refilled_frames_total") < WARMUP_FRAMES
+    assert 0 < rig.counted("replayed_frames_total") < WARMUP_FRAMES
 
     rig.source.changes.append(Change("revoked", P0))
     rig.source.pause(P0)

@@ -90,7 +90,7 @@ def test_every_frame_goes_up_once(kind: tuple[int, bool]) -> None:
     assert isinstance(served.engine, Counting)
     assert served.engine.sent == 90
     assert served.counted("scored_clips_total") == 90 - 3 * (kind[0] - 1)
-    assert served.counted("not_resident_clips_total") == 0
+    assert served.counted("gpu_cache_miss_clips_total") == 0
 
 
 def test_cameras_for_which_there_is_no_room_are_served_told_once_and_counted() -> None:
@@ -101,8 +101,8 @@ def test_cameras_for_which_there_is_no_room_are_served_told_once_and_counted() -
         served.finish()
 
     assert served.counted("scored_clips_total") == 24
-    assert served.counted("not_resident_clips_total") == 8
-    assert [line["resident_cameras"] for line in lines if "stay on the device" in line["event"]] == [2]
+    assert served.counted("gpu_cache_miss_clips_total") == 8
+    assert [line["gpu_cached_cameras"] for line in lines if "stay on the device" in line["event"]] == [2]
 
 
 def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> None:
@@ -117,7 +117,7 @@ def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> Non
             score(scorer, clips, partition, camera_id, offset)
         clips.forget(Partition("frames", partition))
 
-    assert metrics.registry.get_sample_value("oddsight_not_resident_clips_total") == 0
+    assert metrics.registry.get_sample_value("oddsight_gpu_cache_miss_clips_total") == 0
     assert engine.free == room
 
 

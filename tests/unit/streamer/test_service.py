@@ -49,7 +49,7 @@ def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(mo
             "precision_from": "bundle default",
             "tune_from": "bundle default",
             "score_scale": 0.99,
-            "resident_cameras": 0,
+            "gpu_cached_cameras": 0,
         }
     ]
 
@@ -68,8 +68,8 @@ def test_an_engine_that_was_not_ready_is_told_and_counted_with_what_was_done(mon
     monkeypatch.setattr(service, "load_chosen", lambda *_, **__: loaded)
     metrics = Metrics()
     with capture_logs() as lines, service._engine(Settings(), BUNDLE, metrics):
-        assert metrics.registry.get_sample_value("oddsight_engine_recoveries_total", {"how": "fallback"}) == 1
-    assert (lines[0]["log_level"], lines[0]["done"], lines[0]["running"], lines[0]["reason"]) == (
+        assert metrics.registry.get_sample_value("oddsight_engine_recoveries_total", {"action": "fallback"}) == 1
+    assert (lines[0]["log_level"], lines[0]["action"], lines[0]["running"], lines[0]["reason"]) == (
         "warning",
         "fallback",
         engine.name,

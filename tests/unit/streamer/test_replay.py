@@ -5,7 +5,7 @@ import pytest
 from deploy.decision import OpenEvent
 from streamer.errors import Fenced
 from streamer.interfaces import CameraState, Progress
-from streamer.pipeline.replay import MAX_REFILL_MESSAGES, StartPlan, plan_start, start_over
+from streamer.pipeline.replay import MAX_REPLAY_MESSAGES, StartPlan, plan_start, start_over
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.unit.streamer.pipeline_kit import message
@@ -60,7 +60,7 @@ def test_stored_progress_comes_before_the_committed_offset() -> None:
 
     plan = case.plan("earliest")
 
-    assert (plan.next_offset, plan.read_from, plan.refill_from, plan.lost) == (17, 15, {"gate": 15}, 0)
+    assert (plan.next_offset, plan.read_from, plan.replay_from, plan.lost) == (17, 15, {"gate": 15}, 0)
     assert plan.cameras == needs(15)
     assert case.stored() == 17
 
@@ -71,33 +71,33 @@ def test_reading_begins_at_the_oldest_frame_that_any_camera_needs() -> None:
     plan = Start(Progress(17, cameras)).plan()
 
     assert plan.read_from == 11
-    assert plan.refill_from == {"gate": 13, "yard": 11}
+    assert plan.replay_from == {"gate": 13, "yard": 11}
 
 
 def test_without_clips_under_way_reading_begins_at_the_progress() -> None:
     assert Start(Progress(17)).plan().read_from == 17
 
 
-def test_frames_that_kafka_no_longer_has_are_not_refilled() -> None:
+def test_frames_that_kafka_no_longer_has_are_not_replayed() -> None:
     plan = Start(Progress(12, needs(8))).plan()
 
-    assert (plan.read_from, plan.refill_from, plan.lost) == (10, {"gate": 10}, 0)
+    assert (plan.read_from, plan.replay_from, plan.lost) == (10, {"gate": 10}, 0)
 
 
-@pytest.mark.parametrize(("beyond", "refilled"), [(0, True), (1, False)])
-def test_a_camera_that_would_be_refilled_from_too_far_back_starts_afresh(beyond: int, refilled: bool) -> None:
-    next_offset = 10 * MAX_REFILL_MESSAGES
-    clip_from = next_offset - MAX_REFILL_MESSAGES - beyond
+@pytest.mark.parametrize(("beyond", "replayed"), [(0, True), (1, False)])
+def test_a_camera_that_would_be_replayed_from_too_far_back_starts_afresh(beyond: int, replayed: bool) -> None:
+    next_offset = 10 * MAX_REPLAY_MESSAGES
+    clip_from = next_offset - MAX_REPLAY_MESSAGES - beyond
     case = Start(Progress(next_offset, {**needs(clip_from), "yard": CameraState(clip_from=next_offset - 1)}), first=0)
 
     plan = case.plan()
 
-    assert plan.refill_from == {**({"gate": clip_from} if refilled else {}), "yard": next_offset - 1}
-    assert plan.read_from == (clip_from if refilled else next_offset - 1)
+    assert plan.replay_from == {**({"gate": clip_from} if replayed else {}), "yard": next_offset - 1}
+    assert plan.read_from == (clip_from if replayed else next_offset - 1)
 
 
-def test_sixty_frames_of_a_hundred_cameras_on_one_partition_are_refilled() -> None:
-    assert MAX_REFILL_MESSAGES >= 60 * 100
+def test_sixty_frames_of_a_hundred_cameras_on_one_partition_are_replayed() -> None:
+    assert MAX_REPLAY_MESSAGES >= 60 * 100
 
 
 def test_messages_deleted_before_they_were_read_are_counted_and_stepped_over() -> None:
@@ -105,7 +105,7 @@ def test_messages_deleted_before_they_were_read_are_counted_and_stepped_over() -
 
     plan = case.plan()
 
-    assert (plan.next_offset, plan.read_from, plan.refill_from, plan.lost) == (FIRST, FIRST, {}, 6)
+    assert (plan.next_offset, plan.read_from, plan.replay_from, plan.lost) == (FIRST, FIRST, {}, 6)
     assert case.stored() == FIRST
     assert plan.cameras == needs(2)
 
