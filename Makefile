@@ -6,7 +6,7 @@ EVERYTHING = .[stream,onnx,train,dev]
 TORCH = 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench constraints
+.PHONY: help demo test lint docs bench constraints
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ lint: .venv/.everything ## Check style, format, imports and types
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports --no-logo --no-cache
 	.venv/bin/mypy
+
+docs: .venv/.everything ## Write docs/reference from the code: settings, metrics, event fields, commands
+	PYTHONPATH=. .venv/bin/python tools/write_reference.py
 
 bench: .venv/.everything ## Measure every stage and the whole path; writes bench.json
 	.venv/bin/python tests/bench/bench.py

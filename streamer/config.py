@@ -28,7 +28,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 
 class _Section(BaseModel):
     # TOML knows inf and nan; no setting does: a NaN threshold would never be reached, and nobody would notice.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class KafkaSettings(_Section):

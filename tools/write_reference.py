@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Write the pages of ``docs/reference`` that follow from the code: settings, metrics, event fields and commands.
+
+python tools/write_reference.py
+
+``make docs`` runs it. ``tests/unit/test_docs.py`` fails while a page differs from what this script would write.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer.main
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from typer.cli import get_docs_for_click
+
+import deploy.cli
+import streamer.cli
+import trainer.cli
+from streamer.config import ENVIRONMENT, Settings
+from streamer.monitoring import Metrics
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "reference"
+SCHEMA = ROOT / "streamer" / "event.schema.json"
+WIDTH = 120
+LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def settings_page() -> str:
+    """Return every setting of ``oddsight.toml``, a section of the file each."""
+    intro = (
+        "`oddsight-stream` reads one TOML file (`--config oddsight.toml`). A setting that is left out has its default. An "
+        "unknown setting or a wrong value is an error that names the dotted path, the rule and the value. "
+        "`oddsight-stream config check --config oddsight.toml` prints the settings in force, with secrets hidden."
+    )
+    parts = ["# Settings", intro]
+    for name, field in Settings.model_fields.items():
+        section = _section_model(field.annotation)
+        title = f'[{name}."CAMERA_ID"]' if section is not field.annotation else f"[{name}]"
+        rows = [
+            (f"`{key}`", _values(setting), _default(setting), _line(setting.description))
+            for key, setting in section.model_fields.items()
+        ]
+        parts += [f"## `{title}`", _line(section.__doc__), _table(("setting", "values", "default", "what it sets"), rows)]
+    variables = [(f"`{variable}`", f"`{'.'.join(path)}`") for variable, path in ENVIRONMENT.items()]
+    parts += [
+        "## Environment",
+        "These variables win over the file. Keep passwords here and not in the file.",
+        _table(("variable", "setting"), variables),
+    ]
+    return _page(parts, "streamer/config.py")
+
+
+def metrics_page() -> str:
+    """Return every metric of the service's ``/metrics``."""
+    metrics = Metrics()
+    rows = []
+    for collector in vars(metrics).values():
+        if not hasattr(collector, "describe"):
+            continue
+        (family,) = collector.describe()
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = ", ".join(f"`{label}`" for label in collector._labelnames)
+        rows.append((f"`{family.name}{suffix}`", family.type, labels, family.documentation))
+    intro = (
+        "`oddsight-stream run` serves these metrics for Prometheus at `http://HOST:PORT/metrics` (settings `http.host` and "
+        "`http.port`, by default `127.0.0.1:9108`). Of a histogram Prometheus gets `_bucket`, `_sum` and `_count`. What to "
+        "watch and when to raise an alarm: [operate.md](../operate.md#health-and-metrics)."
+    )
+    return _page(["# Metrics", intro, _table(("metric", "type", "labels", "meaning"), sorted(rows))], "streamer/monitoring.py")
+
+
+def events_page() -> str:
+    """Return the fields of an entry in the stream of events, from its JSON Schema."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    rows = [
+        (f"`{name}`", _event_form(field), "yes" if name in schema["required"] else "", _line(field.get("description")))
+        for name, field in schema["properties"].items()
+    ]
+    intro = (
+        "Each entry of the Redis Stream `{prefix}:events` is a flat map of strings. The JSON Schema is "
+        "[event.schema.json](../../streamer/event.schema.json). How to read the stream: [subscribe.md](../subscribe.md)."
+    )
+    return _page(
+        ["# Event fields", intro, _table(("field", "form", "always there", "meaning"), rows)], "streamer/event.schema.json"
+    )
+
+
+def commands_page() -> str:
+    """Return every command with its arguments and options, as ``--help`` shows them."""
+    parts = ["# Commands"]
+    for name, module in (("oddsight-train", trainer.cli), ("oddsight-deploy", deploy.cli), ("oddsight-stream", streamer.cli)):
+        command = typer.main.get_command(module.app)
+        text = get_docs_for_click(obj=command, ctx=typer.Context(command), name=name, indent=1)
+        text = re.sub(r"\* `--help`: .*\n", "", text).replace("**Options**:\n\n\n", "")
+        parts += [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return _page(parts, "trainer/cli.py, deploy/cli.py and streamer/cli.py")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "metrics.md": metrics_page,
+    "events.md": events_page,
+    "commands.md": commands_page,
+}
+"""File in ``docs/reference`` -> what writes it."""
+
+
+def _page(parts: Iterable[str], source: str) -> str:
+    note = f"<!-- Written by `make docs` from {source}. Do not edit. -->"
+    return "\n\n".join([note, *(_wrapped(part) for part in parts if part)]) + "\n"
+
+
+def _wrapped(part: str) -> str:
+    """Return a paragraph or a list in lines of at most ``WIDTH`` characters; headings, tables and code stay as they are."""
+    if part.startswith(("#", "|", "```")):
+        return part
+    lists = part.startswith("* ")
+    lines = part.splitlines() if lists else [" ".join(part.split())]
+    return "\n".join(
+        textwrap.fill(line, WIDTH, subsequent_indent="  " * lists, break_on_hyphens=False, break_long_words=False)
+        for line in lines
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _line(text: str | None) -> str:
+    """Return a docstring as one line of Markdown."""
+    return " ".join((text or "").split()).replace("``", "`")
+
+
+def _section_model(annotation: Any) -> type[BaseModel]:
+    """Return the model of a section; of ``dict[str, Model]``, the model of its values."""
+    return annotation if isinstance(annotation, type) else get_args(annotation)[1]
+
+
+def _values(field: FieldInfo) -> str:
+    """Return what a setting accepts: its choices, or its type and limits."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    annotation = kinds[0] if kinds and get_origin(field.annotation) is not Literal else field.annotation
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    names = {str: "text", int: "integer", float: "number", Path: "path"}
+    limits = [
+        f"{sign} {getattr(rule, name):,}".replace(",", " ")
+        for rule in field.metadata
+        for name, sign in LIMITS.items()
+        if hasattr(rule, name)
+    ]
+    return ", ".join([names.get(annotation, "secret text"), *limits])
+
+
+def _default(field: FieldInfo) -> str:
+    return "" if field.default is None else f"`{json.dumps(field.default)}`"
+
+
+def _event_form(field: dict[str, Any]) -> str:
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{choice}`" for choice in field["enum"])
+    pattern = field.get("pattern", "")
+    return {"": "text", r"^-?\d+$": "integer"}.get(pattern, "`x,y,w,h`" if "," in pattern else "number")
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
