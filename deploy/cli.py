@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from deploy.engine import Precision
     from deploy.export.tensorrt import Tell
     from deploy.validation.admission import Verdict
-    from tests.bench.anomalib_comparison import Inferencer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,9 +28,6 @@ app = typer.Typer(
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that oddsight-train made.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-ANOMALIB_SIZES_PX = (256, 64)
-"""Its default, and a small one."""
 
 
 def main() -> None:
@@ -141,7 +137,7 @@ def build(
 
 @app.command()
 def bench(
-    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder that oddsight-train made.")],
+    bundle: BundleFolder,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, max=1024, help="Clips a call; may be given again. Default: 1, 8 and 32.")
     ] = None,
@@ -151,34 +147,21 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns, 0.6 s each time.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one call; 0: the engine's own choice.")] = 0,
     tune: Annotated[Literal["throughput", "latency"], typer.Option(help="What threads and streams are set for.")] = "throughput",
-    anomalib: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PYTHON", help="Python of an environment with anomalib[openvino]; measured beside the engines, in turns."
-        ),
-    ] = None,
-    anomalib_size: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N", min=16, max=1024, help="Give anomalib pictures of N x N; may be given again. Default: 256 and 64."
-        ),
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure speed, CPU time, latency and memory of each engine, precision and batch, beside what this machine allows."""
-    from deploy.benchmark.run import Plan, benchmark
+    from deploy.benchmark.run import BenchmarkPlan, benchmark
     from deploy.bundle import read_bundle
+    from deploy.report import benchmark_table
 
-    plan = Plan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, tune)
+    plan = BenchmarkPlan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, tune)
     verified = read_bundle(bundle)
-    with _inferencers(anomalib, anomalib_size, threads) as inferencers, _progress("measuring") as tell:
-        report = {"model_id": verified.model_id, **benchmark(verified, plan, tell, inferencers)}
+    with _progress("measuring") as tell:
+        report = {"model_id": verified.model_id, **benchmark(verified, plan, tell)}
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        from deploy.report import bench_tables
-
-        _print_tables(bench_tables(report))
+        _print_tables([benchmark_table(report)])
         for name, reason in report["left_out"].items():
             typer.echo(f"left out: {name}: {reason}")
 
@@ -223,22 +206,6 @@ def optimize(
         raise EngineRefused(f"{bundle}: no engine passed the gate; the bundle's default is as it was")
     if outcome.shortfall is not None:
         typer.echo(f"warning: {outcome.shortfall}", err=True)
-
-
-@contextmanager
-def _inferencers(python: Path | None, sizes_px: list[int] | None, threads: int) -> "Iterator[list[Inferencer]]":
-    """Of anomalib, if they are asked for."""
-    from tests.bench.anomalib_comparison import anomalib_inferencers
-
-    if python is None:
-        if sizes_px:
-            raise ConfigError(f"--anomalib-size needs --anomalib PYTHON, got {sizes_px[0]} alone")
-        yield []
-        return
-    with ExitStack() as stack:
-        with _progress("loading anomalib"):
-            loaded = stack.enter_context(anomalib_inferencers(python, sizes_px or ANOMALIB_SIZES_PX, threads))
-        yield loaded
 
 
 def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":

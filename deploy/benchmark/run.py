@@ -1,33 +1,32 @@
-"""How fast a bundle's engines are on this machine, in one run, beside what the machine allows.
+"""Benchmark the engines of a bundle: throughput, CPU time, latency and memory, relative to what this machine allows.
 
-A shared machine swings from minute to minute, so engines and batches take turns: every round measures each of them once. Engines
-on a GPU are given newest frames, and heat maps stay there, as with ordinary frames in the service.
+The speed of a shared machine varies from minute to minute, so engines and batch sizes are measured in interleaved rounds. As in
+the service, an engine on a GPU gets each camera's newest frame only, and its heat maps stay on the device.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from math import inf
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from deploy.benchmark.roofline import Calls, Floor, gflop_per_clip, measure_floor
+from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu, measure_gpu
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import Clips, Engine, Precision, State, Tune, resident
 from deploy.engines.registry import ON_GPU, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.selection.load_test import NewestFrames
-from tests.bench.anomalib_comparison import Against, Inferencer
 
 if TYPE_CHECKING:
     from deploy.gpu.engine import GpuEngine
 
 REFERENCE = ("torch", "f32")
-"""What the others are compared with: the network as it was trained, uncompiled."""
+"""The engine that others are compared with: the uncompiled network, as trained."""
 
 _ROUND_S = 0.6
 _WARM_UP_CALLS = 2
@@ -35,8 +34,8 @@ _STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure."""
+class BenchmarkPlan:
+    """The engines and batch sizes to measure."""
 
     engines: tuple[tuple[str, Precision], ...]
     batches: tuple[int, ...] = (1, 8, 32)
@@ -46,8 +45,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One engine at one batch: of the calls of all rounds."""
+class BenchmarkResult:
+    """One engine at one batch size, over the calls of all rounds."""
 
     engine: str
     precision: str
@@ -55,126 +54,145 @@ class Result:
     clips_per_s: float
     """From the median call."""
     clips_per_s_on_device: float | None
-    """The same with nothing copied to the device or from it; None on the CPU, where nothing is."""
+    """Without any copy to or from the GPU; None for engines on the CPU."""
     cpu_s_per_clip: float
     latency_ms: Mapping[str, float]
-    """Of a whole call: p50, p95, p99."""
+    """p50, p95 and p99 of a call."""
     gflop_per_clip: float | None
     ratio_to_floor: float | None
-    """The least possible time by the measured one; None where the operations could not be counted."""
+    """The least possible time, by the roofline, divided by the measured one; None where operations could not be counted."""
     against_reference: float | None
-    """Clips a second by those of ``REFERENCE`` at the same batch."""
+    """Throughput divided by that of ``REFERENCE`` at the same batch size."""
     memory_bytes: int | None
-    """How much more of this process lies in RAM than before the engine was loaded, once it is warm at this batch.
+    """Growth of this process's resident memory from before the engine was loaded until it is warm at this batch size.
 
-    One engine serves all batches, smallest first, so a batch's figure holds what the smaller ones needed. The first engine of a
-    library counts the library as well; memory that an earlier engine gave up and this one took over is not seen. None where the
-    system does not say: only Linux does.
+    One engine serves all batch sizes, smallest first, so each figure includes what the smaller ones needed. The first engine of a
+    library includes the library; memory released by an earlier engine and reused is not counted. None except on Linux.
     """
-    against_anomalib: Mapping[str, float]
-    """CPU seconds that anomalib takes for an image by those of a clip here, for each of its inferencers and sizes."""
+
+
+class Measurable(Protocol):
+    """Anything that can be measured in rounds."""
+
+    def measure(self, round_s: float) -> None:
+        """Run for ``round_s`` seconds and record the time of each call."""
 
 
 @dataclass(slots=True)
-class _Runner:
-    """An engine with what it is to score, and the calls measured so far."""
+class CallTimes:
+    """Wall-clock time of every call, and the CPU time of all of them on all threads of the process."""
+
+    calls_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+    def measure(self, call: Callable[[], object], round_s: float) -> None:
+        """Call repeatedly for ``round_s`` seconds, at least once."""
+        begin_cpu_s, end_s, now_s = time.process_time(), time.perf_counter() + round_s, -inf
+        while now_s < end_s:
+            begin_s = time.perf_counter()
+            call()
+            now_s = time.perf_counter()
+            self.calls_s.append(now_s - begin_s)
+        self.cpu_s += time.process_time() - begin_cpu_s
+
+    @property
+    def median_s(self) -> float:
+        """Median time of a call."""
+        return float(np.median(self.calls_s))
+
+    @property
+    def cpu_s_per_call(self) -> float:
+        """Mean CPU time of a call."""
+        return self.cpu_s / len(self.calls_s)
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """p50, p95 and p99 of a call."""
+        return {f"p{rank}": float(np.percentile(self.calls_s, rank)) * 1000 for rank in (50, 95, 99)}
+
+
+@dataclass(slots=True)
+class EngineRunner:
+    """A loaded engine with the clips that it scores in each call, and the calls measured so far."""
 
     engine: Engine
     precision: Precision
     clips: Clips
     state: State | None = None
     memory_bytes: int | None = None
-    kept: NewestFrames | None = None
-    """What an engine on a GPU keeps of the clips' cameras."""
-    calls: Calls = field(default_factory=Calls)
-    on_device: Calls = field(default_factory=Calls)
+    newest_frames: NewestFrames | None = None
+    """For engines that keep the cameras' frames on their device."""
+    times: CallTimes = field(default_factory=CallTimes)
+    times_on_device: CallTimes = field(default_factory=CallTimes)
 
     def warm_up(self) -> None:
-        if (keeper := resident(self.engine)) is not None:
-            self.kept = NewestFrames(keeper, self.clips)
+        """Score the clips twice."""
+        if (device_engine := resident(self.engine)) is not None:
+            self.newest_frames = NewestFrames(device_engine, self.clips)
         for _ in range(_WARM_UP_CALLS):
-            self.state = self._call()
+            self.state = self._score()
 
     def measure(self, round_s: float) -> None:
-        """One round: calls one after the other."""
-        _measure(self.calls, round_s, self._call)
-        if self.engine.name in ON_GPU:
+        """Score the clips repeatedly; on a GPU, also measure the computation alone."""
+        self.times.measure(self._score, round_s)
+        if self.device == "gpu":
             engine = cast("GpuEngine", self.engine)
-            _measure(self.on_device, round_s, lambda: engine.compute(len(self.clips)))
+            self.times_on_device.measure(lambda: engine.compute(len(self.clips)), round_s)
+
+    @property
+    def device(self) -> str:
+        """``gpu`` or ``cpu``."""
+        return "gpu" if self.engine.name in ON_GPU else "cpu"
 
     @property
     def clips_per_s(self) -> float:
-        return len(self.clips) / self.calls.median_s
+        """Throughput by the median call."""
+        return len(self.clips) / self.times.median_s
 
-    def _call(self) -> State | None:
-        if self.kept is None:
+    @property
+    def cpu_s_per_clip(self) -> float:
+        """Mean CPU time of a clip."""
+        return self.times.cpu_s_per_call / len(self.clips)
+
+    def _score(self) -> State | None:
+        if self.newest_frames is None:
             return self.engine.score(self.clips, self.state).state
-        self.kept.score(np.arange(len(self.clips)))
+        self.newest_frames.score(np.arange(len(self.clips)))
         return None
 
 
-def _measure(calls: Calls, round_s: float, call: Callable[[], object]) -> None:
-    calls_s, begin_cpu_s, end_s = [], time.process_time(), time.perf_counter() + round_s
-    while True:
-        begin_s = time.perf_counter()
-        call()
-        now_s = time.perf_counter()
-        calls_s.append(now_s - begin_s)
-        if now_s >= end_s:
-            break
-    calls.add(calls_s, time.process_time() - begin_cpu_s)
+def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Measure the engines of ``plan`` that run on this machine.
 
-
-def benchmark(
-    bundle: Bundle, plan: Plan, tell: Callable[[int, int], None], inferencers: Sequence[Inferencer] = ()
-) -> dict[str, Any]:
-    """Measure engines that run here, and ``inferencers`` in turns with them.
-
-    ``tell`` is told of finished parts, and of how many there are.
+    ``on_progress`` gets the number of finished measurements and of all.
 
     Returns:
-        ``tune``; ``results``: of each engine and batch; ``against``: of each inferencer; ``floor`` and ``gpu_floor``: what the
-        processor and the GPU allow, the latter None where nothing was measured on one;
-        ``left_out``: why other engines are missing.
+        ``tune``; ``results``: one for each engine and batch size; ``floor`` and ``gpu_floor``: measured peaks of processor and
+        GPU, the latter None if no engine ran on a GPU; ``left_out``: the reason for each engine that could not be loaded.
 
     Raises:
-        EngineFailed: a backend failed, or an inferencer did.
+        EngineFailed: a backend failed.
     """
     with ExitStack() as stack:
-        runners, left_out = _runners(bundle, plan, stack)
-        for number, _ in enumerate(_rounds([*runners, *inferencers], plan.rounds), 1):
-            tell(number, (len(runners) + len(inferencers)) * plan.rounds)
-    against = {inferencer.key: inferencer.result() for inferencer in inferencers}
-    floors = _floors(runners)
-    results = _results(runners, against, floors, gflop_per_clip(bundle), _moved_bytes(bundle))
+        runners, left_out = load_runners(bundle, plan, stack)
+        run_rounds(runners, plan.rounds, on_progress)
+    peaks = _peaks(runners)
     return {
         "tune": plan.tune,
-        "results": [asdict(result) for result in results],
-        "against": [asdict(result) for result in against.values()],
-        "floor": asdict(floors["cpu"]),
-        "gpu_floor": asdict(floors["gpu"]) if "gpu" in floors else None,
+        "results": [asdict(result) for result in _results(bundle, runners, peaks)],
+        "floor": asdict(peaks["cpu"]),
+        "gpu_floor": asdict(peaks["gpu"]) if "gpu" in peaks else None,
         "left_out": left_out,
     }
 
 
-def _device(runner: _Runner) -> str:
-    return "gpu" if runner.engine.name in ON_GPU else "cpu"
+def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple[list[EngineRunner], dict[str, str]]:
+    """Load and warm up every engine of ``plan``, one runner for each batch size; ``stack`` closes the engines.
 
-
-def _floors(runners: list[_Runner]) -> dict[str, Floor]:
-    """Of the processor and, if anything was measured on it, of the GPU."""
-    on_gpu = {runner.precision for runner in runners if _device(runner) == "gpu"}
-    floors = {"cpu": measure_floor({runner.precision for runner in runners if _device(runner) == "cpu"})}
-    if not on_gpu:
-        return floors
-    from deploy.benchmark.roofline import measure_gpu_floor
-
-    return {**floors, "gpu": measure_gpu_floor(on_gpu)}
-
-
-def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner], dict[str, str]]:
+    The second value gives, for each engine that cannot run here, the reason.
+    """
     runners, left_out = [], {}
-    noise = [_noise(bundle, batch) for batch in plan.batches]
+    rng_clips = [_random_clips(bundle, batch) for batch in plan.batches]
     for name, precision in plan.engines:
         before_bytes = _resident_bytes()
         try:
@@ -187,18 +205,29 @@ def _runners(bundle: Bundle, plan: Plan, stack: ExitStack) -> tuple[list[_Runner
                 tune=plan.tune,
                 cameras=sum(plan.batches),
             )
-        except (EngineUnavailable, EngineRefused) as error:  # refused: it has no plan here
+        except (EngineUnavailable, EngineRefused) as error:  # refused: no plan was built for this machine
             left_out[f"{name} {precision}"] = str(error)
             continue
         engine = stack.enter_context(closing(loaded))
         engine.heatmaps_from = inf
-        loaded_runners = [_Runner(engine, precision, clips) for clips in noise]
+        loaded_runners = [EngineRunner(engine, precision, clips) for clips in rng_clips]
         _warm_up(loaded_runners, before_bytes)
         runners += loaded_runners
     return runners, left_out
 
 
-def _warm_up(runners: list[_Runner], before_bytes: int | None) -> None:
+def run_rounds(parts: Sequence[Measurable], rounds: int, on_progress: Callable[[int, int], None]) -> None:
+    """Measure every part once a round, in turns."""
+    for number in range(rounds * len(parts)):
+        parts[number % len(parts)].measure(_ROUND_S)
+        on_progress(number + 1, rounds * len(parts))
+
+
+def _random_clips(bundle: Bundle, batch: int) -> Clips:
+    return np.random.default_rng(0).integers(0, 256, (batch, *bundle.spec.clip_shape), dtype=np.uint8)
+
+
+def _warm_up(runners: list[EngineRunner], before_bytes: int | None) -> None:
     for runner in sorted(runners, key=lambda runner: len(runner.clips)):
         runner.warm_up()
         now_bytes = _resident_bytes()
@@ -206,60 +235,47 @@ def _warm_up(runners: list[_Runner], before_bytes: int | None) -> None:
 
 
 def _resident_bytes() -> int | None:
-    """Memory of this process that lies in RAM now; None where the system does not say."""
+    """Resident memory of this process; None where the system does not report it."""
     try:
         return int(_STATM.read_text().split()[1]) * PAGESIZE
     except OSError:
         return None
 
 
-def _rounds(parts: Sequence[_Runner | Inferencer], rounds: int) -> Iterator[None]:
-    for _ in range(rounds):
-        for part in parts:
-            part.measure(_ROUND_S)
-            yield
+def _peaks(runners: list[EngineRunner]) -> dict[str, Roofline]:
+    precisions = {device: {runner.precision for runner in runners if runner.device == device} for device in ("cpu", "gpu")}
+    peaks = {"cpu": measure_cpu(precisions["cpu"])}
+    return {**peaks, "gpu": measure_gpu(precisions["gpu"])} if precisions["gpu"] else peaks
 
 
-def _noise(bundle: Bundle, batch: int) -> Clips:
-    return np.random.default_rng(0).integers(0, 256, (batch, *bundle.spec.clip_shape), dtype=np.uint8)
-
-
-def _moved_bytes(bundle: Bundle) -> float:
-    """What at least moves for one clip: the clip, the state in and out, and the weights, which fit no first-level cache."""
-    state = 0 if bundle.spec.state_shape is None else 2 * 4 * int(np.prod(bundle.spec.state_shape))
-    return float(np.prod(bundle.spec.clip_shape)) + state + bundle.file(ONNX_NAME).stat().st_size
-
-
-def _results(
-    runners: list[_Runner], against: Mapping[str, Against], floors: Mapping[str, Floor], gflop: float | None, moved_bytes: float
-) -> list[Result]:
+def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Roofline]) -> list[BenchmarkResult]:
+    gflop, moved_bytes = gflop_per_clip(bundle), _moved_bytes(bundle)
     reference = {
         len(runner.clips): runner.clips_per_s for runner in runners if (runner.engine.name, runner.precision) == REFERENCE
     }
 
-    def least_s(runner: _Runner) -> float | None:
-        floor = floors[_device(runner)]
-        return None if gflop is None else floor.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
+    def result(runner: EngineRunner) -> BenchmarkResult:
+        batch, clips_per_s = len(runner.clips), runner.clips_per_s
+        peak = peaks[runner.device]
+        least_s = None if gflop is None else peak.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
+        return BenchmarkResult(
+            engine=runner.engine.name,
+            precision=runner.precision,
+            batch=batch,
+            clips_per_s=clips_per_s,
+            clips_per_s_on_device=batch / runner.times_on_device.median_s if runner.times_on_device.calls_s else None,
+            cpu_s_per_clip=runner.cpu_s_per_clip,
+            latency_ms=runner.times.latency_ms,
+            gflop_per_clip=gflop,
+            ratio_to_floor=None if least_s is None else least_s * clips_per_s,
+            against_reference=clips_per_s / reference[batch] if batch in reference else None,
+            memory_bytes=runner.memory_bytes,
+        )
 
-    return [_result(runner, reference, against, gflop, least_s(runner)) for runner in runners]
+    return [result(runner) for runner in runners]
 
 
-def _result(
-    runner: _Runner, reference: Mapping[int, float], against: Mapping[str, Against], gflop: float | None, least_s: float | None
-) -> Result:
-    batch, clips_per_s = len(runner.clips), runner.clips_per_s
-    cpu_s_per_clip = runner.calls.cpu_s_per_call / batch
-    return Result(
-        engine=runner.engine.name,
-        precision=runner.precision,
-        batch=batch,
-        clips_per_s=clips_per_s,
-        clips_per_s_on_device=batch / runner.on_device.median_s if runner.on_device.calls_s else None,
-        cpu_s_per_clip=cpu_s_per_clip,
-        latency_ms=runner.calls.latency_ms,
-        gflop_per_clip=gflop,
-        ratio_to_floor=None if least_s is None else least_s * clips_per_s,
-        against_reference=clips_per_s / reference[batch] if batch in reference else None,
-        memory_bytes=runner.memory_bytes,
-        against_anomalib={key: other.cpu_s_per_image / cpu_s_per_clip for key, other in against.items()},
-    )
+def _moved_bytes(bundle: Bundle) -> float:
+    """Bytes that at least move for one clip: the clip, the state in and out, and the weights, which fit no first-level cache."""
+    state = 0 if bundle.spec.state_shape is None else 2 * 4 * int(np.prod(bundle.spec.state_shape))
+    return float(np.prod(bundle.spec.clip_shape)) + state + bundle.file(ONNX_NAME).stat().st_size

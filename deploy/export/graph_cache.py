@@ -14,7 +14,6 @@ from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import Precision
 from deploy.errors import ConfigError, EngineFailed, EngineRefused, EngineUnavailable
 from deploy.export.calibration_frames import Footage, FootageCard
-from deploy.network import load_network
 from deploy.records import variant_folder
 
 _RECORD_NAME = "graph.json"
@@ -71,7 +70,7 @@ def graph_of(
 
 def _in_half(bundle: Bundle) -> Graph:
     from deploy.export.onnx import export_onnx
-    from deploy.network import half_share
+    from deploy.network import half_share, load_network
 
     graph = export_onnx(load_network(bundle), bundle.spec, half=True)
     share = half_share(graph)

@@ -1,171 +1,140 @@
-"""anomalib's inferencers beside our engines: loaded once, in a process of another environment, and measured a round at a time.
+"""Measure anomalib's GANomaly, untrained, beside our engines, in interleaved rounds.
 
-anomalib wants versions of its own of what we use, so it is never imported here; :mod:`tests.bench.anomalib_process` is what runs there.
+    python tests/bench/anomalib_comparison.py --anomalib PYTHON --bundle BUNDLE [--size N ...] [--threads N] [--rounds N]
+
+PYTHON belongs to an environment with ``anomalib[openvino]``: it needs other versions of our libraries, so it is never imported
+here. :mod:`tests.bench.anomalib_process` runs there. Its files, gigabytes at 256 x 256, are deleted afterwards.
 """
 
+import argparse
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, cast
+from typing import Any
 
-from deploy.benchmark.roofline import Calls
-from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
+# The file's own folder is the path when it is run as a script.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-_SIDE = Path(__file__).with_name("anomalib_side.py")
-_END_S = 10.0
+from rich.console import Console
+from rich.table import Table
 
+from deploy.benchmark.run import BenchmarkPlan, CallTimes, EngineRunner, load_runners, run_rounds
+from deploy.bundle import read_bundle
+from deploy.engines.registry import PRECISIONS
+from deploy.errors import EngineFailed, OddsightError
 
-@dataclass(frozen=True, slots=True)
-class Against:
-    """One inferencer of another library, of the calls of all rounds. A call is one image: it takes no more."""
-
-    name: str
-    version: str
-    inferencer: str
-    precision: str
-    """What it computes in, as it says itself."""
-    size_px: Sequence[int]
-    """Height, width."""
-    parameters_millions: float
-    """Of what computes the score."""
-    weights: str
-    images_per_s: float
-    """From the median call."""
-    cpu_s_per_image: float
-    latency_ms: Mapping[str, float]
-    """Of a call: p50, p95, p99."""
+_PROCESS = Path(__file__).with_name("anomalib_process.py")
 
 
 @dataclass(slots=True)
-class Inferencer:
-    """One inferencer at one size in the other process, and the calls measured so far."""
+class AnomalibRunner:
+    """One of anomalib's inferencers at one image size, in the other process, one image a call."""
 
-    child: "Child"
+    process: "subprocess.Popen[str]"
     key: str
     """Inferencer and size, such as ``openvino 64x64``."""
-    about: Mapping[str, Any]
-    calls: Calls = field(default_factory=Calls)
+    info: dict[str, Any]
+    """version, precision, parameters_millions."""
+    times: CallTimes = field(default_factory=CallTimes)
 
     def measure(self, round_s: float) -> None:
-        """One round.
+        """Measure one round.
 
         Raises:
-            EngineFailed: the other process failed or ended.
+            EngineFailed: anomalib failed, or its process ended.
         """
-        answer = self.child.ask(f"measure {self.key} {round_s}")
-        self.calls.add(answer["calls_s"], answer["cpu_s"])
-
-    def result(self) -> Against:
-        """The figures of all rounds."""
-        return Against(
-            **self.about,
-            images_per_s=1 / self.calls.median_s,
-            cpu_s_per_image=self.calls.cpu_s_per_call,
-            latency_ms=self.calls.latency_ms,
-        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{self.key} {round_s}\n")
+        self.process.stdin.flush()
+        answer = _answer(self.process)
+        self.times.calls_s += answer["calls_s"]
+        self.times.cpu_s += answer["cpu_s"]
 
 
-class Child:
-    """The other process: a line in, a line of JSON out."""
+def main() -> None:
+    """Print a table of the figures."""
+    arguments = parse_arguments()
+    console = Console()
+    try:
+        with ExitStack() as stack:
+            others = stack.enter_context(anomalib_runners(arguments.anomalib, arguments.size or [256, 64], arguments.threads))
+            engines = tuple((name, precision) for name, precisions in PRECISIONS.items() for precision in precisions)
+            plan = BenchmarkPlan(engines, rounds=arguments.rounds, threads=arguments.threads)
+            ours, left_out = load_runners(read_bundle(arguments.bundle), plan, stack)
+            run_rounds([*ours, *others], plan.rounds, lambda _done, _total: None)
+    except OddsightError as error:
+        sys.exit(f"error: {error}")
+    console.print(comparison_table(ours, others))
+    for name, reason in left_out.items():
+        console.print(f"left out: {name}: {reason}", markup=False)
 
-    def __init__(self, python: Path, script: Path, arguments: Sequence[str]) -> None:
-        """Start it; its files, and what it says besides its answers, go to the folder of ``script``.
 
-        Raises:
-            ConfigError: ``python`` cannot be started.
-        """
-        self._python, self._said = python, script.with_suffix(".log")
-        folder = str(script.parent)
-        with self._said.open("wb") as said:
-            try:
-                self._process = subprocess.Popen(
-                    [str(python), str(script), *arguments],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=said,
-                    encoding="utf-8",
-                    errors="replace",
-                    env={**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder},
-                    start_new_session=True,  # Ctrl-C at the terminal is for us: we end it
-                )
-            except OSError as error:
-                raise ConfigError(
-                    f"--anomalib must be the Python of an environment with anomalib, such as anomalib-env/bin/python, "
-                    f"got {str(python)!r}: {error.strerror}"
-                ) from error
-        self._requests, self._answers = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
-
-    def ask(self, request: str) -> dict[str, Any]:
-        """Its answer.
-
-        Raises:
-            EngineFailed: it failed or ended.
-        """
-        with suppress(BrokenPipeError):  # it has ended: what is missing is the answer
-            self._requests.write(request + "\n")
-            self._requests.flush()
-        return self.answer(request)
-
-    def answer(self, doing: str) -> dict[str, Any]:
-        """The next line that it says.
-
-        Raises:
-            EngineUnavailable: what it needs is not installed in its environment.
-            EngineFailed: it failed or ended.
-        """
-        line = self._answers.readline()
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            raise EngineFailed(f"anomalib failed at {doing!r}: {self._python} {self._end(line)}") from None
-        if not isinstance(answer, dict):
-            raise EngineFailed(f"anomalib failed at {doing!r}: {self._python} answered {line.strip()!r}; is it a Python?")
-        if answer.get("not_installed"):
-            raise EngineUnavailable(
-                f"anomalib cannot be measured with {self._python}: {answer['error']}; install it there: "
-                f"{self._python} -m pip install 'anomalib[openvino]'"
-            )
-        if "error" in answer:
-            raise EngineFailed(f"anomalib failed at {doing!r}: {answer['error']}")
-        return answer
-
-    def close(self) -> None:
-        """End it, whatever it is doing."""
-        with suppress(BrokenPipeError), self._process:
-            self._process.kill()
-
-    def _end(self, line: str) -> str:
-        """What became of it, given the last line that it said."""
-        if line:
-            return f"answered {line.strip()!r}; is it a Python?"
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_END_S)
-        said = self._said.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((text.strip() for text in reversed(said) if text.strip()), "nothing")
-        return f"ended with exit code {self._process.returncode}; the last that it said: {last}"
+def parse_arguments() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description="Measure anomalib's GANomaly, untrained, beside our engines.")
+    parser.add_argument("--anomalib", type=Path, required=True, metavar="PYTHON", help="Python with anomalib[openvino]")
+    parser.add_argument("--bundle", type=Path, required=True, help="folder that oddsight-train made")
+    parser.add_argument("--size", type=int, action="append", metavar="N", help="anomalib's images are N x N; default 256 and 64")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of a call; 0: each library's default")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of 0.6 s each")
+    return parser.parse_args()
 
 
 @contextmanager
-def anomalib_inferencers(python: Path, sizes_px: Sequence[int], threads: int) -> Iterator[list[Inferencer]]:
-    """GANomaly as anomalib has it, untrained, by both of its inferencers at each size (square), loaded and warm.
-
-    ``python`` is that of an environment with ``anomalib[openvino]``. ``threads``: CPU threads of a call; 0: their own choice.
-    Afterwards the process is gone, and its files with it: gigabytes at 256 x 256.
+def anomalib_runners(python: Path, sizes_px: Sequence[int], threads: int) -> Iterator[list[AnomalibRunner]]:
+    """Both of anomalib's inferencers at each image size, loaded and warm.
 
     Raises:
-        ConfigError: ``python`` cannot be started.
-        EngineUnavailable: it has no anomalib.
-        EngineFailed: anomalib failed.
+        EngineFailed: ``python`` cannot be started, has no anomalib, or anomalib failed.
     """
-    with TemporaryDirectory(prefix="oddsight-anomalib-") as folder:
-        # A script's own folder comes first where Python looks for modules; ours has names that libraries have, too.
-        script = Path(shutil.copy(_SIDE, folder))
-        with closing(Child(python, script, [str(threads), *map(str, sizes_px)])) as child:
-            inferencers = child.answer("loading")["inferencers"]
-            yield [Inferencer(child, key, about) for key, about in inferencers.items()]
+    with TemporaryDirectory(prefix="oddsight-anomalib-") as folder, ExitStack() as stack:
+        # Python puts a script's folder first on its path; ours holds names that libraries have, too.
+        command = [str(python), "-c", _PROCESS.read_text(), str(threads), *map(str, sizes_px)]
+        environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder)}
+        pipe = subprocess.PIPE
+        try:
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=folder)
+        except OSError as error:
+            raise EngineFailed(f"--anomalib {python}: {error.strerror}; give the Python of an anomalib environment") from error
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        yield [AnomalibRunner(process, key, info) for key, info in _answer(process).items()]
+
+
+def _answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise EngineFailed(f"anomalib's process ended with exit code {process.wait(10)}; see its messages above")
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise EngineFailed(f"anomalib failed: {answer['error']}")
+    return answer
+
+
+def comparison_table(ours: Sequence[EngineRunner], others: Sequence[AnomalibRunner]) -> Table:
+    """Figures of both; the last columns divide anomalib's CPU time of an image by ours of a clip."""
+    table = Table("", "precision", "batch", "images/s", "CPU ms", "p50 ms", "p95 ms", *(f"CPU, {other.key}" for other in others))
+    for other in others:
+        table.add_row(f"anomalib {other.info['version']} {other.key}", other.info["precision"], "1", *_figures(other.times, 1))
+    for runner in ours:
+        figures = _figures(runner.times, len(runner.clips))
+        ratios = (f"x {other.times.cpu_s_per_call / runner.cpu_s_per_clip:.1f}" for other in others)
+        table.add_row(runner.engine.name, runner.precision, str(len(runner.clips)), *figures, *ratios)
+    return table
+
+
+def _figures(times: CallTimes, batch: int) -> list[str]:
+    latency_ms = times.latency_ms
+    speed = f"{batch / times.median_s:.1f}", f"{times.cpu_s_per_call / batch * 1000:.2f}"
+    return [*speed, f"{latency_ms['p50']:.1f}", f"{latency_ms['p95']:.1f}"]
+
+
+if __name__ == "__main__":
+    main()

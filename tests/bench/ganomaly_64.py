@@ -1,7 +1,7 @@
 """Write an untrained bundle of GANomaly at 64 x 64, to be measured beside anomalib's: for speed alone, its scores mean nothing.
 
     python tests/bench/ganomaly_64.py BUNDLE
-    oddsight-deploy bench --bundle BUNDLE --anomalib PYTHON --anomalib-size 64
+    python tests/bench/anomalib_comparison.py --anomalib PYTHON --bundle BUNDLE --size 64
 
 Of a frame of 128 x 128 grey pixels the graph makes one picture of 64 x 64, by averaging, and one score: its tile is as large as
 the picture. The network is the one that anomalib has: halved four times, 64 channels at first, 100 numbers in the latent. What

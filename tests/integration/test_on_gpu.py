@@ -13,7 +13,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from deploy.benchmark.run import Plan, benchmark
+from deploy.benchmark.run import BenchmarkPlan, benchmark
 from deploy.bundle import Bundle, read_bundle
 from deploy.engine import Clips, Engine, Precision, Scores
 from deploy.engines.registry import load_engine
@@ -101,7 +101,7 @@ def spans(profiled: Any, *, copies: bool) -> list[tuple[float, float]]:
 
 
 def test_the_benchmark_holds_an_engine_to_the_gpus_own_peaks(bundle: Bundle, name: str) -> None:
-    report = benchmark(bundle, Plan(((name, "f32"), (name, "f16")), batches=(1, 32), rounds=1), lambda *_: None)
+    report = benchmark(bundle, BenchmarkPlan(((name, "f32"), (name, "f16")), batches=(1, 32), rounds=1), lambda *_: None)
     assert report["gpu_floor"]["flop_per_s"].keys() == {"f32", "f16"}
     assert len(report["results"]) == 4
     for row in report["results"]:

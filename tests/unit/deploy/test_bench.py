@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deploy.benchmark.roofline import Floor, gflop_per_clip, measure_floor
-from deploy.benchmark.run import Plan, _resident_bytes, benchmark
+from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu
+from deploy.benchmark.run import BenchmarkPlan, _resident_bytes, benchmark
 from deploy.bundle import Bundle
 from deploy.engine import Options
 from deploy.engines.registry import ENGINES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.gpu.engine import Slot
-from deploy.report import bench_tables
-from tests.bench.anomalib_comparison import Inferencer
+from deploy.report import benchmark_table
 from tests.harness.gpu_engines import make_up_gpu
 
 FIGURES = {
@@ -31,21 +30,20 @@ FIGURES = {
     "ratio_to_floor",
     "against_reference",
     "memory_bytes",
-    "against_anomalib",
 }
 
 
 @pytest.fixture(autouse=True)
 def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.benchmark.run._ROUND_S", 0.0)
-    monkeypatch.setattr("deploy.benchmark.roofline._SIDE", 64)
-    monkeypatch.setattr("deploy.benchmark.roofline._COPY_BYTES", 1024)
+    monkeypatch.setattr("deploy.benchmark.roofline._CPU_SIDE", 64)
+    monkeypatch.setattr("deploy.benchmark.roofline._CPU_COPY_BYTES", 1024)
 
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
 def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: pytest.FixtureRequest, kind: str) -> None:
     told = []
-    plan = Plan((("onnx", "f32"), ("torch", "f32")), batches=(1, 3), rounds=2)
+    plan = BenchmarkPlan((("onnx", "f32"), ("torch", "f32")), batches=(1, 3), rounds=2)
     report = benchmark(request.getfixturevalue(kind), plan, lambda done, total: told.append((done, total)))
     assert report["tune"] == "throughput"
     assert told == [(number, 8) for number in range(1, 9)]
@@ -56,9 +54,8 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
         assert row.keys() == FIGURES
         assert row["clips_per_s"] == pytest.approx(row["batch"] / row["latency_ms"]["p50"] * 1000)
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
-        assert row["against_anomalib"] == {}
         assert row["clips_per_s_on_device"] is None
-    assert (report["against"], report["gpu_floor"]) == ([], None)
+    assert report["gpu_floor"] is None
     torch_rows = report["results"][2:]
     assert [row["against_reference"] for row in torch_rows] == [1.0, 1.0]
 
@@ -71,13 +68,13 @@ def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypat
         raise EngineUnavailable("seen enough")
 
     monkeypatch.setitem(ENGINES, "openvino", refuse)
-    plan = Plan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, tune="latency")
+    plan = BenchmarkPlan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, tune="latency")
     assert benchmark(bundle, plan, lambda *_: None)["tune"] == "latency"
     assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency", cameras=4)]
 
 
 def test_a_precision_whose_peak_was_not_measured_has_no_floor() -> None:
-    floor = Floor({"f16": 4.0}, 2.0)
+    floor = Roofline({"f16": 4.0}, 2.0)
     assert (floor.s_per_clip("f16", 8.0, 2.0), floor.s_per_clip("f16", 4.0, 6.0)) == (2.0, 3.0)
     assert floor.s_per_clip("int8", 8.0, 2.0) is None
 
@@ -89,12 +86,12 @@ def test_an_engine_on_a_gpu_is_given_newest_frames_and_held_to_the_gpus_floor(
     measured, ways, start = [], set(), Slot.start
     monkeypatch.setattr(Slot, "start", lambda slot, piece, call: ways.add(call.way) or start(slot, piece, call))
 
-    def measure(precisions: set[str]) -> Floor:
+    def measure(precisions: set[str]) -> Roofline:
         measured.append(precisions)
-        return Floor({"f16": 1e30}, 1e30)
+        return Roofline({"f16": 1e30}, 1e30)
 
-    monkeypatch.setattr("deploy.benchmark.roofline.measure_gpu_floor", measure)
-    plan = Plan((("torch-cuda", "f16"), ("onnx", "f32")), batches=(1,), rounds=1)
+    monkeypatch.setattr("deploy.benchmark.run.measure_gpu", measure)
+    plan = BenchmarkPlan((("torch-cuda", "f16"), ("onnx", "f32")), batches=(1,), rounds=1)
     report = benchmark(bundle, plan, lambda *_: None)
     assert (measured, report["gpu_floor"]["bytes_per_s"]) == ([{"f16"}], 1e30)
     assert list(report["floor"]["flop_per_s"]) == ["f32"]
@@ -112,78 +109,35 @@ def test_an_engine_that_does_not_run_here_is_left_out_with_its_reason(
         raise error
 
     monkeypatch.setitem(ENGINES, "openvino", refuse)
-    report = benchmark(bundle, Plan((("openvino", "bf16"), ("onnx", "f32")), batches=(1,), rounds=1), lambda *_: None)
+    report = benchmark(bundle, BenchmarkPlan((("openvino", "bf16"), ("onnx", "f32")), batches=(1,), rounds=1), lambda *_: None)
     assert report["left_out"] == {"openvino bf16": str(error)}
     assert [row["against_reference"] for row in report["results"]] == [None]
 
 
-class OtherProcess:
-    """Answers as one that measures anomalib."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def ask(self, request: str) -> dict[str, Any]:
-        self.asked.append(request)
-        return {"calls_s": [0.5, 0.25, 0.25], "cpu_s": 6.0}
-
-
-def inferencer(child: Any) -> Inferencer:
-    known = {"name": "anomalib ganomaly", "version": "2.7.0", "inferencer": "torch", "precision": "f32", "weights": "untrained"}
-    return Inferencer(child, "torch 48x32", {**known, "size_px": [32, 48], "parameters_millions": 1.5})
-
-
-def test_anomalib_takes_turns_with_the_engines_and_is_compared_with_each(bundle: Bundle) -> None:
-    child, told = OtherProcess(), []
-    plan = Plan((("onnx", "f32"),), batches=(1, 3), rounds=2)
-    report = benchmark(bundle, plan, lambda done, total: told.append((done, total, len(child.asked))), [inferencer(child)])
-    assert told == [(1, 6, 0), (2, 6, 0), (3, 6, 1), (4, 6, 1), (5, 6, 1), (6, 6, 2)]
-    assert child.asked == ["measure torch 48x32 0.0"] * 2
-    [against] = report["against"]
-    assert against == {
-        "name": "anomalib ganomaly",
-        "version": "2.7.0",
-        "inferencer": "torch",
-        "precision": "f32",
-        "size_px": [32, 48],
-        "parameters_millions": 1.5,
-        "weights": "untrained",
-        "images_per_s": 4.0,
-        "cpu_s_per_image": 2.0,
-        "latency_ms": {"p50": 250.0, "p95": 500.0, "p99": 500.0},
-    }
-    for row in report["results"]:
-        assert row["against_anomalib"] == {"torch 48x32": pytest.approx(2.0 / row["cpu_s_per_clip"])}
-
-
-def test_tables_show_anomalib_only_where_it_was_measured(bundle: Bundle) -> None:
-    plan = Plan((("onnx", "f32"),), batches=(1,), rounds=1)
-    alone = shown(benchmark(bundle, plan, lambda *_: None))
-    beside = shown(benchmark(bundle, plan, lambda *_: None, [inferencer(OtherProcess())]))
-    assert "anomalib" not in alone
-    assert "anomalib ganomaly 2.7.0, untrained" in beside
-    for figure in ("48x32", "2000.00", "250.0"):
-        assert figure in beside
+def test_table_shows_each_engine(bundle: Bundle) -> None:
+    text = shown(benchmark(bundle, BenchmarkPlan((("onnx", "f32"),), batches=(1,), rounds=1), lambda *_: None))
+    for figure in ("tiny, for throughput", "onnx", "GB/s"):
+        assert figure in text
 
 
 def shown(report: dict[str, Any]) -> str:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(*bench_tables({"model_id": "tiny", **report}))
+        console.print(benchmark_table({"model_id": "tiny", **report}))
     return captured.get()
 
 
 def test_cpu_time_of_a_call_is_shared_by_its_clips(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks_s = count(step=6)
     monkeypatch.setattr("deploy.benchmark.run.time.process_time", lambda: next(ticks_s))
-    report = benchmark(bundle, Plan((("onnx", "f32"),), batches=(1, 3), rounds=2), lambda *_: None)
+    report = benchmark(bundle, BenchmarkPlan((("onnx", "f32"),), batches=(1, 3), rounds=2), lambda *_: None)
     assert [row["cpu_s_per_clip"] for row in report["results"]] == [6.0, 2.0]
 
 
 def test_memory_is_what_came_on_top_since_before_the_engine_was_loaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     at_bytes = iter([100, 130, 170, 200, 210, 280])
     monkeypatch.setattr("deploy.benchmark.run._resident_bytes", lambda: next(at_bytes))
-    report = benchmark(bundle, Plan((("onnx", "f32"), ("torch", "f32")), batches=(3, 1), rounds=1), lambda *_: None)
+    report = benchmark(bundle, BenchmarkPlan((("onnx", "f32"), ("torch", "f32")), batches=(3, 1), rounds=1), lambda *_: None)
     assert [(row["batch"], row["memory_bytes"]) for row in report["results"]] == [(3, 70), (1, 30), (3, 80), (1, 10)]
 
 
@@ -196,7 +150,7 @@ def test_memory_is_measured_where_the_system_tells(tmp_path: Path, monkeypatch: 
 
 
 def test_the_time_of_the_slower_of_computing_and_moving_is_the_floor() -> None:
-    floor = Floor({"f32": 100.0, "bf16": 200.0}, 10.0)
+    floor = Roofline({"f32": 100.0, "bf16": 200.0}, 10.0)
     assert floor.s_per_clip("f32", 300.0, 10.0) == 3.0
     assert floor.s_per_clip("bf16", 300.0, 10.0) == 1.5
     assert floor.s_per_clip("bf16", 300.0, 40.0) == 4.0
@@ -205,7 +159,7 @@ def test_the_time_of_the_slower_of_computing_and_moving_is_the_floor() -> None:
 def test_peaks_are_of_the_fastest_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = count()
     monkeypatch.setattr("deploy.benchmark.roofline.time.perf_counter", lambda: float(next(ticks)))
-    assert measure_floor({"f32"}) == Floor({"f32": 2.0 * 64**3}, 2048.0)
+    assert measure_cpu({"f32"}) == Roofline({"f32": 2.0 * 64**3}, 2048.0)
 
 
 def test_operations_are_those_of_the_convolutions(bundle: Bundle) -> None:

@@ -116,7 +116,7 @@ def test_an_unknown_engine_is_a_wrong_call(run: Run, bundle: Bundle) -> None:
 
 
 def test_bench_prints_one_json_object_and_nothing_else_on_stdout(run: Run, bundle: Bundle) -> None:
-    done = run("bench", "--bundle", bundle.path, "--engine", "onnx", "--batch", "2", "--rounds", "1", "--json")
+    done = run("bench", bundle.path, "--engine", "onnx", "--batch", "2", "--rounds", "1", "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 0
     assert [(row["engine"], row["precision"], row["batch"]) for row in report["results"]] == [("onnx", "f32", 2)]
@@ -176,13 +176,13 @@ def test_footage_that_is_none_is_told_in_one_line(run: Run, bundle: Bundle, tmp_
 
 
 def test_bench_loads_engines_for_what_is_asked(run: Run, bundle: Bundle) -> None:
-    done = run(
-        "bench", "--bundle", bundle.path, "--engine", "onnx", "--batch", "1", "--rounds", "1", "--tune", "latency", "--json"
-    )
+    done = run("bench", bundle.path, "--engine", "onnx", "--batch", "1", "--rounds", "1", "--tune", "latency", "--json")
     assert json.loads(done.stdout)["tune"] == "latency"
 
 
-OPENVINO_FOR_A_MOMENT = "sys.modules.update(torch=None, onnxruntime=None); from deploy import optimize; optimize._ROUND_S = 0.1"
+OPENVINO_FOR_A_MOMENT = (
+    "sys.modules.update(torch=None, onnxruntime=None); from deploy.selection import optimize; optimize._ROUND_S = 0.1"
+)
 
 
 def test_optimize_keeps_the_best_and_inspect_shows_it(run: Run, bundle: Bundle) -> None:
@@ -223,28 +223,3 @@ def test_optimize_names_a_load_that_is_none(run: Run, bundle: Bundle) -> None:
     done = run("optimize", bundle.path, "--cameras", "1", "--frame-rate", "nan")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: frame rate must be above 0 and at most 1000 frames/s, got nan\n"
-
-
-def test_bench_measures_anomalib_beside_the_engines(run: Run, bundle: Bundle, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    fakes = Path(__file__).parent / "fake_anomalib"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{fakes}" exec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    measured = "--bundle", bundle.path, "--engine", "onnx", "--batch", "2", "--rounds", "1"
-    report = json.loads(run("bench", *measured, "--anomalib", python, "--anomalib-size", "16", "--json").stdout)
-    assert [(row["inferencer"], row["size_px"], row["version"]) for row in report["against"]] == [
-        ("openvino", [16, 16], "9.9"),
-        ("torch", [16, 16], "9.9"),
-    ]
-    assert [list(row["against_anomalib"]) for row in report["results"]] == [["openvino 16x16", "torch 16x16"]]
-
-
-@pytest.mark.parametrize(
-    ("asked_for", "told"),
-    [(["--anomalib", "missing/python"], "'missing/python'"), (["--anomalib-size", "64"], "needs --anomalib PYTHON, got 64")],
-)
-def test_bench_with_a_wrong_call_for_anomalib_measures_nothing(run: Run, bundle: Bundle, asked_for: list[str], told: str) -> None:
-    done = run("bench", "--bundle", bundle.path, *asked_for)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert told in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
