@@ -57,12 +57,12 @@ def ingest_command(
 ) -> None:
     """Send one camera's frames to Kafka. A live stream is held on to until Ctrl-C; a file ends by itself."""
     from streamer.config import load_settings
-    from streamer.ingest.run import CameraFeed, IngestPlan, send_frames
+    from streamer.ingest.run import CameraFeed, IngestPlan, run_ingest
     from streamer.monitoring import configure_logs
 
     configure_logs()
     plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
-    typer.echo(send_frames(load_settings(config).kafka, plan, _stop_on_signals()))
+    typer.echo(run_ingest(load_settings(config).kafka, plan, _stop_on_signals()))
 
 
 @app.command("watch")

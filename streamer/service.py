@@ -17,7 +17,7 @@ from deploy.selection.select import Wanted, load_chosen
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import Admitted
 from streamer.config import Settings
-from streamer.kafka.client import ensure_topics, quiet_library_log
+from streamer.kafka.client import ensure_topics, silence_kafka_log
 from streamer.kafka.dead_letters import KafkaDeadLetters
 from streamer.kafka.source import KafkaFrameSource
 from streamer.monitoring import Health, Metrics, serve_http
@@ -41,7 +41,7 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
         ConfigError, BundleError, EngineError, DecoderError: before anything is consumed; the last two also when they fail later.
         BrokerUnavailable, RedisUnavailable: Kafka or Redis cannot be reached at start, or Kafka refuses us later.
     """
-    quiet_library_log()
+    silence_kafka_log()
     bundle = read_bundle(_bundle_path(settings))
     metrics, health = Metrics(), Health()
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
 from deploy.engines.registry import DEFAULT_ENGINE, load_engine
 from trainer.data.datasets.registry import training_sources
-from trainer.data.footage import load_all
+from trainer.data.footage import load_all_footage
 from trainer.errors import TooLittleFootage
 from trainer.evaluation.runner import score_clips
 from trainer.statistics import normal_tail
@@ -69,7 +69,7 @@ def calibrate(bundle_path: Path, data: Path) -> Bundle:
         OddsightError: no footage, no usable bundle, or no engine.
     """
     bundle = read_bundle(bundle_path)
-    clips = load_all(training_sources(data), bundle.spec)
+    clips = load_all_footage(training_sources(data), bundle.spec)
     engine = load_engine(bundle, DEFAULT_ENGINE)
     try:
         scores = [row for _, row in score_clips(engine, clips)]

@@ -120,10 +120,10 @@ def evaluate(
 @app.command()
 def datasets() -> None:
     """List the data sets that are understood: their files, where to get them, and on what terms."""
-    from trainer.data.datasets.base import listing
+    from trainer.data.datasets.base import describe_layouts
     from trainer.data.datasets.registry import LAYOUTS
 
-    typer.echo(listing(LAYOUTS))
+    typer.echo(describe_layouts(LAYOUTS))
 
 
 @app.command()

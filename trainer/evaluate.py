@@ -13,8 +13,8 @@ from trainer.baselines.base import Learned
 from trainer.baselines.flow import baseline_spec
 from trainer.baselines.run import Field, learn
 from trainer.calibrate import MIN_FRAMES, calibration_from
-from trainer.data.datasets.registry import labelled_clips, normal_sources
-from trainer.data.footage import footage_shape, frame_count, load_footage
+from trainer.data.datasets.registry import labelled_clips, training_sources_if_any
+from trainer.data.footage import estimate_frame_count, footage_info, load_footage
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.evaluation.result import Evaluation, detector, labels_of
 from trainer.evaluation.runner import Outcome, Seen, baseline_frames, every_frame, scored_frames, walk
@@ -74,9 +74,9 @@ def _score(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibra
 
 
 def _baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[Field, list[Outcome]]:
-    spec = baseline_spec(footage_shape([clip.source for clip in clips]))
-    sources = normal_sources(data)
-    with work_bar(screen, "baselines, training footage", sum(frame_count(source) for source in sources)) as step:
+    spec = baseline_spec(footage_info([clip.source for clip in clips]))
+    sources = training_sources_if_any(data)
+    with work_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as step:
         field = learn(sources, spec, step)
     for line in field.left_out:
         screen.print(line, highlight=False)

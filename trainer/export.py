@@ -34,7 +34,7 @@ from deploy.golden import PACE, Sequences, places_of, sequences_bytes
 from deploy.spec import ClipSpec
 from deploy.validation.parity import check
 from trainer.calibrate import calibration_from
-from trainer.data.clips import ClipBank, Split
+from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
 from trainer.models.base import CALIBRATION_CLIPS, Serving
 
@@ -124,7 +124,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
         TooLittleFootage: the held-out footage is too short to calibrate on.
     """
     network, spec = finished.network.cpu().eval(), finished.spec
-    learned, held_out = ClipBank(split.fit, spec.length), ClipBank(split.held_out, spec.length)
+    learned, held_out = ClipDataset(split.train, spec.length), ClipDataset(split.validation, spec.length)
     network.fit_scale(learned, held_out)
     scores, golden = _reference(network, spec, held_out)
     calibration = calibration_from(scores)
@@ -132,7 +132,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
         GOLDEN_NAME: golden_bytes(golden),
-        SEQUENCES_NAME: sequences_bytes(golden_sequences(network, spec, split.held_out)),
+        SEQUENCES_NAME: sequences_bytes(golden_sequences(network, spec, split.validation)),
     }
     return write_bundle(
         path,
@@ -145,7 +145,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
     )
 
 
-def _reference(network: Serving, spec: ClipSpec, held_out: ClipBank) -> tuple[NDArray[np.float32], Golden]:
+def _reference(network: Serving, spec: ClipSpec, held_out: ClipDataset) -> tuple[NDArray[np.float32], Golden]:
     """The scores of held-out clips, float32 (N,), and a few of the clips, spread evenly, with all that the network gives.
 
     A recurrent network has to see every clip; of the others ``CALIBRATION_CLIPS`` are enough.
@@ -165,25 +165,25 @@ def _reference(network: Serving, spec: ClipSpec, held_out: ClipBank) -> tuple[ND
 
 
 @torch.inference_mode()
-def _answers(network: Serving, state_shape: tuple[int, int, int], bank: ClipBank) -> Iterator[Golden]:
+def _answers(network: Serving, state_shape: tuple[int, int, int], bank: ClipDataset) -> Iterator[Golden]:
     """What a recurrent network says of every clip, one at a time, in order, each with the state that its video led to."""
     for video in bank.footage:
         state = torch.zeros((1, *state_shape))
-        for clip in ClipBank((video,), bank.length).batches(1):
+        for clip in ClipDataset((video,), bank.length).batches(1):
             score, heatmap, following = network(torch.from_numpy(clip), state)
             yield Golden(clip, score.numpy(), heatmap.numpy(), state.numpy(), following.numpy())
             state = following
 
 
-def _golden_clips(network: Serving, held_out: ClipBank) -> Golden:
-    clips = next(held_out.spread(GOLDEN_CLIPS, GOLDEN_CLIPS))
+def _golden_clips(network: Serving, held_out: ClipDataset) -> Golden:
+    clips = next(held_out.evenly_spaced(GOLDEN_CLIPS, GOLDEN_CLIPS))
     with torch.inference_mode():
         score, heatmap = network(torch.from_numpy(clips))
     return Golden(clips, score.numpy(), heatmap.numpy())
 
 
-def _scores_finish(network: Serving, bank: ClipBank) -> NDArray[np.float32]:
+def _scores_finish(network: Serving, bank: ClipDataset) -> NDArray[np.float32]:
     with torch.inference_mode():
         return np.concatenate(
-            [network(torch.from_numpy(clips))[0].numpy() for clips in bank.spread(CALIBRATION_CLIPS, _BATCH_CLIPS)]
+            [network(torch.from_numpy(clips))[0].numpy() for clips in bank.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS)]
         )

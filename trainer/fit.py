@@ -14,10 +14,10 @@ from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
 from trainer.config import FitConfig, network_config
-from trainer.data.annotations import Marked, clips_of, fingerprint, load_marked, read_feedback
-from trainer.data.clips import ClipBank, FrameCache, Split, frame_size, split_by_video, without_last_tenth
+from trainer.data.annotations import AnnotatedClip, annotated_sources, annotations_hash, load_annotated_clips, read_annotations
+from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets.registry import is_plain_footage, training_sources
-from trainer.data.footage import footage_shape, frame_count, load_all
+from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
 from trainer.export import Finished, make_bundle
 from trainer.holdout import last_tenth_lines, look_at_last_tenth
 from trainer.models.base import Serving, Stage
@@ -48,8 +48,8 @@ class Run:
             "seed": self.config.seed,
             "batch_clips": self.settings(stage).batch,
             "precision": self.config.precision,
-            "feedback": fingerprint(self.split.marked),
-            "footage": [[video.name, len(video.frames)] for video in (*self.split.fit, *self.split.held_out)],
+            "feedback": annotations_hash(self.split.annotated),
+            "footage": [[video.name, len(video.frames)] for video in (*self.split.train, *self.split.validation)],
         }
         return Checkpoints(self.out / FOLDER_NAME / stage.name, identity, self.config.checkpoint_every_s)
 
@@ -81,7 +81,7 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
         return None
     with console.status("scale, calibration, export"):
         bundle = make_bundle(out, Finished(network, run.card, run.spec, metrics), run.split)
-    if run.split.set_aside:
+    if run.split.holdout:
         _look_back(bundle, run.split, console)
     drop_checkpoint(out / FOLDER_NAME)
     return bundle
@@ -93,25 +93,25 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
     The last tenth is set aside, unless the data set has test clips to look at.
     """
     model = clip_model(config.model)
-    said = read_feedback(config.feedback) if config.feedback else []
+    said = read_annotations(config.feedback) if config.feedback else []
     if said and not model.learns_marks:
         raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
     sources = training_sources(data)
-    shape = footage_shape(sources)
-    height_px, width_px = frame_size(shape, model.frame_area_px, model.side_step_px)
+    shape = footage_info(sources)
+    height_px, width_px = choose_frame_size(shape, model.frame_area_px, model.side_step_px)
     network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
-    frames = sum(frame_count(source) for source in (*sources, *clips_of(said)))
+    frames = sum(estimate_frame_count(source) for source in (*sources, *annotated_sources(said)))
     with together.first_alone(), work_bar(console, "decoding", frames) as advance:
         cache = FrameCache(out / FOLDER_NAME / "frames", lambda: advance(1))
-        footage = load_all(sources, spec, done=lambda clip: tell_footage(console, clip), load=cache.load)
-        marked = load_marked(said, sources, spec, cache.load)
+        footage = load_all_footage(sources, spec, done=lambda clip: tell_footage(console, clip), load=cache.load)
+        marked = load_annotated_clips(said, sources, spec, cache.load)
     unreadable_frames = tell_unreadable(console, footage)
-    kept, set_aside = without_last_tenth(footage) if is_plain_footage(data) else (footage, ())
-    split = replace(split_by_video(kept, spec.length), set_aside=set_aside, marked=marked)
-    require_frames(len(ClipBank(split.held_out, spec.length)))
+    kept, set_aside = split_off_last_tenth(footage) if is_plain_footage(data) else (footage, ())
+    split = replace(split_by_video(kept, spec.length), holdout=set_aside, annotated=marked)
+    require_frames(len(ClipDataset(split.validation, spec.length)))
     tell_split(console, split, spec)
-    tell_marked(console, split.marked)
+    tell_marked(console, split.annotated)
     return Run(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
 
 
@@ -130,7 +130,7 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
         "train_s": round(sum(stage["train_s"] for stage in finished), 1),
         "processes": together.count,
         "unreadable_frames": run.unreadable_frames,
-        "feedback": _feedback(run.split.marked),
+        "feedback": _feedback(run.split.annotated),
     }
 
 
@@ -151,12 +151,12 @@ def _train_stage(run: Run, stage: Stage, together: Together, console: Console) -
     }
 
 
-def _feedback(marked: tuple[Marked, ...]) -> dict[str, Any] | None:
+def _feedback(marked: tuple[AnnotatedClip, ...]) -> dict[str, Any] | None:
     """What to note of feedback in the bundle: stretches of either kind, and a hash of all."""
     if not marked:
         return None
     anomalies = sum(mark.anomalous for mark in marked)
-    return {"anomaly": anomalies, "normal": len(marked) - anomalies, "sha256": fingerprint(marked)}
+    return {"anomaly": anomalies, "normal": len(marked) - anomalies, "sha256": annotations_hash(marked)}
 
 
 def _keeper(run: Run, stage: Stage, together: Together, console: Console) -> Keeper:
@@ -170,7 +170,7 @@ def _keeper(run: Run, stage: Stage, together: Together, console: Console) -> Kee
 
 
 def _look_back(bundle: Bundle, split: Split, console: Console) -> None:
-    frames = len(ClipBank((*split.held_out, *split.set_aside), bundle.spec.length))
+    frames = len(ClipDataset((*split.validation, *split.holdout), bundle.spec.length))
     with work_bar(console, "looking at the last tenth", frames) as advance:
         found = look_at_last_tenth(bundle, split, advance)
     for line in last_tenth_lines(found, bundle.calibration.enter):

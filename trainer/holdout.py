@@ -218,13 +218,13 @@ def look_at_last_tenth(bundle: Bundle, split: Split, advance: Callable[[int], No
     """
     engine = load_engine(bundle, DEFAULT_ENGINE)
     try:
-        calibrated = _scores(engine, split.held_out, advance)
-        scores = dict(zip((video.name for video in split.set_aside), _scores(engine, split.set_aside, advance), strict=True))
+        calibrated = _scores(engine, split.validation, advance)
+        scores = dict(zip((video.name for video in split.holdout), _scores(engine, split.holdout, advance), strict=True))
         rule = DecisionRule(enter=bundle.calibration.enter, exit=bundle.calibration.exit)
         moments = tuple(unusual_moments(rule, scores, bundle.spec.fps, MOMENTS))
         facts = _facts(bundle, split, np.concatenate(calibrated), scores, moments)
         found = LastTenth(moments, facts, judge(facts), bundle.spec.fps)
-        _write_pictures(bundle, engine, split.set_aside, moments)
+        _write_pictures(bundle, engine, split.holdout, moments)
     finally:
         engine.close()
     (bundle.path / JSON_NAME).write_text(json.dumps(_report(bundle, found), indent=2) + "\n", encoding="utf-8")
@@ -247,7 +247,7 @@ def loss_ratio(metrics: dict[str, Any]) -> float | None:
 
 
 def _facts(bundle: Bundle, split: Split, calibrated: NDArray[np.float32], scores: Scores, moments: Sequence[Moment]) -> Facts:
-    frames = sum(len(video.frames) for part in (split.fit, split.held_out, split.set_aside) for video in part)
+    frames = sum(len(video.frames) for part in (split.train, split.validation, split.holdout) for video in part)
     scored = sum(int(np.isfinite(row).sum()) for row in scores.values())
     frames_an_hour = bundle.spec.fps * 3600
     return Facts(

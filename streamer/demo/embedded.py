@@ -28,7 +28,7 @@ from typing import IO
 
 from streamer.config import RedisSettings
 from streamer.errors import EmbeddedUnavailable, RedisUnavailable
-from streamer.kafka.diagnostics import Address, find_fault
+from streamer.kafka.diagnostics import Address, diagnose_broker
 from streamer.redis.client import check_redis, make_redis
 
 _START_TIMEOUT_S = 30.0
@@ -50,7 +50,7 @@ def embedded_kafka(port: int | None = None) -> Iterator[str]:
     listener = f"tcp://{address}"
     command = [_broker_binary(), "broker", "--storage-engine", "memory://tansu/"]
     command += ["--listener-url", listener, "--advertised-listener-url", listener]
-    with _running("the embedded broker", command, lambda: find_fault(address, None, None) is None):
+    with _running("the embedded broker", command, lambda: diagnose_broker(address, None, None) is None):
         yield str(address)
 
 

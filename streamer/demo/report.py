@@ -16,7 +16,7 @@ from streamer.event import Event
 from streamer.redis.subscriber import ScoreEntry
 
 
-class Stretch(BaseModel):
+class AnomalyInterval(BaseModel):
     """One edited stretch of one camera's footage, in seconds from its first frame."""
 
     model_config = ConfigDict(frozen=True)
@@ -29,16 +29,16 @@ class Stretch(BaseModel):
 
 
 class _Sidecar(BaseModel):
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[AnomalyInterval, ...]
 
 
-def read_stretches(path: Path) -> tuple[Stretch, ...]:
+def read_ground_truth(path: Path) -> tuple[AnomalyInterval, ...]:
     """Read ``stretches.json``."""
     return _Sidecar.model_validate_json(path.read_bytes()).stretches
 
 
 @dataclass(slots=True)
-class Announced:
+class DetectedEvent:
     """One event as a subscriber knows it once it is over."""
 
     camera_id: str
@@ -51,13 +51,13 @@ class Announced:
     threshold: float
 
 
-def announced(entries: list[Event]) -> list[Announced]:
+def collect_events(entries: list[Event]) -> list[DetectedEvent]:
     """Event entries joined by their id, in the order of their starts."""
-    by_id: dict[str, Announced] = {}
+    by_id: dict[str, DetectedEvent] = {}
     for entry in entries:
         if entry.kind == "start":
             times_ms = entry.started_at_ms, entry.captured_at_ms, entry.captured_at_ms
-            by_id[entry.event_id] = Announced(entry.camera_id, *times_ms, entry.peak_score, entry.threshold)
+            by_id[entry.event_id] = DetectedEvent(entry.camera_id, *times_ms, entry.peak_score, entry.threshold)
         elif entry.event_id in by_id:
             event = by_id[entry.event_id]
             event.ended_at_ms = entry.ended_at_ms or entry.captured_at_ms
@@ -65,27 +65,29 @@ def announced(entries: list[Event]) -> list[Announced]:
     return list(by_id.values())
 
 
-class Verdict(NamedTuple):
+class DetectionResult(NamedTuple):
     """What became of the stretches: the first event of each (None: missed), and events of no stretch."""
 
-    found: dict[Stretch, Announced | None]
-    false_events: list[Announced]
+    found: dict[AnomalyInterval, DetectedEvent | None]
+    false_events: list[DetectedEvent]
 
 
-def judge(stretches: tuple[Stretch, ...], events: list[Announced], first_frame_ms: int, slack_ms: int) -> Verdict:
+def match_events(
+    stretches: tuple[AnomalyInterval, ...], events: list[DetectedEvent], first_frame_ms: int, slack_ms: int
+) -> DetectionResult:
     """Match events with stretches. An event may reach ``slack_ms`` past a stretch: a clip's last frames still show it."""
 
-    def overlap(stretch: Stretch, event: Announced) -> bool:
+    def overlap(stretch: AnomalyInterval, event: DetectedEvent) -> bool:
         begin_ms = first_frame_ms + stretch.start_s * 1000
         end_ms = first_frame_ms + stretch.end_s * 1000 + slack_ms
         return event.camera_id == stretch.camera_id and event.started_at_ms <= end_ms and event.ended_at_ms >= begin_ms
 
     found = {stretch: next((event for event in events if overlap(stretch, event)), None) for stretch in stretches}
     false_events = [event for event in events if not any(overlap(stretch, event) for stretch in stretches)]
-    return Verdict(found, false_events)
+    return DetectionResult(found, false_events)
 
 
-def closing_table(verdict: Verdict, cameras: list[str], first_frame_ms: int) -> Table:
+def result_table(verdict: DetectionResult, cameras: list[str], first_frame_ms: int) -> Table:
     """A row for each edited stretch and for each camera without one; false events in rows of their own."""
     table = Table(title="what was hidden in the footage, and what became of it", title_justify="left")
     for heading in ("camera", "edited", "what", "found", "delay", "peak score / threshold"):
@@ -102,7 +104,7 @@ def closing_table(verdict: Verdict, cameras: list[str], first_frame_ms: int) -> 
     return table
 
 
-def summary_line(verdict: Verdict, scores: list[ScoreEntry], n_cameras: int) -> str:
+def summary_line(verdict: DetectionResult, scores: list[ScoreEntry], n_cameras: int) -> str:
     """Found, false, frames scored, frames a second, and the time from capture to score."""
     found = sum(event is not None for event in verdict.found.values())
     seconds = (max(entry.scored_at_ms for entry in scores) - min(entry.scored_at_ms for entry in scores)) / 1000
@@ -114,7 +116,7 @@ def summary_line(verdict: Verdict, scores: list[ScoreEntry], n_cameras: int) -> 
     )
 
 
-def _stretch_cells(stretch: Stretch, event: Announced | None, first_frame_ms: int) -> tuple[str | Text, ...]:
+def _stretch_cells(stretch: AnomalyInterval, event: DetectedEvent | None, first_frame_ms: int) -> tuple[str | Text, ...]:
     edited = f"{stretch.start_s:.0f} to {stretch.end_s:.0f} s"
     if event is None:
         return stretch.camera_id, edited, stretch.description, Text("MISSED", style="bold red"), "", ""
@@ -122,5 +124,5 @@ def _stretch_cells(stretch: Stretch, event: Announced | None, first_frame_ms: in
     return stretch.camera_id, edited, stretch.description, Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
 
 
-def _peak(event: Announced) -> str:
+def _peak(event: DetectedEvent) -> str:
     return f"{event.peak_score:.2f} / {event.threshold:.2f}"

@@ -19,11 +19,11 @@ from rich.console import Console
 from deploy.bundle import read_bundle
 from streamer.config import Settings, settings_toml
 from streamer.demo.embedded import die_with_parent, embedded_kafka, embedded_redis
-from streamer.demo.report import announced, closing_table, judge, read_stretches, summary_line
+from streamer.demo.report import collect_events, match_events, read_ground_truth, result_table, summary_line
 from streamer.errors import StreamError
 from streamer.event import Event
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest
-from streamer.kafka.client import ensure_topics, make_producer, quiet_library_log
+from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import make_redis
 from streamer.redis.subscriber import Feed, ScoreEntry
 from streamer.watch import Board, show_board
@@ -41,7 +41,7 @@ _LOOK_EVERY_S = 0.1
 
 
 @dataclass(slots=True)
-class Seen:
+class DemoOutput:
     """All that a subscriber saw of the demo."""
 
     scores: list[ScoreEntry] = field(default_factory=list)
@@ -54,7 +54,7 @@ def run_demo(console: Console) -> None:
     Raises:
         StreamError: a part did not start or ended early; says where its log is.
     """
-    quiet_library_log()
+    silence_kafka_log()
     console.print("Starting an embedded Kafka broker, an embedded Redis and the service ...")
     with (
         embedded_kafka() as broker,
@@ -67,12 +67,12 @@ def run_demo(console: Console) -> None:
             _wait_until_started(settings, check_service)
             console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time.\n")
             first_frame_ms, seen = _play_and_watch(settings, console, check_service)
-    stretches = read_stretches(DEMO_DATA / "stretches.json")
+    stretches = read_ground_truth(DEMO_DATA / "stretches.json")
     slack_ms = round(settings.decision.merge_gap_s * 1000)
-    verdict = judge(stretches, announced(seen.events), first_frame_ms, slack_ms)
+    verdict = match_events(stretches, collect_events(seen.events), first_frame_ms, slack_ms)
     cameras = [video.stem for video in DEMO_VIDEOS]
     console.print()
-    console.print(closing_table(verdict, cameras, first_frame_ms))
+    console.print(result_table(verdict, cameras, first_frame_ms))
     console.print(summary_line(verdict, seen.scores, len(cameras)))
 
 
@@ -128,7 +128,7 @@ def _wait_until_started(settings: Settings, check_service: Callable[[], None]) -
             time.sleep(_LOOK_EVERY_S)
 
 
-def _play_and_watch(settings: Settings, console: Console, check_service: Callable[[], None]) -> tuple[int, Seen]:
+def _play_and_watch(settings: Settings, console: Console, check_service: Callable[[], None]) -> tuple[int, DemoOutput]:
     """Feed all cameras on a thread, and show what comes out; gives the first frame's capture time and what was seen."""
     start_at_ms = round(time.time() * 1000)
     plan = IngestPlan([CameraFeed(video.stem, str(video)) for video in DEMO_VIDEOS], start_at_ms=start_at_ms)
@@ -157,9 +157,9 @@ def _expected_scores(sent: list[int], clip_length: int) -> int | None:
 
 def _watch(
     settings: Settings, console: Console, check_service: Callable[[], None], expected_scores: Callable[[], int | None]
-) -> Seen:
+) -> DemoOutput:
     """Show scores and events until all of them came."""
-    seen, board, silent_since_s = Seen(), Board(), time.monotonic()
+    seen, board, silent_since_s = DemoOutput(), Board(), time.monotonic()
     with make_redis(settings.redis) as client, show_board(console, board) as show:
         feed = Feed(client, settings.redis, from_start=True)
         while (expected := expected_scores()) is None or len(seen.scores) < expected:

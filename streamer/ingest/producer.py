@@ -8,7 +8,7 @@ import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from streamer.ingest.sources import SourcePicture
+from streamer.ingest.sources import EncodedFrame
 
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 """Frames on their way to the broker; kafka-python's own buffer has no bound."""
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryCounts:
     """What became of the frames handed over."""
 
     sent: int
@@ -30,7 +30,7 @@ class Delivery:
     """Of live cameras, while too many frames were waiting for the broker."""
 
 
-class FrameSender:
+class FrameProducer:
     """Sends frames of many cameras from many threads through one producer."""
 
     def __init__(
@@ -44,7 +44,7 @@ class FrameSender:
         self._pending_bytes = self._handed_over = self._sent = self._dropped = 0
         self._kinds_logged: set[str] = set()
 
-    def send(self, camera_id: str, picture: SourcePicture, captured_at_ms: int) -> None:
+    def send(self, camera_id: str, picture: EncodedFrame, captured_at_ms: int) -> None:
         """Send a frame; waits while too much is on its way, until the broker catches up or all is stopped."""
         with self._settled:
             while self._is_full() and not self._stop.is_set():
@@ -52,7 +52,7 @@ class FrameSender:
         if not self._stop.is_set():
             self._hand_over(camera_id, picture, captured_at_ms)
 
-    def offer(self, camera_id: str, picture: SourcePicture, captured_at_ms: int) -> None:
+    def offer(self, camera_id: str, picture: EncodedFrame, captured_at_ms: int) -> None:
         """Send a frame of a camera that does not wait: while too much is on its way it is dropped, and counted."""
         with self._settled:
             full = self._is_full()
@@ -60,19 +60,19 @@ class FrameSender:
         if not full:
             self._hand_over(camera_id, picture, captured_at_ms)
 
-    def finish(self, timeout_s: float) -> Delivery:
+    def finish(self, timeout_s: float) -> DeliveryCounts:
         """Wait for what is on its way; what is not acknowledged by then counts as failed."""
         try:
             self._producer.flush(timeout=timeout_s)
         except KafkaError as error:
             log.warning("frames were not acknowledged in time", error=str(error))
         with self._settled:
-            return Delivery(self._sent, self._handed_over - self._sent, self._dropped)
+            return DeliveryCounts(self._sent, self._handed_over - self._sent, self._dropped)
 
     def _is_full(self) -> bool:
         return self._pending_bytes >= self._max_pending_bytes
 
-    def _hand_over(self, camera_id: str, picture: SourcePicture, captured_at_ms: int) -> None:
+    def _hand_over(self, camera_id: str, picture: EncodedFrame, captured_at_ms: int) -> None:
         size_bytes = len(picture.encoded)
         with self._settled:
             self._handed_over += 1

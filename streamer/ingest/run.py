@@ -20,9 +20,9 @@ import structlog
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings
 from streamer.errors import SourceUnavailable
-from streamer.ingest.producer import Delivery, FrameSender
-from streamer.ingest.sources import FOLDER_FPS, SourcePicture, VideoDecoder, is_live, open_source, without_password
-from streamer.kafka.client import ensure_topics, make_producer, quiet_library_log
+from streamer.ingest.producer import DeliveryCounts, FrameProducer
+from streamer.ingest.sources import FOLDER_FPS, EncodedFrame, VideoDecoder, is_live, open_source, without_password
+from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 _FIRST_RETRY_S = 1.0
@@ -74,7 +74,7 @@ class IngestPlan:
 class IngestResult:
     """What became of the frames, and how often a live camera had to be connected to again."""
 
-    delivery: Delivery
+    delivery: DeliveryCounts
     reconnects: int
 
 
@@ -91,11 +91,11 @@ def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, c
     Raises:
         SourceUnavailable, DecoderUnavailable: recorded footage cannot be read. What was read before it is flushed.
     """
-    sender = FrameSender(producer, topic, stop)
+    sender = FrameProducer(producer, topic, stop)
     live = [feed for feed in plan.feeds if is_live(feed.location)]
     recorded = [feed for feed in plan.feeds if not is_live(feed.location)]
     with ThreadPoolExecutor(max_workers=max(1, len(live)), thread_name_prefix="camera") as pool:
-        holding = [pool.submit(_hold_on, feed, plan.fps, sender, stop, clock) for feed in live]
+        holding = [pool.submit(_stream_live, feed, plan.fps, sender, stop, clock) for feed in live]
         try:
             _play(plan, recorded, sender, stop, clock)
             reconnects = _sum_of(holding)
@@ -118,10 +118,10 @@ def retry_wait_s(attempt: int, jitter: float) -> float:
 class _Due(NamedTuple):
     offset_ms: float
     camera_id: str
-    picture: SourcePicture
+    picture: EncodedFrame
 
 
-def _play(plan: IngestPlan, feeds: Sequence[CameraFeed], sender: FrameSender, stop: threading.Event, clock: Clock) -> None:
+def _play(plan: IngestPlan, feeds: Sequence[CameraFeed], sender: FrameProducer, stop: threading.Event, clock: Clock) -> None:
     begun_s = clock()
     start_at_ms = round(begun_s * 1000) if plan.start_at_ms is None else plan.start_at_ms
     timelines = [_timeline(feed, plan) for feed in feeds]
@@ -146,7 +146,7 @@ def _timeline(feed: CameraFeed, plan: IngestPlan) -> Iterator[_Due]:
         begins_ms += last_ms + (last_ms / (count - 1) if count > 1 else 1000 / FOLDER_FPS)
 
 
-def _hold_on(feed: CameraFeed, fps: float | None, sender: FrameSender, stop: threading.Event, clock: Clock) -> int:
+def _stream_live(feed: CameraFeed, fps: float | None, sender: FrameProducer, stop: threading.Event, clock: Clock) -> int:
     """Send a live camera's pictures until stopped; gives how often it was lost."""
     sequence = reconnects = attempt = 0
     while not stop.is_set():
@@ -181,13 +181,13 @@ def _check_camera_id(camera_id: str) -> None:
         raise ConfigError(f"a camera_id is {CAMERA_ID_RULE}, got {camera_id[:200]!r}")
 
 
-def send_frames(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event) -> str:
+def run_ingest(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event) -> str:
     """Send until the sources end or ``stop`` is set; gives the closing line.
 
     Raises:
         BrokerUnavailable, SourceUnavailable: says what to check.
     """
-    quiet_library_log()
+    silence_kafka_log()
     ensure_topics(settings)
     producer = make_producer(settings)
     try:

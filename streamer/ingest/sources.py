@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class SourcePicture:
+class EncodedFrame:
     """One encoded picture of a source."""
 
     encoded: bytes
@@ -57,7 +57,7 @@ def is_live(location: str) -> bool:
 
 def open_source(
     location: str, fps: float | None = None, clock: Callable[[], float] = time.monotonic, decoder: VideoDecoder = "cpu"
-) -> Iterator[SourcePicture]:
+) -> Iterator[EncodedFrame]:
     """The pictures of a source, in order.
 
     JPEG and PNG files of a folder pass unchanged; the frames of a video become JPEG.
@@ -81,15 +81,15 @@ def open_source(
     return _video_pictures(path, fps, decoder)
 
 
-def _folder_pictures(folder: Path, fps: float) -> Iterator[SourcePicture]:
+def _folder_pictures(folder: Path, fps: float) -> Iterator[EncodedFrame]:
     files = sorted((path for path in folder.iterdir() if path.suffix.lower() in _CONTENT_TYPES), key=_natural)
     if not files:
         raise SourceUnavailable(f"{folder}: no .jpg, .jpeg or .png file in this folder")
     for sequence, path in enumerate(files):
-        yield SourcePicture(_read(path), _CONTENT_TYPES[path.suffix.lower()], sequence, round(sequence * 1000 / fps))
+        yield EncodedFrame(_read(path), _CONTENT_TYPES[path.suffix.lower()], sequence, round(sequence * 1000 / fps))
 
 
-def _video_pictures(path: Path, fps: float | None, decoder: VideoDecoder) -> Iterator[SourcePicture]:
+def _video_pictures(path: Path, fps: float | None, decoder: VideoDecoder) -> Iterator[EncodedFrame]:
     if not path.exists():
         raise SourceUnavailable(f"{path}: no such file or folder; give a folder of pictures, a video file or a URL")
     rate = _Rate(fps)
@@ -102,7 +102,7 @@ def _video_pictures(path: Path, fps: float | None, decoder: VideoDecoder) -> Ite
         raise SourceUnavailable(f"{path}: a video of which no frame can be decoded: damaged, or no video at all")
 
 
-def _live_pictures(location: str, fps: float | None, clock: Callable[[], float]) -> Iterator[SourcePicture]:
+def _live_pictures(location: str, fps: float | None, clock: Callable[[], float]) -> Iterator[EncodedFrame]:
     rate = _Rate(fps)
     with _opened(location) as (container, stream):
         started_s: float | None = None
@@ -183,11 +183,11 @@ def _timed(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[tuple[
         yield frame, offset_s
 
 
-def _encoded(frame: VideoFrame, sequence: int, offset_s: float) -> SourcePicture:
+def _encoded(frame: VideoFrame, sequence: int, offset_s: float) -> EncodedFrame:
     if frame.width * frame.height > MAX_PICTURE_PX:
         raise SourceUnavailable(f"frames of {frame.width} x {frame.height} pixels; at most {MAX_PICTURE_PX} pixels are accepted")
     jpeg = encode_jpeg(np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8), _JPEG_QUALITY)
-    return SourcePicture(jpeg, "image/jpeg", sequence, round(offset_s * 1000))
+    return EncodedFrame(jpeg, "image/jpeg", sequence, round(offset_s * 1000))
 
 
 def _read(path: Path) -> bytes:

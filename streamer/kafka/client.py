@@ -38,7 +38,7 @@ from kafka.net.sasl import get_sasl_mechanism
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings
 from streamer.errors import BrokerUnavailable
-from streamer.kafka.diagnostics import Address, Login, find_connection_fault, find_fault, parse_address
+from streamer.kafka.diagnostics import Address, SaslLogin, diagnose_broker, diagnose_connection, parse_address
 
 MAX_FRAME_BYTES = 4 * 1024 * 1024
 """Largest message sent; a topic's ``max.message.bytes`` must allow it."""
@@ -149,7 +149,7 @@ def open_admin(settings: KafkaSettings) -> Iterator[kafka.KafkaAdminClient]:
         admin.close()
 
 
-def quiet_library_log() -> None:
+def silence_kafka_log() -> None:
     """Keep kafka-python off the terminal: it logs several errors for every attempt to reconnect. Call once at start."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
@@ -200,12 +200,12 @@ def _sasl_options(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
-def _login(settings: KafkaSettings) -> Login | None:
+def _login(settings: KafkaSettings) -> SaslLogin | None:
     options = _sasl_options(settings)
     if not options:
         return None
     mechanism = get_sasl_mechanism(settings.sasl_mechanism)
-    return Login(settings.sasl_mechanism, options["sasl_plain_username"], lambda: mechanism(**options))
+    return SaslLogin(settings.sasl_mechanism, options["sasl_plain_username"], lambda: mechanism(**options))
 
 
 def _check_addresses(settings: KafkaSettings) -> None:
@@ -214,7 +214,7 @@ def _check_addresses(settings: KafkaSettings) -> None:
     login = _login(settings)
     addresses = _addresses(settings)
     with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as pool:
-        faults = list(pool.map(lambda address: find_fault(address, tls, login), addresses))
+        faults = list(pool.map(lambda address: diagnose_broker(address, tls, login), addresses))
     if None not in faults:
         raise BrokerUnavailable("Kafka at " + "; ".join(fault for fault in faults if fault))
 
@@ -231,7 +231,7 @@ def _tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
 def _check_advertised(cluster: dict[str, Any]) -> None:
     """The first address may work while the one the broker sends its clients on to does not."""
     addresses = [Address(broker["host"], broker["port"]) for broker in cluster["brokers"]]
-    faults = [find_connection_fault(address) for address in addresses]
+    faults = [diagnose_connection(address) for address in addresses]
     if faults and all(faults):
         raise BrokerUnavailable(
             f"Kafka answers, but sends its clients on to {faults[0]}; the broker's advertised.listeners name that address"

@@ -37,7 +37,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Exchange(Protocol):
+class SaslExchange(Protocol):
     """The client's side of one SASL authentication, as kafka-python's mechanisms are."""
 
     def auth_bytes(self) -> bytes:
@@ -54,12 +54,12 @@ class Exchange(Protocol):
         """Whether nothing is left to send."""
 
 
-class Login(NamedTuple):
+class SaslLogin(NamedTuple):
     """How to authenticate."""
 
     mechanism: str
     username: str
-    begin: Callable[[], Exchange]
+    begin: Callable[[], SaslExchange]
 
 
 class _Fault(Exception):
@@ -79,7 +79,7 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
-def find_fault(address: Address, tls: ssl.SSLContext | None, login: Login | None) -> str | None:
+def diagnose_broker(address: Address, tls: ssl.SSLContext | None, login: SaslLogin | None) -> str | None:
     """What is wrong at ``address``, and what to check; None if something there speaks Kafka and takes the login.
 
     Takes a few milliseconds where all is well, and a few times three seconds plus the name lookup where not.
@@ -96,7 +96,7 @@ def find_fault(address: Address, tls: ssl.SSLContext | None, login: Login | None
     return None
 
 
-def find_connection_fault(address: Address) -> str | None:
+def diagnose_connection(address: Address) -> str | None:
     """As :func:`find_fault`, but only whether the name resolves and something listens."""
     try:
         _connect(address).close()
@@ -157,7 +157,7 @@ def _secure(plain: socket.socket, address: Address, tls: ssl.SSLContext) -> ssl.
         ) from error
 
 
-def _converse(connection: socket.socket, address: Address, login: Login | None) -> None:
+def _converse(connection: socket.socket, address: Address, login: SaslLogin | None) -> None:
     answer = _ask(connection, address, _request(*_API_VERSIONS))
     if (not answer or answer.startswith(_TLS_ALERT)) and not isinstance(connection, ssl.SSLSocket):
         raise _Fault(
@@ -181,7 +181,7 @@ def _check_mechanism(connection: socket.socket, address: Address, mechanism: str
         raise _Fault(f"{address}: this listener takes no user name and password: check the port and kafka.security_protocol")
 
 
-def _check_password(connection: socket.socket, address: Address, login: Login) -> None:
+def _check_password(connection: socket.socket, address: Address, login: SaslLogin) -> None:
     exchange = login.begin()
     try:
         while not exchange.is_done():

@@ -25,7 +25,7 @@ from kafka.record.util import decode_varint
 from streamer.types import UNREADABLE
 
 
-def finish_joining(consumer: KafkaConsumer) -> None:
+def patch_group_join(consumer: KafkaConsumer) -> None:
     """Make a consumer go on joining its group until it has its partitions. Call once, before it subscribes."""
     coordinator = consumer._coordinator
     needed, join = coordinator.need_rejoin, coordinator.join_group_async
@@ -72,6 +72,6 @@ class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-py
         return DefaultRecord(length, offset, timestamp_ms, self.timestamp_type, None, None, headers)
 
 
-def read_records_tolerantly() -> None:
+def patch_record_reading() -> None:
     """Make kafka-python read batches so. It has no setting for it; the class is looked up where it is replaced here."""
     memory_records.DefaultRecordBatch = TolerantRecordBatch

@@ -17,7 +17,7 @@ from streamer.config import KafkaSettings
 from streamer.errors import BrokerUnavailable
 from streamer.interfaces import Change, Polled
 from streamer.kafka.client import make_consumer
-from streamer.kafka.patches import finish_joining, read_records_tolerantly
+from streamer.kafka.patches import patch_group_join, patch_record_reading
 from streamer.types import FrameMessage, Partition
 
 log = structlog.get_logger("oddsight.consume")
@@ -31,9 +31,9 @@ class KafkaFrameSource:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._changes: SimpleQueue[Change] = SimpleQueue()
-        read_records_tolerantly()
+        patch_record_reading()
         self._consumer: KafkaConsumer = make_consumer(settings)
-        finish_joining(self._consumer)
+        patch_group_join(self._consumer)
         self.joined = False
         self._consumer.subscribe([settings.topic], listener=_Listener(self))
 

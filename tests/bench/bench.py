@@ -37,7 +37,7 @@ from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.ingest.sources import open_source
 from streamer.interfaces import CameraState, Step
-from streamer.kafka.client import ensure_topics, make_producer, quiet_library_log
+from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.decode import Decoder
 from streamer.redis.client import make_redis
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="where the figures go")
     out = parser.parse_args().out
-    quiet_library_log()
+    silence_kafka_log()
     report = measure(read_bundle(DEMO_BUNDLE))
     out.write_text(json.dumps(report, indent=2) + "\n")
     Console().print(table(report))

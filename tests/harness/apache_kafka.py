@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from streamer.demo.embedded import die_with_parent
-from streamer.kafka.diagnostics import Address, find_fault
+from streamer.kafka.diagnostics import Address, diagnose_broker
 
 SHARED_KAFKA = Path(__file__).parents[3] / "shared" / "kafka"
 USERNAME = "app"
@@ -64,7 +64,7 @@ class ApacheKafka:
                 preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
             )
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while find_fault(Address("127.0.0.1", int(self.address.rpartition(":")[2])), None, None) is not None:
+        while diagnose_broker(Address("127.0.0.1", int(self.address.rpartition(":")[2])), None, None) is not None:
             if not self.running or time.monotonic() > deadline_s:
                 raise RuntimeError("Kafka did not start:\n" + (self._folder / "output.txt").read_text()[-4000:])
             time.sleep(0.1)

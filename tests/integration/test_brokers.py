@@ -19,8 +19,8 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
-from streamer.kafka.diagnostics import Address, find_connection_fault
-from streamer.kafka.patches import finish_joining
+from streamer.kafka.diagnostics import Address, diagnose_connection
+from streamer.kafka.patches import patch_group_join
 from streamer.kafka.source import KafkaFrameSource
 from streamer.redis.client import check_redis, make_redis
 from streamer.types import Partition
@@ -60,7 +60,7 @@ def read_topic(settings: KafkaSettings, count: int) -> list[tuple[TopicPartition
 def member(settings: KafkaSettings, **overrides: object) -> KafkaConsumer:
     """In the group, as the service is: the mere client may lose the answer to its joining where others have the processors."""
     consumer = make_consumer(settings, **overrides)
-    finish_joining(consumer)
+    patch_group_join(consumer)
     consumer.subscribe([settings.topic])
     return consumer
 
@@ -333,9 +333,9 @@ def test_an_embedded_server_does_not_outlive_a_parent_that_is_killed(server: str
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
-        assert find_connection_fault(Address("127.0.0.1", port)) is None
+        assert diagnose_connection(Address("127.0.0.1", port)) is None
         parent.kill()
     deadline_s = time.monotonic() + 60
-    while find_connection_fault(Address("127.0.0.1", port)) is None and time.monotonic() < deadline_s:
+    while diagnose_connection(Address("127.0.0.1", port)) is None and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    assert "nothing listens" in str(find_connection_fault(Address("127.0.0.1", port)))
+    assert "nothing listens" in str(diagnose_connection(Address("127.0.0.1", port)))

@@ -13,7 +13,7 @@ import pytest
 from kafka import TopicPartition
 
 from streamer.config import KafkaSettings
-from streamer.ingest.producer import Delivery
+from streamer.ingest.producer import DeliveryCounts
 from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer
 from tests.harness.apache_kafka import ApacheKafka
@@ -66,7 +66,7 @@ def test_a_folder_arrives_byte_for_byte_with_its_headers(kafka_settings: KafkaSe
     plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=25, start_at_ms=1_000_000, realtime=False)
     result = run_ingest(kafka_settings, plan)
     found = stored(kafka_settings, 40)
-    assert result.delivery == Delivery(sent=40, failed=0, dropped=0)
+    assert result.delivery == DeliveryCounts(sent=40, failed=0, dropped=0)
     assert [record.value for record in found] == pictures
     assert [record.headers for record in found] == [
         {"captured_at_ms": b"%d" % (1_000_000 + 40 * n), "sequence": b"%d" % n, "content_type": b"image/jpeg"} for n in range(40)
@@ -119,7 +119,7 @@ def test_nothing_is_lost_while_the_broker_is_away(apache_kafka: ApacheKafka, tmp
         apache_kafka.start()
         stop.set()
         delivery = running.result().delivery
-    assert delivery == Delivery(sent=delivery.sent, failed=0, dropped=0)
+    assert delivery == DeliveryCounts(sent=delivery.sent, failed=0, dropped=0)
     assert delivery.sent > before
     found = {int(record.headers["sequence"]): record.value for record in stored(settings, delivery.sent)}
     assert list(found) == list(range(delivery.sent))  # a frame may be there twice, never out of order

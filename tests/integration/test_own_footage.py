@@ -56,7 +56,7 @@ def fitted(video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundl
 
 def test_the_last_tenth_is_neither_learned_from_nor_calibrated_on(video, tmp_path):
     run = training.prepare(video, tmp_path, FIT, Together(), Console(file=StringIO()))
-    (learned,), (held_out,), (last,) = run.split.fit, run.split.held_out, run.split.set_aside
+    (learned,), (held_out,), (last,) = run.split.train, run.split.validation, run.split.holdout
     assert [part.index[[0, -1]].tolist() for part in (learned, held_out, last)] == [[0, 575], [576, 719], [720, 799]]
 
 

@@ -18,9 +18,9 @@ from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, tr
 from trainer import fit as training
 from trainer.calibrate import calibrate
 from trainer.config import FitConfig
-from trainer.data.clips import ClipBank, split_by_video
+from trainer.data.clips import ClipDataset, split_by_video
 from trainer.data.datasets.registry import training_sources
-from trainer.data.footage import load_all
+from trainer.data.footage import load_all_footage
 from trainer.errors import CheckpointUnusable, TooLittleFootage
 from trainer.evaluate import evaluate
 from trainer.evaluation.metrics import frame_auc
@@ -58,16 +58,16 @@ def test_every_engine_gives_the_trained_networks_scores(bundle):
 
 
 def test_golden_clips_are_held_out_ones(bundle, data):
-    split = split_by_video(load_all(training_sources(data), bundle.spec), bundle.spec.length)
-    bank = ClipBank(split.held_out, bundle.spec.length)
+    split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
+    bank = ClipDataset(split.validation, bundle.spec.length)
     held_out = {clip.tobytes() for clips in bank.batches(16) for clip in clips}
     assert all(clip.tobytes() in held_out for clip in read_golden(bundle).clips)
 
 
 def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     """Scored again from the bundle; the test split is no part of it."""
-    split = split_by_video(load_all(training_sources(data), bundle.spec), bundle.spec.length)
-    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, "torch"), split.held_out)])
+    split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
+    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, "torch"), split.validation)])
     scores = np.sort(scores[~np.isnan(scores)])
     assert bundle.calibration.frames == len(scores)
     assert bundle.calibration.median == pytest.approx(scores[(len(scores) + 1) // 2 - 1], rel=1e-4)
@@ -101,7 +101,7 @@ def test_the_rushes_are_the_true_events(figures):
 
 
 def test_offline_scores_are_one_a_frame_and_nothing_before_the_first_full_clip(bundle, data):
-    clips = load_all(training_sources(data)[:1], bundle.spec)
+    clips = load_all_footage(training_sources(data)[:1], bundle.spec)
     scores = dict(score_clips(load_engine(bundle, "onnx"), clips))["calm0"]
     assert scores.shape == (60,)
     assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 1, 2]
@@ -164,9 +164,9 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, mon
 def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 2})
     training.prepare(data, tmp_path, config, Together(), quiet())
-    monkeypatch.setattr("trainer.data.clips.decoded_frames", None)
+    monkeypatch.setattr("trainer.data.clips.decode_frames", None)
     run = training.prepare(data, tmp_path, config, Together(), quiet())
-    assert sum(len(video.frames) for video in (*run.split.fit, *run.split.held_out)) == 360
+    assert sum(len(video.frames) for video in (*run.split.train, *run.split.validation)) == 360
 
 
 def test_losses_and_pictures_are_written_for_tensorboard(bundle):

@@ -11,7 +11,7 @@ from deploy.spec import ClipSpec
 from trainer.baselines.flow import FlowMagnitude, baseline_spec
 from trainer.baselines.run import watch
 from trainer.data.datasets.registry import labelled_clips, training_sources
-from trainer.data.footage import footage_shape, load_footage, pictures_in
+from trainer.data.footage import footage_info, list_images, load_footage
 from trainer.evaluation.event_metrics import true_events
 from trainer.evaluation.metrics import auc
 
@@ -36,7 +36,7 @@ def test_a_part_of_it_in_the_layout_in_which_it_is_distributed_is_the_same_to_us
     ours, ranges = labelled_clips(PED2)[:3], []
     for clip in ours:
         number = f"Test{int(clip.source.name):03d}"
-        for place, (frame, mask) in enumerate(zip(pictures_in(clip.source.path), clip.masks, strict=True), 1):
+        for place, (frame, mask) in enumerate(zip(list_images(clip.source.path), clip.masks, strict=True), 1):
             still(tmp_path / "Test" / number / f"{place:03d}.tif", cv2.imread(str(frame), cv2.IMREAD_GRAYSCALE))
             still(tmp_path / "Test" / f"{number}_gt" / f"{place:03d}.bmp", mask.astype(np.uint8) * 255)
         ranges += [f"TestVideoFile{{end+1}}.gt_frame = [{first + 1}:{last + 1}];" for first, last in true_events(clip.labels)]
@@ -55,7 +55,7 @@ def still(path: Path, picture: np.ndarray) -> None:
 
 def test_optical_flow_alone_ranks_the_frames_of_a_clip_with_a_cyclist():
     clip = labelled_clips(PED2)[3]
-    heatmaps = [frame[0] for frame in watch([FlowMagnitude()], clip.source, baseline_spec(footage_shape([clip.source])))]
+    heatmaps = [frame[0] for frame in watch([FlowMagnitude()], clip.source, baseline_spec(footage_info([clip.source])))]
     assert [heatmap is None for heatmap in heatmaps] == [True] + [False] * (len(clip.labels) - 1)
     scores = np.array([heatmap.max() for heatmap in heatmaps[1:]], np.float32)
     assert (auc(scores, clip.labels[1:]) or 0.0) > 0.98

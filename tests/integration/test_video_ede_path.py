@@ -15,7 +15,7 @@ from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.data.clips import split_by_video
 from trainer.data.datasets.registry import training_sources
-from trainer.data.footage import load_all
+from trainer.data.footage import load_all_footage
 from trainer.evaluate import evaluate
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
@@ -69,8 +69,8 @@ def test_what_speeds_up_scores_higher_than_all_that_is_normal(bundle, data):
 
 def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     """Scored again from the bundle, the first frame of each video included."""
-    split = split_by_video(load_all(training_sources(data), bundle.spec), bundle.spec.length)
-    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, "torch"), split.held_out)])
+    split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
+    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, "torch"), split.validation)])
     assert np.isfinite(scores).all()
     assert bundle.calibration.frames == len(scores) == 60
     assert bundle.calibration.median == pytest.approx(np.sort(scores)[29], rel=1e-3, abs=1e-3)

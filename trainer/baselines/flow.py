@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.spec import ClipSpec
+from deploy.video import VideoInfo
 from trainer.baselines.base import HeatMap, Motion, Watch
-from trainer.data.footage import FootageShape, Source, decoded_frames
+from trainer.data.footage import Source, decode_frames
 from trainer.errors import NoFootage
 
 AREA_PX = 86_400
@@ -29,7 +30,7 @@ _SIDE_LIMITS_PX = (32, 2048)
 _BACKGROUND_FRAMES = 256
 
 
-def baseline_spec(shape: FootageShape) -> ClipSpec:
+def baseline_spec(shape: VideoInfo) -> ClipSpec:
     """Grey frames at the footage's own size, or scaled down to ``AREA_PX`` where that is larger."""
     scale = min(1.0, (AREA_PX / (shape.width_px * shape.height_px)) ** 0.5)
     sides_px = (int(np.clip(round(side * scale), *_SIDE_LIMITS_PX)) for side in (shape.width_px, shape.height_px))
@@ -45,7 +46,7 @@ def motions(source: Source, spec: ClipSpec) -> Iterator[Motion | None]:
     """
     algorithm = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     before: NDArray[np.uint8] | None = None
-    for outcome in decoded_frames(source, spec):
+    for outcome in decode_frames(source, spec):
         if isinstance(outcome, str):
             yield None
             continue
@@ -67,7 +68,7 @@ def median_background(sources: Iterable[Source], spec: ClipSpec, frames: int) ->
     Raises:
         NoFootage: no frame is readable.
     """
-    every = (frame for source in sources for frame in decoded_frames(source, spec) if not isinstance(frame, str))
+    every = (frame for source in sources for frame in decode_frames(source, spec) if not isinstance(frame, str))
     chosen = [half_size(frame[..., 0]) for frame in islice(every, 0, None, max(1, frames // _BACKGROUND_FRAMES))]
     if not chosen:
         raise NoFootage("no frame of the training footage is readable; check the files")

@@ -7,7 +7,7 @@ from deploy.spec import ClipSpec
 from trainer.baselines.base import Baseline, HeatMap, Learned, Learner, Motion, ScoresOnly
 from trainer.baselines.flow import FlowMagnitude, FrameDifference, median_background, motions
 from trainer.baselines.steady_speed import MIN_CLIPS, SteadySpeedLearner
-from trainer.data.footage import Source, frame_count
+from trainer.data.footage import Source, estimate_frame_count
 
 HeatMaps = tuple[HeatMap | None, ...]
 """Of one frame by each of some baselines; None where there is no motion yet."""
@@ -49,7 +49,7 @@ def _learners(sources: Sequence[Source], spec: ClipSpec) -> tuple[list[Learner],
     plain: list[Learner] = [ScoresOnly(FrameDifference()), ScoresOnly(FlowMagnitude())]
     if len(sources) < MIN_CLIPS:
         return plain, (f"steady_speed is left out: it needs {MIN_CLIPS} or more training clips, there are {len(sources)}",)
-    background = median_background(sources, spec, sum(frame_count(source) for source in sources))
+    background = median_background(sources, spec, sum(estimate_frame_count(source) for source in sources))
     return [*plain, SteadySpeedLearner(background)], ()
 
 

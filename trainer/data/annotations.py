@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deploy.spec import ClipSpec
-from trainer.data.footage import VIDEO_SUFFIXES, Footage, FootageShape, Source, footage_shape, pictures_in, split_sources
+from deploy.video import VideoInfo
+from trainer.data.footage import VIDEO_SUFFIXES, Footage, Source, find_sources, footage_info, list_images
 from trainer.errors import BadFeedback, NoFootage
 
 ANOMALY, NORMAL = "anomaly", "normal"
@@ -38,7 +39,7 @@ class Region(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Annotation:
     """What was said of one stretch of a clip."""
 
     video: str
@@ -53,14 +54,14 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkedSource:
+class AnnotatedSource:
     """A mark and the clip on disk that it speaks of."""
 
-    mark: Mark
+    mark: Annotation
     source: Source
 
 
-def read_feedback(path: Path) -> list[MarkedSource]:
+def read_annotations(path: Path) -> list[AnnotatedSource]:
     """The marks of a CSV or a folder.
 
     Raises:
@@ -73,12 +74,12 @@ def read_feedback(path: Path) -> list[MarkedSource]:
     return found
 
 
-def clips_of(said: Iterable[MarkedSource]) -> list[Source]:
+def annotated_sources(said: Iterable[AnnotatedSource]) -> list[Source]:
     """Every clip that was spoken of, once."""
     return list({marked.source.path: marked.source for marked in said}.values())
 
 
-def parse_marks(lines: Iterable[str], name: str) -> list[Mark]:
+def parse_annotations(lines: Iterable[str], name: str) -> list[Annotation]:
     """The marks of a CSV that is called ``name`` in messages.
 
     Raises:
@@ -98,7 +99,7 @@ def parse_marks(lines: Iterable[str], name: str) -> list[Mark]:
     return [_mark(f"{name}: line {number}", row, header) for number, row in rows[1:] if any(row)]
 
 
-def _mark(where: str, row: list[str], header: tuple[str, ...]) -> Mark:
+def _mark(where: str, row: list[str], header: tuple[str, ...]) -> Annotation:
     if len(row) != len(header):
         raise BadFeedback(f"{where} must have the {len(header)} values {','.join(header)}, got {','.join(row)[:80]!r}")
     video, first, last, mark = row[: len(COLUMNS)]
@@ -109,7 +110,7 @@ def _mark(where: str, row: list[str], header: tuple[str, ...]) -> Mark:
     first_frame, last_frame = _number(where, "first_frame", first), _number(where, "last_frame", last)
     if last_frame < first_frame:
         raise BadFeedback(f"{where}: last_frame {last_frame} must not come before first_frame {first_frame}")
-    return Mark(video, first_frame, last_frame, mark == ANOMALY, _region(where, row[len(COLUMNS) :]), where)
+    return Annotation(video, first_frame, last_frame, mark == ANOMALY, _region(where, row[len(COLUMNS) :]), where)
 
 
 def _region(where: str, cells: list[str]) -> Region | None:
@@ -128,9 +129,9 @@ def _number(where: str, name: str, cell: str) -> int:
     return int(cell)
 
 
-def _from_csv(path: Path) -> Iterator[MarkedSource]:
-    for mark in parse_marks(_text(path).splitlines(), str(path)):
-        yield MarkedSource(mark, _source(path.parent / mark.video, mark))
+def _from_csv(path: Path) -> Iterator[AnnotatedSource]:
+    for mark in parse_annotations(_text(path).splitlines(), str(path)):
+        yield AnnotatedSource(mark, _source(path.parent / mark.video, mark))
 
 
 def _text(path: Path) -> str:
@@ -145,9 +146,9 @@ def _text(path: Path) -> str:
         raise BadFeedback(f"{path} cannot be read: {error.strerror}; give a CSV of marks, or a folder") from error
 
 
-def _source(path: Path, mark: Mark) -> Source:
+def _source(path: Path, mark: Annotation) -> Source:
     try:
-        usable = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else path.is_dir() and bool(pictures_in(path))
+        usable = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else path.is_dir() and bool(list_images(path))
     except OSError as error:
         raise BadFeedback(f"{mark.where}: {mark.video[:80]!r} cannot be looked at: {error.strerror}") from error
     if not usable:
@@ -155,19 +156,19 @@ def _source(path: Path, mark: Mark) -> Source:
     return Source(mark.video, path)
 
 
-def _from_folder(path: Path) -> Iterator[MarkedSource]:
+def _from_folder(path: Path) -> Iterator[AnnotatedSource]:
     for name in (ANOMALY, NORMAL):
         folder = path / name
-        for source in split_sources(folder) if folder.is_dir() else ():
+        for source in find_sources(folder) if folder.is_dir() else ():
             video = f"{name}/{source.path.name}"
-            yield MarkedSource(Mark(video, 0, None, name == ANOMALY, None, str(source.path)), source)
+            yield AnnotatedSource(Annotation(video, 0, None, name == ANOMALY, None, str(source.path)), source)
 
 
 Load = Callable[[Source, ClipSpec], Footage]
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class AnnotatedClip:
     """A stretch of a clip and what was said of it."""
 
     footage: Footage
@@ -182,7 +183,9 @@ class Marked:
     """Where the mark is written, for messages."""
 
 
-def load_marked(marks: Sequence[MarkedSource], learned: Iterable[Source], spec: ClipSpec, load: Load) -> tuple[Marked, ...]:
+def load_annotated_clips(
+    marks: Sequence[AnnotatedSource], learned: Iterable[Source], spec: ClipSpec, load: Load
+) -> tuple[AnnotatedClip, ...]:
     """Decode the clips, each of them once.
 
     Raises:
@@ -190,14 +193,14 @@ def load_marked(marks: Sequence[MarkedSource], learned: Iterable[Source], spec: 
             normal.
     """
     _refuse_contradictions(marks, learned)
-    clips: dict[Path, tuple[Footage, FootageShape]] = {}
+    clips: dict[Path, tuple[Footage, VideoInfo]] = {}
     for marked in marks:
         if marked.source.path not in clips:
             clips[marked.source.path] = _clip(marked, spec, load)
     return tuple(_fitted(marked.mark, *clips[marked.source.path], spec) for marked in marks)
 
 
-def fingerprint(marked: Sequence[Marked]) -> str | None:
+def annotations_hash(marked: Sequence[AnnotatedClip]) -> str | None:
     """A hash of all that was said; None where nothing was."""
     if not marked:
         return None
@@ -205,7 +208,7 @@ def fingerprint(marked: Sequence[Marked]) -> str | None:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _refuse_contradictions(marks: Sequence[MarkedSource], learned: Iterable[Source]) -> None:
+def _refuse_contradictions(marks: Sequence[AnnotatedSource], learned: Iterable[Source]) -> None:
     normal = {source.path.resolve() for source in learned}
     for marked in marks:
         if marked.mark.anomalous and marked.source.path.resolve() in normal:
@@ -215,14 +218,14 @@ def _refuse_contradictions(marks: Sequence[MarkedSource], learned: Iterable[Sour
             )
 
 
-def _clip(marked: MarkedSource, spec: ClipSpec, load: Load) -> tuple[Footage, FootageShape]:
+def _clip(marked: AnnotatedSource, spec: ClipSpec, load: Load) -> tuple[Footage, VideoInfo]:
     try:
-        return load(marked.source, spec), footage_shape([marked.source])
+        return load(marked.source, spec), footage_info([marked.source])
     except NoFootage as error:
         raise BadFeedback(f"{marked.mark.where}: {error}") from error
 
 
-def _fitted(mark: Mark, footage: Footage, shape: FootageShape, spec: ClipSpec) -> Marked:
+def _fitted(mark: Annotation, footage: Footage, shape: VideoInfo, spec: ClipSpec) -> AnnotatedClip:
     last_frame = footage.total - 1 if mark.last_frame is None else mark.last_frame
     if last_frame >= footage.total:
         raise BadFeedback(f"{mark.where}: {mark.video!r} has frames 0 to {footage.total - 1}, the stretch ends at {last_frame}")
@@ -230,10 +233,10 @@ def _fitted(mark: Mark, footage: Footage, shape: FootageShape, spec: ClipSpec) -
     if first == after:
         raise BadFeedback(f"{mark.where}: none of frames {mark.first_frame} to {last_frame} of {mark.video!r} can be read")
     region = None if mark.region is None else _fitted_region(mark.region, mark, shape, spec)
-    return Marked(footage, first, after - 1, mark.anomalous, region, mark.where)
+    return AnnotatedClip(footage, first, after - 1, mark.anomalous, region, mark.where)
 
 
-def _fitted_region(region: Region, mark: Mark, shape: FootageShape, spec: ClipSpec) -> Region:
+def _fitted_region(region: Region, mark: Annotation, shape: VideoInfo, spec: ClipSpec) -> Region:
     """The region in frames of the spec, grown to whole pixels."""
     right, bottom = region.x + region.width, region.y + region.height
     if right > shape.width_px or bottom > shape.height_px:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from deploy.engine import Clips
 from deploy.image import Frame
 from deploy.spec import ClipSpec
-from trainer.data.annotations import Marked
-from trainer.data.footage import Footage, FootageShape, Source, decoded_frames
+from deploy.video import VideoInfo
+from trainer.data.annotations import AnnotatedClip
+from trainer.data.footage import Footage, Source, decode_frames
 from trainer.errors import TooLittleFootage
 
 
@@ -29,7 +30,7 @@ class FrameCache:
     """A folder of decoded clips."""
 
     folder: Path
-    tick: Callable[[], None] = lambda: None
+    on_frame: Callable[[], None] = lambda: None
     """Told of every frame that is decoded."""
 
     def load(self, source: Source, spec: ClipSpec) -> Footage:
@@ -38,14 +39,14 @@ class FrameCache:
         frames, card = self.folder / f"{name}.raw", self.folder / f"{name}.json"
         if not card.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
-            content = _decode_into(frames, self._ticked(decoded_frames(source, spec)))
+            content = _decode_into(frames, self._ticked(decode_frames(source, spec)))
             card.with_suffix(".new").write_text(json.dumps(content))
             card.with_suffix(".new").replace(card)
         return _footage(source.name, frames, json.loads(card.read_text()), spec)
 
     def _ticked(self, outcomes: Iterable[Frame | str]) -> Iterator[Frame | str]:
         for outcome in outcomes:
-            self.tick()
+            self.on_frame()
             yield outcome
 
 
@@ -95,16 +96,16 @@ _AREA_TOLERANCE = 0.15
 class Split:
     """Footage to learn from, and footage held out for validation and calibration."""
 
-    fit: tuple[Footage, ...]
-    held_out: tuple[Footage, ...]
-    set_aside: tuple[Footage, ...] = ()
+    train: tuple[Footage, ...]
+    validation: tuple[Footage, ...]
+    holdout: tuple[Footage, ...] = ()
     """Neither learned from nor calibrated on: looked at when all is done."""
-    marked: tuple[Marked, ...] = ()
+    annotated: tuple[AnnotatedClip, ...] = ()
     """What operators said; learned from beside ``fit``, where a model can."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClipBank:
+class ClipDataset:
     """All full clips of some footage, made when asked for: every run of ``length`` readable frames of one video."""
 
     footage: tuple[Footage, ...]
@@ -119,7 +120,7 @@ class ClipBank:
         videos = np.searchsorted(starts, numbers, side="right") - 1
         return np.stack([self._clip(int(v), int(n - starts[v])) for v, n in zip(videos, numbers, strict=True)])
 
-    def spread(self, count: int, size: int) -> Iterator[Clips]:
+    def evenly_spaced(self, count: int, size: int) -> Iterator[Clips]:
         """At most ``count`` clips at even distances, ``size`` at a time."""
         numbers = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
         for first in range(0, len(numbers), size):
@@ -137,7 +138,7 @@ class ClipBank:
         return self.footage[video].frames[first : first + self.length]
 
 
-def frame_size(shape: FootageShape, area_px: int, step_px: int) -> tuple[int, int]:
+def choose_frame_size(shape: VideoInfo, area_px: int, step_px: int) -> tuple[int, int]:
     """Height and width, multiples of ``step_px``, near ``area_px`` in area and nearest to the footage's aspect; never enlarges.
 
     Of sizes of the same aspect the one nearest in area, so that footage of just that size is not scaled at all.
@@ -161,8 +162,8 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
         TooLittleFootage: a part has no full clip of ``length`` frames.
     """
     split = _split_in_time(footage[0]) if len(footage) == 1 else _split_whole(footage)
-    for part in (split.fit, split.held_out):
-        if len(ClipBank(part, length)) == 0:
+    for part in (split.train, split.validation):
+        if len(ClipDataset(part, length)) == 0:
             frames = sum(len(video.frames) for video in footage)
             raise TooLittleFootage(
                 f"{frames} frames in {len(footage)} videos leave no clip of {length} frames to learn from or to hold out; "
@@ -171,7 +172,7 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
     return split
 
 
-def without_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[Footage, ...]]:
+def split_off_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[Footage, ...]]:
     """The footage without the last tenth of its frames, in the order of the list, and that tenth; a video may be cut in two."""
     cut = round(sum(len(video.frames) for video in footage) * (1 - SET_ASIDE_SHARE))
     kept: list[Footage] = []
@@ -203,8 +204,8 @@ def _split_whole(footage: list[Footage]) -> Split:
     # Spread evenly, because neighbours in a data set are often the same hour of the same place.
     chosen = {int((number + 0.5) * len(footage) / count) for number in range(count)}
     return Split(
-        fit=tuple(video for number, video in enumerate(footage) if number not in chosen),
-        held_out=tuple(footage[number] for number in sorted(chosen)),
+        train=tuple(video for number, video in enumerate(footage) if number not in chosen),
+        validation=tuple(footage[number] for number in sorted(chosen)),
     )
 
 

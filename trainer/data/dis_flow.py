@@ -10,7 +10,7 @@ Flow = NDArray[np.float32]
 """Pixels right and down from a frame to an earlier one, float32 (h, w, 2)."""
 
 
-class Teacher:
+class DisFlow:
     """DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016), OpenCV's preset MEDIUM.
 
     Presets that stop at a coarser scale miss half of what people do: measured, the speeds of the preset FAST separate
@@ -27,6 +27,6 @@ class Teacher:
         return np.asarray(cv2.resize(flow, (width // 4, height // 4), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def resized(flow: Flow, shape: tuple[int, ...]) -> Flow:
+def resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
     """A flow laid over a frame of ``shape`` (H, W)."""
     return np.asarray(cv2.resize(flow, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from deploy.errors import BadFrame
 from deploy.image import MAX_PICTURE_BYTES, Frame, decode_picture, fit_frame, picture_size
 from deploy.spec import ClipSpec
+from deploy.video import VideoInfo
 from trainer.errors import NoFootage
 
 _STILL_MAGICS = (b"II*\0", b"MM\0*", b"BM")
 
 
-def decode_frame(encoded: bytes, spec: ClipSpec) -> Frame:
+def decode_dataset_image(encoded: bytes, spec: ClipSpec) -> Frame:
     """Decode one JPEG, PNG, TIFF or BMP and fit it to ``spec``; JPEG and PNG exactly as the service does.
 
     Raises:
@@ -37,7 +38,7 @@ def decode_frame(encoded: bytes, spec: ClipSpec) -> Frame:
     return fit_frame(_decode_still(encoded, cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR), spec)
 
 
-def frame_size_px(encoded: bytes) -> tuple[int, int]:
+def dataset_image_size(encoded: bytes) -> tuple[int, int]:
     """Width and height of one JPEG, PNG, TIFF or BMP.
 
     Raises:
@@ -74,7 +75,7 @@ def _decode_still(encoded: bytes, flag: int) -> NDArray[np.uint8]:
     return np.asarray(picture, dtype=np.uint8)
 
 
-PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 DEFAULT_FPS = 10.0
 """Assumed for folders of frames, which do not say."""
@@ -108,16 +109,7 @@ class Footage:
     """One line for each unreadable frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class FootageShape:
-    """What footage says of itself before it is decoded."""
-
-    width_px: int
-    height_px: int
-    fps: float
-
-
-def split_sources(path: Path) -> list[Source]:
+def find_sources(path: Path) -> list[Source]:
     """The clips of one split, one folder or one video file, in natural order of their names.
 
     Raises:
@@ -139,7 +131,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def footage_shape(sources: list[Source]) -> FootageShape:
+def footage_info(sources: list[Source]) -> VideoInfo:
     """Picture size and frame rate of the first source that tells.
 
     Raises:
@@ -152,10 +144,10 @@ def footage_shape(sources: list[Source]) -> FootageShape:
     raise NoFootage(f"none of {len(sources)} clips has a readable frame, the first is {sources[0].path}; check the files")
 
 
-def frame_count(source: Source) -> int:
+def estimate_frame_count(source: Source) -> int:
     """About how many frames a clip has: what its file says, 0 where it does not say; nothing is decoded."""
     if not source.is_video:
-        return len(pictures_in(source.path))
+        return len(list_images(source.path))
     import av
 
     try:
@@ -167,9 +159,9 @@ def frame_count(source: Source) -> int:
         return 0
 
 
-def frame_total(source: Source) -> int:
+def count_frames(source: Source) -> int:
     """How many frames a clip has, unreadable ones included: :attr:`Footage.total`. A video is decoded for it."""
-    return sum(1 for _ in _video_pictures(source.path)) if source.is_video else len(pictures_in(source.path))
+    return sum(1 for _ in _video_pictures(source.path)) if source.is_video else len(list_images(source.path))
 
 
 def load_footage(source: Source, spec: ClipSpec) -> Footage:
@@ -178,7 +170,7 @@ def load_footage(source: Source, spec: ClipSpec) -> Footage:
     index: list[int] = []
     problems: list[str] = []
     total = 0
-    for outcome in decoded_frames(source, spec):
+    for outcome in decode_frames(source, spec):
         if isinstance(outcome, str):
             problems.append(outcome)
         else:
@@ -189,7 +181,7 @@ def load_footage(source: Source, spec: ClipSpec) -> Footage:
     return Footage(source.name, stacked, np.asarray(index, np.int64), total, tuple(problems))
 
 
-def load_all(
+def load_all_footage(
     sources: list[Source],
     spec: ClipSpec,
     done: Callable[[Footage], None] = lambda _: None,
@@ -211,14 +203,14 @@ def load_all(
     return clips
 
 
-def decoded_frames(source: Source, spec: ClipSpec) -> Iterator[Frame | str]:
+def decode_frames(source: Source, spec: ClipSpec) -> Iterator[Frame | str]:
     """Frames in order, uint8 (H, W, C), fitted to ``spec``; a line of text in the place of each frame that cannot be read."""
     return _decoded_video(source.path, spec) if source.is_video else _decoded_folder(source.path, spec)
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The pictures of a folder, in natural order of their names; hidden files are none."""
-    found = [entry for entry in folder.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".")]
+    found = [entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")]
     return sorted(found, key=lambda entry: natural_key(entry.name))
 
 
@@ -227,7 +219,7 @@ def _sources(path: Path) -> list[Source]:
         return [Source(path.stem, path)] if path.suffix.lower() in VIDEO_SUFFIXES else []
     folders = [path / "frames", path / "videos"]
     inside = [source for folder in folders if folder.is_dir() for source in _clips_in(folder)]
-    return inside or _clips_in(path) or ([Source(path.name, path)] if pictures_in(path) else [])
+    return inside or _clips_in(path) or ([Source(path.name, path)] if list_images(path) else [])
 
 
 def _clips_in(folder: Path) -> list[Source]:
@@ -239,36 +231,36 @@ def _is_clip(entry: Path) -> bool:
     if entry.name.startswith("."):  # what other systems leave behind beside a video has its name and suffix
         return False
     if entry.is_dir():
-        return bool(pictures_in(entry))
+        return bool(list_images(entry))
     return entry.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _folder_shape(folder: Path) -> FootageShape | None:
-    for picture in pictures_in(folder):
+def _folder_shape(folder: Path) -> VideoInfo | None:
+    for picture in list_images(folder):
         try:
-            width_px, height_px = frame_size_px(picture.read_bytes())
+            width_px, height_px = dataset_image_size(picture.read_bytes())
         except (BadFrame, OSError):
             continue
-        return FootageShape(width_px, height_px, DEFAULT_FPS)
+        return VideoInfo(width_px, height_px, DEFAULT_FPS)
     return None
 
 
-def _video_shape(path: Path) -> FootageShape | None:
+def _video_shape(path: Path) -> VideoInfo | None:
     import av
 
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             rate = stream.average_rate
-            return FootageShape(stream.width, stream.height, float(rate) if rate else DEFAULT_FPS)
+            return VideoInfo(stream.width, stream.height, float(rate) if rate else DEFAULT_FPS)
     except (av.FFmpegError, IndexError):
         return None
 
 
 def _decoded_folder(folder: Path, spec: ClipSpec) -> Iterator[Frame | str]:
-    for picture in pictures_in(folder):
+    for picture in list_images(folder):
         try:
-            yield decode_frame(picture.read_bytes(), spec)
+            yield decode_dataset_image(picture.read_bytes(), spec)
         except (BadFrame, OSError) as error:
             yield f"{picture}: {error}"
 

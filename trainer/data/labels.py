@@ -16,7 +16,7 @@ from zipfile import ZipInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.footage import Footage, Source, frame_total
+from trainer.data.footage import Footage, Source, count_frames
 from trainer.data.masks import Masks
 from trainer.errors import BadLabels
 
@@ -53,7 +53,7 @@ Labels = NDArray[np.uint8]
 _MOST_BYTES = 1 << 26  # of one clip's labels: a month of video
 
 
-class Stretch(NamedTuple):
+class AnomalyInterval(NamedTuple):
     """Consecutive anomalous frames of one clip, both ends included."""
 
     clip: str
@@ -61,7 +61,7 @@ class Stretch(NamedTuple):
     last_frame: int
 
 
-def label_file(folder: Path) -> Path | None:
+def find_label_file(folder: Path) -> Path | None:
     """The file with the labels, the .npz if there are both; None if there is none."""
     return next((path for path in (folder / NPZ_NAME, folder / CSV_NAME) if path.is_file()), None)
 
@@ -75,7 +75,7 @@ def read_labels(path: Path, sources: list[Source]) -> list[Labels]:
     return _from_npz(path, sources) if path.suffix == ".npz" else _from_csv(path, sources)
 
 
-def parse_stretches(lines: Iterable[str]) -> list[Stretch]:
+def parse_intervals(lines: Iterable[str]) -> list[AnomalyInterval]:
     """The stretches of a .csv.
 
     Raises:
@@ -90,12 +90,12 @@ def parse_stretches(lines: Iterable[str]) -> list[Stretch]:
     return [_stretch(number, row) for number, row in enumerate(rows[1:], 2) if any(cell.strip() for cell in row)]
 
 
-def _stretch(number: int, row: list[str]) -> Stretch:
+def _stretch(number: int, row: list[str]) -> AnomalyInterval:
     cells = [cell.strip() for cell in row]
     # int() would also take 1_000, and digits of other scripts.
     if len(cells) != len(COLUMNS) or not all(cell.isascii() and cell.isdigit() and len(cell) <= 12 for cell in cells[1:]):
         raise BadLabels(f"row {number} must be a clip and two frame numbers, got {','.join(cells)[:80]!r}")
-    stretch = Stretch(cells[0], int(cells[1]), int(cells[2]))
+    stretch = AnomalyInterval(cells[0], int(cells[1]), int(cells[2]))
     if stretch.last_frame < stretch.first_frame:
         raise BadLabels(f"row {number}: the last frame must not come before the first, got {','.join(cells)[:80]!r}")
     return stretch
@@ -103,26 +103,26 @@ def _stretch(number: int, row: list[str]) -> Stretch:
 
 def _from_csv(path: Path, sources: list[Source]) -> list[Labels]:
     try:
-        stretches = parse_stretches(path.read_text(encoding="utf-8-sig").splitlines())
+        stretches = parse_intervals(path.read_text(encoding="utf-8-sig").splitlines())
         return list(_rows(stretches, sources))
     except (OSError, UnicodeDecodeError, BadLabels) as error:
         raise BadLabels(f"{path}: {error}") from error
 
 
-def _rows(stretches: list[Stretch], sources: list[Source]) -> Iterator[Labels]:
+def _rows(stretches: list[AnomalyInterval], sources: list[Source]) -> Iterator[Labels]:
     known = {name for source in sources for name in (source.name, source.path.name)}
     strange = next((stretch.clip for stretch in stretches if stretch.clip not in known), None)
     if strange is not None:
         raise BadLabels(f"there is no clip {strange!r}; the clips are {', '.join(source.name for source in sources[:20])}")
     for source in sources:
-        row = np.zeros(frame_total(source), np.uint8)
+        row = np.zeros(count_frames(source), np.uint8)
         for stretch in stretches:
             if stretch.clip in (source.name, source.path.name):
                 _mark(row, stretch)
         yield row
 
 
-def _mark(row: Labels, stretch: Stretch) -> None:
+def _mark(row: Labels, stretch: AnomalyInterval) -> None:
     if stretch.last_frame >= len(row):
         raise BadLabels(f"clip {stretch.clip!r} has frames 0 to {len(row) - 1}, a stretch ends at {stretch.last_frame}")
     row[stretch.first_frame : stretch.last_frame + 1] = 1

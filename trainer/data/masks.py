@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import BadFrame
-from trainer.data.footage import pictures_in, read_mask
+from trainer.data.footage import list_images, read_mask
 from trainer.errors import BadLabels
 
 
@@ -69,7 +69,7 @@ class PackedMasks:
         return np.asarray([frame in self.bits for frame in range(self.total)], np.uint8)
 
 
-def read_array(path: Path, dimensions: int) -> NDArray[Any]:
+def read_npy(path: Path, dimensions: int) -> NDArray[Any]:
     """An .npy file of integers or booleans with that many dimensions, memory-mapped.
 
     Raises:
@@ -90,7 +90,7 @@ _MOST_FILE_BYTES = 1 << 26  # masks are mostly empty, and shrink to a thousandth
 _MOST_MEMORY_BYTES = 1 << 32  # for one clip: twenty times what CUHK Avenue's longest takes
 
 
-def read_cells(paths: Sequence[Path]) -> Iterator[PackedMasks]:
+def read_matlab_masks(paths: Sequence[Path]) -> Iterator[PackedMasks]:
     """The masks in each of these files, in their order; an element that is not 0 is anomalous.
 
     Raises:
@@ -153,7 +153,7 @@ class Masks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PictureMasks:
+class ImageMasks:
     """Masks as pictures (PNG, BMP), one a frame, read when asked for; every value but 0 is anomalous."""
 
     pictures: tuple[Path, ...]
@@ -169,7 +169,7 @@ class PictureMasks:
             raise BadLabels(f"{path}: {error}; a mask is a picture of its frame's size, 0 where nothing is anomalous") from error
 
 
-def picture_masks(folder: Path) -> PictureMasks | None:
+def find_image_masks(folder: Path) -> ImageMasks | None:
     """The masks in ``folder``, in natural order of their names; None where there are none."""
-    found = pictures_in(folder) if folder.is_dir() else []
-    return PictureMasks(tuple(found)) if found else None
+    found = list_images(folder) if folder.is_dir() else []
+    return ImageMasks(tuple(found)) if found else None

@@ -18,7 +18,7 @@ from deploy.bundle import Calibration
 from deploy.engine import Engine
 from deploy.image import Frame
 from deploy.spec import ClipSpec
-from trainer.data.footage import Source, decoded_frames, footage_shape, load_footage
+from trainer.data.footage import Source, decode_frames, footage_info, load_footage
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.metrics import Labels, Scores
 from trainer.evaluation.runner import scored_frames
@@ -198,9 +198,9 @@ def _of_clip(engine: Engine, clip: LabelledClip, wanted: set[int], calibration: 
 
 def _frames(source: Source, wanted: set[int]) -> dict[int, NDArray[np.uint8]]:
     """Readable frames in their own colour and size, a long side of 2048 pixels at most."""
-    shape = footage_shape([source])
+    shape = footage_info([source])
     scale = min(1.0, _SIDE_LIMITS_PX[1] / max(shape.width_px, shape.height_px))
     width_px, height_px = (max(_SIDE_LIMITS_PX[0], round(side * scale)) for side in (shape.width_px, shape.height_px))
     spec = ClipSpec(length=1, height_px=height_px, width_px=width_px, colour="bgr", fps=shape.fps)
-    decoded = enumerate(islice(decoded_frames(source, spec), max(wanted) + 1))
+    decoded = enumerate(islice(decode_frames(source, spec), max(wanted) + 1))
     return {place: frame for place, frame in decoded if place in wanted and not isinstance(frame, str)}

@@ -15,7 +15,7 @@ from deploy.spec import ClipSpec
 from trainer.baselines.base import Baseline
 from trainer.baselines.run import watch
 from trainer.data.clips import clip_windows
-from trainer.data.footage import Footage, Source, footage_shape
+from trainer.data.footage import Footage, Source, footage_info
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.metrics import PixelCounts, Scores
 
@@ -138,7 +138,7 @@ def _masks(clip: LabelledClip) -> Iterator[NDArray[np.bool_]]:
     if clip.masks is not None:
         yield from (clip.masks[frame] for frame in range(len(clip.labels)))
         return
-    shape = footage_shape([clip.source])
+    shape = footage_info([clip.source])
     yield from repeat(np.zeros((shape.height_px, shape.width_px), np.bool_), len(clip.labels))
 
 

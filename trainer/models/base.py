@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.data.clips import ClipBank, Split
+from trainer.data.clips import ClipDataset, Split
 from trainer.statistics import normal_tail
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Material, Samples
@@ -74,7 +74,7 @@ class Serving(nn.Module):
         """How it is trained on footage: one stage after the other, each prepared when the one before is over."""
         raise NotImplementedError
 
-    def fit_scale(self, learned: ClipBank, held_out: ClipBank) -> None:
+    def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
         """Set the score's scale from normal clips: learned from, and held out."""
         raise NotImplementedError
 
@@ -112,25 +112,25 @@ class PictureServing(Serving):
         """Set the score's scale from normal clips, uint8 (N, T, H, W, 1): learned from, and held out."""
         raise NotImplementedError
 
-    def fit_scale(self, learned: ClipBank, held_out: ClipBank) -> None:
+    def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
         """See :class:`Serving`."""
-        self.fit_clips(learned.spread(_SCALE_CLIPS, _BATCH_CLIPS), held_out.spread(CALIBRATION_CLIPS, _BATCH_CLIPS))
+        self.fit_clips(learned.evenly_spaced(_SCALE_CLIPS, _BATCH_CLIPS), held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS))
 
     def stages(self, split: Split, work: Work) -> Iterator[Stage]:
         """See :class:`Serving`: one."""
         learner, length = self.learner(), self.length
-        pictures = self._pictures(ClipBank(split.fit, length), MAX_CLIPS, work)
-        validation = self.validation(self._pictures(ClipBank(split.held_out, length), VALIDATION_CLIPS, work))
+        pictures = self._pictures(ClipDataset(split.train, length), MAX_CLIPS, work)
+        validation = self.validation(self._pictures(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
         some = pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_CLIPS, len(pictures))).long()]
         material = Material(self.samples(pictures), validation)
         yield Stage("training", 1.0, self.batch, learner, material, self.validation(some), self._draw)
 
     @torch.no_grad()
-    def _pictures(self, bank: ClipBank, most: int, work: Work) -> Tensor:
+    def _pictures(self, bank: ClipDataset, most: int, work: Work) -> Tensor:
         """What the network sees of at most so many clips, float16 (N, C, h, w): computed once, it costs as much as a step."""
         device, seen = next(self.parameters()).device, []
         with work("computing motion", min(most, len(bank))) as advance:
-            for clips in bank.spread(most, _BATCH_CLIPS):
+            for clips in bank.evenly_spaced(most, _BATCH_CLIPS):
                 seen.append(self.view(torch.from_numpy(clips).to(device)).half().cpu())
                 advance(len(clips))
         return torch.cat(seen)

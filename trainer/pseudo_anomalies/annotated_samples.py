@@ -16,8 +16,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.annotations import Marked, Region
-from trainer.data.dis_flow import Teacher, resized
+from trainer.data.annotations import AnnotatedClip, Region
+from trainer.data.dis_flow import DisFlow, resize_flow
 from trainer.errors import TooLittleFootage
 from trainer.pseudo_anomalies.compositing import Placed
 from trainer.pseudo_anomalies.objects import Actor, Offsets
@@ -77,11 +77,11 @@ class Shown:
 
 
 def find_shown(
-    marked: Sequence[Marked],
+    marked: Sequence[AnnotatedClip],
     crowds: Sequence[Crowd],
     oldest: int,
     frames: int,
-    teacher: Teacher,
+    teacher: DisFlow,
     advance: Callable[[], None],
 ) -> list[Shown]:
     """About ``frames`` frames of the stretches, at even distances, that have ``oldest`` frames before them.
@@ -142,7 +142,7 @@ def _in_place(plan: ScenePlan, shown: Shown, chance: Generator) -> Tensor:
 
 
 def _of_mark(
-    mark: Marked, crowds: Sequence[Crowd], oldest: int, share: float, teacher: Teacher, advance: Callable[[], None]
+    mark: AnnotatedClip, crowds: Sequence[Crowd], oldest: int, share: float, teacher: DisFlow, advance: Callable[[], None]
 ) -> Iterator[Shown]:
     first = max(mark.first, oldest)
     if first > mark.last:
@@ -163,11 +163,11 @@ def _places(video: NDArray[np.uint8], crowds: Sequence[Crowd]) -> tuple[Crowd | 
     return home, replace(home, place=Place((video,), home.place.background), blobs=())
 
 
-def _thing(place: Place, frame: int, region: Region | None, teacher: Teacher) -> Blob:
+def _thing(place: Place, frame: int, region: Region | None, teacher: DisFlow) -> Blob:
     """What stands out in the region; where nothing does, what moves; where nothing moves, all of it."""
     video = place.videos[0]
     part = _part(region or Region(0, 0, *video.shape[:0:-1]))
-    flow = resized(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])[part]
+    flow = resize_flow(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])[part]
     moving = np.hypot(flow[..., 0], flow[..., 1]) > _MOVING_PX
     outlines = (place.foreground(video[frame])[part], moving.astype(np.uint8), np.ones(moving.shape, np.uint8))
     mask = next(outline for outline in outlines if outline.any())

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.dis_flow import Teacher
+from trainer.data.dis_flow import DisFlow
 from trainer.pseudo_anomalies.compositing import Picture, Placed, cover, paste
 from trainer.pseudo_anomalies.objects import Actor, normal_actor, strange_actor, textured_shape
 from trainer.pseudo_anomalies.segments import Crowd, Place
@@ -46,7 +46,7 @@ class Moment:
 
 
 def moments(
-    places: Sequence[Place], history: Sequence[int], count: int, teacher: Teacher, advance: Callable[[], None]
+    places: Sequence[Place], history: Sequence[int], count: int, teacher: DisFlow, advance: Callable[[], None]
 ) -> list[Moment]:
     """About ``count`` moments at even distances over all videos; ``advance`` is told of each."""
     total = sum(len(video) for place in places for video in place.videos)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.dis_flow import Flow, Teacher, resized
+from trainer.data.dis_flow import DisFlow, Flow, resize_flow
 from trainer.data.footage import Footage
 from trainer.pseudo_anomalies.compositing import Cutout, Placed, soft
 
@@ -150,7 +150,7 @@ class Crowd:
         return Placed(Cutout(frame[rows, columns].astype(np.float32), soft(mask)), x, y)
 
 
-def find_crowds(places: Sequence[Place], frames: int, teacher: Teacher, advance: Callable[[], None]) -> list[Crowd]:
+def find_crowds(places: Sequence[Place], frames: int, teacher: DisFlow, advance: Callable[[], None]) -> list[Crowd]:
     """Look for moving things in about ``frames`` frames at even distances; ``advance`` is told of each."""
     total = sum(len(video) for place in places for video in place.videos)
     crowds = []
@@ -160,11 +160,11 @@ def find_crowds(places: Sequence[Place], frames: int, teacher: Teacher, advance:
     return crowds
 
 
-def _blobs(place: Place, share: float, teacher: Teacher, advance: Callable[[], None]) -> Iterator[Blob]:
+def _blobs(place: Place, share: float, teacher: DisFlow, advance: Callable[[], None]) -> Iterator[Blob]:
     for number, video in enumerate(place.videos):
         for frame in np.unique(np.linspace(1, len(video) - 1, max(1, round(share * len(video)))).astype(int)):
             if 0 < frame < len(video):
-                flow = resized(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])
+                flow = resize_flow(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])
                 for box, mask, velocity in _moving(place.foreground(video[frame]), flow):
                     yield Blob(number, int(frame), box, mask, velocity)
             advance()

@@ -9,7 +9,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from deploy.spec import ClipSpec
-from trainer.data.annotations import ANOMALY, NORMAL, Marked
+from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip
 from trainer.data.clips import Split
 from trainer.data.footage import Footage
 from trainer.training.loop import LoopSettings, Progress, share_done
@@ -77,16 +77,16 @@ def tell_unreadable(console: Console, footage: list[Footage]) -> int:
 
 def tell_split(console: Console, split: Split, spec: ClipSpec) -> None:
     """Say what is learned from and what is held out."""
-    fit, held_out = (sum(len(video.frames) for video in part) for part in (split.fit, split.held_out))
-    names = ", ".join(video.name for video in split.held_out)
+    fit, held_out = (sum(len(video.frames) for video in part) for part in (split.train, split.validation))
+    names = ", ".join(video.name for video in split.validation)
     console.print(
-        f"{fit} frames of {len(split.fit)} videos to learn from, {held_out} held out ({names}){_aside(split)}; "
+        f"{fit} frames of {len(split.train)} videos to learn from, {held_out} held out ({names}){_aside(split)}; "
         f"clips of {spec.length} frames, {spec.width_px} x {spec.height_px}, {spec.colour}",
         highlight=False,
     )
 
 
-def tell_marked(console: Console, marked: Sequence[Marked]) -> None:
+def tell_marked(console: Console, marked: Sequence[AnnotatedClip]) -> None:
     """Say what operators marked; silent where they marked nothing."""
     if not marked:
         return
@@ -99,7 +99,7 @@ def tell_marked(console: Console, marked: Sequence[Marked]) -> None:
 
 
 def _aside(split: Split) -> str:
-    frames = sum(len(video.frames) for video in split.set_aside)
+    frames = sum(len(video.frames) for video in split.holdout)
     return f", the last {frames} set aside" if frames else ""
 
 

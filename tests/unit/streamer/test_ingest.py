@@ -9,9 +9,9 @@ from kafka.future import Future
 
 from deploy.errors import ConfigError
 from streamer.errors import SourceUnavailable
-from streamer.ingest.producer import Delivery, FrameSender
+from streamer.ingest.producer import DeliveryCounts, FrameProducer
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest, retry_wait_s
-from streamer.ingest.sources import SourcePicture
+from streamer.ingest.sources import EncodedFrame
 from tests.harness.fakes import FakeClock
 from tests.harness.footage import write_folder
 
@@ -91,7 +91,7 @@ class TestRecorded:
     ) -> None:
         result = ingest(IngestPlan(folders), producer, "frames", stop, clock)
         assert [sent.key for sent in producer.sent] == [b"gate", b"yard"] * 3
-        assert result.delivery == Delivery(sent=6, failed=0, dropped=0)
+        assert result.delivery == DeliveryCounts(sent=6, failed=0, dropped=0)
 
     def test_headers_say_when_which_and_what(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
@@ -153,33 +153,37 @@ class TestPlan:
 
 
 class TestDelivery:
-    picture = SourcePicture(b"x" * 100, "image/jpeg", 0, 0)
+    picture = EncodedFrame(b"x" * 100, "image/jpeg", 0, 0)
 
     def test_frames_the_broker_refuses_are_counted(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
     ) -> None:
         producer.refusal = KafkaTimeoutError("gone")
-        assert ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery == Delivery(sent=0, failed=6, dropped=0)
+        assert ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery == DeliveryCounts(
+            sent=0, failed=6, dropped=0
+        )
 
     def test_frames_too_large_to_be_sent_are_counted(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
     ) -> None:
         producer.refusal = MessageSizeTooLargeError("4 MiB")
-        assert ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery == Delivery(sent=0, failed=6, dropped=0)
+        assert ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery == DeliveryCounts(
+            sent=0, failed=6, dropped=0
+        )
 
     def test_a_live_camera_drops_and_counts_while_the_broker_does_not_keep_up(self) -> None:
         producer = FakeProducer(holding=True)
-        sender = FrameSender(producer, "frames", threading.Event(), max_pending_bytes=250)
+        sender = FrameProducer(producer, "frames", threading.Event(), max_pending_bytes=250)
         for _ in range(5):
             sender.offer("gate", self.picture, 0)
         producer.futures[0].success(None)
         sender.offer("gate", self.picture, 0)
         assert len(producer.sent) == 4
-        assert sender.finish(timeout_s=1) == Delivery(sent=1, failed=3, dropped=2)
+        assert sender.finish(timeout_s=1) == DeliveryCounts(sent=1, failed=3, dropped=2)
 
     def test_recorded_footage_waits_until_the_broker_keeps_up(self) -> None:
         producer = FakeProducer(holding=True)
-        sender = FrameSender(producer, "frames", threading.Event(), max_pending_bytes=100)
+        sender = FrameProducer(producer, "frames", threading.Event(), max_pending_bytes=100)
         sender.send("gate", self.picture, 0)
         waiting = threading.Thread(target=sender.send, args=("gate", self.picture, 0))
         waiting.start()
@@ -190,7 +194,7 @@ class TestDelivery:
 
     def test_stopping_ends_the_wait(self) -> None:
         producer, stop = FakeProducer(holding=True), threading.Event()
-        sender = FrameSender(producer, "frames", stop, max_pending_bytes=100)
+        sender = FrameProducer(producer, "frames", stop, max_pending_bytes=100)
         sender.send("gate", self.picture, 0)
         stop.set()
         sender.send("gate", self.picture, 0)
@@ -207,20 +211,20 @@ class TestLive:
     ) -> None:
         connections = iter([2, 0, 3])
 
-        def flaky(_location: str, _fps: float | None) -> Iterator[SourcePicture]:
+        def flaky(_location: str, _fps: float | None) -> Iterator[EncodedFrame]:
             remaining = next(connections, None)
             if remaining is None:
                 stop.set()
                 return
             for number in range(remaining):
-                yield SourcePicture(b"jpeg", "image/jpeg", number, 0)
+                yield EncodedFrame(b"jpeg", "image/jpeg", number, 0)
             raise SourceUnavailable("the stream ended")
 
         monkeypatch.setattr("streamer.ingest.run.open_source", flaky)
         result = ingest(IngestPlan([CameraFeed("gate", "rtsp://gate")]), producer, "frames", stop, clock)
         assert [int(sent.headers["sequence"]) for sent in producer.sent] == [0, 1, 2, 3, 4]
         assert result.reconnects == 3
-        assert result.delivery == Delivery(sent=5, failed=0, dropped=0)
+        assert result.delivery == DeliveryCounts(sent=5, failed=0, dropped=0)
         captured_at_ms = [int(sent.headers["captured_at_ms"]) for sent in producer.sent]
         assert captured_at_ms[0] == 1_000_000
         assert captured_at_ms[2] >= captured_at_ms[1] + 1500  # two waits of at least half a second and a second

@@ -11,7 +11,7 @@ from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_kafka
 from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
-from streamer.kafka.client import _reasons_from_log, connection_options, make_producer, quiet_library_log
+from streamer.kafka.client import _reasons_from_log, connection_options, make_producer, silence_kafka_log
 from streamer.kafka.diagnostics import Address, parse_address
 from streamer.redis.client import make_redis, redis_errors
 
@@ -75,7 +75,7 @@ class TestKafkaOptions:
 
     def test_the_library_can_be_kept_off_the_terminal(self) -> None:
         before = logging.getLogger("kafka").level
-        quiet_library_log()
+        silence_kafka_log()
         assert not logging.getLogger("kafka.net.manager").isEnabledFor(logging.ERROR)
         logging.getLogger("kafka").setLevel(before)
 

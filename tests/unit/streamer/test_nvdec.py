@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deploy.errors import ConfigError, DecoderUnavailable
 from streamer.errors import SourceUnavailable
 from streamer.ingest.run import CameraFeed, IngestPlan
-from streamer.ingest.sources import SourcePicture, open_source
+from streamer.ingest.sources import EncodedFrame, open_source
 from tests.harness import fake_pynvvideocodec
 from tests.harness.footage import write_video
 
@@ -30,15 +30,15 @@ def video(tmp_path: Path) -> Path:
     return write_video(tmp_path / "v.mp4", seconds=2, fps=25, codec="libx264")
 
 
-def by_nvdec(path: Path, fps: float | None = None) -> list[SourcePicture]:
+def by_nvdec(path: Path, fps: float | None = None) -> list[EncodedFrame]:
     return list(open_source(str(path), fps, decoder="nvdec"))
 
 
-def pixels(picture: SourcePicture) -> NDArray[np.int16]:
+def pixels(picture: EncodedFrame) -> NDArray[np.int16]:
     return np.asarray(cv2.imdecode(np.frombuffer(picture.encoded, np.uint8), cv2.IMREAD_COLOR)).astype(np.int16)
 
 
-def assert_same(found: list[SourcePicture], expected: list[SourcePicture]) -> None:
+def assert_same(found: list[EncodedFrame], expected: list[EncodedFrame]) -> None:
     assert [(each.sequence, each.offset_ms) for each in found] == [(each.sequence, each.offset_ms) for each in expected]
     assert max(np.abs(pixels(a) - pixels(b)).max() for a, b in zip(found, expected, strict=True)) <= 2
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streamer.demo.report import Stretch, announced, closing_table, judge, read_stretches, summary_line
+from streamer.demo.report import AnomalyInterval, collect_events, match_events, read_ground_truth, result_table, summary_line
 from streamer.event import Event
 from streamer.redis.subscriber import ScoreEntry
 
 BEGIN_MS = 1_000_000
-GATE = Stretch(camera_id="gate", kind="triple_speed", description="fast", start_s=8, end_s=12)
-PATH = Stretch(camera_id="path", kind="covered", description="dark", start_s=9, end_s=14)
+GATE = AnomalyInterval(camera_id="gate", kind="triple_speed", description="fast", start_s=8, end_s=12)
+PATH = AnomalyInterval(camera_id="path", kind="covered", description="dark", start_s=9, end_s=14)
 
 
 def entry(kind: str, event_id: str, camera_id: str, started_s: float, captured_s: float, peak: float = 3.0) -> Event:
@@ -39,7 +39,7 @@ def entry(kind: str, event_id: str, camera_id: str, started_s: float, captured_s
 def test_entries_of_one_event_are_joined() -> None:
     entries = [entry("start", "a", "gate", 8.2, 8.5, 2.5), entry("update", "a", "gate", 8.2, 10.5, 4.0)]
 
-    events = announced([*entries, entry("end", "a", "gate", 8.2, 12.1, 4.5)])
+    events = collect_events([*entries, entry("end", "a", "gate", 8.2, 12.1, 4.5)])
 
     assert [(e.announced_at_ms - BEGIN_MS, e.ended_at_ms - BEGIN_MS, e.peak_score) for e in events] == [(8500, 12100, 4.5)]
 
@@ -52,7 +52,7 @@ def test_an_event_in_a_stretch_finds_it_and_one_elsewhere_is_false() -> None:
         entry("start", "c", "yard", 9.0, 9.3),
     ]
 
-    verdict = judge((GATE, PATH), announced(entries), BEGIN_MS, slack_ms=1_000)
+    verdict = match_events((GATE, PATH), collect_events(entries), BEGIN_MS, slack_ms=1_000)
 
     assert verdict.found[GATE] is not None
     assert verdict.found[PATH] is None
@@ -65,15 +65,15 @@ def test_an_event_in_a_stretch_finds_it_and_one_elsewhere_is_false() -> None:
 def test_an_event_that_ends_before_the_stretch_does_not_find_it() -> None:
     entries = [entry("start", "a", "gate", 6.0, 6.3), entry("end", "a", "gate", 6.0, 7.5)]
 
-    assert judge((GATE,), announced(entries), BEGIN_MS, slack_ms=1_000).found[GATE] is None
+    assert match_events((GATE,), collect_events(entries), BEGIN_MS, slack_ms=1_000).found[GATE] is None
 
 
 def test_the_closing_table_names_found_missed_false_and_quiet() -> None:
     entries = [entry("start", "a", "gate", 8.2, 8.5), entry("start", "b", "mast", 3.0, 3.3)]
-    verdict = judge((GATE, PATH), announced(entries), BEGIN_MS, slack_ms=1_000)
+    verdict = match_events((GATE, PATH), collect_events(entries), BEGIN_MS, slack_ms=1_000)
     console = Console(record=True, width=160, file=io.StringIO())
 
-    console.print(closing_table(verdict, ["gate", "path", "mast", "yard"], BEGIN_MS))
+    console.print(result_table(verdict, ["gate", "path", "mast", "yard"], BEGIN_MS))
     rows = {line.split()[1]: line for line in console.export_text().splitlines() if line.startswith("│")}
 
     assert "found" in rows["gate"]
@@ -84,7 +84,7 @@ def test_the_closing_table_names_found_missed_false_and_quiet() -> None:
 
 
 def test_the_summary_counts_and_measures() -> None:
-    verdict = judge((GATE, PATH), announced([entry("start", "a", "gate", 8.2, 8.5)]), BEGIN_MS, slack_ms=0)
+    verdict = match_events((GATE, PATH), collect_events([entry("start", "a", "gate", 8.2, 8.5)]), BEGIN_MS, slack_ms=0)
     scores = [ScoreEntry("gate", at_ms, 1.0, 2.0, at_ms + 80) for at_ms in range(0, 2_100, 100)]
 
     line = summary_line(verdict, scores, 4)
@@ -93,6 +93,6 @@ def test_the_summary_counts_and_measures() -> None:
 
 
 def test_the_shipped_sidecar_reads() -> None:
-    stretches = read_stretches(Path(__file__).parents[3] / "streamer" / "demo" / "data" / "stretches.json")
+    stretches = read_ground_truth(Path(__file__).parents[3] / "streamer" / "demo" / "data" / "stretches.json")
 
     assert {stretch.camera_id for stretch in stretches} == {"gate", "path", "lawn", "mast"}

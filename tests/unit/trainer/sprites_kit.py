@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.data.dis_flow import Teacher
+from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
 from trainer.pseudo_anomalies.segments import Crowd, Place, find_crowds, places
 
@@ -41,5 +41,5 @@ def one_place(*videos: Frames) -> Place:
 
 
 def one_crowd(*videos: Frames, frames: int = 40) -> Crowd:
-    (found,) = find_crowds([one_place(*videos)], frames, Teacher(), lambda: None)
+    (found,) = find_crowds([one_place(*videos)], frames, DisFlow(), lambda: None)
     return found

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.video import VideoInfo
 from trainer.baselines.flow import (
     AREA_PX,
     FlowMagnitude,
@@ -16,11 +17,11 @@ from trainer.baselines.flow import (
     window_means,
 )
 from trainer.baselines.run import learn, watch
-from trainer.data.footage import FootageShape, Source, split_sources
+from trainer.data.footage import Source, find_sources
 from trainer.errors import NoFootage
 from trainer.statistics import SpeedCounts, SpeedLine
 
-SPEC = baseline_spec(FootageShape(96, 64, 10.0))
+SPEC = baseline_spec(VideoInfo(96, 64, 10.0))
 NAMES = ["frame_difference", "flow_magnitude", "steady_speed"]
 
 
@@ -30,7 +31,7 @@ def normal(tmp_path_factory, street, pictures):
     root = tmp_path_factory.mktemp("normal")
     for number in range(4):
         pictures(root / f"{number}", street(40, 1.0, number))
-    return split_sources(root)
+    return find_sources(root)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def clips(tmp_path_factory, street, pictures):
     calm = street(30, 1.0, 9)
     pictures(root / "calm", calm)
     pictures(root / "rush", np.concatenate([calm[:24], street(30, 4.0, 9)[5:11]]))
-    return split_sources(root)
+    return find_sources(root)
 
 
 def scores(baselines, source):
@@ -69,7 +70,7 @@ def test_windows_are_all_those_wholly_inside(height, width, side):
     ("width_px", "height_px", "expected"), [(360, 240, (360, 240)), (1920, 1080, (392, 220)), (20, 20, (32, 32))]
 )
 def test_large_footage_is_scaled_down_and_none_enlarged_but_to_the_least_a_spec_takes(width_px, height_px, expected):
-    spec = baseline_spec(FootageShape(width_px, height_px, 25.0))
+    spec = baseline_spec(VideoInfo(width_px, height_px, 25.0))
     assert (spec.width_px, spec.height_px) == expected
     assert spec.width_px * spec.height_px < AREA_PX * 1.01
     assert spec.fps == 25.0

@@ -34,7 +34,7 @@ def test_frames_come_out_as_they_are_decoded_with_their_places_and_problems(cach
 
 def test_what_is_there_is_not_decoded_again(cache, source, monkeypatch):
     first = cache.load(source, SPEC)
-    monkeypatch.setattr("trainer.data.clips.decoded_frames", None)
+    monkeypatch.setattr("trainer.data.clips.decode_frames", None)
     assert same(cache.load(source, SPEC), first)
 
 

@@ -6,13 +6,13 @@ from deploy.spec import ClipSpec
 from trainer.data.annotations import (
     COLUMNS,
     REGION_COLUMNS,
-    Mark,
+    Annotation,
     Region,
-    clips_of,
-    fingerprint,
-    load_marked,
-    parse_marks,
-    read_feedback,
+    annotated_sources,
+    annotations_hash,
+    load_annotated_clips,
+    parse_annotations,
+    read_annotations,
 )
 from trainer.data.footage import Source, load_footage
 from trainer.errors import BadFeedback
@@ -35,16 +35,16 @@ def test_marks_are_read_as_they_were_written(written):
         for video, first, more, anomalous, region in written
     ]
     expected = [
-        Mark(video, first, first + more, anomalous, region, f"marks.csv: line {number}")
+        Annotation(video, first, first + more, anomalous, region, f"marks.csv: line {number}")
         for number, (video, first, more, anomalous, region) in enumerate(written, 2)
     ]
-    assert parse_marks([HEADER, *lines], "marks.csv") == expected
+    assert parse_annotations([HEADER, *lines], "marks.csv") == expected
 
 
 @given(st.lists(st.text(max_size=40), max_size=6), st.sampled_from([HEADER, SHORT]))
 def test_any_text_is_marks_or_a_clear_error(lines, header):
     try:
-        marks = parse_marks([header, *lines], "marks.csv")
+        marks = parse_annotations([header, *lines], "marks.csv")
     except BadFeedback:
         return
     assert all(0 <= mark.first_frame <= mark.last_frame for mark in marks)
@@ -72,7 +72,7 @@ def test_any_text_is_marks_or_a_clear_error(lines, header):
 )
 def test_a_line_that_breaks_its_rule_is_named(text, told):
     with pytest.raises(BadFeedback, match=told):
-        parse_marks(text.splitlines(), "marks.csv")
+        parse_annotations(text.splitlines(), "marks.csv")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def written(tmp_path, *lines, header=HEADER):
 
 
 def load(path, learned=()):
-    return load_marked(read_feedback(path), learned, SPEC, load_footage)
+    return load_annotated_clips(read_annotations(path), learned, SPEC, load_footage)
 
 
 @pytest.mark.parametrize(
@@ -104,20 +104,20 @@ def load(path, learned=()):
 def test_bytes_that_are_no_marks_are_told_as_such(tmp_path, content):
     (tmp_path / "marks.csv").write_bytes(content)
     with pytest.raises(BadFeedback, match=r"marks\.csv"):
-        read_feedback(tmp_path / "marks.csv")
+        read_annotations(tmp_path / "marks.csv")
 
 
 def test_a_file_that_is_missing_and_one_that_marks_nothing_are_told(tmp_path):
     with pytest.raises(BadFeedback, match=r"nowhere\.csv cannot be read: No such file"):
-        read_feedback(tmp_path / "nowhere.csv")
+        read_annotations(tmp_path / "nowhere.csv")
     with pytest.raises(BadFeedback, match="marks nothing"):
-        read_feedback(written(tmp_path))
+        read_annotations(written(tmp_path))
 
 
 @pytest.mark.parametrize("video", ["clips/wall", "clips", "marks.csv", "a" * 300, "../" * 2000])
 def test_a_video_that_is_none_is_named_with_its_line(tmp_path, gate, video):
     with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: "):
-        read_feedback(written(tmp_path, f"{video},0,1,normal,,,,"))
+        read_annotations(written(tmp_path, f"{video},0,1,normal,,,,"))
 
 
 def test_a_region_is_scaled_to_the_frames_of_the_spec_and_grown_to_whole_pixels(tmp_path, gate):
@@ -161,9 +161,9 @@ def test_an_anomaly_in_footage_that_is_learned_from_as_normal_is_refused(tmp_pat
 def test_a_folder_of_clips_marks_all_of_them(tmp_path, street, pictures, video):
     pictures(tmp_path / "anomaly" / "cyclist", street(4, 1.0))
     video(tmp_path / "normal" / "rain.mkv", street(5, 1.0))
-    said = read_feedback(tmp_path)
+    said = read_annotations(tmp_path)
     assert [(one.mark.video, one.mark.anomalous) for one in said] == [("anomaly/cyclist", True), ("normal/rain.mkv", False)]
-    assert [source.path.name for source in clips_of([*said, *said])] == ["cyclist", "rain.mkv"]
+    assert [source.path.name for source in annotated_sources([*said, *said])] == ["cyclist", "rain.mkv"]
     assert [(mark.first, mark.last, mark.region) for mark in load(tmp_path)] == [(0, 3, None), (0, 4, None)]
 
 
@@ -175,6 +175,6 @@ def test_the_fingerprint_changes_with_every_word(tmp_path, gate):
         "gate,1,2,normal,0,0,9,9",
         "gate,0,2,normal,,,,",
     ]
-    prints = {fingerprint(load(written(tmp_path, f"clips/{line}"))) for line in lines}
+    prints = {annotations_hash(load(written(tmp_path, f"clips/{line}"))) for line in lines}
     assert len(prints) == len(lines)
-    assert fingerprint(()) is None
+    assert annotations_hash(()) is None

@@ -28,7 +28,7 @@ def footage(name: str, frames: int, seed: int) -> Footage:
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return Split(fit=(footage("learned", 20, 1),), held_out=(footage("one", 40, 2), footage("two", 25, 3)))
+    return Split(train=(footage("learned", 20, 1),), validation=(footage("one", 40, 2), footage("two", 25, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Bundle:
 
 
 def test_the_calibration_is_that_of_the_sequences_scored_by_an_engine(bundle: Bundle, split: Split) -> None:
-    rows = [row for _, row in score_clips(load_engine(bundle, "onnx"), split.held_out)]
+    rows = [row for _, row in score_clips(load_engine(bundle, "onnx"), split.validation)]
     expected = calibration_from(np.concatenate(rows))
     assert bundle.calibration.frames == 65
     assert (bundle.calibration.median, bundle.calibration.q99) == pytest.approx((expected.median, expected.q99), rel=1e-5)
@@ -47,7 +47,7 @@ def test_the_calibration_is_that_of_the_sequences_scored_by_an_engine(bundle: Bu
 def test_golden_clips_lie_in_the_middle_of_sequences_and_have_the_states_that_led_there(bundle: Bundle, split: Split) -> None:
     golden = read_golden(bundle)
     assert len(golden.clips) == GOLDEN_STATES
-    first = split.held_out[0].frames[: 65 // (2 * GOLDEN_STATES) + 1]
+    first = split.validation[0].frames[: 65 // (2 * GOLDEN_STATES) + 1]
     assert np.array_equal(golden.clips[0, 0], first[-1])
     engine, state = load_engine(bundle, "onnx"), None
     for frame in first[:-1]:

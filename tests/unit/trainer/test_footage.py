@@ -7,14 +7,14 @@ from deploy.image import decode_picture
 from deploy.spec import ClipSpec
 from trainer.data.datasets.registry import training_sources
 from trainer.data.footage import (
-    FootageShape,
     Source,
-    footage_shape,
-    frame_count,
-    frame_total,
-    load_all,
+    VideoInfo,
+    count_frames,
+    estimate_frame_count,
+    find_sources,
+    footage_info,
+    load_all_footage,
     load_footage,
-    split_sources,
 )
 from trainer.errors import NoFootage
 
@@ -39,13 +39,13 @@ def test_a_folder_of_videos_and_a_single_video_are_footage(tmp_path, street, vid
     first, second = (video(tmp_path / f"cam{number}.mkv", street(4, 1.0)) for number in (9, 10))
     assert training_sources(tmp_path) == [Source("cam9", first), Source("cam10", second)]
     assert training_sources(second) == [Source("cam10", second)]
-    assert footage_shape([Source("cam9", first)]) == FootageShape(96, 64, 12.0)
+    assert footage_info([Source("cam9", first)]) == VideoInfo(96, 64, 12.0)
 
 
 def test_frames_and_videos_of_a_split_are_both_found(tmp_path, street, pictures, video):
     pictures(tmp_path / "frames" / "a", street(2, 1.0))
     video(tmp_path / "videos" / "b.mkv", street(2, 1.0))
-    assert [source.name for source in split_sources(tmp_path)] == ["a", "b"]
+    assert [source.name for source in find_sources(tmp_path)] == ["a", "b"]
 
 
 def test_frames_come_in_natural_order_with_the_pixels_of_the_streamer(tmp_path, street, pictures):
@@ -101,25 +101,25 @@ def test_footage_without_one_readable_frame_is_refused(tmp_path: Path):
     folder = tmp_path / "gate"
     folder.mkdir()
     (folder / "0.jpg").write_bytes(b"no picture")
-    for step in (footage_shape, lambda sources: load_all(sources, SPEC)):
+    for step in (footage_info, lambda sources: load_all_footage(sources, SPEC)):
         with pytest.raises(NoFootage, match=r"none of 1 clips has a readable frame, the first is .*gate"):
-            step(split_sources(folder))
+            step(find_sources(folder))
 
 
 def test_the_number_of_frames_is_known_without_decoding_them(tmp_path, pictures, video, street):
     folder, file = pictures(tmp_path / "a", street(7, 1.0)), video(tmp_path / "b.mkv", street(24, 1.0), fps=12)
     (tmp_path / "c.mp4").write_bytes(b"no video")
-    counts = [frame_count(Source(path.stem, path)) for path in (folder, file, tmp_path / "c.mp4")]
+    counts = [estimate_frame_count(Source(path.stem, path)) for path in (folder, file, tmp_path / "c.mp4")]
     assert counts == [7, pytest.approx(24, abs=1), 0]
 
 
 def test_what_other_systems_leave_behind_beside_a_video_is_no_clip(tmp_path, street, video):
     video(tmp_path / "gate.mkv", street(4, 1.0))
     (tmp_path / "._gate.mkv").write_bytes(b"left behind")
-    assert [source.name for source in split_sources(tmp_path)] == ["gate"]
+    assert [source.name for source in find_sources(tmp_path)] == ["gate"]
 
 
 def test_the_exact_number_of_frames_is_that_of_the_decoded_footage(tmp_path, pictures, video, street):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     for path in (pictures(tmp_path / "a", street(7, 1.0)), video(tmp_path / "b.mkv", street(24, 1.0)), tmp_path / "broken.mp4"):
-        assert frame_total(Source("clip", path)) == load_footage(Source("clip", path), SPEC).total
+        assert count_frames(Source("clip", path)) == load_footage(Source("clip", path), SPEC).total

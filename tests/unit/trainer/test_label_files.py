@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 
 from trainer.data.datasets.ucsd import parse_ranges
 from trainer.data.footage import Source
-from trainer.data.labels import COLUMNS, Stretch, label_file, parse_stretches, read_labels
+from trainer.data.labels import COLUMNS, AnomalyInterval, find_label_file, parse_intervals, read_labels
 from trainer.errors import BadLabels
 
 HEADER = ",".join(COLUMNS)
 CLIP_NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
 STRETCHES = st.lists(
-    st.tuples(CLIP_NAMES, st.integers(0, 10**6), st.integers(0, 10**4)).map(lambda t: Stretch(t[0], t[1], t[1] + t[2])),
+    st.tuples(CLIP_NAMES, st.integers(0, 10**6), st.integers(0, 10**4)).map(lambda t: AnomalyInterval(t[0], t[1], t[1] + t[2])),
     max_size=8,
 )
 
@@ -23,13 +23,13 @@ def quoted(name):
 @given(STRETCHES)
 def test_stretches_are_read_as_they_were_written(stretches):
     lines = [HEADER, *(f"{quoted(clip)},{first},{last}" for clip, first, last in stretches)]
-    assert parse_stretches(lines) == stretches
+    assert parse_intervals(lines) == stretches
 
 
 @given(st.lists(st.text(max_size=30), max_size=6))
 def test_any_text_is_a_table_or_a_clear_error(lines):
     try:
-        stretches = parse_stretches([HEADER, *lines])
+        stretches = parse_intervals([HEADER, *lines])
     except BadLabels:
         return
     assert all(0 <= stretch.first_frame <= stretch.last_frame for stretch in stretches)
@@ -50,7 +50,7 @@ def test_any_text_is_a_table_or_a_clear_error(lines):
 )
 def test_a_line_that_breaks_the_rule_is_named(text, told):
     with pytest.raises(BadLabels, match=told):
-        parse_stretches(text.splitlines())
+        parse_intervals(text.splitlines())
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_clips_and_frames_that_there_are_not_are_told(tmp_path, gate, line, told
 
 
 def test_the_npz_goes_before_the_csv(tmp_path):
-    assert label_file(tmp_path) is None
+    assert find_label_file(tmp_path) is None
     for name in ("frame_labels.csv", "frame_labels.npz"):
         (tmp_path / name).touch()
-        assert label_file(tmp_path).name == name
+        assert find_label_file(tmp_path).name == name
 
 
 @settings(deadline=None)  # a busy disk is no failure

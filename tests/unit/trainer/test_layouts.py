@@ -8,8 +8,15 @@ import pytest
 from scipy.io import savemat
 
 from deploy.spec import ClipSpec
-from trainer.data.datasets.base import listing
-from trainer.data.datasets.registry import LAYOUTS, is_plain_footage, labelled_clips, layout_at, normal_sources, training_sources
+from trainer.data.datasets.base import describe_layouts
+from trainer.data.datasets.registry import (
+    LAYOUTS,
+    detect_layout,
+    is_plain_footage,
+    labelled_clips,
+    training_sources,
+    training_sources_if_any,
+)
 from trainer.data.footage import load_footage
 from trainer.errors import BadLabels, NoFootage
 
@@ -79,7 +86,7 @@ def shanghaitech(tmp_path, street, pictures, video):
 
 
 def test_the_list_names_every_layout_its_files_where_it_is_and_on_what_terms():
-    paragraphs = listing(LAYOUTS).split("\n\n")[1:]
+    paragraphs = describe_layouts(LAYOUTS).split("\n\n")[1:]
     assert [paragraph.splitlines()[0] for paragraph in paragraphs] == [
         "UCSD Ped1, UCSD Ped2",
         "CUHK Avenue",
@@ -92,7 +99,7 @@ def test_the_list_names_every_layout_its_files_where_it_is_and_on_what_terms():
 
 def test_ucsd_is_found_in_the_archives_folder_and_in_its_own(ucsd):
     for path in (ucsd, ucsd.parent):
-        assert layout_at(path)[0].name.startswith("UCSD")
+        assert detect_layout(path)[0].name.startswith("UCSD")
         assert [source.name for source in training_sources(path)] == ["Train001", "Train002", "Train003"]
         assert [clip.source.name for clip in labelled_clips(path)] == ["Test001", "Test002"]
 
@@ -141,7 +148,7 @@ def test_ucsd_without_a_split_says_what_is_missing(ucsd):
     shutil.rmtree(ucsd / "Train")
     with pytest.raises(NoFootage, match=r"Train/Train001/001\.tif and its like are missing"):
         training_sources(ucsd)
-    assert normal_sources(ucsd) == []
+    assert training_sources_if_any(ucsd) == []
 
 
 def test_of_both_ucsd_sets_one_has_to_be_chosen(ucsd):

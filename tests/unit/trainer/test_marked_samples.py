@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.annotations import Marked, Region
-from trainer.data.dis_flow import Teacher
+from trainer.data.annotations import AnnotatedClip, Region
+from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
 from trainer.errors import TooLittleFootage
 from trainer.models.video_ede.learners import parts_of
@@ -22,12 +22,12 @@ def footage(name, frames):
 
 
 def mark(video, *, anomalous, region=None, first=4, last=9):
-    return Marked(footage("marked", video), first, last, anomalous, region, "marks.csv: line 2")
+    return AnnotatedClip(footage("marked", video), first, last, anomalous, region, "marks.csv: line 2")
 
 
 @pytest.fixture(scope="module")
 def crowds(street):
-    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, Teacher(), lambda: None)
+    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, DisFlow(), lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def outline(crowds, video, frame):
 
 
 def look(crowds, *marks):
-    return find_shown(marks, crowds, HISTORY[-1], 100, Teacher(), lambda: None)
+    return find_shown(marks, crowds, HISTORY[-1], 100, DisFlow(), lambda: None)
 
 
 def samples(crowds, *marks):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.io import savemat
 
-from trainer.data.masks import ArrayMasks, PackedMasks, read_array, read_cells
+from trainer.data.masks import ArrayMasks, PackedMasks, read_matlab_masks, read_npy
 from trainer.errors import BadLabels
 
 
@@ -25,14 +25,14 @@ def test_packed_masks_come_out_as_they_went_in(masks):
 
 def test_a_mask_taken_from_an_array_is_of_booleans(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[[0, 2], [0, 0]], [[0, 0], [1, 0]]], np.int64))
-    masks = ArrayMasks(read_array(tmp_path / "a.npy", 3))
+    masks = ArrayMasks(read_npy(tmp_path / "a.npy", 3))
     assert len(masks) == 2
     assert (masks[0].dtype, masks[0].tolist()) == (np.bool_, [[False, True], [False, False]])
 
 
 def test_a_large_array_stays_on_disk(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), np.bool_))
-    assert isinstance(read_array(tmp_path / "a.npy", 3), np.memmap)
+    assert isinstance(read_npy(tmp_path / "a.npy", 3), np.memmap)
 
 
 @settings(deadline=None)  # a busy disk is no failure
@@ -46,7 +46,7 @@ def test_a_damaged_array_is_a_clear_error(tmp_path_factory, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
-        array = read_array(path, 3)
+        array = read_npy(path, 3)
     except BadLabels:
         return
     assert array.ndim == 3
@@ -57,7 +57,7 @@ def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path):
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 480, 856)})
     with pytest.raises(BadLabels, match=r"a\.npy: "):
-        read_array(path, 3)
+        read_npy(path, 3)
 
 
 def mat(path, **values):
@@ -76,7 +76,7 @@ def test_several_files_are_read_in_their_order_whatever_their_numbers_are(tmp_pa
     marked[1, 2] = 1
     first = mat(tmp_path / "1_label.mat", volLabel=cells(blank, marked))
     second = mat(tmp_path / "2_label.mat", volLabel=cells(marked.astype(float), blank.astype(float)))
-    one, two = read_cells([first, second])
+    one, two = read_matlab_masks([first, second])
     assert (one.labels.tolist(), two.labels.tolist()) == ([0, 1], [1, 0])
     assert np.array_equal(two[0], marked != 0)
 
@@ -106,4 +106,4 @@ WRONG = {
 def test_a_file_without_cells_of_masks_is_a_clear_error(tmp_path, wrong):
     WRONG[wrong](tmp_path / "1_label.mat")
     with pytest.raises(BadLabels, match=r"1_label\.mat"):
-        list(read_cells([tmp_path / "1_label.mat"]))
+        list(read_matlab_masks([tmp_path / "1_label.mat"]))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from trainer.data.datasets.registry import labelled_clips
-from trainer.data.masks import picture_masks
+from trainer.data.masks import find_image_masks
 from trainer.errors import BadLabels
 
 
@@ -17,7 +17,7 @@ def write_masks(folder, masks):
 def test_masks_are_read_in_natural_order_and_every_value_but_0_is_anomalous(tmp_path):
     pictures = np.zeros((12, 6, 8), np.uint8)
     pictures[10, 2, 3], pictures[11, 5, 7] = 1, 255
-    masks = picture_masks(write_masks(tmp_path / "01", pictures))
+    masks = find_image_masks(write_masks(tmp_path / "01", pictures))
     assert masks is not None
     assert len(masks) == 12
     assert (masks[10].dtype, masks[10].shape, masks[10].sum()) == (np.bool_, (6, 8), 1)
@@ -27,15 +27,15 @@ def test_masks_are_read_in_natural_order_and_every_value_but_0_is_anomalous(tmp_
 
 def test_no_folder_and_no_picture_are_no_masks(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert picture_masks(tmp_path / "missing") is None
-    assert picture_masks(tmp_path / "empty") is None
+    assert find_image_masks(tmp_path / "missing") is None
+    assert find_image_masks(tmp_path / "empty") is None
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_bytes_that_are_no_picture_are_told_with_the_file(tmp_path, encoded):
     folder = write_masks(tmp_path / "01", np.zeros((2, 6, 8), np.uint8))
     (folder / "1.png").write_bytes(encoded)
-    masks = picture_masks(folder)
+    masks = find_image_masks(folder)
     with pytest.raises(BadLabels, match=r"1\.png: "):
         masks[1]
 
@@ -45,7 +45,7 @@ def test_a_truncated_picture_is_told_with_the_file(tmp_path):
     whole = (folder / "0.png").read_bytes()
     (folder / "0.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadLabels, match=r"0\.png: "):
-        picture_masks(folder)[0]
+        find_image_masks(folder)[0]
 
 
 def test_test_clips_carry_their_masks_and_there_must_be_one_a_frame(tmp_path, street, pictures):

@@ -41,7 +41,7 @@ def test_short_footage_gives_one_short_sequence(lengths):
 
 
 def test_engines_give_the_same_scores_from_what_the_bundle_holds(tmp_path):
-    split = Split(fit=(footage("learned", 20, 1),), held_out=(footage("one", 120, 2),))
+    split = Split(train=(footage("learned", 20, 1),), validation=(footage("one", 120, 2),))
     bundle = make_bundle(tmp_path / "bundle", Finished(Trained(), ModelCard(kind=KIND, config={}), SPEC, {}), split)
     kept = read_sequences(bundle)
     for name in ("openvino", "onnx"):

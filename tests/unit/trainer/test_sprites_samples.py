@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, WIDTH_PX, Frames, footage, one_crowd, one_place, road, walk
-from trainer.data.dis_flow import Teacher
+from trainer.data.dis_flow import DisFlow
 from trainer.pseudo_anomalies import samples as made
 from trainer.pseudo_anomalies.compositing import Cutout, Placed
 from trainer.pseudo_anomalies.objects import Actor
@@ -31,7 +31,7 @@ def empty() -> Crowd:
 
 @pytest.fixture(scope="module")
 def walked() -> list[Moment]:
-    return moments([one_place(walk(50, 1.5), walk(50, 1.5, top=40))], HISTORY, 40, Teacher(), lambda: None)
+    return moments([one_place(walk(50, 1.5), walk(50, 1.5, top=40))], HISTORY, 40, DisFlow(), lambda: None)
 
 
 def scenes(crowd: Crowd, count: int = 32, first: int = 0) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_places_are_chosen_by_the_length_of_their_videos():
 
 def test_moments_come_from_all_over_the_footage_at_several_steps_and_each_is_told():
     told, videos = [], [walk(50, 1.0), walk(25, 1.5, street=road(8))]
-    found = moments(places([footage(video) for video in videos]), HISTORY, 60, Teacher(), lambda: told.append(1))
+    found = moments(places([footage(video) for video in videos]), HISTORY, 60, DisFlow(), lambda: told.append(1))
     assert len(found) == len(told) == 60
     assert {moment.step for moment in found} > {1, 2}
     for moment in found:
@@ -154,7 +154,7 @@ def test_moments_come_from_all_over_the_footage_at_several_steps_and_each_is_tol
 
 
 def test_of_videos_shorter_than_its_history_there_is_no_moment():
-    assert moments([one_place(walk(2, 1.0))], HISTORY, 10, Teacher(), lambda: None) == []
+    assert moments([one_place(walk(2, 1.0))], HISTORY, 10, DisFlow(), lambda: None) == []
 
 
 def carried_back(frames: Frames, flow: Frames) -> Frames:
@@ -198,6 +198,6 @@ def test_motion_stays_true_however_a_crop_is_turned(walked):
 def test_most_crops_of_motion_hold_something_that_moves():
     """In a wide frame with one small square."""
     wide = np.pad(walk(30, 1.5), ((0, 0), (64, 64), (96, 96)), "edge")
-    found = moments([one_place(wide)], HISTORY, 20, Teacher(), lambda: None)
+    found = moments([one_place(wide)], HISTORY, 20, DisFlow(), lambda: None)
     drawn = MotionSamples(found, HISTORY, 64).draw(torch.arange(60)).samples.numpy()
     assert np.mean([np.hypot(*sample[3:]).max() > 0.7 for sample in drawn]) > 0.6

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.annotations import Marked, Region
-from trainer.data.dis_flow import Teacher
+from trainer.data.annotations import AnnotatedClip, Region
+from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
 from trainer.models.video_ede.learners import JudgeLearner, Looked, Parts, TaughtLearner, code_loss, information_loss, settle
 from trainer.models.video_ede.model import places_of
@@ -86,7 +86,7 @@ def footage(name, frames):
 
 @pytest.fixture(scope="module")
 def crowds(street):
-    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, Teacher(), lambda: None)
+    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, DisFlow(), lambda: None)
 
 
 def network():
@@ -109,8 +109,8 @@ def trained(crowds, street, alone, *, anomalous):
     """The strangeness of the thing after a short training in which it was marked."""
     frames, region = thing_in(street, 0)
     parts = network()
-    mark = Marked(footage("marked", frames), 2, len(frames) - 1, anomalous, region, "here")
-    shown = find_shown([mark], crowds, HISTORY[-1], 20, Teacher(), lambda: None)
+    mark = AnnotatedClip(footage("marked", frames), 2, len(frames) - 1, anomalous, region, "here")
+    shown = find_shown([mark], crowds, HISTORY[-1], 20, DisFlow(), lambda: None)
     learner = TaughtLearner(parts.judge, parts)
     samples = MarkedSamples(ScenePlan(crowds, HISTORY), *((shown, []) if anomalous else ([], shown)))
     for step in range(STEPS):

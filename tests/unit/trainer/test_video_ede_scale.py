@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.data.clips import ClipBank
+from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 from trainer.models.video_ede.score_scale import MAX_FRAMES, Scale, Terms, first_looks, walk
@@ -157,10 +157,10 @@ def test_footage_without_any_motion_gives_finite_numbers():
     assert torch.isfinite(scale(random_terms(3, 6))).all()
 
 
-def bank(*videos: np.ndarray) -> ClipBank:
+def bank(*videos: np.ndarray) -> ClipDataset:
     """Footage (n, H, W) as a bank of single frames."""
     found = [Footage(str(number), video[..., None], np.arange(len(video)), len(video), ()) for number, video in enumerate(videos)]
-    return ClipBank(tuple(found), 1)
+    return ClipDataset(tuple(found), 1)
 
 
 def told_look(clips: Tensor, state: Tensor) -> tuple[Terms, Tensor]:

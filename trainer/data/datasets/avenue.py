@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from trainer.data.datasets.base import Layout
-from trainer.data.footage import Source, split_sources
+from trainer.data.footage import Source, find_sources
 from trainer.data.labels import LabelledClip
-from trainer.data.masks import read_cells
+from trainer.data.masks import read_matlab_masks
 from trainer.errors import BadLabels, NoFootage
 
 _SPLITS = ("training_videos", "testing_videos")
@@ -29,14 +29,14 @@ def testing(root: Path) -> list[LabelledClip]:
     """See :attr:`trainer.data.datasets.base.Layout.testing`. Reads all masks: a frame is anomalous where its mask is not empty."""
     videos = _videos(root / "testing_videos")
     folder = _masks_folder(root)
-    every = read_cells([_masks_of(video, folder) for video in videos])
+    every = read_matlab_masks([_masks_of(video, folder) for video in videos])
     return [LabelledClip(video, masks.labels, masks) for video, masks in zip(videos, every, strict=True)]
 
 
 def _videos(folder: Path) -> list[Source]:
     if not folder.is_dir():
         raise NoFootage(f"{folder}/01.avi and its like are missing; {_VIDEOS}")
-    return split_sources(folder)
+    return find_sources(folder)
 
 
 def _masks_folder(root: Path) -> Path:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from trainer.data.datasets.base import Layout
-from trainer.data.footage import Source, split_sources
-from trainer.data.labels import CSV_NAME, NPZ_NAME, LabelledClip, label_file, read_labels
-from trainer.data.masks import picture_masks
+from trainer.data.footage import Source, find_sources
+from trainer.data.labels import CSV_NAME, NPZ_NAME, LabelledClip, find_label_file, read_labels
+from trainer.data.masks import find_image_masks
 from trainer.errors import BadLabels, NoFootage
 
 
@@ -17,17 +17,17 @@ def find(path: Path) -> Path:
 def training(root: Path) -> list[Source]:
     """See :attr:`trainer.data.datasets.base.Layout.training`: ``training/``, or all of some footage without labels."""
     if (root / "training").is_dir():
-        return split_sources(root / "training")
-    labels = label_file(root)
+        return find_sources(root / "training")
+    labels = find_label_file(root)
     if labels is not None:
         raise NoFootage(f"{root} has labels ({labels.name}), so it is for tests; what is learned from goes to {root}/training")
-    return split_sources(root)
+    return find_sources(root)
 
 
 def testing(root: Path) -> list[LabelledClip]:
     """See :attr:`trainer.data.datasets.base.Layout.testing`: ``testing/``, or all of some footage with labels."""
     split = root / "testing" if (root / "testing").is_dir() else root
-    labels = label_file(root)
+    labels = find_label_file(root)
     if labels is None and split is root:
         raise NoFootage(
             f"{root}: no testing/ folder and no labels; evaluate needs testing/frames/CLIP or testing/videos/CLIP.* and "
@@ -38,9 +38,9 @@ def testing(root: Path) -> list[LabelledClip]:
             f"{root / NPZ_NAME} is missing: give one uint8 array of 0 and 1 a test clip, keyed by clip name, or {CSV_NAME} with "
             "the columns clip,first_frame,last_frame; if this is ShanghaiTech, testing/test_frame_mask is missing"
         )
-    sources = split_sources(split)
+    sources = find_sources(split)
     rows = read_labels(labels, sources)
-    masks = [picture_masks(split / "masks" / source.name) for source in sources]
+    masks = [find_image_masks(split / "masks" / source.name) for source in sources]
     return [LabelledClip(*parts) for parts in zip(sources, rows, masks, strict=True)]
 
 

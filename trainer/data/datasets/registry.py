@@ -13,7 +13,7 @@ LAYOUTS = (ucsd.LAYOUT, avenue.LAYOUT, shanghaitech.LAYOUT, own.LAYOUT)
 """The first one that fits is it; the last one fits everything."""
 
 
-def layout_at(path: Path) -> tuple[Layout, Path]:
+def detect_layout(path: Path) -> tuple[Layout, Path]:
     """The layout of what is at ``path``, and the data set's own folder there.
 
     Raises:
@@ -29,11 +29,11 @@ def training_sources(path: Path) -> list[Source]:
     Raises:
         NoFootage: nothing usable is there; names the missing file, and where to get it.
     """
-    layout, root = layout_at(path)
+    layout, root = detect_layout(path)
     return layout.training(root)
 
 
-def normal_sources(path: Path) -> list[Source]:
+def training_sources_if_any(path: Path) -> list[Source]:
     """The training split of a data set that has test clips; empty where there are test clips alone."""
     try:
         return training_sources(path)
@@ -43,7 +43,7 @@ def normal_sources(path: Path) -> list[Source]:
 
 def is_plain_footage(path: Path) -> bool:
     """Whether ``path`` is somebody's footage and no data set with test clips beside it."""
-    layout, root = layout_at(path)
+    layout, root = detect_layout(path)
     return layout is own.LAYOUT and not (root / "testing").is_dir()
 
 
@@ -54,7 +54,7 @@ def labelled_clips(path: Path) -> list[LabelledClip]:
         NoFootage: there are no test clips; names the missing file, and where to get it.
         BadLabels: labels or masks are missing, damaged, or do not fit each other.
     """
-    layout, root = layout_at(path)
+    layout, root = detect_layout(path)
     clips = layout.testing(root)
     for clip in clips:
         if clip.masks is not None and len(clip.masks) != len(clip.labels):

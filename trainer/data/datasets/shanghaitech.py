@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.datasets.base import Layout
-from trainer.data.footage import Source, split_sources
+from trainer.data.footage import Source, find_sources
 from trainer.data.labels import LabelledClip
-from trainer.data.masks import ArrayMasks, read_array
+from trainer.data.masks import ArrayMasks, read_npy
 from trainer.errors import BadLabels, NoFootage
 
 _PAGE = "https://svip-lab.github.io/dataset/campus_dataset.html"
@@ -24,19 +24,19 @@ def training(root: Path) -> list[Source]:
     """See :attr:`trainer.data.datasets.base.Layout.training`."""
     if not (root / "training").is_dir():
         raise NoFootage(f"{root}/training/videos/01_001.avi and its like are missing; {_GET}")
-    return split_sources(root / "training")
+    return find_sources(root / "training")
 
 
 def testing(root: Path) -> list[LabelledClip]:
     """See :attr:`trainer.data.datasets.base.Layout.testing`."""
-    return [_labelled(source, root / "testing") for source in split_sources(root / "testing")]
+    return [_labelled(source, root / "testing") for source in find_sources(root / "testing")]
 
 
 def _labelled(source: Source, split: Path) -> LabelledClip:
     labels = _existing(split / _LABELS / f"{source.name}.npy", "the frame labels", source)
     masks = _existing(split / _MASKS / f"{source.name}.npy", "the masks", source) if (split / _MASKS).is_dir() else None
-    row = (read_array(labels, 1) != 0).astype(np.uint8)
-    return LabelledClip(source, row, ArrayMasks(read_array(masks, 3)) if masks else None)
+    row = (read_npy(labels, 1) != 0).astype(np.uint8)
+    return LabelledClip(source, row, ArrayMasks(read_npy(masks, 3)) if masks else None)
 
 
 def _existing(path: Path, what: str, source: Source) -> Path:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.datasets.base import Layout
-from trainer.data.footage import Source, pictures_in, split_sources
+from trainer.data.footage import Source, find_sources, list_images
 from trainer.data.labels import LabelledClip
-from trainer.data.masks import picture_masks
+from trainer.data.masks import find_image_masks
 from trainer.errors import BadLabels, NoFootage
 
 SETS = ("UCSDped1", "UCSDped2")
@@ -78,7 +78,7 @@ def _parse_entry(entry: str) -> Iterator[Range]:
 def _clips(split: Path) -> list[Source]:
     """The clips of ``Train`` or ``Test``; beside a test clip lie its masks, in a folder that ends in ``_gt``."""
     name = re.compile(rf"{split.name}\d+", re.ASCII)
-    clips = [source for source in split_sources(split) if name.fullmatch(source.name)] if split.is_dir() else []
+    clips = [source for source in find_sources(split) if name.fullmatch(source.name)] if split.is_dir() else []
     if not clips:
         raise NoFootage(f"{split}/{split.name}001/001.tif and its like are missing; {_GET}")
     return clips
@@ -103,8 +103,8 @@ def _ranges_of(clip: Source, ranges: list[list[Range]], script: Path) -> list[Ra
 
 
 def _labelled(clip: Source, ranges: list[Range], script: Path) -> LabelledClip:
-    labels = _labels(len(pictures_in(clip.path)), ranges, f"{script}: {clip.name}")
-    return LabelledClip(clip, labels, picture_masks(clip.path.with_name(f"{clip.name}_gt")))
+    labels = _labels(len(list_images(clip.path)), ranges, f"{script}: {clip.name}")
+    return LabelledClip(clip, labels, find_image_masks(clip.path.with_name(f"{clip.name}_gt")))
 
 
 def _labels(frames: int, ranges: list[Range], where: str) -> NDArray[np.uint8]:

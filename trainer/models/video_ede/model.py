@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deploy.spec import ClipSpec
-from trainer.data.clips import ClipBank, Split
+from trainer.data.clips import ClipDataset, Split
 from trainer.models.base import ClipModel, Serving, Stage, Work
 from trainer.models.video_ede.learners import Parts
 from trainer.models.video_ede.networks import CELL_PX, Judge, MotionNet, as_input, carry, like
@@ -136,7 +136,7 @@ class VideoEde(Serving):
         parts = Parts(self.motion, self.judge, HISTORY, self.config.learning_rate)
         return video_stages(self, parts, split, work)
 
-    def fit_scale(self, learned: ClipBank, held_out: ClipBank) -> None:
+    def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
         """See :class:`Serving`."""
         shape = self.config.state_shape
         first = first_looks(self.look, held_out, shape)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.data.clips import ClipBank
+from trainer.data.clips import ClipDataset
 from trainer.models.base import NormalRange
 from trainer.statistics import SpeedCounts
 
@@ -102,7 +102,7 @@ class Scale(nn.Module):
 
 
 @torch.no_grad()
-def walk(look: Look, bank: ClipBank, state_shape: tuple[int, ...]) -> Iterator[Terms]:
+def walk(look: Look, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[Terms]:
     """The terms of every frame but the first of stretches of the footage, several stretches side by side."""
     parts = sorted(_stretches(bank), key=len, reverse=True)
     for group in (parts[first : first + _SIDE_BY_SIDE] for first in range(0, len(parts), _SIDE_BY_SIDE)):
@@ -116,13 +116,13 @@ def walk(look: Look, bank: ClipBank, state_shape: tuple[int, ...]) -> Iterator[T
 
 
 @torch.no_grad()
-def first_looks(look: Look, bank: ClipBank, state_shape: tuple[int, ...]) -> Iterator[Terms]:
+def first_looks(look: Look, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[Terms]:
     """The terms of frames at even distances, each as if it were its camera's first."""
-    for clips in bank.spread(_FIRST_FRAMES, _SIDE_BY_SIDE):
+    for clips in bank.evenly_spaced(_FIRST_FRAMES, _SIDE_BY_SIDE):
         yield look(torch.from_numpy(clips), torch.zeros((len(clips), *state_shape)))[0]
 
 
-def _stretches(bank: ClipBank) -> list[NDArray[np.uint8]]:
+def _stretches(bank: ClipDataset) -> list[NDArray[np.uint8]]:
     """All frames in stretches of 256, or of these at even distances as many as make ``MAX_FRAMES``."""
     videos = [video.frames for video in bank.footage]
     cut = [video[first : first + _STRETCH_FRAMES] for video in videos for first in range(0, len(video), _STRETCH_FRAMES)]

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from trainer.data.annotations import Marked
+from trainer.data.annotations import AnnotatedClip
 from trainer.data.clips import Split
-from trainer.data.dis_flow import Teacher
+from trainer.data.dis_flow import DisFlow
 from trainer.errors import TooLittleFootage
 from trainer.models.base import Serving, Stage, Work
 from trainer.models.video_ede.learners import JudgeLearner, MotionLearner, Parts, TaughtLearner, parts_of
@@ -40,12 +40,12 @@ def video_stages(network: Serving, parts: Parts, split: Split, work: Work) -> It
         TooLittleFootage: no video is long enough to see motion in.
     """
     learned, held_out = (
-        places([video for video in part if len(video.frames) > parts.history[-1]]) for part in (split.fit, split.held_out)
+        places([video for video in part if len(video.frames) > parts.history[-1]]) for part in (split.train, split.validation)
     )
     if not (learned and held_out):
         raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
     yield _motion_stage(network, parts, (learned, held_out), work)
-    yield _judge_stage(network, parts, (learned, held_out), split.marked, work)
+    yield _judge_stage(network, parts, (learned, held_out), split.annotated, work)
 
 
 def _at_most(counts: tuple[int, int], shown: tuple[list[Place], list[Place]], a_frame: int) -> list[int]:
@@ -55,7 +55,7 @@ def _at_most(counts: tuple[int, int], shown: tuple[list[Place], list[Place]], a_
 
 
 def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
-    teacher, counts = Teacher(), _at_most((_MOMENTS, _HELD_OUT_MOMENTS), shown, _MOMENTS_A_FRAME)
+    teacher, counts = DisFlow(), _at_most((_MOMENTS, _HELD_OUT_MOMENTS), shown, _MOMENTS_A_FRAME)
     with work("measuring motion", sum(counts)) as advance:
         found = [
             moments(where, parts.history, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)
@@ -81,9 +81,9 @@ def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list
 
 
 def _judge_stage(
-    network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], marked: Sequence[Marked], work: Work
+    network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], marked: Sequence[AnnotatedClip], work: Work
 ) -> Stage:
-    teacher, counts = Teacher(), _at_most((_FRAMES, _HELD_OUT_FRAMES), shown, 1)
+    teacher, counts = DisFlow(), _at_most((_FRAMES, _HELD_OUT_FRAMES), shown, 1)
     with work("looking for moving things", sum(counts)) as advance:
         crowds = [find_crowds(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
     plan, held_out = (ScenePlan(some, parts.history) for some in crowds)
@@ -109,11 +109,11 @@ def _judge_stage(
 
 
 def _taught(
-    network: Serving, parts: Parts, plan: ScenePlan, marked: Sequence[Marked], work: Work
+    network: Serving, parts: Parts, plan: ScenePlan, marked: Sequence[AnnotatedClip], work: Work
 ) -> tuple[JudgeLearner, MarkedSamples]:
     """The judge's learner and samples where operators marked something."""
     frames = min(_MARKED_FRAMES, sum(mark.last - mark.first + 1 for mark in marked))
     with work("looking at what was marked", frames) as advance:
-        shown = find_shown(marked, plan.crowds, parts.history[-1], frames, Teacher(), lambda: advance(1))
+        shown = find_shown(marked, plan.crowds, parts.history[-1], frames, DisFlow(), lambda: advance(1))
     anomalies, false_alarms = ([one for one in shown if one.anomalous is kind] for kind in (True, False))
     return TaughtLearner(network, parts), MarkedSamples(plan, anomalies, false_alarms)
