@@ -1,95 +1,78 @@
-"""What the pipeline asks of Kafka, Redis and a decoder: protocols, and the values that cross them. No client library in sight."""
+"""What the pipeline requires of Kafka and Redis: protocols, and the values that cross them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from deploy.decision import OpenEvent
-from streamer.types import CameraFrame, FrameMessage, Partition, Rejected
+from streamer.types import FrameMessage, Partition, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
 
+Fields = Mapping[str, str]
+"""The fields of one entry of a Redis stream."""
 
-class Change(NamedTuple):
-    """Something happened to a partition. A partition ``out_of_range`` has no frame at the offset asked for."""
+
+class PartitionChange(NamedTuple):
+    """A change of a partition's assignment; ``out_of_range``: Kafka has no message at the requested offset."""
 
     kind: ChangeKind
     partition: Partition
 
 
-class Polled(NamedTuple):
-    """What one poll brought: changes in the order they happened, then messages."""
+class PollResult(NamedTuple):
+    """The changes since the last poll, in order, and the messages that follow them."""
 
-    changes: list[Change]
+    changes: list[PartitionChange]
     messages: list[FrameMessage]
 
 
 class FrameSource(Protocol):
-    """Where messages come from, as the pipeline sees it."""
+    """Consumer of the frame topic as a member of a consumer group. A partition delivers nothing until it is started."""
 
     joined: bool
-    """Whether the group has given this consumer its partitions, be they none."""
+    """Whether the group has assigned this consumer its partitions, even if none."""
 
-    def poll(self, timeout_s: float) -> Polled:
+    def poll(self, timeout_s: float) -> PollResult:
         """Wait at most ``timeout_s`` for messages of started partitions, or for a change."""
 
     def start(self, partition: Partition, offset: int) -> None:
         """Deliver a partition's messages from ``offset`` on."""
 
     def pause(self, partition: Partition) -> None:
-        """Deliver nothing of a partition until it is started again."""
+        """Deliver no messages of a partition until it is started again."""
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
-        """First offset still there, and the offset the next message will get."""
+        """The first offset that Kafka still has, and the offset that the next message will get."""
 
     def committed(self, partition: Partition) -> int | None:
-        """The group's committed offset, None where there is none."""
+        """The group's committed offset, None if there is none."""
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Tell Kafka how far the group is; for lag tools, and for a Redis that was emptied."""
+        """Commit the group's offsets to Kafka: for lag monitoring, and as a fallback if Redis has been emptied."""
 
     def lag(self, partition: Partition, next_offset: int) -> int | None:
-        """Messages behind the newest one; None before the first fetch."""
+        """Number of messages from ``next_offset`` to the newest; None before the first fetch."""
 
     def close(self) -> None:
         """Leave the group."""
 
 
-class FrameDecoder(Protocol):
-    """What makes frames of messages."""
-
-    def decode(self, messages: Iterable[FrameMessage]) -> list[CameraFrame | Rejected]:
-        """Decode messages; one result a message, in their order. Nothing a message holds raises.
-
-        Raises:
-            DecoderFailed: it can decode no longer.
-        """
-
-    def describe(self) -> dict[str, str]:
-        """What is really in use: backend, version, device."""
-
-    def close(self) -> None:
-        """Free what it holds."""
-
-
-Fields = Mapping[str, str]
-
-
 class CameraState(BaseModel):
-    """What one camera's next frame needs to know of the frames before it."""
+    """What is stored of one camera between two steps. Its field names are part of the format in Redis."""
 
     model_config = ConfigDict(frozen=True)
 
     clip_from: int | None = None
-    """Offset of the oldest frame that the next clip and state are made of; None if they need none of the past."""
+    """Offset of the oldest frame needed to rebuild the next clip and state; None if no past frame is needed."""
     event: OpenEvent | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a partition is done. ``next_offset`` is None where nothing was ever stored."""
+    """The stored progress of a partition; ``next_offset`` is None if none was ever stored."""
 
     next_offset: int | None = None
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
@@ -97,10 +80,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The effects of the frames from ``expected`` up to, not including, ``next_offset``."""
+    """The effects of the frames from ``expected`` up to, but not including, ``next_offset``; written atomically."""
 
     partition: Partition
     expected: int | None
+    """The next offset that must be stored when the step is written."""
     next_offset: int
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
     scores: Sequence[tuple[str, Fields]] = ()
@@ -109,7 +93,7 @@ class Step:
 
 
 class ProgressStore(Protocol):
-    """Where progress lives together with the effects."""
+    """Stores a partition's progress together with the scores and events it stands for."""
 
     def read(self, partition: Partition) -> Progress:
         """The stored progress.
@@ -123,7 +107,7 @@ class ProgressStore(Protocol):
 
         Raises:
             Fenced: the stored next offset is not ``step.expected``; nothing was written.
-            RedisUnavailable: it is not known whether the step was written; read the progress before going on.
+            RedisUnavailable: the step may or may not have been written; read the progress before going on.
         """
 
 
@@ -131,14 +115,11 @@ class DeadLetterSink(Protocol):
     """Where rejected messages go."""
 
     def send(self, rejected: Rejected) -> None:
-        """Take a rejected message; does not wait."""
+        """Queue a rejected message; does not wait."""
 
     def flush(self) -> None:
-        """Wait until all that was sent is stored; to be called before the partition's progress moves past it.
+        """Wait until all queued messages are stored. Must be called before the partition's progress moves past them.
 
         Raises:
-            BrokerUnavailable: something was not stored; the same messages will be rejected and sent again.
+            BrokerUnavailable: some were not stored; the same messages will be read, rejected and sent again.
         """
-
-    def close(self) -> None:
-        """Stop."""

@@ -23,7 +23,7 @@ from streamer.kafka.source import KafkaFrameSource
 from streamer.monitoring import Health, Metrics, serve_http
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.decode import Decoder
+from streamer.pipeline.decode import MessageDecoder
 from streamer.pipeline.loop import Pipeline, Stages
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import check_redis, make_redis
@@ -92,7 +92,7 @@ def _options(settings: Settings) -> Options:
 
 
 @contextmanager
-def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics) -> Iterator[Decoder]:
+def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics) -> Iterator[MessageDecoder]:
     name, threads = settings.decode.backend, min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
     on_device = name in STAY_ON_DEVICE and resident(engine) is not None
     pictures = load_decoder(name, bundle.spec, threads, on_device=on_device)
@@ -103,13 +103,13 @@ def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metric
                 "decoder passed the gate", largest_score_error=round(error, 5), stays_on_device=on_device, **pictures.describe()
             )
         metrics.decoder.info({"name": pictures.name, **pictures.describe()})
-        yield Decoder(pictures)
+        yield MessageDecoder(pictures)
     finally:
         pictures.close()
 
 
 def _stages(
-    settings: Settings, bundle: Bundle, parts: tuple[Decoder, Admitted], watch: tuple[Metrics, Health], stack: ExitStack
+    settings: Settings, bundle: Bundle, parts: tuple[MessageDecoder, Admitted], watch: tuple[Metrics, Health], stack: ExitStack
 ) -> Stages:
     """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
     decoder, admitted = parts

@@ -1,4 +1,4 @@
-"""The values that travel through the service. All frozen but :class:`Memory`."""
+"""The values that travel through the service, from the Kafka message to the scored frame."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,11 +10,15 @@ from deploy.handles import FrameRow, StateRow
 from deploy.image import AnyFrame
 
 UNREADABLE = "oddsight-unreadable"
-"""Header that stands in for the content of a record that the Kafka client could not read."""
-
+"""Header of a message that the Kafka client could not read; its value is the reason, the message's own content is missing."""
 
 MAX_CAMERA_ID_CHARS = 128
-CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without spaces at its ends"
+CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without leading or trailing spaces"
+
+
+def is_camera_id(text: str) -> bool:
+    """Whether ``text`` follows :data:`CAMERA_ID_RULE`."""
+    return 1 <= len(text) <= MAX_CAMERA_ID_CHARS and text.isprintable() and text == text.strip()
 
 
 class Partition(NamedTuple):
@@ -29,7 +33,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FrameMessage:
-    """One Kafka record as it came; nothing in it is trusted yet."""
+    """One Kafka record as received; its content is not validated yet."""
 
     partition: Partition
     offset: int
@@ -37,7 +41,34 @@ class FrameMessage:
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
     timestamp_ms: int
-    """The record's own time, set by the producer or the broker."""
+    """The record's timestamp, set by the producer or the broker."""
+
+    def __str__(self) -> str:
+        return f"{self.partition}@{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that is not a usable frame."""
+
+    message: FrameMessage
+    reason: str
+    """One of a fixed set of words, used as metric label and dead-letter header."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInfo:
+    """Origin, capture time and original size of one frame."""
+
+    partition: Partition
+    offset: int
+    camera_id: str
+    captured_at_ms: int
+    """Milliseconds since the Unix epoch."""
+    width_px: int
+    """Width of the image that the camera sent, before it was resized for the model."""
+    height_px: int
 
     def __str__(self) -> str:
         return f"{self.partition}@{self.offset}"
@@ -45,78 +76,57 @@ class FrameMessage:
 
 @dataclass(frozen=True, slots=True)
 class CameraFrame:
-    """One decoded frame of one camera, fitted to the model's clip spec."""
+    """One decoded frame, resized to the model's clip spec."""
 
-    partition: Partition
-    offset: int
-    camera_id: str
-    captured_at_ms: int
+    info: FrameInfo
     frame: AnyFrame
-    """In the host's memory, or on the GPU where the decoder and the engine are there."""
-    width_px: int
-    """Size of the picture the camera sent."""
-    height_px: int
+    """In host memory, or on the GPU if both decoder and engine work there."""
     decoder: str
-    """The decoder that made it, see :mod:`deploy.decoders.registry`."""
+    """Name of the decoder that decoded it, see :mod:`deploy.decoders.registry`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A message that is no frame, and why."""
-
-    message: FrameMessage
-    reason: str
-    """One of a fixed set of words, for the metric and the dead-letter header."""
-    detail: str
-
-
-class Kept(NamedTuple):
-    """What stays on an engine's device between two frames of a camera."""
+class DeviceRows(NamedTuple):
+    """What the engine caches on its device for a camera's next clip."""
 
     frames: tuple[FrameRow, ...]
-    """Those that the next clip begins with, oldest first."""
+    """All frames of the next clip but the newest, oldest first."""
     state: StateRow | None
-    """None: nothing seen yet, or a model without a state."""
+    """None before the first clip, or for a model without a state."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Memory:
-    """What is left of one run of frames for its next clip; its clips share it, and each that is scored changes it."""
+class CameraMemory:
+    """What scoring carries from clip to clip of one camera; shared by its clips and updated by each that is scored.
+
+    A gap in the camera's frames starts a new memory.
+    """
 
     state: NDArray[np.float32] | None = None
-    """float32 (C, h, w) of a recurrent model; None: nothing seen yet, or it is kept."""
-    kept: Kept | None = None
-    """None: nothing yet, or the engine keeps nothing of this camera."""
+    """State of a recurrent model on the host, float32 (C, h, w); None before the first clip, or if cached on the device."""
+    device_rows: DeviceRows | None = None
+    """None if nothing is cached on the device for this camera."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """The last frames of one camera, oldest first; ``newest`` is the frame that its score belongs to."""
+    """The last frames of one camera, oldest first."""
 
     frames: tuple[AnyFrame, ...]
-    newest: CameraFrame
+    info: FrameInfo
+    """Of the newest frame, to which the clip's score belongs."""
     clip_from: int | None
-    """Offset of the oldest frame that the camera's next clip and state are made of; None if they need none of the past."""
-    memory: Memory
+    """Offset of the oldest frame needed to rebuild the camera's next clip and state; None if no past frame is needed."""
+    memory: CameraMemory
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that the rest of the service needs to know of one frame."""
+    """The result of one frame."""
 
-    offset: int
-    camera_id: str
-    captured_at_ms: int
-    width_px: int
-    height_px: int
+    info: FrameInfo
     clip_from: int | None
     """See :class:`Clip`."""
-    score: float | None
-    """None for a frame that completes no clip."""
-    heatmap: NDArray[np.float32] | None
-    """float32 (h, w), None where there is no score."""
-
-
-def is_camera_id(text: str) -> bool:
-    """Whether ``text`` keeps :data:`CAMERA_ID_RULE`."""
-    return 1 <= len(text) <= MAX_CAMERA_ID_CHARS and text.isprintable() and text == text.strip()
+    score: float | None = None
+    """None if the frame completes no clip."""
+    heatmap: NDArray[np.float32] | None = None
+    """float32 (h, w); None if there is no score."""

@@ -18,7 +18,7 @@ from rich.text import Text
 from streamer.config import RedisSettings
 from streamer.event import Event
 from streamer.redis.client import check_redis, make_redis
-from streamer.redis.subscriber import Feed, News, ScoreEntry
+from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
 
 _BAR_CELLS = 32
 _THRESHOLD_CELL = 20
@@ -34,7 +34,7 @@ class _Row:
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
 
 
-class Board:
+class Dashboard:
     """What the view shows. Feed it with :meth:`take`, show :meth:`render`."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -44,7 +44,7 @@ class Board:
         """Cameras with an open event; an event may be read before the camera's first score."""
         self._events: deque[Event] = deque(maxlen=_EVENTS_SHOWN)
 
-    def take(self, news: News) -> None:
+    def take(self, news: Updates) -> None:
         """Put what is new on the board."""
         now_s = self._clock_s()
         for score in news.scores:
@@ -122,10 +122,10 @@ def watch(settings: RedisSettings, console: Console, stop: threading.Event) -> N
     Raises:
         RedisUnavailable: says what to check.
     """
-    board = Board()
-    with make_redis(settings) as client, show_board(console, board) as show:
+    board = Dashboard()
+    with make_redis(settings) as client, live_dashboard(console, board) as show:
         check_redis(client)
-        feed = Feed(client, settings, from_start=False)
+        feed = Subscriber(client, settings, from_start=False)
         while not stop.is_set():
             news = feed.poll(_LOOK_EVERY_S)
             board.take(news)
@@ -133,7 +133,7 @@ def watch(settings: RedisSettings, console: Console, stop: threading.Event) -> N
 
 
 @contextmanager
-def show_board(console: Console, board: Board) -> Iterator[Callable[[list[Event]], None]]:
+def live_dashboard(console: Console, board: Dashboard) -> Iterator[Callable[[list[Event]], None]]:
     """A function to call after each look: refreshes a live view on a terminal, elsewhere prints a line an event entry."""
 
     def print_lines(events: list[Event]) -> None:

@@ -25,8 +25,8 @@ from streamer.event import Event
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import make_redis
-from streamer.redis.subscriber import Feed, ScoreEntry
-from streamer.watch import Board, show_board
+from streamer.redis.subscriber import ScoreEntry, Subscriber
+from streamer.watch import Dashboard, live_dashboard
 
 DEMO_DATA = Path(__file__).parent / "data"
 DEMO_BUNDLE = DEMO_DATA / "bundle"
@@ -159,9 +159,9 @@ def _watch(
     settings: Settings, console: Console, check_service: Callable[[], None], expected_scores: Callable[[], int | None]
 ) -> DemoOutput:
     """Show scores and events until all of them came."""
-    seen, board, silent_since_s = DemoOutput(), Board(), time.monotonic()
-    with make_redis(settings.redis) as client, show_board(console, board) as show:
-        feed = Feed(client, settings.redis, from_start=True)
+    seen, dashboard, silent_since_s = DemoOutput(), Dashboard(), time.monotonic()
+    with make_redis(settings.redis) as client, live_dashboard(console, dashboard) as show:
+        feed = Subscriber(client, settings.redis, from_start=True)
         while (expected := expected_scores()) is None or len(seen.scores) < expected:
             check_service()
             if expected is not None and time.monotonic() - silent_since_s > _SILENCE_S:
@@ -171,6 +171,6 @@ def _watch(
                 silent_since_s = time.monotonic()
             seen.scores += news.scores
             seen.events += news.events
-            board.take(news)
+            dashboard.take(news)
             show(news.events)
     return seen

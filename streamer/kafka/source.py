@@ -15,7 +15,7 @@ from kafka.structs import OffsetAndMetadata
 
 from streamer.config import KafkaSettings
 from streamer.errors import BrokerUnavailable
-from streamer.interfaces import Change, Polled
+from streamer.interfaces import PartitionChange, PollResult
 from streamer.kafka.client import make_consumer
 from streamer.kafka.patches import patch_group_join, patch_record_reading
 from streamer.types import FrameMessage, Partition
@@ -30,14 +30,14 @@ class KafkaFrameSource:
     """:class:`~streamer.interfaces.FrameSource` on kafka-python."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._changes: SimpleQueue[Change] = SimpleQueue()
+        self._changes: SimpleQueue[PartitionChange] = SimpleQueue()
         patch_record_reading()
         self._consumer: KafkaConsumer = make_consumer(settings)
         patch_group_join(self._consumer)
         self.joined = False
         self._consumer.subscribe([settings.topic], listener=_Listener(self))
 
-    def poll(self, timeout_s: float) -> Polled:
+    def poll(self, timeout_s: float) -> PollResult:
         """See :meth:`streamer.interfaces.FrameSource.poll`.
 
         Raises:
@@ -56,13 +56,13 @@ class KafkaFrameSource:
         changes = []
         while not self._changes.empty():
             changes.append(self._changes.get())
-        return Polled(changes, messages)
+        return PollResult(changes, messages)
 
     def _note_failed_poll(self, error: KafkaError) -> None:
         """Every partition begins again: the failed poll may have swallowed messages of those it does not name."""
         outside = set(error.args[0]) if isinstance(error, OffsetOutOfRangeError) else set()
         for where in self._consumer.assignment():
-            self._changes.put(Change("out_of_range" if where in outside else "assigned", _partition(where)))
+            self._changes.put(PartitionChange("out_of_range" if where in outside else "assigned", _partition(where)))
 
     def start(self, partition: Partition, offset: int) -> None:
         """See :meth:`streamer.interfaces.FrameSource.start`."""
@@ -117,7 +117,7 @@ class KafkaFrameSource:
     def note_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Called on the client's thread."""
         for where in revoked:
-            self._changes.put(Change("revoked", _partition(where)))
+            self._changes.put(PartitionChange("revoked", _partition(where)))
 
     def note_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Called on the client's thread."""
@@ -126,7 +126,7 @@ class KafkaFrameSource:
             self._consumer.seek(where, 0)
             self._consumer.pause(where)
             # Not before: the pipeline may start the partition the moment it hears of it.
-            self._changes.put(Change("assigned", _partition(where)))
+            self._changes.put(PartitionChange("assigned", _partition(where)))
         self.joined = True
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Messages to frames: reads key and headers, has the pictures decoded. Nothing a message holds can raise out of here."""
+"""Kafka messages to frames: validates key and headers and decodes the images. No content of a message raises an error here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,118 +7,112 @@ import structlog
 
 from deploy.errors import BadFrame
 from deploy.image import AnyFrame, DecodedFrame, PictureDecoder
-from streamer.types import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameMessage, Rejected, is_camera_id
+from streamer.types import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameInfo, FrameMessage, Rejected, is_camera_id
 
 _LATEST_MS = 253_402_300_799_999
-"""End of the year 9999: later times are noise, not capture times."""
+"""End of the year 9999; later capture times are rejected."""
 
 log = structlog.get_logger("oddsight.decode")
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """A message whose key and headers are good."""
+class _ValidMessage:
+    """A message whose key and headers are valid."""
 
     message: FrameMessage
     camera_id: str
     captured_at_ms: int
 
 
-class Decoder:
-    """:class:`~streamer.interfaces.FrameDecoder` over any decoder of pictures. What it refuses is the same with each of them.
-
-    Reasons: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` or one of :func:`deploy.image.decode_picture`.
-    """
+class MessageDecoder:
+    """Decodes the messages of one poll together; accepts and rejects the same messages with every image decoder."""
 
     def __init__(self, pictures: PictureDecoder[AnyFrame]) -> None:
         self._pictures = pictures
-        self._told = False
+        self._warned = False
 
     def decode(self, messages: Iterable[FrameMessage]) -> list[CameraFrame | Rejected]:
-        """See :meth:`streamer.interfaces.FrameDecoder.decode`."""
-        opened = [_opened(message) for message in messages]
-        good = [each for each in opened if isinstance(each, _Opened)]
-        decoded = iter(self._pictures.decode([each.message.value or b"" for each in good]))
-        results = [each if isinstance(each, Rejected) else _result(each, next(decoded)) for each in opened]
-        self._tell(results)
+        """Decode messages; one result a message, in order.
+
+        Reasons of rejection: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` and those of
+        :func:`deploy.image.decode_picture`.
+
+        Raises:
+            DecoderFailed: the decoder itself no longer works.
+        """
+        validated = [_validate(message) for message in messages]
+        valid = [each for each in validated if isinstance(each, _ValidMessage)]
+        decoded = iter(self._pictures.decode([each.message.value or b"" for each in valid]))
+        results = [each if isinstance(each, Rejected) else _result(each, next(decoded)) for each in validated]
+        self._warn_once(results)
         return results
 
-    def describe(self) -> dict[str, str]:
-        """See :meth:`streamer.interfaces.FrameDecoder.describe`."""
-        return self._pictures.describe()
-
-    def close(self) -> None:
-        """See :meth:`streamer.interfaces.FrameDecoder.close`."""
-        self._pictures.close()
-
-    def _tell(self, results: list[CameraFrame | Rejected]) -> None:
-        """Say once that the decoder leaves pictures to another one; the metric counts them all."""
-        if self._told:
+    def _warn_once(self, results: list[CameraFrame | Rejected]) -> None:
+        """Log the first image that the chosen decoder left to another one; the metric counts all of them."""
+        if self._warned:
             return
-        strangers = (each for each in results if isinstance(each, CameraFrame) and each.decoder != self._pictures.name)
-        first = next(strangers, None)
-        if first is not None:
-            self._told = True
-            where = f"{first.partition}@{first.offset}"
-            names = {"decoder": self._pictures.name, "decoded_by": first.decoder}
-            log.warning("not every picture is decoded by the decoder", **names, message=where, camera_id=first.camera_id)
+        for result in results:
+            if isinstance(result, CameraFrame) and result.decoder != self._pictures.name:
+                self._warned = True
+                log.warning(
+                    "an image was decoded by another decoder than the chosen one; further ones are only counted",
+                    decoder=self._pictures.name,
+                    decoded_by=result.decoder,
+                    message=str(result.info),
+                    camera_id=result.info.camera_id,
+                )
+                return
 
 
-def _opened(message: FrameMessage) -> _Opened | Rejected:
+def _validate(message: FrameMessage) -> _ValidMessage | Rejected:
     try:
         _check_readable(message)
-        return _Opened(message, _camera_id(message.key), _captured_at_ms(message))
+        return _ValidMessage(message, _camera_id(message.key), _captured_at_ms(message))
     except BadFrame as error:
         return Rejected(message, error.reason, str(error))
 
 
-def _result(opened: _Opened, decoded: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
-    message = opened.message
+def _result(valid: _ValidMessage, decoded: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
+    message = valid.message
     if isinstance(decoded, BadFrame):
         return Rejected(message, decoded.reason, str(decoded))
-    return CameraFrame(
-        partition=message.partition,
-        offset=message.offset,
-        camera_id=opened.camera_id,
-        captured_at_ms=opened.captured_at_ms,
-        frame=decoded.frame,
-        width_px=decoded.width_px,
-        height_px=decoded.height_px,
-        decoder=decoded.decoder,
+    info = FrameInfo(
+        message.partition, message.offset, valid.camera_id, valid.captured_at_ms, decoded.width_px, decoded.height_px
     )
+    return CameraFrame(info, decoded.frame, decoded.decoder)
 
 
 def _check_readable(message: FrameMessage) -> None:
-    detail = next((value for name, value in message.headers if name == UNREADABLE), None)
+    detail = _header(message, UNREADABLE)
     if detail is not None:
         raise BadFrame("unreadable", f"the Kafka client cannot read the record: {detail.decode(errors='replace')}")
 
 
 def _camera_id(key: bytes | None) -> str:
     if not key:
-        raise BadFrame("missing_key", "the message has no key; the key is the camera_id")
+        raise BadFrame("missing_key", "the message has no key; the key must be the camera_id")
     try:
         camera_id = key.decode()
     except UnicodeDecodeError as error:
-        raise BadFrame("bad_key", f"the key is not UTF-8: {key[:32]!r}") from error
+        raise BadFrame("bad_key", f"the key must be UTF-8, got {key[:32]!r}") from error
     if not is_camera_id(camera_id):
-        raise BadFrame("bad_key", f"a camera_id is {CAMERA_ID_RULE}, got {camera_id[:40]!r}")
+        raise BadFrame("bad_key", f"a camera_id must be {CAMERA_ID_RULE}, got {camera_id[:40]!r}")
     return camera_id
 
 
 def _captured_at_ms(message: FrameMessage) -> int:
-    """The ``captured_at_ms`` header, or the record's own time where there is none."""
-    value = next((value for name, value in message.headers if name == "captured_at_ms"), None)
+    """The ``captured_at_ms`` header, or the record's timestamp without one."""
+    value = _header(message, "captured_at_ms")
     if value is None:
-        return _record_time_ms(message)
+        # Producers may set any timestamp; Kafka's value for "none" is -1.
+        if not 0 <= message.timestamp_ms <= _LATEST_MS:
+            raise BadFrame("bad_captured_at", f"no captured_at_ms header, and the record's timestamp is {message.timestamp_ms}")
+        return message.timestamp_ms
     # isdigit() of bytes accepts ASCII digits only; 15 digits reach past the year 9999.
     if not value.isdigit() or len(value) > 15 or int(value) > _LATEST_MS:
         raise BadFrame("bad_captured_at", f"captured_at_ms must be milliseconds since 1970 as ASCII digits, got {value[:32]!r}")
     return int(value)
 
 
-def _record_time_ms(message: FrameMessage) -> int:
-    # A producer may write anything there; Kafka's own word for "none" is -1.
-    if not 0 <= message.timestamp_ms <= _LATEST_MS:
-        raise BadFrame("bad_captured_at", f"no captured_at_ms header, and the record's own time is {message.timestamp_ms}")
-    return message.timestamp_ms
+def _header(message: FrameMessage, name: str) -> bytes | None:
+    return next((value for key, value in message.headers if key == name), None)

@@ -1,4 +1,4 @@
-"""Where to begin a partition: from its stored progress, replaying the clips and states its cameras had under way."""
+"""Where a partition starts: at its stored progress, after a replay of the frames that its cameras' clips and states need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,50 +11,51 @@ from streamer.types import Partition
 log = structlog.get_logger("oddsight.replay")
 
 MAX_REPLAY_MESSAGES = 12_000
-"""How far before the next offset a replay may begin: 60 frames of each of 100 cameras, and as much again for cameras slower than
-the others. One that would have to begin earlier starts afresh, or every restart would read again how long it was silent."""
+"""How far before the next offset a replay may begin: 60 frames of each of 100 cameras, doubled for cameras slower than others.
+A camera whose frames lie farther back starts without history; else every restart would replay as long as it was silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """How to begin a partition."""
+    """How to start a partition."""
 
     next_offset: int
     """First message whose effects are not stored."""
     read_from: int
-    """First message to read: clips and states may need frames from before."""
+    """First message to read; before ``next_offset`` if frames are to be replayed."""
     replay_from: Mapping[str, int]
-    """The first of those frames, of each camera that needs any."""
+    """camera_id -> first frame to replay, for cameras that need any."""
     cameras: Mapping[str, CameraState]
     lost: int
-    """Messages that Kafka deleted before they were read."""
+    """Number of messages that Kafka deleted before they were read."""
 
 
 def plan_start(source: FrameSource, store: ProgressStore, partition: Partition, start: str) -> StartPlan:
-    """Read the progress of a partition; where there is none, or Kafka no longer has its offset, store where it begins.
+    """Read a partition's progress. If there is none, or Kafka no longer has its offset, store a new one first.
+
+    ``start`` (``earliest`` or ``latest``) is where a group without progress begins.
 
     Raises:
-        Fenced: another consumer stored a beginning at the same time; ask again.
+        Fenced: another consumer stored progress at the same time; try again.
         RedisUnavailable, BrokerUnavailable: try again later.
     """
     progress = store.read(partition)
     first, end = source.bounds(partition)
-    lost = 0
     if progress.next_offset is None:
-        next_offset = _first_offset(source.committed(partition), first, end, start)
-        store.apply(Step(partition, None, next_offset))
+        next_offset, lost = _first_offset(source.committed(partition), first, end, start), 0
     else:
         next_offset = max(progress.next_offset, first)
         lost = next_offset - progress.next_offset
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
+    if next_offset != progress.next_offset:
         store.apply(Step(partition, progress.next_offset, next_offset))
     replay_from = _replay_from(progress, first, next_offset)
     return StartPlan(next_offset, min(replay_from.values(), default=next_offset), replay_from, progress.cameras, lost)
 
 
 def start_over(source: FrameSource, store: ProgressStore, partition: Partition) -> None:
-    """Forget a partition's progress where the topic ends before it: it was deleted and made again, its offsets began anew.
+    """Reset a partition's progress if it lies beyond the topic's end: the topic was deleted and created again.
 
     Raises:
         Fenced, RedisUnavailable, BrokerUnavailable: try again later.
@@ -62,14 +63,13 @@ def start_over(source: FrameSource, store: ProgressStore, partition: Partition) 
     progress = store.read(partition)
     first, end = source.bounds(partition)
     if progress.next_offset is not None and progress.next_offset > end:
-        log.error(
-            "progress lies beyond the topic's end, starting over", partition=str(partition), offset=progress.next_offset, end=end
-        )
-        store.apply(Step(partition, progress.next_offset, first, dict.fromkeys(progress.cameras, CameraState())))
+        offset = progress.next_offset
+        log.error("progress lies beyond the topic's end, starting over", partition=str(partition), offset=offset, end=end)
+        store.apply(Step(partition, offset, first, dict.fromkeys(progress.cameras, CameraState())))
 
 
 def _first_offset(committed: int | None, first: int, end: int, start: str) -> int:
-    """The group's committed offset, else what the settings say."""
+    """The group's committed offset, else what ``start`` says."""
     if committed is not None:
         return max(committed, first)
     return first if start == "earliest" else end
@@ -78,5 +78,5 @@ def _first_offset(committed: int | None, first: int, end: int, start: str) -> in
 def _replay_from(progress: Progress, first: int, next_offset: int) -> dict[str, int]:
     oldest = next_offset - MAX_REPLAY_MESSAGES
     needed = {name: state.clip_from for name, state in progress.cameras.items() if state.clip_from is not None}
-    there = {name: max(first, clip_from) for name, clip_from in needed.items() if clip_from >= oldest}
-    return {name: clip_from for name, clip_from in there.items() if clip_from < next_offset}
+    available = {name: max(first, offset) for name, offset in needed.items() if offset >= oldest}
+    return {name: offset for name, offset in available.items() if offset < next_offset}

@@ -18,7 +18,7 @@ from deploy.handles import FrameRow
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from deploy.validation.admission import Admitted
 from streamer.monitoring import Metrics
-from streamer.types import Clip, Kept, Memory
+from streamer.types import CameraMemory, Clip, DeviceRows
 
 log = structlog.get_logger("oddsight.score")
 
@@ -89,9 +89,9 @@ class _Device:
 
     def __init__(self, engine: ResidentEngine) -> None:
         self._engine = engine
-        self._memories: WeakSet[Memory] = WeakSet()
+        self._memories: WeakSet[CameraMemory] = WeakSet()
 
-    def has_room(self, memory: Memory) -> bool:
+    def has_room(self, memory: CameraMemory) -> bool:
         """Whether clips with this memory are scored here."""
         if memory in self._memories:
             return True
@@ -106,12 +106,12 @@ class _Device:
         newest = _together([clip.frames[-1] for clip in clips])
         found = self._engine.score_newest(newest, [kept.frames for kept in known], [kept.state for kept in known])
         for clip, kept, frame, state in zip(clips, known, found.frames, found.states, strict=True):
-            clip.memory.kept = Kept((*kept.frames, frame)[1:], state)
+            clip.memory.device_rows = DeviceRows((*kept.frames, frame)[1:], state)
         return found
 
-    def _known(self, clips: Sequence[Clip]) -> list[Kept]:
-        rows = iter(self._upload([frame for clip in clips if clip.memory.kept is None for frame in clip.frames[:-1]]))
-        return [clip.memory.kept or Kept(tuple(next(rows) for _ in clip.frames[:-1]), None) for clip in clips]
+    def _known(self, clips: Sequence[Clip]) -> list[DeviceRows]:
+        rows = iter(self._upload([frame for clip in clips if clip.memory.device_rows is None for frame in clip.frames[:-1]]))
+        return [clip.memory.device_rows or DeviceRows(tuple(next(rows) for _ in clip.frames[:-1]), None) for clip in clips]
 
     def _upload(self, frames: Sequence[AnyFrame]) -> list[FrameRow]:
         size = self._engine.max_clips

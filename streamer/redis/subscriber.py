@@ -25,14 +25,14 @@ class ScoreEntry(NamedTuple):
     scored_at_ms: int
 
 
-class News(NamedTuple):
+class Updates(NamedTuple):
     """What came since the last look, each in its stream's order."""
 
     scores: list[ScoreEntry]
     events: list[Event]
 
 
-class Feed:
+class Subscriber:
     """Follows the stream of events and every camera's stream of scores."""
 
     def __init__(self, client: redis.Redis, settings: RedisSettings, *, from_start: bool) -> None:
@@ -47,7 +47,7 @@ class Feed:
             self._find_cameras(from_start=from_start)
             self._follow(self._events_key, from_start=from_start)
 
-    def poll(self, wait_s: float) -> News:
+    def poll(self, wait_s: float) -> Updates:
         """What is new; waits at most ``wait_s`` for something.
 
         Raises:
@@ -57,13 +57,13 @@ class Feed:
             if time.monotonic() >= self._look_at_s:
                 self._find_cameras(from_start=True)
             answer = self._client.xread(cast("Any", self._last_ids), count=_MAX_ENTRIES, block=max(1, round(wait_s * 1000)))
-        news = News([], [])
+        news = Updates([], [])
         for key, entries in _by_stream(answer):
             self._last_ids[key] = entries[-1][0]
             self._take(key, [_text(fields) for _, fields in entries], news)
         return news
 
-    def _take(self, key: str, entries: list[dict[str, str]], news: News) -> None:
+    def _take(self, key: str, entries: list[dict[str, str]], news: Updates) -> None:
         if key != self._events_key:
             news.scores.extend(_score_entry(key.removeprefix(self._scores_prefix), fields) for fields in entries)
             return

@@ -39,11 +39,11 @@ from streamer.ingest.sources import open_source
 from streamer.interfaces import CameraState, Step
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.decode import Decoder
+from streamer.pipeline.decode import MessageDecoder
 from streamer.redis.client import make_redis
 from streamer.redis.progress import RedisProgressStore
-from streamer.redis.subscriber import Feed
-from streamer.types import CameraFrame, FrameMessage, Outcome, Partition
+from streamer.redis.subscriber import Subscriber
+from streamer.types import CameraFrame, FrameInfo, FrameMessage, Outcome, Partition
 from tests.harness.service import Service, running
 
 CAMERAS = 12
@@ -111,14 +111,15 @@ def measure(bundle: Bundle) -> dict[str, Any]:
 
 def measure_decode(bundle: Bundle, pictures: list[bytes]) -> Cost:
     """Bytes to fitted frames, on as many threads as the service uses."""
-    decoder = Decoder(CpuDecoder(bundle.spec, threads=os.cpu_count() or 1))
+    pictures_decoder = CpuDecoder(bundle.spec, threads=os.cpu_count() or 1)
+    decoder = MessageDecoder(pictures_decoder)
     partition = Partition("frames", 0)
     messages = [FrameMessage(partition, index, b"camera", pictures[index % len(pictures)], (), 0) for index in range(BATCH)]
     assert all(isinstance(result, CameraFrame) for result in decoder.decode(messages))
     try:
         return repeated(lambda: decoder.decode(messages))
     finally:
-        decoder.close()
+        pictures_decoder.close()
 
 
 def measure_score(bundle: Bundle, engine: Engine) -> Cost:
@@ -147,8 +148,8 @@ def publisher(store: RedisProgressStore, decider: Decider) -> Callable[[], None]
         scores = []
         for offset in range(begin, begin + BATCH):
             camera_id = f"camera-{offset % CAMERAS}"
-            outcome = Outcome(offset, camera_id, offset * 10, 384, 288, offset, 0.0, heatmap)
-            decision = decider.take(partition, states.get(camera_id, CameraState()), outcome)
+            info = FrameInfo(partition, offset, camera_id, offset * 10, 384, 288)
+            decision = decider.decide(states.get(camera_id, CameraState()), Outcome(info, offset, 0.0, heatmap))
             states[camera_id] = decision.state
             scores.append((camera_id, decision.score or {}))
         store.apply(Step(partition, begin or None, begin + BATCH, states, scores))
@@ -184,7 +185,7 @@ def work_off(service: Service, redis_settings: RedisSettings, expected: int) -> 
     assert service.process is not None
     pid = service.process.pid
     with make_redis(redis_settings) as client:
-        feed = Feed(client, redis_settings, from_start=True)
+        feed = Subscriber(client, redis_settings, from_start=True)
         seen = wait_for_scores(feed, 1)
         began_s, began_cpu_s, first = time.perf_counter(), cpu_s_of(pid), seen
         seen += wait_for_scores(feed, expected - seen)
@@ -192,7 +193,7 @@ def work_off(service: Service, redis_settings: RedisSettings, expected: int) -> 
     return Cost((seen - first) / wall_s, cpu_s / (seen - first)), peak_rss_bytes_of(pid)
 
 
-def wait_for_scores(feed: Feed, count: int) -> int:
+def wait_for_scores(feed: Subscriber, count: int) -> int:
     """Read scores until there are ``count``; gives how many came."""
     seen, deadline_s = 0, time.monotonic() + 300
     while seen < count:
@@ -209,7 +210,7 @@ def measure_latency(cameras: int) -> dict[str, float]:
         service = Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)}, **EVERY_FRAME_AN_EVENT)
         with running(service), make_redis(redis_settings) as client:
             service.wait_until(lambda: service.get("/readyz")[0] == 200, "ready service")
-            feed = Feed(client, redis_settings, from_start=True)
+            feed = Subscriber(client, redis_settings, from_start=True)
             playing = threading.Thread(target=feed_cameras, args=(kafka, cameras), kwargs={"realtime": True})
             playing.start()
             while playing.is_alive():

@@ -11,7 +11,7 @@ import numpy as np
 from deploy.engine import CheckedEngine, Clips, Scores, State
 from deploy.spec import ClipSpec
 from streamer.errors import Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, Change, Fields, Polled, Progress, Step
+from streamer.interfaces import CameraState, Fields, PartitionChange, PollResult, Progress, Step
 from streamer.types import FrameMessage, Partition, Rejected
 
 
@@ -43,12 +43,12 @@ class MemoryFrameSource:
 
     def __init__(self, topic: MemoryTopic, poll_messages: int = 5) -> None:
         self.joined = False
-        self.changes = [Change("assigned", partition) for partition in sorted(topic.partitions)]
+        self.changes = [PartitionChange("assigned", partition) for partition in sorted(topic.partitions)]
         self._topic = topic
         self._poll_messages = poll_messages
         self._positions: dict[Partition, int] = {}
 
-    def poll(self, timeout_s: float) -> Polled:
+    def poll(self, timeout_s: float) -> PollResult:
         """See :meth:`FrameSource.poll`; never waits."""
         changes, self.changes = self.changes, []
         self.joined = True
@@ -58,7 +58,7 @@ class MemoryFrameSource:
             messages += due[: self._poll_messages]
         for message in messages:
             self._positions[message.partition] = message.offset + 1
-        return Polled(changes, messages)
+        return PollResult(changes, messages)
 
     def start(self, partition: Partition, offset: int) -> None:
         """See :meth:`FrameSource.start`."""

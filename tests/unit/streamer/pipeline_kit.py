@@ -15,7 +15,7 @@ from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.decode import Decoder
+from streamer.pipeline.decode import MessageDecoder
 from streamer.pipeline.loop import Pipeline, Stages
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
@@ -96,7 +96,7 @@ class Rig:
         self._max_clips = max_clips
         self._poll_messages = poll_messages
         self._score_scale = score_scale
-        self.decoder = Decoder(CpuDecoder(spec, threads=1))
+        self.decoder = MessageDecoder(CpuDecoder(spec, threads=1))
         self.engine = engine or (BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec))
         self.start()
 

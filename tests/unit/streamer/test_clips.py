@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
 from streamer.pipeline.clips import ClipBuffer
-from streamer.types import CameraFrame, Clip, Partition
+from streamer.types import CameraFrame, Clip, FrameInfo, Partition
 
 P0, P1 = Partition("frames", 0), Partition("frames", 1)
 MAX_GAP_MS = 1_000
@@ -16,7 +16,8 @@ MAX_GAP_MS = 1_000
 def frame(offset: int, camera_id: str = "gate", *, partition: Partition = P0, at_ms: int | None = None) -> CameraFrame:
     """A frame whose pixels tell its offset; 100 ms apart unless ``at_ms`` says otherwise."""
     pixels = np.full((2, 2, 1), offset % 256, np.uint8)
-    return CameraFrame(partition, offset, camera_id, offset * 100 if at_ms is None else at_ms, pixels, 2, 2, "cpu")
+    info = FrameInfo(partition, offset, camera_id, offset * 100 if at_ms is None else at_ms, 2, 2)
+    return CameraFrame(info, pixels, "cpu")
 
 
 def buffer_of(length: int, max_gap_ms: int = MAX_GAP_MS, *, state_warmup_frames: int = 0) -> ClipBuffer:
@@ -75,7 +76,7 @@ def test_a_clip_names_the_frame_that_its_score_belongs_to() -> None:
     buffer.push(frame(0))
     newest = frame(1)
 
-    assert buffer.push(newest).newest is newest
+    assert buffer.push(newest).info is newest.info
 
 
 def test_a_clip_does_not_change_when_further_frames_come() -> None:

@@ -7,7 +7,7 @@ from deploy.errors import ConfigError
 from streamer.config import Settings
 from streamer.interfaces import CameraState
 from streamer.pipeline.decide import Decider, Decision
-from streamer.types import Outcome, Partition
+from streamer.types import FrameInfo, Outcome, Partition
 from tests.harness.fakes import FakeClock
 from tests.unit.streamer.pipeline_kit import BUNDLE
 
@@ -26,7 +26,7 @@ def decider(cameras: dict[str, dict[str, float]] | None = None) -> Decider:
 def outcome(offset: int, score: float | None, *, camera_id: str = "gate", clip_from: int | None = 0) -> Outcome:
     """A frame of 64 x 48 pixels, 100 ms after the one before it."""
     heatmap = None if score is None else HOT
-    return Outcome(offset, camera_id, offset * 100, 64, 48, clip_from, score, heatmap)
+    return Outcome(FrameInfo(P3, offset, camera_id, offset * 100, 64, 48), clip_from, score, heatmap)
 
 
 def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
@@ -34,7 +34,7 @@ def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
     decisions: list[Decision] = []
     for frame in outcomes:
         state = decisions[-1].state if decisions else CameraState()
-        decisions.append(subject.take(P3, state, frame))
+        decisions.append(subject.decide(state, frame))
     return decisions
 
 

@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploy.decision import OpenEvent
-from streamer.interfaces import CameraState, Change, Progress, Step
+from streamer.interfaces import CameraState, PartitionChange, Progress, Step
 from streamer.types import FrameMessage, Partition
 from tests.unit.streamer.pipeline_kit import Rig, message, run_of
 
@@ -101,7 +101,7 @@ def test_a_revoked_partition_leaves_nothing_behind() -> None:
     rig = Rig(run_of("gate", EVENT), max_clips=100)
 
     rig.steps(2)
-    rig.source.changes.append(Change("revoked", P0))
+    rig.source.changes.append(PartitionChange("revoked", P0))
     rig.source.pause(P0)
     before = rig.store.read(P0).next_offset
     rig.steps(20)
@@ -113,7 +113,7 @@ def test_clips_that_wait_while_their_partition_begins_again_are_not_scored() -> 
     rig = Rig(run_of("gate", [CALM] * 10), max_clips=100, poll_messages=10)
 
     rig.steps(2)
-    rig.source.changes.append(Change("assigned", P0))
+    rig.source.changes.append(PartitionChange("assigned", P0))
     rig.finish()
 
     assert rig.counted("scored_clips_total") == 8
@@ -124,7 +124,7 @@ def test_messages_polled_before_a_reassignment_are_read_again() -> None:
     rig = Rig(run_of("gate", EVENT), max_clips=100, poll_messages=4)
 
     rig.steps(2)
-    rig.source.changes.append(Change("assigned", P0))  # with the next poll's messages, which follow those still unscored
+    rig.source.changes.append(PartitionChange("assigned", P0))  # with the next poll's messages, which follow those still unscored
     rig.finish()
 
     assert [fields["offset"] for _, fields in rig.store.scores] == [str(offset) for offset in range(2, len(EVENT))]
@@ -168,7 +168,7 @@ def test_progress_beyond_a_remade_topic_starts_over() -> None:
     rig = Rig(run_of("gate", [CALM] * 6))
     open_event = OpenEvent(event_id="old", started_at_ms=1, last_active_ms=1, peak_score=1.0, announced_at_ms=1)
     rig.store.progress[P0] = Progress(500, {"gate": CameraState(clip_from=498, event=open_event)})
-    rig.source.changes.append(Change("out_of_range", P0))
+    rig.source.changes.append(PartitionChange("out_of_range", P0))
 
     rig.finish()
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import EngineFailed
-from streamer.interfaces import Change
+from streamer.interfaces import PartitionChange
 from streamer.types import FrameMessage, Partition
 from tests.unit.streamer.pipeline_kit import RECURRENT, Rig, message, run_of
 
@@ -118,12 +118,12 @@ def test_a_partition_revoked_while_it_is_replayed_leaves_nothing_behind_and_may_
     rig.steps(3)
     assert 0 < rig.counted("replayed_frames_total") < WARMUP_FRAMES
 
-    rig.source.changes.append(Change("revoked", P0))
+    rig.source.changes.append(PartitionChange("revoked", P0))
     rig.source.pause(P0)
     before = rig.store.read(P0).next_offset
     rig.steps(20)
     assert rig.store.read(P0).next_offset == before
-    rig.source.changes.append(Change("assigned", P0))
+    rig.source.changes.append(PartitionChange("assigned", P0))
     rig.finish()
 
     assert scores(rig) == pytest.approx(by_hand(wave(100)), abs=ROUNDING)
@@ -133,7 +133,7 @@ def test_a_frame_that_waits_while_its_partition_begins_again_leaves_no_trace_in_
     rig = recurrent(run_of("gate", wave(40)), max_clips=100, poll_messages=10)
 
     rig.steps(2)  # ten frames wait for their micro-batch
-    rig.source.changes.append(Change("assigned", P0))
+    rig.source.changes.append(PartitionChange("assigned", P0))
     rig.finish()
 
     assert scores(rig) == pytest.approx(by_hand(wave(40)), abs=ROUNDING)

@@ -19,7 +19,7 @@ from deploy.validation.admission import Admitted
 from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.score import Scorer
-from streamer.types import CameraFrame, Clip, FrameMessage, Partition
+from streamer.types import CameraFrame, Clip, FrameInfo, FrameMessage, Partition
 from tests.unit.deploy.test_resident import OnHost, spec_of
 from tests.unit.streamer.pipeline_kit import Rig, message, run_of
 from tests.unit.streamer.test_pipeline_states import effects, streams
@@ -127,7 +127,9 @@ def scorer_of(engine: OnHost, metrics: Metrics | None = None) -> Scorer:
 
 def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, offset: int) -> Any:
     frame = np.full((16, 16, 1), 10 * offset, np.uint8)
-    clip = clips.push(CameraFrame(Partition("frames", partition), offset, camera_id, 100 * offset, frame, 16, 16, "cpu"))
+    clip = clips.push(
+        CameraFrame(FrameInfo(Partition("frames", partition), offset, camera_id, 100 * offset, 16, 16), frame, "cpu")
+    )
     return scorer.score([clip]) if clips.is_full(clip) else None
 
 
@@ -140,7 +142,7 @@ def test_an_engine_that_fails_leaves_a_memory_as_it_was() -> None:
     room = engine.free
     with pytest.raises(EngineFailed):
         scorer.score([clip])
-    assert clip.memory.kept is None
+    assert clip.memory.device_rows is None
     engine.program.broken = None
     assert scorer.score([clip])[0].score == pytest.approx(1 * 10 + 2 * 20 + 3 * 30)
     assert engine.free == (room[0] - 2, room[1] - 1)
@@ -149,7 +151,7 @@ def test_an_engine_that_fails_leaves_a_memory_as_it_was() -> None:
 def full_clip(clips: ClipBuffer) -> Clip:
     for offset in range(3):
         frame = np.full((16, 16, 1), 10 * (offset + 1), np.uint8)
-        clip = clips.push(CameraFrame(Partition("frames", 0), offset, "gate", 100 * offset, frame, 16, 16, "cpu"))
+        clip = clips.push(CameraFrame(FrameInfo(Partition("frames", 0), offset, "gate", 100 * offset, 16, 16), frame, "cpu"))
     return clip
 
 

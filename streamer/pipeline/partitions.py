@@ -1,0 +1,179 @@
+"""The partitions that this consumer works on: how they start, what is held of each, and how they stop.
+
+Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced,
+Redis unavailable), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
+from streamer.interfaces import CameraState, ChangeKind, FrameSource, PartitionChange, ProgressStore
+from streamer.monitoring import Health, Metrics
+from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.replay import plan_start, start_over
+from streamer.types import FrameMessage, Outcome, Partition
+
+log = structlog.get_logger("oddsight.partitions")
+
+_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+
+T = TypeVar("T")
+
+
+class OffsetTracker(Generic[T]):
+    """Which messages of a partition are done, in offset order.
+
+    Frames finish out of order: rejected ones at once, scored ones with their micro-batch. Results come out in order and only
+    up to the first unfinished message, so that a single number, ``next_offset``, describes the progress.
+    """
+
+    def __init__(self, next_offset: int) -> None:
+        self.next_offset = next_offset
+        """First offset whose result has not been taken out yet."""
+        self._results: OrderedDict[int, list[T]] = OrderedDict()  # an empty list: not done yet
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def add(self, offset: int) -> None:
+        """A message arrived. Offsets increase, not always by one: compacted topics have holes.
+
+        Raises:
+            ValueError: the offset is not above the newest one.
+        """
+        newest = next(reversed(self._results), self.next_offset - 1)
+        if offset <= newest:
+            raise ValueError(f"offset {offset} does not follow {newest}")
+        self._results[offset] = []
+
+    def finish(self, offset: int, result: T) -> None:
+        """The message at ``offset`` is done.
+
+        Raises:
+            KeyError: the offset was not added, or is done already.
+        """
+        if self._results[offset]:
+            raise KeyError(offset)
+        self._results[offset].append(result)
+
+    def take_finished(self) -> Iterator[T]:
+        """Take out the results before the first unfinished message; ``next_offset`` advances with each one."""
+        while self._results:
+            offset, result = next(iter(self._results.items()))
+            if not result:
+                return
+            del self._results[offset]
+            self.next_offset = offset + 1
+            yield result[0]
+
+
+@dataclass(slots=True, eq=False)
+class ActivePartition:
+    """All that is held of one started partition, apart from its cameras' clips."""
+
+    partition: Partition
+    stored_offset: int
+    """The next offset stored in Redis: earlier messages have been counted."""
+    offsets: OffsetTracker[Outcome | None]
+    """None is the result of a rejected message."""
+    cameras: dict[str, CameraState]
+    replay_from: Mapping[bytes, int]
+    """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
+
+    def is_replay(self, offset: int) -> bool:
+        """Whether the message was counted before and is read only to rebuild a clip or state."""
+        return offset < self.stored_offset
+
+    def accept(self, message: FrameMessage) -> bool:
+        """Track a new message. False if it was counted before and no camera needs it."""
+        if not self.is_replay(message.offset):
+            self.offsets.add(message.offset)
+            return True
+        return message.key is not None and message.offset >= self.replay_from.get(message.key, self.stored_offset)
+
+
+class PartitionManager:
+    """Starts assigned partitions from their stored progress, and drops those that are revoked or must be read again."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        store: ProgressStore,
+        clips: ClipBuffer,
+        start: str,
+        monitoring: tuple[Metrics, Health],
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.active: dict[Partition, ActivePartition] = {}
+        self._source, self._store, self._clips, self._start_at = source, store, clips, start
+        self._metrics, self._health = monitoring
+        self._clock_s = clock_s
+        self._waiting: dict[Partition, ChangeKind] = {}
+        """Assigned partitions that are not started yet."""
+        self._retry_at_s = 0.0
+        self._failures = 0
+
+    def apply(self, change: PartitionChange) -> None:
+        """Drop the partition, and queue it for a new start unless it was revoked."""
+        log.info("partition changed", partition=str(change.partition), change=change.kind)
+        self.active.pop(change.partition, None)
+        self._clips.forget(change.partition)
+        self._metrics.partitions.set(len(self.active))
+        if change.kind == "revoked":
+            self._waiting.pop(change.partition, None)
+        else:
+            self._source.pause(change.partition)
+            self._waiting[change.partition] = change.kind
+
+    def restart(self, partition: Partition) -> None:
+        """Start a partition again from its stored progress."""
+        self.apply(PartitionChange("assigned", partition))
+
+    def restart_all_later(self, error: Exception) -> None:
+        """Redis or Kafka failed: start all partitions again after a pause."""
+        for partition in list(self.active):
+            self.restart(partition)
+        self._back_off(error)
+
+    def start_waiting(self) -> None:
+        """Start the waiting partitions unless the last attempt failed a moment ago."""
+        if self._clock_s() < self._retry_at_s:
+            return
+        try:
+            for partition in sorted(self._waiting):
+                self._start(partition, self._waiting[partition])
+                del self._waiting[partition]
+        except Fenced as error:
+            log.info("another consumer stored progress first, reading it again", error=str(error))
+        except (RedisUnavailable, BrokerUnavailable) as error:
+            self._back_off(error)
+        else:
+            self._failures = 0
+            if self._source.joined:
+                self._health.working()
+
+    def _start(self, partition: Partition, reason: ChangeKind) -> None:
+        if reason == "out_of_range":
+            start_over(self._source, self._store, partition)
+        plan = plan_start(self._source, self._store, partition, self._start_at)
+        self._metrics.lost.inc(plan.lost)
+        replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
+        tracker = OffsetTracker[Outcome | None](plan.next_offset)
+        self.active[partition] = ActivePartition(partition, plan.next_offset, tracker, dict(plan.cameras), replay_from)
+        self._source.start(partition, plan.read_from)
+        self._metrics.partitions.set(len(self.active))
+        log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)
+
+    def _back_off(self, error: Exception) -> None:
+        # Nothing is consumed until progress can be read again; Kafka keeps the frames.
+        pause_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
+        self._failures += 1
+        self._retry_at_s = self._clock_s() + pause_s
+        self._health.waiting(str(error))
+        log.warning("waiting before the next attempt", error=str(error), retry_in_s=pause_s)
