@@ -57,7 +57,7 @@ def fit(
     what the model finds unusual there, and whether the footage was enough. What --data takes: oddsight-train datasets.
 
     --feedback (video-ede only): lines video,first_frame,last_frame,mark[,x,y,width,height] with mark anomaly or normal, frames
-    from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See docs/feedback.md.
+    from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See docs/train.md.
 
     Losses and pictures are written for TensorBoard: tensorboard --logdir OUT/log. Processes share the work under torchrun:
     torchrun --nproc-per-node 2 -m trainer fit ...

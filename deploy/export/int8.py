@@ -22,7 +22,7 @@ from deploy.validation.accuracy import LIMITS, MIN_FRAMES, Gate, judge
 
 _ORDER_ROOM_USED = 0.1
 """Of the gate's limit on the rank correlation: of the shipped model, up to twelve times as much was lost on other footage as on
-that which convolutions were chosen by, see ``docs/engines.md``."""
+that which convolutions were chosen by, see ``docs/research/engines.md``."""
 _AUC_ROOM_USED = 0.5
 _READ_IN_8_BITS = 2
 """Of a convolution's inputs: maps and weights. Its bias stays as it is: TensorRT takes none of 32-bit integers."""
