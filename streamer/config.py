@@ -1,4 +1,4 @@
-"""Settings: one TOML file, and the environment for endpoints and secrets. Unknown keys are errors."""
+"""The settings of ``oddsight-stream``: one TOML file, and environment variables for endpoints and secrets."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from deploy.decision import DecisionRule
 from deploy.errors import ConfigError
@@ -20,37 +21,44 @@ ENVIRONMENT = {
     "ODDSIGHT_REDIS_URL": ("redis", "url"),
     "ODDSIGHT_REDIS_PASSWORD": ("redis", "password"),
 }
-"""Environment variable -> setting. The environment wins over the file."""
+"""Environment variable -> setting; overrides the file."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
-"""A Kafka topic or consumer group: letters, digits, dot, underscore and hyphen."""
+"""Name of a Kafka topic or consumer group."""
 
 
 class _Section(BaseModel):
-    # TOML knows inf and nan; no setting does: a NaN threshold would never be reached, and nobody would notice.
+    # TOML has inf and nan, which are valid for no setting: a NaN threshold would never be reached, and nobody would notice.
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
 class KafkaSettings(_Section):
-    """Where frames come from."""
+    """The Kafka cluster, its topics, and how to connect."""
 
     bootstrap_servers: str = Field(default="127.0.0.1:9092", min_length=1)
-    """host:port, several separated by commas."""
+    """One or more brokers as ``host:port``, separated by commas."""
     topic: Name = "frames"
+    """Topic of the frames: the key is the ``camera_id``, the value one JPEG or PNG image."""
     deadletter_topic: Name = "frames.deadletter"
+    """Topic for messages that are not usable frames; the reason is in a header."""
     consumer_group: Name = "oddsight"
+    """Consumers with the same group share the partitions of the topic. Progress in Redis is kept for each group."""
     start: Literal["earliest", "latest"] = "latest"
-    """Where a group with no progress begins: ``latest`` for live cameras, ``earliest`` for recorded footage."""
+    """Where a group without progress begins: ``latest`` for live cameras, ``earliest`` for recorded footage."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Encryption (``SSL``) and authentication (``SASL``) of the connection. ``SASL`` needs ``username`` and ``password``."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How the password is proven to the broker; used only with ``SASL``."""
     username: str | None = None
+    """User name for ``SASL``."""
     password: SecretStr | None = None
+    """Password for ``SASL``; better set by the environment variable."""
     ca_file: Path | None = None
-    """PEM file of the authority that signed the broker's certificate; the system's own where not given."""
+    """PEM file of the authority that signed the brokers' certificates; without it, the system's authorities are trusted."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
-    """A killed consumer's cameras stay unwatched for this long."""
+    """After a consumer is killed, its cameras are unwatched for this long, until the group gives them to another one."""
 
     @model_validator(mode="after")
     def _sasl_needs_credentials(self) -> "KafkaSettings":
@@ -60,81 +68,100 @@ class KafkaSettings(_Section):
 
 
 class RedisSettings(_Section):
-    """Where scores and events go, and where progress lives."""
+    """The Redis that receives scores and events and stores the progress."""
 
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
+    """``redis://HOST:PORT/DATABASE``, ``rediss://`` for TLS, or ``unix://PATH``."""
     password: SecretStr | None = None
+    """Password; wins over one in the URL. Better set by the environment variable."""
     prefix: str = Field(default="oddsight", pattern=r"^[A-Za-z0-9._{}-]{1,64}$")
-    """First part of every key; a hash tag such as ``{oddsight}`` where Redis is a cluster."""
+    """First part of every key; use a hash tag such as ``{oddsight}`` with Redis Cluster."""
     max_events: int = Field(default=100_000, ge=1)
-    """Entries kept in the stream of events, about."""
+    """The stream of events is trimmed to about this many entries."""
     max_scores: int = Field(default=10_000, ge=1)
-    """Entries kept in each camera's stream of scores, about."""
+    """Each camera's stream of scores is trimmed to about this many entries."""
+
+    @property
+    def events_key(self) -> str:
+        """Key of the stream of events."""
+        return f"{self.prefix}:events"
+
+    def scores_key(self, camera_id: str) -> str:
+        """Key of one camera's stream of scores."""
+        return f"{self.prefix}:scores:{camera_id}"
 
 
 class EngineSettings(_Section):
-    """The model and what runs it."""
+    """The model, and the engine that runs it.
+
+    If ``backend``, ``precision`` or ``performance_hint`` is not set, it is taken from the bundle's default (written by
+    ``oddsight-deploy optimize``), provided that was chosen on this machine; else it is openvino, f32, throughput.
+    """
 
     bundle: Path | None = None
-    """Folder of the bundle; ``--bundle`` wins over it."""
+    """Folder of the bundle; ``--bundle`` on the command line wins."""
     backend: Literal["openvino", "onnx", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"] | None = None
-    """What is not set here, or of the next two, is as the bundle's default has it (``oddsight-deploy optimize``) where that was
-    chosen on this machine; else openvino, f32, throughput."""
+    """The inference library."""
     precision: Literal["f32", "bf16", "f16", "int8"] | None = None
-    """Others than ``f32`` once ``oddsight-deploy verify`` or ``build`` has let them pass: ``bf16`` is openvino's, on processors
-    that have it, ``f16`` the GPU engines', ``int8`` TensorRT's."""
+    """Numeric precision. All but ``f32`` must first have passed ``oddsight-deploy verify`` or ``build`` on this machine.
+    ``bf16``: openvino, on CPUs that support it; ``f16``: GPU engines; ``int8``: TensorRT."""
     performance_hint: Literal["throughput", "latency"] | None = None
-    """What threads and streams are set for."""
+    """What threads and streams are tuned for; does not change any score."""
     on_unavailable: Literal["fail", "rebuild", "fallback"] = "fail"
-    """Where the engine has no plan for this machine, has not passed the gate, or finds no GPU: start nothing, build it again
-    (TensorRT), or take the first of torch-cuda and openvino that may serve. Logged and counted."""
+    """What to do if the engine has no plan for this machine, has not passed validation, or finds no GPU: refuse to start,
+    build it again (TensorRT), or use the first of torch-cuda and openvino that passed validation. Logged and counted."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads of one call; 0 leaves it to the backend."""
+    """CPU threads of one call; 0 leaves the choice to the backend."""
     gpu_cached_cameras: int = Field(default=256, ge=0, le=100_000)
-    """How many cameras' last frames and states may stay on a GPU, so that only newest frames go up; memory for them is taken at
-    start. Cameras beyond are served all the same, their clips and states going up whole. Nothing changes with a CPU."""
+    """For how many cameras the last frames and the model's state stay on the GPU, so that only the newest frame is uploaded.
+    Memory is allocated at start. Clips of further cameras are uploaded in full. No effect on a CPU."""
 
 
 class DecodeSettings(_Section):
-    """What decodes the cameras' pictures."""
+    """How images are decoded."""
 
     backend: Literal["cpu", "nvjpeg"] = "cpu"
-    """``nvjpeg`` decodes JPEGs on an NVIDIA GPU; it is refused where the scores differ from those of ``cpu``."""
+    """``nvjpeg`` decodes JPEGs on an NVIDIA GPU; refused at start if the scores then differ from those with ``cpu``."""
 
 
 class BatchSettings(_Section):
-    """Micro-batches: flushed when full or when the oldest clip has waited ``max_wait_ms``."""
+    """Micro-batches: scored when full, or when the oldest clip has waited ``max_wait_ms``."""
 
     max_clips: int = Field(default=32, ge=1, le=1024)
+    """Largest number of clips scored in one call."""
     max_wait_ms: float = Field(default=50.0, ge=0, le=10_000)
+    """Longest time that a clip waits for others; a bound on the latency that batching adds."""
 
 
 class DecisionSettings(_Section):
-    """When scores become an event. Times are capture times. Thresholds come from the bundle's calibration."""
+    """When scores become an event. Times are capture times; thresholds come from the bundle's calibration."""
 
     min_duration_s: float = Field(default=0.3, ge=0)
-    """A score must stay at or above the exit threshold this long before an event starts."""
+    """An event starts only after the score has stayed at or above the exit threshold for this long."""
     merge_gap_s: float = Field(default=1.0, ge=0)
-    """An event ends when no score reached the exit threshold for longer than this."""
+    """An event ends when the score has stayed below the exit threshold for longer than this."""
     update_interval_s: float = Field(default=2.0, gt=0)
-    """An open event is reported again this often."""
+    """How often an open event is reported again."""
     max_gap_s: float = Field(default=5.0, gt=0)
-    """Frames further apart than this do not belong to one clip: the camera starts afresh."""
+    """After a longer gap between two frames, the camera starts with a new clip and without history."""
 
 
 class CameraSettings(_Section):
-    """Thresholds of one camera instead of the bundle's."""
+    """Thresholds of one camera, instead of the bundle's."""
 
     enter: float | None = None
+    """An event starts with a score at or above this threshold."""
     exit: float | None = None
+    """An event goes on while scores reach this threshold; at most ``enter``."""
 
 
 class HttpSettings(_Section):
-    """Where /metrics, /livez and /readyz are served."""
+    """Where ``/metrics``, ``/livez`` and ``/readyz`` are served."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; ``0.0.0.0`` for all interfaces."""
     port: int = Field(default=9108, ge=0, le=65535)
-    """0 takes a free port, which is logged."""
+    """0 picks a free port, which is logged."""
 
 
 class Settings(_Section):
@@ -151,39 +178,60 @@ class Settings(_Section):
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the TOML file, if any, and put the environment over it.
+    """Read the TOML file, if any; variables of the environment override it.
 
     Raises:
         ConfigError: names the dotted path, the rule and the value of everything that is wrong.
     """
     content = _read_toml(path) if path is not None else {}
     for variable, (section, key) in ENVIRONMENT.items():
-        # A section that is no table is left as it is: validation says so better.
+        # If the section is not a table, leave it to the validation, which names it.
         if variable in environment and isinstance(table := content.setdefault(section, {}), dict):
             table[key] = environment[variable]
     return parse_settings(content, source=str(path or "settings"))
 
 
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
 def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
-    """Validate settings given as nested mappings; ``source`` begins the error message."""
+    """Validate settings given as nested mappings; ``source`` starts the message of the ConfigError."""
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(dict(problem), content) for problem in error.errors(include_input=False, include_url=False)]
-        raise ConfigError(f"{source}: " + "\n  ".join(lines)) from error
+        raise ConfigError(f"{source}: " + "\n  ".join(map(_explain, error.errors(include_url=False)))) from error
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """One line with dotted path, rule and value, but never a secret value."""
+    path, value = problem["loc"], problem["input"]
+    where = ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such setting"
+    rule = problem["msg"].removeprefix("Value error, ")
+    # A whole section given as text or as a list may contain a secret.
+    if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"password", "url"}:
+        return f"{where}: {rule}"
+    return f"{where}: {rule}, got {value!r}"
 
 
 def with_bundle(settings: Settings, bundle: Path | None) -> Settings:
-    """The same settings with another bundle, where one is given."""
+    """The settings with another bundle, if one is given."""
     if bundle is None:
         return settings
     return settings.model_copy(update={"engine": settings.engine.model_copy(update={"bundle": bundle})})
 
 
 def settings_toml(settings: Settings) -> str:
-    """All settings in force as TOML; secrets are shown as stars, settings without a value as comments."""
+    """All settings in force as TOML: secrets as asterisks, settings without a value as comments."""
     content = settings.model_dump(mode="json")
-    content["redis"]["url"] = _without_secrets(settings.redis.url)
+    content["redis"]["url"] = _without_password(settings.redis.url)
     cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
     return "\n\n".join(_section_toml(name, values) for name, values in {**content, **cameras}.items())
 
@@ -193,22 +241,22 @@ def _section_toml(name: str, values: Mapping[str, Any]) -> str:
     return "\n".join([f"[{name}]", *lines])
 
 
-def _without_secrets(url: str) -> str:
-    """Hide the password of user:PASSWORD@host and redis-py's ?password=PASSWORD, also where somebody forgot to escape it."""
+def _without_password(url: str) -> str:
+    """Hide the password of ``user:PASSWORD@host`` and ``?password=PASSWORD``, even if it is not escaped properly."""
     url = re.sub(r"(password=)[^&]*", r"\1**********", url)
     return re.sub(r"(://[^:]*:).*(?=@)", r"\1**********", url)
 
 
 def _toml(value: str | float) -> str:
-    # JSON's strings and numbers are TOML's as well, but for JSON's way to escape what lies beyond 16 bits.
+    # JSON strings and numbers are valid TOML, except for JSON's escapes of characters beyond 16 bits.
     return json.dumps(value, ensure_ascii=False)
 
 
 def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: float) -> DecisionRule:
-    """The rule for one camera: its own thresholds where given, else the calibrated ones.
+    """The decision rule of one camera: its own thresholds if set, else the calibrated ones (``enter``, ``exit_``).
 
     Raises:
-        ConfigError: the camera's exit threshold lies above its enter threshold.
+        ConfigError: the camera's exit threshold is above its enter threshold.
     """
     camera = settings.cameras.get(camera_id, CameraSettings())
     enter = camera.enter if camera.enter is not None else enter
@@ -223,34 +271,3 @@ def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: floa
         merge_gap_ms=round(decision.merge_gap_s * 1000),
         update_interval_ms=max(1, round(decision.update_interval_s * 1000)),
     )
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-_SECRETS = frozenset({"password", "url"})
-
-
-def _explain(problem: dict[str, Any], content: Mapping[str, Any]) -> str:
-    """One line: dotted path, rule, value; never a secret's value."""
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: no such setting"
-    rule = problem["msg"].removeprefix("Value error, ")
-    value = _value_at(content, problem["loc"])
-    # A whole section given as text or as a list may hold a secret.
-    if not isinstance(value, str | int | float) or len(problem["loc"]) == 1 or problem["loc"][-1] in _SECRETS:
-        return f"{where}: {rule}"
-    return f"{where}: {rule}, got {value!r}"
-
-
-def _value_at(content: Any, path: tuple[Any, ...]) -> Any:
-    for part in path:
-        content = content.get(part) if isinstance(content, Mapping) else None
-    return content

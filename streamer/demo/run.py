@@ -171,6 +171,6 @@ def _watch(
                 silent_since_s = time.monotonic()
             seen.scores += news.scores
             seen.events += news.events
-            dashboard.take(news)
+            dashboard.update(news)
             show(news.events)
     return seen

@@ -1,4 +1,4 @@
-"""The Redis client, and a plain reason when Redis cannot be reached or refuses us."""
+"""The Redis client, and error messages that say what to check when Redis cannot be reached or refuses a command."""
 
 import socket
 import ssl
@@ -16,37 +16,37 @@ from streamer.config import RedisSettings
 from streamer.errors import RedisUnavailable
 
 _CONNECT_TIMEOUT_S = 3.0
-_ANSWER_TIMEOUT_S = 5.0
+_REPLY_TIMEOUT_S = 5.0
 
 
 def make_redis(settings: RedisSettings) -> redis.Redis:
-    """A client that answers in bytes. It connects at the first command and again after every loss.
+    """A client that returns bytes. It connects with the first command and reconnects after a lost connection.
 
-    A command that fails is not tried again: it may have been carried out, and only its sender knows whether twice is harmless.
+    A failed command is not retried: it may have been executed, and only the caller knows whether twice does harm.
 
     Raises:
-        ConfigError: the URL cannot be read.
+        ConfigError: the URL is not valid.
     """
-    # A Unix socket takes no keepalive.
+    # redis-py refuses the option for Unix sockets.
     options: dict[str, Any] = {} if settings.url.startswith("unix:") else {"socket_keepalive": True}
     try:
         client = redis.Redis.from_url(
             settings.url,
             **options,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
-            socket_timeout=_ANSWER_TIMEOUT_S,
+            socket_timeout=_REPLY_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             decode_responses=False,
         )
     except ValueError as error:
         raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error
-    if settings.password is not None:  # from_url would let one in the URL win
+    if settings.password is not None:  # passed to from_url, a password in the URL would win
         client.connection_pool.connection_kwargs["password"] = settings.password.get_secret_value()
     return client
 
 
 def check_redis(client: redis.Redis) -> None:
-    """Ask Redis for a sign of life.
+    """Ping Redis.
 
     Raises:
         RedisUnavailable: says what is wrong and what to check.
@@ -57,7 +57,7 @@ def check_redis(client: redis.Redis) -> None:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Errors of the Redis client inside the block become RedisUnavailable, chained."""
+    """Turn errors of the Redis client inside the block into RedisUnavailable."""
     try:
         yield
     except redis.RedisError as error:
@@ -71,19 +71,19 @@ def _explain(error: redis.RedisError) -> str:
     return f"{error}: check redis.url, and whether a Redis answers there"
 
 
-# From special to general; the cause of a failed connection is in the error's context, its own type says only "connection".
+# Special before general. The cause of a failed connection is in the error's context.
 _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
-    (BusyLoadingError, "it is still loading its data from disk: wait until it has"),
-    (NoPermissionError, "this user may not run the command or touch the key: check its ACL against redis.prefix"),
+    (BusyLoadingError, "it is still loading its data from disk: wait"),
+    (NoPermissionError, "its ACL forbids this user the command or the key: allow keys that start with redis.prefix"),
     (AuthenticationError, "user name or password missing or refused: check redis.password and redis.url"),
-    (ReadOnlyError, "this is a replica, which takes no writes: redis.url must name the primary"),
+    (ReadOnlyError, "this is a read-only replica: redis.url must name the primary"),
     (OutOfMemoryError, "its memory is full: raise maxmemory, or lower redis.max_scores and redis.max_events"),
-    (socket.gaierror, "the name does not resolve: redis.url is wrong, or this machine's DNS does not know it"),
-    (ConnectionRefusedError, "nothing listens there: it is down or the port is wrong; check that it runs, then redis.url"),
-    (ssl.SSLError, "TLS fails: check the certificate, and whether redis.url should begin with redis:// instead of rediss://"),
-    (FileNotFoundError, "there is no such socket file: check redis.url and that it runs"),
+    (socket.gaierror, "the host name does not resolve: check redis.url and the DNS of this machine"),
+    (ConnectionRefusedError, "nothing listens there: check that Redis runs, then the port in redis.url"),
+    (ssl.SSLError, "TLS failed: check the certificate, and whether redis.url should start with redis:// instead of rediss://"),
+    (FileNotFoundError, "the socket file does not exist: check that Redis runs, then redis.url"),
     (
         redis.TimeoutError,
-        "no answer in time: it hangs, it is no Redis, a firewall is in the way, or redis.url should not (or should) begin with rediss://",
+        "no answer in time: it hangs, is not a Redis, is behind a firewall, or redis.url mixes up redis:// and rediss://",
     ),
 )

@@ -1,11 +1,10 @@
-"""Progress, decision state and effects of a partition: written to Redis in one atomic, fenced step.
+"""Progress, camera states, scores and events of a partition: written to Redis in one atomic, fenced step.
 
-For each partition and consumer group one hash holds the next offset and, for each camera, the offset of the oldest frame its
-next clip and state need and its open event. A step moves the next offset, replaces the states of the cameras it touched and
-appends scores and events, all in one Lua script, and only if the next offset in Redis is the one the step starts from.
-Otherwise nothing is written and the caller is fenced: a zombie that wakes up, two consumers that both believe they own a
-partition, a reply lost on the way, or a Redis that came back a second older all end there, and all are cured alike: read
-the progress again and go on from it.
+One hash for each partition and consumer group holds the next offset and each camera's state. A step is one Lua script: it
+advances the next offset, replaces the states of its cameras and appends scores and events, but only if the stored next offset
+is the one the step starts from. Otherwise nothing is written and the caller is fenced. That covers a consumer that was
+suspended and wakes up, two consumers that both believe they own a partition, a lost reply, and a Redis restored from an older
+snapshot; the remedy is always to read the progress again and go on from it.
 """
 
 from typing import Any, cast
@@ -18,7 +17,7 @@ from streamer.interfaces import CameraState, Fields, Progress, Step
 from streamer.redis.client import redis_errors
 from streamer.types import Partition
 
-# KEYS: progress hash, stream of events, then one stream of scores a camera named in the step.
+# KEYS: progress hash, stream of events, then the stream of scores of each camera that has scores in the step.
 # ARGV: expected next offset ('' for none), number of hash pairs, the pairs, max events, max scores, number of entries, then for
 # each entry: index of its key, number of strings, the strings.
 _STEP = """
@@ -50,23 +49,12 @@ class RedisProgressStore:
         self._consumer_group = consumer_group
         self._step = client.register_script(_STEP)
 
-    @property
-    def events_key(self) -> str:
-        """The stream of events."""
-        return f"{self._settings.prefix}:events"
-
-    def scores_key(self, camera_id: str) -> str:
-        """The capped stream of one camera's scores."""
-        return f"{self._settings.prefix}:scores:{camera_id}"
-
-    def progress_key(self, partition: Partition) -> str:
-        """The hash of one partition's progress."""
+    def _progress_key(self, partition: Partition) -> str:
         return f"{self._settings.prefix}:progress:{self._consumer_group}:{partition.topic}:{partition.number}"
 
     def read(self, partition: Partition) -> Progress:
-        """See :meth:`streamer.interfaces.ProgressStore.read`."""
         with redis_errors():
-            stored = cast("dict[bytes, bytes]", self._client.hgetall(self.progress_key(partition)))
+            stored = cast("dict[bytes, bytes]", self._client.hgetall(self._progress_key(partition)))
         next_offset = stored.pop(b"next_offset", None)
         cameras = {
             name.decode().removeprefix("camera:"): CameraState.model_validate_json(state) for name, state in stored.items()
@@ -74,17 +62,15 @@ class RedisProgressStore:
         return Progress(None if next_offset is None else int(next_offset), cameras)
 
     def apply(self, step: Step) -> None:
-        """See :meth:`streamer.interfaces.ProgressStore.apply`."""
         keys, arguments = self._script_call(step)
         with redis_errors():
             applied, stored = cast("tuple[int, bytes]", self._step(keys=keys, args=arguments))
         if not applied:
-            found = stored.decode() or "nothing"
-            raise Fenced(f"{step.partition}: progress is at {found}, this consumer left it at {step.expected}")
+            raise Fenced(f"{step.partition}: stored progress is {stored.decode() or 'empty'}, expected {step.expected}")
 
     def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
         cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
-        keys = [self.progress_key(step.partition), self.events_key, *map(self.scores_key, cameras)]
+        keys = [self._progress_key(step.partition), self._settings.events_key, *map(self._settings.scores_key, cameras)]
         pairs = {"next_offset": str(step.next_offset)}
         pairs |= {f"camera:{camera_id}": state.model_dump_json() for camera_id, state in step.cameras.items()}
         key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=3)}

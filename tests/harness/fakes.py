@@ -113,7 +113,7 @@ class MemoryProgressStore:
             raise RedisUnavailable("the step was lost on the way")
         stored = self.read(step.partition)
         if stored.next_offset != step.expected:
-            raise Fenced(f"{step.partition}: progress is at {stored.next_offset}, this consumer left it at {step.expected}")
+            raise Fenced(f"{step.partition}: stored progress is {stored.next_offset}, expected {step.expected}")
         # Through JSON and back, as in Redis: what does not survive that is not progress.
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
         self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states})

@@ -45,7 +45,7 @@ def test_a_step_is_written_whole_and_read_back() -> None:
 def test_a_step_from_elsewhere_is_fenced_and_writes_nothing(expected: int | None) -> None:
     store = MemoryProgressStore({P0: Progress(5)})
 
-    with pytest.raises(Fenced, match=r"frames\[0\]: progress is at 5, this consumer left it at"):
+    with pytest.raises(Fenced, match=r"frames\[0\]: stored progress is 5, expected"):
         store.apply(step(expected, 9))
 
     assert (store.progress, store.scores, store.events) == ({P0: Progress(5)}, [], [])

@@ -73,14 +73,14 @@ def test_an_empty_board_shows_its_headings_and_no_camera(board: Dashboard) -> No
 
 
 def test_a_camera_shows_its_newest_score_against_its_threshold(board: Dashboard) -> None:
-    board.take(Updates([score(value=0.9), score(value=0.25)], []))
+    board.update(Updates([score(value=0.9), score(value=0.25)], []))
 
     assert line_of(board, "gate") == ["gate", "█" * 10 + "·" * 10 + "┃" + "·" * 11, "0.250", "0.500", "0.7", "normal"]
 
 
 @pytest.mark.parametrize(("value", "cells"), [(0.0, 0), (0.5, 20), (0.6, 23), (50.0, 31), (-3.0, 0)])
 def test_the_bar_reaches_the_mark_when_the_score_reaches_the_threshold(board: Dashboard, value: float, cells: int) -> None:
-    board.take(Updates([score(value=value)], []))
+    board.update(Updates([score(value=value)], []))
 
     bar = line_of(board, "gate")[1]
     assert (len(bar), bar[20], bar.count("█")) == (32, "┃", cells)
@@ -89,29 +89,29 @@ def test_the_bar_reaches_the_mark_when_the_score_reaches_the_threshold(board: Da
 def test_a_camera_is_an_anomaly_from_start_to_end(board: Dashboard) -> None:
     states = []
     for kind in ("start", "update", "end"):
-        board.take(Updates([score()], [event(kind)]))
+        board.update(Updates([score()], [event(kind)]))
         states.append(line_of(board, "gate")[-1])
 
     assert states == ["ANOMALY", "ANOMALY", "normal"]
 
 
 def test_an_event_of_one_camera_leaves_the_others_normal(board: Dashboard) -> None:
-    board.take(Updates([score("gate"), score("yard")], [event(camera_id="yard")]))
+    board.update(Updates([score("gate"), score("yard")], [event(camera_id="yard")]))
 
     assert (line_of(board, "gate")[-1], line_of(board, "yard")[-1]) == ("normal", "ANOMALY")
 
 
 def test_an_event_read_before_its_cameras_first_score_is_not_forgotten(board: Dashboard) -> None:
-    board.take(Updates([], [event()]))
-    board.take(Updates([score()], []))
+    board.update(Updates([], [event()]))
+    board.update(Updates([score()], []))
 
     assert line_of(board, "gate")[-1] == "ANOMALY"
 
 
 def test_frames_a_second_are_those_of_the_last_three_seconds(board: Dashboard, clock: FakeClock) -> None:
-    board.take(Updates([score("gate")] * 6, []))
+    board.update(Updates([score("gate")] * 6, []))
     clock.now_s += 2
-    board.take(Updates([score("gate")] * 3 + [score("yard")] * 3, []))
+    board.update(Updates([score("gate")] * 3 + [score("yard")] * 3, []))
     assert [line_of(board, name)[4] for name in ("gate", "yard", "all")] == ["3.0", "1.0", "4.0"]
 
     clock.now_s += 2
@@ -122,14 +122,14 @@ def test_frames_a_second_are_those_of_the_last_three_seconds(board: Dashboard, c
 
 
 def test_cameras_are_listed_by_name(board: Dashboard) -> None:
-    board.take(Updates([score("yard"), score("gate"), score("hall")], []))
+    board.update(Updates([score("yard"), score("gate"), score("hall")], []))
 
     text = shown(board)
     assert text.index("gate") < text.index("hall") < text.index("yard")
 
 
 def test_events_are_listed_in_order_and_only_the_newest(board: Dashboard) -> None:
-    board.take(Updates([], [event(event_id=f"event-{number}") for number in range(10)]))
+    board.update(Updates([], [event(event_id=f"event-{number}") for number in range(10)]))
 
     listed = [line.split("│")[4].strip() for line in shown(board).splitlines() if "event-" in line]
 
@@ -145,6 +145,6 @@ def test_an_events_line_says_when_where_and_how_far() -> None:
 
 @pytest.mark.parametrize("camera_id", ["gate[/]", "[bold]gate", ":fire:"])
 def test_a_cameras_name_is_shown_as_it_is(board: Dashboard, camera_id: str) -> None:
-    board.take(Updates([score(camera_id)], [event(camera_id=camera_id)]))
+    board.update(Updates([score(camera_id)], [event(camera_id=camera_id)]))
 
     assert shown(board).count(camera_id) == 2
