@@ -36,14 +36,14 @@ from deploy.validation.parity import check
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
-from trainer.models.base import CALIBRATION_CLIPS, Serving
+from trainer.models.base import CALIBRATION_CLIPS, ServingNetwork
 
 SEQUENCES = 2
 FRAMES = 48
 """Of a sequence: long enough for a recurrent model's averages, five times over; 96 frames of 240 x 360 are 5 MB."""
 
 
-def golden_sequences(network: Serving, spec: ClipSpec, held_out: Sequence[Footage]) -> Sequences:
+def golden_sequences(network: ServingNetwork, spec: ClipSpec, held_out: Sequence[Footage]) -> Sequences:
     """Sequences of held-out footage, scored by the network itself. Shorter footage gives shorter ones, less of it fewer."""
     frames, hurried = _sequences([video.frames for video in held_out])
     return Sequences(frames, hurried, _scores(network, spec, frames))
@@ -69,7 +69,7 @@ def _stretches(videos: Iterable[NDArray[np.uint8]], length: int) -> Iterable[NDA
 
 
 @torch.inference_mode()
-def _scores(network: Serving, spec: ClipSpec, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _scores(network: ServingNetwork, spec: ClipSpec, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     scores = np.full(frames.shape[:2], np.nan, np.float32)
     state = None if spec.state_shape is None else torch.zeros((len(frames), *spec.state_shape))
     for end in range(spec.length, frames.shape[1] + 1):
@@ -111,7 +111,7 @@ _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "
 class Finished:
     """What a run ends with."""
 
-    network: Serving
+    network: ServingNetwork
     card: ModelCard
     spec: ClipSpec
     metrics: Mapping[str, Any]
@@ -145,7 +145,7 @@ def make_bundle(path: Path, finished: Finished, split: Split) -> Bundle:
     )
 
 
-def _reference(network: Serving, spec: ClipSpec, held_out: ClipDataset) -> tuple[NDArray[np.float32], Golden]:
+def _reference(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset) -> tuple[NDArray[np.float32], Golden]:
     """The scores of held-out clips, float32 (N,), and a few of the clips, spread evenly, with all that the network gives.
 
     A recurrent network has to see every clip; of the others ``CALIBRATION_CLIPS`` are enough.
@@ -165,7 +165,7 @@ def _reference(network: Serving, spec: ClipSpec, held_out: ClipDataset) -> tuple
 
 
 @torch.inference_mode()
-def _answers(network: Serving, state_shape: tuple[int, int, int], bank: ClipDataset) -> Iterator[Golden]:
+def _answers(network: ServingNetwork, state_shape: tuple[int, int, int], bank: ClipDataset) -> Iterator[Golden]:
     """What a recurrent network says of every clip, one at a time, in order, each with the state that its video led to."""
     for video in bank.footage:
         state = torch.zeros((1, *state_shape))
@@ -175,14 +175,14 @@ def _answers(network: Serving, state_shape: tuple[int, int, int], bank: ClipData
             state = following
 
 
-def _golden_clips(network: Serving, held_out: ClipDataset) -> Golden:
+def _golden_clips(network: ServingNetwork, held_out: ClipDataset) -> Golden:
     clips = next(held_out.evenly_spaced(GOLDEN_CLIPS, GOLDEN_CLIPS))
     with torch.inference_mode():
         score, heatmap = network(torch.from_numpy(clips))
     return Golden(clips, score.numpy(), heatmap.numpy())
 
 
-def _scores_finish(network: Serving, bank: ClipDataset) -> NDArray[np.float32]:
+def _scores_finish(network: ServingNetwork, bank: ClipDataset) -> NDArray[np.float32]:
     with torch.inference_mode():
         return np.concatenate(
             [network(torch.from_numpy(clips))[0].numpy() for clips in bank.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS)]

@@ -20,7 +20,7 @@ from trainer.data.datasets.registry import is_plain_footage, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
 from trainer.export import Finished, make_bundle
 from trainer.holdout import last_tenth_lines, look_at_last_tenth
-from trainer.models.base import Serving, Stage
+from trainer.models.base import ServingNetwork, TrainingStage
 from trainer.models.registry import clip_model
 from trainer.models.video_ede import model as video_ede
 from trainer.training.callbacks import FOLDER_NAME, PICTURES, Checkpoints, Chronicler, Follower, drop_checkpoint
@@ -41,7 +41,7 @@ class Run:
     out: Path
     unreadable_frames: int
 
-    def checkpoints(self, stage: Stage) -> Checkpoints:
+    def checkpoints(self, stage: TrainingStage) -> Checkpoints:
         """Where those of a stage are, and what they must agree with."""
         identity = {
             "model": self.card.model_dump(),
@@ -53,7 +53,7 @@ class Run:
         }
         return Checkpoints(self.out / FOLDER_NAME / stage.name, identity, self.config.checkpoint_every_s)
 
-    def settings(self, stage: Stage) -> LoopSettings:
+    def settings(self, stage: TrainingStage) -> LoopSettings:
         """How the loop runs."""
         steps = self.config.max_steps
         return LoopSettings(
@@ -115,7 +115,7 @@ def prepare(data: Path, out: Path, config: FitConfig, together: Together, consol
     return Run(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
 
 
-def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict[str, Any]]:
+def train(run: Run, together: Together, console: Console) -> tuple[ServingNetwork, dict[str, Any]]:
     """Train until time, steps or patience are used up: the network to serve, and what to note of the run in the bundle."""
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
@@ -134,7 +134,7 @@ def train(run: Run, together: Together, console: Console) -> tuple[Serving, dict
     }
 
 
-def _train_stage(run: Run, stage: Stage, together: Together, console: Console) -> dict[str, Any]:
+def _train_stage(run: Run, stage: TrainingStage, together: Together, console: Console) -> dict[str, Any]:
     """Train one stage: what to note of it. Its losses are compared when it is over."""
     settings = run.settings(stage)
     with closing(_keeper(run, stage, together, console)) as keeper:
@@ -159,7 +159,7 @@ def _feedback(marked: tuple[AnnotatedClip, ...]) -> dict[str, Any] | None:
     return {"anomaly": anomalies, "normal": len(marked) - anomalies, "sha256": annotations_hash(marked)}
 
 
-def _keeper(run: Run, stage: Stage, together: Together, console: Console) -> Keeper:
+def _keeper(run: Run, stage: TrainingStage, together: Together, console: Console) -> Keeper:
     checkpoints = run.checkpoints(stage)
     if together.rank:
         return Follower(checkpoints)

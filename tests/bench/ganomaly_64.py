@@ -26,7 +26,7 @@ import torch
 from deploy.benchmark.roofline import gflop_per_clip
 from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Calibration, Golden, ModelCard, golden_bytes, write_bundle
 from deploy.export.onnx import export_onnx, save_weights
-from trainer.models.layers import initialise
+from trainer.models.layers import init_dcgan
 from trainer.models.registry import clip_model
 
 SIDE_PX = 64
@@ -66,7 +66,7 @@ def write_untrained(path: Path, settings: dict[str, Any]) -> tuple[Bundle, int]:
     torch.manual_seed(0)
     model = clip_model("ganomaly")
     config = model.configure(settings)
-    network, spec = model.serving(config).eval().apply(initialise), config.spec(10.0)
+    network, spec = model.serving(config).eval().apply(init_dcgan), config.spec(10.0)
     clips = np.random.default_rng(0).integers(0, 256, (GOLDEN_CLIPS, *spec.clip_shape), dtype=np.uint8)
     with torch.inference_mode():
         score, heatmap = network(torch.from_numpy(clips))

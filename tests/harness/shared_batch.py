@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from trainer.models.registry import RECIPES, recipe
-from trainer.models.video_ede.learners import JudgeLearner, MotionLearner, Parts, TaughtLearner
+from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks
 from trainer.models.video_ede.model import HISTORY, VideoEde, VideoEdeConfig
-from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
+from trainer.models.video_ganomaly import VideoGanomalyConfig, VideoGanomalyLearner, VideoGenerator
 from trainer.training.distributed import Together
 from trainer.training.interfaces import ANOMALY, Batch, Learner
 
@@ -22,7 +22,7 @@ SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {}, "esad": {}}
 
 def learners() -> dict[str, Learner]:
     config = VideoGanomalyConfig(width=4, latent_channels=4)
-    found: dict[str, Learner] = {"video-ganomaly": VideoLearner(Generator(config), config)}
+    found: dict[str, Learner] = {"video-ganomaly": VideoGanomalyLearner(VideoGenerator(config), config)}
     for name in RECIPES:
         settings = recipe(name).configure(SMALL[name])
         for shape in ((1, 16, 16), (7,)):
@@ -32,10 +32,12 @@ def learners() -> dict[str, Learner]:
 
 def video_ede_learners() -> dict[str, Learner]:
     found: dict[str, Learner] = {}
-    for name, make in (("motion", MotionLearner), ("judgement", JudgeLearner), ("marks", TaughtLearner)):
+    for name, make in (("motion", FlowLearner), ("judgement", AnomalyLearner), ("marks", FeedbackLearner)):
         config = VideoEdeConfig(first=4, fine=12, coarse=12, width=12, latent=4)
         network = VideoEde(config)
-        found[f"video-ede/{name}"] = make(network, Parts(network.motion, network.judge, HISTORY, config.learning_rate))
+        found[f"video-ede/{name}"] = make(
+            network, TrainableNetworks(network.motion, network.judge, HISTORY, config.learning_rate)
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from deploy.image import encode_jpeg
 from trainer import fit as training
 from trainer.config import FitConfig
-from trainer.models.base import Serving
+from trainer.models.base import ServingNetwork
 from trainer.training.distributed import Together
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
@@ -49,7 +49,7 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
-def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[Serving, dict[str, Any]]:
+def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[ServingNetwork, dict[str, Any]]:
     """All of ``fit`` but the bundle."""
     screen = screen or quiet()
     together = Together(config.precision)

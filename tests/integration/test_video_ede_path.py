@@ -20,9 +20,9 @@ from trainer.evaluate import evaluate
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
 from trainer.export import check_engines
-from trainer.models.base import Serving
+from trainer.models.base import ServingNetwork
 from trainer.models.video_ede.model import WARMUP_FRAMES
-from trainer.pseudo_anomalies.samples import MotionSamples, SceneSamples
+from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples
 
 NETWORK = {"first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
 FIT = FitConfig(max_steps=60, max_minutes=10, batch_clips=8, validate_every_steps=10, network=NETWORK)
@@ -35,7 +35,7 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Serving:
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> ServingNetwork:
     return train(data, tmp_path_factory.mktemp("undisturbed"), SHORT)[0]
 
 
@@ -90,7 +90,7 @@ def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(
 
 @pytest.mark.parametrize(
     ("samples", "drawn"),
-    [(MotionSamples, 3), (SceneSamples, 2), (SceneSamples, 5)],
+    [(FlowSamples, 3), (PseudoAnomalySamples, 2), (PseudoAnomalySamples, 5)],
     ids=["while motion is learned", "when motion was just learned", "while judgement is learned"],
 )
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, tmp_path, monkeypatch, samples, drawn):

@@ -69,11 +69,11 @@ def test_engines_give_the_trained_networks_scores_frame_by_frame(ped2_bundle, ca
 
 
 def test_scores_depend_neither_on_the_other_cameras_of_a_batch_nor_on_their_order(engine, cameras, whole):
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     states = np.zeros((len(cameras), *engine.spec.state_shape), np.float32)
     of_first = []
     for frames in zip(*(camera[:30] for camera in cameras), strict=True):
-        order = chance.permutation(len(cameras))[: chance.integers(1, len(cameras) + 1)]
+        order = rng.permutation(len(cameras))[: rng.integers(1, len(cameras) + 1)]
         order = order if 0 in order else np.append(order, 0)
         found = engine.score(np.stack([frames[camera][None] for camera in order]), states[order])
         states[order] = found.state

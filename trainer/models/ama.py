@@ -213,8 +213,8 @@ class AmaLearner:
         count = len(batch.samples)
         drawn = (together.rand(count) < self._config.atypical_share) & (batch.labels > 0)
         made = self._made_anomalies(batch.samples, together.rand(count, 1))
-        places = drawn.view(-1, *[1] * (made.dim() - 1))
-        return Batch(torch.where(places, made, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
+        camera_views = drawn.view(-1, *[1] * (made.dim() - 1))
+        return Batch(torch.where(camera_views, made, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
 
     @torch.no_grad()
     def _made_anomalies(self, samples: Tensor, draws: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class ClipConfig(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """A part of a training run. Most models have one."""
 
     name: str
@@ -59,18 +59,18 @@ class Stage:
     """Whether it ends early when held-out samples no longer gain; not where the rate falls with time."""
 
 
-Work = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows work of so many parts; gives what is told of finished ones."""
 
 
-class Serving(nn.Module):
+class ServingNetwork(nn.Module):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
 
     Where the network's spec has a state, ``forward(clips, state)`` also takes what it gave back with each camera's frame before,
     float32 (N, *state_shape), zeros for "nothing seen yet", and gives three values: score, heat map, next state.
     """
 
-    def stages(self, split: Split, work: Work) -> Iterator[Stage]:
+    def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
         """How it is trained on footage: one stage after the other, each prepared when the one before is over."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class Serving(nn.Module):
         raise NotImplementedError
 
 
-class PictureServing(Serving):
+class ClipViewNetwork(ServingNetwork):
     """A graph that learns from what it sees of single clips, which is computed once before training."""
 
     batch: int
@@ -113,20 +113,20 @@ class PictureServing(Serving):
         raise NotImplementedError
 
     def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
-        """See :class:`Serving`."""
+        """See :class:`ServingNetwork`."""
         self.fit_clips(learned.evenly_spaced(_SCALE_CLIPS, _BATCH_CLIPS), held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS))
 
-    def stages(self, split: Split, work: Work) -> Iterator[Stage]:
-        """See :class:`Serving`: one."""
+    def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
+        """See :class:`ServingNetwork`: one."""
         learner, length = self.learner(), self.length
         pictures = self._pictures(ClipDataset(split.train, length), MAX_CLIPS, work)
         validation = self.validation(self._pictures(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
         some = pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_CLIPS, len(pictures))).long()]
         material = Material(self.samples(pictures), validation)
-        yield Stage("training", 1.0, self.batch, learner, material, self.validation(some), self._draw)
+        yield TrainingStage("training", 1.0, self.batch, learner, material, self.validation(some), self._draw)
 
     @torch.no_grad()
-    def _pictures(self, bank: ClipDataset, most: int, work: Work) -> Tensor:
+    def _pictures(self, bank: ClipDataset, most: int, work: ProgressBar) -> Tensor:
         """What the network sees of at most so many clips, float16 (N, C, h, w): computed once, it costs as much as a step."""
         device, seen = next(self.parameters()).device, []
         with work("computing motion", min(most, len(bank))) as advance:
@@ -150,13 +150,13 @@ class ClipModel:
     """Their sides are multiples of this."""
     configure: Callable[[Mapping[str, Any]], ClipConfig]
     """Settings to a configuration."""
-    serving: Callable[[Any], Serving]
+    serving: Callable[[Any], ServingNetwork]
     """A configuration to the graph, not yet trained."""
     learns_marks: bool = False
     """Whether it learns from what operators marked."""
 
 
-class NormalRange(nn.Module):
+class RangeScaler(nn.Module):
     """A term in units of its own normal range: 0 at the median of its largest windows on normal clips, 1 at their q99."""
 
     def __init__(self) -> None:

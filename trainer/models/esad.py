@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from trainer.errors import BadShape
-from trainer.models.layers import BatchNorm, exact
+from trainer.models.layers import BatchNorm, to_float32
 from trainer.training.distributed import Together
 from trainer.training.interfaces import NORMAL, Batch, Detector, Recipe, Settings, Shape
 
@@ -156,7 +156,7 @@ def entropy_loss(latent_again: Tensor, normal: Tensor) -> Tensor:
 
 def assistant_loss(coded: Coded) -> Tensor:
     """Mean square between ẑ and z: (N,). Section 3, the consistency of the two codes."""
-    return (exact(coded.latent_again) - exact(coded.latent)).square().mean(dim=1)
+    return (to_float32(coded.latent_again) - to_float32(coded.latent)).square().mean(dim=1)
 
 
 class EsadLearner:

@@ -18,7 +18,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from trainer.models.layers import PyramidDecoder, PyramidEncoder, TableDecoder, TableEncoder, exact, initialise, pyramid_side_px
+from trainer.models.layers import (
+    PyramidDecoder,
+    PyramidEncoder,
+    TableDecoder,
+    TableEncoder,
+    init_dcgan,
+    pyramid_side_px,
+    to_float32,
+)
 from trainer.training.distributed import Together
 from trainer.training.interfaces import Batch, Detector, Recipe, Settings, Shape
 
@@ -101,7 +109,7 @@ class Ganomaly(Detector):
         return Reconstruction(latent, picture, self.encoder_again(picture))
 
 
-class Discriminator(nn.Module):
+class GanomalyDiscriminator(nn.Module):
     """An encoder with one output that says whether a sample is real. Section 3, discriminator."""
 
     def __init__(self, config: GanomalyConfig, shape: Shape) -> None:
@@ -164,8 +172,8 @@ class GanomalyLearner:
 
     def __init__(self, detector: Ganomaly, config: GanomalyConfig) -> None:
         self._config = config
-        self._generator = detector.apply(initialise)
-        self._discriminator = Discriminator(config, detector.shape).apply(initialise)
+        self._generator = detector.apply(init_dcgan)
+        self._discriminator = GanomalyDiscriminator(config, detector.shape).apply(init_dcgan)
         self._generator_optimiser = _adam(self._generator, config)
         self._discriminator_optimiser = _adam(self._discriminator, config)
 
@@ -208,7 +216,7 @@ class GanomalyLearner:
 
     def _restart_collapsed(self, loss: Tensor, together: Together) -> None:
         if together.mean(loss) < self._config.restart_below:
-            self._discriminator.apply(initialise)
+            self._discriminator.apply(init_dcgan)
             self._discriminator_optimiser.state.clear()
 
 
@@ -233,7 +241,7 @@ def _decoder(config: GanomalyConfig, shape: Shape) -> PyramidDecoder | TableDeco
 
 
 def _latent_score(made: Reconstruction) -> Tensor:
-    return (exact(made.latent) - exact(made.latent_again)).square().mean(1)
+    return (to_float32(made.latent) - to_float32(made.latent_again)).square().mean(1)
 
 
 def _adam(network: nn.Module, config: GanomalyConfig) -> Adam:

@@ -1,4 +1,4 @@
-"""Parts that the networks share: DCGAN's strided pyramid, bias-free, with its initialisation, and its like for tables.
+"""TrainableNetworks that the networks share: DCGAN's strided pyramid, bias-free, with its initialisation, and its like for tables.
 
 ``Encoder`` and ``Decoder`` are fully convolutional and keep the place of things; ``PyramidEncoder`` and ``PyramidDecoder`` go
 down to a single vector and up again, as DCGAN and GANomaly do (arXiv 1511.06434, section 3; arXiv 1805.06725, section 3.1).
@@ -21,7 +21,7 @@ from torch import Tensor, distributed, nn
 from trainer.errors import BadShape
 
 
-def exact(values: Tensor) -> Tensor:
+def to_float32(values: Tensor) -> Tensor:
     """``values`` in float32, or as they are if they have more digits."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -29,7 +29,7 @@ def exact(values: Tensor) -> Tensor:
 _ROWS = 2
 
 
-class FewMaps(nn.Conv2d):
+class FewChannelConv2d(nn.Conv2d):
     """A 3 x 3 convolution to one or two maps. Weights and results are a plain convolution's.
 
     Processors compute sixteen output channels at a time, and with one or two of them most of that is wasted. So when it serves,
@@ -45,10 +45,12 @@ class FewMaps(nn.Conv2d):
         columns = 4 if width % 4 == 0 else 2
         if self.training or height % _ROWS or width % columns:
             return super().forward(input)
-        places = [(row, column) for row in range(_ROWS) for column in range(columns)]
-        shifted = [nn.functional.pad(self.weight, (column, columns - 1 - column, row, _ROWS - 1 - row)) for row, column in places]
+        camera_views = [(row, column) for row in range(_ROWS) for column in range(columns)]
+        shifted = [
+            nn.functional.pad(self.weight, (column, columns - 1 - column, row, _ROWS - 1 - row)) for row, column in camera_views
+        ]
         weight = torch.stack(shifted, dim=1).flatten(0, 1)
-        bias = None if self.bias is None else self.bias.repeat_interleave(len(places))
+        bias = None if self.bias is None else self.bias.repeat_interleave(len(camera_views))
         found = nn.functional.conv2d(input, weight, bias, stride=(_ROWS, columns), padding=1)
         blocks = found.reshape(-1, self.out_channels, _ROWS, columns, height // _ROWS, width // columns)
         return blocks.permute(0, 1, 4, 2, 5, 3).reshape(-1, self.out_channels, height, width)
@@ -71,8 +73,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _normalise_together(self, values: Tensor) -> Tensor:
         rest = [0, *range(2, values.dim())]
-        exact = values.to(torch.promote_types(values.dtype, torch.float32))
-        moments = torch.stack([exact.mean(rest), exact.square().mean(rest)])
+        precise = to_float32(values)
+        moments = torch.stack([precise.mean(rest), precise.square().mean(rest)])
         total: Tensor = _SumOverProcesses.apply(moments)  # type: ignore[no-untyped-call]  # torch gives it no types
         mean, square = total / distributed.get_world_size()
         variance = square - mean.square()
@@ -224,7 +226,7 @@ def pyramid_levels(side_px: int) -> int:
     return round(math.log2(side_px / _SMALLEST_PX))
 
 
-def initialise(module: nn.Module) -> None:
+def init_dcgan(module: nn.Module) -> None:
     """DCGAN's initialisation of one module, for ``network.apply``: convolutions N(0, 0.02), batch norm N(1, 0.02) and 0.
 
     Linear layers, which DCGAN lacks, start again as torch starts them.

@@ -113,7 +113,7 @@ _NEARLY_ONE = 0.999  # atanh(1) is infinite
 _NOTABLE_GAIN = 0.1  # of full scale: less is within what normal speeds vary
 
 
-class Scrambled(NamedTuple):
+class CorruptedMotion(NamedTuple):
     """Pictures with wrong speeds inside random blobs."""
 
     pictures: Tensor
@@ -122,11 +122,11 @@ class Scrambled(NamedTuple):
     """bool (N, 1, h, w): where motion has become notably faster than it was. Slower or still is nothing unheard of."""
 
 
-def scramble(pictures: Tensor, together: Together) -> Scrambled:
+def corrupt_motion(pictures: Tensor, together: Together) -> CorruptedMotion:
     """Scramble pictures (N, 3, h, w) of a :class:`~trainer.models.optical_flow.MotionView`."""
     noise = together.randn(len(pictures), 1, *_COARSE)
     blobs = nn.functional.interpolate(noise, size=pictures.shape[2:], mode="bilinear") > _BLOB_THRESHOLD
     factors = together.rand(len(pictures), 1, 1, 1) * MAX_FACTOR
     motion = torch.atanh(pictures[:, 1:].clamp(-_NEARLY_ONE, _NEARLY_ONE))
     wrong = torch.cat([pictures[:, :1], torch.tanh(torch.where(blobs, motion * factors, motion))], dim=1)
-    return Scrambled(wrong, speed(wrong) - speed(pictures) > _NOTABLE_GAIN)
+    return CorruptedMotion(wrong, speed(wrong) - speed(pictures) > _NOTABLE_GAIN)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.models.base import ClipModel, NormalRange, PictureServing
+from trainer.models.base import ClipModel, ClipViewNetwork, RangeScaler
 from trainer.models.optical_flow import MotionView, StillView
 from trainer.training.interfaces import NORMAL, Batch, Learner, Recipe, Settings
 from trainer.training.loop import Samples
@@ -48,7 +48,7 @@ class TileConfig(Settings):
         return ClipSpec(length=self.length, height_px=self.height_px, width_px=self.width_px, colour="gray", fps=fps)
 
 
-class TiledServing(PictureServing):
+class TiledNetwork(ClipViewNetwork):
     """The serving graph of a model of pictures."""
 
     batch = BATCH_TILES
@@ -63,38 +63,38 @@ class TiledServing(PictureServing):
             self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=True)
         self._settings = recipe.configure(config.network)
         self.detector = recipe.detector(self._settings, (self.view.channels, config.side, config.side))
-        self.range = NormalRange()
+        self.range = RangeScaler()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`PictureServing`. The heat map is the score of every tile."""
+        """See :class:`ClipViewNetwork`. The heat map is the score of every tile."""
         heatmap = self.range(self._tile_scores(clips))
         return torch.amax(heatmap, dim=(1, 2)), heatmap
 
     @property
     def length(self) -> int:
-        """See :class:`PictureServing`."""
+        """See :class:`ClipViewNetwork`."""
         return self.config.length
 
     def learner(self) -> Learner:
-        """See :class:`PictureServing`."""
+        """See :class:`ClipViewNetwork`."""
         return self._recipe.learner(self.detector, self._settings)
 
     def samples(self, pictures: Tensor) -> Samples:
-        """See :class:`PictureServing`: tiles at random places."""
+        """See :class:`ClipViewNetwork`: tiles at random places."""
         return RandomTiles(pictures, self.config.side)
 
     def validation(self, pictures: Tensor) -> Tensor:
-        """See :class:`PictureServing`: all tiles of a few pictures."""
+        """See :class:`ClipViewNetwork`: all tiles of a few pictures."""
         chosen = torch.linspace(0, len(pictures) - 1, min(VALIDATION_PICTURES, len(pictures))).long()
         return cut(pictures[chosen], self.config.side, self.config.step).flatten(0, 2)
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """See :class:`PictureServing`."""
+        """See :class:`ClipViewNetwork`."""
         return self.detector.reconstruct(samples)
 
     @torch.no_grad()
     def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
-        """See :class:`PictureServing`."""
+        """See :class:`ClipViewNetwork`."""
         seen = [self._tiles(torch.from_numpy(clips[::_SETTLED_CLIPS])).flatten(0, 2) for clips in learned]
         self.detector.settle(torch.cat(seen))
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
@@ -146,4 +146,4 @@ def tiled(recipe: Recipe, network: Mapping[str, Any]) -> ClipModel:
     def configure(settings: Mapping[str, Any]) -> TileConfig:
         return TileConfig.model_validate({"network": dict(network), **settings})
 
-    return ClipModel(recipe.kind, FRAME_AREA_PX, SIDE_STEP_PX, configure, lambda config: TiledServing(recipe, config))
+    return ClipModel(recipe.kind, FRAME_AREA_PX, SIDE_STEP_PX, configure, lambda config: TiledNetwork(recipe, config))

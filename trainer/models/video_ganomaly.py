@@ -19,7 +19,7 @@ from torch.optim import Adam, Optimizer
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.models.base import ClipModel, NormalRange, PictureServing
+from trainer.models.base import ClipModel, ClipViewNetwork, RangeScaler
 from trainer.models.ganomaly import (
     DISCRIMINATOR_COLLAPSED,
     WEIGHTS,
@@ -30,8 +30,8 @@ from trainer.models.ganomaly import (
     generator_terms,
     weighted,
 )
-from trainer.models.layers import Decoder, Encoder, exact, initialise, window_means
-from trainer.models.optical_flow import REDUCTION, MotionView, scramble, speed
+from trainer.models.layers import Decoder, Encoder, init_dcgan, to_float32, window_means
+from trainer.models.optical_flow import REDUCTION, MotionView, corrupt_motion, speed
 from trainer.training.distributed import Together
 from trainer.training.interfaces import NORMAL, Batch, Learner, Settings
 from trainer.training.loop import Samples, TensorSamples
@@ -72,7 +72,7 @@ class VideoGanomalyConfig(Settings):
         return ClipSpec(length=self.length, height_px=self.height_px, width_px=self.width_px, colour="gray", fps=fps)
 
 
-class Generator(nn.Module):
+class VideoGenerator(nn.Module):
     """Encoder, decoder, encoder; the two encoders share no weights."""
 
     def __init__(self, config: VideoGanomalyConfig) -> None:
@@ -86,10 +86,10 @@ class Generator(nn.Module):
         """``pictures``: (N, 3, h, w) in [-1, 1]."""
         latent = self.encoder(pictures)
         picture = self.decoder(latent)
-        return Reconstruction(exact(latent), exact(picture), exact(self.encoder_again(picture)))
+        return Reconstruction(to_float32(latent), to_float32(picture), to_float32(self.encoder_again(picture)))
 
 
-class Discriminator(nn.Module):
+class VideoDiscriminator(nn.Module):
     """An encoder with one output channel: a map of logits, high where it takes the picture for real."""
 
     def __init__(self, config: VideoGanomalyConfig) -> None:
@@ -115,12 +115,12 @@ def margin_loss(made: Reconstruction, too_fast: Tensor) -> Tensor:
     return (short.sum(dim=(1, 2, 3)) / wrong.sum(dim=(1, 2, 3)).clamp_min(1)).mean()
 
 
-class VideoLearner:
-    """Generator and discriminator in training; samples are what :class:`MotionView` makes of clips."""
+class VideoGanomalyLearner:
+    """VideoGenerator and discriminator in training; samples are what :class:`MotionView` makes of clips."""
 
-    def __init__(self, generator: Generator, config: VideoGanomalyConfig) -> None:
-        self._generator = generator.apply(initialise)
-        self._discriminator = Discriminator(config).apply(initialise)
+    def __init__(self, generator: VideoGenerator, config: VideoGanomalyConfig) -> None:
+        self._generator = generator.apply(init_dcgan)
+        self._discriminator = VideoDiscriminator(config).apply(init_dcgan)
         self.modules: Mapping[str, nn.Module] = {"detector": self._generator, "discriminator": self._discriminator}
         self.optimisers: Mapping[str, Optimizer] = {
             name: Adam(module.parameters(), lr=config.learning_rate, betas=_ADAM_BETAS) for name, module in self.modules.items()
@@ -140,7 +140,7 @@ class VideoLearner:
         self._train(learning=True)
         pictures = torch.cat([batch.samples[::2], batch.samples[1::2]])
         half = len(batch.samples[::2])
-        wrong = scramble(pictures[:half], together)
+        wrong = corrupt_motion(pictures[:half], together)
         made = self._generator(torch.cat([wrong.pictures, pictures[half:]]))
         features, logits = self._discriminator(pictures)
         features_made, _ = self._discriminator(made.picture)
@@ -169,11 +169,11 @@ class VideoLearner:
 
     def _restart_discriminator(self) -> None:
         """It has won and teaches nothing: new weights and a new optimiser state."""
-        self._discriminator.apply(initialise)
+        self._discriminator.apply(init_dcgan)
         self.optimisers["discriminator"].state.clear()
 
 
-class Terms(NamedTuple):
+class ScoreTerms(NamedTuple):
     """The parts of the score: maps (N, h, w), each in units of its own."""
 
     latent: Tensor
@@ -184,7 +184,7 @@ class Terms(NamedTuple):
     """Distance of the latents' means and deviations over the frame from their usual values, (N, 1, 1): a changed view."""
 
 
-class VideoGanomaly(PictureServing):
+class VideoGanomaly(ClipViewNetwork):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
 
     The score is the worst of the three terms' largest windows, each measured against its own normal range.
@@ -196,16 +196,16 @@ class VideoGanomaly(PictureServing):
         super().__init__()
         self.config = config
         self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=config.motion)
-        self.generator = Generator(config)
+        self.generator = VideoGenerator(config)
         self.latent_std: Tensor
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
         self.scene_mean: Tensor
         self.scene_std: Tensor
         self.register_buffer("scene_mean", torch.zeros(2 * config.latent_channels))
         self.register_buffer("scene_std", torch.ones(2 * config.latent_channels))
-        self.latent_range = NormalRange()
-        self.motion_range = NormalRange()
-        self.scene_range = NormalRange()
+        self.latent_range = RangeScaler()
+        self.motion_range = RangeScaler()
+        self.scene_range = RangeScaler()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -213,7 +213,7 @@ class VideoGanomaly(PictureServing):
         score = torch.stack([torch.amax(part, dim=(1, 2)) for part in maps]).amax(dim=0)
         return score, torch.stack([_on_grid(part, self._grid) for part in maps]).amax(dim=0)
 
-    def terms(self, clips: Tensor) -> Terms:
+    def terms(self, clips: Tensor) -> ScoreTerms:
         """The score's parts before they are measured against their normal ranges."""
         pictures = self.view(clips)
         made: Reconstruction = self.generator(pictures)
@@ -222,7 +222,7 @@ class VideoGanomaly(PictureServing):
         seen, restored = speed(pictures), speed(made.picture)
         motion = seen + nn.functional.relu(seen - restored)
         scene = ((_distribution(made.latent) - self.scene_mean) / self.scene_std).square().mean(dim=1).sqrt()
-        return Terms(
+        return ScoreTerms(
             window_means(latent, self.config.latent_window),
             window_means(motion, self.config.motion_window),
             scene[:, None, None],
@@ -230,23 +230,23 @@ class VideoGanomaly(PictureServing):
 
     @property
     def length(self) -> int:
-        """See :class:`PictureServing`."""
+        """See :class:`ClipViewNetwork`."""
         return self.config.length
 
     def learner(self) -> Learner:
-        """See :class:`PictureServing`."""
-        return VideoLearner(self.generator, self.config)
+        """See :class:`ClipViewNetwork`."""
+        return VideoGanomalyLearner(self.generator, self.config)
 
     def samples(self, pictures: Tensor) -> Samples:
-        """See :class:`PictureServing`: whole pictures."""
+        """See :class:`ClipViewNetwork`: whole pictures."""
         return TensorSamples(pictures, torch.full((len(pictures),), NORMAL))
 
     def validation(self, pictures: Tensor) -> Tensor:
-        """See :class:`PictureServing`: pictures at even distances."""
+        """See :class:`ClipViewNetwork`: pictures at even distances."""
         return pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_PICTURES, len(pictures))).long()]
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """See :class:`PictureServing`."""
+        """See :class:`ClipViewNetwork`."""
         made: Reconstruction = self.generator(samples)
         return made.picture
 
@@ -268,7 +268,7 @@ class VideoGanomaly(PictureServing):
         self.motion_range.fit([part.motion for part in terms])
         self.scene_range.fit([part.scene for part in terms])
 
-    def _in_normal_ranges(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+    def _in_normal_ranges(self, terms: ScoreTerms) -> tuple[Tensor, Tensor, Tensor]:
         return self.latent_range(terms.latent), self.motion_range(terms.motion), self.scene_range(terms.scene)
 
     @property

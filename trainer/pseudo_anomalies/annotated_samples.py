@@ -19,10 +19,10 @@ from torch import Tensor
 from trainer.data.annotations import AnnotatedClip, Region
 from trainer.data.dis_flow import DisFlow, resize_flow
 from trainer.errors import TooLittleFootage
-from trainer.pseudo_anomalies.compositing import Placed
-from trainer.pseudo_anomalies.objects import Actor, Offsets
-from trainer.pseudo_anomalies.samples import SAMPLES, Scene, ScenePlan, actors_of, batch, painted, shown_frames, window
-from trainer.pseudo_anomalies.segments import Blob, Crowd, Place, place_alone, place_of
+from trainer.pseudo_anomalies.compositing import PlacedCutout
+from trainer.pseudo_anomalies.objects import Offsets, PastedObject
+from trainer.pseudo_anomalies.samples import SAMPLES, SceneCanvas, SceneSource, batch, objects_of, painted, shown_frames, window
+from trainer.pseudo_anomalies.segments import CameraView, Segment, SegmentedView, find_view, single_video_view
 from trainer.training.interfaces import Batch
 
 EVERY = 4
@@ -35,14 +35,14 @@ _ROW_PX = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class AnnotatedFrame:
     """One frame of a stretch that an operator marked."""
 
-    seen: Crowd
+    seen: SegmentedView
     """Its video alone, before the background of its place."""
-    home: Crowd | None
+    home: SegmentedView | None
     """All else that was learned of that place; None where nothing was."""
-    blob: Blob
+    blob: Segment
     """What stands out in the region, or in the whole frame."""
     region: Region | None
     anomalous: bool
@@ -51,7 +51,7 @@ class Shown:
         """The frame and those before it, uint8 (N, H, W)."""
         return self.seen.place.videos[0][[self.blob.frame - earlier for earlier in offsets]]
 
-    def say(self, scene: Scene) -> None:
+    def say(self, scene: SceneCanvas) -> None:
         """Write the operator's word into a scene of this frame."""
         region = _part(self.region or Region(0, 0, *scene.told.shape[::-1]))
         if not self.anomalous:
@@ -64,26 +64,26 @@ class Shown:
         if self.region is not None:
             scene.left_out[thing] -= mask
 
-    def actor(self, offsets: Offsets, chance: Generator) -> Actor | None:
+    def actor(self, offsets: Offsets, rng: Generator) -> PastedObject | None:
         """What was marked, at its own pace, anywhere on its row; None where its way leaves the picture."""
         cuts = [self.seen.cut(self.blob, earlier) for earlier in offsets]
         left, _, width, _ = self.blob.box
-        right = chance.uniform(0, self.seen.frame_px[1] - width) - left
-        down = chance.uniform(-_ROW_PX, _ROW_PX)
-        frames = tuple(Placed(cut.cutout, cut.x + right, cut.y + down) for cut in cuts if cut is not None)
+        right = rng.uniform(0, self.seen.frame_px[1] - width) - left
+        down = rng.uniform(-_ROW_PX, _ROW_PX)
+        frames = tuple(PlacedCutout(cut.cutout, cut.x + right, cut.y + down) for cut in cuts if cut is not None)
         if len(frames) < len(cuts):
             return None
-        return Actor(frames, anomalous=self.anomalous, looks_strange=False, told=True)
+        return PastedObject(frames, anomalous=self.anomalous, looks_strange=False, told=True)
 
 
-def find_shown(
+def find_annotated_frames(
     marked: Sequence[AnnotatedClip],
-    crowds: Sequence[Crowd],
+    crowds: Sequence[SegmentedView],
     oldest: int,
     frames: int,
     teacher: DisFlow,
     advance: Callable[[], None],
-) -> list[Shown]:
+) -> list[AnnotatedFrame]:
     """About ``frames`` frames of the stretches, at even distances, that have ``oldest`` frames before them.
 
     Raises:
@@ -94,76 +94,76 @@ def find_shown(
 
 
 @dataclass(frozen=True, slots=True)
-class MarkedSamples:
-    """:class:`trainer.pseudo_anomalies.samples.SceneSamples`, of which every fourth is of what operators marked.
+class AnnotatedSamples:
+    """:class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`, of which every fourth is of what operators marked.
 
     They have one channel more at the end: where an operator's word holds. What is anomalous and left out at once is perhaps
-    anomalous. Anomalies and false alarms take turns by chance, so that many of one kind do not drown the other.
+    anomalous. Anomalies and false alarms take turns by rng, so that many of one kind do not drown the other.
     """
 
-    plan: ScenePlan
-    anomalies: Sequence[Shown]
-    false_alarms: Sequence[Shown]
+    plan: SceneSource
+    anomalies: Sequence[AnnotatedFrame]
+    false_alarms: Sequence[AnnotatedFrame]
 
     def __len__(self) -> int:
         return SAMPLES
 
     def draw(self, numbers: Tensor) -> Batch:
         """See :class:`trainer.training.loop.Samples`."""
-        chance = np.random.default_rng(numbers.tolist())
-        return batch([self._crop(place, chance) for place in range(len(numbers))])
+        rng = np.random.default_rng(numbers.tolist())
+        return batch([self._crop(place, rng) for place in range(len(numbers))])
 
-    def _crop(self, place: int, chance: Generator) -> Tensor:
+    def _crop(self, place: int, rng: Generator) -> Tensor:
         if place % EVERY:
-            return painted(self.plan, self.plan.any_crowd(chance), (), chance)
+            return painted(self.plan, self.plan.any_crowd(rng), (), rng)
         kinds = [kind for kind in (self.anomalies, self.false_alarms) if kind]
-        kind = kinds[int(chance.integers(len(kinds)))]
-        return _marked_crop(self.plan, kind[int(chance.integers(len(kind)))], chance)
+        kind = kinds[int(rng.integers(len(kinds)))]
+        return _marked_crop(self.plan, kind[int(rng.integers(len(kind)))], rng)
 
 
-def _marked_crop(plan: ScenePlan, shown: Shown, chance: Generator) -> Tensor:
-    if shown.home and shown.region and chance.random() < _ELSEWHERE:
-        actor = shown.actor((0, *plan.history), chance)
+def _marked_crop(plan: SceneSource, shown: AnnotatedFrame, rng: Generator) -> Tensor:
+    if shown.home and shown.region and rng.random() < _ELSEWHERE:
+        actor = shown.actor((0, *plan.history), rng)
         if actor is not None:
-            return painted(plan, shown.home, (actor,), chance)
-    return _in_place(plan, shown, chance)
+            return painted(plan, shown.home, (actor,), rng)
+    return _in_place(plan, shown, rng)
 
 
-def _in_place(plan: ScenePlan, shown: Shown, chance: Generator) -> Tensor:
+def _in_place(plan: SceneSource, shown: AnnotatedFrame, rng: Generator) -> Tensor:
     """The marked frame itself, with few actors: they cover what is behind them."""
     offsets = (0, *plan.history)
-    which = shown_frames(len(plan.history), chance, still=0.0)
-    scene = Scene.of(shown.moment(offsets)[which])
+    which = shown_frames(len(plan.history), rng, still=0.0)
+    scene = SceneCanvas.of(shown.moment(offsets)[which])
     shown.say(scene)
-    for actor in actors_of(shown.home, offsets, chance, _COMPANIONS) if shown.home else ():
+    for actor in objects_of(shown.home, offsets, rng, _COMPANIONS) if shown.home else ():
         scene.add(actor, which)
-    at = _somewhere(shown.blob, chance)
-    return scene.crop(window((plan.height_px, plan.width_px), shown.seen.frame_px, at, chance), chance)
+    at = _somewhere(shown.blob, rng)
+    return scene.crop(window((plan.height_px, plan.width_px), shown.seen.frame_px, at, rng), rng)
 
 
 def _of_mark(
-    mark: AnnotatedClip, crowds: Sequence[Crowd], oldest: int, share: float, teacher: DisFlow, advance: Callable[[], None]
-) -> Iterator[Shown]:
+    mark: AnnotatedClip, crowds: Sequence[SegmentedView], oldest: int, share: float, teacher: DisFlow, advance: Callable[[], None]
+) -> Iterator[AnnotatedFrame]:
     first = max(mark.first, oldest)
     if first > mark.last:
         raise TooLittleFootage(f"{mark.where}: no frame of the stretch has {oldest} frames before it; give a later last_frame")
     video = mark.footage.frames[..., 0]
     home, seen = _places(video, crowds)
     for frame in np.unique(np.linspace(first, mark.last, max(1, round(share * (mark.last - first + 1)))).astype(int)).tolist():
-        yield Shown(seen, home, _thing(seen.place, frame, mark.region, teacher), mark.region, mark.anomalous)
+        yield AnnotatedFrame(seen, home, _thing(seen.place, frame, mark.region, teacher), mark.region, mark.anomalous)
         advance()
 
 
-def _places(video: NDArray[np.uint8], crowds: Sequence[Crowd]) -> tuple[Crowd | None, Crowd]:
+def _places(video: NDArray[np.uint8], crowds: Sequence[SegmentedView]) -> tuple[SegmentedView | None, SegmentedView]:
     """What was learned of the place that a video shows, and a crowd of the video alone, with the place's background."""
-    place = place_of([crowd.place for crowd in crowds], video)
+    place = find_view([crowd.place for crowd in crowds], video)
     home = next((crowd for crowd in crowds if crowd.place is place), None)
     if home is None:
-        return None, Crowd(place_alone(video), (), (0.0, 1.0, 1.0))
-    return home, replace(home, place=Place((video,), home.place.background), blobs=())
+        return None, SegmentedView(single_video_view(video), (), (0.0, 1.0, 1.0))
+    return home, replace(home, place=CameraView((video,), home.place.background), blobs=())
 
 
-def _thing(place: Place, frame: int, region: Region | None, teacher: DisFlow) -> Blob:
+def _thing(place: CameraView, frame: int, region: Region | None, teacher: DisFlow) -> Segment:
     """What stands out in the region; where nothing does, what moves; where nothing moves, all of it."""
     video = place.videos[0]
     part = _part(region or Region(0, 0, *video.shape[:0:-1]))
@@ -174,13 +174,13 @@ def _thing(place: Place, frame: int, region: Region | None, teacher: DisFlow) ->
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     inner = _part(Region(int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1))
     box = (part[1].start + inner[1].start, part[0].start + inner[0].start, *mask[inner].shape[::-1])
-    return Blob(0, frame, box, mask[inner], -flow[mask > 0].mean(axis=0))
+    return Segment(0, frame, box, mask[inner], -flow[mask > 0].mean(axis=0))
 
 
-def _somewhere(blob: Blob, chance: Generator) -> tuple[float, float]:
+def _somewhere(blob: Segment, rng: Generator) -> tuple[float, float]:
     """One of the blob's pixels: down, across."""
     rows, columns = np.nonzero(blob.mask)
-    chosen = int(chance.integers(len(rows)))
+    chosen = int(rng.integers(len(rows)))
     return float(blob.box[1] + rows[chosen]), float(blob.box[0] + columns[chosen])
 
 

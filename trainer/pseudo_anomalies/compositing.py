@@ -6,19 +6,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.float32]
+GrayImage = NDArray[np.float32]
 """Grey levels, float32 (h, w)."""
 
 
 class Cutout(NamedTuple):
     """Something cut out of a frame."""
 
-    picture: Picture
-    alpha: Picture
+    picture: GrayImage
+    alpha: GrayImage
     """How much of it covers what is behind, float32 (h, w) in [0, 1]."""
 
 
-class Placed(NamedTuple):
+class PlacedCutout(NamedTuple):
     """A cut-out and where its upper left corner lies in the frame, in pixels."""
 
     cutout: Cutout
@@ -26,7 +26,7 @@ class Placed(NamedTuple):
     y: float
 
 
-def paste(frame: Picture, placed: Placed) -> None:
+def paste(frame: GrayImage, placed: PlacedCutout) -> None:
     """Draw a cut-out into ``frame``, in place; what lies outside is left out."""
     left, top = int(np.floor(placed.x)), int(np.floor(placed.y))
     shift = np.array([[1, 0, placed.x - left], [0, 1, placed.y - top]], np.float32)
@@ -40,7 +40,7 @@ def paste(frame: Picture, placed: Placed) -> None:
         frame[there] += (picture[here] - frame[there]) * alpha[here]
 
 
-def cover(mask: Picture, placed: Placed, value: float = 1.0) -> None:
+def paint_mask(mask: GrayImage, placed: PlacedCutout, value: float = 1.0) -> None:
     """Draw the cut-out's alpha times ``value`` into ``mask``, in place, where it covers."""
     alpha = placed.cutout.alpha
     left, top = round(placed.x), round(placed.y)
@@ -50,7 +50,7 @@ def cover(mask: Picture, placed: Placed, value: float = 1.0) -> None:
         mask[there] += (value - mask[there]) * alpha[here]
 
 
-def soft(mask: NDArray[np.uint8]) -> Picture:
+def soft_alpha(mask: NDArray[np.uint8]) -> GrayImage:
     """A mask of 0 and 1 as an alpha with soft edges."""
     grown = cv2.dilate(mask, np.ones((3, 3), np.uint8)).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(grown, (5, 5), 0), np.float32)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.data.dis_flow import DisFlow, Flow, resize_flow
 from trainer.data.footage import Footage
-from trainer.pseudo_anomalies.compositing import Cutout, Placed, soft
+from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout, soft_alpha
 
 _FRAMES_A_VIDEO = 40
 _SAME_PLACE = 10.0
@@ -22,7 +22,7 @@ _FOREGROUND = 14
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CameraView:
     """A fixed view."""
 
     videos: tuple[NDArray[np.uint8], ...]
@@ -40,7 +40,7 @@ class Place:
         return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
 
 
-def places(footage: Sequence[Footage]) -> list[Place]:
+def camera_views(footage: Sequence[Footage]) -> list[CameraView]:
     """The footage sorted by place: a video joins the first place whose picture its own resembles."""
     groups: list[list[NDArray[np.uint8]]] = []
     pictures: list[NDArray[np.float32]] = []
@@ -53,18 +53,18 @@ def places(footage: Sequence[Footage]) -> list[Place]:
         else:
             groups.append([frames])
             pictures.append(picture)
-    return [Place(tuple(group), _background(group)) for group in groups]
+    return [CameraView(tuple(group), _background(group)) for group in groups]
 
 
-def place_of(places: Sequence[Place], video: NDArray[np.uint8]) -> Place | None:
-    """The one of ``places`` that a video, uint8 (n, H, W), shows; None where it shows another."""
+def find_view(camera_views: Sequence[CameraView], video: NDArray[np.uint8]) -> CameraView | None:
+    """The one of ``camera_views`` that a video, uint8 (n, H, W), shows; None where it shows another."""
     picture = np.median(_some(video, _FRAMES_A_VIDEO), axis=0)
-    return next((place for place in places if np.abs(place.background - picture).mean() < _SAME_PLACE), None)
+    return next((place for place in camera_views if np.abs(place.background - picture).mean() < _SAME_PLACE), None)
 
 
-def place_alone(video: NDArray[np.uint8]) -> Place:
+def single_video_view(video: NDArray[np.uint8]) -> CameraView:
     """The place of a video, uint8 (n, H, W), that is known from nowhere else."""
-    return Place((video,), _background([video]))
+    return CameraView((video,), _background([video]))
 
 
 def _background(videos: list[NDArray[np.uint8]]) -> NDArray[np.int16]:
@@ -90,7 +90,7 @@ _SLOWEST, _FASTEST = 0.4, 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class Segment:
     """One thing that moved, in one frame."""
 
     video: int
@@ -115,11 +115,11 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class SegmentedView:
     """All that was found to move in one place."""
 
-    place: Place
-    blobs: tuple[Blob, ...]
+    place: CameraView
+    blobs: tuple[Segment, ...]
     usual: tuple[float, float, float]
     """Slope and level of a line of usual speeds over the rows, and the median over all rows."""
 
@@ -134,7 +134,7 @@ class Crowd:
         slope, level, median = self.usual
         return float(np.clip(slope * row_px + level, _SLOWEST * median, _FASTEST * median))
 
-    def cut(self, blob: Blob, earlier: int = 0) -> Placed | None:
+    def cut(self, blob: Segment, earlier: int = 0) -> PlacedCutout | None:
         """The blob as it was so many frames earlier on its way; None where it was not wholly in the picture."""
         left, top, width, height = blob.box
         x = round(left - blob.velocity[0] * earlier) - _MARGIN_PX
@@ -147,26 +147,28 @@ class Crowd:
         if earlier:  # its outline has changed since: what is foreground near the old one
             grown = np.asarray(cv2.dilate(mask, np.ones((7, 9), np.uint8)), np.uint8)
             mask = grown & self.place.foreground(frame)[rows, columns]
-        return Placed(Cutout(frame[rows, columns].astype(np.float32), soft(mask)), x, y)
+        return PlacedCutout(Cutout(frame[rows, columns].astype(np.float32), soft_alpha(mask)), x, y)
 
 
-def find_crowds(places: Sequence[Place], frames: int, teacher: DisFlow, advance: Callable[[], None]) -> list[Crowd]:
+def segment_views(
+    camera_views: Sequence[CameraView], frames: int, teacher: DisFlow, advance: Callable[[], None]
+) -> list[SegmentedView]:
     """Look for moving things in about ``frames`` frames at even distances; ``advance`` is told of each."""
-    total = sum(len(video) for place in places for video in place.videos)
+    total = sum(len(video) for place in camera_views for video in place.videos)
     crowds = []
-    for place in places:
+    for place in camera_views:
         blobs = tuple(_blobs(place, frames / total, teacher, advance))
-        crowds.append(Crowd(place, blobs, _usual(blobs, len(place.background))))
+        crowds.append(SegmentedView(place, blobs, _usual(blobs, len(place.background))))
     return crowds
 
 
-def _blobs(place: Place, share: float, teacher: DisFlow, advance: Callable[[], None]) -> Iterator[Blob]:
+def _blobs(place: CameraView, share: float, teacher: DisFlow, advance: Callable[[], None]) -> Iterator[Segment]:
     for number, video in enumerate(place.videos):
         for frame in np.unique(np.linspace(1, len(video) - 1, max(1, round(share * len(video)))).astype(int)):
             if 0 < frame < len(video):
                 flow = resize_flow(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])
                 for box, mask, velocity in _moving(place.foreground(video[frame]), flow):
-                    yield Blob(number, int(frame), box, mask, velocity)
+                    yield Segment(number, int(frame), box, mask, velocity)
             advance()
 
 
@@ -185,7 +187,7 @@ def _moving(
         yield (left, top, wide, high), mask, -flow[part][mask > 0].mean(axis=0)
 
 
-def _usual(blobs: Sequence[Blob], height_px: int) -> tuple[float, float, float]:
+def _usual(blobs: Sequence[Segment], height_px: int) -> tuple[float, float, float]:
     """A line through the 90 % quantile of the speeds in each band of rows; level where there are too few."""
     if not blobs:
         return 0.0, 1.0, 1.0

@@ -4,7 +4,7 @@ import numpy as np
 
 from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
-from trainer.pseudo_anomalies.segments import Crowd, Place, find_crowds, places
+from trainer.pseudo_anomalies.segments import CameraView, SegmentedView, camera_views, segment_views
 
 HEIGHT_PX, WIDTH_PX, SQUARE_PX = 64, 96, 12
 
@@ -35,11 +35,11 @@ def footage(frames: Frames, name: str = "walk") -> Footage:
     return Footage(name, frames[..., None], np.arange(len(frames)), len(frames), ())
 
 
-def one_place(*videos: Frames) -> Place:
-    (found,) = places([footage(video) for video in videos])
+def one_place(*videos: Frames) -> CameraView:
+    (found,) = camera_views([footage(video) for video in videos])
     return found
 
 
-def one_crowd(*videos: Frames, frames: int = 40) -> Crowd:
-    (found,) = find_crowds([one_place(*videos)], frames, DisFlow(), lambda: None)
+def one_crowd(*videos: Frames, frames: int = 40) -> SegmentedView:
+    (found,) = segment_views([one_place(*videos)], frames, DisFlow(), lambda: None)
     return found

@@ -4,7 +4,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainer.models.video_ede.networks import carry
+from trainer.models.video_ede.networks import warp
 
 sides = st.integers(2, 40)
 shifts = st.integers(-4, 4)
@@ -22,7 +22,7 @@ def everywhere(maps: torch.Tensor, right: float, down: float) -> torch.Tensor:
 @given(sides, sides)
 def test_what_stands_still_stays_even_at_the_edge(height, width):
     maps = textured(height, width)
-    moved, sure = carry(maps, everywhere(maps, 0.0, 0.0))
+    moved, sure = warp(maps, everywhere(maps, 0.0, 0.0))
     assert torch.allclose(sure, torch.ones(()), atol=1e-4)
     assert torch.allclose(moved, maps, atol=1e-4)
 
@@ -30,7 +30,7 @@ def test_what_stands_still_stays_even_at_the_edge(height, width):
 @given(st.integers(6, 20), st.integers(6, 20), shifts, shifts)
 def test_what_moved_by_whole_cells_is_found_where_it_went_and_nothing_is_known_of_what_came_in(height, width, right, down):
     maps = textured(height, width)
-    moved, sure = carry(maps, everywhere(maps, -right, -down))
+    moved, sure = warp(maps, everywhere(maps, -right, -down))
     y, x = np.mgrid[:height, :width]
     was_seen = torch.from_numpy((x >= right) & (x < width + right) & (y >= down) & (y < height + down))
     assert torch.allclose(sure[:, 0], was_seen.float().expand(2, -1, -1), atol=1e-4)
@@ -42,7 +42,7 @@ def test_what_moved_by_whole_cells_is_found_where_it_went_and_nothing_is_known_o
 def test_fractions_of_a_cell_are_interpolated(right, down):
     y, x = np.mgrid[:12, :16].astype(np.float32)
     ramps = torch.from_numpy(np.stack([x, y]))[None]
-    moved, sure = carry(ramps, everywhere(ramps, right, down))
+    moved, sure = warp(ramps, everywhere(ramps, right, down))
     expected, was_seen = ramps + torch.tensor([right, down]).reshape(1, 2, 1, 1), sure[0, 0] > 1.0 - 1e-4
     assert torch.allclose(moved[:, :, was_seen], expected[:, :, was_seen], atol=0.01)
 
@@ -52,8 +52,8 @@ def test_fractions_of_a_cell_are_interpolated(right, down):
 def test_the_last_bits_of_a_flow_turn_no_verdict_over(right, down, difference):
     """As engines differ that add in another order: where a thing came in by a hair, both remember about the same."""
     maps = textured(6, 8)
-    moved, sure = carry(maps, everywhere(maps, right, down))
-    moved_too, sure_too = carry(maps, everywhere(maps, right + difference, down))
+    moved, sure = warp(maps, everywhere(maps, right, down))
+    moved_too, sure_too = warp(maps, everywhere(maps, right + difference, down))
     assert torch.allclose(moved, moved_too, atol=1e-3)
     assert torch.allclose(sure, sure_too, atol=1e-3)
 
@@ -61,14 +61,14 @@ def test_the_last_bits_of_a_flow_turn_no_verdict_over(right, down, difference):
 @pytest.mark.parametrize(("cells", "expected"), [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0)])
 def test_from_the_middle_of_the_last_cell_to_the_edge_sureness_falls(cells, expected):
     maps = textured(6, 8)
-    _, sure = carry(maps, everywhere(maps, cells, 0.0))
+    _, sure = warp(maps, everywhere(maps, cells, 0.0))
     assert sure[0, 0, 3].tolist() == pytest.approx([1.0] * 7 + [expected], abs=1e-4)
 
 
 def test_each_place_and_each_map_of_the_batch_has_its_own_flow():
     maps, flow = textured(6, 8), torch.zeros(2, 2, 6, 8)
     flow[1, 0, 2, 3], flow[1, 1, 2, 3] = 2.0, -1.0
-    moved, _ = carry(maps, flow)
+    moved, _ = warp(maps, flow)
     assert torch.allclose(moved[1, :, 2, 3], maps[1, :, 1, 5], atol=1e-5)
     moved[1, :, 2, 3] = maps[1, :, 2, 3]
     assert torch.allclose(moved, maps, atol=1e-5)
@@ -77,6 +77,6 @@ def test_each_place_and_each_map_of_the_batch_has_its_own_flow():
 @pytest.mark.parametrize("far", [-1e4, 1e4])
 def test_a_wild_flow_gives_the_edge_and_is_told_as_outside(far):
     maps = textured(6, 8)
-    moved, sure = carry(maps, everywhere(maps, far, 0.0))
+    moved, sure = warp(maps, everywhere(maps, far, 0.0))
     assert not sure.any()
     assert torch.allclose(moved, maps[..., :1] if far < 0 else maps[..., -1:], atol=1e-5)

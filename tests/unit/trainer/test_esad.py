@@ -125,8 +125,8 @@ def test_rates_rise_for_a_fifth_of_the_run_and_fall_to_nothing():
 
 def plane(count: int, seed: int) -> Tensor:
     """Normal rows: points of a plane in six dimensions, with a little noise."""
-    chance = np.random.default_rng(seed)
-    return torch.from_numpy(chance.normal(size=(count, 2)) @ BASIS.T * 2 + 0.1 * chance.normal(size=(count, 6))).float()
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.normal(size=(count, 2)) @ BASIS.T * 2 + 0.1 * rng.normal(size=(count, 6))).float()
 
 
 def trained(changes: dict, anomalies: Tensor, alone: Together) -> Esad:
@@ -159,9 +159,9 @@ def test_rows_off_the_plane_are_told_from_normal_ones_and_not_without_the_inform
 
 def place_on_the_plane(count: int, seed: int) -> Tensor:
     """Where normal rows are rare but no stranger than elsewhere: only labels tell that it is bad to be there."""
-    chance = np.random.default_rng(seed)
-    points = np.array([3.0, -3.0]) + 0.4 * chance.normal(size=(count, 2))
-    return torch.from_numpy(points @ BASIS.T + 0.1 * chance.normal(size=(count, 6))).float()
+    rng = np.random.default_rng(seed)
+    points = np.array([3.0, -3.0]) + 0.4 * rng.normal(size=(count, 2))
+    return torch.from_numpy(points @ BASIS.T + 0.1 * rng.normal(size=(count, 6))).float()
 
 
 def test_labels_tell_what_no_distance_does_and_the_second_code_not_without_the_entropy_term(alone):

@@ -3,14 +3,14 @@ import torch
 
 from deploy.export.onnx import export_onnx
 from deploy.spec import ClipSpec
-from trainer.models.layers import FewMaps
+from trainer.models.layers import FewChannelConv2d
 
 
 @pytest.mark.parametrize("size", [(66, 88), (60, 90), (2, 2), (2, 4), (5, 8), (6, 7)])
 @pytest.mark.parametrize("maps", [1, 2])
 def test_it_computes_what_a_plain_convolution_computes(size: tuple[int, int], maps: int) -> None:
     torch.manual_seed(0)
-    layer = FewMaps(5, maps).double()
+    layer = FewChannelConv2d(5, maps).double()
     given = torch.randn(3, 5, *size, dtype=torch.float64)
     plain = torch.nn.functional.conv2d(given, layer.weight, layer.bias, padding=1)
     torch.testing.assert_close(layer.train()(given), plain)
@@ -18,7 +18,7 @@ def test_it_computes_what_a_plain_convolution_computes(size: tuple[int, int], ma
 
 
 def test_training_goes_through_the_plain_one_and_weights_have_its_names_and_shapes() -> None:
-    layer, plain = FewMaps(4, 2), torch.nn.Conv2d(4, 2, 3, 1, 1)
+    layer, plain = FewChannelConv2d(4, 2), torch.nn.Conv2d(4, 2, 3, 1, 1)
     plain.load_state_dict(layer.state_dict())
     given = torch.randn(1, 4, 6, 8)
     layer.train()(given).sum().backward()
@@ -33,7 +33,7 @@ def test_the_exported_weights_are_constants() -> None:
     class Score(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = FewMaps(1, 1)
+            self.layer = FewChannelConv2d(1, 1)
 
         def forward(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             heatmap = self.layer(clips.float()[:, 0, :, :, 0][:, None])[:, 0]

@@ -11,9 +11,9 @@ from trainer.errors import BadShape, TrainingDiverged
 from trainer.models.ganomaly import (
     RECIPE,
     WEIGHTS,
-    Discriminator,
     Ganomaly,
     GanomalyConfig,
+    GanomalyDiscriminator,
     GanomalyLearner,
     Reconstruction,
     discriminator_loss,
@@ -73,13 +73,13 @@ def test_at_32_pixels_the_networks_are_as_large_as_the_authors():
     down = [(64, 1, 4, 4), (128, 64, 4, 4), (256, 128, 4, 4), (100, 256, 4, 4)]
     up = [(100, 256, 4, 4), (256, 128, 4, 4), (128, 64, 4, 4), (64, 1, 4, 4)]
     assert sizes == [down, up, down]
-    first_layers = Discriminator(GanomalyConfig(), (1, 32, 32)).body.features[:3]
+    first_layers = GanomalyDiscriminator(GanomalyConfig(), (1, 32, 32)).body.features[:3]
     assert [type(layer).__name__ for layer in first_layers] == ["Conv2d", "LeakyReLU", "Conv2d"]
 
 
 def test_the_discriminators_features_are_what_its_last_layer_sees():
     torch.manual_seed(0)
-    discriminator = Discriminator(SMALL, PICTURE)
+    discriminator = GanomalyDiscriminator(SMALL, PICTURE)
     features, logits = discriminator(torch.rand(2, *PICTURE))
     assert features.shape == (2, 8, 4, 4)
     assert logits.shape == (2, 1)

@@ -4,24 +4,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.models.video_ede.networks import Judge, Judgement, MotionNet, as_input
+from trainer.models.video_ede.networks import AnomalyNet, AnomalyOutput, FlowNet, normalise_frames
 
 FINE, COARSE = 16, 12
 HEIGHT_PX, WIDTH_PX = 64, 72
 
 
-def made() -> Judge:
+def made() -> AnomalyNet:
     torch.manual_seed(0)
-    judge = Judge(FINE, COARSE, 12, 4).eval()
+    judge = AnomalyNet(FINE, COARSE, 12, 4).eval()
     judge.initialise()
     return judge
 
 
 @torch.inference_mode()
-def judged(judge: Judge, frames: Tensor) -> Judgement:
+def judged(judge: AnomalyNet, frames: Tensor) -> AnomalyOutput:
     torch.manual_seed(1)
-    seen = MotionNet(2, 4, FINE, COARSE)(frames)
-    return judge(as_input(frames[:, :1]), seen, torch.zeros(len(frames), 2, *seen.flow.shape[2:]))
+    seen = FlowNet(2, 4, FINE, COARSE)(frames)
+    return judge(normalise_frames(frames[:, :1]), seen, torch.zeros(len(frames), 2, *seen.flow.shape[2:]))
 
 
 def noise(count: int, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> Tensor:
@@ -64,8 +64,8 @@ def test_the_larger_the_distance_of_the_latents_the_stranger():
 
 @pytest.mark.parametrize("which", ["frame", "place"])
 def test_looks_and_place_both_matter(which):
-    judge, seen = made(), MotionNet(2, 4, FINE, COARSE)(noise(1))
-    frame, place = as_input(noise(1)[:, :1]), torch.zeros(1, 2, *seen.flow.shape[2:])
+    judge, seen = made(), FlowNet(2, 4, FINE, COARSE)(noise(1))
+    frame, place = normalise_frames(noise(1)[:, :1]), torch.zeros(1, 2, *seen.flow.shape[2:])
     with torch.inference_mode():
         before = judge(frame, seen, place)
         after = judge(-frame, seen, place) if which == "frame" else judge(frame, seen, place + 0.5)

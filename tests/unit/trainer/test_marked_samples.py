@@ -8,10 +8,10 @@ from trainer.data.annotations import AnnotatedClip, Region
 from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
 from trainer.errors import TooLittleFootage
-from trainer.models.video_ede.learners import parts_of
-from trainer.pseudo_anomalies.annotated_samples import EVERY, MarkedSamples, find_shown
-from trainer.pseudo_anomalies.samples import ScenePlan, SceneSamples
-from trainer.pseudo_anomalies.segments import find_crowds, places
+from trainer.models.video_ede.learners import split_scene_batch
+from trainer.pseudo_anomalies.annotated_samples import EVERY, AnnotatedSamples, find_annotated_frames
+from trainer.pseudo_anomalies.samples import PseudoAnomalySamples, SceneSource
+from trainer.pseudo_anomalies.segments import camera_views, segment_views
 
 HISTORY = (1, 2)
 NUMBERS = torch.arange(2 * EVERY)
@@ -27,7 +27,9 @@ def mark(video, *, anomalous, region=None, first=4, last=9):
 
 @pytest.fixture(scope="module")
 def crowds(street):
-    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, DisFlow(), lambda: None)
+    return segment_views(
+        camera_views([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, DisFlow(), lambda: None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +42,20 @@ def outline(crowds, video, frame):
 
 
 def look(crowds, *marks):
-    return find_shown(marks, crowds, HISTORY[-1], 100, DisFlow(), lambda: None)
+    return find_annotated_frames(marks, crowds, HISTORY[-1], 100, DisFlow(), lambda: None)
 
 
 def samples(crowds, *marks):
     shown = look(crowds, *marks)
     kinds = ([one for one in shown if one.anomalous is kind] for kind in (True, False))
-    return MarkedSamples(ScenePlan(crowds, HISTORY), *kinds)
+    return AnnotatedSamples(SceneSource(crowds, HISTORY), *kinds)
 
 
 def said(crowds, one_mark):
     """What the operator's word becomes in many drawn crops: what is anomalous, what is left out, and where the word holds."""
     drawn = samples(crowds, one_mark)
     crops = torch.cat([drawn.draw(NUMBERS + 8 * number).samples[::EVERY] for number in range(12)])
-    parts = parts_of(crops[:, :-1])
+    parts = split_scene_batch(crops[:, :-1])
     return torch.stack([parts.anomalous, parts.left_out, crops[:, -1:]])
 
 
@@ -63,7 +65,7 @@ def test_every_fourth_sample_is_of_what_was_marked_and_follows_from_its_number(c
     assert torch.equal(crops, drawn.draw(NUMBERS).samples)
     assert not torch.equal(crops, drawn.draw(NUMBERS + 1).samples)
     assert (crops[:, -1].flatten(1).amax(dim=1) > 0).tolist() == [place % EVERY == 0 for place in range(len(NUMBERS))]
-    assert crops[:, :-1].shape == SceneSamples(ScenePlan(crowds, HISTORY)).draw(NUMBERS).samples.shape
+    assert crops[:, :-1].shape == PseudoAnomalySamples(SceneSource(crowds, HISTORY)).draw(NUMBERS).samples.shape
 
 
 def test_of_an_anomalys_region_what_stands_out_is_anomalous_and_the_rest_is_left_out(crowds, video):

@@ -3,16 +3,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models.video_ede.networks import CELL_PX, MotionNet, as_input, initialise_relu, like
+from trainer.models.video_ede.networks import CELL_PX, FlowNet, init_he, normalise_frames, resize_to
 
 FINE, COARSE = 16, 12
 eighths = st.integers(8, 14)
 
 
-def network(history: int = 2) -> MotionNet:
+def network(history: int = 2) -> FlowNet:
     torch.manual_seed(0)
-    made = MotionNet(history, 4, FINE, COARSE).eval()
-    initialise_relu(made)
+    made = FlowNet(history, 4, FINE, COARSE).eval()
+    init_he(made)
     return made
 
 
@@ -56,10 +56,10 @@ def test_it_takes_as_many_older_frames_as_it_was_made_for(history):
 
 
 def test_input_is_brightness_and_change_and_of_one_frame_alone_brightness():
-    seen = as_input(torch.tensor([192.0, 128.0, 192.0]).reshape(1, 3, 1, 1))
+    seen = normalise_frames(torch.tensor([192.0, 128.0, 192.0]).reshape(1, 3, 1, 1))
     assert seen.flatten().tolist() == [1.0, 1.0, 0.0]
-    assert as_input(torch.full((1, 1, 2, 2), 128.0)).tolist() == torch.zeros(1, 1, 2, 2).tolist()
+    assert normalise_frames(torch.full((1, 1, 2, 2), 128.0)).tolist() == torch.zeros(1, 1, 2, 2).tolist()
 
 
 def test_maps_laid_over_a_finer_grid_keep_their_level():
-    assert torch.allclose(like(torch.full((1, 1, 3, 5), 0.7), torch.empty(1, 1, 6, 9)), torch.full((1, 1, 6, 9), 0.7))
+    assert torch.allclose(resize_to(torch.full((1, 1, 3, 5), 0.7), torch.empty(1, 1, 6, 9)), torch.full((1, 1, 6, 9), 0.7))

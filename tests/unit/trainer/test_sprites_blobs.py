@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, SQUARE_PX, WIDTH_PX, one_crowd, one_place, road, walk
 from trainer.data.dis_flow import DisFlow
-from trainer.pseudo_anomalies.segments import Crowd, find_crowds
+from trainer.pseudo_anomalies.segments import SegmentedView, segment_views
 
 SPEED_PX = 1.5
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Crowd:
+def crowd() -> SegmentedView:
     return one_crowd(walk(50, SPEED_PX), walk(50, SPEED_PX, top=40))
 
 
@@ -31,7 +31,7 @@ def test_a_moving_square_is_found_where_it_is_with_its_velocity(crowd):
 
 def test_frames_are_looked_at_all_over_the_footage_and_each_is_told():
     told = []
-    (found,) = find_crowds([one_place(walk(50, 1.0), walk(50, 1.0, top=40))], 20, DisFlow(), lambda: told.append(1))
+    (found,) = segment_views([one_place(walk(50, 1.0), walk(50, 1.0, top=40))], 20, DisFlow(), lambda: told.append(1))
     assert 16 <= len(told) <= 24
     assert {blob.video for blob in found.blobs} == {0, 1}
     assert max(blob.frame for blob in found.blobs) - min(blob.frame for blob in found.blobs) > 30
@@ -39,7 +39,7 @@ def test_frames_are_looked_at_all_over_the_footage_and_each_is_told():
 
 def test_each_place_has_its_own_crowd():
     first, second = one_place(walk(40, 1.5)), one_place(walk(40, 1.5, street=road(8)))
-    crowds = find_crowds([first, second], 40, DisFlow(), lambda: None)
+    crowds = segment_views([first, second], 40, DisFlow(), lambda: None)
     assert [crowd.place for crowd in crowds] == [first, second]
     assert all(crowd.blobs for crowd in crowds)
 

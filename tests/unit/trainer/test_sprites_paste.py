@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.pseudo_anomalies.compositing import Cutout, Placed, cover, paste, soft
+from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout, paint_mask, paste, soft_alpha
 
 HEIGHT_PX, WIDTH_PX = 40, 50
 anywhere = st.floats(-80, 80)
@@ -14,7 +14,7 @@ def disc() -> Cutout:
     """A textured disc of 10 x 12 pixels with soft edges."""
     y, x = np.mgrid[:10, :12]
     mask = ((y - 4.5) ** 2 / 12 + (x - 5.5) ** 2 / 18 < 1).astype(np.uint8)
-    return Cutout(np.random.default_rng(0).uniform(120, 250, (10, 12)).astype(np.float32), soft(mask))
+    return Cutout(np.random.default_rng(0).uniform(120, 250, (10, 12)).astype(np.float32), soft_alpha(mask))
 
 
 def street() -> np.ndarray:
@@ -23,13 +23,13 @@ def street() -> np.ndarray:
 
 def painted(x: float, y: float, cutout: Cutout | None = None) -> np.ndarray:
     frame = street()
-    paste(frame, Placed(cutout or disc(), x, y))
+    paste(frame, PlacedCutout(cutout or disc(), x, y))
     return frame
 
 
 def covered(x: float, y: float) -> np.ndarray:
     mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.float32)
-    cover(mask, Placed(disc(), x, y))
+    paint_mask(mask, PlacedCutout(disc(), x, y))
     return mask
 
 
@@ -47,7 +47,7 @@ def test_at_fractions_of_a_pixel_it_lies_between_the_whole_ones(at):
     x, y = at
     alpha = disc().alpha
     frame = np.zeros((HEIGHT_PX, WIDTH_PX), np.float32)
-    paste(frame, Placed(Cutout(np.ones_like(alpha), alpha), x, y))
+    paste(frame, PlacedCutout(Cutout(np.ones_like(alpha), alpha), x, y))
     rows, columns = np.mgrid[:HEIGHT_PX, :WIDTH_PX]
     own_rows, own_columns = np.mgrid[: alpha.shape[0], : alpha.shape[1]]
     total = alpha.sum()
@@ -85,7 +85,7 @@ def test_what_is_covered_is_where_it_was_pasted(x, y):
 def test_a_later_cover_of_nothing_takes_back_what_it_hides():
     mask = covered(10, 10)
     assert mask.max() == 1
-    cover(mask, Placed(disc(), 10, 10), 0.0)
+    paint_mask(mask, PlacedCutout(disc(), 10, 10), 0.0)
     assert mask[15, 15] == 0
     assert mask.max() < 0.5
 
@@ -93,7 +93,7 @@ def test_a_later_cover_of_nothing_takes_back_what_it_hides():
 def test_a_mask_grows_a_little_and_gets_soft_edges():
     mask = np.zeros((20, 20), np.uint8)
     mask[6:14, 6:14] = 1
-    alpha = soft(mask)
+    alpha = soft_alpha(mask)
     assert (alpha[mask > 0] == 1).mean() > 0.5
     assert alpha[mask > 0].min() > 0.5
     assert 0 < alpha[10, 15] < 1

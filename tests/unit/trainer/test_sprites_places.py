@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, SQUARE_PX, WIDTH_PX, footage, one_place, road, walk
-from trainer.pseudo_anomalies.segments import places
+from trainer.pseudo_anomalies.segments import camera_views
 
 
 def brighter(frames: np.ndarray, levels: int) -> np.ndarray:
@@ -10,13 +10,13 @@ def brighter(frames: np.ndarray, levels: int) -> np.ndarray:
 
 
 def test_two_cameras_are_two_places():
-    found = places([footage(walk(40, 1.5)), footage(walk(40, 1.5, street=road(8))), footage(walk(30, 2.0))])
+    found = camera_views([footage(walk(40, 1.5)), footage(walk(40, 1.5, street=road(8))), footage(walk(30, 2.0))])
     assert [[len(video) for video in place.videos] for place in found] == [[40, 30], [40]]
 
 
 def test_two_hours_of_one_camera_are_one_place():
     frames = walk(40, 1.5)
-    found = places([footage(frames), footage(brighter(frames, 6)), footage(brighter(frames[::-1], -6))])
+    found = camera_views([footage(frames), footage(brighter(frames, 6)), footage(brighter(frames[::-1], -6))])
     assert [len(place.videos) for place in found] == [3]
 
 
@@ -43,5 +43,5 @@ def test_a_cloud_before_the_sun_is_no_foreground():
 
 
 def test_one_frame_alone_is_a_place_of_its_own():
-    (place,) = places([footage(walk(1, 1.0))])
+    (place,) = camera_views([footage(walk(1, 1.0))])
     assert not place.foreground(place.videos[0][0]).any()

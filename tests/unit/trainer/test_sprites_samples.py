@@ -8,10 +8,10 @@ import torch
 from tests.unit.trainer.sprites_kit import HEIGHT_PX, WIDTH_PX, Frames, footage, one_crowd, one_place, road, walk
 from trainer.data.dis_flow import DisFlow
 from trainer.pseudo_anomalies import samples as made
-from trainer.pseudo_anomalies.compositing import Cutout, Placed
-from trainer.pseudo_anomalies.objects import Actor
-from trainer.pseudo_anomalies.samples import Moment, MotionSamples, ScenePlan, SceneSamples, moments
-from trainer.pseudo_anomalies.segments import Crowd, places
+from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout
+from trainer.pseudo_anomalies.objects import PastedObject
+from trainer.pseudo_anomalies.samples import FlowExample, FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
+from trainer.pseudo_anomalies.segments import SegmentedView, camera_views
 
 HISTORY = (1, 2)
 OFFSETS = (0, *HISTORY)
@@ -20,23 +20,23 @@ NOISE = 15.0
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Crowd:
+def crowd() -> SegmentedView:
     return one_crowd(walk(50, 1.5), walk(50, 1.5, top=40))
 
 
 @pytest.fixture(scope="module")
-def empty() -> Crowd:
+def empty() -> SegmentedView:
     return one_crowd(np.repeat(road()[None], 20, axis=0).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
-def walked() -> list[Moment]:
-    return moments([one_place(walk(50, 1.5), walk(50, 1.5, top=40))], HISTORY, 40, DisFlow(), lambda: None)
+def walked() -> list[FlowExample]:
+    return flow_examples([one_place(walk(50, 1.5), walk(50, 1.5, top=40))], HISTORY, 40, DisFlow(), lambda: None)
 
 
-def scenes(crowd: Crowd, count: int = 32, first: int = 0) -> np.ndarray:
+def scenes(crowd: SegmentedView, count: int = 32, first: int = 0) -> np.ndarray:
     """Drawn one by one, float32 (N, 2 * 3 + 4, 64, 96)."""
-    drawn = SceneSamples(ScenePlan([crowd], HISTORY))
+    drawn = PseudoAnomalySamples(SceneSource([crowd], HISTORY))
     return np.concatenate([drawn.draw(torch.tensor([first + number])).samples.numpy() for number in range(count)])
 
 
@@ -52,7 +52,7 @@ def near(mask: np.ndarray, by_px: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["motion", "scenes"])
 def test_samples_follow_from_their_numbers(crowd, walked, kind):
-    drawn = MotionSamples(walked, HISTORY, HEIGHT_PX) if kind == "motion" else SceneSamples(ScenePlan([crowd], HISTORY))
+    drawn = FlowSamples(walked, HISTORY, HEIGHT_PX) if kind == "motion" else PseudoAnomalySamples(SceneSource([crowd], HISTORY))
     numbers = torch.tensor([3, 999_999, 17])
     one, again, other = drawn.draw(numbers), drawn.draw(numbers), drawn.draw(numbers + 1)
     assert torch.equal(one.samples, again.samples)
@@ -87,23 +87,23 @@ def test_frames_differ_from_the_clean_ones_only_where_something_is_marked_if_nob
 
 
 def test_people_pasted_at_their_own_pace_are_marked_as_nothing(crowd, monkeypatch):
-    monkeypatch.setattr(made, "strange_actor", lambda *_: None)
+    monkeypatch.setattr(made, "anomalous_object", lambda *_: None)
     drawn = [apart(sample) for sample in scenes(crowd)]
     assert not any(anomalous.any() or left_out.any() for _, _, anomalous, left_out, _ in drawn)
     assert sum(bool((np.abs(frames - clean) > NOISE).any()) for frames, clean, *_ in drawn) > 8
 
 
-def gliding(*, looks_strange: bool) -> Callable[..., Actor]:
+def gliding(*, looks_strange: bool) -> Callable[..., PastedObject]:
     """Makes an anomalous actor that stands in the middle and goes on at five pixels a frame."""
     white = Cutout(np.full((20, 20), 250, np.float32), np.ones((20, 20), np.float32))
-    frames = tuple(Placed(white, 40.0 - 5 * earlier, 20.0) for earlier in OFFSETS)
-    return lambda *_: Actor(frames, anomalous=True, looks_strange=looks_strange)
+    frames = tuple(PlacedCutout(white, 40.0 - 5 * earlier, 20.0) for earlier in OFFSETS)
+    return lambda *_: PastedObject(frames, anomalous=True, looks_strange=looks_strange)
 
 
 @pytest.mark.parametrize("looks_strange", [False, True])
 def test_in_a_still_picture_only_strange_looks_are_marked_and_the_rest_left_out(crowd, monkeypatch, looks_strange):
-    monkeypatch.setattr(made, "normal_actor", lambda *_: None)
-    monkeypatch.setattr(made, "strange_actor", gliding(looks_strange=looks_strange))
+    monkeypatch.setattr(made, "normal_object", lambda *_: None)
+    monkeypatch.setattr(made, "anomalous_object", gliding(looks_strange=looks_strange))
     still, moving = set(), set()
     for sample in scenes(crowd, 100):
         frames, clean, anomalous, left_out, _ = apart(sample)
@@ -120,8 +120,8 @@ def test_a_crop_knows_its_place_in_the_frame(monkeypatch):
     y, x = np.mgrid[-1:1:128j, -1:1:192j]
     street = np.repeat((128 + 40 * x - 30 * y)[None], 6, axis=0).astype(np.uint8)
     crowd = one_crowd(street)
-    monkeypatch.setattr(made, "strange_actor", lambda *_: None)
-    drawn = SceneSamples(ScenePlan([crowd], HISTORY, 64, 96)).draw(torch.arange(24)).samples.numpy()
+    monkeypatch.setattr(made, "anomalous_object", lambda *_: None)
+    drawn = PseudoAnomalySamples(SceneSource([crowd], HISTORY, 64, 96)).draw(torch.arange(24)).samples.numpy()
     corners = set()
     for sample in drawn:
         *_, (across, down) = apart(sample)
@@ -135,14 +135,14 @@ def test_a_crop_knows_its_place_in_the_frame(monkeypatch):
 
 def test_places_are_chosen_by_the_length_of_their_videos():
     crowds = [one_crowd(walk(60, 0.8)), one_crowd(walk(20, 1.5, street=road(8)))]
-    plan, chance = ScenePlan(crowds, HISTORY), np.random.default_rng(0)
-    share = np.mean([plan.any_crowd(chance) is crowds[0] for _ in range(400)])
+    plan, rng = SceneSource(crowds, HISTORY), np.random.default_rng(0)
+    share = np.mean([plan.any_crowd(rng) is crowds[0] for _ in range(400)])
     assert share == pytest.approx(0.75, abs=0.08)
 
 
 def test_moments_come_from_all_over_the_footage_at_several_steps_and_each_is_told():
     told, videos = [], [walk(50, 1.0), walk(25, 1.5, street=road(8))]
-    found = moments(places([footage(video) for video in videos]), HISTORY, 60, DisFlow(), lambda: told.append(1))
+    found = flow_examples(camera_views([footage(video) for video in videos]), HISTORY, 60, DisFlow(), lambda: told.append(1))
     assert len(found) == len(told) == 60
     assert {moment.step for moment in found} > {1, 2}
     for moment in found:
@@ -154,7 +154,7 @@ def test_moments_come_from_all_over_the_footage_at_several_steps_and_each_is_tol
 
 
 def test_of_videos_shorter_than_its_history_there_is_no_moment():
-    assert moments([one_place(walk(2, 1.0))], HISTORY, 10, DisFlow(), lambda: None) == []
+    assert flow_examples([one_place(walk(2, 1.0))], HISTORY, 10, DisFlow(), lambda: None) == []
 
 
 def carried_back(frames: Frames, flow: Frames) -> Frames:
@@ -166,10 +166,10 @@ def carried_back(frames: Frames, flow: Frames) -> Frames:
 def test_the_motion_of_a_pasted_shape_is_exactly_its_own():
     """On a street where nothing moves all motion is that of shapes; mirrored and turned crops included."""
     street = np.repeat(road()[None], 3, axis=0).astype(np.uint8)
-    still = Moment(street, np.zeros((HEIGHT_PX // 4, WIDTH_PX // 4, 2), np.float16), 1)
+    still = FlowExample(street, np.zeros((HEIGHT_PX // 4, WIDTH_PX // 4, 2), np.float16), 1)
     errors, fastest, factors = [], [], (0.0, 0.8, 1.0, 1.25)
     for number in range(200):
-        sample = MotionSamples([still], HISTORY, HEIGHT_PX).draw(torch.tensor([number])).samples[0].numpy()
+        sample = FlowSamples([still], HISTORY, HEIGHT_PX).draw(torch.tensor([number])).samples[0].numpy()
         frames, flow = sample[:3], sample[3:]
         speed = np.hypot(*flow)
         inner = cv2.erode((speed > 0.98 * speed.max()).astype(np.uint8), np.ones((13, 13), np.uint8)) > 0
@@ -179,16 +179,16 @@ def test_the_motion_of_a_pasted_shape_is_exactly_its_own():
         fastest.append(speed.max())
     assert len(errors) > 8
     assert max(fastest) > 2
-    stayed, slower, exact, faster = np.mean(errors, axis=0)
-    assert exact < 5 < stayed
-    assert exact < 0.8 * min(slower, faster)
+    stayed, slower, to_float32, faster = np.mean(errors, axis=0)
+    assert to_float32 < 5 < stayed
+    assert to_float32 < 0.8 * min(slower, faster)
 
 
 def test_motion_stays_true_however_a_crop_is_turned(walked):
     """Where the teacher saw the square move, the frame before is found along the flow."""
     carried, stayed = [], []
     for number in range(60):
-        sample = MotionSamples(walked, HISTORY, HEIGHT_PX).draw(torch.tensor([number])).samples[0].numpy()
+        sample = FlowSamples(walked, HISTORY, HEIGHT_PX).draw(torch.tensor([number])).samples[0].numpy()
         moving = np.hypot(*sample[3:]) > 1
         carried.append(np.abs(sample[0] - carried_back(sample[:3], sample[3:]))[moving].sum())
         stayed.append(np.abs(sample[0] - sample[1])[moving].sum())
@@ -198,6 +198,6 @@ def test_motion_stays_true_however_a_crop_is_turned(walked):
 def test_most_crops_of_motion_hold_something_that_moves():
     """In a wide frame with one small square."""
     wide = np.pad(walk(30, 1.5), ((0, 0), (64, 64), (96, 96)), "edge")
-    found = moments([one_place(wide)], HISTORY, 20, DisFlow(), lambda: None)
-    drawn = MotionSamples(found, HISTORY, 64).draw(torch.arange(60)).samples.numpy()
+    found = flow_examples([one_place(wide)], HISTORY, 20, DisFlow(), lambda: None)
+    drawn = FlowSamples(found, HISTORY, 64).draw(torch.arange(60)).samples.numpy()
     assert np.mean([np.hypot(*sample[3:]).max() > 0.7 for sample in drawn]) > 0.6

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models.tiles import RandomTiles, TileConfig, TiledServing, cut, tiled
+from trainer.models.tiles import RandomTiles, TileConfig, TiledNetwork, cut, tiled
 from trainer.statistics import normal_tail
 from trainer.training.interfaces import Detector, Recipe, Settings
 
@@ -40,7 +40,7 @@ def test_the_score_is_the_strangest_tiles_and_the_heat_map_shows_it():
     clips = torch.zeros(2, 1, 64, 96, 1, dtype=torch.uint8)
     clips[1, :, 32:, 64:] = 255
     with torch.inference_mode():
-        score, heatmap = TiledServing(RECIPE, STILL).eval()(clips)
+        score, heatmap = TiledNetwork(RECIPE, STILL).eval()(clips)
     assert score.tolist() == pytest.approx([-1.0, 1.0])
     assert heatmap.shape == (2, 3, 5)
     assert heatmap[1].argmax() == 14
@@ -50,7 +50,7 @@ def test_the_score_is_the_strangest_tiles_and_the_heat_map_shows_it():
 def test_scores_do_not_depend_on_the_other_clips_of_a_batch(street):
     frames = street(8, 1.0)
     clips = torch.from_numpy(frames)[:, None, :, :, None]
-    network = TiledServing(RECIPE, STILL).eval()
+    network = TiledNetwork(RECIPE, STILL).eval()
     with torch.inference_mode():
         together = network(clips)[0]
         assert torch.equal(together.flip(0), network(clips.flip(0))[0])
@@ -58,12 +58,12 @@ def test_scores_do_not_depend_on_the_other_clips_of_a_batch(street):
 
 
 def test_clips_of_several_frames_are_seen_as_brightness_and_motion():
-    assert TiledServing(RECIPE, TileConfig(length=5)).detector.shape == (3, 16, 16)
-    assert TiledServing(RECIPE, STILL).detector.shape == (1, 16, 16)
+    assert TiledNetwork(RECIPE, TileConfig(length=5)).detector.shape == (3, 16, 16)
+    assert TiledNetwork(RECIPE, STILL).detector.shape == (1, 16, 16)
 
 
 def test_the_scale_is_the_normal_range_of_held_out_clips(street):
-    network = TiledServing(RECIPE, STILL).eval()
+    network = TiledNetwork(RECIPE, STILL).eval()
     held_out = [street(40, 1.0, seed=seed)[:, None, :, :, None] for seed in (1, 2)]
     network.fit_clips(held_out, held_out)
     assert network.detector.settled_on == 2 * 10 * 15
@@ -93,7 +93,7 @@ def test_settings_of_the_network_can_differ_from_its_defaults_on_clips():
 
 
 def test_validation_samples_are_all_tiles_of_pictures_at_even_distances():
-    network = TiledServing(RECIPE, STILL)
+    network = TiledNetwork(RECIPE, STILL)
     pictures = torch.from_numpy(np.random.default_rng(0).random((100, 1, 32, 48), np.float32))
     found = network.validation(pictures)
     assert found.shape == (24 * 15, 1, 16, 16)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from trainer.models.registry import build_video_ede
 from trainer.models.video_ede.model import HISTORY, WARMUP_FRAMES, VideoEde, VideoEdeConfig
-from trainer.models.video_ede.networks import CELL_PX, Seen, initialise_relu
-from trainer.models.video_ede.score_scale import Terms
+from trainer.models.video_ede.networks import CELL_PX, FlowFeatures, init_he
+from trainer.models.video_ede.score_scale import ScoreMaps
 
 HEIGHT_PX, WIDTH_PX = 64, 96
 SMALL = VideoEdeConfig(height_px=HEIGHT_PX, width_px=WIDTH_PX, first=4, fine=16, coarse=12, width=12, latent=4)
@@ -24,10 +24,10 @@ class ToldMotion(nn.Module):
         super().__init__()
         self.flows = iter(flows)
 
-    def forward(self, frames: Tensor) -> Seen:
+    def forward(self, frames: Tensor) -> FlowFeatures:
         rows, columns = GRID
         fine, coarse = torch.zeros(1, SMALL.fine, rows, columns), torch.zeros(1, SMALL.coarse, rows // 2, columns // 2)
-        return Seen(fine, coarse, next(self.flows))
+        return FlowFeatures(fine, coarse, next(self.flows))
 
 
 def everywhere(right_px: float, down_px: float = 0.0) -> Tensor:
@@ -38,11 +38,11 @@ def everywhere(right_px: float, down_px: float = 0.0) -> Tensor:
 def made(config: VideoEdeConfig = SMALL, seed: int = 0) -> VideoEde:
     torch.manual_seed(seed)
     network = VideoEde(config).eval()
-    initialise_relu(network)  # or what is seen would fade from layer to layer, and all frames score alike
+    init_he(network)  # or what is seen would fade from layer to layer, and all frames score alike
     return network
 
 
-def told(*flows: Tensor, **settings: float) -> list[Terms]:
+def told(*flows: Tensor, **settings: float) -> list[ScoreMaps]:
     """The terms of as many grey frames as there are flows, after a first one; windows of one cell, no spread unless set."""
     plain = {"window": 1, "steady_spreads": 0.0, "jerky_spreads": 0.0}
     network = made(SMALL.model_copy(update={**plain, **settings}))
@@ -51,7 +51,7 @@ def told(*flows: Tensor, **settings: float) -> list[Terms]:
 
 
 @torch.inference_mode()
-def looks(network: VideoEde, frames: np.ndarray) -> list[Terms]:
+def looks(network: VideoEde, frames: np.ndarray) -> list[ScoreMaps]:
     state, found = nothing_seen(), []
     for frame in frames:
         terms, state = network.look(as_clip(frame), state)

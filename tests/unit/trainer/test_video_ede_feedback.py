@@ -7,12 +7,20 @@ import torch
 from trainer.data.annotations import AnnotatedClip, Region
 from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
-from trainer.models.video_ede.learners import JudgeLearner, Looked, Parts, TaughtLearner, code_loss, information_loss, settle
-from trainer.models.video_ede.model import places_of
-from trainer.models.video_ede.networks import CELL_PX, Judge, Judgement, MotionNet, as_input
-from trainer.pseudo_anomalies.annotated_samples import MarkedSamples, find_shown
-from trainer.pseudo_anomalies.samples import ScenePlan, SceneSamples
-from trainer.pseudo_anomalies.segments import find_crowds, places
+from trainer.models.video_ede.learners import (
+    AnomalyLearner,
+    AnomalyPrediction,
+    FeedbackLearner,
+    TrainableNetworks,
+    code_loss,
+    information_loss,
+    settle,
+)
+from trainer.models.video_ede.model import position_grid
+from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, normalise_frames
+from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
+from trainer.pseudo_anomalies.samples import PseudoAnomalySamples, SceneSource
+from trainer.pseudo_anomalies.segments import camera_views, segment_views
 
 HISTORY = (1, 2)
 GRID = (64 // CELL_PX, 96 // CELL_PX)
@@ -30,10 +38,10 @@ def row(values):
 def looked(known, strange=0.0, drawn=0.0, scene=0.0, code=None):
     """A row of cells that are known to be so, and what the judge thought of them; and where they were told."""
     anomalous, left_out, told = (row(part) for part in zip(*known, strict=True))
-    like = torch.zeros_like(anomalous)
-    pictures = [(like + torch.as_tensor(picture)).expand(1, 3, 1, len(known)) for picture in (drawn, scene)]
-    judgement = Judgement(like + torch.as_tensor(strange), like, pictures[0], code)
-    return Looked(judgement, pictures[1], anomalous, left_out), told > 0.5
+    resize_to = torch.zeros_like(anomalous)
+    pictures = [(resize_to + torch.as_tensor(picture)).expand(1, 3, 1, len(known)) for picture in (drawn, scene)]
+    judgement = AnomalyOutput(resize_to + torch.as_tensor(strange), resize_to, pictures[0], code)
+    return AnomalyPrediction(judgement, pictures[1], anomalous, left_out), told > 0.5
 
 
 def test_of_what_is_perhaps_anomalous_the_strangest_tenth_is_taken_once_it_is_suspicious():
@@ -86,12 +94,14 @@ def footage(name, frames):
 
 @pytest.fixture(scope="module")
 def crowds(street):
-    return find_crowds(places([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, DisFlow(), lambda: None)
+    return segment_views(
+        camera_views([footage(str(seed), street(60, 1.0, seed)) for seed in range(4)]), 60, DisFlow(), lambda: None
+    )
 
 
 def network():
     torch.manual_seed(0)
-    return Parts(MotionNet(len(HISTORY), 4, 12, 8), Judge(12, 8, 12, 4), HISTORY, 1e-2)
+    return TrainableNetworks(FlowNet(len(HISTORY), 4, 12, 8), AnomalyNet(12, 8, 12, 4), HISTORY, 1e-2)
 
 
 def strangeness_of_the_thing(parts, street):
@@ -100,8 +110,8 @@ def strangeness_of_the_thing(parts, street):
     rows, columns = (slice(a // CELL_PX, (a + s) // CELL_PX) for a, s in ((region.y, region.height), (region.x, region.width)))
     clips = torch.from_numpy(np.stack([frames[[n, n - 1, n - 2]] for n in range(2, len(frames))])).float()
     with torch.no_grad():
-        place = places_of(GRID).expand(len(clips), -1, -1, -1)
-        judged = parts.judge(as_input(clips[:, :1]), parts.motion(clips), place)
+        place = position_grid(GRID).expand(len(clips), -1, -1, -1)
+        judged = parts.judge(normalise_frames(clips[:, :1]), parts.motion(clips), place)
     return float(torch.sigmoid(judged.strange[:, 0, rows, columns]).mean())
 
 
@@ -110,9 +120,9 @@ def trained(crowds, street, alone, *, anomalous):
     frames, region = thing_in(street, 0)
     parts = network()
     mark = AnnotatedClip(footage("marked", frames), 2, len(frames) - 1, anomalous, region, "here")
-    shown = find_shown([mark], crowds, HISTORY[-1], 20, DisFlow(), lambda: None)
-    learner = TaughtLearner(parts.judge, parts)
-    samples = MarkedSamples(ScenePlan(crowds, HISTORY), *((shown, []) if anomalous else ([], shown)))
+    shown = find_annotated_frames([mark], crowds, HISTORY[-1], 20, DisFlow(), lambda: None)
+    learner = FeedbackLearner(parts.judge, parts)
+    samples = AnnotatedSamples(SceneSource(crowds, HISTORY), *((shown, []) if anomalous else ([], shown)))
     for step in range(STEPS):
         learner.learn(samples.draw(torch.arange(8) + 8 * step), 0.1 + 0.9 * step / STEPS, alone)
     return strangeness_of_the_thing(parts, street)
@@ -123,9 +133,9 @@ def test_what_was_marked_as_an_anomaly_becomes_strange_elsewhere_and_what_was_a_
 
 
 def test_validation_is_that_of_a_run_without_marks(crowds):
-    samples = SceneSamples(ScenePlan(crowds, HISTORY)).draw(torch.arange(4)).samples
+    samples = PseudoAnomalySamples(SceneSource(crowds, HISTORY)).draw(torch.arange(4)).samples
     parts = network()
-    plain, taught = JudgeLearner(parts.judge, parts), TaughtLearner(parts.judge, parts)
+    plain, taught = AnomalyLearner(parts.judge, parts), FeedbackLearner(parts.judge, parts)
     torch.manual_seed(0)
     parts.judge.initialise()
     assert float(taught.validation_loss(samples).detach()) == float(plain.validation_loss(samples).detach())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from trainer.models.video_ede.learners import JudgeLearner, MotionLearner, Parts, mark_loss, parts_of
-from trainer.models.video_ede.networks import CELL_PX, Judge, Judgement, MotionNet, Seen, as_input
+from trainer.models.video_ede.learners import AnomalyLearner, FlowLearner, TrainableNetworks, focal_loss, split_scene_batch
+from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowFeatures, FlowNet, normalise_frames
 from trainer.training.interfaces import Batch
 
 HISTORY = (1, 2)
@@ -19,12 +19,12 @@ SIDE_PX = 64
 
 
 @pytest.fixture
-def parts() -> Parts:
+def parts() -> TrainableNetworks:
     torch.manual_seed(0)
-    return Parts(MotionNet(len(HISTORY), 4, FINE, COARSE), Judge(FINE, COARSE, 12, 4), HISTORY, 3e-3)
+    return TrainableNetworks(FlowNet(len(HISTORY), 4, FINE, COARSE), AnomalyNet(FINE, COARSE, 12, 4), HISTORY, 3e-3)
 
 
-def detector(parts: Parts) -> nn.Module:
+def detector(parts: TrainableNetworks) -> nn.Module:
     return nn.ModuleDict({"motion": parts.motion, "judge": parts.judge})
 
 
@@ -33,19 +33,19 @@ def normal(samples: Tensor) -> Batch:
 
 
 def motion_samples() -> Tensor:
-    chance = torch.Generator().manual_seed(1)
-    frames = 255 * torch.rand(4, 3, SIDE_PX, SIDE_PX, generator=chance)
+    rng = torch.Generator().manual_seed(1)
+    frames = 255 * torch.rand(4, 3, SIDE_PX, SIDE_PX, generator=rng)
     flow = torch.full((4, 2, SIDE_PX, SIDE_PX), 1.5)
     return torch.cat([frames, flow], dim=1)
 
 
 def scene_samples() -> Tensor:
     """Two scenes, each with a patch of noise in all frames: marked in the first, left out of account in the second."""
-    chance = torch.Generator().manual_seed(2)
-    clean = torch.full((2, 3, SIDE_PX, SIDE_PX), 110.0) + 6 * torch.randn(2, 3, SIDE_PX, SIDE_PX, generator=chance)
+    rng = torch.Generator().manual_seed(2)
+    clean = torch.full((2, 3, SIDE_PX, SIDE_PX), 110.0) + 6 * torch.randn(2, 3, SIDE_PX, SIDE_PX, generator=rng)
     frames, patch = clean.clone(), torch.zeros(2, 1, SIDE_PX, SIDE_PX)
     patch[:, :, 16:40, 24:48] = 1.0
-    frames += patch * 60 * torch.randn(2, 3, SIDE_PX, SIDE_PX, generator=chance)
+    frames += patch * 60 * torch.randn(2, 3, SIDE_PX, SIDE_PX, generator=rng)
     anomalous, left_out = patch * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), patch * torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
     return torch.cat([frames, clean, anomalous, left_out, torch.zeros(2, 2, SIDE_PX, SIDE_PX)], dim=1)
 
@@ -59,7 +59,7 @@ def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
 
 
 def test_a_step_of_motion_teaches_every_weight_of_the_motion_net_and_no_other(parts, alone):
-    learner = MotionLearner(detector(parts), parts)
+    learner = FlowLearner(detector(parts), parts)
     motion, judge = values(parts.motion), values(parts.judge)
     losses = [learner.learn(normal(motion_samples()), 0.0, alone) for _ in range(2)]
     assert changed(motion, parts.motion) == motion.keys()
@@ -68,7 +68,7 @@ def test_a_step_of_motion_teaches_every_weight_of_the_motion_net_and_no_other(pa
 
 
 def test_a_step_of_the_judge_teaches_every_weight_of_it_and_leaves_motion_as_it_was(parts, alone):
-    learner = JudgeLearner(detector(parts), parts)
+    learner = AnomalyLearner(detector(parts), parts)
     motion, judge = values(parts.motion), values(parts.judge)
     for _ in range(2):
         learner.learn(normal(scene_samples()), 0.0, alone)
@@ -78,7 +78,7 @@ def test_a_step_of_the_judge_teaches_every_weight_of_it_and_leaves_motion_as_it_
     assert all(parameter.grad is None for parameter in parts.motion.parameters())
 
 
-@pytest.mark.parametrize(("make", "samples"), [(MotionLearner, motion_samples), (JudgeLearner, scene_samples)])
+@pytest.mark.parametrize(("make", "samples"), [(FlowLearner, motion_samples), (AnomalyLearner, scene_samples)])
 def test_steps_make_the_losses_and_the_validation_loss_small(parts, alone, make, samples):
     learner = make(detector(parts), parts)
     before = float(learner.validation_loss(samples()).detach())
@@ -90,7 +90,7 @@ def test_steps_make_the_losses_and_the_validation_loss_small(parts, alone, make,
     assert after < 0.6 * before
 
 
-@pytest.mark.parametrize("make", [MotionLearner, JudgeLearner])
+@pytest.mark.parametrize("make", [FlowLearner, AnomalyLearner])
 def test_the_rate_rises_quickly_and_falls_to_nothing(parts, make):
     rates = [make(detector(parts), parts).rate_factor(share) for share in np.linspace(0, 1, 101)]
     assert 0 < rates[0] < 0.5
@@ -107,9 +107,9 @@ class ToldMotion(nn.Module):
         super().__init__()
         self.flow_px = nn.Parameter(torch.tensor(flow_px))
 
-    def forward(self, frames: Tensor) -> Seen:
+    def forward(self, frames: Tensor) -> FlowFeatures:
         flow = self.flow_px.expand(len(frames), 2, SIDE_PX // CELL_PX, SIDE_PX // CELL_PX)
-        return Seen(flow, flow, flow)
+        return FlowFeatures(flow, flow, flow)
 
 
 class ToldJudge(nn.Module):
@@ -122,9 +122,11 @@ class ToldJudge(nn.Module):
     def initialise(self) -> None:
         pass
 
-    def forward(self, frame: Tensor, seen: Seen, place: Tensor) -> Judgement:
+    def forward(self, frame: Tensor, seen: FlowFeatures, place: Tensor) -> AnomalyOutput:
         cells = SIDE_PX // CELL_PX
-        return Judgement(torch.zeros(2, 1, cells, cells), torch.zeros(2, 1, cells // 2, cells // 2), self.scene, torch.zeros(()))
+        return AnomalyOutput(
+            torch.zeros(2, 1, cells, cells), torch.zeros(2, 1, cells // 2, cells // 2), self.scene, torch.zeros(())
+        )
 
 
 def test_the_same_error_counts_more_where_something_moves(parts):
@@ -132,36 +134,36 @@ def test_the_same_error_counts_more_where_something_moves(parts):
     for true_px in (0.1, 2.0):
         samples[:, -2:] = true_px
         told = replace(parts, motion=ToldMotion(true_px + 0.5))
-        errors.append(float(MotionLearner(nn.ModuleDict(), told).validation_loss(samples).detach()))
+        errors.append(float(FlowLearner(nn.ModuleDict(), told).validation_loss(samples).detach()))
     assert errors[1] > 1.5 * errors[0] > 0
 
 
 def test_what_is_to_be_left_out_of_account_may_be_anything(parts):
-    learner = JudgeLearner(detector(parts), parts)
+    learner = AnomalyLearner(detector(parts), parts)
     samples = scene_samples()
     other = samples.clone()
-    parts_of(other).anomalous[1] = parts_of(samples).left_out[1]
+    split_scene_batch(other).anomalous[1] = split_scene_batch(samples).left_out[1]
     for name in ("strange", "distant"):
         assert torch.equal(learner.terms(samples)[name], learner.terms(other)[name])
-    parts_of(other).left_out.zero_()
+    split_scene_batch(other).left_out.zero_()
     for name in ("strange", "distant"):
         assert not torch.allclose(learner.terms(samples)[name], learner.terms(other)[name])
 
 
 def test_the_scene_to_draw_is_the_one_without_the_anomalies(parts):
     samples = scene_samples()
-    scenes = parts_of(samples)
+    scenes = split_scene_batch(samples)
     with torch.no_grad():
-        brightness = nn.functional.avg_pool2d(as_input(scenes.clean[:, :1]), CELL_PX)
+        brightness = nn.functional.avg_pool2d(normalise_frames(scenes.clean[:, :1]), CELL_PX)
         told = ToldJudge(torch.cat([brightness, parts.motion(scenes.clean).flow], dim=1))
-    learner = JudgeLearner(nn.ModuleDict(), replace(parts, judge=told))
+    learner = AnomalyLearner(nn.ModuleDict(), replace(parts, judge=told))
     with_anomalies = torch.cat(scenes._replace(clean=scenes.frames), dim=1)
     assert float(learner.terms(samples)["scene"].detach()) == pytest.approx(0.0, abs=1e-6)
     assert float(learner.terms(with_anomalies)["scene"].detach()) > 1e-3
 
 
 def test_samples_come_apart_as_they_were_put_together():
-    taken = parts_of(torch.arange(10.0).reshape(1, 10, 1, 1).expand(2, 10, 4, 4))
+    taken = split_scene_batch(torch.arange(10.0).reshape(1, 10, 1, 1).expand(2, 10, 4, 4))
     assert [part[0, :, 0, 0].tolist() for part in taken] == [[0, 1, 2], [3, 4, 5], [6], [7], [8, 9]]
 
 
@@ -174,15 +176,15 @@ def test_the_loss_of_a_cell_falls_the_surer_it_is_of_what_is_right(given_logits,
     logit, marked = torch.from_numpy(given_logits), torch.from_numpy(given_marks)
     surer = logit + (2.0 * marked - 1.0)
     nothing = torch.zeros_like(marked)
-    assert 0 <= float(mark_loss(surer, marked, nothing)) < float(mark_loss(logit, marked, nothing))
+    assert 0 <= float(focal_loss(surer, marked, nothing)) < float(focal_loss(logit, marked, nothing))
 
 
 @given(logits, marks, marks)
 def test_ignored_cells_do_not_count_at_all(given_logits, given_marks, given_ignored):
     logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
-    loss = mark_loss(logit, marked, ignored)
-    assert torch.equal(loss, mark_loss(logit + 3.0 * ignored, marked, ignored))
-    assert torch.equal(loss, mark_loss(logit, torch.where(ignored > 0, 1.0 - marked, marked), ignored))
+    loss = focal_loss(logit, marked, ignored)
+    assert torch.equal(loss, focal_loss(logit + 3.0 * ignored, marked, ignored))
+    assert torch.equal(loss, focal_loss(logit, torch.where(ignored > 0, 1.0 - marked, marked), ignored))
     assert math.isfinite(float(loss))
     assert not ignored.all() or float(loss) == 0.0
 
@@ -192,13 +194,13 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_samples_however_many_cells_of_ea
     given_logits, given_marks, given_ignored
 ):
     logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
-    each = [mark_loss(logit[n : n + 1], marked[n : n + 1], ignored[n : n + 1]) for n in range(2)]
-    assert float(mark_loss(logit, marked, ignored)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
+    each = [focal_loss(logit[n : n + 1], marked[n : n + 1], ignored[n : n + 1]) for n in range(2)]
+    assert float(focal_loss(logit, marked, ignored)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
 
 
 def test_what_is_easy_hardly_counts_against_what_is_hard():
     nothing = torch.zeros(1, 1, 1, 1)
-    sure, unsure = (float(mark_loss(torch.full((1, 1, 1, 1), logit), nothing, nothing)) for logit in (-4.0, 0.0))
+    sure, unsure = (float(focal_loss(torch.full((1, 1, 1, 1), logit), nothing, nothing)) for logit in (-4.0, 0.0))
     plain = [math.log1p(math.exp(logit)) for logit in (-4.0, 0.0)]
     assert sure / unsure < 0.1 * plain[0] / plain[1]
 
@@ -206,6 +208,6 @@ def test_what_is_easy_hardly_counts_against_what_is_hard():
 def test_cells_at_the_edge_of_a_mark_do_not_count():
     logit, nothing = torch.full((1, 1, 1, 2), 2.0), torch.zeros(1, 1, 1, 2)
     half = torch.tensor([[[[0.0, 0.3]]]])
-    assert float(mark_loss(logit, half, nothing)) == pytest.approx(
-        float(mark_loss(logit[..., :1], half[..., :1], nothing[..., :1]))
+    assert float(focal_loss(logit, half, nothing)) == pytest.approx(
+        float(focal_loss(logit[..., :1], half[..., :1], nothing[..., :1]))
     )

@@ -8,36 +8,36 @@ from torch import Tensor
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
-from trainer.models.video_ede.score_scale import MAX_FRAMES, Scale, Terms, first_looks, walk
+from trainer.models.video_ede.score_scale import MAX_FRAMES, ScoreMaps, ScoreScale, first_looks, walk
 from trainer.statistics import normal_tail
 
 GRID = (32, 40)
 BATCH, BATCHES = 4, 30
 
 
-def random_terms(count: int, seed: int, watched: float = 1.0) -> Terms:
+def random_terms(count: int, seed: int, watched: float = 1.0) -> ScoreMaps:
     """Frames (N, 32, 40) in which all parts of the score have their tails."""
-    chance = torch.Generator().manual_seed(seed)
-    speed, uneven, strange = (torch.empty(count, *GRID).exponential_(rate, generator=chance) for rate in (1.5, 4.0, 8.0))
-    return Terms(speed, speed + uneven, strange.clamp(max=1.0), torch.full((count, *GRID), watched))
+    rng = torch.Generator().manual_seed(seed)
+    speed, uneven, strange = (torch.empty(count, *GRID).exponential_(rate, generator=rng) for rate in (1.5, 4.0, 8.0))
+    return ScoreMaps(speed, speed + uneven, strange.clamp(max=1.0), torch.full((count, *GRID), watched))
 
 
-def normal_frames(seed: int, watched: float = 1.0) -> list[Terms]:
+def normal_frames(seed: int, watched: float = 1.0) -> list[ScoreMaps]:
     return [random_terms(BATCH, 1000 * seed + number, watched) for number in range(BATCHES)]
 
 
-def fitted(learned: list[Terms], held_out: list[Terms], first: list[Terms]) -> Scale:
-    scale = Scale(GRID)
+def fitted(learned: list[ScoreMaps], held_out: list[ScoreMaps], first: list[ScoreMaps]) -> ScoreScale:
+    scale = ScoreScale(GRID)
     scale.fit(learned, held_out, first)
     return scale
 
 
 @pytest.fixture(scope="module")
-def scale() -> Scale:
+def scale() -> ScoreScale:
     return fitted(normal_frames(1), normal_frames(2), normal_frames(3, watched=0.0))
 
 
-def largest(scale: Scale, frames: list[Terms]) -> np.ndarray:
+def largest(scale: ScoreScale, frames: list[ScoreMaps]) -> np.ndarray:
     with torch.inference_mode():
         return np.concatenate([scale(terms).amax((1, 2)).numpy() for terms in frames])
 
@@ -56,7 +56,7 @@ def test_normal_footage_that_it_has_not_seen_lies_mostly_in_the_range(scale):
     assert float((scores > 1.5).mean()) < 0.05
 
 
-def raised(terms: Terms, name: str, by: float, cell: tuple[int, int]) -> Terms:
+def raised(terms: ScoreMaps, name: str, by: float, cell: tuple[int, int]) -> ScoreMaps:
     more = getattr(terms, name).clone()
     more[:, *cell] += by
     return terms._replace(**{name: more})
@@ -87,10 +87,10 @@ def test_without_a_frame_before_only_looks_count(scale):
     assert not torch.equal(scale(still), scale(raised(still, "strange", 0.5, (0, 0))))
 
 
-def walking(count: int, speed: Tensor) -> Terms:
+def walking(count: int, speed: Tensor) -> ScoreMaps:
     """Frames in which everything moves at ``speed``, broadcast to the grid."""
     steady = speed.expand(count, *GRID)
-    return Terms(steady, steady + 0.1, torch.zeros(count, *GRID), torch.ones(count, *GRID))
+    return ScoreMaps(steady, steady + 0.1, torch.zeros(count, *GRID), torch.ones(count, *GRID))
 
 
 def test_the_same_speed_is_more_unusual_far_away_where_all_is_slower():
@@ -137,7 +137,7 @@ def test_in_a_cameras_first_frames_what_is_above_the_median_counts_for_less_and_
 
 
 def test_a_corner_that_always_looks_strange_changes_no_score_but_where_it_looks_stranger_than_ever(scale):
-    def with_a_corner(frames: list[Terms]) -> list[Terms]:
+    def with_a_corner(frames: list[ScoreMaps]) -> list[ScoreMaps]:
         return [raised(terms, "strange", 5.0, (31, 39)) for terms in frames]
 
     seen = [normal_frames(seed, watched) for seed, watched in ((1, 1.0), (2, 1.0), (3, 0.0))]
@@ -163,10 +163,10 @@ def bank(*videos: np.ndarray) -> ClipDataset:
     return ClipDataset(tuple(found), 1)
 
 
-def told_look(clips: Tensor, state: Tensor) -> tuple[Terms, Tensor]:
-    """Terms that hold the frame's brightness and the sum of the frames before; the state is that sum."""
+def told_look(clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
+    """ScoreMaps that hold the frame's brightness and the sum of the frames before; the state is that sum."""
     brightness = clips[:, 0, :1, :1, 0].float()
-    terms = Terms(brightness, state[:, 0], brightness, (state[:, 0] > 0).float())
+    terms = ScoreMaps(brightness, state[:, 0], brightness, (state[:, 0] > 0).float())
     return terms, state + brightness[:, None]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.unit.trainer.sprites_kit import Frames, footage, road, walk
 from trainer.data.clips import Split
 from trainer.errors import TooLittleFootage
-from trainer.models.base import Stage
+from trainer.models.base import TrainingStage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 
 SMALL = VideoEdeConfig(height_px=64, width_px=96, first=4, fine=16, coarse=12, width=12, latent=4)
@@ -20,13 +20,13 @@ def silent(what: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
-def stages(learned: list[Frames], held_out: list[Frames], network: VideoEde | None = None) -> Iterator[Stage]:
+def stages(learned: list[Frames], held_out: list[Frames], network: VideoEde | None = None) -> Iterator[TrainingStage]:
     split = Split(tuple(map(footage, learned)), tuple(map(footage, held_out)))
     return (network or VideoEde(SMALL)).stages(split, silent)
 
 
 @pytest.fixture(scope="module")
-def both() -> list[Stage]:
+def both() -> list[TrainingStage]:
     torch.manual_seed(0)
     return list(stages([walk(50, 1.5), walk(50, 1.5, top=40)], [walk(40, 1.5, top=10)]))
 
@@ -53,7 +53,7 @@ def test_of_each_stage_losses_and_pictures_can_be_had(both):
 
 def test_judgement_is_prepared_when_motion_is_learned(monkeypatch):
     begun = []
-    monkeypatch.setattr("trainer.models.video_ede.stages.find_crowds", lambda *_: begun.append(1) or [])
+    monkeypatch.setattr("trainer.models.video_ede.stages.segment_views", lambda *_: begun.append(1) or [])
     next(stages([walk(50, 1.5)], [walk(40, 1.5)]))
     assert begun == []
 
@@ -69,7 +69,7 @@ def test_the_learners_teach_the_very_network_that_is_served(both):
     assert taught == {id(parameter) for parameter in network.parameters()}
 
 
-def drawn(stage: Stage, numbers: range) -> Tensor:
+def drawn(stage: TrainingStage, numbers: range) -> Tensor:
     return stage.material.samples.draw(torch.tensor(numbers)).samples
 
 

@@ -25,7 +25,7 @@ def clips(street) -> torch.Tensor:
 
 
 def test_scores_do_not_depend_on_the_other_clips_of_a_batch(network, clips):
-    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(len(clips), generator=torch.VideoGenerator().manual_seed(1))
     with torch.inference_mode():
         together = network(clips)
         alone = [network(clips[number : number + 1]) for number in range(len(clips))]

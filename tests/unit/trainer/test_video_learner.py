@@ -3,21 +3,21 @@ import torch
 from torch import nn
 
 from trainer.models.ganomaly import DISCRIMINATOR_COLLAPSED
-from trainer.models.layers import BatchNorm, initialise
-from trainer.models.optical_flow import scramble
-from trainer.models.video_ganomaly import Generator, VideoGanomalyConfig, VideoLearner
+from trainer.models.layers import BatchNorm, init_dcgan
+from trainer.models.optical_flow import corrupt_motion
+from trainer.models.video_ganomaly import VideoGanomalyConfig, VideoGanomalyLearner, VideoGenerator
 from trainer.training.interfaces import Batch
 
 CONFIG = VideoGanomalyConfig(height_px=32, width_px=32, width=4, latent_channels=4)
 
 
 @pytest.fixture
-def learner() -> VideoLearner:
+def learner() -> VideoGanomalyLearner:
     torch.manual_seed(0)
-    return VideoLearner(Generator(CONFIG), CONFIG)
+    return VideoGanomalyLearner(VideoGenerator(CONFIG), CONFIG)
 
 
-def weights(learner: VideoLearner) -> list[torch.Tensor]:
+def weights(learner: VideoGanomalyLearner) -> list[torch.Tensor]:
     return [parameter.detach().clone() for module in learner.modules.values() for parameter in module.parameters()]
 
 
@@ -42,7 +42,7 @@ def test_steps_make_the_generator_draw_what_it_sees_and_the_validation_loss_smal
 
 def test_the_initialisation_is_dcgans():
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(64, 64, 4, bias=False), BatchNorm(4096)).apply(initialise)
+    module = nn.Sequential(nn.Conv2d(64, 64, 4, bias=False), BatchNorm(4096)).apply(init_dcgan)
     convolution, normalisation, shift = (parameter.detach() for parameter in module.parameters())
     assert float(convolution.std()) == pytest.approx(0.02, rel=0.05)
     assert float(normalisation.mean()) == pytest.approx(1.0, abs=0.01)
@@ -63,7 +63,7 @@ def test_scrambling_changes_speeds_in_places_and_leaves_brightness_and_still_thi
     torch.manual_seed(0)
     pictures = torch.full((8, 3, 40, 60), 0.3)
     pictures[:, :, :20] = 0.0
-    scrambled, too_fast = scramble(pictures, alone)
+    scrambled, too_fast = corrupt_motion(pictures, alone)
     assert torch.equal(scrambled[:, 0], pictures[:, 0])
     assert torch.count_nonzero(scrambled[:, :, :20]) == 0
     changed = ((scrambled - pictures).abs() > 1e-5)[:, 1:, 20:].float().mean()

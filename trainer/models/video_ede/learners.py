@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from trainer.models.esad import entropy_loss
-from trainer.models.video_ede.networks import CELL_PX, Judge, Judgement, MotionNet, as_input, initialise_relu
+from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, init_he, normalise_frames
 from trainer.training.distributed import Together
 from trainer.training.interfaces import Batch
 
@@ -37,18 +37,18 @@ _ANOMALOUS_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class TrainableNetworks:
     """The networks that learn, and what they learn with."""
 
-    motion: MotionNet
-    judge: Judge
+    motion: FlowNet
+    judge: AnomalyNet
     history: tuple[int, ...]
     """How many frames before the newest one the others lie."""
     learning_rate: float
 
 
-class Scenes(NamedTuple):
-    """Samples of the judge, apart: see :class:`trainer.pseudo_anomalies.samples.SceneSamples`."""
+class SceneBatch(NamedTuple):
+    """Samples of the judge, apart: see :class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`."""
 
     frames: Tensor
     clean: Tensor
@@ -57,16 +57,16 @@ class Scenes(NamedTuple):
     place: Tensor
 
 
-def parts_of(samples: Tensor) -> Scenes:
+def split_scene_batch(samples: Tensor) -> SceneBatch:
     """Take samples apart."""
     count = (samples.shape[1] - 4) // 2
-    return Scenes(*torch.split(samples, [count, count, 1, 1, 2], dim=1))
+    return SceneBatch(*torch.split(samples, [count, count, 1, 1, 2], dim=1))
 
 
-class Looked(NamedTuple):
+class AnomalyPrediction(NamedTuple):
     """What the judge thought of samples, and what it should have thought."""
 
-    judged: Judgement
+    judged: AnomalyOutput
     scene: Tensor
     """What it should have drawn."""
     anomalous: Tensor
@@ -109,12 +109,12 @@ class _Learner:
         raise NotImplementedError
 
 
-class MotionLearner(_Learner):
-    """Teaches :class:`MotionNet`; samples are those of :class:`trainer.pseudo_anomalies.samples.MotionSamples`."""
+class FlowLearner(_Learner):
+    """Teaches :class:`FlowNet`; samples are those of :class:`trainer.pseudo_anomalies.samples.FlowSamples`."""
 
-    def __init__(self, detector: nn.Module, parts: Parts) -> None:
+    def __init__(self, detector: nn.Module, parts: TrainableNetworks) -> None:
         super().__init__(detector, parts.motion, parts.learning_rate)
-        initialise_relu(parts.motion)
+        init_he(parts.motion)
         self._motion = parts.motion
 
     def terms(self, samples: Tensor) -> Mapping[str, Tensor]:
@@ -124,10 +124,10 @@ class MotionLearner(_Learner):
         return {"flow": ((self._motion(frames).flow - true).abs() * weight).mean()}
 
 
-class JudgeLearner(_Learner):
-    """Teaches :class:`Judge`; samples are those of :class:`trainer.pseudo_anomalies.samples.SceneSamples`. The motion net stays as is."""
+class AnomalyLearner(_Learner):
+    """Teaches :class:`AnomalyNet`; samples are those of :class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`. The motion net stays as is."""
 
-    def __init__(self, detector: nn.Module, parts: Parts) -> None:
+    def __init__(self, detector: nn.Module, parts: TrainableNetworks) -> None:
         super().__init__(detector, parts.judge, parts.learning_rate)
         parts.judge.initialise()
         self._motion, self._judge = parts.motion, parts.judge
@@ -136,26 +136,26 @@ class JudgeLearner(_Learner):
         """See :meth:`losses`."""
         return self.losses(self.look(samples))
 
-    def look(self, samples: Tensor) -> Looked:
+    def look(self, samples: Tensor) -> AnomalyPrediction:
         """Let the judge think."""
-        frames, clean, anomalous, left_out, place = parts_of(samples)
+        frames, clean, anomalous, left_out, place = split_scene_batch(samples)
         with torch.no_grad():
             seen, scene = self._motion(frames), _scene(clean, self._motion(clean).flow)
-        judged: Judgement = self._judge(as_input(frames[:, :1]), seen, nn.functional.avg_pool2d(place, CELL_PX))
-        return Looked(judged, scene, *(nn.functional.avg_pool2d(part, CELL_PX) for part in (anomalous, left_out)))
+        judged: AnomalyOutput = self._judge(normalise_frames(frames[:, :1]), seen, nn.functional.avg_pool2d(place, CELL_PX))
+        return AnomalyPrediction(judged, scene, *(nn.functional.avg_pool2d(part, CELL_PX) for part in (anomalous, left_out)))
 
-    def losses(self, looked: Looked) -> Mapping[str, Tensor]:
+    def losses(self, looked: AnomalyPrediction) -> Mapping[str, Tensor]:
         """How wrong both logits are, and the decoder's picture of the scene without the anomalies."""
         judged, marked, ignored = looked.judged, looked.anomalous, looked.left_out
         coarse_marked, coarse_ignored = (nn.functional.avg_pool2d(part, 2) for part in (marked, ignored))
         return {
-            "strange": mark_loss(judged.strange, marked, ignored),
-            "distant": mark_loss(judged.distant, coarse_marked, coarse_ignored),
+            "strange": focal_loss(judged.strange, marked, ignored),
+            "distant": focal_loss(judged.distant, coarse_marked, coarse_ignored),
             "scene": SCENE_WEIGHT * (judged.scene - looked.scene).abs().mean(),
         }
 
 
-def mark_loss(logits: Tensor, marked: Tensor, ignored: Tensor) -> Tensor:
+def focal_loss(logits: Tensor, marked: Tensor, ignored: Tensor) -> Tensor:
     """Focal loss (Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2) of cells, (N, 1, h, w) each.
 
     ``marked``: the share of a cell that is anomalous. Cells of which it is a tenth to a half, or are ``ignored``, do not count.
@@ -171,7 +171,7 @@ def mark_loss(logits: Tensor, marked: Tensor, ignored: Tensor) -> Tensor:
 
 def _scene(frames: Tensor, flow: Tensor) -> Tensor:
     """What the decoder is to draw: brightness and motion in the grid's cells."""
-    return torch.cat([nn.functional.avg_pool2d(as_input(frames[:, :1]), CELL_PX), flow], dim=1)
+    return torch.cat([nn.functional.avg_pool2d(normalise_frames(frames[:, :1]), CELL_PX), flow], dim=1)
 
 
 _ENTROPY_WEIGHT = 0.01
@@ -183,8 +183,8 @@ _SUSPECTS_SHARE = 0.1
 """Of what is perhaps anomalous in a crop, the strangest part counts."""
 
 
-class TaughtLearner(JudgeLearner):
-    """Teaches :class:`trainer.models.video_ede.networks.Judge`; samples are those of :class:`trainer.pseudo_anomalies.annotated_samples.MarkedSamples`.
+class FeedbackLearner(AnomalyLearner):
+    """Teaches :class:`trainer.models.video_ede.networks.AnomalyNet`; samples are those of :class:`trainer.pseudo_anomalies.annotated_samples.AnnotatedSamples`.
 
     It is validated on ordinary samples, as without marks.
     """
@@ -204,7 +204,7 @@ class TaughtLearner(JudgeLearner):
         }
 
 
-def settle(looked: Looked) -> Looked:
+def settle(looked: AnomalyPrediction) -> AnomalyPrediction:
     """Of the cells that are perhaps anomalous (anomalous and left out) the strangest tenth of each sample counts as anomalous.
 
     Multiple-instance learning (Sultani et al., "Real-world Anomaly Detection in Surveillance Videos", 2018, section 3.2): a mark
@@ -219,7 +219,7 @@ def settle(looked: Looked) -> Looked:
     return looked._replace(left_out=torch.where(chosen, 0.0, looked.left_out))
 
 
-def information_loss(looked: Looked, told: Tensor) -> Tensor:
+def information_loss(looked: AnomalyPrediction, told: Tensor) -> Tensor:
     """Absolute error of D's picture, scalar: labelled anomalies should be nothing, mid-grey and still.
 
     ``told``: where an operator's word holds, bool (N, 1, h, w). A sample with such cells is judged by them alone: what D should
@@ -230,7 +230,7 @@ def information_loss(looked: Looked, told: Tensor) -> Tensor:
     return ((looked.judged.scene - target).abs() * counts).mean()
 
 
-def code_loss(looked: Looked, told: Tensor) -> Tensor:
+def code_loss(looked: AnomalyPrediction, told: Tensor) -> Tensor:
     """ESAD's entropy of z' in labelled cells, scalar; anomalies and false alarms count alike, however many cells each has.
 
     ``told``: where an operator's word holds, bool (N, 1, h, w).

@@ -1,8 +1,8 @@
 """The default model of video: an encoder-decoder-encoder that carries what it knows along with what moves.
 
-    newest frame, two before ─MotionNet─▶ flow ─┬─▶ velocity averaged along the moving thing ─▶ too fast for its row?
+    newest frame, two before ─FlowNet─▶ flow ─┬─▶ velocity averaged along the moving thing ─▶ too fast for its row?
                                                 │                                            ─▶ beyond its place's limits?
-                                                └─▶ Judge (E1, D, E2) ─▶ strangeness, averaged likewise
+                                                └─▶ AnomalyNet (E1, D, E2) ─▶ strangeness, averaged likewise
 
 Each is a map in units of its own normal range; they add up, as the rarities of independent signs do. The score is the largest
 value of the map. Recurrent: the state holds the frames before and the averages. A camera's first frame has no motion and is
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
-from trainer.models.base import ClipModel, Serving, Stage, Work
-from trainer.models.video_ede.learners import Parts
-from trainer.models.video_ede.networks import CELL_PX, Judge, MotionNet, as_input, carry, like
-from trainer.models.video_ede.score_scale import Scale, Terms, first_looks, walk
+from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
+from trainer.models.video_ede.learners import TrainableNetworks
+from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, normalise_frames, resize_to, warp
+from trainer.models.video_ede.score_scale import ScoreMaps, ScoreScale, first_looks, walk
 from trainer.models.video_ede.stages import video_stages
 from trainer.training.interfaces import Settings
 
@@ -86,7 +86,7 @@ _FRAME_CHANNELS = CELL_PX * CELL_PX
 _KNOWN_CHANNELS = 6
 
 
-class Known(NamedTuple):
+class MotionState(NamedTuple):
     """What is remembered of each cell, (N, c, h, w)."""
 
     velocity: Tensor
@@ -101,17 +101,17 @@ class Known(NamedTuple):
     """1 once a frame was seen."""
 
 
-class VideoEde(Serving):
+class VideoEde(ServingNetwork):
     """The graph that engines run: uint8 (N, 1, H, W, 1) and state in; score, heat map (N, H / 4, W / 4) and next state out."""
 
     def __init__(self, config: VideoEdeConfig) -> None:
         super().__init__()
         self.config = config
-        self.motion = MotionNet(len(HISTORY), config.first, config.fine, config.coarse)
-        self.judge = Judge(config.fine, config.coarse, config.width, config.latent)
-        self.scale = Scale(config.grid)
+        self.motion = FlowNet(len(HISTORY), config.first, config.fine, config.coarse)
+        self.judge = AnomalyNet(config.fine, config.coarse, config.width, config.latent)
+        self.scale = ScoreScale(config.grid)
         self.place: Tensor
-        self.register_buffer("place", places_of(config.grid)[None], persistent=False)
+        self.register_buffer("place", position_grid(config.grid)[None], persistent=False)
 
     def forward(self, clips: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
@@ -119,38 +119,38 @@ class VideoEde(Serving):
         heatmap = self.scale(terms)
         return torch.amax(heatmap, dim=(1, 2)), heatmap, following
 
-    def look(self, clips: Tensor, state: Tensor) -> tuple[Terms, Tensor]:
+    def look(self, clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
         """The score's parts, and the next state."""
         frame = clips.float()[:, 0, :, :, 0][:, None]
         packed = _packed(frame)
         past, known = self._remembered(packed, state)
         history = [_unpacked(maps) for maps in past]
         seen = self.motion(torch.cat([frame, *history], dim=1))
-        judged = self.judge(as_input(frame), seen, self.place.expand(frame.shape[0], -1, -1, -1))
-        strangeness = (torch.sigmoid(judged.strange) + like(torch.sigmoid(judged.distant), judged.strange)) / 2.0
+        judged = self.judge(normalise_frames(frame), seen, self.place.expand(frame.shape[0], -1, -1, -1))
+        strangeness = (torch.sigmoid(judged.strange) + resize_to(torch.sigmoid(judged.distant), judged.strange)) / 2.0
         now = _updated(known, seen.flow, strangeness)
         return self._terms(now), torch.cat([packed, *past[:-1], *now], dim=1)
 
-    def stages(self, split: Split, work: Work) -> Iterator[Stage]:
-        """See :class:`Serving`: first motion, then strangeness."""
-        parts = Parts(self.motion, self.judge, HISTORY, self.config.learning_rate)
+    def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
+        """See :class:`ServingNetwork`: first motion, then strangeness."""
+        parts = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
         return video_stages(self, parts, split, work)
 
     def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
-        """See :class:`Serving`."""
+        """See :class:`ServingNetwork`."""
         shape = self.config.state_shape
         first = first_looks(self.look, held_out, shape)
         self.scale.fit(walk(self.look, learned, shape), walk(self.look, held_out, shape), first)
 
-    def _remembered(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], Known]:
+    def _remembered(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
         """The frames before, packed, newest first, and what was known; before a camera's first frame nothing moved."""
         count = HISTORY[-1]
         *frames, maps = torch.split(state, [_FRAME_CHANNELS] * count + [_KNOWN_CHANNELS], dim=1)
-        known = Known(*torch.split(maps, [2, 1, 1, 1, 1], dim=1))
+        known = MotionState(*torch.split(maps, [2, 1, 1, 1, 1], dim=1))
         begun = known.watched[:, :, :1, :1] > 0.5
         return [torch.where(begun, maps, packed) for maps in frames], known
 
-    def _terms(self, now: Known) -> Terms:
+    def _terms(self, now: MotionState) -> ScoreMaps:
         watched = (now.age.amax(dim=(2, 3), keepdim=True) * _LEAST_SHARE).expand_as(now.age)
         speed = (now.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()
         spread = (now.variance + _TINY).sqrt()
@@ -167,12 +167,12 @@ class VideoEde(Serving):
         # Only windows wholly inside the picture: at its edge motion is guessed. The others get their nearest neighbour's mean.
         before, after = (side - 1) // 2, side // 2
         means = nn.functional.pad(nn.functional.avg_pool2d(maps, side, 1), (before, after, before, after), mode="replicate")
-        return Terms(*means.unbind(dim=1))
+        return ScoreMaps(*means.unbind(dim=1))
 
 
-def _updated(known: Known, flow: Tensor, strangeness: Tensor) -> Known:
+def _updated(known: MotionState, flow: Tensor, strangeness: Tensor) -> MotionState:
     """The averages with a new frame; what enters the picture, and all of a camera's second frame, begins anew."""
-    carried, sure = carry(torch.cat(known, dim=1), flow / CELL_PX)
+    carried, sure = warp(torch.cat(known, dim=1), flow / CELL_PX)
     velocity, variance, strange, age, _ = torch.split(carried, [2, 1, 1, 1, 1], dim=1)
     watched = known.watched
     # On a camera's first frame there is no motion that could be averaged: its age stays 0.
@@ -180,7 +180,7 @@ def _updated(known: Known, flow: Tensor, strangeness: Tensor) -> Known:
     share = torch.clamp(1.0 / torch.clamp(age, min=1.0), min=_LEAST_SHARE)
     change = -flow - velocity
     spread = (1.0 - share) * (variance + share * change.square().sum(dim=1, keepdim=True))
-    return Known(
+    return MotionState(
         velocity=(velocity + share * change) * watched,
         variance=spread + _FIRST_VARIANCE * torch.clamp(2.0 - age, 0.0, 1.0),
         strangeness=strange + share * (strangeness - strange),
@@ -201,7 +201,7 @@ def _unpacked(maps: Tensor) -> Tensor:
     return maps.reshape(-1, 1, rows * CELL_PX, columns * CELL_PX)
 
 
-def places_of(grid: tuple[int, int]) -> Tensor:
+def position_grid(grid: tuple[int, int]) -> Tensor:
     """Where each cell lies in the frame: (2, h, w), -1 to 1 across and down."""
     down = torch.linspace(-1.0, 1.0, grid[0])[:, None].expand(grid)
     across = torch.linspace(-1.0, 1.0, grid[1]).expand(grid)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer.models.layers import FewMaps, exact
+from trainer.models.layers import FewChannelConv2d, to_float32
 from trainer.models.optical_flow import smooth
 
 
-def carry(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+def warp(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """``maps`` (N, C, h, w) of the frame before, moved to where things are now; and how surely they were there, (N, 1, h, w).
 
     ``flow``: (N, 2, h, w), cells right and down, from each place to where it was. Sure is 1 up to the middle of the outermost
@@ -48,7 +48,7 @@ _RIDGE = 3e-4
 _MOST_PX = 8.0
 
 
-class Seen(NamedTuple):
+class FlowFeatures(NamedTuple):
     """What is seen of a frame and the frames before it."""
 
     fine: Tensor
@@ -59,7 +59,7 @@ class Seen(NamedTuple):
     """To the frame before, (N, 2, H / 4, W / 4): frame pixels right and down."""
 
 
-class LocalMotion(nn.Module):
+class LucasKanade(nn.Module):
     """Flow by least squares (Lucas and Kanade, 1981), at full, half and quarter size: what the network corrects.
 
     Products of gradients are what a few convolutions learn last: without these the net needs twice as long. Each scale gives
@@ -95,47 +95,47 @@ def _flow_at_scale(newest: Tensor, before: Tensor, reduction: int) -> Tensor:
     return torch.cat([(flow * reduction).clamp(-_MOST_PX, _MOST_PX), texture], dim=1)
 
 
-class MotionNet(nn.Module):
+class FlowNet(nn.Module):
     """An encoder with skips, three scales deep; no normalisation, so that a crop is seen as the frame it was cut from."""
 
     def __init__(self, history: int, first: int, fine: int, coarse: int) -> None:
         super().__init__()
         self.at_half = nn.Conv2d(1 + history, first, 5, 2, 2)
-        self.local = LocalMotion()
-        self.to_local = nn.Conv2d(first, fine - LocalMotion.channels, 3, 2, 1)
+        self.local = LucasKanade()
+        self.to_local = nn.Conv2d(first, fine - LucasKanade.channels, 3, 2, 1)
         self.at_quarter = nn.Conv2d(fine, fine, 3, 1, 1)
         self.at_eighth = nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), nn.ReLU(), nn.Conv2d(coarse, coarse, 3, 1, 1))
         self.at_sixteenth = nn.Sequential(nn.Conv2d(coarse, coarse, 3, 2, 1), nn.ReLU(), nn.Conv2d(coarse, coarse, 3, 1, 1))
         self.to_eighth = nn.Conv2d(coarse, coarse, 1)
         self.to_quarter = nn.Conv2d(coarse, fine, 1)
-        self.flow = nn.Sequential(nn.Conv2d(fine, fine, 3, 1, 1), nn.ReLU(), FewMaps(fine, 2))
+        self.flow = nn.Sequential(nn.Conv2d(fine, fine, 3, 1, 1), nn.ReLU(), FewChannelConv2d(fine, 2))
 
-    def forward(self, frames: Tensor) -> Seen:
+    def forward(self, frames: Tensor) -> FlowFeatures:
         """``frames``: grey levels float32 (N, 1 + history, H, W), the newest first; H and W are multiples of 8."""
-        scaled = as_input(frames)
+        scaled = normalise_frames(frames)
         local = self.local(frames[:, :1] / _GREY_LEVELS, frames[:, 1:2] / _GREY_LEVELS)
         looked = torch.relu(self.to_local(torch.relu(self.at_half(scaled))))
         quarter = torch.relu(self.at_quarter(torch.cat([looked, local], dim=1)))
         eighth = torch.relu(self.at_eighth(quarter))
         sixteenth = torch.relu(self.at_sixteenth(eighth))
-        coarse = torch.relu(eighth + like(self.to_eighth(sixteenth), eighth))
-        fine = torch.relu(quarter + like(self.to_quarter(coarse), quarter))
-        return Seen(fine, coarse, exact(self.flow(fine)))
+        coarse = torch.relu(eighth + resize_to(self.to_eighth(sixteenth), eighth))
+        fine = torch.relu(quarter + resize_to(self.to_quarter(coarse), quarter))
+        return FlowFeatures(fine, coarse, to_float32(self.flow(fine)))
 
 
-def as_input(frames: Tensor) -> Tensor:
+def normalise_frames(frames: Tensor) -> Tensor:
     """The newest frame, and how it differs from each older one, in units of 64 grey levels."""
     scaled = frames / _GREY_LEVELS
     newest = scaled[:, :1]
     return torch.cat([newest - 128.0 / _GREY_LEVELS, newest - scaled[:, 1:]], dim=1)
 
 
-def like(maps: Tensor, pattern: Tensor) -> Tensor:
+def resize_to(maps: Tensor, pattern: Tensor) -> Tensor:
     """``maps`` laid over the grid of ``pattern``."""
     return nn.functional.interpolate(maps, size=pattern.shape[2:], mode="bilinear", align_corners=False)
 
 
-def initialise_relu(network: nn.Module) -> None:
+def init_he(network: nn.Module) -> None:
     """Weights for layers that are followed by a ReLU (He et al., 2015), biases 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -150,7 +150,7 @@ _RARE = -3.0
 _SMALL = 0.05
 
 
-class Judgement(NamedTuple):
+class AnomalyOutput(NamedTuple):
     """What is thought of a frame."""
 
     strange: Tensor
@@ -163,7 +163,7 @@ class Judgement(NamedTuple):
     """The second code z', (N, latent, H / 8, W / 8)."""
 
 
-class Judge(nn.Module):
+class AnomalyNet(nn.Module):
     """See the module."""
 
     def __init__(self, fine: int, coarse: int, width: int, latent: int) -> None:
@@ -177,7 +177,7 @@ class Judge(nn.Module):
         self.latent = nn.Conv2d(width, latent, 1)
         self.from_coarse = nn.Conv2d(width, width // 2, 1)
         self.from_fine = nn.Conv2d(fine + looks, width // 2, 1)
-        self.strange = FewMaps(width // 2, 1)
+        self.strange = FewChannelConv2d(width // 2, 1)
         self.decoder = nn.Sequential(
             nn.Conv2d(latent + 2, width, 3, 1, 1),
             nn.ReLU(),
@@ -199,22 +199,22 @@ class Judge(nn.Module):
 
     def initialise(self) -> None:
         """Begin with the opinion that hardly anything is strange."""
-        initialise_relu(self)
+        init_he(self)
         for last in (self.latent, self.encoder_again[-1], self.decoder[-2], self.strange):
             nn.init.normal_(last.weight, 0.0, _SMALL)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
         nn.init.constant_(self.strange.bias, _RARE)  # type: ignore[arg-type]  # it has a bias
 
-    def forward(self, frame: Tensor, seen: Seen, place: Tensor) -> Judgement:
-        """``frame``: as MotionNet takes it, (N, 1, H, W). ``place``: (N, 2, H / 4, W / 4), -1 to 1 across and down."""
+    def forward(self, frame: Tensor, seen: FlowFeatures, place: Tensor) -> AnomalyOutput:
+        """``frame``: as FlowNet takes it, (N, 1, H, W). ``place``: (N, 2, H / 4, W / 4), -1 to 1 across and down."""
         looks = self.look(frame)
         down = torch.relu(self.down(torch.cat([seen.fine, seen.flow, looks, place], dim=1)))
         near = torch.relu(self.join(torch.cat([down, seen.coarse], dim=1)))
-        thought = torch.relu(self.mix(torch.cat([near, like(self.wide(near), near)], dim=1)))
+        thought = torch.relu(self.mix(torch.cat([near, resize_to(self.wide(near), near)], dim=1)))
         fine = self.from_fine(torch.cat([seen.fine, looks], dim=1))
-        strange = self.strange(torch.relu(like(self.from_coarse(thought), fine) + fine))
+        strange = self.strange(torch.relu(resize_to(self.from_coarse(thought), fine) + fine))
         coarse_place = nn.functional.avg_pool2d(place, 2)
         latent = self.latent(thought)
         scene = self.decoder(torch.cat([latent, coarse_place], dim=1))
         latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_place], dim=1))
-        distance = (exact(latent) - exact(latent_again)).square().mean(dim=1, keepdim=True)
-        return Judgement(exact(strange), nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)
+        distance = (to_float32(latent) - to_float32(latent_again)).square().mean(dim=1, keepdim=True)
+        return AnomalyOutput(to_float32(strange), nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.data.clips import ClipDataset
-from trainer.models.base import NormalRange
+from trainer.models.base import RangeScaler
 from trainer.statistics import SpeedCounts
 
 MAX_FRAMES = 4096
@@ -30,7 +30,7 @@ _HANDICAP = 2.0
 """Uneven motion beyond what its place has seen is common among normal frames; far beyond is not."""
 
 
-class Terms(NamedTuple):
+class ScoreMaps(NamedTuple):
     """The parts of the score, each in units of its own: maps (N, h, w)."""
 
     steady: Tensor
@@ -43,11 +43,11 @@ class Terms(NamedTuple):
     """How long the camera has been: 0 at its first frame, then a part of the time that averages take, at last 1."""
 
 
-Look = Callable[[Tensor, Tensor], tuple[Terms, Tensor]]
+ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
 """Clips, uint8 (N, 1, H, W, 1), and state to terms and next state."""
 
 
-class Scale(nn.Module):
+class ScoreScale(nn.Module):
     """How unusual each place is, (N, h, w): 0 at the median of normal frames' largest value, 1 at their 99 % quantile.
 
     Speed and strangeness, each in its own normal range, add up, as the rarities of independent signs do; what is beyond the
@@ -63,26 +63,26 @@ class Scale(nn.Module):
         self.register_buffer("usual", torch.ones(grid[0], 1))
         self.register_buffer("limits", torch.zeros(grid))
         self.register_buffer("always", torch.zeros(grid))
-        self.steady, self.jerky, self.strange = NormalRange(), NormalRange(), NormalRange()
-        self.whole, self.first = NormalRange(), NormalRange()
+        self.steady, self.jerky, self.strange = RangeScaler(), RangeScaler(), RangeScaler()
+        self.whole, self.first = RangeScaler(), RangeScaler()
 
-    def forward(self, terms: Terms) -> Tensor:
+    def forward(self, terms: ScoreMaps) -> Tensor:
         """See the class."""
         moving = torch.maximum(self.whole(self._sum(terms)), self.jerky(terms.jerky - self.limits) - _HANDICAP)
         # The mean of n frames strays by 1 / sqrt(n): what is above the median in a camera's first frames is that much less sure.
         surely = torch.minimum(moving, moving * terms.watched.sqrt())
         return torch.where(terms.watched > 0.0, surely, self.first(self._above_usual(terms)))
 
-    def _sum(self, terms: Terms) -> Tensor:
+    def _sum(self, terms: ScoreMaps) -> Tensor:
         steady: Tensor = self.steady(terms.steady / self.usual)
         strange: Tensor = self.strange(self._above_usual(terms))
         return steady + strange
 
-    def _above_usual(self, terms: Terms) -> Tensor:
+    def _above_usual(self, terms: ScoreMaps) -> Tensor:
         return terms.strange - self.always
 
     @torch.no_grad()
-    def fit(self, learned: Iterable[Terms], held_out: Iterable[Terms], first: Iterable[Terms]) -> None:
+    def fit(self, learned: Iterable[ScoreMaps], held_out: Iterable[ScoreMaps], first: Iterable[ScoreMaps]) -> None:
         """Set all: from footage that was learned from, from held-out footage, and from held-out frames without any before."""
         speeds, fastest, strangest = SpeedCounts(len(self.usual)), [], []
         for terms in learned:
@@ -102,7 +102,7 @@ class Scale(nn.Module):
 
 
 @torch.no_grad()
-def walk(look: Look, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[Terms]:
+def walk(look: ScoreMapsFunction, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
     """The terms of every frame but the first of stretches of the footage, several stretches side by side."""
     parts = sorted(_stretches(bank), key=len, reverse=True)
     for group in (parts[first : first + _SIDE_BY_SIDE] for first in range(0, len(parts), _SIDE_BY_SIDE)):
@@ -116,7 +116,7 @@ def walk(look: Look, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterato
 
 
 @torch.no_grad()
-def first_looks(look: Look, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[Terms]:
+def first_looks(look: ScoreMapsFunction, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
     """The terms of frames at even distances, each as if it were its camera's first."""
     for clips in bank.evenly_spaced(_FIRST_FRAMES, _SIDE_BY_SIDE):
         yield look(torch.from_numpy(clips), torch.zeros((len(clips), *state_shape)))[0]

@@ -9,12 +9,12 @@ from trainer.data.annotations import AnnotatedClip
 from trainer.data.clips import Split
 from trainer.data.dis_flow import DisFlow
 from trainer.errors import TooLittleFootage
-from trainer.models.base import Serving, Stage, Work
-from trainer.models.video_ede.learners import JudgeLearner, MotionLearner, Parts, TaughtLearner, parts_of
-from trainer.models.video_ede.networks import CELL_PX, as_input
-from trainer.pseudo_anomalies.annotated_samples import MarkedSamples, find_shown
-from trainer.pseudo_anomalies.samples import MotionSamples, ScenePlan, SceneSamples, moments
-from trainer.pseudo_anomalies.segments import Place, find_crowds, places
+from trainer.models.base import ProgressBar, ServingNetwork, TrainingStage
+from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks, split_scene_batch
+from trainer.models.video_ede.networks import CELL_PX, normalise_frames
+from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
+from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
+from trainer.pseudo_anomalies.segments import CameraView, camera_views, segment_views
 from trainer.training.loop import Material
 
 MOTION_SHARE = 1 / 3
@@ -33,14 +33,15 @@ _DRAWN_PX = 4.0
 """Speed that the log draws white."""
 
 
-def video_stages(network: Serving, parts: Parts, split: Split, work: Work) -> Iterator[Stage]:
+def video_stages(network: ServingNetwork, parts: TrainableNetworks, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
     """First motion, then strangeness.
 
     Raises:
         TooLittleFootage: no video is long enough to see motion in.
     """
     learned, held_out = (
-        places([video for video in part if len(video.frames) > parts.history[-1]]) for part in (split.train, split.validation)
+        camera_views([video for video in part if len(video.frames) > parts.history[-1]])
+        for part in (split.train, split.validation)
     )
     if not (learned and held_out):
         raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
@@ -48,31 +49,34 @@ def video_stages(network: Serving, parts: Parts, split: Split, work: Work) -> It
     yield _judge_stage(network, parts, (learned, held_out), split.annotated, work)
 
 
-def _at_most(counts: tuple[int, int], shown: tuple[list[Place], list[Place]], a_frame: int) -> list[int]:
+def _at_most(counts: tuple[int, int], shown: tuple[list[CameraView], list[CameraView]], a_frame: int) -> list[int]:
     """The counts, or less where there are not so many frames."""
     frames = [sum(len(video) for place in where for video in place.videos) for where in shown]
     return [min(count, a_frame * there) for count, there in zip(counts, frames, strict=True)]
 
 
-def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], work: Work) -> Stage:
+def _motion_stage(
+    network: ServingNetwork, parts: TrainableNetworks, shown: tuple[list[CameraView], list[CameraView]], work: ProgressBar
+) -> TrainingStage:
     teacher, counts = DisFlow(), _at_most((_MOMENTS, _HELD_OUT_MOMENTS), shown, _MOMENTS_A_FRAME)
     with work("measuring motion", sum(counts)) as advance:
         found = [
-            moments(where, parts.history, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)
+            flow_examples(where, parts.history, count, teacher, lambda: advance(1))
+            for where, count in zip(shown, counts, strict=True)
         ]
     side_px = min(_CROP_PX, *found[0][0].frames.shape[1:])
-    learned, held_out = (MotionSamples(some, parts.history, side_px) for some in found)
+    learned, held_out = (FlowSamples(some, parts.history, side_px) for some in found)
 
     def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
         true = nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)
         return true / _DRAWN_PX, parts.motion(samples[:, :-2]).flow / _DRAWN_PX
 
     crops = torch.arange(_VALIDATION_CROPS)
-    return Stage(
+    return TrainingStage(
         name="motion",
         share=MOTION_SHARE,
         batch=MOTION_BATCH,
-        learner=MotionLearner(network, parts),
+        learner=FlowLearner(network, parts),
         material=Material(learned, held_out.draw(crops).samples, ahead=True),
         learned=learned.draw(crops).samples,
         draw=draw,
@@ -81,27 +85,31 @@ def _motion_stage(network: Serving, parts: Parts, shown: tuple[list[Place], list
 
 
 def _judge_stage(
-    network: Serving, parts: Parts, shown: tuple[list[Place], list[Place]], marked: Sequence[AnnotatedClip], work: Work
-) -> Stage:
+    network: ServingNetwork,
+    parts: TrainableNetworks,
+    shown: tuple[list[CameraView], list[CameraView]],
+    marked: Sequence[AnnotatedClip],
+    work: ProgressBar,
+) -> TrainingStage:
     teacher, counts = DisFlow(), _at_most((_FRAMES, _HELD_OUT_FRAMES), shown, 1)
     with work("looking for moving things", sum(counts)) as advance:
-        crowds = [find_crowds(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
-    plan, held_out = (ScenePlan(some, parts.history) for some in crowds)
-    ordinary = SceneSamples(plan)
-    learner, samples = _taught(network, parts, plan, marked, work) if marked else (JudgeLearner(network, parts), ordinary)
+        crowds = [segment_views(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
+    plan, held_out = (SceneSource(some, parts.history) for some in crowds)
+    ordinary = PseudoAnomalySamples(plan)
+    learner, samples = _taught(network, parts, plan, marked, work) if marked else (AnomalyLearner(network, parts), ordinary)
 
     def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
-        frames, _, _, _, place = parts_of(samples)
-        scene = parts.judge(as_input(frames[:, :1]), parts.motion(frames), nn.functional.avg_pool2d(place, CELL_PX)).scene
-        return nn.functional.avg_pool2d(as_input(frames[:, :1]), CELL_PX) / 2.0, scene[:, :1] / 2.0
+        frames, _, _, _, place = split_scene_batch(samples)
+        scene = parts.judge(normalise_frames(frames[:, :1]), parts.motion(frames), nn.functional.avg_pool2d(place, CELL_PX)).scene
+        return nn.functional.avg_pool2d(normalise_frames(frames[:, :1]), CELL_PX) / 2.0, scene[:, :1] / 2.0
 
     crops = torch.arange(_VALIDATION_CROPS)
-    return Stage(
+    return TrainingStage(
         name="judgement",
         share=1.0 - MOTION_SHARE,
         batch=JUDGE_BATCH,
         learner=learner,
-        material=Material(samples, SceneSamples(held_out).draw(crops).samples, ahead=True),
+        material=Material(samples, PseudoAnomalySamples(held_out).draw(crops).samples, ahead=True),
         learned=ordinary.draw(crops).samples,
         draw=draw,
         patient=False,
@@ -109,11 +117,11 @@ def _judge_stage(
 
 
 def _taught(
-    network: Serving, parts: Parts, plan: ScenePlan, marked: Sequence[AnnotatedClip], work: Work
-) -> tuple[JudgeLearner, MarkedSamples]:
+    network: ServingNetwork, parts: TrainableNetworks, plan: SceneSource, marked: Sequence[AnnotatedClip], work: ProgressBar
+) -> tuple[AnomalyLearner, AnnotatedSamples]:
     """The judge's learner and samples where operators marked something."""
     frames = min(_MARKED_FRAMES, sum(mark.last - mark.first + 1 for mark in marked))
     with work("looking at what was marked", frames) as advance:
-        shown = find_shown(marked, plan.crowds, parts.history[-1], frames, DisFlow(), lambda: advance(1))
+        shown = find_annotated_frames(marked, plan.crowds, parts.history[-1], frames, DisFlow(), lambda: advance(1))
     anomalies, false_alarms = ([one for one in shown if one.anomalous is kind] for kind in (True, False))
-    return TaughtLearner(network, parts), MarkedSamples(plan, anomalies, false_alarms)
+    return FeedbackLearner(network, parts), AnnotatedSamples(plan, anomalies, false_alarms)
