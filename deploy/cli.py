@@ -146,7 +146,9 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turns, 0.6 s each time.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of one call; 0: the engine's own choice.")] = 0,
-    tune: Annotated[Literal["throughput", "latency"], typer.Option(help="What threads and streams are set for.")] = "throughput",
+    performance_hint: Annotated[
+        Literal["throughput", "latency"], typer.Option(help="What threads and streams are tuned for.")
+    ] = "throughput",
     as_json: AsJson = False,
 ) -> None:
     """Measure speed, CPU time, latency and memory of each engine, precision and batch, beside what this machine allows."""
@@ -154,7 +156,7 @@ def bench(
     from deploy.bundle import read_bundle
     from deploy.report import benchmark_table
 
-    plan = BenchmarkPlan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, tune)
+    plan = BenchmarkPlan(tuple(_wanted(engine, None)), tuple(batch or (1, 8, 32)), rounds, threads, performance_hint)
     verified = read_bundle(bundle)
     with _progress("measuring") as tell:
         report = {"model_id": verified.model_id, **benchmark(verified, plan, tell)}

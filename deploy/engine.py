@@ -26,21 +26,28 @@ State = NDArray[np.float32]
 
 Precision = Literal["f32", "bf16", "f16", "int8"]
 """What convolutions and sums are computed in; ``int8``: as many convolutions as scores bear, and nothing else."""
-Tune = Literal["throughput", "latency"]
-"""What threads and streams are set for: the most clips of a processor, or the earliest end of a call. No score depends on it."""
+PerformanceHint = Literal["throughput", "latency"]
+"""What threads and streams are tuned for: most clips a second, or the shortest call. Scores do not depend on it."""
 
+DEFAULT_ENGINE = "openvino"
 DEFAULT_MAX_CLIPS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How an engine is to be loaded; see :func:`load_engine`."""
+class EngineRequest:
+    """Which engine to load, and how. Every engine's constructor takes a bundle and a request."""
 
+    engine: str = DEFAULT_ENGINE
+    """A key of :data:`deploy.engines.registry.ENGINES`."""
     precision: Precision = "f32"
     max_clips: int = DEFAULT_MAX_CLIPS
+    """Largest number of clips in one call."""
     threads: int = 0
-    tune: Tune = "throughput"
-    cameras: int = 0
+    """CPU threads of one call; 0 leaves the choice to the backend."""
+    performance_hint: PerformanceHint = "throughput"
+    """Ignored by engines that are not in :data:`deploy.engines.registry.TUNABLE`."""
+    gpu_cached_cameras: int = 0
+    """Number of cameras whose last frames and state stay in GPU memory; ignored by CPU engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +84,8 @@ class Engine(Protocol):
     max_clips: int
     buckets: tuple[int, ...]
     """Numbers of clips that are computed in different ways, in rising order; empty where any number is computed in one way."""
-    cameras: int
-    """How many cameras' frames and states it can keep on its device, see :func:`resident`; 0: it keeps none."""
+    gpu_cached_cameras: int
+    """Number of cameras whose frames and states it keeps in GPU memory, see :func:`resident`; 0 for engines without a cache."""
     heatmaps_from: float
     """Nobody looks at heat maps of clips that score less: an engine for which they are dear may leave them NaN. May be set
     between calls; -inf at first, which leaves none out."""
@@ -129,7 +136,7 @@ class ResidentEngine(Engine, Protocol):
 
 def resident(engine: Engine) -> ResidentEngine | None:
     """``engine``, if it was loaded to keep frames and states on its device."""
-    return cast("ResidentEngine", engine) if engine.cameras else None
+    return cast("ResidentEngine", engine) if engine.gpu_cached_cameras else None
 
 
 def upload_before(engine: ResidentEngine, clips: Clips) -> list[list[FrameRow]]:
@@ -143,7 +150,7 @@ class CheckedEngine(ABC):
 
     name: str
     buckets: tuple[int, ...] = ()
-    cameras: int = 0
+    gpu_cached_cameras: int = 0
     heatmaps_from: float = -inf
 
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:

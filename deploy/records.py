@@ -11,7 +11,7 @@ Kept apart from ``bundle.json``, which the trainer writes and which is the same 
 
 The engine that a bundle is served with where the settings name none: what ``oddsight-deploy optimize`` chose on a machine.
 
-engines/default.json    engine, precision and tune, what they were chosen for, and what was measured
+engines/default.json    engine, precision and performance hint, what they were chosen for, and what was measured
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
-from deploy.engine import Precision, Tune
+from deploy.engine import PerformanceHint, Precision
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale
 from deploy.export.calibration_frames import FootageCard
 from deploy.selection.load_test import Figures
@@ -204,7 +204,7 @@ class DefaultEngine(BaseModel):
 
     engine: str
     precision: Precision
-    tune: Tune
+    performance_hint: PerformanceHint
     model_sha256: str
     """Of the serving graph that it was chosen for."""
     fingerprint: Fingerprint

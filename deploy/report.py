@@ -84,13 +84,15 @@ def trials_table(trials: list[dict[str, Any]]) -> Table:
     """What came of each trial of an optimisation that was measured."""
     # As narrow as it can be: all of it fits into 80 columns.
     table = Table(caption=_TRIALS_CAPTION, caption_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("engine", "tune", ""):
+    for column in ("engine", "hint", ""):
         table.add_column(column, no_wrap=True)
     for column in ("scored", "clips/s", "CPU ms", "p50 ms", "p95 ms", "busy"):
         table.add_column(column, no_wrap=True, justify="right")
     for trial in trials:
         word = "best" if trial["best"] else trial["judgement"]
-        table.add_row(f"{trial['engine']} {trial['precision']}", trial["tune"], word, *_load_figures(trial["figures"]))
+        table.add_row(
+            f"{trial['engine']} {trial['precision']}", trial["performance_hint"], word, *_load_figures(trial["figures"])
+        )
     return table
 
 
@@ -122,7 +124,9 @@ def benchmark_table(report: dict[str, Any]) -> Table:
     figures = "clips/s", "CPU ms a clip", *(f"{rank} ms" for rank in _RANKS), "of the floor", "torch f32", "memory MB"
     peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in report["floor"]["flop_per_s"].items())
     caption = f"measured here: {peaks}, {report['floor']['bytes_per_s'] / 1e9:.1f} GB/s"
-    table = Table("engine", "precision", "batch", *figures, title=f"{report['model_id']}, for {report['tune']}", caption=caption)
+    table = Table(
+        "engine", "precision", "batch", *figures, title=f"{report['model_id']}, for {report['performance_hint']}", caption=caption
+    )
     for row in report["results"]:
         table.add_row(row["engine"], row["precision"], str(row["batch"]), *_speed(row))
     return table

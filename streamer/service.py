@@ -11,7 +11,7 @@ import structlog
 from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import STAY_ON_DEVICE, CpuDecoder, load_decoder
-from deploy.engine import Engine, Options, resident
+from deploy.engine import Engine, EngineRequest, resident
 from deploy.errors import ConfigError
 from deploy.selection.select import Wanted, load_chosen
 from deploy.validation.accuracy import check_decoder
@@ -74,7 +74,7 @@ def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Ad
         action = loaded.ready.recovered
         log.warning("the engine asked for was not ready", action=action, running=engine.name, reason=loaded.ready.reason)
         metrics.engine_recoveries.labels(action).inc()
-    log.info("engine chosen", **loaded.choice.told(), score_scale=round(scale, 4), gpu_cached_cameras=engine.cameras)
+    log.info("engine chosen", **loaded.choice.told(), score_scale=round(scale, 4), gpu_cached_cameras=engine.gpu_cached_cameras)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     try:
         yield loaded.admitted
@@ -82,12 +82,12 @@ def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Ad
         engine.close()
 
 
-def _options(settings: Settings) -> Options:
+def _options(settings: Settings) -> EngineRequest:
     chosen = settings.engine
-    return Options(
+    return EngineRequest(
         max_clips=settings.batch.max_clips,
         threads=chosen.threads,
-        cameras=chosen.gpu_cached_cameras,
+        gpu_cached_cameras=chosen.gpu_cached_cameras,
     )
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
-from deploy.engines.registry import DEFAULT_ENGINE, load_engine
+from deploy.engine import EngineRequest
+from deploy.engines.registry import load_engine
 from trainer.data.datasets.registry import training_sources
 from trainer.data.footage import load_all_footage
 from trainer.errors import TooLittleFootage
@@ -70,7 +71,7 @@ def calibrate(bundle_path: Path, data: Path) -> Bundle:
     """
     bundle = read_bundle(bundle_path)
     clips = load_all_footage(training_sources(data), bundle.spec)
-    engine = load_engine(bundle, DEFAULT_ENGINE)
+    engine = load_engine(bundle, EngineRequest())
     try:
         scores = [row for _, row in score_clips(engine, clips)]
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from deploy.bundle import Bundle, Calibration, read_bundle
-from deploy.engine import Engine
+from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from trainer.baselines.base import Learned
 from trainer.baselines.flow import baseline_spec
@@ -54,7 +54,7 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -
 @contextmanager
 def opened(bundle: Bundle, engine_name: str) -> Iterator[Engine]:
     """The engine, for as long as it is needed."""
-    engine = load_engine(bundle, engine_name)
+    engine = load_engine(bundle, EngineRequest(engine_name))
     try:
         yield engine
     finally:

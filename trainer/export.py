@@ -27,6 +27,7 @@ from deploy.bundle import (
     read_golden,
     write_bundle,
 )
+from deploy.engine import EngineRequest
 from deploy.engines.registry import ENGINES, ON_GPU, load_engine
 from deploy.errors import EngineUnavailable
 from deploy.export.onnx import export_onnx, save_weights
@@ -89,7 +90,7 @@ def check_engines(bundle: Bundle) -> Iterator[str]:
     golden = read_golden(bundle)
     for name in (name for name in ENGINES if name not in ON_GPU):
         try:
-            engine = load_engine(bundle, name)
+            engine = load_engine(bundle, EngineRequest(name))
         except EngineUnavailable as error:
             yield f"engine {name}: not tried, {error}"
             continue

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, Calibration
 from deploy.decision import DecisionRule
-from deploy.engine import Engine
-from deploy.engines.registry import DEFAULT_ENGINE, load_engine
+from deploy.engine import Engine, EngineRequest
+from deploy.engines.registry import load_engine
 from deploy.image import encode_jpeg
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.clips import Split
@@ -216,7 +216,7 @@ def look_at_last_tenth(bundle: Bundle, split: Split, advance: Callable[[int], No
     Raises:
         OddsightError: the bundle's default engine cannot be used.
     """
-    engine = load_engine(bundle, DEFAULT_ENGINE)
+    engine = load_engine(bundle, EngineRequest())
     try:
         calibrated = _scores(engine, split.validation, advance)
         scores = dict(zip((video.name for video in split.holdout), _scores(engine, split.holdout, advance), strict=True))

@@ -17,7 +17,7 @@ import numpy as np
 
 from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu, measure_gpu
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import Clips, Engine, Precision, State, Tune, resident
+from deploy.engine import Clips, Engine, EngineRequest, PerformanceHint, Precision, State, resident
 from deploy.engines.registry import ON_GPU, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.selection.load_test import NewestFrames
@@ -41,7 +41,7 @@ class BenchmarkPlan:
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 5
     threads: int = 0
-    tune: Tune = "throughput"
+    performance_hint: PerformanceHint = "throughput"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,8 @@ def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, i
     ``on_progress`` gets the number of finished measurements and of all.
 
     Returns:
-        ``tune``; ``results``: one for each engine and batch size; ``floor`` and ``gpu_floor``: measured peaks of processor and
-        GPU, the latter None if no engine ran on a GPU; ``left_out``: the reason for each engine that could not be loaded.
+        ``performance_hint``; ``results``: one for each engine and batch size; ``floor`` and ``gpu_floor``: measured peaks of
+        processor and GPU, the latter None if no engine ran on a GPU; ``left_out``: the reason for each engine that could not be loaded.
 
     Raises:
         EngineFailed: a backend failed.
@@ -178,7 +178,7 @@ def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, i
         run_rounds(runners, plan.rounds, on_progress)
     peaks = _peaks(runners)
     return {
-        "tune": plan.tune,
+        "performance_hint": plan.performance_hint,
         "results": [asdict(result) for result in _results(bundle, runners, peaks)],
         "floor": asdict(peaks["cpu"]),
         "gpu_floor": asdict(peaks["gpu"]) if "gpu" in peaks else None,
@@ -198,12 +198,14 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
         try:
             loaded = load_engine(
                 bundle,
-                name,
-                precision=precision,
-                max_clips=max(plan.batches),
-                threads=plan.threads,
-                tune=plan.tune,
-                cameras=sum(plan.batches),
+                EngineRequest(
+                    name,
+                    precision=precision,
+                    max_clips=max(plan.batches),
+                    threads=plan.threads,
+                    performance_hint=plan.performance_hint,
+                    gpu_cached_cameras=sum(plan.batches),
+                ),
             )
         except (EngineUnavailable, EngineRefused) as error:  # refused: no plan was built for this machine
             left_out[f"{name} {precision}"] = str(error)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, Scores, State, Tune, check_graph
+from deploy.engine import CheckedEngine, Clips, EngineRequest, Scores, State, check_graph
 from deploy.errors import backend_errors, missing_library
 
 _LOG_ERRORS_ONLY = 3
@@ -11,18 +11,17 @@ _SPINNING = "session.intra_op.allow_spinning"
 
 
 class OnnxEngine(CheckedEngine):
-    """See :class:`deploy.engine.Engine`.
+    """ONNX Runtime. ``graph`` replaces the bundle's graph, to try one that was made from it.
 
-    ``threads``: CPU threads within an operator; 0: one a physical core. ``tune``: set for latency, threads spin while they wait
-    for work, so that the next operator begins at once. ``graph``: one made from the bundle's, to be run in its place.
+    With the performance hint "latency", threads spin while they wait for work, so that the next operator begins at once.
     """
 
     name = "onnx"
 
-    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int, tune: Tune, graph: bytes | None = None) -> None:
-        super().__init__(bundle.spec, max_clips)
+    def __init__(self, bundle: Bundle, request: EngineRequest, graph: bytes | None = None) -> None:
+        super().__init__(bundle.spec, request.max_clips)
         self._onnxruntime = _import_onnxruntime()
-        self._threads, self._tune = threads, tune
+        self._request = request
         with backend_errors(f"onnx: {bundle.path} cannot be loaded"):
             self._session = self._onnxruntime.InferenceSession(
                 graph or bundle.file(ONNX_NAME), self._session_options(), providers=["CPUExecutionProvider"]
@@ -50,16 +49,16 @@ class OnnxEngine(CheckedEngine):
             "precision": self._session.get_outputs()[0].type,
             "threads": str(options.intra_op_num_threads or "one a physical core"),
             "spinning": "on" if spins else "off",
-            "tune": "latency" if spins else "throughput",
+            "performance_hint": "latency" if spins else "throughput",
         }
 
     def _session_options(self) -> Any:
         options = self._onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self._request.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _LOG_ERRORS_ONLY
         # Spinning threads keep cores busy between calls that the decoder could use.
-        options.add_session_config_entry(_SPINNING, "1" if self._tune == "latency" else "0")
+        options.add_session_config_entry(_SPINNING, "1" if self._request.performance_hint == "latency" else "0")
         return options
 
     def _run(self, clips: Clips, state: State | None) -> Scores:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, Options, Precision, Scores, State, check_graph
+from deploy.engine import CheckedEngine, Clips, EngineRequest, Precision, Scores, State, check_graph
 from deploy.errors import EngineUnavailable, backend_errors, missing_library
 
 _CONVERTER = "openvino.tools.ovc"
@@ -24,8 +24,8 @@ class OpenVinoEngine(CheckedEngine):
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, options: Options) -> None:
-        super().__init__(bundle.spec, options.max_clips)
+    def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
+        super().__init__(bundle.spec, request.max_clips)
         self._openvino = _import_openvino()
         with backend_errors(f"openvino: {bundle.path} cannot be loaded"):
             core = self._openvino.Core()
@@ -33,10 +33,10 @@ class OpenVinoEngine(CheckedEngine):
             inputs = _shapes(model.inputs, {"clips", "state"})
             outputs = _shapes(model.outputs, {"score", "heatmap", "next_state"})
         check_graph(bundle, inputs, outputs)
-        self._processor = _require(core, options.precision)
+        self._processor = _require(core, request.precision)
         with backend_errors(f"openvino: {bundle.path} cannot be compiled"):
             model.reshape({name: [1, *sizes] for name, (_, *sizes) in inputs.items()})
-            compiled = core.compile_model(model, "CPU", self._properties(options))
+            compiled = core.compile_model(model, "CPU", self._properties(request))
             self._queue = self._openvino.AsyncInferQueue(compiled)
             self._result_shapes = {name: tuple(compiled.output(name).shape)[1:] for name in outputs}
             self._description = self._read_back(compiled)
@@ -55,19 +55,19 @@ class OpenVinoEngine(CheckedEngine):
             "precision": compiled.get_property(properties.hint.inference_precision).to_string(),
             "threads": str(compiled.get_property(properties.inference_num_threads)),
             "streams": str(compiled.get_property(properties.streams.num)),
-            "tune": str(compiled.get_property(properties.hint.performance_mode)).lower(),
+            "performance_hint": str(compiled.get_property(properties.hint.performance_mode)).lower(),
         }
 
-    def _properties(self, options: Options) -> dict[Any, Any]:
+    def _properties(self, request: EngineRequest) -> dict[Any, Any]:
         properties, hint = self._openvino.properties, self._openvino.properties.hint
         chosen = {
             # Left alone, OpenVINO takes bfloat16 on CPUs that have it: other scores than those of the calibration.
-            hint.inference_precision: getattr(self._openvino.Type, options.precision),
-            hint.performance_mode: getattr(hint.PerformanceMode, options.tune.upper()),
+            hint.inference_precision: getattr(self._openvino.Type, request.precision),
+            hint.performance_mode: getattr(hint.PerformanceMode, request.performance_hint.upper()),
             # Pinned, several services on one host would all sit on the same first cores.
             hint.enable_cpu_pinning: False,
         }
-        return {**chosen, properties.inference_num_threads: options.threads} if options.threads else chosen
+        return {**chosen, properties.inference_num_threads: request.threads} if request.threads else chosen
 
     def _run(self, clips: Clips, state: State | None) -> Scores:
         given: dict[str, NDArray[Any]] = {"clips": clips} if state is None else {"clips": clips, "state": state}

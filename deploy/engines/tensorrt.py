@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploy.bundle import Bundle
-from deploy.engine import Options, check_graph
+from deploy.engine import EngineRequest, check_graph
 from deploy.engines.tensorrt_library import Context, Log, TensorRt, import_library
 from deploy.errors import EngineFailed, backend_errors
 from deploy.export.tensorrt import fingerprint_here, profile_bounds
@@ -22,12 +22,12 @@ class TensorRtEngine(GpuEngine):
         EngineFailed: the library refuses the plan.
     """
 
-    def __init__(self, bundle: Bundle, name: str, options: Options) -> None:
-        self.name = name
+    def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
+        self.name = name = request.engine
         library = import_library(name)
         # First of all: without a driver the run time ends the whole process.
         self._gpu = find_gpu(name)
-        variant, plan = read_plan(bundle, name, options.precision, fingerprint_here(name, library))
+        variant, plan = read_plan(bundle, name, request.precision, fingerprint_here(name, library))
         self._description = dict(variant.fingerprint)
         built = variant.plan.options if variant.plan else BuildOptions()
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
@@ -35,7 +35,7 @@ class TensorRtEngine(GpuEngine):
             program = PlanProgram(library, plan, built, driver)
         check_graph(bundle, *program.free_shapes())
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
-            super().__init__(bundle.spec, options, driver, program, buckets_for(options.max_clips, built.buckets))
+            super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, built.buckets))
 
     def describe(self) -> dict[str, str]:
         """See :meth:`deploy.engine.Engine.describe`."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from deploy.bundle import Bundle
-from deploy.engine import CheckedEngine, Clips, Options, Precision, Scores, State
+from deploy.engine import CheckedEngine, Clips, EngineRequest, Precision, Scores, State
 from deploy.errors import backend_errors, missing_library
 from deploy.gpu.driver import CudaDriver, Driver, Gpu, Launch, find_gpu, import_torch
 from deploy.gpu.engine import GpuEngine, buckets_for, program_shapes
@@ -32,10 +32,10 @@ class TorchEngine(CheckedEngine):
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, *, max_clips: int, threads: int) -> None:
-        super().__init__(bundle.spec, max_clips)
+    def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
+        super().__init__(bundle.spec, request.max_clips)
         self._torch = _import_torch()
-        self._threads = threads
+        self._threads = request.threads
         from deploy.network import load_network
 
         self._network = load_network(bundle)
@@ -96,16 +96,16 @@ class TorchCudaEngine(GpuEngine):
 
     name = "torch-cuda"
 
-    def __init__(self, bundle: Bundle, options: Options) -> None:
+    def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
         self._gpu = find_gpu(self.name)
         driver = CudaDriver(self.name)
-        self._precision = options.precision
+        self._precision = request.precision
         from deploy.network import load_network
 
         network = load_network(bundle)
         with backend_errors(f"{self.name}: {bundle.path} cannot be loaded"):
-            program = TorchProgram(network, bundle.spec, options.precision, driver)
-            super().__init__(bundle.spec, options, driver, program, buckets_for(options.max_clips, BUCKETS))
+            program = TorchProgram(network, bundle.spec, request.precision, driver)
+            super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, BUCKETS))
 
     def describe(self) -> dict[str, str]:
         """See :meth:`deploy.engine.Engine.describe`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, Bundle
+from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.errors import EngineRefused
 from deploy.export.calibration_frames import Footage
@@ -125,7 +126,7 @@ def _scored(bundle: Bundle, footage: Footage) -> Sequences:
 
 
 def _engine(bundle: Bundle, frames: NDArray[np.uint8], graph: bytes | None = None) -> OnnxEngine:
-    return OnnxEngine(bundle, max_clips=len(frames), threads=0, tune="throughput", graph=graph)
+    return OnnxEngine(bundle, EngineRequest("onnx", max_clips=len(frames)), graph)
 
 
 class _Pairs:

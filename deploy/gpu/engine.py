@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.engine import CheckedEngine, Clips, Frames, NewestScores, Options, Scores, State
+from deploy.engine import CheckedEngine, Clips, EngineRequest, Frames, NewestScores, Scores, State
 from deploy.errors import ConfigError
 from deploy.gpu.driver import Driver, Launch
 from deploy.gpu.store import LARGEST, ROW_NUMBERS, Given, Store
@@ -209,13 +209,13 @@ class GpuEngine(CheckedEngine):
     Heat maps of clips that score less than ``heatmaps_from`` are not copied from the device; they hold NaN.
     """
 
-    def __init__(self, spec: ClipSpec, options: Options, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
-        super().__init__(spec, options.max_clips)
-        self.cameras = options.cameras
+    def __init__(self, spec: ClipSpec, request: EngineRequest, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
+        super().__init__(spec, request.max_clips)
+        self.gpu_cached_cameras = request.gpu_cached_cameras
         self.buckets = tuple(buckets)
         self._shapes = {**program.shapes(), LARGEST: ()}
         self._program = program
-        self._store = Store(driver, spec, self.cameras, self.max_clips) if self.cameras else None
+        self._store = Store(driver, spec, self.gpu_cached_cameras, self.max_clips) if self.gpu_cached_cameras else None
         self._slots = [Slot(driver, program, self.buckets, self._store) for _ in range(SLOTS)]
 
     def score_newest(
@@ -270,7 +270,7 @@ class GpuEngine(CheckedEngine):
 
     def _checked_store(self, frames: Frames | Sequence[DeviceFrame]) -> Store:
         if self._store is None:
-            raise ConfigError(f"the {self.name} engine keeps nothing on its device; load it with cameras of at least 1, got 0")
+            raise ConfigError(f"the {self.name} engine caches no frames; load it with gpu_cached_cameras of at least 1, got 0")
         if isinstance(frames, Sequence):
             self._check_number("frames", frames)
             self._store.check_frames(frames)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, Literal
 
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
-from deploy.engine import DEFAULT_MAX_CLIPS, Clips, Options, Precision, Tune
+from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest, PerformanceHint, Precision
 from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
 from deploy.records import DefaultEngine, Fingerprint, write_default
@@ -55,7 +55,7 @@ class Candidate:
 
     engine: str
     precision: Precision
-    tune: Tune
+    performance_hint: PerformanceHint
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +135,14 @@ def shortfall(figures: Figures, goal: Goal) -> str | None:
 def candidates() -> list[Candidate]:
     """All there are; an engine that cannot be set for latency counts once in each precision."""
     return [
-        Candidate(engine, precision, tune)
+        Candidate(engine, precision, hint)
         for engine, precisions in PRECISIONS.items()
         for precision in precisions
-        for tune in _tunes(engine)
+        for hint in _performance_hints(engine)
     ]
 
 
-def _tunes(engine: str) -> tuple[Tune, ...]:
+def _performance_hints(engine: str) -> tuple[PerformanceHint, ...]:
     return ("throughput", "latency") if engine in TUNABLE else ("throughput",)
 
 
@@ -152,7 +152,7 @@ def _gated(bundle: Bundle, tell: Callable[[int, int], None]) -> list[Trial]:
     trials, tried = [], candidates()
     for number, candidate in enumerate(tried, 1):
         engine, precision = candidate.engine, candidate.precision
-        verdict = out.get((engine, precision)) or verify_engine(bundle, engine, precision, candidate.tune)
+        verdict = out.get((engine, precision)) or verify_engine(bundle, engine, precision, candidate.performance_hint)
         if verdict.status != "ok":
             out[engine, precision] = verdict
         trials.append(Trial(candidate, verdict.status, verdict.detail))
@@ -176,8 +176,13 @@ class _Contender:
 
     def start(self, bundle: Bundle, clips: Clips, load: CameraLoad, stack: ExitStack) -> None:
         wanted = self.trial.candidate
-        options = Options(precision=wanted.precision, tune=wanted.tune, cameras=min(load.cameras, DEFAULT_MAX_CLIPS))
-        engine = load_admitted(bundle, wanted.engine, options).engine
+        request = EngineRequest(
+            wanted.engine,
+            wanted.precision,
+            performance_hint=wanted.performance_hint,
+            gpu_cached_cameras=min(load.cameras, DEFAULT_MAX_CLIPS),
+        )
+        engine = load_admitted(bundle, request).engine
         stack.enter_context(closing(engine))
         told = ", ".join(f"{name} {value}" for name, value in settings_in_force(engine).items())
         self.trial = replace(self.trial, detail=told, fingerprint=fingerprint(engine))
@@ -221,7 +226,7 @@ def _record(bundle: Bundle, winner: Trial, figures: Figures, goal: Goal) -> Defa
     return DefaultEngine(
         engine=winner.candidate.engine,
         precision=winner.candidate.precision,
-        tune=winner.candidate.tune,
+        performance_hint=winner.candidate.performance_hint,
         model_sha256=bundle.manifest.files[ONNX_NAME],
         fingerprint=winner.fingerprint or {},
         cameras=goal.load.cameras,

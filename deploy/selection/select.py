@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import Options, Precision, Tune
-from deploy.engines.registry import DEFAULT_ENGINE, PRECISIONS
+from deploy.engine import DEFAULT_ENGINE, EngineRequest, PerformanceHint, Precision
+from deploy.engines.registry import PRECISIONS
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.export.tensorrt import make_plan
@@ -35,21 +35,21 @@ class Ready:
     """Why that was needed; empty where nothing was."""
 
 
-def load_ready(bundle: Bundle, name: str, options: Options, policy: Policy) -> Ready:
-    """Load the engine called ``name``, or do what ``policy`` says where it is not ready.
+def load_ready(bundle: Bundle, request: EngineRequest, policy: Policy) -> Ready:
+    """Load the requested engine, or do what ``policy`` says where it is not ready.
 
     Raises:
         EngineRefused, EngineUnavailable: it is not ready, and the policy does not help; the reason is that of the engine named.
         ConfigError, EngineFailed, BundleError: see :func:`deploy.validation.admission.load_admitted`; no policy helps there.
     """
     try:
-        return Ready(load_admitted(bundle, name, options), None, "")
+        return Ready(load_admitted(bundle, request), None, "")
     except (EngineRefused, EngineUnavailable) as error:
-        if policy == "rebuild" and name in MODULES:
-            _rebuild(bundle, name, options.precision)
-            return Ready(load_admitted(bundle, name, options), "rebuild", str(error))
+        if policy == "rebuild" and request.engine in MODULES:
+            _rebuild(bundle, request.engine, request.precision)
+            return Ready(load_admitted(bundle, request), "rebuild", str(error))
         if policy == "fallback":
-            for admitted in _fallbacks(bundle, options):
+            for admitted in _fallbacks(bundle, request):
                 return Ready(admitted, "fallback", str(error))
         raise
 
@@ -62,10 +62,10 @@ def _rebuild(bundle: Bundle, name: str, precision: Precision) -> None:
     write_variant(bundle, put_to_the_gate(bundle, name, precision))
 
 
-def _fallbacks(bundle: Bundle, options: Options) -> Iterator[Admitted]:
+def _fallbacks(bundle: Bundle, request: EngineRequest) -> Iterator[Admitted]:
     for name, precision in FALLBACKS:
         try:
-            yield load_admitted(bundle, name, replace(options, precision=precision))
+            yield load_admitted(bundle, replace(request, engine=name, precision=precision))
         except (EngineRefused, EngineUnavailable):
             continue
 
@@ -79,7 +79,7 @@ class Wanted:
 
     engine: str | None = None
     precision: Precision | None = None
-    tune: Tune | None = None
+    performance_hint: PerformanceHint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,14 @@ class Choice:
 
     engine: str
     precision: Precision
-    tune: Tune
+    performance_hint: PerformanceHint
     sources: Mapping[str, Source]
-    """By part: ``engine``, ``precision``, ``tune``."""
+    """By part: ``engine``, ``precision``, ``performance_hint``."""
 
     def told(self) -> dict[str, str]:
         """All of it in words, for a line of the log."""
         sources = {f"{part}_from": source for part, source in self.sources.items()}
-        return {"engine": self.engine, "precision": self.precision, "tune": self.tune, **sources}
+        return {"engine": self.engine, "precision": self.precision, "performance_hint": self.performance_hint, **sources}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,27 +113,27 @@ class Loaded:
 _SHIPPED: Final = Choice(DEFAULT_ENGINE, "f32", "throughput", {})
 
 
-def load_chosen(bundle: Bundle, wanted: Wanted, options: Options, if_not_ready: Policy = "fail") -> Loaded:
+def load_chosen(bundle: Bundle, wanted: Wanted, request: EngineRequest, if_not_ready: Policy = "fail") -> Loaded:
     """Load an engine to serve with; another one than the one that is named only if ``if_not_ready`` says so.
 
     The bundle's default counts where the settings name no other engine than its own, and where it was chosen on this machine for
-    this model. ``options`` count but for precision and tune, which are what is chosen.
+    this model. ``request`` counts but for engine, precision and performance hint, which are what is chosen.
 
     Raises:
         BundleCorrupt: the bundle's default is needed and cannot be read.
         ConfigError, EngineError: see :func:`deploy.validation.admission.load_admitted`.
     """
-    open_parts = None in (wanted.engine, wanted.precision, wanted.tune)
+    open_parts = None in (wanted.engine, wanted.precision, wanted.performance_hint)
     default = read_default(bundle) if open_parts else None
     passed_over = None
     if default is not None and wanted.engine in (None, default.engine):
         try:
             choice = resolve(wanted, default)
-            return Loaded(_load_default(bundle, default, choice, options), choice, None)
+            return Loaded(_load_default(bundle, default, choice, request), choice, None)
         except (EngineRefused, EngineUnavailable) as error:
             passed_over = str(error)
     choice = resolve(wanted, None)
-    ready = load_ready(bundle, choice.engine, _with(choice, options), if_not_ready)
+    ready = load_ready(bundle, _with(choice, request), if_not_ready)
     return Loaded(ready.admitted, choice, passed_over, ready)
 
 
@@ -144,20 +144,20 @@ def resolve(wanted: Wanted, default: DefaultEngine | None) -> Choice:
     """
     source: Source = "shipped default" if default is None else "bundle default"
     filling = default or _SHIPPED
-    named = {"engine": wanted.engine, "precision": wanted.precision, "tune": wanted.tune}
+    named = {"engine": wanted.engine, "precision": wanted.precision, "performance_hint": wanted.performance_hint}
     return Choice(
         engine=wanted.engine or filling.engine,
         precision=wanted.precision or filling.precision,
-        tune=wanted.tune or filling.tune,
+        performance_hint=wanted.performance_hint or filling.performance_hint,
         sources={part: source if value is None else "settings" for part, value in named.items()},
     )
 
 
-def _with(choice: Choice, options: Options) -> Options:
-    return replace(options, precision=choice.precision, tune=choice.tune)
+def _with(choice: Choice, request: EngineRequest) -> EngineRequest:
+    return replace(request, engine=choice.engine, precision=choice.precision, performance_hint=choice.performance_hint)
 
 
-def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, options: Options) -> Admitted:
+def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, request: EngineRequest) -> Admitted:
     """Load what was chosen, if it was chosen here.
 
     Raises:
@@ -168,7 +168,7 @@ def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, option
     _refuse_differences(
         bundle, default, {"model_sha256": default.model_sha256}, {"model_sha256": bundle.manifest.files[ONNX_NAME]}
     )
-    admitted = load_admitted(bundle, choice.engine, _with(choice, options))
+    admitted = load_admitted(bundle, _with(choice, request))
     try:
         found = fingerprint(admitted.engine)
         # A precision that the settings name is another one by intent.
@@ -183,5 +183,5 @@ def _load_default(bundle: Bundle, default: DefaultEngine, choice: Choice, option
 def _refuse_differences(bundle: Bundle, default: DefaultEngine, expected: dict[str, str], found: dict[str, str]) -> None:
     if changed := differences(expected, found):
         again = f"oddsight-deploy optimize {bundle.path} --cameras {default.cameras} --frame-rate {default.frame_rate:g}"
-        told = f"{default.engine} in {default.precision} for {default.tune}"
+        told = f"{default.engine} in {default.precision} for {default.performance_hint}"
         raise EngineRefused(f"{told} was chosen elsewhere: {'; '.join(changed)}; choose again: {again}")

@@ -4,11 +4,11 @@ Engines that may be put to work: none serves that has not shown on this machine 
 """
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, read_golden
-from deploy.engine import Engine, Options, Precision, Tune, resident
+from deploy.engine import Engine, EngineRequest, PerformanceHint, Precision, resident
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
 from deploy.golden import read_sequences
@@ -18,7 +18,7 @@ from deploy.validation.parity import Parity, check, check_resident
 
 _MAX_CLIPS = 1024
 """So that an engine with buckets loads them all."""
-_SETTINGS = ("threads", "streams", "spinning", "tune")
+_SETTINGS = ("threads", "streams", "spinning", "performance_hint")
 """Of a description: how fast, not what."""
 
 
@@ -31,7 +31,7 @@ class Admitted:
     """Its scores by the reference's, which the thresholds are made for; see :attr:`deploy.validation.accuracy.Gate.score_scale`."""
 
 
-def load_admitted(bundle: Bundle, name: str, options: Options) -> Admitted:
+def load_admitted(bundle: Bundle, request: EngineRequest) -> Admitted:
     """Load an engine to serve with.
 
     A float32 engine scores the golden clips first, which takes less than a second. Any other must have passed the gate here. One
@@ -42,9 +42,9 @@ def load_admitted(bundle: Bundle, name: str, options: Options) -> Admitted:
         EngineFailed: it computes something else than the reference, or the backend failed.
         ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
     """
-    engine = load_engine(bundle, name, **asdict(options))
+    engine = load_engine(bundle, request)
     try:
-        score_scale = _passed(bundle, name, options.precision, engine)
+        score_scale = _passed(bundle, request.engine, request.precision, engine)
         if (keeper := resident(engine)) is not None:
             check_resident(keeper, read_golden(bundle))
     except BaseException:
@@ -62,7 +62,7 @@ def _passed(bundle: Bundle, name: str, precision: Precision, engine: Engine) -> 
     return 1.0 if gate is None else gate.score_scale
 
 
-def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, tune: Tune = "throughput") -> Variant:
+def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput") -> Variant:
     """Try an engine on the bundle's golden sequences; to be kept with :func:`deploy.records.write_variant`.
 
     Raises:
@@ -70,7 +70,9 @@ def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, tune: Tune 
         EngineFailed, ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
     """
     sequences = read_sequences(bundle)
-    engine = load_engine(bundle, name, precision=precision, max_clips=_MAX_CLIPS, tune=tune)
+    engine = load_engine(
+        bundle, EngineRequest(name, precision=precision, max_clips=_MAX_CLIPS, performance_hint=performance_hint)
+    )
     try:
         gate = try_engine(engine, precision, sequences)
         known = fingerprint(engine)
@@ -115,10 +117,14 @@ class Verdict:
     """On the golden sequences; None for float32 if the bundle has none."""
 
 
-def verify_engine(bundle: Bundle, name: str, precision: Precision, tune: Tune = "throughput") -> Verdict:
+def verify_engine(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput") -> Verdict:
     """Try one engine, and keep the verdict of its gate in the bundle, where that can be written to."""
     try:
-        return _verify_f32(bundle, name, tune) if precision == "f32" else _verify_by_gate(bundle, name, precision, tune)
+        return (
+            _verify_f32(bundle, name, performance_hint)
+            if precision == "f32"
+            else _verify_by_gate(bundle, name, precision, performance_hint)
+        )
     except EngineUnavailable as error:
         return Verdict(name, precision, "unavailable", str(error))
     except EngineRefused as error:  # its plan is missing or stale
@@ -135,8 +141,8 @@ def passed(verdicts: list[Verdict], *, asked_for: bool) -> bool:
     return "ok" in statuses and not statuses & ({"failed", "refused", "unavailable"} if asked_for else {"failed"})
 
 
-def _verify_f32(bundle: Bundle, name: str, tune: Tune) -> Verdict:
-    engine = load_engine(bundle, name, tune=tune)
+def _verify_f32(bundle: Bundle, name: str, performance_hint: PerformanceHint) -> Verdict:
+    engine = load_engine(bundle, EngineRequest(name, performance_hint=performance_hint))
     try:
         parity = check(engine, read_golden(bundle))
         gate = try_engine(engine, "f32", read_sequences(bundle)) if SEQUENCES_NAME in bundle.manifest.files else None
@@ -148,8 +154,8 @@ def _verify_f32(bundle: Bundle, name: str, tune: Tune) -> Verdict:
     return Verdict(name, "f32", "ok", detail, parity, gate)
 
 
-def _verify_by_gate(bundle: Bundle, name: str, precision: Precision, tune: Tune) -> Verdict:
-    variant = put_to_the_gate(bundle, name, precision, tune)
+def _verify_by_gate(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint) -> Verdict:
+    variant = put_to_the_gate(bundle, name, precision, performance_hint)
     with suppress(PermissionError):  # a bundle that belongs to somebody else may be tried all the same
         write_variant(bundle, variant)
     if variant.gate is not None and variant.gate.failures:

@@ -79,7 +79,7 @@ def check_resident(engine: ResidentEngine, golden: Golden, tolerance: float = F3
     Raises:
         EngineFailed: scores differ by more than ``tolerance``, relative to the largest.
     """
-    clips = golden.clips[: min(engine.max_clips, engine.cameras)]
+    clips = golden.clips[: min(engine.max_clips, engine.gpu_cached_cameras)]
     again = np.concatenate([clips[:, 1:], clips[:, -1:]], axis=1)
     before = upload_before(engine, clips)
     whole = engine.score(clips)

@@ -79,7 +79,7 @@ class Scorer:
             self._told = True
             log.warning(
                 "more cameras than stay on the device: the others' clips go up whole; raise engine.gpu_cached_cameras",
-                gpu_cached_cameras=self._engine.cameras,
+                gpu_cached_cameras=self._engine.gpu_cached_cameras,
             )
         self._metrics.gpu_cache_misses.inc(n_clips)
 
@@ -95,7 +95,7 @@ class _Device:
         """Whether clips with this memory are scored here."""
         if memory in self._memories:
             return True
-        if memory.state is not None or len(self._memories) >= self._engine.cameras:
+        if memory.state is not None or len(self._memories) >= self._engine.gpu_cached_cameras:
             return False
         self._memories.add(memory)
         return True

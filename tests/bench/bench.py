@@ -28,8 +28,8 @@ from rich.table import Table
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import CpuDecoder
-from deploy.engine import Engine
-from deploy.engines.registry import DEFAULT_ENGINE, load_engine
+from deploy.engine import Engine, EngineRequest
+from deploy.engines.registry import load_engine
 from deploy.image import picture_size
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka, embedded_redis
@@ -83,7 +83,7 @@ def main() -> None:
 def measure(bundle: Bundle) -> dict[str, Any]:
     """All figures, as they go into ``bench.json``."""
     pictures = [picture.encoded for picture in open_source(str(DEMO_VIDEOS[0]))]
-    with closing(load_engine(bundle, DEFAULT_ENGINE, max_clips=BATCH)) as engine:
+    with closing(load_engine(bundle, EngineRequest(max_clips=BATCH))) as engine:
         stages = {
             "decode": measure_decode(bundle, pictures),
             "score": measure_score(bundle, engine),

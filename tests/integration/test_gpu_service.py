@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from deploy.bundle import read_bundle
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.golden import Sequences, read_sequences, score_sequences
 from deploy.image import DeviceFrame, decode_picture, encode_jpeg, encode_png
@@ -102,7 +103,7 @@ def test_scores_in_redis_are_those_of_the_reference_after_a_restart_and_with_one
             serve_until(settings, partial(are_done, results, last * len(pictures)))
 
     seen = np.stack([[decode_picture(picture, SPEC).frame for picture in row] for row in pictures.values()])
-    expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), "onnx"), seen)
+    expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), EngineRequest("onnx")), seen)
     for camera_id, row in zip(watched, expected, strict=True):
         found = {frame_index(entry["captured_at_ms"]): float(entry["score"]) for entry in results.scores()[camera_id]}
         assert sorted(found) == np.flatnonzero(np.isfinite(row)).tolist()

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 
 from deploy.bundle import ONNX_NAME, read_bundle, write_bundle
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.golden import read_sequences, score_sequences
 from deploy.network import half_share
@@ -27,7 +28,7 @@ def test_all_products_are_in_half_precision_and_the_scores_hold(shipped_in_half,
         metrics={},
         versions={},
     )
-    found = judge("bf16", score_sequences(load_engine(in_half, "onnx"), sequences.frames), sequences)
+    found = judge("bf16", score_sequences(load_engine(in_half, EngineRequest("onnx")), sequences.frames), sequences)
     assert found.passed
     assert 0.0 < found.median_error < 1e-3
     assert found.auc_difference <= 5e-4

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, read_bundle, replace_calibration
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
@@ -68,7 +69,7 @@ def nervous_bundle(calm: Bundle, folder: Path, cameras: Cameras) -> Path:
     """A copy of a bundle with the median score of some footage as its threshold."""
     shutil.copytree(calm.path, folder, dirs_exist_ok=True)
     bundle = read_bundle(folder)
-    with closing(load_engine(bundle, "openvino")) as engine:
+    with closing(load_engine(bundle, EngineRequest("openvino"))) as engine:
         found = dict(score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items())))
     scores = np.concatenate(list(found.values()))
     low, middle = (float(np.nanquantile(scores, q)) for q in (0.4, 0.5))

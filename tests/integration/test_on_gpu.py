@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from deploy.benchmark.run import BenchmarkPlan, benchmark
 from deploy.bundle import Bundle, read_bundle
-from deploy.engine import Clips, Engine, Precision, Scores
+from deploy.engine import Clips, Engine, EngineRequest, Precision, Scores
 from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.engines.torch import BUCKETS
@@ -70,17 +70,17 @@ def test_a_graph_replays_what_kernels_launched_one_by_one_compute(
 ) -> None:
     clips = noise(bundle, 11)
     with capture_logs() as lines:
-        replayed = scores(load_engine(bundle, name, max_clips=11), clips)
+        replayed = scores(load_engine(bundle, EngineRequest(name, max_clips=11)), clips)
     assert [line for line in lines if "no CUDA graph" in line["event"]] == []
     monkeypatch.setattr(CudaDriver, "captured", lambda _driver, launch, _stream: launch)
-    launched = scores(load_engine(bundle, name, max_clips=11), clips)
+    launched = scores(load_engine(bundle, EngineRequest(name, max_clips=11)), clips)
     np.testing.assert_allclose(replayed.score, launched.score, rtol=ROUNDING)
     np.testing.assert_allclose(replayed.state, launched.state, rtol=ROUNDING, atol=ROUNDING)
 
 
 def test_copies_go_on_while_another_piece_is_computed(bundle: Bundle, name: str) -> None:
     clips = noise(bundle, 96)
-    with closing(load_engine(bundle, name, max_clips=96)) as engine:
+    with closing(load_engine(bundle, EngineRequest(name, max_clips=96))) as engine:
         engine.buckets = (32,)
         engine.score(clips)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, Calibration
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from tests.harness.brokers import Broker, unique_kafka_settings
@@ -44,7 +45,7 @@ def kafka(kafka_broker: Broker) -> KafkaSettings:
 
 
 def lab_scores(bundle: Bundle, cameras: Cameras) -> dict[str, np.ndarray]:
-    engine = load_engine(bundle, "openvino")
+    engine = load_engine(bundle, EngineRequest("openvino"))
     try:
         return dict(score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items())))
     finally:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.run import DEMO_BUNDLE
@@ -51,7 +52,7 @@ def stream_scores(folder: Path, bundle: Path, kafka: KafkaSettings, redis_settin
 
 def lab_scores(path: Path, clips: int) -> Scores:
     bundle = read_bundle(path)
-    engine = load_engine(bundle, "openvino")
+    engine = load_engine(bundle, EngineRequest("openvino"))
     try:
         return dict(score_clips(engine, (load_footage(clip.source, bundle.spec) for clip in labelled_clips(PED2)[:clips])))
     finally:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from deploy.bundle import ONNX_NAME, read_bundle
-from deploy.engine import Options, Precision
+from deploy.engine import EngineRequest, Precision
 from deploy.engines.tensorrt_library import Log
 from deploy.errors import EngineUnavailable
 from deploy.export.calibration_frames import Footage
@@ -125,4 +125,4 @@ def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_ga
     assert variant.plan is not None
     assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
     with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):
-        load_admitted(bundle, "tensorrt-rtx", Options(max_clips=4))
+        load_admitted(bundle, EngineRequest("tensorrt-rtx", max_clips=4))

@@ -12,6 +12,7 @@ import torch
 
 from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.decision import DecisionRule
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write
@@ -67,7 +68,7 @@ def test_golden_clips_are_held_out_ones(bundle, data):
 def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     """Scored again from the bundle; the test split is no part of it."""
     split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
-    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, "torch"), split.validation)])
+    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, EngineRequest("torch")), split.validation)])
     scores = np.sort(scores[~np.isnan(scores)])
     assert bundle.calibration.frames == len(scores)
     assert bundle.calibration.median == pytest.approx(scores[(len(scores) + 1) // 2 - 1], rel=1e-4)
@@ -102,7 +103,7 @@ def test_the_rushes_are_the_true_events(figures):
 
 def test_offline_scores_are_one_a_frame_and_nothing_before_the_first_full_clip(bundle, data):
     clips = load_all_footage(training_sources(data)[:1], bundle.spec)
-    scores = dict(score_clips(load_engine(bundle, "onnx"), clips))["calm0"]
+    scores = dict(score_clips(load_engine(bundle, EngineRequest("onnx")), clips))["calm0"]
     assert scores.shape == (60,)
     assert np.flatnonzero(np.isnan(scores)).tolist() == [0, 1, 2]
     assert frame_auc({"calm0": scores}, {"calm0": np.zeros(60, np.uint8)}, 0.0) is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deploy.bundle import Bundle
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train
@@ -70,7 +71,7 @@ def test_what_speeds_up_scores_higher_than_all_that_is_normal(bundle, data):
 def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     """Scored again from the bundle, the first frame of each video included."""
     split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
-    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, "torch"), split.validation)])
+    scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, EngineRequest("torch")), split.validation)])
     assert np.isfinite(scores).all()
     assert bundle.calibration.frames == len(scores) == 60
     assert bundle.calibration.median == pytest.approx(np.sort(scores)[29], rel=1e-3, abs=1e-3)

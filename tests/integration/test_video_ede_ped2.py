@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle
-from deploy.engine import Engine
+from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from tests.harness.replay import PED2
 from trainer.data.datasets.registry import labelled_clips
@@ -29,7 +29,7 @@ def cameras(ped2_bundle: Bundle) -> list[Frames]:
 
 @pytest.fixture(scope="module")
 def engine(ped2_bundle: Bundle) -> Engine:
-    return load_engine(ped2_bundle, "openvino")
+    return load_engine(ped2_bundle, EngineRequest("openvino"))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_engines_give_the_trained_networks_scores_frame_by_frame(ped2_bundle, ca
     for frame in cameras[0]:
         score, _, state = network(torch.from_numpy(frame[None, None]), state)
         expected.append(score.item())
-    found = scored(load_engine(ped2_bundle, name), cameras[0])
+    found = scored(load_engine(ped2_bundle, EngineRequest(name)), cameras[0])
     assert np.std(expected) > 0
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.std(expected))
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from deploy.bundle import Calibration
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
@@ -170,7 +171,7 @@ def _mistakes(evaluation: Evaluation) -> tuple[list[Mistake], list[Mistake]]:
 
 def _cards(evaluation: Evaluation, mistakes: Sequence[Mistake]) -> list[Card]:
     calibration = evaluation.bundle.calibration
-    engine = load_engine(evaluation.bundle, evaluation.engine)
+    engine = load_engine(evaluation.bundle, EngineRequest(evaluation.engine))
     try:
         return [_card(shot, calibration) for shot in shots(engine, evaluation.clips, mistakes, calibration)]
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle
-from deploy.engine import Options
+from deploy.engine import EngineRequest
 from deploy.engines.openvino import _require
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
@@ -46,7 +46,7 @@ def kept(bundle: Bundle, **changes: object) -> Variant:
 def scored(bundle: Bundle) -> Bundle:
     """With golden sequences that hold an engine's own scores."""
     frames = noise(bundle, 40)
-    score = score_sequences(load_engine(bundle, "openvino"), frames.frames)
+    score = score_sequences(load_engine(bundle, EngineRequest("openvino")), frames.frames)
     return with_sequences(bundle, Sequences(frames.frames, frames.hurried, score))
 
 
@@ -87,14 +87,14 @@ def test_a_record_that_cannot_be_read_is_told_with_its_path(bundle: Bundle, cont
 
 def test_a_float32_engine_that_computes_something_else_is_not_loaded_to_serve(bundle_with_other_weights: Bundle) -> None:
     with pytest.raises(EngineFailed, match="torch: scores differ"):
-        load_admitted(bundle_with_other_weights, "torch", Options(max_clips=4))
-    load_admitted(bundle_with_other_weights, "onnx", Options(max_clips=4)).engine.close()
+        load_admitted(bundle_with_other_weights, EngineRequest("torch", max_clips=4))
+    load_admitted(bundle_with_other_weights, EngineRequest("onnx", max_clips=4)).engine.close()
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])
 def test_an_engine_without_the_precision_says_which_it_has(bundle: Bundle, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.precision must be one of f32 with {name}, got 'bf16'"):
-        load_engine(bundle, name, precision="bf16")
+        load_engine(bundle, EngineRequest(name, precision="bf16"))
 
 
 def test_a_processor_without_the_precision_is_named() -> None:
@@ -107,15 +107,15 @@ def test_a_processor_without_the_precision_is_named() -> None:
 def test_bf16_serves_after_the_gate_and_not_before(request: pytest.FixtureRequest, kind: str) -> None:
     bundle = scored(request.getfixturevalue(kind))
     try:
-        load_engine(bundle, "openvino", precision="bf16").close()
+        load_engine(bundle, EngineRequest("openvino", precision="bf16")).close()
     except EngineUnavailable as error:
         pytest.skip(str(error))
     with pytest.raises(EngineRefused, match="has not been tried"):
-        load_admitted(bundle, "openvino", Options(precision="bf16", max_clips=4))
+        load_admitted(bundle, EngineRequest("openvino", precision="bf16", max_clips=4))
     verdict = verify_engine(bundle, "openvino", "bf16")
     assert verdict.gate is not None
     assert (verdict.status, verdict.gate.frames) == ("ok", 2 * (40 - bundle.spec.length + 1))
-    engine = load_admitted(bundle, "openvino", Options(precision="bf16", max_clips=4)).engine
+    engine = load_admitted(bundle, EngineRequest("openvino", precision="bf16", max_clips=4)).engine
     assert engine.describe()["precision"] == "bf16"
     assert read_variants(bundle)[0].fingerprint == fingerprint(engine)
 
@@ -124,11 +124,11 @@ def test_another_precision_comes_with_the_scale_that_the_gate_measured(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    known = fingerprint(load_engine(bundle, "torch-cuda", precision="f16"))
+    known = fingerprint(load_engine(bundle, EngineRequest("torch-cuda", precision="f16")))
     scaled = PASSED.model_copy(update={"score_scale": 0.8})
     kept(bundle, engine="torch-cuda", precision="f16", fingerprint=known, gate=scaled)
-    assert load_admitted(bundle, "torch-cuda", Options("f16", max_clips=4)).score_scale == 0.8
-    assert load_admitted(bundle, "torch-cuda", Options(max_clips=4)).score_scale == 1
+    assert load_admitted(bundle, EngineRequest("torch-cuda", "f16", max_clips=4)).score_scale == 0.8
+    assert load_admitted(bundle, EngineRequest("torch-cuda", max_clips=4)).score_scale == 1
 
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
@@ -136,13 +136,13 @@ def test_an_engine_that_keeps_frames_must_give_the_same_scores_from_them(
     request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    bundle, options = request.getfixturevalue(kind), Options(max_clips=4, cameras=3)
-    load_admitted(bundle, "torch-cuda", options).engine.close()
+    bundle, options = request.getfixturevalue(kind), EngineRequest("torch-cuda", max_clips=4, gpu_cached_cameras=3)
+    load_admitted(bundle, options).engine.close()
 
     monkeypatch.setattr(HostDriver, "gather", lambda _driver, table, rows, into: into.copy_(table[rows.flip(0)]))
     with pytest.raises(EngineFailed, match=r"torch-cuda: scores from frames that stay.*; set engine.gpu_cached_cameras to 0"):
-        load_admitted(bundle, "torch-cuda", options)
-    load_admitted(bundle, "torch-cuda", replace(options, cameras=0)).engine.close()
+        load_admitted(bundle, options)
+    load_admitted(bundle, replace(options, gpu_cached_cameras=0)).engine.close()
 
 
 def test_float32_goes_through_the_gate_as_well(bundle: Bundle) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu
 from deploy.benchmark.run import BenchmarkPlan, _resident_bytes, benchmark
 from deploy.bundle import Bundle
-from deploy.engine import Options
+from deploy.engine import EngineRequest
 from deploy.engines.registry import ENGINES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.gpu.engine import Slot
@@ -45,7 +45,7 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
     told = []
     plan = BenchmarkPlan((("onnx", "f32"), ("torch", "f32")), batches=(1, 3), rounds=2)
     report = benchmark(request.getfixturevalue(kind), plan, lambda done, total: told.append((done, total)))
-    assert report["tune"] == "throughput"
+    assert report["performance_hint"] == "throughput"
     assert told == [(number, 8) for number in range(1, 9)]
     assert [(row["engine"], row["batch"]) for row in report["results"]] == [
         (name, size) for name in ("onnx", "torch") for size in (1, 3)
@@ -63,14 +63,14 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
 def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
-    def refuse(_: Bundle, options: Options) -> None:
+    def refuse(_: Bundle, options: EngineRequest) -> None:
         loaded.append(options)
         raise EngineUnavailable("seen enough")
 
     monkeypatch.setitem(ENGINES, "openvino", refuse)
-    plan = BenchmarkPlan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, tune="latency")
-    assert benchmark(bundle, plan, lambda *_: None)["tune"] == "latency"
-    assert loaded == [Options("bf16", max_clips=3, threads=2, tune="latency", cameras=4)]
+    plan = BenchmarkPlan((("openvino", "bf16"),), batches=(1, 3), rounds=1, threads=2, performance_hint="latency")
+    assert benchmark(bundle, plan, lambda *_: None)["performance_hint"] == "latency"
+    assert loaded == [EngineRequest("openvino", "bf16", max_clips=3, threads=2, performance_hint="latency", gpu_cached_cameras=4)]
 
 
 def test_a_precision_whose_peak_was_not_measured_has_no_floor() -> None:

@@ -33,7 +33,7 @@ class World:
     batches: list[list[int]] = field(default_factory=list)
     """The cameras of each call, warming up included."""
     counts: list[list[int]] = field(default_factory=list)
-    cameras = 0
+    gpu_cached_cameras = 0
 
     @property
     def spec(self) -> Any:

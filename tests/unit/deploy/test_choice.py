@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deploy.bundle import Bundle
-from deploy.engine import Options
+from deploy.engine import EngineRequest
 from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
 from deploy.records import DefaultEngine, read_default, write_default
@@ -24,14 +24,14 @@ def here(bundle_folder: Any) -> dict[str, str]:
     from deploy.bundle import read_bundle
 
     pytest.importorskip("onnxruntime")
-    return fingerprint(load_engine(read_bundle(bundle_folder), "onnx"))
+    return fingerprint(load_engine(read_bundle(bundle_folder), EngineRequest("onnx")))
 
 
 def kept(bundle: Bundle, found: dict[str, str], **changes: object) -> DefaultEngine:
     default = DefaultEngine(
         engine="onnx",
         precision="f32",
-        tune="latency",
+        performance_hint="latency",
         model_sha256=bundle.manifest.files["model.onnx"],
         fingerprint=found,
         cameras=4,
@@ -46,15 +46,15 @@ def kept(bundle: Bundle, found: dict[str, str], **changes: object) -> DefaultEng
 
 def loaded(bundle: Bundle, wanted: Wanted) -> Loaded:
     """What is loaded; the engine is the one that the choice says."""
-    found = load_chosen(bundle, wanted, Options(max_clips=4))
+    found = load_chosen(bundle, wanted, EngineRequest(max_clips=4))
     assert (found.admitted.engine.name, found.admitted.engine.max_clips) == (found.choice.engine, 4)
-    assert found.admitted.engine.describe()["tune"] == found.choice.tune
+    assert found.admitted.engine.describe()["performance_hint"] == found.choice.performance_hint
     found.admitted.engine.close()
     return found
 
 
 def parts(found: Loaded) -> tuple[str, str, str]:
-    return found.choice.engine, found.choice.precision, found.choice.tune
+    return found.choice.engine, found.choice.precision, found.choice.performance_hint
 
 
 def test_what_was_kept_is_read_and_replaced(bundle: Bundle) -> None:
@@ -68,7 +68,7 @@ def test_a_default_that_cannot_be_read_is_told_with_its_path(bundle: Bundle, con
     kept(bundle, {})
     (bundle.path / "engines" / "default.json").write_bytes(content)
     with pytest.raises(BundleCorrupt, match=r"engines/default\.json: .*delete it and run oddsight-deploy optimize again"):
-        load_chosen(bundle, Wanted("openvino"), Options(max_clips=4))
+        load_chosen(bundle, Wanted("openvino"), EngineRequest(max_clips=4))
 
 
 def test_a_default_that_cannot_be_read_is_in_nobodys_way_who_names_everything(bundle: Bundle) -> None:
@@ -87,11 +87,11 @@ def test_a_bundle_that_cannot_be_written_to_is_one_error(bundle: Bundle) -> None
     ("wanted", "expected"),
     [
         (Wanted(), ("onnx", "f32", "latency")),
-        (Wanted(tune="throughput"), ("onnx", "f32", "throughput")),
+        (Wanted(performance_hint="throughput"), ("onnx", "f32", "throughput")),
         (Wanted("onnx"), ("onnx", "f32", "latency")),
-        (Wanted("onnx", tune="throughput"), ("onnx", "f32", "throughput")),
+        (Wanted("onnx", performance_hint="throughput"), ("onnx", "f32", "throughput")),
         (Wanted("openvino"), SHIPPED),
-        (Wanted("openvino", tune="latency"), ("openvino", "f32", "latency")),
+        (Wanted("openvino", performance_hint="latency"), ("openvino", "f32", "latency")),
     ],
 )
 def test_what_the_settings_name_wins_and_the_default_fills_the_rest(
@@ -110,18 +110,18 @@ def test_without_a_default_ours_holds(bundle: Bundle) -> None:
 
 def test_every_part_says_where_it_comes_from(bundle: Bundle) -> None:
     default = kept(bundle, {})
-    assert resolve(Wanted(tune="throughput"), default).told() == {
+    assert resolve(Wanted(performance_hint="throughput"), default).told() == {
         "engine": "onnx",
         "precision": "f32",
-        "tune": "throughput",
+        "performance_hint": "throughput",
         "engine_from": "bundle default",
         "precision_from": "bundle default",
-        "tune_from": "settings",
+        "performance_hint_from": "settings",
     }
     assert resolve(Wanted("onnx"), None).sources == {
         "engine": "settings",
         "precision": "shipped default",
-        "tune": "shipped default",
+        "performance_hint": "shipped default",
     }
 
 
@@ -162,7 +162,7 @@ def test_a_default_whose_library_is_missing_is_passed_over_unless_it_is_named(
     assert parts(found) == SHIPPED
     assert "pip install 'oddsight[onnx]'" in str(found.passed_over)
     with pytest.raises(EngineUnavailable, match="onnx"):
-        load_chosen(bundle, Wanted("onnx"), Options(max_clips=4))
+        load_chosen(bundle, Wanted("onnx"), EngineRequest(max_clips=4))
 
 
 def test_a_default_that_this_version_does_not_know_is_passed_over(bundle: Bundle) -> None:
@@ -175,30 +175,30 @@ def test_a_default_that_this_version_does_not_know_is_passed_over(bundle: Bundle
 def test_a_precision_that_the_default_lacks_is_asked_of_ours(bundle: Bundle, here: dict[str, str]) -> None:
     kept(bundle, here)
     with pytest.raises((EngineRefused, EngineUnavailable)) as caught:
-        load_chosen(bundle, Wanted(precision="bf16"), Options(max_clips=4))
+        load_chosen(bundle, Wanted(precision="bf16"), EngineRequest(max_clips=4))
     assert str(caught.value).startswith("openvino")
 
 
 def test_a_default_in_bf16_that_never_passed_here_is_passed_over(bundle: Bundle) -> None:
-    kept(bundle, {}, engine="openvino", precision="bf16", tune="latency")
+    kept(bundle, {}, engine="openvino", precision="bf16", performance_hint="latency")
     found = loaded(bundle, Wanted())
     assert parts(found) == SHIPPED
     assert found.passed_over
 
 
 def test_another_precision_than_the_defaults_is_no_difference_of_machines(bundle: Bundle) -> None:
-    in_f32 = fingerprint(load_engine(bundle, "openvino"))
-    kept(bundle, {**in_f32, "precision": "bf16"}, engine="openvino", precision="bf16", tune="latency")
+    in_f32 = fingerprint(load_engine(bundle, EngineRequest("openvino")))
+    kept(bundle, {**in_f32, "precision": "bf16"}, engine="openvino", precision="bf16", performance_hint="latency")
     found = loaded(bundle, Wanted(precision="f32"))
     assert (parts(found), found.passed_over) == (("openvino", "f32", "latency"), None)
 
 
 def test_a_default_that_computes_something_else_is_an_error(bundle_with_other_weights: Bundle) -> None:
-    kept(bundle_with_other_weights, {}, engine="torch", tune="throughput")
+    kept(bundle_with_other_weights, {}, engine="torch", performance_hint="throughput")
     with pytest.raises(EngineFailed, match="torch: scores differ"):
-        load_chosen(bundle_with_other_weights, Wanted(), Options(max_clips=4))
+        load_chosen(bundle_with_other_weights, Wanted(), EngineRequest(max_clips=4))
 
 
 def test_a_wrong_name_is_still_a_wrong_setting(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"engine\.precision must be one of f32 with onnx, got 'bf16'"):
-        load_chosen(bundle, Wanted("onnx", "bf16"), Options(max_clips=4))
+        load_chosen(bundle, Wanted("onnx", "bf16"), EngineRequest(max_clips=4))

@@ -176,8 +176,10 @@ def test_footage_that_is_none_is_told_in_one_line(run: Run, bundle: Bundle, tmp_
 
 
 def test_bench_loads_engines_for_what_is_asked(run: Run, bundle: Bundle) -> None:
-    done = run("bench", bundle.path, "--engine", "onnx", "--batch", "1", "--rounds", "1", "--tune", "latency", "--json")
-    assert json.loads(done.stdout)["tune"] == "latency"
+    done = run(
+        "bench", bundle.path, "--engine", "onnx", "--batch", "1", "--rounds", "1", "--performance-hint", "latency", "--json"
+    )
+    assert json.loads(done.stdout)["performance_hint"] == "latency"
 
 
 OPENVINO_FOR_A_MOMENT = (
@@ -197,8 +199,8 @@ def test_optimize_keeps_the_best_and_inspect_shows_it(run: Run, bundle: Bundle) 
     assert (best["engine"], best["precision"]) == ("openvino", "f32")
     assert best["figures"]["scored"] > 0
     shown = json.loads(run("inspect", bundle.path, "--json").stdout)["default engine"]
-    assert {name: shown[name] for name in ("engine", "precision", "tune")} == {
-        name: best[name] for name in ("engine", "precision", "tune")
+    assert {name: shown[name] for name in ("engine", "precision", "performance_hint")} == {
+        name: best[name] for name in ("engine", "precision", "performance_hint")
     }
 
 

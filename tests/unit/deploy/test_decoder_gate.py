@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import CpuDecoder, load_decoder
-from deploy.engine import Engine
+from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
 from deploy.image import AnyFrame, PictureDecoder
@@ -31,7 +31,7 @@ def golden(bundle: Bundle) -> Bundle:
 
 @pytest.fixture
 def engine(golden: Bundle) -> Iterator[Engine]:
-    engine = load_engine(golden, "onnx", max_clips=1)  # fewer than there are sequences
+    engine = load_engine(golden, EngineRequest("onnx", max_clips=1))  # fewer than there are sequences
     yield engine
     engine.close()
 

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
-from deploy.engine import Engine, Scores, Tune
+from deploy.engine import Engine, EngineRequest, PerformanceHint, Scores
 from deploy.engines.registry import ENGINES, TUNABLE, load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, BundleCorrupt, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
@@ -92,7 +92,7 @@ def given(bundle: Bundle) -> Input:
 
 @pytest.fixture
 def engine(name: str, bundle: Bundle) -> Iterator[Engine]:
-    engine = load_engine(bundle, name, max_clips=MAX_CLIPS)
+    engine = load_engine(bundle, EngineRequest(name, max_clips=MAX_CLIPS))
     yield engine
     engine.close()
 
@@ -235,7 +235,7 @@ def test_what_an_engine_is_given_stays_as_it_is(engine: Engine, given: Input) ->
 
 
 def test_results_outlive_the_engine(name: str, bundle: Bundle, given: Input) -> None:
-    engine = load_engine(bundle, name)
+    engine = load_engine(bundle, EngineRequest(name))
     found = engine.score(*given)
     engine.close()
     del engine
@@ -253,7 +253,7 @@ def test_a_closed_engine_says_so_however_often_it_was_closed(engine: Engine, giv
 
 def test_a_chain_of_states_gives_what_the_reference_gave(name: str, recurrent_bundle: Bundle) -> None:
     golden = read_golden(recurrent_bundle)
-    with closing(load_engine(recurrent_bundle, name)) as engine:
+    with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         steps: list[Scores] = []
         for clip in golden.clips:
             steps.append(engine.score(clip[np.newaxis], steps[-1].state if steps else None))
@@ -263,7 +263,7 @@ def test_a_chain_of_states_gives_what_the_reference_gave(name: str, recurrent_bu
 
 def test_no_state_is_a_state_of_zeros(name: str, recurrent_bundle: Bundle) -> None:
     clips = read_golden(recurrent_bundle).clips[:3]
-    with closing(load_engine(recurrent_bundle, name)) as engine:
+    with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         assert_same(engine.score(clips), engine.score(clips, np.zeros((3, 3, 6, 10), np.float32)))
 
 
@@ -281,7 +281,7 @@ def test_a_state_that_does_not_fit_is_named_and_leaves_the_engine_usable(
     name: str, recurrent_bundle: Bundle, state: Any, says: str
 ) -> None:
     golden = read_golden(recurrent_bundle)
-    with closing(load_engine(recurrent_bundle, name)) as engine:
+    with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         with pytest.raises(BadClips, match=re.escape(says)):
             engine.score(golden.clips[:2], state)
         assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
@@ -292,7 +292,7 @@ def test_a_state_for_a_model_without_one_is_refused(
 ) -> None:
     stateless = read_bundle(shutil.copytree(bundle_folder, tmp_path / "stateless"))
     with (
-        closing(load_engine(stateless, name)) as engine,
+        closing(load_engine(stateless, EngineRequest(name))) as engine,
         pytest.raises(BadClips, match="carries no state"),
     ):
         engine.score(clips[:1], np.zeros((1, 1, 1, 1), np.float32))
@@ -303,7 +303,7 @@ def test_a_next_state_that_is_no_number_fails_and_leaves_the_engine_usable(name:
     assert golden.state is not None
     broken = golden.state.copy()
     broken[3, 2] = np.inf
-    with closing(load_engine(recurrent_bundle, name)) as engine:
+    with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         with pytest.raises(EngineFailed, match="a next state holds values that are no finite numbers"):
             engine.score(golden.clips, broken)
         assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
@@ -324,7 +324,7 @@ def test_a_graph_with_another_state_than_the_specs_is_refused(
     spec = recurrent_bundle.spec.model_copy(update={"state_shape": state_shape, "state_warmup_frames": 0})
     other = with_onnx(recurrent_bundle, tmp_path / "other", recurrent_bundle.file(ONNX_NAME).read_bytes(), spec)
     with pytest.raises(BundleIncompatible, match=re.escape(says)):
-        load_engine(other, name)
+        load_engine(other, EngineRequest(name))
 
 
 def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
@@ -337,7 +337,7 @@ def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
 
 
 def test_describe_tells_the_number_of_threads_asked_for(cpu_name: str, bundle: Bundle, given: Input) -> None:
-    engine = load_engine(bundle, cpu_name, threads=1)
+    engine = load_engine(bundle, EngineRequest(cpu_name, threads=1))
     assert engine.describe()["threads"] == "1"
     assert_reference_scores(engine.score(*given), bundle)
 
@@ -345,15 +345,20 @@ def test_describe_tells_the_number_of_threads_asked_for(cpu_name: str, bundle: B
 @pytest.mark.parametrize("name", sorted(TUNABLE))
 def test_the_tune_changes_what_is_in_force_and_no_score(name: str, bundle: Bundle, given: Input) -> None:
     pytest.importorskip(CPU_LIBRARIES[name][0])
-    with closing(load_engine(bundle, name)) as many, closing(load_engine(bundle, name, tune="latency")) as soon:
-        assert (many.describe()["tune"], soon.describe()["tune"]) == ("throughput", "latency")
+    with (
+        closing(load_engine(bundle, EngineRequest(name))) as many,
+        closing(load_engine(bundle, EngineRequest(name, performance_hint="latency"))) as soon,
+    ):
+        assert (many.describe()["performance_hint"], soon.describe()["performance_hint"]) == ("throughput", "latency")
         assert fingerprint(many) == fingerprint(soon)
         np.testing.assert_array_equal(many.score(*given).score, soon.score(*given).score)
 
 
 def test_openvino_for_latency_has_one_stream_with_all_threads(bundle: Bundle) -> None:
     pytest.importorskip("openvino")
-    many, soon = (load_engine(bundle, "openvino", tune=tune).describe() for tune in get_args(Tune))
+    many, soon = (
+        load_engine(bundle, EngineRequest("openvino", performance_hint=hint)).describe() for hint in get_args(PerformanceHint)
+    )
     assert soon["streams"] == "1"
     assert soon["threads"] == many["threads"]
     if many["threads"] != "1":
@@ -362,13 +367,19 @@ def test_openvino_for_latency_has_one_stream_with_all_threads(bundle: Bundle) ->
 
 def test_onnx_spins_for_latency_only(bundle: Bundle) -> None:
     pytest.importorskip("onnxruntime")
-    described = [load_engine(bundle, "onnx", tune=tune).describe()["spinning"] for tune in get_args(Tune)]
+    described = [
+        load_engine(bundle, EngineRequest("onnx", performance_hint=hint)).describe()["spinning"]
+        for hint in get_args(PerformanceHint)
+    ]
     assert described == ["off", "on"]
 
 
-@pytest.mark.parametrize("tune", get_args(Tune))
-def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle, tune: Tune) -> None:
-    parity = check(load_engine(bundle, name, max_clips=3, tune=tune), read_golden(bundle))
+@pytest.mark.parametrize("performance_hint", get_args(PerformanceHint))
+def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle, performance_hint: PerformanceHint) -> None:
+    parity = check(
+        load_engine(bundle, EngineRequest(name, max_clips=3, performance_hint=performance_hint)),
+        read_golden(bundle),
+    )
     assert parity.clips == 8
     assert max(parity.max_score_error, parity.max_heatmap_error, parity.max_state_error or 0) < ROUNDING
     assert (parity.max_state_error is None) == (bundle.spec.state_shape is None)
@@ -380,12 +391,12 @@ def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
     library, extra = CPU_LIBRARIES[cpu_name]
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(EngineUnavailable, match=rf"the {cpu_name} engine .* pip install 'oddsight\[{extra}\]'"):
-        load_engine(bundle, cpu_name)
+        load_engine(bundle, EngineRequest(cpu_name))
 
 
 def test_an_unknown_engine_name_is_a_configuration_error(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.backend must be one of {', '.join(ENGINES)}, got 'cuda'"):
-        load_engine(bundle, "cuda")
+        load_engine(bundle, EngineRequest("cuda"))
 
 
 def test_a_tampered_bundle_never_reaches_an_engine(bundle: Bundle) -> None:
@@ -401,7 +412,7 @@ def test_a_tampered_bundle_never_reaches_an_engine(bundle: Bundle) -> None:
 def test_a_model_the_backend_cannot_read_fails_in_one_line(cpu_name: str, bundle: Bundle, tmp_path: Path) -> None:
     broken = with_onnx(bundle, tmp_path / "broken", b"no model at all")
     with pytest.raises(EngineFailed, match=f"^{cpu_name}: .*broken cannot be loaded: .+") as caught:
-        load_engine(broken, cpu_name)
+        load_engine(broken, EngineRequest(cpu_name))
     assert "\n" not in str(caught.value)
 
 
@@ -411,7 +422,7 @@ def test_a_graph_for_another_spec_is_refused(name: str, bundle: Bundle, tmp_path
     spec = bundle.spec.model_copy(update={"width_px": 48})
     other = with_onnx(bundle, tmp_path / "other", bundle.file(ONNX_NAME).read_bytes(), spec)
     with pytest.raises(BundleIncompatible, match=r"takes clips of \(3, 24, 40, 1\).* the spec says clips of \(3, 24, 48, 1\)"):
-        load_engine(other, name)
+        load_engine(other, EngineRequest(name))
 
 
 def test_an_unknown_network_kind_is_refused_with_the_kinds_that_are_installed(bundle: Bundle) -> None:
@@ -419,13 +430,13 @@ def test_an_unknown_network_kind_is_refused_with_the_kinds_that_are_installed(bu
     card = bundle.manifest.model.model_copy(update={"kind": "no-such-network"})
     stranger = Bundle(bundle.path, bundle.manifest.model_copy(update={"model": card}), bundle.calibration)
     with pytest.raises(BundleIncompatible, match=r"'no-such-network'.*tiny-network"):
-        load_engine(stranger, "torch")
+        load_engine(stranger, EngineRequest("torch"))
 
 
 def test_the_torch_engine_puts_the_process_wide_thread_setting_back(bundle: Bundle, given: Input) -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
-    load_engine(bundle, "torch", threads=before + 1).score(*given)
+    load_engine(bundle, EngineRequest("torch", threads=before + 1)).score(*given)
     assert torch.get_num_threads() == before
 
 
@@ -434,8 +445,9 @@ def test_importing_openvino_loads_no_telemetry(bundle: Bundle) -> None:
     program = (
         "import pathlib, sys\n"
         "from deploy.bundle import read_bundle\n"
-        "from deploy.engine import load_engine\n"
-        "load_engine(read_bundle(pathlib.Path(sys.argv[1])), 'openvino')\n"
+        "from deploy.engine import EngineRequest\n"
+        "from deploy.engines.registry import load_engine\n"
+        "load_engine(read_bundle(pathlib.Path(sys.argv[1])), EngineRequest('openvino'))\n"
         "print([name for name in sys.modules if 'telemetry' in name or name == 'torch'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program, bundle.path], check=True, capture_output=True, text=True, timeout=60)

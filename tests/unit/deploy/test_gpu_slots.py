@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_golden
-from deploy.engine import Options
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.engines.torch import TorchProgram
 from deploy.errors import BundleIncompatible, EngineFailed
@@ -55,7 +55,7 @@ class OnHost(GpuEngine):
 
     def __init__(self, program: Any, buckets: tuple[int, ...], spec: ClipSpec = SPEC, heatmaps_from: float = -np.inf) -> None:
         self.driver = HostDriver()
-        super().__init__(spec, Options(max_clips=256), self.driver, program, buckets)
+        super().__init__(spec, EngineRequest(max_clips=256), self.driver, program, buckets)
         self.heatmaps_from = heatmaps_from
 
     def describe(self) -> dict[str, str]:
@@ -182,7 +182,7 @@ def test_a_plan_that_is_refused_is_an_error_with_what_the_library_said(
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path, FakeTensorRt({call: answer}))
     with pytest.raises(EngineFailed, match=f"cannot be loaded: {told}: .*out of luck"):
-        load_engine(bundle, "tensorrt")
+        load_engine(bundle, EngineRequest("tensorrt"))
 
 
 def test_clips_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
@@ -190,7 +190,7 @@ def test_clips_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
 ) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
-    engine, golden = load_engine(bundle, "tensorrt"), read_golden(bundle)
+    engine, golden = load_engine(bundle, EngineRequest("tensorrt")), read_golden(bundle)
     library.refuse["execute_async_v3"] = False
     with pytest.raises(EngineFailed, match="8 clips cannot be enqueued: out of luck"):
         engine.score(golden.clips)
@@ -203,7 +203,7 @@ def test_static_profiles_are_chosen_by_bucket_and_a_wide_one_takes_all(
 ) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
-    load_engine(bundle, "tensorrt", max_clips=9).close()
+    load_engine(bundle, EngineRequest("tensorrt", max_clips=9)).close()
     assert [seen[0] for call, *seen in library.calls if call == "set_optimization_profile_async"] == [0, 1, 2] * SLOTS
 
 
@@ -214,7 +214,7 @@ def test_a_plan_of_another_graph_than_the_specs_is_refused(
     spec = bundle.spec.model_copy(update={"width_px": 48})
     other = Bundle(bundle.path, bundle.manifest.model_copy(update={"spec": spec}), bundle.calibration)
     with pytest.raises(BundleIncompatible, match=r"the spec says clips of \(3, 24, 48, 1\)"):
-        load_engine(other, "tensorrt")
+        load_engine(other, EngineRequest("tensorrt"))
 
 
 def test_what_lies_on_the_device_is_computed_again_with_nothing_copied() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.bundle import Bundle
-from deploy.engine import Options
+from deploy.engine import EngineRequest
 from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.records import DefaultEngine, read_default, read_plan
@@ -108,11 +108,11 @@ def test_a_latency_that_is_none_is_named(latency_ms: float) -> None:
         Goal(LOAD, latency_ms)
 
 
-def test_every_engine_precision_and_tune_is_a_candidate_once() -> None:
+def test_every_engine_precision_and_hint_is_a_candidate_once() -> None:
     found = candidates()
     assert len(set(found)) == len(found)
     assert {(one.engine, one.precision) for one in found} == {(name, one) for name in PRECISIONS for one in PRECISIONS[name]}
-    assert {one.engine for one in found if one.tune == "latency"} == TUNABLE
+    assert {one.engine for one in found if one.performance_hint == "latency"} == TUNABLE
 
 
 class Tried:
@@ -127,14 +127,15 @@ class Tried:
         monkeypatch.setattr("deploy.selection.optimize.load_admitted", self.load)
         monkeypatch.setattr("deploy.selection.optimize.start_run", lambda engine, *_: self.run(engine))
 
-    def verify(self, _: Bundle, engine: str, precision: Any, tune: Any) -> Verdict:
-        self.gated.append(Candidate(engine, precision, tune))
+    def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> Verdict:
+        self.gated.append(Candidate(engine, precision, hint))
         return Verdict(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
 
-    def load(self, _: Bundle, name: str, options: Options) -> Any:
+    def load(self, _: Bundle, request: EngineRequest) -> Any:
         class Engine:
             def describe(self) -> dict[str, str]:
-                return {"backend": name, "precision": options.precision, "threads": "2", "tune": options.tune}
+                how = {"precision": request.precision, "performance_hint": request.performance_hint}
+                return {"backend": request.engine, "threads": "2", **how}
 
             def close(self) -> None:
                 pass
@@ -174,10 +175,10 @@ def test_the_winner_becomes_the_bundles_default(bundle: Bundle, tried: Tried) ->
     outcome = outcome_of(bundle, told)
     assert outcome.winner is not None
     assert (outcome.winner.candidate, outcome.shortfall) == (Candidate("onnx", "f32", "throughput"), None)
-    assert outcome.winner.detail == "threads 2, tune throughput"
+    assert outcome.winner.detail == "threads 2, performance_hint throughput"
     default = read_default(bundle)
     assert default is not None
-    assert (default.engine, default.precision, default.tune) == ("onnx", "f32", "throughput")
+    assert (default.engine, default.precision, default.performance_hint) == ("onnx", "f32", "throughput")
     assert (default.cameras, default.frame_rate, default.keeps_up) == (4, 10.0, True)
     assert default.model_sha256 == bundle.manifest.files["model.onnx"]
     assert default.fingerprint == {"backend": "onnx", "precision": "f32"}
@@ -219,7 +220,7 @@ def kept() -> DefaultEngine:
         {
             "engine": "torch",
             "precision": "f32",
-            "tune": "throughput",
+            "performance_hint": "throughput",
             "model_sha256": "abc",
             "fingerprint": {},
             "cameras": 1,

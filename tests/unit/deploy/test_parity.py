@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, Golden, read_golden
-from deploy.engine import Engine
+from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import EngineFailed
 from deploy.validation.parity import F32_TOLERANCE, check, compare
@@ -14,7 +14,7 @@ from deploy.validation.parity import F32_TOLERANCE, check, compare
 def engine(bundle_folder, plugin_paths) -> Engine:
     from deploy.bundle import read_bundle
 
-    return load_engine(read_bundle(bundle_folder), "onnx", max_clips=3)
+    return load_engine(read_bundle(bundle_folder), EngineRequest("onnx", max_clips=3))
 
 
 def altered_score(golden: Golden, factor: float) -> Golden:
@@ -61,7 +61,7 @@ def test_a_heat_map_of_another_size_is_refused(engine: Engine, bundle: Bundle) -
 class TestStates:
     @pytest.fixture
     def engine(self, recurrent_bundle: Bundle) -> Engine:
-        return load_engine(recurrent_bundle, "onnx", max_clips=3)
+        return load_engine(recurrent_bundle, EngineRequest("onnx", max_clips=3))
 
     @pytest.fixture
     def golden(self, recurrent_bundle: Bundle) -> Golden:

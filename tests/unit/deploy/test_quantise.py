@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle, read_bundle
+from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
@@ -40,7 +41,7 @@ def footage(bundle: Bundle, seed: int = 1, frames: int = 40) -> Footage:
 def judged(bundle: Bundle) -> Bundle:
     """With golden sequences of two other such cameras."""
     seen = footage(bundle, seed=0)
-    score = score_sequences(load_engine(bundle, "onnx"), seen.frames)
+    score = score_sequences(load_engine(bundle, EngineRequest("onnx")), seen.frames)
     return with_sequences(bundle, Sequences(seen.frames, seen.hurried, score))
 
 
@@ -74,7 +75,7 @@ def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other
     assert graph != bundle.file(ONNX_NAME).read_bytes()
     assert 1 <= len(nodes(graph, "QuantizeLinear")) <= len(convolutions(bundle))
     golden = read_sequences(bundle)
-    engine = OnnxEngine(bundle, max_clips=2, threads=0, tune="throughput", graph=graph)
+    engine = OnnxEngine(bundle, EngineRequest("onnx", max_clips=2), graph)
     assert judge("int8", score_sequences(engine, golden.frames), golden).passed
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import load_decoder
-from deploy.engine import Options, ResidentEngine, Scores, resident
+from deploy.engine import EngineRequest, ResidentEngine, Scores, resident
 from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
@@ -81,7 +81,7 @@ class OnHost(GpuEngine):
 
     def __init__(self, spec: ClipSpec, buckets: tuple[int, ...] = (1, 3), max_clips: int = 4, cameras: int = CAMERAS) -> None:
         self.driver, self.program = HostDriver(), Mixes(spec)
-        super().__init__(spec, Options(max_clips=max_clips, cameras=cameras), self.driver, self.program, buckets)
+        super().__init__(spec, EngineRequest(max_clips=max_clips, gpu_cached_cameras=cameras), self.driver, self.program, buckets)
 
     def describe(self) -> dict[str, str]:
         return {}
@@ -288,7 +288,7 @@ def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -
     assert (plain.program.launched, engine.program.launched) == (2 * SLOTS, 2 * 2 * SLOTS)
     assert resident(plain) is None
     assert resident(engine) is engine
-    with pytest.raises(ConfigError, match=r"^the on-host engine keeps nothing on its device; load it with cameras of at least 1"):
+    with pytest.raises(ConfigError, match=r"^the on-host engine caches no frames; load it with gpu_cached_cameras of at least 1"):
         plain.score_newest(grey(1), [[]], [None])
 
 
@@ -421,7 +421,7 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.fixture(params=["bundle_folder", "recurrent_folder", "newest_only_folder", "recurrent_newest_only_folder"])
 def engine(request: pytest.FixtureRequest, name: str) -> Iterator[ResidentEngine]:
     folder: Path = request.getfixturevalue(request.param)
-    with closing(load_engine(read_bundle(folder), name, max_clips=CAMERAS, cameras=CAMERAS)) as loaded:
+    with closing(load_engine(read_bundle(folder), EngineRequest(name, max_clips=CAMERAS, gpu_cached_cameras=CAMERAS))) as loaded:
         found = resident(loaded)
         assert found is not None
         yield found
@@ -468,7 +468,12 @@ def test_half_precision_gives_the_bits_of_whole_clips_too(
     recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    engine = resident(load_engine(recurrent_bundle, "torch-cuda", precision="f16", max_clips=CAMERAS, cameras=CAMERAS))
+    engine = resident(
+        load_engine(
+            recurrent_bundle,
+            EngineRequest("torch-cuda", precision="f16", max_clips=CAMERAS, gpu_cached_cameras=CAMERAS),
+        )
+    )
     assert engine is not None
     watching = Watching(engine, 0)
     for _ in range(6):
@@ -481,7 +486,7 @@ def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_wo
 ) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
-    engine = resident(load_engine(bundle, "tensorrt", cameras=1))
+    engine = resident(load_engine(bundle, EngineRequest("tensorrt", gpu_cached_cameras=1)))
     assert engine is not None
     frames = np.random.default_rng(0).integers(0, 255, (3, *bundle.spec.frame_shape), dtype=np.uint8)
     before = engine.upload(frames[:2])
@@ -496,5 +501,5 @@ def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_wo
 @pytest.mark.parametrize("name", ["openvino", "onnx", "torch"])
 def test_an_engine_on_the_cpu_keeps_nothing_for_any_number_of_cameras(name: str, bundle: Bundle) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
-    with closing(load_engine(bundle, name, cameras=CAMERAS)) as loaded:
+    with closing(load_engine(bundle, EngineRequest(name, gpu_cached_cameras=CAMERAS))) as loaded:
         assert resident(loaded) is None

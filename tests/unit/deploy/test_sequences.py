@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import SEQUENCES_NAME, Bundle, read_bundle, read_golden, write_bundle
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible
 from deploy.golden import Sequences, read_sequences, score_sequences, sequences_bytes
@@ -44,7 +45,7 @@ def test_a_bundle_without_any_says_what_to_do(bundle: Bundle) -> None:
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
 def test_scores_are_those_of_clips_one_by_one_each_camera_with_its_own_state(request: pytest.FixtureRequest, kind: str) -> None:
     bundle = request.getfixturevalue(kind)
-    engine, frames, length = load_engine(bundle, "onnx"), noise(bundle).frames, bundle.spec.length
+    engine, frames, length = load_engine(bundle, EngineRequest("onnx")), noise(bundle).frames, bundle.spec.length
     found = score_sequences(engine, frames)
     assert np.isnan(found[:, : length - 1]).all()
     for row, scores in zip(frames, found, strict=True):

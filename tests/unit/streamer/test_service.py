@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from deploy.engine import Options
+from deploy.engine import EngineRequest
 from deploy.selection.select import Choice, Loaded, Ready, Wanted
 from deploy.spec import ClipSpec
 from deploy.validation.admission import Admitted
@@ -15,7 +15,9 @@ from streamer.monitoring import Metrics
 from tests.harness.fakes import BrightnessEngine
 from tests.unit.streamer.pipeline_kit import BUNDLE
 
-CHOICE = Choice("onnx", "f32", "latency", {"engine": "settings", "precision": "bundle default", "tune": "bundle default"})
+CHOICE = Choice(
+    "onnx", "f32", "latency", {"engine": "settings", "precision": "bundle default", "performance_hint": "bundle default"}
+)
 
 
 def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[Any, list[Any]]:
@@ -36,7 +38,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, passed_over: str | None) -> tuple[An
 def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, lines = logged(monkeypatch, None)
 
-    options = Options(max_clips=7, threads=3, cameras=256)
+    options = EngineRequest(max_clips=7, threads=3, gpu_cached_cameras=256)
     assert asked == [(Wanted("onnx", None, None), options, "fail")]
     assert lines == [
         {
@@ -44,10 +46,10 @@ def test_the_settings_are_asked_for_and_the_choice_is_logged_with_its_reasons(mo
             "log_level": "info",
             "engine": "onnx",
             "precision": "f32",
-            "tune": "latency",
+            "performance_hint": "latency",
             "engine_from": "settings",
             "precision_from": "bundle default",
-            "tune_from": "bundle default",
+            "performance_hint_from": "bundle default",
             "score_scale": 0.99,
             "gpu_cached_cameras": 0,
         }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle, ModelCard, read_golden
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.validation.parity import check
 from tests.harness.recurrent_toy import KIND, RecurrentToy, toy_spec
@@ -38,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Bundle:
 
 
 def test_the_calibration_is_that_of_the_sequences_scored_by_an_engine(bundle: Bundle, split: Split) -> None:
-    rows = [row for _, row in score_clips(load_engine(bundle, "onnx"), split.validation)]
+    rows = [row for _, row in score_clips(load_engine(bundle, EngineRequest("onnx")), split.validation)]
     expected = calibration_from(np.concatenate(rows))
     assert bundle.calibration.frames == 65
     assert (bundle.calibration.median, bundle.calibration.q99) == pytest.approx((expected.median, expected.q99), rel=1e-5)
@@ -49,7 +50,7 @@ def test_golden_clips_lie_in_the_middle_of_sequences_and_have_the_states_that_le
     assert len(golden.clips) == GOLDEN_STATES
     first = split.validation[0].frames[: 65 // (2 * GOLDEN_STATES) + 1]
     assert np.array_equal(golden.clips[0, 0], first[-1])
-    engine, state = load_engine(bundle, "onnx"), None
+    engine, state = load_engine(bundle, EngineRequest("onnx")), None
     for frame in first[:-1]:
         state = engine.score(frame[np.newaxis, np.newaxis], state).state
     np.testing.assert_allclose(golden.state[0], state[0], rtol=1e-5)
@@ -57,7 +58,7 @@ def test_golden_clips_lie_in_the_middle_of_sequences_and_have_the_states_that_le
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
 def test_engines_agree_with_the_network(bundle: Bundle, name: str) -> None:
-    assert check(load_engine(bundle, name), read_golden(bundle)).max_state_error < 1e-5
+    assert check(load_engine(bundle, EngineRequest(name)), read_golden(bundle)).max_state_error < 1e-5
 
 
 def test_every_video_begins_without_a_state(bundle: Bundle) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deploy.bundle import ModelCard
+from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.golden import read_sequences, score_sequences
 from deploy.validation.accuracy import judge
@@ -45,4 +46,4 @@ def test_engines_give_the_same_scores_from_what_the_bundle_holds(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", Finished(Trained(), ModelCard(kind=KIND, config={}), SPEC, {}), split)
     kept = read_sequences(bundle)
     for name in ("openvino", "onnx"):
-        assert judge("f32", score_sequences(load_engine(bundle, name), kept.frames), kept).max_error < 1e-5
+        assert judge("f32", score_sequences(load_engine(bundle, EngineRequest(name)), kept.frames), kept).max_error < 1e-5
