@@ -126,7 +126,7 @@ def _stages(
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        scorer=Scorer(admitted, decider.least_exit, metrics),
+        scorer=Scorer(admitted.engine, admitted.score_scale, decider.least_exit, metrics),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=dead_letters,

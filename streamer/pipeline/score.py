@@ -1,7 +1,7 @@
-"""Micro-batches to scores: what a camera's next clip needs of those before is kept where the engine has it at hand.
+"""Micro-batches to scores.
 
-An engine that keeps frames and states on its device is given each camera's newest frame alone; any other is given whole clips,
-and the states with them. A camera that the device has no place for is scored in the second way.
+An engine that caches frames and states on its device receives only the newest frame of each camera. Clips of cameras that do
+not fit into the cache, and all clips of other engines, are uploaded in full, with the states of a recurrent model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,83 +16,86 @@ from deploy.engine import Clips, Engine, Frames, NewestScores, ResidentEngine, S
 from deploy.errors import backend_errors
 from deploy.handles import FrameRow
 from deploy.image import AnyFrame, DeviceFrame, Frame
-from deploy.validation.admission import Admitted
 from streamer.monitoring import Metrics
 from streamer.types import CameraMemory, Clip, DeviceRows
 
 log = structlog.get_logger("oddsight.score")
 
-_ROUNDING = 1e-3
-"""Of a score: heat maps are wanted from a little below, whichever way a score and its scale are rounded."""
+_SCORE_ROUNDING = 1e-3
+"""Relative margin below ``heatmaps_from``: scores and their scale are rounded, and no heat map of an event may be missing."""
 
 
 class Scored(NamedTuple):
-    """What is said of one clip, in units of the reference's scores."""
+    """The result for one clip, in units of the reference engine's scores."""
 
     score: float
     heatmap: NDArray[np.float32]
-    """float32 (h, w); may be NaN where nobody looks at it."""
+    """float32 (h, w); may be NaN if the clip scores less than ``heatmaps_from``."""
 
 
 class Scorer:
-    """Scores the clips of each camera in their order.
+    """Scores clips; those of one camera must come in order.
 
-    ``heatmaps_from``: nobody looks at heat maps of clips that score less, in units of the reference's scores.
+    ``score_scale``: the engine's scores divided by the reference's. ``heatmaps_from``: heat maps are needed only of clips that
+    score at least this, in units of the reference's scores.
     """
 
-    def __init__(self, admitted: Admitted, heatmaps_from: float, metrics: Metrics) -> None:
-        self._engine, self._scale, self._metrics = admitted.engine, admitted.score_scale, metrics
-        self._engine.heatmaps_from = self._scale * (heatmaps_from - _ROUNDING * abs(heatmaps_from))
-        self._told = False
-        keeper = resident(self._engine)
-        self._device = None if keeper is None else _Device(keeper)
-        self.carries_state = self._engine.spec.state_shape is not None
-        """Whether clips that counted before must be scored again to rebuild what the model remembers."""
-        self.one_by_one = self.carries_state or (keeper is not None and keeper.spec.length > 1)
-        """Whether two clips with one memory may not share a call: the second needs what the first leaves."""
+    def __init__(self, engine: Engine, score_scale: float, heatmaps_from: float, metrics: Metrics) -> None:
+        self._engine, self._scale, self._metrics = engine, score_scale, metrics
+        engine.heatmaps_from = score_scale * (heatmaps_from - _SCORE_ROUNDING * abs(heatmaps_from))
+        caching = resident(engine)
+        self._cache = None if caching is None else _GpuCache(caching)
+        self._warned = False
+        self.carries_state = engine.spec.state_shape is not None
+        """Whether replayed clips must be scored, to rebuild the model's state."""
+        self.one_by_one = self.carries_state or (caching is not None and engine.spec.length > 1)
+        """Whether a call may hold only one clip of a camera, since scoring a clip needs what the previous one leaves behind."""
 
     def score(self, clips: Sequence[Clip]) -> list[Scored]:
-        """Score clips, at most the engine's ``max_clips``; changes the memories of those that were scored.
+        """Score at most the engine's ``max_clips`` clips and update their memories.
 
         Raises:
-            EngineFailed, EngineClosed: see :meth:`deploy.engine.Engine.score`; memories are as they were, or their clips scored.
+            EngineFailed, EngineClosed: see :meth:`deploy.engine.Engine.score`. The memory of a clip that was not scored is
+                unchanged.
         """
-        rooms = [self._device is not None and self._device.has_room(clip.memory) for clip in clips]
-        kept, whole = ([clip for clip, room in zip(clips, rooms, strict=True) if room is wanted] for wanted in (True, False))
-        found = {True: self._score_kept(kept), False: self._score_whole(whole)}
-        return [next(found[room]) for room in rooms]
+        use_cache = [self._cache is not None and self._cache.admits(clip.memory) for clip in clips]
+        cached = self._score_cached([clip for clip, use in zip(clips, use_cache, strict=True) if use])
+        uploaded = self._score_uploaded([clip for clip, use in zip(clips, use_cache, strict=True) if not use])
+        return [next(cached if use else uploaded) for use in use_cache]
 
-    def _score_kept(self, clips: Sequence[Clip]) -> Iterator[Scored]:
-        return self._scored(self._device.score(clips)) if self._device is not None and clips else iter(())
+    def _score_cached(self, clips: Sequence[Clip]) -> Iterator[Scored]:
+        return self._scaled(self._cache.score(clips)) if self._cache is not None and clips else iter(())
 
-    def _score_whole(self, clips: Sequence[Clip]) -> Iterator[Scored]:
-        if clips and self._device is not None:
-            self._tell_no_room(len(clips))
-        return self._scored(_score_whole(self._engine, clips)) if clips else iter(())
+    def _score_uploaded(self, clips: Sequence[Clip]) -> Iterator[Scored]:
+        if not clips:
+            return iter(())
+        if self._cache is not None:
+            self._count_cache_misses(len(clips))
+        return self._scaled(_score_whole_clips(self._engine, clips))
 
-    def _scored(self, scores: Scores | NewestScores) -> Iterator[Scored]:
+    def _scaled(self, scores: Scores | NewestScores) -> Iterator[Scored]:
         for score, heatmap in zip(scores.score, scores.heatmap, strict=True):
             yield Scored(float(score) / self._scale, heatmap)
 
-    def _tell_no_room(self, n_clips: int) -> None:
-        if not self._told:
-            self._told = True
+    def _count_cache_misses(self, n_clips: int) -> None:
+        self._metrics.gpu_cache_misses.inc(n_clips)
+        if not self._warned:
+            self._warned = True
             log.warning(
-                "more cameras than stay on the device: the others' clips go up whole; raise engine.gpu_cached_cameras",
+                "GPU cache exhausted: clips of further cameras are uploaded in full; raise engine.gpu_cached_cameras",
                 gpu_cached_cameras=self._engine.gpu_cached_cameras,
             )
-        self._metrics.gpu_cache_misses.inc(n_clips)
 
 
-class _Device:
-    """The cameras whose frames and states stay on the engine's device, each for as long as its memory lives."""
+class _GpuCache:
+    """The cameras whose last frames and states are cached on the engine's device, each as long as its memory is referenced."""
 
     def __init__(self, engine: ResidentEngine) -> None:
         self._engine = engine
         self._memories: WeakSet[CameraMemory] = WeakSet()
 
-    def has_room(self, memory: CameraMemory) -> bool:
-        """Whether clips with this memory are scored here."""
+    def admits(self, memory: CameraMemory) -> bool:
+        """Whether clips with this memory are scored from the cache; reserves room for a new one if there is any."""
         if memory in self._memories:
             return True
         if memory.state is not None or len(self._memories) >= self._engine.gpu_cached_cameras:
@@ -101,38 +104,31 @@ class _Device:
         return True
 
     def score(self, clips: Sequence[Clip]) -> NewestScores:
-        """Score clips by their newest frames; those before go up only where a memory is new."""
-        known = self._known(clips)
-        newest = _together([clip.frames[-1] for clip in clips])
-        found = self._engine.score_newest(newest, [kept.frames for kept in known], [kept.state for kept in known])
-        for clip, kept, frame, state in zip(clips, known, found.frames, found.states, strict=True):
-            clip.memory.device_rows = DeviceRows((*kept.frames, frame)[1:], state)
-        return found
+        """Score clips by their newest frames; older frames are uploaded only for a new memory."""
+        rows = self._cached_rows(clips)
+        newest = _one_kind([clip.frames[-1] for clip in clips])
+        scores = self._engine.score_newest(newest, [each.frames for each in rows], [each.state for each in rows])
+        for clip, before, frame, state in zip(clips, rows, scores.frames, scores.states, strict=True):
+            clip.memory.device_rows = DeviceRows((*before.frames, frame)[1:], state)
+        return scores
 
-    def _known(self, clips: Sequence[Clip]) -> list[DeviceRows]:
-        rows = iter(self._upload([frame for clip in clips if clip.memory.device_rows is None for frame in clip.frames[:-1]]))
-        return [clip.memory.device_rows or DeviceRows(tuple(next(rows) for _ in clip.frames[:-1]), None) for clip in clips]
+    def _cached_rows(self, clips: Sequence[Clip]) -> list[DeviceRows]:
+        uploaded = self._upload([frame for clip in clips if clip.memory.device_rows is None for frame in clip.frames[:-1]])
+        return [clip.memory.device_rows or DeviceRows(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips]
 
-    def _upload(self, frames: Sequence[AnyFrame]) -> list[FrameRow]:
+    def _upload(self, frames: Sequence[AnyFrame]) -> Iterator[FrameRow]:
         size = self._engine.max_clips
-        calls = [frames[begin : begin + size] for begin in range(0, len(frames), size)]
-        return [row for call in calls for row in self._engine.upload(_together(call))]
+        batches = [frames[begin : begin + size] for begin in range(0, len(frames), size)]
+        return iter([row for batch in batches for row in self._engine.upload(_one_kind(batch))])
 
 
-def _together(frames: Sequence[AnyFrame]) -> Frames | list[DeviceFrame]:
-    """A decoder gives frames of one kind only."""
+def _one_kind(frames: Sequence[AnyFrame]) -> Frames | list[DeviceFrame]:
+    """Frames on the device as a list, frames on the host as one array; a decoder delivers only one of the two."""
     on_device = [frame for frame in frames if isinstance(frame, DeviceFrame)]
     return on_device or np.stack([frame for frame in frames if not isinstance(frame, DeviceFrame)])
 
 
-def _on_host(frame: AnyFrame) -> Frame:
-    if not isinstance(frame, DeviceFrame):
-        return frame
-    with backend_errors("a frame cannot be copied from the device"):
-        return frame.on_host()
-
-
-def _score_whole(engine: Engine, clips: Sequence[Clip]) -> Scores:
+def _score_whole_clips(engine: Engine, clips: Sequence[Clip]) -> Scores:
     scores = engine.score(_clip_array(clips), _state_array(engine, clips))
     if scores.state is not None:
         for clip, state in zip(clips, scores.state, strict=True):
@@ -142,14 +138,21 @@ def _score_whole(engine: Engine, clips: Sequence[Clip]) -> Scores:
 
 
 def _clip_array(clips: Sequence[Clip]) -> Clips:
-    """uint8 (N, T, H, W, C) in one copy."""
+    """uint8 (N, T, H, W, C), copied once."""
     frames = [_on_host(frame) for clip in clips for frame in clip.frames]
     return np.stack(frames).reshape(len(clips), -1, *frames[0].shape)
 
 
+def _on_host(frame: AnyFrame) -> Frame:
+    if not isinstance(frame, DeviceFrame):
+        return frame
+    with backend_errors("a frame cannot be copied from the device"):
+        return frame.on_host()
+
+
 def _state_array(engine: Engine, clips: Sequence[Clip]) -> State | None:
-    """float32 (N, C, h, w): what the cameras' frames before have left; None for a model without a state."""
+    """float32 (N, C, h, w), zeros for cameras without a state; None for a model without a state."""
     if engine.spec.state_shape is None:
         return None
-    nothing = np.zeros(engine.spec.state_shape, np.float32)
-    return np.stack([nothing if clip.memory.state is None else clip.memory.state for clip in clips])
+    zeros = np.zeros(engine.spec.state_shape, np.float32)
+    return np.stack([zeros if clip.memory.state is None else clip.memory.state for clip in clips])

@@ -109,6 +109,6 @@ def test_scores_in_redis_are_those_of_the_reference_after_a_restart_and_with_one
         assert sorted(found) == np.flatnonzero(np.isfinite(row)).tolist()
         np.testing.assert_allclose([found[frame] for frame in sorted(found)], row[np.isfinite(row)], rtol=1e-4, atol=1e-5)
     assert [line["gpu_cached_cameras"] for line in lines if line["event"] == "engine chosen"] == [2, 2]
-    assert len([line for line in lines if line["event"].startswith("more cameras than stay on the device")]) == 2
+    assert len([line for line in lines if line["event"].startswith("GPU cache exhausted")]) == 2
     # By the decoder's gate all that it is shown; then of the camera without room every frame, the first run's once more.
     assert len(copied) == (0 if decoder == "cpu" else 2 * SHOWN_TO_GATE + FRAMES + RESTART_AT)

@@ -10,7 +10,6 @@ from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.decoders.registry import CpuDecoder
 from deploy.engine import Engine
 from deploy.spec import ClipSpec
-from deploy.validation.admission import Admitted
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
@@ -112,7 +111,7 @@ class Rig:
                 decoder=self.decoder,
                 clips=ClipBuffer(self.engine.spec, 5_000),
                 batcher=MicroBatcher(self._max_clips, 0.05),
-                scorer=Scorer(Admitted(self.engine, self._score_scale), decider.least_exit, self.metrics),
+                scorer=Scorer(self.engine, self._score_scale, decider.least_exit, self.metrics),
                 decider=decider,
                 store=self.store,
                 dead_letters=self.dead_letters,

@@ -15,7 +15,6 @@ from deploy.engine import NewestScores
 from deploy.errors import EngineFailed
 from deploy.handles import FrameRow, StateRow
 from deploy.spec import ClipSpec
-from deploy.validation.admission import Admitted
 from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.score import Scorer
@@ -102,7 +101,7 @@ def test_cameras_for_which_there_is_no_room_are_served_told_once_and_counted() -
 
     assert served.counted("scored_clips_total") == 24
     assert served.counted("gpu_cache_miss_clips_total") == 8
-    assert [line["gpu_cached_cameras"] for line in lines if "stay on the device" in line["event"]] == [2]
+    assert [line["gpu_cached_cameras"] for line in lines if "GPU cache exhausted" in line["event"]] == [2]
 
 
 def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> None:
@@ -122,7 +121,7 @@ def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> Non
 
 
 def scorer_of(engine: OnHost, metrics: Metrics | None = None) -> Scorer:
-    return Scorer(Admitted(engine), -inf, metrics or Metrics())
+    return Scorer(engine, 1.0, -inf, metrics or Metrics())
 
 
 def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, offset: int) -> Any:
@@ -158,7 +157,7 @@ def full_clip(clips: ClipBuffer) -> Clip:
 @pytest.mark.parametrize("cameras", [0, 1])
 def test_scores_are_given_in_units_of_the_reference(cameras: int) -> None:
     spec = spec_of(3, recurrent=False)
-    scorer = Scorer(Admitted(OnHost(spec, cameras=cameras), 0.5), -inf, Metrics())
+    scorer = Scorer(OnHost(spec, cameras=cameras), 0.5, -inf, Metrics())
     assert scorer.score([full_clip(ClipBuffer(spec, 5_000))])[0].score == 2 * (1 * 10 + 2 * 20 + 3 * 30)
 
 
