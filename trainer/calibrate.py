@@ -42,7 +42,7 @@ def calibration_from(scores: NDArray[np.float32]) -> Calibration:
     return Calibration(
         median=tail.median,
         q99=tail.q99,
-        q999=tail.at(1000.0),
+        q999=tail.return_level(1000.0),
         enter=tail.median + _ENTER_SPREADS * spread,
         exit=tail.median + _EXIT_SPREADS * spread,
         frames=len(scores),

@@ -18,7 +18,7 @@ from trainer.data.footage import estimate_frame_count, footage_info, load_footag
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.evaluation.result import Evaluation, detector, labels_of
 from trainer.evaluation.runner import Outcome, Seen, baseline_frames, every_frame, scored_frames, walk
-from trainer.training.progress import tell_footage, work_bar
+from trainer.training.progress import print_unreadable_frames, progress_bar
 
 
 def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:
@@ -64,11 +64,11 @@ def opened(bundle: Bundle, engine_name: str) -> Iterator[Engine]:
 def _score(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibration, screen: Console) -> Outcome:
     def frames(clip: LabelledClip) -> Iterator[tuple[Seen | None]]:
         footage = load_footage(clip.source, engine.spec)
-        tell_footage(screen, footage)
+        print_unreadable_frames(screen, footage)
         check_labels(clip, footage)
         return every_frame(scored_frames(engine, footage), footage.total)
 
-    with work_bar(screen, "scoring", _frames(clips)) as step:
+    with progress_bar(screen, "scoring", _frames(clips)) as step:
         (outcome,) = walk(clips, frames, [calibration.median], step)
     return outcome
 
@@ -76,12 +76,12 @@ def _score(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibra
 def _baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[Field, list[Outcome]]:
     spec = baseline_spec(footage_info([clip.source for clip in clips]))
     sources = training_sources_if_any(data)
-    with work_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as step:
+    with progress_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as step:
         field = learn(sources, spec, step)
     for line in field.left_out:
         screen.print(line, highlight=False)
     baselines = [learned.baseline for learned in field.learned]
-    with work_bar(screen, "baselines, test footage", _frames(clips)) as step:
+    with progress_bar(screen, "baselines, test footage", _frames(clips)) as step:
         fill_values = [learned.median for learned in field.learned]
         return field, walk(clips, lambda clip: baseline_frames(baselines, clip.source, spec), fill_values, step)
 

@@ -3,7 +3,7 @@
 Where normal values end: a 99 % quantile that few frames can give without being at the mercy of one strange moment.
 
 The quantile is read where at least ``TAIL_FRAMES`` values lie above it, and carried on to 99 % as an exponential tail would
-go on: there the distance above the median grows with the logarithm of the rarity. How sure that is follows from the stretches
+go on: there the distance above the median grows with the logarithm of the period. How sure that is follows from the stretches
 in which the values above come: frames of one stretch show one thing and count once (declustering, in the statistics of extremes).
 """
 
@@ -27,9 +27,9 @@ class NormalTail(NamedTuple):
     error: float
     """Standard error of ``q99 - median``, as a share of it."""
 
-    def at(self, rarity: float) -> float:
-        """The value that one normal frame in ``rarity`` passes, if the tail is exponential."""
-        return self.median + (self.q99 - self.median) * float(np.log(rarity / 2.0) / np.log(50.0))
+    def return_level(self, period: float) -> float:
+        """The value that one normal frame in ``period`` passes, if the tail is exponential."""
+        return self.median + (self.q99 - self.median) * float(np.log(period / 2.0) / np.log(50.0))
 
 
 def normal_tail(values: NDArray[np.float32]) -> NormalTail:
@@ -62,18 +62,18 @@ _LEAST_CELLS = 1e-3
 class SpeedLine:
     """A straight line over the rows, in cells a frame."""
 
-    at_top: float
-    a_row: float
+    intercept: float
+    slope: float
     rows: int
 
-    def usual(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def row_speeds(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """At the middle of each window row of a map of ``shape`` (h, w): float32 (h, 1), at least a quarter of the largest."""
         middles = np.arange(shape[0]) + (self.rows - shape[0]) / 2
-        line = np.asarray(self.at_top + self.a_row * middles, np.float32)[:, None]
+        line = np.asarray(self.intercept + self.slope * middles, np.float32)[:, None]
         return np.maximum(line, max(line.max() * np.float32(_LEAST_SHARE), np.float32(_LEAST_CELLS)))
 
 
-class SpeedCounts:
+class SpeedHistogram:
     """Counts foreground cells by row and speed, so that quantiles need no list of all of them."""
 
     def __init__(self, rows: int) -> None:
@@ -85,15 +85,15 @@ class SpeedCounts:
         steps = np.minimum(speed[rows, columns] * _STEPS_A_CELL, _STEPS - 1).astype(np.int64)
         self._counts += np.bincount(rows * _STEPS + steps, minlength=self._counts.size).reshape(self._counts.shape)
 
-    def line(self) -> SpeedLine:
+    def fit_line(self) -> SpeedLine:
         """Least squares through the 90 % quantile of each row, a row weighing as many cells as it had foreground."""
         cells = self._counts.sum(axis=1)
         if not cells.any():
-            return SpeedLine(at_top=1.0, a_row=0.0, rows=len(cells))
+            return SpeedLine(intercept=1.0, slope=0.0, rows=len(cells))
         rows = np.arange(len(cells))
         quantiles = np.argmax(self._counts.cumsum(axis=1) >= _QUANTILE * cells[:, None], axis=1) / _STEPS_A_CELL
         middle, usual = np.average(rows, weights=cells), np.average(quantiles, weights=cells)
         variance = np.average((rows - middle) ** 2, weights=cells)
         covariance = np.average((rows - middle) * (quantiles - usual), weights=cells)
         slope = covariance / variance if variance > 0 else 0.0
-        return SpeedLine(at_top=float(usual - slope * middle), a_row=float(slope), rows=len(cells))
+        return SpeedLine(intercept=float(usual - slope * middle), slope=float(slope), rows=len(cells))

@@ -13,7 +13,7 @@ from trainer.models.registry import RECIPES, recipe
 from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks
 from trainer.models.video_ede.model import HISTORY, VideoEde, VideoEdeConfig
 from trainer.models.video_ganomaly import VideoGanomalyConfig, VideoGanomalyLearner, VideoGenerator
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, Batch, Learner
 
 BATCH = 8
@@ -73,15 +73,15 @@ def gradients(learner: Learner) -> dict[str, torch.Tensor]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    together = Together(accelerator="cpu")
+    context = DistributedContext(accelerator="cpu")
     torch.manual_seed(0)
     saved = {}
     for name, learner in learners().items():
         torch.manual_seed(1)
-        batch = Batch(*(together.own_part(part) for part in batch_for(name)))
-        learner.learn(batch, 0.5, together)
+        batch = Batch(*(context.local_part(part) for part in batch_for(name)))
+        learner.learn(batch, 0.5, context)
         saved |= {f"{name}/{key}": gradient.contiguous() for key, gradient in gradients(learner).items()}
-    if together.rank == 0:
+    if context.rank == 0:
         save_file(saved, out)
 
 

@@ -12,7 +12,7 @@ from deploy.image import encode_jpeg
 from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.models.base import ServingNetwork
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
 SLOW_PX, FAST_PX = 1.0, 2.5
@@ -52,8 +52,8 @@ def quiet() -> Console:
 def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[ServingNetwork, dict[str, Any]]:
     """All of ``fit`` but the bundle."""
     screen = screen or quiet()
-    together = Together(config.precision)
-    return training.train(training.prepare(data, out, config, together, screen), together, screen)
+    context = DistributedContext(config.precision)
+    return training.train(training.prepare(data, out, config, context, screen), context, screen)
 
 
 def _with_blob(road: NDArray[np.float64], blob: NDArray[np.float64], top: int, left: float) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.models.layers import BatchNorm
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch, Detector
 
 
@@ -32,16 +32,16 @@ class ToyLearner:
     def rate_factor(self, share: float) -> float:
         return 1.0 - share
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         self.detector.train()
         self.seen.append(batch.samples.clone())
         self.shares.append(share)
         error = self.detector(batch.samples).mean()
-        shaken = self.detector(batch.samples + 0.1 * together.randn(*batch.samples.shape)).mean()
+        shaken = self.detector(batch.samples + 0.1 * context.randn(*batch.samples.shape)).mean()
         if self.steps == self.poison_at:
             shaken = shaken * torch.nan
         self.steps += 1
-        together.update("detector", self.optimisers["detector"], {"error": error, "shaken": shaken}, self.detector.parameters())
+        context.update("detector", self.optimisers["detector"], {"error": error, "shaken": shaken}, self.detector.parameters())
         return {"error": error.detach(), "shaken": shaken.detach()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from deploy.image import encode_jpeg
 from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.errors import BadFeedback, CheckpointUnusable
-from trainer.training.callbacks import FOLDER_NAME
-from trainer.training.distributed import Together
+from trainer.training.callbacks import CHECKPOINT_FOLDER
+from trainer.training.distributed import DistributedContext
 
 HEIGHT_PX, WIDTH_PX = 64, 96
 NETWORK = {"first": 4, "fine": 12, "coarse": 12, "width": 12, "latent": 4}
@@ -54,8 +54,8 @@ def quiet() -> Console:
 
 def trained(data: Path, out: Path, config: FitConfig, screen: Console) -> tuple[float, dict[str, Any]]:
     """A weight of the judge, and what the bundle would tell."""
-    together = Together()
-    network, metrics = training.train(training.prepare(data, out, config, together, screen), together, screen)
+    context = DistributedContext()
+    network, metrics = training.train(training.prepare(data, out, config, context, screen), context, screen)
     return network.judge.strange.bias.item(), metrics
 
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_made_with_other_feedback_is_not_gone_on_from(data, tmp_pat
         config = told(tmp_path, "gate,5,20,anomaly,,,,").model_copy(update={"checkpoint_every_s": 0})
         with pytest.raises(Stopped):
             training.fit(data, tmp_path / "out", config, quiet())
-    assert (tmp_path / "out" / FOLDER_NAME).is_dir()
+    assert (tmp_path / "out" / CHECKPOINT_FOLDER).is_dir()
     with pytest.raises(CheckpointUnusable, match="was made with feedback = "):
         training.fit(data, tmp_path / "out", told(tmp_path, "gate,5,20,normal,,,,"), quiet())
 
@@ -96,9 +96,9 @@ def test_a_checkpoint_made_with_other_feedback_is_not_gone_on_from(data, tmp_pat
 def test_models_that_cannot_learn_from_marks_say_so(data, tmp_path):
     config = told(tmp_path, "gate,5,20,anomaly,,,,").model_copy(update={"model": "video-ganomaly", "network": {}})
     with pytest.raises(ConfigError, match="--feedback is for --model video-ede; video-ganomaly learns from normal footage alone"):
-        training.prepare(data, tmp_path / "out", config, Together(), quiet())
+        training.prepare(data, tmp_path / "out", config, DistributedContext(), quiet())
 
 
 def test_marks_that_do_not_fit_their_footage_are_told_before_the_training(data, tmp_path):
     with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: 'gate' has frames 0 to 59, the stretch ends at 60"):
-        training.prepare(data, tmp_path / "out", told(tmp_path, "gate,5,60,anomaly,,,,"), Together(), quiet())
+        training.prepare(data, tmp_path / "out", told(tmp_path, "gate,5,60,anomaly,,,,"), DistributedContext(), quiet())

@@ -14,7 +14,7 @@ from deploy.bundle import Bundle, read_bundle
 from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.holdout import VERDICTS
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX, FPS = 64, 96, 16, 10
 FRAMES, RUSH = 800, range(750, 775)
@@ -55,7 +55,7 @@ def fitted(video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundl
 
 
 def test_the_last_tenth_is_neither_learned_from_nor_calibrated_on(video, tmp_path):
-    run = training.prepare(video, tmp_path, FIT, Together(), Console(file=StringIO()))
+    run = training.prepare(video, tmp_path, FIT, DistributedContext(), Console(file=StringIO()))
     (learned,), (held_out,), (last,) = run.split.train, run.split.validation, run.split.holdout
     assert [part.index[[0, -1]].tolist() for part in (learned, held_out, last)] == [[0, 575], [576, 719], [720, 799]]
 

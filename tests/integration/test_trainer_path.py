@@ -28,7 +28,7 @@ from trainer.evaluation.metrics import frame_auc
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
 from trainer.export import check_engines
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.loop import TensorSamples
 
 NETWORK = {"width": 8, "length": 4, "latent_channels": 8}
@@ -126,7 +126,7 @@ def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout_and_writes_a
 def test_footage_too_short_to_calibrate_on_is_refused_before_the_training(tmp_path):
     write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
     with pytest.raises(TooLittleFootage, match="19 normal frames can be scored"):
-        training.prepare(tmp_path / "short", tmp_path / "out", FIT, Together(), quiet())
+        training.prepare(tmp_path / "short", tmp_path / "out", FIT, DistributedContext(), quiet())
 
 
 def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
@@ -164,9 +164,9 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, mon
 
 def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 2})
-    training.prepare(data, tmp_path, config, Together(), quiet())
+    training.prepare(data, tmp_path, config, DistributedContext(), quiet())
     monkeypatch.setattr("trainer.data.clips.decode_frames", None)
-    run = training.prepare(data, tmp_path, config, Together(), quiet())
+    run = training.prepare(data, tmp_path, config, DistributedContext(), quiet())
     assert sum(len(video.frames) for video in (*run.split.train, *run.split.validation)) == 360
 
 

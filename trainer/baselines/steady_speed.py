@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trainer.baselines.base import HeatMap, Learned, Motion, Watch
 from trainer.baselines.flow import Averages, first_averages, half_size, next_averages, over_frame, window_means
-from trainer.statistics import SpeedCounts, SpeedLine
+from trainer.statistics import SpeedHistogram, SpeedLine
 
 MIN_CLIPS = 2
 """Training clips: the limits of one are estimated on the others."""
@@ -122,7 +122,7 @@ class SteadySpeedLearner:
 
     def __init__(self, background: NDArray[np.float32]) -> None:
         self._background = background
-        self._speeds = SpeedCounts(len(background))
+        self._speeds = SpeedHistogram(len(background))
         self._fastest_rows: list[NDArray[np.float32]] = []
         self._blocks: list[list[NDArray[np.float32]]] = []
 
@@ -141,8 +141,8 @@ class SteadySpeedLearner:
 
     def learned(self) -> Learned:
         """See :class:`~trainer.baselines.base.Learner`."""
-        line = self._speeds.line()
-        steady = (np.stack(self._fastest_rows) / line.usual(self._fastest_rows[0].shape)[:, 0]).max(axis=1)
+        line = self._speeds.fit_line()
+        steady = (np.stack(self._fastest_rows) / line.row_speeds(self._fastest_rows[0].shape)[:, 0]).max(axis=1)
         clips = [np.stack(blocks) for blocks in self._blocks if blocks]
         jerky = np.concatenate([_excess(clip, _limits(_others(clips, number))) for number, clip in enumerate(clips)])
         steady_range, jerky_range = _normal_range(steady), _normal_range(jerky)
@@ -152,7 +152,7 @@ class SteadySpeedLearner:
 
 
 def _heatmap(known: Knowledge, channels: Channels) -> HeatMap:
-    steady = known.steady.standard(channels.steady / known.line.usual(channels.steady.shape))
+    steady = known.steady.standard(channels.steady / known.line.row_speeds(channels.steady.shape))
     limits = np.kron(known.limits, np.ones((_BLOCK_CELLS, _BLOCK_CELLS), np.float32))
     rows, columns = channels.jerky.shape
     jerky = known.jerky.standard(channels.jerky - limits[:rows, :columns]) - _JERKY_HANDICAP

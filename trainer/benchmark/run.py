@@ -26,9 +26,9 @@ from trainer.benchmark.results import Finished, RunFile, side_by_side
 from trainer.errors import BadDataset, TrainingDiverged
 from trainer.evaluation.metrics import auc
 from trainer.models.registry import recipe
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Detector
-from trainer.training.loop import Keeper, LoopSettings, Material, run_loop, steps_of
+from trainer.training.loop import Callback, LoopSettings, TrainingData, run_loop, steps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +202,9 @@ def train(model: str, settings: BenchmarkSettings, seed: int, learned: Part) -> 
     normals, anomalies = learned.normals, learned.anomalies
     samples = MixedSamples(normals, anomalies, settings.anomaly_share, settings.augmentation)
     loop = LoopSettings(seed, settings.normals_a_batch(len(anomalies)), settings.steps_for(len(normals), len(anomalies)))
-    run_loop(learner, Material(samples), loop, _together(), Keeper())
+    run_loop(learner, TrainingData(samples), loop, _together(), Callback())
     with torch.no_grad():
-        detector.eval().settle(normals.to(_together().device))
+        detector.eval().fit_scale(normals.to(_together().device))
     return detector
 
 
@@ -259,8 +259,8 @@ def _table(folder: Path, name: str) -> TableRows:
 
 
 @cache
-def _together() -> Together:
-    return Together()
+def _together() -> DistributedContext:
+    return DistributedContext()
 
 
 def _auc(name: str, scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> float:

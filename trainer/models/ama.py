@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from trainer.models.layers import LEAK, BatchNorm, PyramidEncoder, TableDecoder, TableEncoder, pyramid_levels, pyramid_side_px
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, Batch, Detector, Recipe, Settings, Shape
 
 RATE_DROPS = (0.3, 0.6, 0.9)
@@ -180,22 +180,22 @@ class AmaLearner:
         """A tenth after each of ``RATE_DROPS``."""
         return float(0.1 ** sum(share >= drop for drop in RATE_DROPS))
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Critic first; the losses before the last step of each player, weighted, by term.
 
         E and G do not change between the critic's steps, so one x̂ serves them all.
         """
-        samples, labels = self._with_made_anomalies(batch, share, together)
+        samples, labels = self._with_made_anomalies(batch, share, context)
         self._detector.train()
         latents = self._detector.encoder(samples)
-        compared = self._compared(Batch(samples, labels), latents, together)
+        compared = self._compared(Batch(samples, labels), latents, context)
         for _ in range(self._config.critic_steps):
-            critic_terms = self._critic_terms(compared, together)
-            together.update("critic", self._critic_optimiser, critic_terms, self._detector.critic.parameters())
+            critic_terms = self._critic_terms(compared, context)
+            context.update("critic", self._critic_optimiser, critic_terms, self._detector.critic.parameters())
         terms = {name: autoencoder_loss(self._detector.critic, pairs) for name, pairs in compared.items()}
         terms["latent"] = self._config.latent_weight * latent_loss(latents, labels)
         autoencoder = nn.ModuleList([self._detector.encoder, self._detector.generator])
-        together.update("autoencoder", self._optimiser, terms, autoencoder.parameters())
+        context.update("autoencoder", self._optimiser, terms, autoencoder.parameters())
         return {name: value.detach() for name, value in {**critic_terms, **terms}.items()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class AmaLearner:
         self._detector.eval()
         return (samples - self._detector.reconstruct(samples)).abs().mean()
 
-    def _with_made_anomalies(self, batch: Batch, share: float, together: Together) -> Batch:
+    def _with_made_anomalies(self, batch: Batch, share: float, context: DistributedContext) -> Batch:
         """Atypical selection: a random part of the batch is replaced by what G makes of codes that are too small.
 
         The code does so only where there are no labelled anomalies; here those are not replaced, and both count.
@@ -211,8 +211,8 @@ class AmaLearner:
         if self._config.atypical_share == 0 or share < self._config.warm_up_share:
             return batch
         count = len(batch.samples)
-        drawn = (together.rand(count) < self._config.atypical_share) & (batch.labels > 0)
-        made = self._made_anomalies(batch.samples, together.rand(count, 1))
+        drawn = (context.rand(count) < self._config.atypical_share) & (batch.labels > 0)
+        made = self._made_anomalies(batch.samples, context.rand(count, 1))
         camera_views = drawn.view(-1, *[1] * (made.dim() - 1))
         return Batch(torch.where(camera_views, made, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
 
@@ -222,28 +222,28 @@ class AmaLearner:
         made: Tensor = detector.generator(inward(detector.encoder(samples), draws))
         return made
 
-    def _compared(self, batch: Batch, latents: Tensor, together: Together) -> dict[str, Pairs]:
+    def _compared(self, batch: Batch, latents: Tensor, context: DistributedContext) -> dict[str, Pairs]:
         """What both players are told of, by term; the term's weight is in that of the labels."""
         config = self._config
         made = self._detector.generator(latents)
         weights = config.mirrored_weight * label_weights(batch.labels, config.negative_weight)
         compared = {"mirrored": Pairs(batch.samples, made, weights)}
         if config.interpolation_weight:
-            compared["interpolation"] = self._mixed(batch, latents, together)
+            compared["interpolation"] = self._mixed(batch, latents, context)
         return compared
 
-    def _mixed(self, batch: Batch, latents: Tensor, together: Together) -> Pairs:
+    def _mixed(self, batch: Batch, latents: Tensor, context: DistributedContext) -> Pairs:
         """Each of three samples beside what is made from the mixture of their codes; counts where all three are normal."""
-        thirds, codes = simplex(latents, together.rand(len(latents), 2))
+        thirds, codes = simplex(latents, context.rand(len(latents), 2))
         all_normal = torch.stack([batch.labels[third] > 0 for third in thirds]).all(dim=0)
         weights = self._config.interpolation_weight * all_normal.to(batch.labels.dtype)
         return Pairs(batch.samples[torch.cat(thirds)], torch.cat([self._detector.generator(codes)] * 3), weights.repeat(3))
 
-    def _critic_terms(self, compared: Mapping[str, Pairs], together: Together) -> dict[str, Tensor]:
+    def _critic_terms(self, compared: Mapping[str, Pairs], context: DistributedContext) -> dict[str, Tensor]:
         critic, shown = self._detector.critic, compared["mirrored"]
         terms = {f"critic {name}": -mirrored_distance(critic, pairs) for name, pairs in compared.items()}
         if self._config.penalty_weight:
-            draws = together.rand(len(shown.samples), *[1] * (shown.samples.dim() - 1))
+            draws = context.rand(len(shown.samples), *[1] * (shown.samples.dim() - 1))
             terms["critic penalty"] = self._config.penalty_weight * gradient_penalty(critic, shown, draws)
         return terms
 

@@ -13,7 +13,7 @@ from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
 from trainer.statistics import normal_tail
 from trainer.training.interfaces import Learner
-from trainer.training.loop import Material, Samples
+from trainer.training.loop import Samples, TrainingData
 
 MAX_CLIPS = 20_000
 """More are thinned out: 60 KB a clip are held in memory."""
@@ -50,9 +50,9 @@ class TrainingStage:
     batch: int
     """Samples that a step learns from, unless told otherwise."""
     learner: Learner
-    material: Material
+    data: TrainingData
     learned: Tensor
-    """Some of what is learned from, like ``material.validation``, to compare their losses."""
+    """Some of what is learned from, like ``data.validation``, to compare their losses."""
     draw: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Samples to pictures for the log, (N, C, h, w) in [-1, 1] each: what was seen, and what the model made of it."""
     patient: bool = True
@@ -122,8 +122,8 @@ class ClipViewNetwork(ServingNetwork):
         pictures = self._pictures(ClipDataset(split.train, length), MAX_CLIPS, work)
         validation = self.validation(self._pictures(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
         some = pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_CLIPS, len(pictures))).long()]
-        material = Material(self.samples(pictures), validation)
-        yield TrainingStage("training", 1.0, self.batch, learner, material, self.validation(some), self._draw)
+        data = TrainingData(self.samples(pictures), validation)
+        yield TrainingStage("training", 1.0, self.batch, learner, data, self.validation(some), self._draw)
 
     @torch.no_grad()
     def _pictures(self, bank: ClipDataset, most: int, work: ProgressBar) -> Tensor:

@@ -30,7 +30,7 @@ from torch.optim import AdamW, Optimizer
 
 from trainer.errors import BadShape
 from trainer.models.layers import BatchNorm, to_float32
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import NORMAL, Batch, Detector, Recipe, Settings, Shape
 
 _EPSILON = 1e-6
@@ -121,7 +121,7 @@ class Esad(Detector):
         return made if len(self.shape) == 1 else made * 2.0 - 1.0
 
     @torch.no_grad()
-    def settle(self, normals: Tensor) -> None:
+    def fit_scale(self, normals: Tensor) -> None:
         """Take the scales of the relative score from normal samples that were learned from."""
         seen = self.seen(normals)
         coded = self.code(seen)
@@ -174,14 +174,14 @@ class EsadLearner:
             return _COLD + (1.0 - _COLD) * (1.0 - math.cos(math.pi * share / _WARM_UP)) / 2.0
         return (1.0 + math.cos(math.pi * (share - _WARM_UP) / (1.0 - _WARM_UP))) / 2.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Normal samples are drawn as they are, labelled anomalies as noise."""
         self._detector.train()
         normal = batch.labels == NORMAL
         seen = self._detector.seen(batch.samples)
-        targets = torch.where(normal.view(-1, *[1] * (seen.dim() - 1)), seen, self._noise(seen, together))
+        targets = torch.where(normal.view(-1, *[1] * (seen.dim() - 1)), seen, self._noise(seen, context))
         terms = self._terms(self._detector.code(seen), targets, normal)
-        together.update("detector", self.optimisers["detector"], self._weighted(terms), self._detector.parameters())
+        context.update("detector", self.optimisers["detector"], self._weighted(terms), self._detector.parameters())
         return {name: term.detach() for name, term in terms.items()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -206,11 +206,11 @@ class EsadLearner:
         }
         return {name: weights[name] * term for name, term in terms.items()}
 
-    def _noise(self, seen: Tensor, together: Together) -> Tensor:
+    def _noise(self, seen: Tensor, context: DistributedContext) -> Tensor:
         """T(x): uniform noise over what a picture can be; wide normal noise for rows of a table."""
         if seen.dim() == 2:
-            return _TABLE_NOISE * together.randn(*seen.shape)
-        return together.rand(*seen.shape)
+            return _TABLE_NOISE * context.randn(*seen.shape)
+        return context.rand(*seen.shape)
 
 
 RECIPE = Recipe(

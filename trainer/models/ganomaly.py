@@ -27,7 +27,7 @@ from trainer.models.layers import (
     pyramid_side_px,
     to_float32,
 )
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch, Detector, Recipe, Settings, Shape
 
 WEIGHTS: Mapping[str, float] = {"adversarial": 1.0, "contextual": 50.0, "encoder": 1.0}
@@ -191,7 +191,7 @@ class GanomalyLearner:
         """See :class:`trainer.training.interfaces.Learner`."""
         return 1.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Generator first; then the discriminator, by what it said before that. The terms are not weighted."""
         self._generator.train()
         self._discriminator.train()
@@ -202,9 +202,9 @@ class GanomalyLearner:
         terms = generator_terms(batch.samples, made, features.detach(), features_made)
         against = discriminator_loss(logits, logits_made)
         generator, discriminator = self._generator.parameters(), self._discriminator.parameters()
-        together.update("generator", self._generator_optimiser, weighted(terms, self._config.weights), generator)
-        together.update("discriminator", self._discriminator_optimiser, {"discriminator": against}, discriminator)
-        self._restart_collapsed(against, together)
+        context.update("generator", self._generator_optimiser, weighted(terms, self._config.weights), generator)
+        context.update("discriminator", self._discriminator_optimiser, {"discriminator": against}, discriminator)
+        self._restart_collapsed(against, context)
         return {name: term.detach() for name, term in {**terms, "discriminator": against}.items()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -214,8 +214,8 @@ class GanomalyLearner:
         terms = weighted({"contextual": contextual_loss(samples, made), "encoder": encoder_loss(made)}, self._config.weights)
         return terms["contextual"] + terms["encoder"]
 
-    def _restart_collapsed(self, loss: Tensor, together: Together) -> None:
-        if together.mean(loss) < self._config.restart_below:
+    def _restart_collapsed(self, loss: Tensor, context: DistributedContext) -> None:
+        if context.mean(loss) < self._config.restart_below:
             self._discriminator.apply(init_dcgan)
             self._discriminator_optimiser.state.clear()
 

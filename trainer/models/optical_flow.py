@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 
 REDUCTION = 2
 """Maps are this many times smaller than the frame."""
@@ -122,11 +122,11 @@ class CorruptedMotion(NamedTuple):
     """bool (N, 1, h, w): where motion has become notably faster than it was. Slower or still is nothing unheard of."""
 
 
-def corrupt_motion(pictures: Tensor, together: Together) -> CorruptedMotion:
+def corrupt_motion(pictures: Tensor, context: DistributedContext) -> CorruptedMotion:
     """Scramble pictures (N, 3, h, w) of a :class:`~trainer.models.optical_flow.MotionView`."""
-    noise = together.randn(len(pictures), 1, *_COARSE)
+    noise = context.randn(len(pictures), 1, *_COARSE)
     blobs = nn.functional.interpolate(noise, size=pictures.shape[2:], mode="bilinear") > _BLOB_THRESHOLD
-    factors = together.rand(len(pictures), 1, 1, 1) * MAX_FACTOR
+    factors = context.rand(len(pictures), 1, 1, 1) * MAX_FACTOR
     motion = torch.atanh(pictures[:, 1:].clamp(-_NEARLY_ONE, _NEARLY_ONE))
     wrong = torch.cat([pictures[:, :1], torch.tanh(torch.where(blobs, motion * factors, motion))], dim=1)
     return CorruptedMotion(wrong, speed(wrong) - speed(pictures) > _NOTABLE_GAIN)

@@ -96,7 +96,7 @@ class TiledNetwork(ClipViewNetwork):
     def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
         """See :class:`ClipViewNetwork`."""
         seen = [self._tiles(torch.from_numpy(clips[::_SETTLED_CLIPS])).flatten(0, 2) for clips in learned]
-        self.detector.settle(torch.cat(seen))
+        self.detector.fit_scale(torch.cat(seen))
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
 
     def _tiles(self, clips: Tensor) -> Tensor:

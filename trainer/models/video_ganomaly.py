@@ -32,7 +32,7 @@ from trainer.models.ganomaly import (
 )
 from trainer.models.layers import Decoder, Encoder, init_dcgan, to_float32, window_means
 from trainer.models.optical_flow import REDUCTION, MotionView, corrupt_motion, speed
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import NORMAL, Batch, Learner, Settings
 from trainer.training.loop import Samples, TensorSamples
 
@@ -130,7 +130,7 @@ class VideoGanomalyLearner:
         """The learning rates stay as they are."""
         return 1.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Learn from one batch, generator first.
 
         Of one half of the batch the generator sees the motion scrambled and must restore it. The latent distance is made
@@ -140,7 +140,7 @@ class VideoGanomalyLearner:
         self._train(learning=True)
         pictures = torch.cat([batch.samples[::2], batch.samples[1::2]])
         half = len(batch.samples[::2])
-        wrong = corrupt_motion(pictures[:half], together)
+        wrong = corrupt_motion(pictures[:half], context)
         made = self._generator(torch.cat([wrong.pictures, pictures[half:]]))
         features, logits = self._discriminator(pictures)
         features_made, _ = self._discriminator(made.picture)
@@ -148,9 +148,9 @@ class VideoGanomalyLearner:
         terms = generator_terms(pictures, _latents(made, slice(half, None)), features.detach(), features_made)
         margin = margin_loss(_latents(made, slice(half)), wrong.too_fast)
         judged = discriminator_loss(logits, logits_made)
-        self._update("detector", {**weighted(terms, WEIGHTS), "margin": margin}, together)
-        self._update("discriminator", {"discriminator": judged}, together)
-        if together.mean(judged) < DISCRIMINATOR_COLLAPSED:
+        self._update("detector", {**weighted(terms, WEIGHTS), "margin": margin}, context)
+        self._update("discriminator", {"discriminator": judged}, context)
+        if context.mean(judged) < DISCRIMINATOR_COLLAPSED:
             self._restart_discriminator()
         return {name: value.detach() for name, value in {**terms, "margin": margin, "discriminator": judged}.items()}
 
@@ -164,8 +164,8 @@ class VideoGanomalyLearner:
         for module in self.modules.values():
             module.train(learning)
 
-    def _update(self, name: str, terms: Mapping[str, Tensor], together: Together) -> None:
-        together.update(name, self.optimisers[name], terms, self.modules[name].parameters())
+    def _update(self, name: str, terms: Mapping[str, Tensor], context: DistributedContext) -> None:
+        context.update(name, self.optimisers[name], terms, self.modules[name].parameters())
 
     def _restart_discriminator(self) -> None:
         """It has won and teaches nothing: new weights and a new optimiser state."""

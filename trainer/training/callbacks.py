@@ -21,23 +21,23 @@ from torch import Tensor
 
 from trainer.errors import CheckpointUnusable
 from trainer.training.interfaces import Learner
-from trainer.training.loop import Keeper, Progress, Standing
-from trainer.training.progress import TrainingBar, tell_resumed
+from trainer.training.loop import Callback, Progress, TrainingState
+from trainer.training.progress import TrainingBar, print_resumed
 
-FOLDER_NAME = ".checkpoint"
+CHECKPOINT_FOLDER = ".checkpoint"
 _STATE_NAME = "state.json"
 _BEST = "best"
 
 
-def save_checkpoint(folder: Path, learner: Learner, standing: Standing, identity: Mapping[str, Any]) -> Path:
+def save_checkpoint(folder: Path, learner: Learner, state: TrainingState, identity: Mapping[str, Any]) -> Path:
     """Write a checkpoint of the run that ``identity`` describes, and drop the one before; the file with the weights."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{standing.progress.step:08d}.safetensors"
-    save_file({key: value.detach().contiguous() for key, value in _tensors(learner, standing)}, folder / name)
-    state = {"file": name, "progress": asdict(standing.progress), "identity": dict(identity)}
-    (folder / f"{_STATE_NAME}.new").write_text(json.dumps(state, indent=2) + "\n")
+    name = f"step-{state.progress.step:08d}.safetensors"
+    save_file({key: value.detach().contiguous() for key, value in _tensors(learner, state)}, folder / name)
+    entry = {"file": name, "progress": asdict(state.progress), "identity": dict(identity)}
+    (folder / f"{_STATE_NAME}.new").write_text(json.dumps(entry, indent=2) + "\n")
     (folder / f"{_STATE_NAME}.new").replace(folder / _STATE_NAME)
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
@@ -45,7 +45,7 @@ def save_checkpoint(folder: Path, learner: Learner, standing: Standing, identity
     return folder / name
 
 
-def load_checkpoint(folder: Path, learner: Learner, identity: Mapping[str, Any]) -> Standing | None:
+def load_checkpoint(folder: Path, learner: Learner, identity: Mapping[str, Any]) -> TrainingState | None:
     """Put ``learner`` where the checkpoint in ``folder`` left it; None where there is no checkpoint.
 
     Raises:
@@ -57,7 +57,7 @@ def load_checkpoint(folder: Path, learner: Learner, identity: Mapping[str, Any])
         state = json.loads((folder / _STATE_NAME).read_text())
         _check_identity(folder, state["identity"], identity)
         best = _restore(learner, folder / state["file"])
-        return Standing(Progress(**state["progress"]), best)
+        return TrainingState(Progress(**state["progress"]), best)
     except CheckpointUnusable:
         raise
     except Exception as error:  # safetensors and torch raise many types for damaged content
@@ -78,15 +78,15 @@ def _check_identity(folder: Path, found: Mapping[str, Any], expected: Mapping[st
             )
 
 
-def _tensors(learner: Learner, standing: Standing) -> Iterator[tuple[str, Tensor]]:
+def _tensors(learner: Learner, state: TrainingState) -> Iterator[tuple[str, Tensor]]:
     for name, module in learner.modules.items():
         for key, tensor in module.state_dict().items():
             yield f"module/{name}/{key}", tensor
     for name, optimiser in learner.optimisers.items():
-        for number, state in optimiser.state_dict()["state"].items():
-            for key, tensor in state.items():
+        for number, entries in optimiser.state_dict()["state"].items():
+            for key, tensor in entries.items():
                 yield f"optimiser/{name}/{number}/{key}", tensor
-    for key, tensor in standing.best.items():
+    for key, tensor in state.best.items():
         yield f"{_BEST}/{key}", tensor
 
 
@@ -113,7 +113,7 @@ def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
 
 
-FOLDER_NAME_logbook = "log"
+LOG_FOLDER = "log"
 PICTURES = 8
 
 
@@ -160,27 +160,27 @@ class Checkpoints:
     identity: Mapping[str, Any]
     every_s: float
 
-    def load(self, learner: Learner) -> Standing | None:
+    def load(self, learner: Learner) -> TrainingState | None:
         """See :func:`trainer.training.callbacks.load_checkpoint`."""
         return load_checkpoint(self.folder, learner, self.identity)
 
-    def save(self, learner: Learner, standing: Standing) -> Path:
+    def save(self, learner: Learner, state: TrainingState) -> Path:
         """See :func:`trainer.training.callbacks.save_checkpoint`."""
-        return save_checkpoint(self.folder, learner, standing, self.identity)
+        return save_checkpoint(self.folder, learner, state, self.identity)
 
 
-class Follower(Keeper):
+class ResumeCallback(Callback):
     """Of the processes that help: begins where the first one begins, and says nothing."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
 
-    def resume(self, learner: Learner) -> Standing:
-        """See :class:`Keeper`."""
-        return self._checkpoints.load(learner) or Standing()
+    def resume(self, learner: Learner) -> TrainingState:
+        """See :class:`Callback`."""
+        return self._checkpoints.load(learner) or TrainingState()
 
 
-class Chronicler(Keeper):
+class TrainingCallback(Callback):
     """Of the first process: shows, writes down, keeps checkpoints."""
 
     def __init__(self, checkpoints: Checkpoints, log: Path, draw: Draw, bar: TrainingBar, console: Console) -> None:
@@ -190,30 +190,30 @@ class Chronicler(Keeper):
         self._saved_s = 0.0
         self._last: Path | None = None
 
-    def resume(self, learner: Learner) -> Standing:
-        """See :class:`Keeper`."""
+    def resume(self, learner: Learner) -> TrainingState:
+        """See :class:`Callback`."""
         found = self._checkpoints.load(learner)
-        tell_resumed(self._console, self._checkpoints.folder, found.progress if found else None)
-        standing = found or Standing()
-        self._saved_s = standing.progress.elapsed_s
+        print_resumed(self._console, self._checkpoints.folder, found.progress if found else None)
+        state = found or TrainingState()
+        self._saved_s = state.progress.elapsed_s
         self._last = self._checkpoints.folder if found else None
-        self._logbook = Logbook(self._log, standing.progress.step)
-        self._bar.start(standing.progress)
-        return standing
+        self._logbook = Logbook(self._log, state.progress.step)
+        self._bar.start(state.progress)
+        return state
 
-    def stepped(self, learner: Learner, standing: Standing, losses: Mapping[str, float]) -> None:
-        """See :class:`Keeper`."""
-        progress = standing.progress
+    def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
+        """See :class:`Callback`."""
+        progress = state.progress
         self._bar.show(progress, losses)
         if self._logbook and progress.step % _LOG_EVERY_STEPS == 0:
             self._logbook.losses(progress.step, losses)
         if progress.elapsed_s - self._saved_s >= self._checkpoints.every_s:
-            self._last = self._checkpoints.save(learner, standing)
+            self._last = self._checkpoints.save(learner, state)
             self._saved_s = progress.elapsed_s
 
-    def validated(self, learner: Learner, standing: Standing, loss: float) -> None:
-        """See :class:`Keeper`."""
-        step = standing.progress.step
+    def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
+        """See :class:`Callback`."""
+        step = state.progress.step
         if not self._logbook:
             return
         self._logbook.validation(step, loss)
@@ -221,8 +221,8 @@ class Chronicler(Keeper):
         with torch.inference_mode():
             self._logbook.pictures(step, *(pictures.cpu() for pictures in self._draw()))
 
-    def last_good(self) -> str:
-        """See :class:`Keeper`."""
+    def last_checkpoint(self) -> str:
+        """See :class:`Callback`."""
         if self._last is None:
             return "no checkpoint was written before; look for broken footage, or start again with another --seed"
         return (
@@ -231,7 +231,7 @@ class Chronicler(Keeper):
         )
 
     def close(self) -> None:
-        """See :class:`Keeper`."""
+        """See :class:`Callback`."""
         self._bar.stop()
         if self._logbook:
             self._logbook.close()

@@ -25,7 +25,7 @@ _FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"f32": "32-tru
 T = TypeVar("T")
 
 
-class Together:
+class DistributedContext:
     """One of ``count`` processes, number ``rank``."""
 
     def __init__(self, precision: Precision = "f32", accelerator: str = "auto") -> None:
@@ -56,18 +56,18 @@ class Together:
         """The chosen precision, for forward passes."""
         return self._fabric.autocast()
 
-    def own_part(self, values: Tensor) -> Tensor:
+    def local_part(self, values: Tensor) -> Tensor:
         """This process's equal part of ``values`` (N, ...)."""
         size = len(values) // self.count
         return values[self.rank * size : (self.rank + 1) * size]
 
     def rand(self, count: int, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), (count, *shape), for the samples of this process: drawn for all, so that all agree."""
-        return self.own_part(torch.rand(count * self.count, *shape)).to(self.device)
+        return self.local_part(torch.rand(count * self.count, *shape)).to(self.device)
 
     def randn(self, count: int, *shape: int) -> Tensor:
         """Normal numbers, otherwise like :meth:`rand`."""
-        return self.own_part(torch.randn(count * self.count, *shape)).to(self.device)
+        return self.local_part(torch.randn(count * self.count, *shape)).to(self.device)
 
     def broadcast(self, value: T) -> T:
         """The first process's value, in every process."""
@@ -77,7 +77,7 @@ class Together:
         """The mean over the processes of a scalar."""
         return float(self._averaged((value.detach(),))[0])
 
-    def first_alone(self) -> AbstractContextManager[None]:
+    def rank_zero_first(self) -> AbstractContextManager[None]:
         """The first process goes through before the others, which then find its work done."""
         return self._fabric.rank_zero_first(local=True)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 
 Shape = tuple[int, ...]
 """Of one sample: (C, S, S) or (D,)."""
@@ -51,7 +51,7 @@ class Detector(nn.Module):
         """What the model makes of samples, in their shape."""
         raise NotImplementedError
 
-    def settle(self, normals: Tensor) -> None:
+    def fit_scale(self, normals: Tensor) -> None:
         """After training, in eval mode: take the scale of the scores from normal samples. Most models need none."""
 
 
@@ -72,10 +72,10 @@ class Learner(Protocol):
         """What learning rates are multiplied by when ``share``, 0 to 1, of the run is over."""
         ...
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Learn from one batch; the losses before the step by term, scalars, detached.
 
-        Every update goes through ``together.update`` and every random number through ``together``, so that processes that
+        Every update goes through ``context.update`` and every random number through ``context``, so that processes that
         share a batch do what one would.
         """
         ...

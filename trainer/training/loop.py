@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import TrainingDiverged
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch, Learner
 
 _STEPS_A_SEED = 1_000_000_007
@@ -49,7 +49,7 @@ class TensorSamples:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """What a run learns from, and the normal samples, (N, ...), kept apart for validation; None: no validation."""
 
     samples: Samples
@@ -90,7 +90,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Standing:
+class TrainingState:
     """Where a run stands: with the learner's own state all that there is to go on from."""
 
     progress: Progress = field(default_factory=Progress)
@@ -98,58 +98,58 @@ class Standing:
     """The detector's state at the best validation; empty before the first."""
 
 
-class Keeper:
+class Callback:
     """What accompanies a run: shows it, writes it down, keeps checkpoints. This one does nothing."""
 
-    def resume(self, learner: Learner) -> Standing:
+    def resume(self, learner: Learner) -> TrainingState:
         """Put ``learner`` where an earlier run stopped, if there was one."""
-        return Standing()
+        return TrainingState()
 
-    def stepped(self, learner: Learner, standing: Standing, losses: Mapping[str, float]) -> None:
+    def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
         """Told after every step."""
 
-    def validated(self, learner: Learner, standing: Standing, loss: float) -> None:
+    def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
         """Told after every validation."""
 
     def close(self) -> None:
         """Told when the run is over, or has failed."""
 
-    def last_good(self) -> str:
+    def last_checkpoint(self) -> str:
         """Where a diverged run can be taken up again, in words."""
         return "no checkpoint was kept"
 
 
-def run_loop(learner: Learner, material: Material, settings: LoopSettings, together: Together, keeper: Keeper) -> Progress:
+def run_loop(
+    learner: Learner, data: TrainingData, settings: LoopSettings, context: DistributedContext, callback: Callback
+) -> Progress:
     """Train ``learner`` until steps, time or patience are used up; it is left with its best validated weights, if any.
 
     Raises:
         TrainingDiverged: a loss or a gradient is no longer finite; names step, term and last good checkpoint.
     """
     rates = {name: [group["lr"] for group in optimiser.param_groups] for name, optimiser in learner.optimisers.items()}
-    standing = keeper.resume(learner)
-    order = _Order(len(material.samples), settings, together.count)
-    started_s = time.monotonic() - standing.progress.elapsed_s
-    with closing(_Drawing(material, order)) as drawing:
-        while _goes_on(settings, standing.progress):
-            progress = standing.progress
+    state = callback.resume(learner)
+    order = _Order(len(data.samples), settings, context.count)
+    started_s = time.monotonic() - state.progress.elapsed_s
+    with closing(_Drawing(data, order)) as drawing:
+        while _goes_on(settings, state.progress):
+            progress = state.progress
             torch.manual_seed(settings.seed * _STEPS_A_SEED + progress.step)
             share = share_done(settings, progress)
             _set_rates(learner, rates, learner.rate_factor(share))
             try:
-                losses = _learn(learner, drawing.take(progress.step), share, together)
+                losses = _learn(learner, drawing.take(progress.step), share, context)
             except TrainingDiverged as error:
-                raise TrainingDiverged(f"step {progress.step}: {error}; {keeper.last_good()}") from error
-            standing.progress = replace(
-                progress, step=progress.step + 1, elapsed_s=together.broadcast(time.monotonic() - started_s)
-            )
-            if material.validation is not None and standing.progress.step % settings.validate_every_steps == 0:
-                loss = together.broadcast(validation_loss(learner, material.validation, together.device))
-                _validated(learner, standing, loss, keep_best=settings.patience is not None)
-                keeper.validated(learner, standing, loss)
-            keeper.stepped(learner, standing, losses)
-    if standing.best:
-        learner.modules["detector"].load_state_dict(standing.best)
-    return standing.progress
+                raise TrainingDiverged(f"step {progress.step}: {error}; {callback.last_checkpoint()}") from error
+            state.progress = replace(progress, step=progress.step + 1, elapsed_s=context.broadcast(time.monotonic() - started_s))
+            if data.validation is not None and state.progress.step % settings.validate_every_steps == 0:
+                loss = context.broadcast(validation_loss(learner, data.validation, context.device))
+                _validated(learner, state, loss, keep_best=settings.patience is not None)
+                callback.on_validation_end(learner, state, loss)
+            callback.on_step_end(learner, state, losses)
+    if state.best:
+        learner.modules["detector"].load_state_dict(state.best)
+    return state.progress
 
 
 def share_done(settings: LoopSettings, progress: Progress) -> float:
@@ -196,9 +196,9 @@ class _Drawing:
     That thread takes the place of one of torch's: more threads than cores wait for each other at every layer.
     """
 
-    def __init__(self, material: Material, order: _Order) -> None:
-        self._samples, self._order = material.samples, order
-        self._pool = ThreadPoolExecutor(1) if material.ahead else None
+    def __init__(self, data: TrainingData, order: _Order) -> None:
+        self._samples, self._order = data.samples, order
+        self._pool = ThreadPoolExecutor(1) if data.ahead else None
         self._threads = torch.get_num_threads()
         if self._pool:
             torch.set_num_threads(max(1, self._threads - 1))
@@ -232,10 +232,10 @@ def _set_rates(learner: Learner, rates: Mapping[str, list[float]], factor: float
             group["lr"] = rate * factor
 
 
-def _learn(learner: Learner, drawn: Batch, share: float, together: Together) -> dict[str, float]:
-    samples, labels = (together.own_part(part).to(together.device).float() for part in drawn)
-    with together.autocast():
-        losses = learner.learn(Batch(samples, labels), share, together)
+def _learn(learner: Learner, drawn: Batch, share: float, context: DistributedContext) -> dict[str, float]:
+    samples, labels = (context.local_part(part).to(context.device).float() for part in drawn)
+    with context.autocast():
+        losses = learner.learn(Batch(samples, labels), share, context)
     found = {name: float(value) for name, value in losses.items()}
     for name, value in found.items():
         if not math.isfinite(value):
@@ -243,7 +243,7 @@ def _learn(learner: Learner, drawn: Batch, share: float, together: Together) -> 
     return found
 
 
-def _validated(learner: Learner, standing: Standing, loss: float, *, keep_best: bool) -> None:
-    standing.progress = standing.progress.validated(loss)
-    if keep_best and standing.progress.stale == 0:
-        standing.best = {name: value.clone() for name, value in learner.modules["detector"].state_dict().items()}
+def _validated(learner: Learner, state: TrainingState, loss: float, *, keep_best: bool) -> None:
+    state.progress = state.progress.validated(loss)
+    if keep_best and state.progress.stale == 0:
+        state.best = {name: value.clone() for name, value in learner.modules["detector"].state_dict().items()}

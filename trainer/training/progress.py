@@ -48,7 +48,7 @@ class TrainingBar:
 
 
 @contextmanager
-def work_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time left, for work of ``total`` parts; gives what moves it on by so many."""
     # An unknown total shows as a bar that runs to and fro.
     with bars.Progress(
@@ -58,7 +58,7 @@ def work_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int]
         yield partial(bar.advance, task)
 
 
-def tell_footage(console: Console, footage: Footage) -> None:
+def print_unreadable_frames(console: Console, footage: Footage) -> None:
     """Name unreadable frames; silent about clips that are whole."""
     if not footage.problems:
         return
@@ -67,7 +67,7 @@ def tell_footage(console: Console, footage: Footage) -> None:
         console.print(f"  {problem}", markup=False, highlight=False)
 
 
-def tell_unreadable(console: Console, footage: list[Footage]) -> int:
+def print_unreadable_total(console: Console, footage: list[Footage]) -> int:
     """Count the frames that were skipped over all clips; silent where there are none."""
     count = sum(len(clip.problems) for clip in footage)
     if count:
@@ -75,7 +75,7 @@ def tell_unreadable(console: Console, footage: list[Footage]) -> int:
     return count
 
 
-def tell_split(console: Console, split: Split, spec: ClipSpec) -> None:
+def print_split(console: Console, split: Split, spec: ClipSpec) -> None:
     """Say what is learned from and what is held out."""
     fit, held_out = (sum(len(video.frames) for video in part) for part in (split.train, split.validation))
     names = ", ".join(video.name for video in split.validation)
@@ -86,7 +86,7 @@ def tell_split(console: Console, split: Split, spec: ClipSpec) -> None:
     )
 
 
-def tell_marked(console: Console, marked: Sequence[AnnotatedClip]) -> None:
+def print_feedback(console: Console, marked: Sequence[AnnotatedClip]) -> None:
     """Say what operators marked; silent where they marked nothing."""
     if not marked:
         return
@@ -103,7 +103,7 @@ def _aside(split: Split) -> str:
     return f", the last {frames} set aside" if frames else ""
 
 
-def tell_resumed(console: Console, folder: Path, progress: Progress | None) -> None:
+def print_resumed(console: Console, folder: Path, progress: Progress | None) -> None:
     """Say whether a checkpoint was gone on from."""
     if progress is not None:
         console.print(f"going on from step {progress.step} after {progress.elapsed_s:.0f} s (checkpoint in {folder})")
@@ -111,7 +111,7 @@ def tell_resumed(console: Console, folder: Path, progress: Progress | None) -> N
         console.print(f"checkpoints go to {folder}; after an interruption the same command goes on from there")
 
 
-def tell_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
+def print_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
     """Say why training ended, and which weights are kept."""
     if settings.patience is None:  # whose rate falls to nothing: the last weights are the ones to keep
         console.print(f"{progress.step} steps")

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.image import encode_jpeg
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 14
 
@@ -52,9 +52,9 @@ def write_video(path: Path, frames: Frames, fps: int = 12) -> Path:
 
 
 @pytest.fixture(scope="session")
-def alone() -> Together:
+def alone() -> DistributedContext:
     """One process, on the CPU."""
-    return Together(accelerator="cpu")
+    return DistributedContext(accelerator="cpu")
 
 
 @pytest.fixture(scope="session")

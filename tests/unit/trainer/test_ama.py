@@ -27,7 +27,7 @@ from trainer.models.ama import (
     mirrored_distance,
     simplex,
 )
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 
 SMALL = AmaConfig(latent=3, encoder_width=4, generator_width=4, critic_width=4, hidden=(8, 6))
@@ -340,7 +340,7 @@ def opposite(rows: Tensor) -> Tensor:
     return rows * torch.tensor([1.0, 1.0, -1.0, -1.0])
 
 
-def found(config: AmaConfig, alone: Together, label: float | None = None) -> float:
+def found(config: AmaConfig, alone: DistributedContext, label: float | None = None) -> float:
     """Area under the ROC curve of strange rows against normal ones, after learning.
 
     Without ``label`` normal rows alone are shown, and those are strange whose halves have nothing to do with each other. With

@@ -19,7 +19,7 @@ from trainer.baselines.flow import (
 from trainer.baselines.run import learn, watch
 from trainer.data.footage import Source, find_sources
 from trainer.errors import NoFootage
-from trainer.statistics import SpeedCounts, SpeedLine
+from trainer.statistics import SpeedHistogram, SpeedLine
 
 SPEC = baseline_spec(VideoInfo(96, 64, 10.0))
 NAMES = ["frame_difference", "flow_magnitude", "steady_speed"]
@@ -125,24 +125,24 @@ def test_one_step_of_the_averages_by_hand():
 
 
 def test_the_line_of_usual_speeds_grows_towards_the_camera():
-    counts, rows = SpeedCounts(20), np.arange(20, dtype=np.float32)[:, None]
+    counts, rows = SpeedHistogram(20), np.arange(20, dtype=np.float32)[:, None]
     counts.add(np.repeat(0.5 + 0.1 * rows, 50, axis=1), np.ones((20, 50), bool))
-    usual = counts.line().usual((16, 7))  # windows of 5 rows: their middles lie 2 rows further
+    usual = counts.fit_line().row_speeds((16, 7))  # windows of 5 rows: their middles lie 2 rows further
     assert usual.shape == (16, 1)
     assert usual[:, 0] == pytest.approx(0.7 + 0.1 * np.arange(16), abs=0.02)
 
 
 def test_the_line_is_level_where_one_row_or_none_had_anything_on_it():
-    counts = SpeedCounts(4)
-    assert counts.line() == SpeedLine(1.0, 0.0, 4)
+    counts = SpeedHistogram(4)
+    assert counts.fit_line() == SpeedLine(1.0, 0.0, 4)
     foreground = np.zeros((4, 3), bool)
     foreground[2] = True
     counts.add(np.full((4, 3), 1.5, np.float32), foreground)
-    assert counts.line() == SpeedLine(1.5, 0.0, 4)
+    assert counts.fit_line() == SpeedLine(1.5, 0.0, 4)
 
 
 def test_a_steep_line_never_reaches_zero():
-    assert SpeedLine(1.0, -0.5, 10).usual((10, 3)).min() == 0.25
+    assert SpeedLine(1.0, -0.5, 10).row_speeds((10, 3)).min() == 0.25
 
 
 def test_training_frames_are_scored_and_counted(normal):

@@ -58,10 +58,10 @@ class PlainLearner:
     def rate_factor(self, share):
         return 1.0
 
-    def learn(self, batch, share, together):
+    def learn(self, batch, share, context):
         detector = self.modules["detector"]
         loss = (batch.labels * detector(batch.samples)).mean()
-        together.update("detector", self.optimisers["adam"], {"loss": loss}, detector.parameters())
+        context.update("detector", self.optimisers["adam"], {"loss": loss}, detector.parameters())
         return {"loss": loss.detach()}
 
 

@@ -5,7 +5,7 @@ from tests.harness.toy_model import ToyLearner
 from trainer.errors import CheckpointUnusable
 from trainer.models.registry import RECIPES, recipe
 from trainer.training.callbacks import drop_checkpoint, load_checkpoint, save_checkpoint
-from trainer.training.loop import Keeper, LoopSettings, Material, Progress, Standing, TensorSamples, run_loop
+from trainer.training.loop import Callback, LoopSettings, Progress, TensorSamples, TrainingData, TrainingState, run_loop
 
 SMALL = {
     "ganomaly": {"width": 4, "latent": 6, "hidden": (8,)},
@@ -14,7 +14,7 @@ SMALL = {
 }
 IDENTITY = {"seed": 1, "footage": [["a", 10]]}
 ROWS = torch.randn(40, 4, generator=torch.Generator().manual_seed(3))
-MATERIAL = Material(TensorSamples(ROWS, torch.ones(40)), ROWS[:8])
+MATERIAL = TrainingData(TensorSamples(ROWS, torch.ones(40)), ROWS[:8])
 
 
 def fresh(seed: int) -> ToyLearner:
@@ -24,22 +24,22 @@ def fresh(seed: int) -> ToyLearner:
 
 def save(folder, step: int) -> ToyLearner:
     learner = fresh(1)
-    save_checkpoint(folder, learner, Standing(Progress(step, 1.0)), IDENTITY)
+    save_checkpoint(folder, learner, TrainingState(Progress(step, 1.0)), IDENTITY)
     return learner
 
 
-class Saver(Keeper):
+class Saver(Callback):
     """Saves after some step and is then interrupted; or goes on from there."""
 
     def __init__(self, folder, stop_after: int | None) -> None:
         self.folder, self.stop_after = folder, stop_after
 
     def resume(self, learner):
-        return load_checkpoint(self.folder, learner, IDENTITY) or Standing()
+        return load_checkpoint(self.folder, learner, IDENTITY) or TrainingState()
 
-    def stepped(self, learner, standing, losses):
-        if standing.progress.step == self.stop_after:
-            save_checkpoint(self.folder, learner, standing, IDENTITY)
+    def on_step_end(self, learner, state, losses):
+        if state.progress.step == self.stop_after:
+            save_checkpoint(self.folder, learner, state, IDENTITY)
             raise KeyboardInterrupt
 
 
@@ -47,7 +47,7 @@ class Saver(Keeper):
 def test_a_run_that_was_interrupted_and_goes_on_ends_with_the_same_bits(alone, tmp_path, patience):
     settings = LoopSettings(seed=5, batch=8, steps=23, validate_every_steps=3, patience=patience)
     whole, first, second = fresh(1), fresh(1), fresh(2)
-    until = run_loop(whole, MATERIAL, settings, alone, Keeper())
+    until = run_loop(whole, MATERIAL, settings, alone, Callback())
     with pytest.raises(KeyboardInterrupt):
         run_loop(first, MATERIAL, settings, alone, Saver(tmp_path, 13))
     resumed = run_loop(second, MATERIAL, settings, alone, Saver(tmp_path, None))
@@ -70,16 +70,16 @@ def test_a_run_that_was_interrupted_and_goes_on_ends_with_the_same_bits(alone, t
 def test_every_models_run_goes_on_to_the_same_bits(alone, tmp_path, model, shape):
     config = recipe(model).configure(SMALL[model])
     samples = torch.rand(24, *shape, generator=torch.Generator().manual_seed(4)) * 2 - 1
-    material = Material(TensorSamples(samples, torch.ones(24)), samples[:4])
+    data = TrainingData(TensorSamples(samples, torch.ones(24)), samples[:4])
     settings = LoopSettings(seed=5, batch=8, steps=6, validate_every_steps=2, patience=9)
 
-    def run(seed: int, keeper: Keeper):
+    def run(seed: int, callback: Callback):
         torch.manual_seed(seed)
         learner = recipe(model).learner(recipe(model).detector(config, shape), config)
-        run_loop(learner, material, settings, alone, keeper)
+        run_loop(learner, data, settings, alone, callback)
         return learner
 
-    whole = run(1, Keeper())
+    whole = run(1, Callback())
     with pytest.raises(KeyboardInterrupt):
         run(1, Saver(tmp_path, 4))
     resumed = run(2, Saver(tmp_path, None))
@@ -91,7 +91,7 @@ def test_every_models_run_goes_on_to_the_same_bits(alone, tmp_path, model, shape
 def test_the_best_weights_so_far_come_back_too(tmp_path):
     learner = fresh(1)
     best = {name: value + 1 for name, value in learner.detector.state_dict().items()}
-    save_checkpoint(tmp_path, learner, Standing(Progress(7, 1.0, 0.5, 4, 1), best), IDENTITY)
+    save_checkpoint(tmp_path, learner, TrainingState(Progress(7, 1.0, 0.5, 4, 1), best), IDENTITY)
     found = load_checkpoint(tmp_path, fresh(2), IDENTITY)
     assert found.progress == Progress(7, 1.0, 0.5, 4, 1)
     assert all(torch.equal(found.best[name], value) for name, value in best.items())

@@ -9,9 +9,9 @@ from trainer.benchmark.data import MixedSamples
 from trainer.errors import BadShape
 from trainer.models.esad import RECIPE, Coded, Esad, EsadConfig, EsadLearner, assistant_loss, entropy_loss, information_loss
 from trainer.models.layers import BatchNorm
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, NORMAL, Batch
-from trainer.training.loop import Keeper, LoopSettings, Material, run_loop
+from trainer.training.loop import Callback, LoopSettings, TrainingData, run_loop
 
 SMALL = EsadConfig(widths=(4, 6), hidden=(8, 6), latent=3)
 PICTURE, ROW = (1, 16, 16), (5,)
@@ -96,7 +96,7 @@ def test_the_ports_score_is_the_mean_square_error_and_the_length_of_the_second_c
 def test_the_relative_score_is_on_the_scale_of_the_normal_samples_it_settled_on():
     config = SMALL.model_copy(update={"score": "relative"})
     model, normals = detector(config, PICTURE).eval(), torch.rand(200, *PICTURE) * 2 - 1
-    model.settle(normals)
+    model.fit_scale(normals)
     with torch.inference_mode():
         found = model(normals)
         seen = (normals + 1) / 2
@@ -129,12 +129,12 @@ def plane(count: int, seed: int) -> Tensor:
     return torch.from_numpy(rng.normal(size=(count, 2)) @ BASIS.T * 2 + 0.1 * rng.normal(size=(count, 6))).float()
 
 
-def trained(changes: dict, anomalies: Tensor, alone: Together) -> Esad:
+def trained(changes: dict, anomalies: Tensor, alone: DistributedContext) -> Esad:
     config = EsadConfig(hidden=(16,), latent=2, **changes)
     torch.manual_seed(0)
     model = Esad(config, (6,))
-    material = Material(MixedSamples(plane(500, 2), anomalies, 0.3, None))
-    run_loop(EsadLearner(model, config), material, LoopSettings(seed=0, batch=50, steps=300), alone, Keeper())
+    data = TrainingData(MixedSamples(plane(500, 2), anomalies, 0.3, None))
+    run_loop(EsadLearner(model, config), data, LoopSettings(seed=0, batch=50, steps=300), alone, Callback())
     return model.eval()
 
 

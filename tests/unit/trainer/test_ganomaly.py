@@ -22,7 +22,7 @@ from trainer.models.ganomaly import (
     weighted,
 )
 from trainer.models.layers import PyramidEncoder
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 
 SMALL = GanomalyConfig(width=4, hidden=(8, 6), latent=3)
@@ -244,7 +244,7 @@ def test_rows_whose_columns_no_longer_agree_are_told_by_their_latents_but_not_wi
     assert separation(without, 200, samples, alone) < 0.9
 
 
-def separation(config: GanomalyConfig, steps: int, samples: tuple[Tensor, Tensor, Tensor], alone: Together) -> float:
+def separation(config: GanomalyConfig, steps: int, samples: tuple[Tensor, Tensor, Tensor], alone: DistributedContext) -> float:
     """AUC after learning from the first samples, asked about normal and strange ones."""
     known, normal, strange = samples
     trained = learner(config, tuple(known.shape[1:]))

@@ -18,8 +18,8 @@ def test_with_few_values_an_exponential_tail_is_carried_on_to_its_q99(count):
 
 def test_rarities_go_on_beyond_q99():
     tail = normal_tail(EXPONENTIAL)
-    assert tail.at(100.0) == pytest.approx(tail.q99)
-    assert tail.at(10_000.0) == pytest.approx(np.log(10_000.0), rel=0.05)
+    assert tail.return_level(100.0) == pytest.approx(tail.q99)
+    assert tail.return_level(10_000.0) == pytest.approx(np.log(10_000.0), rel=0.05)
 
 
 @pytest.mark.parametrize("count", [90, 500, 4000])

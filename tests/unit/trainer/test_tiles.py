@@ -17,7 +17,7 @@ class Brightness(Detector):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.settled_on = 0
 
-    def settle(self, normals: Tensor) -> None:
+    def fit_scale(self, normals: Tensor) -> None:
         self.settled_on = len(normals)
 
     def forward(self, samples: Tensor) -> Tensor:

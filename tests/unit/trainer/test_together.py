@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from trainer.models.registry import RECIPES, recipe
-from trainer.training.distributed import Together
-from trainer.training.loop import Keeper, LoopSettings, Material, TensorSamples, run_loop
+from trainer.training.distributed import DistributedContext
+from trainer.training.loop import Callback, LoopSettings, TensorSamples, TrainingData, run_loop
 
 SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {"critic_width": 4, "generator_width": 4}, "esad": {}}
 
@@ -11,7 +11,7 @@ SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {"critic_width": 4, "gene
 def test_one_process_has_all_of_a_batch_and_the_random_numbers_of_the_seed(alone):
     values = torch.arange(6)
     assert (alone.rank, alone.count) == (0, 1)
-    assert torch.equal(alone.own_part(values), values)
+    assert torch.equal(alone.local_part(values), values)
     torch.manual_seed(3)
     found = alone.rand(4, 2), alone.randn(2)
     torch.manual_seed(3)
@@ -29,19 +29,19 @@ def test_an_update_moves_the_named_parameters_alone_down_the_sum_of_the_terms(al
 
 @pytest.mark.parametrize("model", RECIPES)
 def test_every_model_learns_in_bfloat16_with_weights_that_stay_in_float32(model):
-    together = Together("bf16", accelerator="cpu")
+    context = DistributedContext("bf16", accelerator="cpu")
     torch.manual_seed(0)
     config = recipe(model).configure(SMALL[model])
     detector = recipe(model).detector(config, (1, 16, 16))
     learner = recipe(model).learner(detector, config)
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     pictures = torch.rand(16, 1, 16, 16) * 2 - 1
-    material = Material(TensorSamples(pictures, torch.ones(16)))
-    run_loop(learner, material, LoopSettings(seed=0, batch=8, steps=4), together, Keeper())
+    data = TrainingData(TensorSamples(pictures, torch.ones(16)))
+    run_loop(learner, data, LoopSettings(seed=0, batch=8, steps=4), context, Callback())
     weights = dict(detector.named_parameters())
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert any(not torch.equal(value, before[name]) for name, value in weights.items())
     with torch.inference_mode():
         assert torch.isfinite(detector.eval()(pictures)).all()
-    with together.autocast():
+    with context.autocast():
         assert (pictures[0, 0] @ pictures[0, 0]).dtype == torch.bfloat16

@@ -39,7 +39,7 @@ def test_first_motion_then_judgement_share_the_whole_run(both):
 
 def test_of_each_stage_losses_and_pictures_can_be_had(both):
     for stage in both:
-        held_out = stage.material.validation
+        held_out = stage.data.validation
         assert held_out is not None
         assert held_out.shape == stage.learned.shape
         assert not torch.equal(held_out, stage.learned)
@@ -70,7 +70,7 @@ def test_the_learners_teach_the_very_network_that_is_served(both):
 
 
 def drawn(stage: TrainingStage, numbers: range) -> Tensor:
-    return stage.material.samples.draw(torch.tensor(numbers)).samples
+    return stage.data.samples.draw(torch.tensor(numbers)).samples
 
 
 def test_videos_too_short_to_see_motion_in_are_no_matter_beside_longer_ones():

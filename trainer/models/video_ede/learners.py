@@ -25,7 +25,7 @@ from torch.optim import AdamW, Optimizer
 
 from trainer.models.esad import entropy_loss
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, init_he, normalise_frames
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch
 
 _WEIGHT_DECAY = 1e-4
@@ -91,13 +91,13 @@ class _Learner:
         """See :class:`trainer.training.interfaces.Learner`."""
         return min(1.0, 0.1 + share / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * share))
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """See :class:`trainer.training.interfaces.Learner`."""
-        return self.step(self.terms(batch.samples), together)
+        return self.step(self.terms(batch.samples), context)
 
-    def step(self, terms: Mapping[str, Tensor], together: Together) -> Mapping[str, Tensor]:
+    def step(self, terms: Mapping[str, Tensor], context: DistributedContext) -> Mapping[str, Tensor]:
         """One step down the gradient of the losses; these, detached."""
-        together.update("detector", self.optimisers["detector"], terms, self._learned.parameters())
+        context.update("detector", self.optimisers["detector"], terms, self._learned.parameters())
         return {name: value.detach() for name, value in terms.items()}
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -189,9 +189,9 @@ class FeedbackLearner(AnomalyLearner):
     It is validated on ordinary samples, as without marks.
     """
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """See :class:`trainer.training.interfaces.Learner`."""
-        return self.step(self.taught_terms(batch.samples), together)
+        return self.step(self.taught_terms(batch.samples), context)
 
     def taught_terms(self, samples: Tensor) -> Mapping[str, Tensor]:
         """The judge's losses, with ESAD's target for D, and ESAD's entropy."""

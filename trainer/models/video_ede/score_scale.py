@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.data.clips import ClipDataset
 from trainer.models.base import RangeScaler
-from trainer.statistics import SpeedCounts
+from trainer.statistics import SpeedHistogram
 
 MAX_FRAMES = 4096
 """Of either kind of footage that are looked at."""
@@ -84,13 +84,13 @@ class ScoreScale(nn.Module):
     @torch.no_grad()
     def fit(self, learned: Iterable[ScoreMaps], held_out: Iterable[ScoreMaps], first: Iterable[ScoreMaps]) -> None:
         """Set all: from footage that was learned from, from held-out footage, and from held-out frames without any before."""
-        speeds, fastest, strangest = SpeedCounts(len(self.usual)), [], []
+        speeds, fastest, strangest = SpeedHistogram(len(self.usual)), [], []
         for terms in learned:
             for speed in terms.steady.numpy():
                 speeds.add(speed, speed > _MOVING_PX)
             fastest.append(terms.jerky.half().numpy())
             strangest.append(terms.strange.half().numpy())
-        self.usual.copy_(torch.from_numpy(speeds.line().usual(tuple(self.limits.shape))))
+        self.usual.copy_(torch.from_numpy(speeds.fit_line().row_speeds(tuple(self.limits.shape))))
         self.limits.copy_(torch.from_numpy(_limits(np.concatenate(fastest))))
         self.always.copy_(torch.from_numpy(np.median(np.concatenate(strangest), axis=0).astype(np.float32)))
         seen = list(held_out)

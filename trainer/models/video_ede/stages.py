@@ -15,7 +15,7 @@ from trainer.models.video_ede.networks import CELL_PX, normalise_frames
 from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
 from trainer.pseudo_anomalies.segments import CameraView, camera_views, segment_views
-from trainer.training.loop import Material
+from trainer.training.loop import TrainingData
 
 MOTION_SHARE = 1 / 3
 """Of the training time; the rest is for strangeness."""
@@ -77,7 +77,7 @@ def _motion_stage(
         share=MOTION_SHARE,
         batch=MOTION_BATCH,
         learner=FlowLearner(network, parts),
-        material=Material(learned, held_out.draw(crops).samples, ahead=True),
+        data=TrainingData(learned, held_out.draw(crops).samples, ahead=True),
         learned=learned.draw(crops).samples,
         draw=draw,
         patient=False,
@@ -109,7 +109,7 @@ def _judge_stage(
         share=1.0 - MOTION_SHARE,
         batch=JUDGE_BATCH,
         learner=learner,
-        material=Material(samples, PseudoAnomalySamples(held_out).draw(crops).samples, ahead=True),
+        data=TrainingData(samples, PseudoAnomalySamples(held_out).draw(crops).samples, ahead=True),
         learned=ordinary.draw(crops).samples,
         draw=draw,
         patient=False,
