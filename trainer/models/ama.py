@@ -1,16 +1,16 @@
-"""AMA, the Adversarial Mirrored AutoEncoder, after Somepalli, Wu, Balaji, Vinzamuri, Feizi (arXiv 2003.10713, UAI 2021).
+"""AMA, the Adversarial Mirrored AutoEncoder (Somepalli, Wu, Balaji, Vinzamuri, Feizi; arXiv 2003.10713, UAI 2021).
 
-    x ─E─▶ z ─G─▶ x̂        D judges pairs: the mirrored (x, x) against (x, x̂)        score: ‖φ(x, x) − φ(x, x̂)‖₁
+    x ─E─▶ z ─G─▶ x̂        the critic D compares the mirrored pair (x, x) with (x, x̂)        score: ‖φ(x, x) − φ(x, x̂)‖₁
 
-There is no loss between x and x̂ themselves: E and G make small the Wasserstein distance between mirrored and reconstructed
-pairs that the critic D finds; φ are D's last features. Codes of normal samples are kept on a shell, and what is made from codes
-inside it serves as anomalies. We know the paper by its abstract and its authors' code, not its sections and the numbers of its
-equations: each term names the part of the paper that it is.
+There is no loss between x and x̂ themselves: E and G minimise the Wasserstein distance between mirrored and reconstructed pairs
+that D estimates; φ are D's last features. Codes of normal samples are kept on a shell around the origin, and what G makes of
+codes inside the shell serves as negatives. Source: the abstract and the authors' code; each loss names the part of the paper.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,58 +18,69 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trainer.models.layers import LEAK, BatchNorm, PyramidEncoder, TableDecoder, TableEncoder, pyramid_levels, pyramid_side_px
-from trainer.training.distributed import DistributedContext
+from trainer.models.layers import (
+    LEAKY_SLOPE,
+    BatchNorm,
+    PyramidEncoder,
+    TableDecoder,
+    TableEncoder,
+    detached,
+    mean_abs_error,
+    pyramid_levels,
+    pyramid_side_px,
+    vector_norms,
+)
+from trainer.training.distributed import Together
 from trainer.training.interfaces import ANOMALY, Batch, Detector, Recipe, Settings, Shape
 
 RATE_DROPS = (0.3, 0.6, 0.9)
-"""Shares of the run after which the rates are divided by ten: epochs 30, 60 and 90 of the code's 100."""
+"""Shares of the run after which learning rates are divided by ten: epochs 30, 60 and 90 of the code's 100."""
 
-_SMALLEST_PX, _JUDGED_PX = 4, 8  # maps that the generator starts from; that the critic sums over, as with 32 x 32 pictures
-_TINY = 1e-12
+_GENERATOR_START_PX = 4
+_CRITIC_END_PX = 8  # maps that the critic sums over, as for images of 32 x 32
 
 
 class AmaConfig(Settings):
-    """Everything that the networks are built from and learn by. Where a default is not the code's, the code's is named."""
+    """Hyperparameters. Where a default is not that of the authors' code, the code's value is named."""
 
     latent: int = Field(default=128, ge=1)
-    """Length of the code z; for tables it should be smaller than they are wide."""
+    """Length of the code z; for tables it should be smaller than the number of columns."""
     encoder_width: int = Field(default=16, ge=1)
-    """Pictures: channels after the encoder's first convolution. The code's: 64."""
+    """Images: channels after the encoder's first convolution. The code's: 64."""
     generator_width: int = Field(default=32, ge=1)
-    """Pictures: channels everywhere in the generator. The code's: 256."""
+    """Images: channels everywhere in the generator. The code's: 256."""
     critic_width: int = Field(default=16, ge=1)
-    """Pictures: channels everywhere in the critic, also the length of φ. The code's: 128."""
+    """Images: channels everywhere in the critic, and the length of φ. The code's: 128."""
     hidden: tuple[int, ...] = Field(default=(64, 32), min_length=1)
-    """Tables: widths of the encoder's and the critic's hidden layers, mirrored in the generator. The code has no tables."""
+    """Tables: hidden widths of encoder and critic, mirrored in the generator. The code has no tables."""
     learning_rate: float = Field(default=3e-4, gt=0)
     critic_steps: int = Field(default=5, ge=1)
-    """Steps of the critic for one of the autoencoder, on the same batch."""
+    """Critic steps per autoencoder step, on the same batch."""
     mirrored_weight: float = Field(default=1.0, ge=0)
     """Of the mirrored Wasserstein distance, for both players."""
     latent_weight: float = Field(default=1.0, ge=0)
-    """Of the size of the codes."""
+    """Of the norm of normal codes: λ_reg."""
     penalty_weight: float = Field(default=10.0, ge=0)
     """Of the gradient penalty."""
     interpolation_weight: float = Field(default=0.0, ge=0)
-    """Of the simplex interpolation, off as in the code; where it is on, the code's is 0.2."""
+    """Of the simplex interpolation; off as in the code, which has 0.2 where it is on."""
     negative_weight: float = Field(default=5.0, ge=0)
-    """Of anomalies, labelled or made: λ_a, the code's ``anom_recon_lambda`` as its README has it."""
+    """Of labelled and generated anomalies: λ_a, the code's ``anom_recon_lambda`` as in its README."""
     atypical_share: float = Field(default=0.1, ge=0, le=1)
-    """Part of the samples that is replaced by made anomalies."""
+    """Share of the samples that is replaced by generated anomalies."""
     warm_up_share: float = Field(default=0.1, ge=0, le=1)
-    """Part of the run before anomalies are made: epoch 10 of the code's 100."""
+    """Share of the run before anomalies are generated: epoch 10 of the code's 100."""
 
 
 class Pairs(NamedTuple):
-    """Samples, what was made in their place, and their label weights."""
+    """Samples, their reconstructions, and their label weights."""
 
     samples: Tensor
     """x, (N, *Shape)."""
     made: Tensor
-    """x̂."""
+    """x̂, (N, *Shape)."""
     weights: Tensor
-    """y, (N,): 1 for normal samples, −λ_a for anomalies, each times the weight of the term."""
+    """y, (N,): 1 for normal samples, −λ_a for anomalies, times the weight of the loss."""
 
 
 class Residual(nn.Module):
@@ -81,41 +92,38 @@ class Residual(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, maps: Tensor) -> Tensor:
-        """See the class."""
         return torch.add(self.branch(maps), self.shortcut(maps))
 
 
-class SumOverPlaces(nn.Module):
-    """Maps to vectors."""
+class SumPool(nn.Module):
+    """The sum of maps (N, C, h, w) over the image: (N, C)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, C)."""
         return maps.sum(dim=(2, 3))
 
 
-class PictureGenerator(nn.Sequential):
-    """Codes (N, latents) to pictures (N, channels, S, S) in [-1, 1]: a ResNet as in SNGAN."""
+class ImageGenerator(nn.Sequential):
+    """Codes (N, latents) to images (N, channels, S, S) in [-1, 1]: a ResNet as in SNGAN."""
 
     def __init__(self, latents: int, side_px: int, width: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            _xavier(nn.Linear(latents, width * _SMALLEST_PX**2)), nn.Unflatten(1, (width, _SMALLEST_PX, _SMALLEST_PX))
-        )
+        start = _GENERATOR_START_PX
+        self.stem = nn.Sequential(_xavier(nn.Linear(latents, width * start**2)), nn.Unflatten(1, (width, start, start)))
         self.features = nn.Sequential(*[_up_block(width) for _ in range(pyramid_levels(side_px))])
         self.head = nn.Sequential(BatchNorm(width), nn.ReLU(), _xavier(nn.Conv2d(width, channels, 3, padding=1)), nn.Tanh())
 
 
-class PictureCritic(nn.Sequential):
-    """Pairs of pictures (N, 2 * channels, S, S) to marks (N, 1); ``features`` are φ, (N, width)."""
+class ImageCritic(nn.Sequential):
+    """Pairs of images (N, 2 * channels, S, S) to marks (N, 1); ``features`` are φ, (N, width)."""
 
     def __init__(self, channels: int, side_px: int, width: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
             _first_block(2 * channels, width),
-            *[_critic_block(width, halve=True) for _ in range(round(math.log2(side_px / _JUDGED_PX)) - 1)],
+            *[_critic_block(width, halve=True) for _ in range(round(math.log2(side_px / _CRITIC_END_PX)) - 1)],
             *[_critic_block(width, halve=False) for _ in range(2)],
             nn.ReLU(),
-            SumOverPlaces(),
+            SumPool(),
         )
         self.head = spectral_norm(_xavier(nn.Linear(width, 1, bias=False)))
 
@@ -126,134 +134,114 @@ class TableCritic(nn.Sequential):
     def __init__(self, columns: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.features = nn.Sequential()
-        for before, after in zip([2 * columns, *widths[:-1]], widths, strict=True):
-            self.features.extend([spectral_norm(nn.Linear(before, after)), nn.LeakyReLU(LEAK)])
+        for before, after in pairwise([2 * columns, *widths]):
+            self.features.extend([spectral_norm(nn.Linear(before, after)), nn.LeakyReLU(LEAKY_SLOPE)])
         self.head = spectral_norm(nn.Linear(widths[-1], 1, bias=False))
 
 
 class Ama(Detector):
-    """Encoder, generator and critic: the score needs all three."""
+    """Encoder, generator and critic; the score needs all three."""
 
     def __init__(self, config: AmaConfig, shape: Shape) -> None:
         super().__init__()
         self.encoder, self.generator, self.critic = _networks(config, shape)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """The paper's score (N,), 0 or more. See :func:`feature_distance`."""
+        """The paper's score (N,), at least 0: see :func:`feature_distance`."""
         return feature_distance(self.critic, samples, self.reconstruct(samples))
 
     def scores(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """``feature_distance``, the paper's, and ``reconstruction``: mean absolute difference between x and x̂; (N,) each."""
+        """``feature_distance``, the paper's score, and ``reconstruction``, the mean absolute error of x̂; (N,) each."""
         made = self.reconstruct(samples)
-        return {
-            "feature_distance": feature_distance(self.critic, samples, made),
-            "reconstruction": (samples - made).abs().flatten(1).mean(dim=1),
-        }
+        return {"feature_distance": feature_distance(self.critic, samples, made), "reconstruction": mean_abs_error(samples, made)}
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """x̂ = G(E(x)), in the shape of ``samples``."""
-        made: Tensor = self.generator(self.encoder(samples))
+        latents = self.encoder(samples)  # (N, C, S, S) or (N, D) to (N, latent)
+        made: Tensor = self.generator(latents)  # (N, C, S, S) or (N, D)
         return made
 
 
 class AmaLearner:
-    """Critic and autoencoder in turns, on the same batch."""
+    """Trains critic and autoencoder in turn, on the same batch."""
 
     def __init__(self, detector: Ama, config: AmaConfig) -> None:
         self._detector, self._config = detector, config
         adam = partial(torch.optim.Adam, lr=config.learning_rate, betas=(0.0, 0.9))
-        self._critic_optimiser = adam(detector.critic.parameters())
-        self._optimiser = adam(detector.generator.parameters())
-        self._optimiser.add_param_group({"params": list(detector.encoder.parameters()), "betas": (0.5, 0.9)})
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """The detector is all: the critic is part of the score."""
-        return {"detector": self._detector}
-
-    @property
-    def optimisers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """``critic`` and ``autoencoder``."""
-        return {"critic": self._critic_optimiser, "autoencoder": self._optimiser}
+        critic, autoencoder = adam(detector.critic.parameters()), adam(detector.generator.parameters())
+        autoencoder.add_param_group({"params": list(detector.encoder.parameters()), "betas": (0.5, 0.9)})
+        self.modules: Mapping[str, nn.Module] = {"detector": detector}
+        self.optimisers: Mapping[str, torch.optim.Optimizer] = {"critic": critic, "autoencoder": autoencoder}
 
     def rate_factor(self, share: float) -> float:
-        """A tenth after each of ``RATE_DROPS``."""
+        """0.1 to the number of ``RATE_DROPS`` passed."""
         return float(0.1 ** sum(share >= drop for drop in RATE_DROPS))
 
-    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
-        """Critic first; the losses before the last step of each player, weighted, by term.
-
-        E and G do not change between the critic's steps, so one x̂ serves them all.
-        """
-        samples, labels = self._with_made_anomalies(batch, share, context)
+    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+        """Critic first. The losses are weighted, and from before the last step of each player."""
+        samples, labels = self._with_negatives(batch, share, together)
         self._detector.train()
-        latents = self._detector.encoder(samples)
-        compared = self._compared(Batch(samples, labels), latents, context)
+        latents = self._detector.encoder(samples)  # (N, latent)
+        # E and G do not change between the critic's steps, so one x̂ serves them all.
+        pairs = self._pairs(Batch(samples, labels), latents, together)
         for _ in range(self._config.critic_steps):
-            critic_terms = self._critic_terms(compared, context)
-            context.update("critic", self._critic_optimiser, critic_terms, self._detector.critic.parameters())
-        terms = {name: autoencoder_loss(self._detector.critic, pairs) for name, pairs in compared.items()}
-        terms["latent"] = self._config.latent_weight * latent_loss(latents, labels)
+            critic_losses = self._critic_losses(pairs, together)
+            together.update("critic", self.optimisers["critic"], critic_losses, self._detector.critic.parameters())
+        losses = {name: autoencoder_loss(self._detector.critic, part) for name, part in pairs.items()}
+        losses["latent"] = self._config.latent_weight * latent_loss(latents, labels)
         autoencoder = nn.ModuleList([self._detector.encoder, self._detector.generator])
-        context.update("autoencoder", self._optimiser, terms, autoencoder.parameters())
-        return {name: value.detach() for name, value in {**critic_terms, **terms}.items()}
+        together.update("autoencoder", self.optimisers["autoencoder"], losses, autoencoder.parameters())
+        return detached({**critic_losses, **losses})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
-        """Mean absolute difference between x and x̂: the distance that training makes small depends on the critic."""
+        """Mean |x − x̂|; the distance that training minimises depends on the critic."""
         self._detector.eval()
         return (samples - self._detector.reconstruct(samples)).abs().mean()
 
-    def _with_made_anomalies(self, batch: Batch, share: float, context: DistributedContext) -> Batch:
-        """Atypical selection: a random part of the batch is replaced by what G makes of codes that are too small.
+    def _with_negatives(self, batch: Batch, share: float, together: Together) -> Batch:
+        """Atypical selection: replace a random part of the batch by what G makes of codes that are too small.
 
-        The code does so only where there are no labelled anomalies; here those are not replaced, and both count.
+        The code does so only without labelled anomalies; here labelled ones are not replaced, and both kinds count.
         """
         if self._config.atypical_share == 0 or share < self._config.warm_up_share:
             return batch
         count = len(batch.samples)
-        drawn = (context.rand(count) < self._config.atypical_share) & (batch.labels > 0)
-        made = self._made_anomalies(batch.samples, context.rand(count, 1))
-        camera_views = drawn.view(-1, *[1] * (made.dim() - 1))
-        return Batch(torch.where(camera_views, made, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
+        drawn = (together.rand(count) < self._config.atypical_share) & (batch.labels > 0)  # (N,)
+        negatives = self._negatives(batch.samples, together.rand(count, 1))
+        where = drawn.view(-1, *[1] * (negatives.dim() - 1))
+        return Batch(torch.where(where, negatives, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
 
     @torch.no_grad()
-    def _made_anomalies(self, samples: Tensor, draws: Tensor) -> Tensor:
+    def _negatives(self, samples: Tensor, draws: Tensor) -> Tensor:
         detector = self._detector.eval()
-        made: Tensor = detector.generator(inward(detector.encoder(samples), draws))
-        return made
+        negatives: Tensor = detector.generator(inward(detector.encoder(samples), draws))
+        return negatives
 
-    def _compared(self, batch: Batch, latents: Tensor, context: DistributedContext) -> dict[str, Pairs]:
-        """What both players are told of, by term; the term's weight is in that of the labels."""
+    def _pairs(self, batch: Batch, latents: Tensor, together: Together) -> dict[str, Pairs]:
+        """The pairs that both players learn from, by loss, with the weight of the loss in the label weights."""
         config = self._config
-        made = self._detector.generator(latents)
         weights = config.mirrored_weight * label_weights(batch.labels, config.negative_weight)
-        compared = {"mirrored": Pairs(batch.samples, made, weights)}
+        pairs = {"mirrored": Pairs(batch.samples, self._detector.generator(latents), weights)}
         if config.interpolation_weight:
-            compared["interpolation"] = self._mixed(batch, latents, context)
-        return compared
+            pairs["interpolation"] = self._interpolated(batch, latents, together)
+        return pairs
 
-    def _mixed(self, batch: Batch, latents: Tensor, context: DistributedContext) -> Pairs:
-        """Each of three samples beside what is made from the mixture of their codes; counts where all three are normal."""
-        thirds, codes = simplex(latents, context.rand(len(latents), 2))
+    def _interpolated(self, batch: Batch, latents: Tensor, together: Together) -> Pairs:
+        """Each of three samples with G of the mixture of their codes; counts only where all three are normal."""
+        thirds, codes = simplex(latents, together.rand(len(latents), 2))
         all_normal = torch.stack([batch.labels[third] > 0 for third in thirds]).all(dim=0)
         weights = self._config.interpolation_weight * all_normal.to(batch.labels.dtype)
         return Pairs(batch.samples[torch.cat(thirds)], torch.cat([self._detector.generator(codes)] * 3), weights.repeat(3))
 
-    def _critic_terms(self, compared: Mapping[str, Pairs], context: DistributedContext) -> dict[str, Tensor]:
-        critic, shown = self._detector.critic, compared["mirrored"]
-        terms = {f"critic {name}": -mirrored_distance(critic, pairs) for name, pairs in compared.items()}
+    def _critic_losses(self, pairs: Mapping[str, Pairs], together: Together) -> dict[str, Tensor]:
+        critic, mirrored = self._detector.critic, pairs["mirrored"]
+        losses = {f"critic {name}": -mirrored_distance(critic, part) for name, part in pairs.items()}
         if self._config.penalty_weight:
-            draws = context.rand(len(shown.samples), *[1] * (shown.samples.dim() - 1))
-            terms["critic penalty"] = self._config.penalty_weight * gradient_penalty(critic, shown, draws)
-        return terms
+            draws = together.rand(len(mirrored.samples), *[1] * (mirrored.samples.dim() - 1))
+            losses["critic penalty"] = self._config.penalty_weight * gradient_penalty(critic, mirrored, draws)
+        return losses
 
 
-RECIPE = Recipe(
-    kind="ama",
-    configure=AmaConfig.model_validate,
-    detector=Ama,
-    learner=AmaLearner,
-)
+RECIPE = Recipe(kind="ama", configure=AmaConfig.model_validate, detector=Ama, learner=AmaLearner)
 
 
 def label_weights(labels: Tensor, negative_weight: float) -> Tensor:
@@ -262,80 +250,74 @@ def label_weights(labels: Tensor, negative_weight: float) -> Tensor:
 
 
 def mirrored_distance(critic: nn.Module, pairs: Pairs) -> Tensor:
-    """Mean of y (D(x, x) − D(x, x̂)) with 0 for negative y: the distance that the critic makes large. Mirrored Wasserstein loss.
+    """Mirrored Wasserstein loss of the critic, to be maximised: mean max(y, 0) (D(x, x) − D(x, x̂)), scalar.
 
-    The code has the negative y, too. Since the players want opposites, its autoencoder then learns to draw anomalies as well,
-    and with λ_a times the weight. Here the critic knows the distance of normal samples alone, and the autoencoder alone has to
-    draw anomalies unlike them. The code's other variant, the hinge, is not built.
+    The code also takes negative y. As the players want opposites, its autoencoder then learns to reconstruct anomalies too, and
+    λ_a times as much. Here only the autoencoder has to make anomalies unlike their reconstructions. No hinge variant.
     """
-    both: Tensor = critic(torch.cat([_pair(pairs.samples, pairs.samples), _pair(pairs.samples, pairs.made.detach())]))
+    both: Tensor = critic(torch.cat([_pair(pairs.samples, pairs.samples), _pair(pairs.samples, pairs.made.detach())]))  # (2 N, 1)
     marks, marks_made = both[:, 0].chunk(2)
     return (pairs.weights.relu() * (marks - marks_made)).mean()
 
 
 def gradient_penalty(critic: nn.Module, pairs: Pairs, draws: Tensor) -> Tensor:
-    """Mean of (‖∇D(x, x̃)‖₂ − 1)², x̃ = εx + (1 − ε)x̂ with ε from ``draws`` (N, 1, ...), which keeps the critic 1-Lipschitz.
+    """Mean (‖∇D(x, x̃)‖₂ − 1)² for x̃ = εx + (1 − ε)x̂ with ε = ``draws`` (N, 1, ...): keeps the critic 1-Lipschitz.
 
-    The code takes the norm over the channels of each place and the mean over places. Here it is, as usual, that of the whole
-    gradient of a sample with respect to the pair: a 1-Lipschitz critic has at most 1 of this one.
+    The norm is that of a sample's whole gradient, as usual; the code takes it over the channels of each pixel.
     """
     between = draws * pairs.samples + (1 - draws) * pairs.made
-    pair = _pair(pairs.samples, between).detach().requires_grad_()
+    pair = _pair(pairs.samples, between).detach().requires_grad_()  # (N, 2 C, S, S) or (N, 2 D)
     (gradient,) = torch.autograd.grad(critic(pair).sum(), pair, create_graph=True)
-    return (_norms(gradient.flatten(1)) - 1.0).square().mean()
+    return (vector_norms(gradient.flatten(1)) - 1.0).square().mean()
 
 
 def autoencoder_loss(critic: nn.Module, pairs: Pairs) -> Tensor:
-    """−mean of y D(x, x̂): encoder and generator make the distance small for normal samples and large for anomalies.
+    """Mirrored Wasserstein loss of E and G: −mean y D(x, x̂), scalar: pairs of normal samples look mirrored, anomalies do not.
 
-    Mirrored Wasserstein loss. The code's L1 alternative is not built: by its sign normal samples would be drawn badly.
+    The code's L1 alternative is left out: with its sign normal samples would be reconstructed badly.
     """
-    marks: Tensor = critic(_pair(pairs.samples, pairs.made))[:, 0]
+    marks: Tensor = critic(_pair(pairs.samples, pairs.made))[:, 0]  # (N,)
     return -(pairs.weights * marks).mean()
 
 
 def latent_loss(latents: Tensor, labels: Tensor) -> Tensor:
-    """Sum of ‖z‖₂ (not squared, as in the code) over normal samples, divided by the size of the batch. Latent regularisation.
+    """Latent regularisation: the sum of ‖z‖₂ (not squared, as in the code) over normal samples, divided by the batch size.
 
-    The code divides by the number of normal samples, which differs between processes that share a batch: their gradients
+    The code divides by the number of normal samples, which differs between processes that share a batch, so their gradients
     could not be averaged. The difference is a nearly constant factor.
     """
-    return (_norms(latents) * (labels > 0)).mean()
+    return (vector_norms(latents) * (labels > 0)).mean()
 
 
 def simplex(latents: Tensor, draws: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Codes e = a₁z₁ + a₂z₂ + (1 − a₁ − a₂)z₃ with a = ``draws`` / 2, (N, 2): the numbers of z₁, z₂, z₃, and e (N, latent).
+    """Simplex interpolation: codes e = a₁z₁ + a₂z₂ + (1 − a₁ − a₂)z₃ with a = ``draws`` / 2, (N, 2).
 
-    Simplex interpolation. The code's partners are random; here they are neighbours in the batch, which is shuffled anyway,
-    and so the same however many processes share it. The code gives E and G no gradient of this term; here they learn by it.
+    Returns the batch indices of z₁, z₂ and z₃, and e (N, latent). The code draws partners at random; here they are neighbours in
+    the batch, which is shuffled anyway, so that they do not depend on the number of processes. E and G learn by this loss, unlike
+    in the code.
     """
     numbers = torch.arange(len(latents), device=latents.device)
     thirds = [(numbers ^ bits).clamp(max=len(latents) - 1) for bits in range(3)]
-    first, second = (draws / 2).chunk(2, dim=1)
+    first, second = (draws / 2).chunk(2, dim=1)  # (N, 1) each
     weights = [first, second, 1 - first - second]
     codes = torch.stack([weight * latents[third] for weight, third in zip(weights, thirds, strict=True)]).sum(dim=0)
     return thirds, codes
 
 
 def inward(latents: Tensor, draws: Tensor) -> Tensor:
-    """Codes αz with α = ``draws`` / 2, (N, 1): nearer to the origin than normal ones. Atypical selection, the code's default."""
+    """Atypical codes αz with α = ``draws`` / 2, (N, 1): closer to the origin than normal ones; the code's default."""
     return latents * (draws / 2)
 
 
 def feature_distance(critic: nn.Module, samples: Tensor, made: Tensor) -> Tensor:
-    """‖φ(x, x) − φ(x, x̂)‖₁, (N,): the paper's anomaly score."""
+    """The paper's anomaly score ‖φ(x, x) − φ(x, x̂)‖₁, (N,)."""
     features: nn.Module = critic.get_submodule("features")
-    difference: Tensor = features(_pair(samples, samples)) - features(_pair(samples, made))
+    difference: Tensor = features(_pair(samples, samples)) - features(_pair(samples, made))  # (N, width)
     return difference.abs().sum(dim=1)
 
 
 def _pair(samples: Tensor, others: Tensor) -> Tensor:
-    return torch.cat([samples, others], dim=1)
-
-
-def _norms(vectors: Tensor) -> Tensor:
-    # The root has no gradient at 0, where a dead unit may be.
-    return torch.sqrt(vectors.square().sum(dim=1) + _TINY)
+    return torch.cat([samples, others], dim=1)  # (N, 2 C, S, S) or (N, 2 D)
 
 
 def _networks(config: AmaConfig, shape: Shape) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -348,32 +330,32 @@ def _networks(config: AmaConfig, shape: Shape) -> tuple[nn.Module, nn.Module, nn
     channels, side_px = shape[0], pyramid_side_px(shape)
     return (
         PyramidEncoder(channels, side_px, config.encoder_width, config.latent, normalise_first=True),
-        PictureGenerator(config.latent, side_px, config.generator_width, channels),
-        PictureCritic(channels, side_px, config.critic_width),
+        ImageGenerator(config.latent, side_px, config.generator_width, channels),
+        ImageCritic(channels, side_px, config.critic_width),
     )
 
 
 def _up_block(width: int) -> Residual:
     first, second = (_xavier(nn.Conv2d(width, width, 3, padding=1), math.sqrt(2)) for _ in range(2))
     branch = nn.Sequential(BatchNorm(width), nn.ReLU(), nn.Upsample(scale_factor=2), first, BatchNorm(width), nn.ReLU(), second)
-    # A convolution of 1 x 1 before the enlargement gives what it would give after it, at a quarter of the cost.
+    # A 1 x 1 convolution before upsampling gives the same as after it, at a quarter of the cost.
     return Residual(branch, nn.Sequential(_xavier(nn.Conv2d(width, width, 1)), nn.Upsample(scale_factor=2)))
 
 
 def _first_block(channels: int, width: int) -> Residual:
-    branch = nn.Sequential(_judging(channels, width, 3), nn.ReLU(), _judging(width, width, 3), nn.AvgPool2d(2))
-    return Residual(branch, nn.Sequential(nn.AvgPool2d(2), _judging(channels, width, 1)))
+    branch = nn.Sequential(_critic_conv(channels, width, 3), nn.ReLU(), _critic_conv(width, width, 3), nn.AvgPool2d(2))
+    return Residual(branch, nn.Sequential(nn.AvgPool2d(2), _critic_conv(channels, width, 1)))
 
 
 def _critic_block(width: int, *, halve: bool) -> Residual:
-    branch = nn.Sequential(nn.ReLU(), _judging(width, width, 3), nn.ReLU(), _judging(width, width, 3))
+    branch = nn.Sequential(nn.ReLU(), _critic_conv(width, width, 3), nn.ReLU(), _critic_conv(width, width, 3))
     if not halve:
         return Residual(branch, nn.Identity())
-    return Residual(branch.append(nn.AvgPool2d(2)), nn.Sequential(nn.AvgPool2d(2), _judging(width, width, 1)))
+    return Residual(branch.append(nn.AvgPool2d(2)), nn.Sequential(nn.AvgPool2d(2), _critic_conv(width, width, 1)))
 
 
-def _judging(channels: int, out_channels: int, kernel: int) -> nn.Module:
-    """A convolution of the critic: its largest singular value is held at 1 by one power iteration a training pass."""
+def _critic_conv(channels: int, out_channels: int, kernel: int) -> nn.Module:
+    """A convolution whose largest singular value is held at 1, by one power iteration per training pass."""
     gain = math.sqrt(2) if kernel > 1 else 1.0
     return spectral_norm(_xavier(nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2), gain))
 

@@ -1,4 +1,4 @@
-"""What every model of clips has in common: the graph that engines run, and how it is trained and scaled."""
+"""What all models of video clips have in common: the graph that engines run, its training stages and its score scale."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,20 +16,19 @@ from trainer.training.interfaces import Learner
 from trainer.training.loop import Samples, TrainingData
 
 MAX_CLIPS = 20_000
-"""More are thinned out: 60 KB a clip are held in memory."""
+"""Clips whose views are kept in memory for training, 60 KB each."""
 VALIDATION_CLIPS = 64
-"""Held-out clips that a run is stopped by; calibration later scores all of them."""
-
+"""Validation clips that decide about early stopping; calibration later scores all of them."""
 CALIBRATION_CLIPS = 4096
-"""Of held-out footage, at even distances: 40 of them lie above the 99 % quantile. An hour of video has four times as many."""
+"""Evenly spaced validation clips to calibrate on: 40 of them lie above the 99 % quantile."""
 
 _SCALE_CLIPS = 256
 _BATCH_CLIPS = 16
-_TINY = 1e-6
+_MIN_SPREAD = 1e-6
 
 
 class ClipConfig(Protocol):
-    """Everything needed to build a serving graph; stored in the bundle."""
+    """Everything that is needed to build a network; stored in the bundle."""
 
     def spec(self, fps: float) -> ClipSpec:
         """The clips that the network takes."""
@@ -42,50 +41,50 @@ class ClipConfig(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingStage:
-    """A part of a training run. Most models have one."""
+    """One part of a training run. Most models have a single stage."""
 
     name: str
     share: float
-    """Of the run's time or steps."""
+    """Share of the run's time and steps."""
     batch: int
-    """Samples that a step learns from, unless told otherwise."""
+    """Default batch size."""
     learner: Learner
     data: TrainingData
     learned: Tensor
-    """Some of what is learned from, like ``data.validation``, to compare their losses."""
+    """Training samples like ``material.validation``, to compare training and validation loss."""
     draw: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """Samples to pictures for the log, (N, C, h, w) in [-1, 1] each: what was seen, and what the model made of it."""
+    """Samples to images for the log, (N, C, h, w) in [-1, 1]: the input, and the model's output."""
     patient: bool = True
-    """Whether it ends early when held-out samples no longer gain; not where the rate falls with time."""
+    """Whether early stopping applies. It does not where the learning rate falls with time."""
 
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Shows work of so many parts; gives what is told of finished ones."""
+"""Shows a progress bar with this title and total; the context gives a function to advance it."""
 
 
 class ServingNetwork(nn.Module):
-    """The graph that engines run: uint8 clips (N, T, H, W, 1) in, score (N,) and heat map (N, h, w) out, float32.
+    """The graph that engines run: uint8 clips (N, T, H, W, 1) to score (N,) and heat map (N, h, w), float32.
 
-    Where the network's spec has a state, ``forward(clips, state)`` also takes what it gave back with each camera's frame before,
-    float32 (N, *state_shape), zeros for "nothing seen yet", and gives three values: score, heat map, next state.
+    If the spec has a state, ``forward(clips, state)`` also takes the state that it returned for each camera's previous frame,
+    float32 (N, *state_shape), zeros for a camera's first frame, and returns score, heat map and next state.
     """
 
     def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
-        """How it is trained on footage: one stage after the other, each prepared when the one before is over."""
+        """The stages of training, in order; each is prepared when the one before has ended."""
         raise NotImplementedError
 
     def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
-        """Set the score's scale from normal clips: learned from, and held out."""
+        """Fit the scale of the score to normal clips of the training and the validation footage."""
         raise NotImplementedError
 
 
 class ClipViewNetwork(ServingNetwork):
-    """A graph that learns from what it sees of single clips, which is computed once before training."""
+    """A network that learns from one view of each clip (such as brightness and motion), computed once before training."""
 
     batch: int
-    """Samples that a step learns from, unless told otherwise."""
+    """Default batch size."""
     view: nn.Module
-    """Clips to what the network sees of them: pictures float32 (N, C, h, w) in [-1, 1]."""
+    """Clips to views, float32 (N, C, h, w) in [-1, 1]."""
 
     @property
     def length(self) -> int:
@@ -93,47 +92,45 @@ class ClipViewNetwork(ServingNetwork):
         raise NotImplementedError
 
     def learner(self) -> Learner:
-        """The model in training: initialises the weights, which are this graph's own."""
+        """Create the learner, which initialises this network's weights."""
         raise NotImplementedError
 
-    def samples(self, pictures: Tensor) -> Samples:
-        """What to learn from, given what the network sees of normal clips."""
+    def samples(self, views: Tensor) -> Samples:
+        """Training samples from the views of normal clips."""
         raise NotImplementedError
 
-    def validation(self, pictures: Tensor) -> Tensor:
-        """Normal samples to stop by, given what the network sees of held-out clips; the same ones every time."""
+    def validation(self, views: Tensor) -> Tensor:
+        """Validation samples from the views of normal clips; always the same ones."""
         raise NotImplementedError
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """What the model makes of samples, in their shape."""
+        """Reconstructions of samples, in their shape."""
         raise NotImplementedError
 
     def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
-        """Set the score's scale from normal clips, uint8 (N, T, H, W, 1): learned from, and held out."""
+        """Fit the scale of the score to normal clips, uint8 (N, T, H, W, 1), of the training and the validation footage."""
         raise NotImplementedError
 
     def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
-        """See :class:`ServingNetwork`."""
         self.fit_clips(learned.evenly_spaced(_SCALE_CLIPS, _BATCH_CLIPS), held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS))
 
     def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
-        """See :class:`ServingNetwork`: one."""
         learner, length = self.learner(), self.length
-        pictures = self._pictures(ClipDataset(split.train, length), MAX_CLIPS, work)
-        validation = self.validation(self._pictures(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
-        some = pictures[torch.linspace(0, len(pictures) - 1, min(VALIDATION_CLIPS, len(pictures))).long()]
-        data = TrainingData(self.samples(pictures), validation)
-        yield TrainingStage("training", 1.0, self.batch, learner, data, self.validation(some), self._draw)
+        views = self._views(ClipDataset(split.train, length), MAX_CLIPS, work)
+        validation = self.validation(self._views(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
+        learned = self.validation(evenly_spaced(views, VALIDATION_CLIPS))
+        material = Material(self.samples(views), validation)
+        yield TrainingStage("training", 1.0, self.batch, learner, material, learned, self._draw)
 
     @torch.no_grad()
-    def _pictures(self, bank: ClipDataset, most: int, work: ProgressBar) -> Tensor:
-        """What the network sees of at most so many clips, float16 (N, C, h, w): computed once, it costs as much as a step."""
-        device, seen = next(self.parameters()).device, []
-        with work("computing motion", min(most, len(bank))) as advance:
-            for clips in bank.evenly_spaced(most, _BATCH_CLIPS):
-                seen.append(self.view(torch.from_numpy(clips).to(device)).half().cpu())
-                advance(len(clips))
-        return torch.cat(seen)
+    def _views(self, clips: ClipDataset, max_clips: int, work: ProgressBar) -> Tensor:
+        """Views of at most ``max_clips`` clips, float16 (N, C, h, w). Computing one costs as much as a training step."""
+        device, views = next(self.parameters()).device, []
+        with work("computing motion", min(max_clips, len(clips))) as advance:
+            for batch in clips.evenly_spaced(max_clips, _BATCH_CLIPS):
+                views.append(self.view(torch.from_numpy(batch).to(device)).half().cpu())
+                advance(len(batch))
+        return torch.cat(views)
 
     def _draw(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         return samples, self.reconstruct(samples)
@@ -145,19 +142,19 @@ class ClipModel:
 
     kind: str
     frame_area_px: int
-    """Frames are fitted to about this many pixels."""
+    """Frames are scaled to about this many pixels."""
     side_step_px: int
-    """Their sides are multiples of this."""
+    """Height and width are multiples of this."""
     configure: Callable[[Mapping[str, Any]], ClipConfig]
-    """Settings to a configuration."""
+    """Validates settings."""
     serving: Callable[[Any], ServingNetwork]
-    """A configuration to the graph, not yet trained."""
+    """Builds the untrained network of a configuration."""
     learns_marks: bool = False
-    """Whether it learns from what operators marked."""
+    """Whether it learns from operators' annotations."""
 
 
 class RangeScaler(nn.Module):
-    """A term in units of its own normal range: 0 at the median of its largest windows on normal clips, 1 at their q99."""
+    """Scales maps (N, h, w) so that the frame maxima of normal clips have the median 0 and the 99 % quantile 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,13 +163,17 @@ class RangeScaler(nn.Module):
         self.register_buffer("median", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
 
-    def forward(self, means: Tensor) -> Tensor:
-        """Window means (N, h, w) in units of the range."""
-        return (means - self.median) / self.spread
+    def forward(self, maps: Tensor) -> Tensor:
+        return (maps - self.median) / self.spread
 
-    def fit(self, means: list[Tensor]) -> None:
-        """Take the range from the window means of normal clips."""
-        largest = torch.cat([torch.amax(part, dim=(1, 2)) for part in means])
-        tail = normal_tail(largest.cpu().numpy())
+    def fit(self, maps: list[Tensor]) -> None:
+        """Set the range from maps of normal clips, in the order of time."""
+        maxima = torch.cat([torch.amax(part, dim=(1, 2)) for part in maps])
+        tail = normal_tail(maxima.cpu().numpy())
         self.median.fill_(tail.median)
-        self.spread.fill_(max(tail.q99 - tail.median, _TINY))
+        self.spread.fill_(max(tail.q99 - tail.median, _MIN_SPREAD))
+
+
+def evenly_spaced(samples: Tensor, count: int) -> Tensor:
+    """At most ``count`` of the samples (N, ...), evenly spaced."""
+    return samples[torch.linspace(0, len(samples) - 1, min(count, len(samples))).long()]

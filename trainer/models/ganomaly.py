@@ -1,13 +1,12 @@
-"""GANomaly: an encoder-decoder-encoder that learns what is normal by drawing it, against a discriminator.
+"""GANomaly: an encoder-decoder-encoder that learns to reconstruct normal samples, trained against a discriminator.
 
     x ─E1─▶ z ─D─▶ x̂ ─E2─▶ ẑ        score: mean (z - ẑ)²
 
-Trained on normal samples only, E2 learns to find again the latents of what D can draw; what D cannot draw comes back different.
+E2 learns to recover the latents of what D can reconstruct. An anomaly is reconstructed as something else, so ẑ differs from z.
 
-Source: Akcay, Atapour-Abarghouei, Breckon: GANomaly (arXiv 1805.06725), section 3, and the last version of the authors' code.
-The numbers of the paper's equations are not known to us. Unlike the code we score in eval mode (it leaves batch normalisation
-in training mode, so that scores depend on the batch), clear the optimiser of a discriminator that starts again (its moments
-are those of the old weights), and choose no weights by test data (it keeps those with the best AUC).
+Source: Akcay, Atapour-Abarghouei, Breckon (arXiv 1805.06725), section 3, and the last version of the authors' code. Unlike that
+code we score in eval mode (it leaves batch norm in training mode, so scores depend on the batch), clear the optimiser state of
+a restarted discriminator, and never select weights by test data.
 """
 
 from collections.abc import Mapping
@@ -23,60 +22,61 @@ from trainer.models.layers import (
     PyramidEncoder,
     TableDecoder,
     TableEncoder,
+    detached,
     init_dcgan,
+    mean_abs_error,
     pyramid_side_px,
     to_float32,
 )
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch, Detector, Recipe, Settings, Shape
 
-WEIGHTS: Mapping[str, float] = {"adversarial": 1.0, "contextual": 50.0, "encoder": 1.0}
-"""Of the generator's terms, as in the paper and its code."""
+LOSS_WEIGHTS: Mapping[str, float] = {"adversarial": 1.0, "contextual": 50.0, "encoder": 1.0}
+"""Weights of the generator's losses in the paper and its code."""
 DISCRIMINATOR_COLLAPSED = 1e-5
-"""Below this loss the discriminator has won and teaches nothing: it starts again."""
+"""A discriminator with a smaller loss has won and no longer teaches the generator: it restarts."""
 
 
 class GanomalyConfig(Settings):
-    """Every choice of the model; the defaults are the paper's code's. A weight of 0 switches its term off."""
+    """Hyperparameters; the defaults are those of the authors' code. A weight of 0 switches a loss off."""
 
     width: int = Field(default=64, ge=1)
-    """Channels after the first convolution; they double with every further one. For pictures."""
+    """Images: channels after the first convolution; they double with every further one."""
     hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), min_length=1)
-    """Widths of the hidden layers, for tables, of which the paper has none."""
+    """Tables: widths of the hidden layers. The paper has no tables."""
     latent: int = Field(default=100, ge=1)
-    """Size of z and ẑ. Too many are better than too few: what z holds beyond what D draws is what E2 does not find again."""
-    adversarial_weight: float = Field(default=WEIGHTS["adversarial"], ge=0)
-    contextual_weight: float = Field(default=WEIGHTS["contextual"], ge=0)
-    encoder_weight: float = Field(default=WEIGHTS["encoder"], ge=0)
+    """Length of z and ẑ. Rather too long than too short: what z holds beyond what D draws is what E2 cannot recover."""
+    adversarial_weight: float = Field(default=LOSS_WEIGHTS["adversarial"], ge=0)
+    contextual_weight: float = Field(default=LOSS_WEIGHTS["contextual"], ge=0)
+    encoder_weight: float = Field(default=LOSS_WEIGHTS["encoder"], ge=0)
     learning_rate: float = Field(default=2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     """Of both Adam optimisers."""
     restart_below: float = Field(default=DISCRIMINATOR_COLLAPSED, ge=0)
-    """The discriminator starts again when its loss is smaller; 0: never."""
+    """Restart the discriminator when its loss is smaller; 0: never."""
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weights of the generator's terms."""
-        return {
-            "adversarial": self.adversarial_weight,
-            "contextual": self.contextual_weight,
-            "encoder": self.encoder_weight,
-        }
+        """The weights of the generator's losses."""
+        return {"adversarial": self.adversarial_weight, "contextual": self.contextual_weight, "encoder": self.encoder_weight}
 
 
 class Reconstruction(NamedTuple):
-    """What the generator makes of samples x: latent z = E1(x), picture (or row of a table) x̂ = D(z), latent ẑ = E2(x̂)."""
+    """The generator's outputs for samples x."""
 
     latent: Tensor
-    picture: Tensor
+    """z = E1(x), (N, latent) or (N, latent, h, w)."""
+    image: Tensor
+    """x̂ = D(z), an image or a table row, in the shape of x."""
     latent_again: Tensor
+    """ẑ = E2(x̂), in the shape of z."""
 
 
 class Ganomaly(Detector):
-    """The generator, which is all that scoring needs; its two encoders share no weights. Section 3, generator.
+    """The generator, which is all that scoring needs; its two encoders share no weights.
 
     Raises:
-        BadShape: ``shape`` is neither that of a table's rows nor of square pictures with a power of two from 16 on.
+        BadShape: ``shape`` is neither (D,) nor (C, S, S) with S a power of two of at least 16.
     """
 
     def __init__(self, config: GanomalyConfig, shape: Shape) -> None:
@@ -87,145 +87,136 @@ class Ganomaly(Detector):
         self.encoder_again = _encoder(config, shape, config.latent)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Mean square between z and ẑ, (N,).
+        """Anomaly scores (N,): mean (z - ẑ)².
 
-        The paper has the L1 norm of the difference; the code's mean square is taken, as in the encoder loss.
+        The paper's score is the L1 norm of the difference; its code takes the mean square, as in the encoder loss.
         """
-        return _latent_score(self.draw(samples))
+        return _latent_score(self.reconstruction(samples))
 
     def scores(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """``latent``, the model's own, and ``reconstruction``, the mean absolute difference between x and x̂."""
-        made = self.draw(samples)
-        return {"latent": _latent_score(made), "reconstruction": (samples - made.picture).abs().flatten(1).mean(1)}
+        """``latent``, the model's own score, and ``reconstruction``, the mean absolute error of x̂; (N,) each."""
+        made = self.reconstruction(samples)
+        return {"latent": _latent_score(made), "reconstruction": mean_abs_error(samples, made.image)}
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """x̂."""
-        return self.draw(samples).picture
+        return self.reconstruction(samples).image
 
-    def draw(self, samples: Tensor) -> Reconstruction:
+    def reconstruction(self, samples: Tensor) -> Reconstruction:
         """z, x̂ and ẑ of samples."""
-        latent = self.encoder(samples)
-        picture = self.decoder(latent)
-        return Reconstruction(latent, picture, self.encoder_again(picture))
+        latent = self.encoder(samples)  # (N, C, S, S) or (N, D) to (N, latent)
+        image = self.decoder(latent)  # (N, C, S, S) or (N, D)
+        return Reconstruction(latent, image, self.encoder_again(image))
 
 
 class GanomalyDiscriminator(nn.Module):
-    """An encoder with one output that says whether a sample is real. Section 3, discriminator."""
+    """An encoder with one output, whether a sample is real."""
 
     def __init__(self, config: GanomalyConfig, shape: Shape) -> None:
         super().__init__()
         self.body = _encoder(config, shape, outputs=1)
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Features before the last layer, and logits (N, 1), high for samples taken for real."""
-        features = self.body.features(samples)
+        """Features before the last layer, and logits (N, 1), high for samples that look real."""
+        features = self.body.features(samples)  # (N, width * S / 8, 4, 4) or (N, hidden[-1])
         return features, self.body.head(features)
 
 
-def adversarial_loss(features: Tensor, features_made: Tensor) -> Tensor:
-    """Feature matching: mean square between the discriminator's features of x and of x̂. Section 3, adversarial loss.
+def generator_losses(samples: Tensor, made: Reconstruction, features: Tensor, features_made: Tensor) -> dict[str, Tensor]:
+    """The generator's unweighted losses (section 3); ``features`` and ``features_made`` are the discriminator's of x and x̂.
 
-    For a time the code had the discriminator's cross-entropy here; paper and last version agree on the features.
+    adversarial: feature matching, mean (f(x) - f(x̂))². (For a time the code had the cross-entropy here.)
+    contextual: mean |x - x̂|. encoder: mean (z - ẑ)².
     """
-    return nn.functional.mse_loss(features_made, features)
-
-
-def contextual_loss(samples: Tensor, made: Reconstruction) -> Tensor:
-    """Mean absolute difference between x and x̂. Section 3, contextual loss."""
-    return nn.functional.l1_loss(made.picture, samples)
-
-
-def encoder_loss(made: Reconstruction) -> Tensor:
-    """Mean square between z and ẑ; it teaches through both. Section 3, encoder loss.
-
-    The code's mean square is taken: its author calls the paper's absolute difference a slip, the results alike.
-    """
-    return nn.functional.mse_loss(made.latent_again, made.latent)
-
-
-def generator_terms(samples: Tensor, made: Reconstruction, features: Tensor, features_made: Tensor) -> dict[str, Tensor]:
-    """What the generator makes small, by name, not yet weighted; ``features`` are the discriminator's of x and of x̂."""
     return {
-        "adversarial": adversarial_loss(features, features_made),
+        "adversarial": nn.functional.mse_loss(features_made, features),
         "contextual": contextual_loss(samples, made),
         "encoder": encoder_loss(made),
     }
 
 
-def weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Each term times its weight."""
-    return {name: weights[name] * term for name, term in terms.items()}
+def contextual_loss(samples: Tensor, made: Reconstruction) -> Tensor:
+    """Mean |x - x̂|."""
+    return nn.functional.l1_loss(made.image, samples)
+
+
+def encoder_loss(made: Reconstruction) -> Tensor:
+    """Mean (z - ẑ)², with gradients through both.
+
+    The paper has the absolute difference, which its author calls a slip; the code's mean square is taken.
+    """
+    return nn.functional.mse_loss(made.latent_again, made.latent)
 
 
 def discriminator_loss(logits: Tensor, logits_made: Tensor) -> Tensor:
-    """Half the sum of the binary cross-entropies, 1 for real samples and 0 for made ones. Section 3, adversarial training.
-
-    The first code had the whole sum; the last version, taken here, halves it.
-    """
+    """½ (BCE(D(x), 1) + BCE(D(x̂), 0)); the first version of the code did not halve it."""
     real = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
     made = nn.functional.binary_cross_entropy_with_logits(logits_made, torch.zeros_like(logits_made))
     return (real + made) / 2.0
 
 
-class GanomalyLearner:
-    """Generator and discriminator in training. Every sample is taken for normal: the paper knows no labels."""
+def weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Each loss times its weight."""
+    return {name: weights[name] * loss for name, loss in losses.items()}
 
-    def __init__(self, detector: Ganomaly, config: GanomalyConfig) -> None:
-        self._config = config
-        self._generator = detector.apply(init_dcgan)
-        self._discriminator = GanomalyDiscriminator(config, detector.shape).apply(init_dcgan)
-        self._generator_optimiser = _adam(self._generator, config)
-        self._discriminator_optimiser = _adam(self._discriminator, config)
 
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """See :class:`trainer.training.interfaces.Learner`."""
-        return {"detector": self._generator, "discriminator": self._discriminator}
+class AdversarialLearner:
+    """A generator and a discriminator with one Adam optimiser each: what GANomaly on samples and on video share."""
 
-    @property
-    def optimisers(self) -> Mapping[str, Optimizer]:
-        """See :class:`trainer.training.interfaces.Learner`."""
-        return {"generator": self._generator_optimiser, "discriminator": self._discriminator_optimiser}
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module, rate: float, betas: tuple[float, float], restart_below: float
+    ) -> None:
+        self._generator, self._discriminator, self._restart_below = generator, discriminator.apply(init_dcgan), restart_below
+        self.modules: Mapping[str, nn.Module] = {"detector": generator, "discriminator": discriminator}
+        self.optimisers: Mapping[str, Optimizer] = {
+            "generator": Adam(generator.parameters(), lr=rate, betas=betas),
+            "discriminator": Adam(discriminator.parameters(), lr=rate, betas=betas),
+        }
 
     def rate_factor(self, share: float) -> float:
-        """See :class:`trainer.training.interfaces.Learner`."""
         return 1.0
 
-    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
-        """Generator first; then the discriminator, by what it said before that. The terms are not weighted."""
-        self._generator.train()
+    def _compare(self, samples: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The discriminator's features of x and of x̂, and its loss."""
+        features, logits = self._discriminator(samples)
+        features_made, _ = self._discriminator(image)
+        _, logits_made = self._discriminator(image.detach())  # the discriminator's loss must not teach the generator
+        return features.detach(), features_made, discriminator_loss(logits, logits_made)
+
+    def _update(self, losses: Mapping[str, Tensor], discriminator: Tensor, together: Together) -> None:
+        """One step of both players: the generator first, then the discriminator by its outputs before that step."""
+        together.update("generator", self.optimisers["generator"], losses, self._generator.parameters())
+        terms, parameters = {"discriminator": discriminator}, self._discriminator.parameters()
+        together.update("discriminator", self.optimisers["discriminator"], terms, parameters)
+        if together.mean(discriminator) < self._restart_below:
+            self._discriminator.apply(init_dcgan)
+            self.optimisers["discriminator"].state.clear()  # its moments are those of the old weights
+
+
+class GanomalyLearner(AdversarialLearner):
+    """Trains GANomaly. The paper has no labels: every sample counts as normal."""
+
+    def __init__(self, detector: Ganomaly, config: GanomalyConfig) -> None:
+        self._detector, self._weights = detector.apply(init_dcgan), config.weights
+        discriminator = GanomalyDiscriminator(config, detector.shape)
+        super().__init__(detector, discriminator, config.learning_rate, config.betas, config.restart_below)
+
+    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+        self._detector.train()
         self._discriminator.train()
-        made = self._generator.draw(batch.samples)
-        features, logits = self._discriminator(batch.samples)
-        features_made, _ = self._discriminator(made.picture)
-        _, logits_made = self._discriminator(made.picture.detach())
-        terms = generator_terms(batch.samples, made, features.detach(), features_made)
-        against = discriminator_loss(logits, logits_made)
-        generator, discriminator = self._generator.parameters(), self._discriminator.parameters()
-        context.update("generator", self._generator_optimiser, weighted(terms, self._config.weights), generator)
-        context.update("discriminator", self._discriminator_optimiser, {"discriminator": against}, discriminator)
-        self._restart_collapsed(against, context)
-        return {name: term.detach() for name, term in {**terms, "discriminator": against}.items()}
+        made = self._detector.reconstruction(batch.samples)
+        features, features_made, discriminator = self._compare(batch.samples, made.image)
+        losses = generator_losses(batch.samples, made, features, features_made)
+        self._update(weighted(losses, self._weights), discriminator, together)
+        return detached({**losses, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
-        """The contextual and the encoder term, weighted; the adversarial one would need the other player."""
-        self._generator.eval()
-        made = self._generator.draw(samples)
-        terms = weighted({"contextual": contextual_loss(samples, made), "encoder": encoder_loss(made)}, self._config.weights)
-        return terms["contextual"] + terms["encoder"]
-
-    def _restart_collapsed(self, loss: Tensor, context: DistributedContext) -> None:
-        if context.mean(loss) < self._config.restart_below:
-            self._discriminator.apply(init_dcgan)
-            self._discriminator_optimiser.state.clear()
+        """The weighted contextual and encoder losses; the adversarial loss depends on the discriminator."""
+        self._detector.eval()
+        made = self._detector.reconstruction(samples)
+        return self._weights["contextual"] * contextual_loss(samples, made) + self._weights["encoder"] * encoder_loss(made)
 
 
-RECIPE = Recipe(
-    kind="ganomaly",
-    configure=GanomalyConfig.model_validate,
-    detector=Ganomaly,
-    learner=GanomalyLearner,
-)
+RECIPE = Recipe(kind="ganomaly", configure=GanomalyConfig.model_validate, detector=Ganomaly, learner=GanomalyLearner)
 
 
 def _encoder(config: GanomalyConfig, shape: Shape, outputs: int) -> PyramidEncoder | TableEncoder:
@@ -241,8 +232,4 @@ def _decoder(config: GanomalyConfig, shape: Shape) -> PyramidDecoder | TableDeco
 
 
 def _latent_score(made: Reconstruction) -> Tensor:
-    return (to_float32(made.latent) - to_float32(made.latent_again)).square().mean(1)
-
-
-def _adam(network: nn.Module, config: GanomalyConfig) -> Adam:
-    return Adam(network.parameters(), lr=config.learning_rate, betas=config.betas)
+    return (to_float32(made.latent) - to_float32(made.latent_again)).square().mean(1)  # (N,)

@@ -1,7 +1,4 @@
-"""The models that learn from footage, by name; and what the entry points of ``oddsight.networks`` build.
-
-The models that learn from samples, by name.
-"""
+"""Models by name: models of samples (images, table rows), models of video clips, and the builders of ``oddsight.networks``."""
 
 import importlib
 from collections.abc import Mapping
@@ -19,22 +16,8 @@ from trainer.models.video_ede import model as video_ede
 from trainer.training.interfaces import Recipe
 
 RECIPES = ("ganomaly", "ama", "esad")
-
-
-def recipe(name: str) -> Recipe:
-    """How to make the model of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in RECIPES:
-        raise ConfigError(f"--model must be one of {', '.join(RECIPES)}, got {name!r}")
-    # Only the model asked for is loaded.
-    found: Recipe = importlib.import_module(f"trainer.models.{name}").RECIPE
-    return found
-
-
 DEFAULT_MODEL = video_ede.KIND
+
 _VIDEO: Mapping[str, ClipModel] = MappingProxyType(
     {model.kind: model for model in (video_ede.CLIP_MODEL, video_ganomaly.CLIP_MODEL)}
 )
@@ -46,15 +29,27 @@ TILED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "esad": {},
     }
 )
-"""Models of pictures -> their settings on clips, where these differ from the model's own: sizes that a CPU scores in time, and
-AMA's rates as its benchmark has them."""
+"""Settings of the image models on tiles of clips, where they differ from the defaults: networks small enough to score on a CPU
+in time, and AMA's learning rates as in its benchmark."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of the image model with this name.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"--model must be one of {', '.join(RECIPES)}, got {name!r}")
+    loaded: Recipe = importlib.import_module(f"trainer.models.{name}").RECIPE  # the others are not imported
+    return loaded
 
 
 def clip_model(name: str) -> ClipModel:
-    """The model of that name.
+    """The clip model with this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such model.
     """
     if name in _VIDEO:
         return _VIDEO[name]
@@ -64,7 +59,7 @@ def clip_model(name: str) -> ClipModel:
 
 
 def _build(name: str, config: dict[str, Any]) -> nn.Module:
-    """The serving graph for a bundle's model card, with weights still to be loaded."""
+    """The network of a bundle's model card; its weights are still to be loaded."""
     model = clip_model(name)
     return model.serving(model.configure(config))
 

@@ -1,7 +1,7 @@
-"""Models of pictures on clips: the view of a clip is cut into overlapping tiles, each of which is a picture to the model.
+"""Image models on video: the view of a clip is cut into overlapping tiles, and each tile is one image to the model.
 
-The papers' networks squeeze a picture of one object into one vector. A frame of a street is no such picture, but a tile as large
-as a person is. A clip's score is its strangest tile's, the heat map shows all of them.
+The papers' networks compress the image of one object to one vector. A street scene is no such image, but a tile of about a
+person's size is. The score of a clip is the highest score of its tiles; the heat map shows the scores of all tiles.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,33 +14,32 @@ from torch import Tensor
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
-from trainer.models.base import ClipModel, ClipViewNetwork, RangeScaler
+from trainer.models.base import ClipModel, ClipViewNetwork, RangeScaler, evenly_spaced
 from trainer.models.optical_flow import MotionView, StillView
 from trainer.training.interfaces import NORMAL, Batch, Learner, Recipe, Settings
 from trainer.training.loop import Samples
 
-FRAME_AREA_PX = 38_400
+FRAME_AREA_PX = 38_400  # 160 x 240
 SIDE_STEP_PX = 16
-"""Frames are fitted to about this many pixels: 160 x 240."""
 BATCH_TILES = 128
-VALIDATION_PICTURES = 24
-_PLACES_TRIED = 4
-_SETTLED_CLIPS = 4  # one in so many: a clip has a hundred tiles
+VALIDATION_VIEWS = 24
+_POSITIONS_TRIED = 4
+_SETTLE_EVERY = 4  # one clip in four is enough to fit score scales: a clip has a hundred tiles
 
 
 class TileConfig(Settings):
-    """How clips become tiles, and the settings of the network that scores them."""
+    """How clips are cut into tiles, and the settings of the network that scores them."""
 
     length: int = Field(default=5, ge=1, le=16)
-    """1: still pictures, brightness only."""
+    """1: still images, brightness only."""
     height_px: int = Field(default=160, ge=32, multiple_of=16)
     width_px: int = Field(default=240, ge=32, multiple_of=16)
     full_scale_px: float = Field(default=2.0, gt=0)
     flow_window: int = Field(default=7, ge=3)
     side: int = Field(default=16, ge=16, multiple_of=16)
-    """Of a tile, in cells of 2 x 2 frame pixels."""
+    """Side of a tile, in cells of 2 x 2 frame pixels."""
     step: int = Field(default=8, ge=1)
-    """From tile to tile, in cells."""
+    """Distance between tiles, in cells."""
     network: dict[str, Any] = Field(default_factory=dict)
 
     def spec(self, fps: float) -> ClipSpec:
@@ -49,7 +48,7 @@ class TileConfig(Settings):
 
 
 class TiledNetwork(ClipViewNetwork):
-    """The serving graph of a model of pictures."""
+    """An image model that scores the tiles of clips."""
 
     batch = BATCH_TILES
 
@@ -66,82 +65,72 @@ class TiledNetwork(ClipViewNetwork):
         self.range = RangeScaler()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`ClipViewNetwork`. The heat map is the score of every tile."""
-        heatmap = self.range(self._tile_scores(clips))
+        heatmap = self.range(self._tile_scores(clips))  # (N, rows, columns)
         return torch.amax(heatmap, dim=(1, 2)), heatmap
 
     @property
     def length(self) -> int:
-        """See :class:`ClipViewNetwork`."""
         return self.config.length
 
     def learner(self) -> Learner:
-        """See :class:`ClipViewNetwork`."""
         return self._recipe.learner(self.detector, self._settings)
 
-    def samples(self, pictures: Tensor) -> Samples:
-        """See :class:`ClipViewNetwork`: tiles at random places."""
-        return RandomTiles(pictures, self.config.side)
+    def samples(self, views: Tensor) -> Samples:
+        return RandomTiles(views, self.config.side)
 
-    def validation(self, pictures: Tensor) -> Tensor:
-        """See :class:`ClipViewNetwork`: all tiles of a few pictures."""
-        chosen = torch.linspace(0, len(pictures) - 1, min(VALIDATION_PICTURES, len(pictures))).long()
-        return cut(pictures[chosen], self.config.side, self.config.step).flatten(0, 2)
+    def validation(self, views: Tensor) -> Tensor:
+        return cut_tiles(evenly_spaced(views, VALIDATION_VIEWS), self.config.side, self.config.step).flatten(0, 2)
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """See :class:`ClipViewNetwork`."""
         return self.detector.reconstruct(samples)
 
     @torch.no_grad()
     def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
-        """See :class:`ClipViewNetwork`."""
-        seen = [self._tiles(torch.from_numpy(clips[::_SETTLED_CLIPS])).flatten(0, 2) for clips in learned]
-        self.detector.fit_scale(torch.cat(seen))
+        tiles = [self._tiles(torch.from_numpy(clips[::_SETTLE_EVERY])).flatten(0, 2) for clips in learned]
+        self.detector.settle(torch.cat(tiles))
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
 
     def _tiles(self, clips: Tensor) -> Tensor:
-        return cut(self.view(clips), self.config.side, self.config.step)
+        return cut_tiles(self.view(clips), self.config.side, self.config.step)
 
     def _tile_scores(self, clips: Tensor) -> Tensor:
-        """(N, rows, columns)."""
-        tiles = self._tiles(clips)
-        scores: Tensor = self.detector(tiles.flatten(0, 2))
+        tiles = self._tiles(clips)  # (N, rows, columns, C, side, side)
+        scores: Tensor = self.detector(tiles.flatten(0, 2))  # (N * rows * columns,)
         return scores.view(-1, tiles.shape[1], tiles.shape[2])
 
 
 @dataclass(frozen=True, slots=True)
 class RandomTiles:
-    """One tile of each picture drawn, (N, C, side, side): half of them anywhere, half where there is much to see."""
+    """One tile (C, side, side) of each view drawn: every second one anywhere, the others where there is much texture."""
 
-    pictures: Tensor
+    views: Tensor
     """float (N, C, h, w)."""
     side: int
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.views)
 
     def draw(self, numbers: Tensor) -> Batch:
-        """See :class:`trainer.training.loop.Samples`."""
-        tries = torch.stack([self._somewhere(numbers) for _ in range(_PLACES_TRIED)])
-        liveliest = tries.float().var(dim=(3, 4)).sum(dim=2).argmax(dim=0)
-        chosen = torch.where(torch.arange(len(numbers)) % 2 == 0, liveliest, 0)
+        tries = torch.stack([self._random_tiles(numbers) for _ in range(_POSITIONS_TRIED)])  # (tries, N, C, side, side)
+        most_texture = tries.float().var(dim=(3, 4)).sum(dim=2).argmax(dim=0)  # (N,)
+        chosen = torch.where(torch.arange(len(numbers)) % 2 == 0, most_texture, 0)
         return Batch(tries[chosen, torch.arange(len(numbers))], torch.full((len(numbers),), NORMAL))
 
-    def _somewhere(self, numbers: Tensor) -> Tensor:
-        height, width = self.pictures.shape[2:]
+    def _random_tiles(self, numbers: Tensor) -> Tensor:
+        height, width = self.views.shape[2:]
         cells = torch.arange(self.side)
-        rows = torch.randint(height - self.side + 1, (len(numbers), 1)) + cells
-        columns = torch.randint(width - self.side + 1, (len(numbers), 1)) + cells
-        return self.pictures[numbers[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+        rows = torch.randint(height - self.side + 1, (len(numbers), 1)) + cells  # (N, side)
+        columns = torch.randint(width - self.side + 1, (len(numbers), 1)) + cells  # (N, side)
+        return self.views[numbers[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
 
 
-def cut(pictures: Tensor, side: int, step: int) -> Tensor:
-    """Pictures (N, C, h, w) to tiles (N, rows, columns, C, side, side)."""
-    return pictures.unfold(2, side, step).unfold(3, side, step).movedim(1, 3)
+def cut_tiles(views: Tensor, side: int, step: int) -> Tensor:
+    """Views (N, C, h, w) to tiles (N, rows, columns, C, side, side)."""
+    return views.unfold(2, side, step).unfold(3, side, step).movedim(1, 3)
 
 
 def tiled(recipe: Recipe, network: Mapping[str, Any]) -> ClipModel:
-    """A model of pictures as a model of clips; ``network``: its settings there, where they differ from its defaults."""
+    """An image model as a clip model; ``network`` holds its settings where they differ from its own defaults."""
 
     def configure(settings: Mapping[str, Any]) -> TileConfig:
         return TileConfig.model_validate({"network": dict(network), **settings})

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from trainer.errors import BadShape, TrainingDiverged
 from trainer.models.ganomaly import (
+    LOSS_WEIGHTS,
     RECIPE,
-    WEIGHTS,
     Ganomaly,
     GanomalyConfig,
     GanomalyDiscriminator,
@@ -18,7 +18,7 @@ from trainer.models.ganomaly import (
     Reconstruction,
     discriminator_loss,
     encoder_loss,
-    generator_terms,
+    generator_losses,
     weighted,
 )
 from trainer.models.layers import PyramidEncoder
@@ -45,12 +45,12 @@ def weights(part: torch.nn.Module) -> dict[str, Tensor]:
 def test_the_generators_terms_and_their_weights_are_the_papers():
     samples = torch.tensor([[1.0, 0.0], [0.5, -1.0]])
     made = Reconstruction(
-        latent=torch.tensor([1.0, 2.0]), picture=torch.tensor([[0.5, 0.0], [0.5, 0.0]]), latent_again=torch.tensor([0.0, 4.0])
+        latent=torch.tensor([1.0, 2.0]), image=torch.tensor([[0.5, 0.0], [0.5, 0.0]]), latent_again=torch.tensor([0.0, 4.0])
     )
-    terms = generator_terms(samples, made, features=torch.tensor([1.0, 1.0]), features_made=torch.tensor([1.0, 4.0]))
+    terms = generator_losses(samples, made, features=torch.tensor([1.0, 1.0]), features_made=torch.tensor([1.0, 4.0]))
     assert terms == {"adversarial": 9 / 2, "contextual": 1.5 / 4, "encoder": (1 + 4) / 2}
-    assert weighted(terms, WEIGHTS) == {"adversarial": 1 * 4.5, "contextual": 50 * 0.375, "encoder": 1 * 2.5}
-    assert GanomalyConfig().weights == WEIGHTS
+    assert weighted(terms, LOSS_WEIGHTS) == {"adversarial": 1 * 4.5, "contextual": 50 * 0.375, "encoder": 1 * 2.5}
+    assert GanomalyConfig().weights == LOSS_WEIGHTS
 
 
 def test_the_latent_distance_teaches_both_encoders():
@@ -100,10 +100,10 @@ def test_a_step_teaches_every_weight_of_both_players_and_names_its_terms(shape, 
 def test_a_step_returns_the_losses_before_it_and_the_generator_follows_their_weighted_sum(alone):
     trained, batch = learner(SMALL, ROW), normals(torch.rand(6, *ROW))
     generator, discriminator = trained.modules["detector"].train(), trained.modules["discriminator"].train()
-    made = generator.draw(batch.samples)
-    (features, logits), (features_made, logits_made) = discriminator(batch.samples), discriminator(made.picture)
-    expected = generator_terms(batch.samples, made, features, features_made)
-    total = torch.stack(list(weighted(expected, WEIGHTS).values())).sum()
+    made = generator.reconstruction(batch.samples)
+    (features, logits), (features_made, logits_made) = discriminator(batch.samples), discriminator(made.image)
+    expected = generator_losses(batch.samples, made, features, features_made)
+    total = torch.stack(list(weighted(expected, LOSS_WEIGHTS).values())).sum()
     gradients = torch.autograd.grad(total, list(generator.parameters()), retain_graph=True)
     expected["discriminator"] = discriminator_loss(logits, logits_made)
 
@@ -162,13 +162,13 @@ def test_the_scores_are_means_over_latents_and_over_pixels(monkeypatch):
     made = Reconstruction(
         torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.5, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 1.0]])
     )
-    monkeypatch.setattr(detector, "draw", lambda _: made)
+    monkeypatch.setattr(detector, "reconstruction", lambda _: made)
     assert {name: score.tolist() for name, score in detector.scores(samples).items()} == {
         "latent": [2.5, 0.5],
         "reconstruction": [0.5, 1.0],
     }
     assert detector(samples).tolist() == [2.5, 0.5]
-    assert torch.equal(detector.reconstruct(samples), made.picture)
+    assert torch.equal(detector.reconstruct(samples), made.image)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models.tiles import RandomTiles, TileConfig, TiledNetwork, cut, tiled
+from trainer.models.tiles import RandomTiles, TileConfig, TiledNetwork, cut_tiles, tiled
 from trainer.statistics import normal_tail
 from trainer.training.interfaces import Detector, Recipe, Settings
 
@@ -30,7 +30,7 @@ STILL = TileConfig(length=1, height_px=64, width_px=96)
 
 def test_tiles_cover_a_picture_and_overlap():
     picture = torch.arange(32 * 48).float().view(1, 1, 32, 48)
-    tiles = cut(picture, 16, 8)
+    tiles = cut_tiles(picture, 16, 8)
     assert tiles.shape == (1, 3, 5, 1, 16, 16)
     assert torch.equal(tiles[0, 1, 2, 0], picture[0, 0, 8:24, 16:32])
     assert torch.equal(tiles[0, -1, -1, 0], picture[0, 0, 16:, 32:])
