@@ -30,7 +30,7 @@ from trainer.models.layers import (
     pyramid_side_px,
     vector_norms,
 )
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, Batch, Detector, Recipe, Settings, Shape
 
 RATE_DROPS = (0.3, 0.6, 0.9)
@@ -176,20 +176,20 @@ class AmaLearner:
         """0.1 to the number of ``RATE_DROPS`` passed."""
         return float(0.1 ** sum(share >= drop for drop in RATE_DROPS))
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Critic first. The losses are weighted, and from before the last step of each player."""
-        samples, labels = self._with_negatives(batch, share, together)
+        samples, labels = self._with_negatives(batch, share, context)
         self._detector.train()
         latents = self._detector.encoder(samples)  # (N, latent)
         # E and G do not change between the critic's steps, so one x̂ serves them all.
-        pairs = self._pairs(Batch(samples, labels), latents, together)
+        pairs = self._pairs(Batch(samples, labels), latents, context)
         for _ in range(self._config.critic_steps):
-            critic_losses = self._critic_losses(pairs, together)
-            together.update("critic", self.optimisers["critic"], critic_losses, self._detector.critic.parameters())
+            critic_losses = self._critic_losses(pairs, context)
+            context.update("critic", self.optimisers["critic"], critic_losses, self._detector.critic.parameters())
         losses = {name: autoencoder_loss(self._detector.critic, part) for name, part in pairs.items()}
         losses["latent"] = self._config.latent_weight * latent_loss(latents, labels)
         autoencoder = nn.ModuleList([self._detector.encoder, self._detector.generator])
-        together.update("autoencoder", self.optimisers["autoencoder"], losses, autoencoder.parameters())
+        context.update("autoencoder", self.optimisers["autoencoder"], losses, autoencoder.parameters())
         return detached({**critic_losses, **losses})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class AmaLearner:
         self._detector.eval()
         return (samples - self._detector.reconstruct(samples)).abs().mean()
 
-    def _with_negatives(self, batch: Batch, share: float, together: Together) -> Batch:
+    def _with_negatives(self, batch: Batch, share: float, context: DistributedContext) -> Batch:
         """Atypical selection: replace a random part of the batch by what G makes of codes that are too small.
 
         The code does so only without labelled anomalies; here labelled ones are not replaced, and both kinds count.
@@ -205,8 +205,8 @@ class AmaLearner:
         if self._config.atypical_share == 0 or share < self._config.warm_up_share:
             return batch
         count = len(batch.samples)
-        drawn = (together.rand(count) < self._config.atypical_share) & (batch.labels > 0)  # (N,)
-        negatives = self._negatives(batch.samples, together.rand(count, 1))
+        drawn = (context.rand(count) < self._config.atypical_share) & (batch.labels > 0)  # (N,)
+        negatives = self._negatives(batch.samples, context.rand(count, 1))
         where = drawn.view(-1, *[1] * (negatives.dim() - 1))
         return Batch(torch.where(where, negatives, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
 
@@ -216,27 +216,27 @@ class AmaLearner:
         negatives: Tensor = detector.generator(inward(detector.encoder(samples), draws))
         return negatives
 
-    def _pairs(self, batch: Batch, latents: Tensor, together: Together) -> dict[str, Pairs]:
+    def _pairs(self, batch: Batch, latents: Tensor, context: DistributedContext) -> dict[str, Pairs]:
         """The pairs that both players learn from, by loss, with the weight of the loss in the label weights."""
         config = self._config
         weights = config.mirrored_weight * label_weights(batch.labels, config.negative_weight)
         pairs = {"mirrored": Pairs(batch.samples, self._detector.generator(latents), weights)}
         if config.interpolation_weight:
-            pairs["interpolation"] = self._interpolated(batch, latents, together)
+            pairs["interpolation"] = self._interpolated(batch, latents, context)
         return pairs
 
-    def _interpolated(self, batch: Batch, latents: Tensor, together: Together) -> Pairs:
+    def _interpolated(self, batch: Batch, latents: Tensor, context: DistributedContext) -> Pairs:
         """Each of three samples with G of the mixture of their codes; counts only where all three are normal."""
-        thirds, codes = simplex(latents, together.rand(len(latents), 2))
+        thirds, codes = simplex(latents, context.rand(len(latents), 2))
         all_normal = torch.stack([batch.labels[third] > 0 for third in thirds]).all(dim=0)
         weights = self._config.interpolation_weight * all_normal.to(batch.labels.dtype)
         return Pairs(batch.samples[torch.cat(thirds)], torch.cat([self._detector.generator(codes)] * 3), weights.repeat(3))
 
-    def _critic_losses(self, pairs: Mapping[str, Pairs], together: Together) -> dict[str, Tensor]:
+    def _critic_losses(self, pairs: Mapping[str, Pairs], context: DistributedContext) -> dict[str, Tensor]:
         critic, mirrored = self._detector.critic, pairs["mirrored"]
         losses = {f"critic {name}": -mirrored_distance(critic, part) for name, part in pairs.items()}
         if self._config.penalty_weight:
-            draws = together.rand(len(mirrored.samples), *[1] * (mirrored.samples.dim() - 1))
+            draws = context.rand(len(mirrored.samples), *[1] * (mirrored.samples.dim() - 1))
             losses["critic penalty"] = self._config.penalty_weight * gradient_penalty(critic, mirrored, draws)
         return losses
 

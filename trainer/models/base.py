@@ -51,7 +51,7 @@ class TrainingStage:
     learner: Learner
     data: TrainingData
     learned: Tensor
-    """Training samples like ``material.validation``, to compare training and validation loss."""
+    """Training samples like ``data.validation``, to compare training and validation loss."""
     draw: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Samples to images for the log, (N, C, h, w) in [-1, 1]: the input, and the model's output."""
     patient: bool = True
@@ -119,8 +119,8 @@ class ClipViewNetwork(ServingNetwork):
         views = self._views(ClipDataset(split.train, length), MAX_CLIPS, work)
         validation = self.validation(self._views(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
         learned = self.validation(evenly_spaced(views, VALIDATION_CLIPS))
-        material = Material(self.samples(views), validation)
-        yield TrainingStage("training", 1.0, self.batch, learner, material, learned, self._draw)
+        data = TrainingData(self.samples(views), validation)
+        yield TrainingStage("training", 1.0, self.batch, learner, data, learned, self._draw)
 
     @torch.no_grad()
     def _views(self, clips: ClipDataset, max_clips: int, work: ProgressBar) -> Tensor:

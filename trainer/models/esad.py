@@ -4,7 +4,7 @@
 
 From a Kullback-Leibler objective the paper derives two goals (section 3): codes with much information about x, and codes that
 scatter little for normal samples and widely for anomalies. One code cannot serve both, so E1 and D serve the first goal, E2 the
-second, and an "assistant" loss ties the codes together. Labelled anomalies are reconstructed as something else, and their second
+second, and an "assistant" loss ties the codes context. Labelled anomalies are reconstructed as something else, and their second
 code is kept far from the origin.
 
 There is no official code. The formulas are those of the only known port (OutlierDetectionNetworks.jl, ``esad.jl``), except:
@@ -29,7 +29,7 @@ from torch.optim import AdamW, Optimizer
 from trainer.errors import BadShape
 from trainer.models.ganomaly import weighted
 from trainer.models.layers import BatchNorm, detached, to_float32, vector_norms
-from trainer.training.distributed import Together
+from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import NORMAL, Batch, Detector, Recipe, Settings, Shape
 
 _EPSILON = 1e-6
@@ -126,7 +126,7 @@ class Esad(Detector):
         return made if len(self.shape) == 1 else made * 2.0 - 1.0
 
     @torch.no_grad()
-    def settle(self, normals: Tensor) -> None:
+    def fit_scale(self, normals: Tensor) -> None:
         """Fit the scales of the relative score to normal training samples."""
         inputs = self.inputs(normals)
         coded = self.code(inputs)
@@ -172,14 +172,14 @@ class EsadLearner:
             return _FIRST_RATE + (1.0 - _FIRST_RATE) * (1.0 - math.cos(math.pi * share / _WARM_UP_SHARE)) / 2.0
         return (1.0 + math.cos(math.pi * (share - _WARM_UP_SHARE) / (1.0 - _WARM_UP_SHARE))) / 2.0
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         self._detector.train()
         normal = batch.labels == NORMAL  # (N,)
         inputs = self._detector.inputs(batch.samples)
-        targets = torch.where(normal.view(-1, *[1] * (inputs.dim() - 1)), inputs, self._noise(inputs, together))
+        targets = torch.where(normal.view(-1, *[1] * (inputs.dim() - 1)), inputs, self._noise(inputs, context))
         losses = self._losses(self._detector.code(inputs), targets, normal)
         parameters = self._detector.parameters()
-        together.update("detector", self.optimisers["detector"], weighted(losses, self._weights), parameters)
+        context.update("detector", self.optimisers["detector"], weighted(losses, self._weights), parameters)
         return detached(losses)
 
     def validation_loss(self, samples: Tensor) -> Tensor:
@@ -197,11 +197,11 @@ class EsadLearner:
             "assistant": assistant_loss(coded).mean(),
         }
 
-    def _noise(self, inputs: Tensor, together: Together) -> Tensor:
+    def _noise(self, inputs: Tensor, context: DistributedContext) -> Tensor:
         """T(x): uniform noise over the range of images, or wide normal noise for table rows."""
         if inputs.dim() == 2:
-            return _TABLE_NOISE * together.randn(*inputs.shape)
-        return together.rand(*inputs.shape)
+            return _TABLE_NOISE * context.randn(*inputs.shape)
+        return context.rand(*inputs.shape)
 
 
 RECIPE = Recipe(kind="esad", configure=EsadConfig.model_validate, detector=Esad, learner=EsadLearner)

@@ -182,12 +182,12 @@ class AdversarialLearner:
         _, logits_made = self._discriminator(image.detach())  # the discriminator's loss must not teach the generator
         return features.detach(), features_made, discriminator_loss(logits, logits_made)
 
-    def _update(self, losses: Mapping[str, Tensor], discriminator: Tensor, together: Together) -> None:
+    def _update(self, losses: Mapping[str, Tensor], discriminator: Tensor, context: DistributedContext) -> None:
         """One step of both players: the generator first, then the discriminator by its outputs before that step."""
-        together.update("generator", self.optimisers["generator"], losses, self._generator.parameters())
+        context.update("generator", self.optimisers["generator"], losses, self._generator.parameters())
         terms, parameters = {"discriminator": discriminator}, self._discriminator.parameters()
-        together.update("discriminator", self.optimisers["discriminator"], terms, parameters)
-        if together.mean(discriminator) < self._restart_below:
+        context.update("discriminator", self.optimisers["discriminator"], terms, parameters)
+        if context.mean(discriminator) < self._restart_below:
             self._discriminator.apply(init_dcgan)
             self.optimisers["discriminator"].state.clear()  # its moments are those of the old weights
 
@@ -200,13 +200,13 @@ class GanomalyLearner(AdversarialLearner):
         discriminator = GanomalyDiscriminator(config, detector.shape)
         super().__init__(detector, discriminator, config.learning_rate, config.betas, config.restart_below)
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         self._detector.train()
         self._discriminator.train()
         made = self._detector.reconstruction(batch.samples)
         features, features_made, discriminator = self._compare(batch.samples, made.image)
         losses = generator_losses(batch.samples, made, features, features_made)
-        self._update(weighted(losses, self._weights), discriminator, together)
+        self._update(weighted(losses, self._weights), discriminator, context)
         return detached({**losses, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:

@@ -117,14 +117,14 @@ class CorruptedMotion(NamedTuple):
     """bool (N, 1, h, w): where motion became notably faster. Slower motion and standing still are common among normal frames."""
 
 
-def corrupt_motion(views: Tensor, together: Together) -> CorruptedMotion:
+def corrupt_motion(views: Tensor, context: DistributedContext) -> CorruptedMotion:
     """Multiply the motion in random regions of views (N, 3, h, w) by a random factor per view.
 
     A generator that is only shown correct motion learns to copy it, also speeds it never saw; here it must restore motion.
     """
-    noise = together.randn(len(views), 1, *_COARSE)  # (N, 1, 5, 8)
+    noise = context.randn(len(views), 1, *_COARSE)  # (N, 1, 5, 8)
     regions = nn.functional.interpolate(noise, size=views.shape[2:], mode="bilinear") > _REGION_THRESHOLD  # (N, 1, h, w)
-    factors = together.rand(len(views), 1, 1, 1) * MAX_FACTOR
+    factors = context.rand(len(views), 1, 1, 1) * MAX_FACTOR
     motion = torch.atanh(views[:, 1:].clamp(-_BELOW_ONE, _BELOW_ONE))  # (N, 2, h, w)
     corrupted = torch.cat([views[:, :1], torch.tanh(torch.where(regions, motion * factors, motion))], dim=1)
     return CorruptedMotion(corrupted, speed(corrupted) - speed(views) > _NOTABLE_GAIN)

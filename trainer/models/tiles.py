@@ -87,7 +87,7 @@ class TiledNetwork(ClipViewNetwork):
     @torch.no_grad()
     def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
         tiles = [self._tiles(torch.from_numpy(clips[::_SETTLE_EVERY])).flatten(0, 2) for clips in learned]
-        self.detector.settle(torch.cat(tiles))
+        self.detector.fit_scale(torch.cat(tiles))
         self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
 
     def _tiles(self, clips: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class VideoGanomalyLearner(AdversarialLearner):
         generator.apply(init_dcgan)
         super().__init__(generator, VideoDiscriminator(config), config.learning_rate, _ADAM_BETAS, DISCRIMINATOR_COLLAPSED)
 
-    def learn(self, batch: Batch, share: float, together: Together) -> Mapping[str, Tensor]:
+    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Learn from one batch, one half of which the generator sees with corrupted motion that it must restore.
 
         The latent distance is minimised for the other half only; in the corrupted half it must exceed a margin where motion
@@ -128,12 +128,12 @@ class VideoGanomalyLearner(AdversarialLearner):
         self._train(mode=True)
         views = torch.cat([batch.samples[::2], batch.samples[1::2]])  # (N, 3, h, w)
         half = len(batch.samples[::2])
-        corrupted = corrupt_motion(views[:half], together)
+        corrupted = corrupt_motion(views[:half], context)
         made = self._generator(torch.cat([corrupted.views, views[half:]]))
         features, features_made, discriminator = self._compare(views, made.image)
         losses = generator_losses(views, _latents(made, slice(half, None)), features, features_made)
         margin = margin_loss(_latents(made, slice(half)), corrupted.too_fast)
-        self._update({**weighted(losses, LOSS_WEIGHTS), "margin": margin}, discriminator, together)
+        self._update({**weighted(losses, LOSS_WEIGHTS), "margin": margin}, discriminator, context)
         return detached({**losses, "margin": margin, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:

@@ -112,9 +112,9 @@ def test_the_relative_score_is_on_the_scale_of_the_normal_samples_it_settled_on(
 def test_scores_do_not_depend_on_the_other_samples_of_a_batch(shape):
     model, samples = detector(SMALL, shape).eval(), torch.rand(7, *shape) * 2 - 1
     with torch.inference_mode():
-        together = model(samples)
-        assert torch.allclose(together.flip(0), model(samples.flip(0)), rtol=1e-5)
-        assert torch.allclose(together[2:3], model(samples[2:3]), rtol=1e-5)
+        batched = model(samples)
+        assert torch.allclose(batched.flip(0), model(samples.flip(0)), rtol=1e-5)
+        assert torch.allclose(batched[2:3], model(samples[2:3]), rtol=1e-5)
 
 
 def test_rates_rise_for_a_fifth_of_the_run_and_fall_to_nothing():

@@ -52,9 +52,9 @@ def test_scores_do_not_depend_on_the_other_clips_of_a_batch(street):
     clips = torch.from_numpy(frames)[:, None, :, :, None]
     network = TiledNetwork(RECIPE, STILL).eval()
     with torch.inference_mode():
-        together = network(clips)[0]
-        assert torch.equal(together.flip(0), network(clips.flip(0))[0])
-        assert torch.equal(together[3:4], network(clips[3:4])[0])
+        batched = network(clips)[0]
+        assert torch.equal(batched.flip(0), network(clips.flip(0))[0])
+        assert torch.equal(batched[3:4], network(clips[3:4])[0])
 
 
 def test_clips_of_several_frames_are_seen_as_brightness_and_motion():

@@ -27,12 +27,12 @@ def clips(street) -> torch.Tensor:
 def test_scores_do_not_depend_on_the_other_clips_of_a_batch(network, clips):
     order = torch.randperm(len(clips), generator=torch.VideoGenerator().manual_seed(1))
     with torch.inference_mode():
-        together = network(clips)
+        batched = network(clips)
         alone = [network(clips[number : number + 1]) for number in range(len(clips))]
         shuffled = network(clips[order])
-    assert torch.allclose(together[0], torch.cat([score for score, _ in alone]), rtol=1e-5)
-    assert torch.allclose(together[1], torch.cat([heatmap for _, heatmap in alone]), rtol=1e-4, atol=1e-6)
-    assert torch.allclose(together[0][order], shuffled[0], rtol=1e-5)
+    assert torch.allclose(batched[0], torch.cat([score for score, _ in alone]), rtol=1e-5)
+    assert torch.allclose(batched[1], torch.cat([heatmap for _, heatmap in alone]), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(batched[0][order], shuffled[0], rtol=1e-5)
 
 
 def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
