@@ -1,31 +1,38 @@
-"""How well a bundle tells normal from anomalous, beside measures that learn nothing, by protocols that are never mixed."""
+"""Measures how well a bundle separates normal from anomalous frames of a labelled data set, compared with the baselines."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
-from deploy.bundle import Bundle, Calibration, read_bundle
+from deploy.bundle import Calibration, read_bundle
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
-from trainer.baselines.base import Learned
-from trainer.baselines.flow import baseline_spec
-from trainer.baselines.run import Field, learn
+from trainer.baselines.base import FittedBaseline, baseline_spec
+from trainer.baselines.run import FittedBaselines, fit_baselines
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets.registry import labelled_clips, training_sources_if_any
 from trainer.data.footage import estimate_frame_count, footage_info, load_footage
 from trainer.data.labels import LabelledClip, check_labels
-from trainer.evaluation.result import Evaluation, detector, labels_of
-from trainer.evaluation.runner import Outcome, Seen, baseline_frames, every_frame, scored_frames, walk
+from trainer.evaluation.result import Evaluation, detector_result, labels_of
+from trainer.evaluation.runner import (
+    DetectorOutput,
+    FrameResult,
+    NormalScores,
+    all_frames,
+    baseline_frames,
+    run_detectors,
+    scored_frames,
+)
 from trainer.training.progress import print_unreadable_frames, progress_bar
 
 
 def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:
-    """Score every test frame of ``data`` causally, by the bundle and by the baselines, and compare with the labels.
+    """Score every test frame of ``data`` causally with the bundle and the baselines, and compare the scores with the labels.
 
-    Frames without a score, such as those before a clip is full, get the median of normal scores: the calibration's, or that of
-    the training footage for a baseline. Nothing is looked at ahead of its time.
+    A frame without a score, such as those before the model's first full clip, gets the median of normal scores: from the
+    calibration, or from the training footage for a baseline.
 
     Raises:
         OddsightError: no usable bundle, footage, labels or engine.
@@ -33,62 +40,53 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -
     bundle = read_bundle(bundle_path)
     clips = tuple(labelled_clips(data))
     labels, fps = labels_of(clips), bundle.spec.fps
-    with opened(bundle, engine_name) as engine:
-        outcome = _score(engine, clips, bundle.calibration, screen)
+    with closing(load_engine(bundle, EngineRequest(engine_name))) as engine:
+        output = _run_model(engine, clips, bundle.calibration, screen)
         name, details = engine.name, engine.describe()
-    field, outcomes = _baselines(data, clips, screen)
+    baselines, outputs = _run_baselines(data, clips, screen)
     return Evaluation(
         bundle=bundle,
         engine=name,
         engine_details=details,
         clips=clips,
-        model=detector(bundle.model_id, outcome, bundle.calibration, labels, fps),
+        model=detector_result(bundle.model_id, output, labels, fps),
         baselines=tuple(
-            detector(learned.baseline.name, outcome, _calibration(learned), labels, fps)
-            for learned, outcome in zip(field.learned, outcomes, strict=True)
+            detector_result(fitted.baseline.name, output, labels, fps)
+            for fitted, output in zip(baselines.fitted, outputs, strict=True)
         ),
-        left_out=field.left_out,
+        left_out=baselines.left_out,
     )
 
 
-@contextmanager
-def opened(bundle: Bundle, engine_name: str) -> Iterator[Engine]:
-    """The engine, for as long as it is needed."""
-    engine = load_engine(bundle, EngineRequest(engine_name))
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def _score(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibration, screen: Console) -> Outcome:
-    def frames(clip: LabelledClip) -> Iterator[tuple[Seen | None]]:
+def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibration, screen: Console) -> DetectorOutput:
+    def frames(clip: LabelledClip) -> Iterator[tuple[FrameResult | None]]:
         footage = load_footage(clip.source, engine.spec)
         print_unreadable_frames(screen, footage)
         check_labels(clip, footage)
-        return every_frame(scored_frames(engine, footage), footage.total)
+        return all_frames(scored_frames(engine, footage), footage.total)
 
-    with progress_bar(screen, "scoring", _frames(clips)) as step:
-        (outcome,) = walk(clips, frames, [calibration.median], step)
-    return outcome
+    with progress_bar(screen, "scoring", _frame_total(clips)) as advance:
+        (output,) = run_detectors(clips, frames, [NormalScores(calibration.median, calibration)], advance)
+    return output
 
 
-def _baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[Field, list[Outcome]]:
+def _run_baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[FittedBaselines, list[DetectorOutput]]:
     spec = baseline_spec(footage_info([clip.source for clip in clips]))
     sources = training_sources_if_any(data)
-    with progress_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as step:
-        field = learn(sources, spec, step)
-    for line in field.left_out:
+    with progress_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as advance:
+        baselines = fit_baselines(sources, spec, advance)
+    for line in baselines.left_out:
         screen.print(line, highlight=False)
-    baselines = [learned.baseline for learned in field.learned]
-    with progress_bar(screen, "baselines, test footage", _frames(clips)) as step:
-        fill_values = [learned.median for learned in field.learned]
-        return field, walk(clips, lambda clip: baseline_frames(baselines, clip.source, spec), fill_values, step)
+    detectors = [fitted.baseline for fitted in baselines.fitted]
+    normal = [_normal_scores(fitted) for fitted in baselines.fitted]
+    with progress_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
+        return baselines, run_detectors(clips, lambda clip: baseline_frames(detectors, clip.source, spec), normal, advance)
 
 
-def _calibration(learned: Learned) -> Calibration | None:
-    return calibration_from(learned.normal) if len(learned.normal) >= MIN_FRAMES else None
+def _normal_scores(fitted: FittedBaseline) -> NormalScores:
+    calibration = calibration_from(fitted.normal_scores) if len(fitted.normal_scores) >= MIN_FRAMES else None
+    return NormalScores(fitted.median, calibration)
 
 
-def _frames(clips: tuple[LabelledClip, ...]) -> int:
+def _frame_total(clips: tuple[LabelledClip, ...]) -> int:
     return sum(len(clip.labels) for clip in clips)

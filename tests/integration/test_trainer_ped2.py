@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deploy.spec import ClipSpec
-from trainer.baselines.flow import FlowMagnitude, baseline_spec
-from trainer.baselines.run import watch
+from trainer.baselines.base import FLOW_MAGNITUDE, baseline_spec
+from trainer.baselines.run import heatmaps
 from trainer.data.datasets.registry import labelled_clips, training_sources
 from trainer.data.footage import footage_info, list_images, load_footage
 from trainer.evaluation.event_metrics import true_events
@@ -55,7 +55,7 @@ def still(path: Path, picture: np.ndarray) -> None:
 
 def test_optical_flow_alone_ranks_the_frames_of_a_clip_with_a_cyclist():
     clip = labelled_clips(PED2)[3]
-    heatmaps = [frame[0] for frame in watch([FlowMagnitude()], clip.source, baseline_spec(footage_info([clip.source])))]
-    assert [heatmap is None for heatmap in heatmaps] == [True] + [False] * (len(clip.labels) - 1)
-    scores = np.array([heatmap.max() for heatmap in heatmaps[1:]], np.float32)
+    maps = [frame[0] for frame in heatmaps([FLOW_MAGNITUDE], clip.source, baseline_spec(footage_info([clip.source])))]
+    assert [heatmap is None for heatmap in maps] == [True] + [False] * (len(clip.labels) - 1)
+    scores = np.array([heatmap.max() for heatmap in maps[1:]], np.float32)
     assert (auc(scores, clip.labels[1:]) or 0.0) > 0.98

@@ -1,1 +1,1 @@
-"""Detectors that learn no network."""
+"""Anomaly detectors without a learned network, as a yardstick for the models."""

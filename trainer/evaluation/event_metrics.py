@@ -1,8 +1,12 @@
-"""Events that the service would have announced, against the true ones."""
+"""Matches the events that the service would announce with the labelled ones: precision, recall, delay and false events.
 
-from collections.abc import Iterator, Mapping
+Announced events come from :mod:`deploy.decision`, the rule that the streamer applies; every clip counts as a camera of its own.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,127 +14,167 @@ from numpy.typing import NDArray
 from deploy.decision import DecisionRule, Observation, OpenEvent, decide, finish
 from trainer.evaluation.metrics import Labels, Scores
 
+_CONFIDENCE = 0.95
+
+
+class TrueEvent(NamedTuple):
+    """A maximal run of frames with label 1, both ends included."""
+
+    first: int
+    last: int
+
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """An event as the service announces it, in frames of one clip."""
+class AnnouncedEvent:
+    """An event as the service announces it; frame numbers within one clip."""
 
     started: int
     announced: int
     ended: int
-    """The last frame that belongs to it."""
+    """Last frame of the event."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipEvents:
-    """True and announced events of one clip. Two meet if they share a frame; a true event that meets none was missed."""
+    """True and announced events of one clip, matched: a true event is found if an announced event shares a frame with it."""
 
-    true: tuple[tuple[int, int], ...]
-    """First and last frame of each."""
-    announced: tuple[Announced, ...]
+    true: Sequence[TrueEvent]
+    announced: Sequence[AnnouncedEvent]
+    delays: Sequence[int]
+    """One per found event: frames from its first one to the first announcement among its matches, 0 if that came earlier."""
+    false: int
+    """Announced events that match no true event or are early."""
+    early: int
+    """Announced events that match a true event but started longer before it than the tolerance: false alarms as well as finds."""
 
     @property
     def found(self) -> int:
-        """True events that meet an announced one."""
+        """True events that were found."""
         return len(self.delays)
-
-    @property
-    def false(self) -> int:
-        """Announced events that meet no true one."""
-        return sum(not any(_meet(event, run) for run in self.true) for event in self.announced)
-
-    @property
-    def delays(self) -> list[int]:
-        """Of each found event: frames from its first one to the announcement that came first; 0 if that came before it."""
-        meeting = [(run, [event for event in self.announced if _meet(event, run)]) for run in self.true]
-        return [max(0, events[0].announced - run[0]) for run, events in meeting if events]
 
 
 @dataclass(frozen=True, slots=True)
-class EventFigures:
-    """How the announced events of some footage meet the true ones."""
+class EventMetrics:
+    """Event metrics of all clips together."""
 
     true: int
     announced: int
     found: int
     false: int
+    early: int
     precision: float | None
-    """Share of the announced events that are not false; None where nothing was announced."""
+    """Matched announced events / (matched + false); an early event is in both. None if nothing was announced."""
     recall: float | None
-    """Share of the true events that were found; None where there are none."""
+    """Found / true events; None if there are no true events."""
     f1: float | None
-    """Harmonic mean of both, 0 if one of them is 0 or None; None if both are None."""
+    """Harmonic mean of precision and recall, 0 if either is 0 or None; None if both are None."""
     median_delay_s: float | None
-    """Over the found events; None where nothing was found."""
+    """Over the found events; None if nothing was found."""
     worst_delay_s: float | None
-    """The same."""
+    """Longest delay of a found event; None if nothing was found."""
     false_per_camera_hour: float
-    """False events by the duration of all footage, anomalous parts included."""
+    """False events / duration of all footage, anomalous frames included."""
+    normal_frames: int
+    normal_s: float
+    """Duration of the frames with label 0."""
+    false_per_camera_day_bound: float | None
+    """One-sided 95 % Poisson bound on false events per day of normal footage; None without normal frames."""
     alarmed_normal_share: float | None
-    """Share of the normal frames that lie inside announced events: what an alarm that never ends would pay for its recall."""
+    """Share of the normal frames inside announced events: exposes an alarm that never ends."""
 
 
-def event_figures(rule: DecisionRule, scores: Scores, labels: Labels, fps: float) -> EventFigures:
-    """Apply ``rule`` to every clip as to a camera of its own. NaN scores are frames that complete no clip."""
-    clips = {name: clip_events(rule, scores[name], row, fps) for name, row in labels.items()}
-    true, announced = sum(len(clip.true) for clip in clips.values()), sum(len(clip.announced) for clip in clips.values())
-    found, false = sum(clip.found for clip in clips.values()), sum(clip.false for clip in clips.values())
-    precision, recall = _share(announced - false, announced), _share(found, true)
+def event_metrics(clips: Mapping[str, ClipEvents], labels: Labels, fps: float) -> EventMetrics:
+    """Summarise the events of all clips."""
+    true, announced, found, false, early = (
+        sum(counts)
+        for counts in zip(*((len(c.true), len(c.announced), c.found, c.false, c.early) for c in clips.values()), strict=True)
+    )
+    matched = announced - false + early
+    precision, recall = _share(matched, matched + false), _share(found, true)
     delays_s = [delay / fps for clip in clips.values() for delay in clip.delays]
-    hours = sum(len(row) for row in labels.values()) / fps / 3600
-    return EventFigures(
+    normal_frames = sum(int((row == 0).sum()) for row in labels.values())
+    return EventMetrics(
         true=true,
         announced=announced,
         found=found,
         false=false,
+        early=early,
         precision=precision,
         recall=recall,
         f1=_f1(precision, recall),
         median_delay_s=median(delays_s) if delays_s else None,
         worst_delay_s=max(delays_s, default=None),
-        false_per_camera_hour=round(false / hours, 3),
-        alarmed_normal_share=_alarmed_normal_share(clips, labels),
+        false_per_camera_hour=round(false / (sum(len(row) for row in labels.values()) / fps / 3600), 3),
+        normal_frames=normal_frames,
+        normal_s=normal_frames / fps,
+        false_per_camera_day_bound=rate_bound(false, normal_frames / fps / 86400),
+        alarmed_normal_share=_share(_alarmed_normal_frames(clips, labels), normal_frames),
     )
 
 
-def clip_events(rule: DecisionRule, scores: NDArray[np.float32], labels: NDArray[np.uint8], fps: float) -> ClipEvents:
-    """The true events of one clip, and those that the service would announce."""
-    return ClipEvents(tuple(true_events(labels)), tuple(announced_events(rule, scores, fps)))
+def rate_bound(count: int, exposure: float) -> float | None:
+    """Exact one-sided 95 % upper bound on the rate of a Poisson process, after ``count`` events in ``exposure`` units of time.
+
+    It is the rate at which ``count`` or fewer events would come with a probability of 5 % (Garwood, Biometrika 1936).
+    """
+    from scipy.stats import chi2
+
+    return float(chi2.ppf(_CONFIDENCE, 2 * (count + 1)) / 2 / exposure) if exposure > 0 else None
 
 
-def true_events(labels: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """First and last frame of every unbroken run of label 1."""
+def clip_events(rule: DecisionRule, scores: Scores, labels: Labels, fps: float) -> dict[str, ClipEvents]:
+    """The matched events of every clip. NaN scores are frames that complete no clip of the model."""
+    # The service joins activity with gaps of up to merge_gap_ms into one event: so much sooner an alarm may start.
+    tolerance = round(rule.merge_gap_ms * fps / 1000)
+    return {
+        name: match_events(true_events(row), announced_events(rule, scores[name], fps), tolerance) for name, row in labels.items()
+    }
+
+
+def true_events(labels: NDArray[np.uint8]) -> list[TrueEvent]:
+    """Every maximal run of label 1."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], labels, [0]]).astype(np.int8)))
-    return [(int(first), int(after) - 1) for first, after in zip(edges[::2], edges[1::2], strict=True)]
+    return [TrueEvent(int(first), int(end) - 1) for first, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def announced_events(rule: DecisionRule, scores: NDArray[np.float32], fps: float) -> list[Announced]:
-    """The events that the service announces for one camera with these scores."""
+def announced_events(rule: DecisionRule, scores: NDArray[np.float32], fps: float) -> list[AnnouncedEvent]:
+    """The events that the service announces for a camera with these scores, float32 (frames,)."""
     announced_at: dict[str, int] = {}
-    events: list[Announced] = []
-    for kind, event, frame in _changes(rule, scores, fps):
-        if kind == "start":
-            announced_at[event.event_id] = frame
-        elif kind == "end":
-            started, ended = (round(at_ms * fps / 1000) for at_ms in (event.started_at_ms, event.last_active_ms))
-            events.append(Announced(started, announced_at[event.event_id], ended))
+    events: list[AnnouncedEvent] = []
+    state: OpenEvent | None = None
+    for frame in range(len(scores) + 1):
+        at_end = frame == len(scores)
+        score = None if at_end or np.isnan(scores[frame]) else float(scores[frame])
+        observation = Observation(f"{frame}", round(frame * 1000 / fps), score)
+        state, changes = (None, finish(state, observation)) if at_end else decide(rule, state, observation)
+        for change in changes:
+            event = change.event
+            if change.kind == "start":
+                announced_at[event.event_id] = frame
+            elif change.kind == "end":
+                started, ended = (round(at_ms * fps / 1000) for at_ms in (event.started_at_ms, event.last_active_ms))
+                events.append(AnnouncedEvent(started, announced_at[event.event_id], ended))
     return events
 
 
-def _changes(rule: DecisionRule, scores: NDArray[np.float32], fps: float) -> Iterator[tuple[str, OpenEvent, int]]:
-    state: OpenEvent | None = None
-    for frame, score in enumerate(scores):
-        observation = Observation(f"{frame}", round(frame * 1000 / fps), None if np.isnan(score) else float(score))
-        state, changes = decide(rule, state, observation)
-        for change in changes:
-            yield change.kind, change.event, frame
-    last = Observation("end", round(len(scores) * 1000 / fps), None)
-    for change in finish(state, last):
-        yield change.kind, change.event, len(scores)
+def match_events(true: Sequence[TrueEvent], announced: Sequence[AnnouncedEvent], tolerance: int) -> ClipEvents:
+    """Match the events of one clip; ``tolerance``: frames that an announced event may start before its first true event."""
+    finds = [[event for event in announced if _overlap(event, target)] for target in true]
+    targets = [next((target for target in true if _overlap(event, target)), None) for event in announced]
+    early = sum(
+        target is not None and target.first - event.started > tolerance for event, target in zip(announced, targets, strict=True)
+    )
+    return ClipEvents(
+        true=true,
+        announced=announced,
+        delays=[max(0, events[0].announced - target.first) for target, events in zip(true, finds, strict=True) if events],
+        false=targets.count(None) + early,
+        early=early,
+    )
 
 
-def _meet(event: Announced, run: tuple[int, int]) -> bool:
-    return event.started <= run[1] and run[0] <= event.ended
+def _overlap(event: AnnouncedEvent, target: TrueEvent) -> bool:
+    return event.started <= target.last and target.first <= event.ended
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -143,12 +187,11 @@ def _f1(precision: float | None, recall: float | None) -> float | None:
     return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
 
 
-def _alarmed_normal_share(clips: Mapping[str, ClipEvents], labels: Labels) -> float | None:
-    alarmed = normal = 0
+def _alarmed_normal_frames(clips: Mapping[str, ClipEvents], labels: Labels) -> int:
+    alarmed = 0
     for name, row in labels.items():
         inside = np.zeros(len(row), np.bool_)
         for event in clips[name].announced:
             inside[event.started : event.ended + 1] = True
         alarmed += int((inside & (row == 0)).sum())
-        normal += int((row == 0).sum())
-    return _share(alarmed, normal)
+    return alarmed

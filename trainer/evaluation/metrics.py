@@ -1,63 +1,56 @@
-"""Area under the ROC curve over pixels: does the heat map point at what is anomalous?
+"""Frame AUC under two protocols that must not be mixed, its bootstrap interval, and pixel AUC.
 
-*Streaming*: every pixel of every test frame has one value, that of the frame's heat map laid over the mask bilinearly, and one
-global threshold is moved over all of them; nothing is normalised by clip or frame. The pixels of a frame without a heat map
-point nowhere: they rank below all others, so its anomalous ones are missed at every threshold. This is not the "pixel-level
-criterion" of Mahadevan et al. (CVPR 2010), which counts frames of which 40 % of the anomalous pixels are found.
-
-Frame-level measures under two protocols that must never be mixed.
-
-*Streaming*: one global threshold, scores as they come, no normalisation and no look-ahead; frames that could not be
-scored get a constant known beforehand. *Literature*: scores of each clip scaled to its own minimum and maximum and smoothed
-around each frame, which uses the clip's future and takes for granted that every clip holds an anomaly.
+*Streaming*: one global threshold on causal, unnormalised scores; frames without a score get a constant known before the test.
+*Literature*: the scores of each clip are scaled to the clip's own minimum and maximum and smoothed around each frame. This uses
+the clip's future and assumes that every clip contains an anomaly.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = Mapping[str, NDArray[np.float32]]
-"""One score a frame, float32 (frames,), by clip name; NaN for frames without a score."""
+"""Scores by clip name: float32 (frames,), NaN for frames without a score."""
 Labels = Mapping[str, NDArray[np.uint8]]
-"""One label a frame, uint8 (frames,), by clip name; 1 = anomalous."""
+"""Frame labels by clip name: uint8 (frames,), 1 = anomalous."""
 
 SMOOTHING_FRAMES = 17
 """Length of the centred mean of the literature protocol."""
 
 
 def fill(scores: Scores, value: float) -> Scores:
-    """``scores`` with ``value`` in place of NaN."""
+    """Replace NaN by ``value``."""
     return {name: np.where(np.isnan(row), np.float32(value), row) for name, row in scores.items()}
 
 
-def frame_auc(scores: Scores, labels: Labels, fill_value: float) -> float | None:
-    """Area under the ROC curve over all frames of all clips; None where only one class occurs."""
-    filled = fill(scores, fill_value)
-    return auc(np.concatenate([filled[name] for name in labels]), np.concatenate(list(labels.values())))
-
-
-def clip_aucs(scores: Scores, labels: Labels, fill_value: float) -> dict[str, float]:
-    """Area under the ROC curve of each clip in which both classes occur."""
-    filled = fill(scores, fill_value)
-    every = {name: auc(filled[name], row) for name, row in labels.items()}
-    return {name: value for name, value in every.items() if value is not None}
-
-
-def literature_scores(scores: Scores, fill_value: float) -> Scores:
-    """Each clip scaled to [0, 1] by its own extremes, then smoothed by a centred mean."""
-    return {name: _smoothed(_scaled(row)) for name, row in fill(scores, fill_value).items()}
-
-
 def auc(scores: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
-    """Area under the ROC curve; None where only one class occurs."""
+    """Area under the ROC curve; None if only one class occurs."""
     from sklearn.metrics import roc_auc_score
 
     if labels.min() == labels.max():
         return None
     return float(roc_auc_score(labels, scores))
+
+
+def frame_auc(scores: Scores, labels: Labels, fill_value: float) -> float | None:
+    """Area under the ROC curve over all frames of all clips; None if only one class occurs."""
+    return auc(*_concatenated(scores, labels, fill_value))
+
+
+def clip_aucs(scores: Scores, labels: Labels, fill_value: float) -> dict[str, float]:
+    """Area under the ROC curve of each clip in which both classes occur."""
+    filled = fill(scores, fill_value)
+    aucs = {name: auc(filled[name], row) for name, row in labels.items()}
+    return {name: value for name, value in aucs.items() if value is not None}
+
+
+def literature_scores(scores: Scores, fill_value: float) -> Scores:
+    """Scores of each clip scaled to [0, 1] by the clip's own extremes, then smoothed by a centred mean."""
+    return {name: _smoothed(_scaled(row)) for name, row in fill(scores, fill_value).items()}
 
 
 class Roc(NamedTuple):
@@ -68,15 +61,19 @@ class Roc(NamedTuple):
 
 
 def frame_roc(scores: Scores, labels: Labels, fill_value: float) -> Roc | None:
-    """The curve whose area is :func:`frame_auc`; None where only one class occurs."""
+    """The curve whose area is :func:`frame_auc`; None if only one class occurs."""
     from sklearn.metrics import roc_curve
 
-    every = np.concatenate(list(labels.values()))
-    if every.min() == every.max():
+    all_scores, all_labels = _concatenated(scores, labels, fill_value)
+    if all_labels.min() == all_labels.max():
         return None
-    filled = fill(scores, fill_value)
-    false_alarm_rate, hit_rate, _ = roc_curve(every, np.concatenate([filled[name] for name in labels]))
+    false_alarm_rate, hit_rate, _ = roc_curve(all_labels, all_scores)
     return Roc(false_alarm_rate, hit_rate)
+
+
+def _concatenated(scores: Scores, labels: Labels, fill_value: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    filled = fill(scores, fill_value)
+    return np.concatenate([filled[name] for name in labels]), np.concatenate(list(labels.values()))
 
 
 def _scaled(row: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -91,35 +88,105 @@ def _smoothed(row: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.convolve(row, window, mode="same") / weight, np.float32)
 
 
+# --- Bootstrap: whole clips are resampled, because the frames of one clip are far from independent.
+
+RESAMPLES = 1000
+MIN_CLIPS = 5
+"""Fewer clips have too few distinct resamples (at most 35 of four clips) for a 95 % interval."""
+_SEED = 0
+_QUANTILES = (0.025, 0.975)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapInterval:
+    """95 % percentile interval of a metric over resampled clips."""
+
+    low: float
+    high: float
+    clips: int
+    """Clips that were resampled."""
+    resamples: int
+    """Resamples that the interval is made of."""
+    skipped: int
+    """Resamples left out because only one class occurred in them."""
+
+
+def frame_auc_interval(scores: Scores, labels: Labels, fill_value: float) -> BootstrapInterval | None:
+    """Interval of :func:`frame_auc`; None with fewer than ``MIN_CLIPS`` clips, or if most resamples contain one class only."""
+    if len(labels) < MIN_CLIPS:
+        return None
+    filled = fill(scores, fill_value)
+    normal = [np.sort(filled[name][row == 0]) for name, row in labels.items()]
+    anomalous = [filled[name][row == 1] for name, row in labels.items()]
+    # A frame AUC is the share of (anomalous, normal) pairs that are ranked rightly. Counted once per pair of clips, a resample
+    # only weighs the counts by how often it drew either clip.
+    wins = np.array([[_pairs_won(high, low) for low in normal] for high in anomalous])
+    draws = _draws(len(labels))
+    pairs = (draws @ [len(frames) for frames in anomalous]) * (draws @ [len(frames) for frames in normal])
+    return _interval(((draws @ wins) * draws).sum(axis=1), pairs, len(labels))
+
+
+def mean_clip_auc_interval(aucs: Iterable[float]) -> BootstrapInterval | None:
+    """Interval of the mean of the :func:`clip_aucs`; None if there are fewer than ``MIN_CLIPS``."""
+    values = np.fromiter(aucs, np.float64)
+    if len(values) < MIN_CLIPS:
+        return None
+    draws = _draws(len(values))
+    return _interval(draws @ values, draws.sum(axis=1), len(values))
+
+
+def _pairs_won(anomalous: NDArray[np.float32], sorted_normal: NDArray[np.float32]) -> float:
+    """Pairs in which the anomalous frame scores higher; ties count half."""
+    left, right = (np.searchsorted(sorted_normal, anomalous, side).sum() for side in ("left", "right"))
+    return float(left + right) / 2
+
+
+def _draws(clips: int) -> NDArray[np.int64]:
+    """How often each resample draws each clip: int64 (RESAMPLES, clips)."""
+    return np.random.default_rng(_SEED).multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)
+
+
+def _interval(sums: NDArray[np.float64], weights: NDArray[Any], clips: int) -> BootstrapInterval | None:
+    usable = weights > 0
+    resamples = int(usable.sum())
+    if resamples < RESAMPLES / 2:
+        return None
+    low, high = np.quantile(sums[usable] / weights[usable], _QUANTILES)
+    return BootstrapInterval(float(low), float(high), clips, resamples, RESAMPLES - resamples)
+
+
+# --- Pixels
+
 _BITS = 18
 _DROPPED_BITS = np.uint32(32 - _BITS)
 _SIGN = np.uint32(1 << 31)
 
 
-class PixelCounts:
-    """Counts of normal and of anomalous pixels by heat: memory is the same for any number of frames.
+class PixelHistogram:
+    """Histograms of heat for normal and anomalous pixels, for the pixel AUC in constant memory.
 
-    Values are counted by the 18 highest bits of their float32 representation: sign, exponent and 9 bits of the fraction. Values
-    that differ by less than one part in 512 may count as ties, which are half right.
+    Each frame's heat map is resized bilinearly to its mask; one global threshold holds for the pixels of all frames. Pixels of a
+    frame without a heat map rank below all others. A bin holds the float32 values that share the 18 highest bits (sign, exponent
+    and 9 bits of the fraction), so values that differ by less than one part in 512 may count as ties, which are half right.
     """
 
     def __init__(self, origin: float) -> None:
-        """``origin``: the usual score, from which values are measured, lest a large constant take up all bits."""
+        """``origin``: the usual score, subtracted first so that a large constant does not use up the bits."""
         self._origin = np.float32(origin)
         self._counts = np.zeros((2, 1 << _BITS), np.int64)
 
     def add(self, heatmap: NDArray[np.float32] | None, mask: NDArray[np.bool_]) -> None:
-        """Count one frame. ``heatmap``: float32 (h, w), or None where there is none; ``mask``: bool (H, W), True = anomalous."""
+        """Count one frame. ``heatmap``: float32 (h, w), or None without one; ``mask``: bool (H, W), True = anomalous."""
         if heatmap is None:
             self._counts[:, 0] += (~mask).sum(), mask.sum()
             return
-        laid = np.asarray(cv2.resize(heatmap - self._origin, mask.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-        places = _rank(laid)
-        for anomalous, pixels in enumerate((places[~mask], places[mask])):
+        resized = np.asarray(cv2.resize(heatmap - self._origin, mask.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        bins = _bins(resized)
+        for anomalous, pixels in enumerate((bins[~mask], bins[mask])):
             self._counts[anomalous] += np.bincount(pixels, minlength=1 << _BITS)
 
     def auc(self) -> float | None:
-        """Area under the ROC curve; None where all pixels counted are of one class."""
+        """Area under the ROC curve; None if all counted pixels are of one class."""
         normal, anomalous = self._counts.astype(np.float64)
         pairs = normal.sum() * anomalous.sum()
         if pairs == 0:
@@ -128,8 +195,7 @@ class PixelCounts:
         return float((anomalous * (below + normal / 2)).sum() / pairs)
 
 
-def _rank(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+def _bins(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Integers in the order of the values: IEEE 754 numbers are ordered like their bits, negative ones in reverse."""
     bits = np.ascontiguousarray(values).view(np.uint32)
-    ordered = np.where(bits & _SIGN, ~bits, bits | _SIGN)
-    return ordered >> _DROPPED_BITS
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN) >> _DROPPED_BITS

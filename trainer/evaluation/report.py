@@ -1,14 +1,12 @@
-"""``evaluate --report``: one HTML file for a person who was not there. It holds its pictures and needs no network.
-
-Charts as PNG pictures. No text from disk enters them: matplotlib would read a ``$`` in a clip's name as a formula.
-"""
+"""``evaluate --report``: one HTML file that holds its images and needs no network."""
 
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -25,13 +23,16 @@ from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
 from trainer.evaluation.event_metrics import ClipEvents
 from trainer.evaluation.metrics import Roc, fill, frame_roc
-from trainer.evaluation.mistakes import Mistake, Picture, Shot, scale_picture, shots, worst_false_alarms, worst_misses
-from trainer.evaluation.result import Detector, Evaluation
-from trainer.evaluation.summary import figure, headlines
+from trainer.evaluation.mistakes import Image, Mistake, colour_scale, mistake_images, worst_false_alarms, worst_misses
+from trainer.evaluation.result import Evaluation
+from trainer.evaluation.summary import figure, headlines, interval, rate
 
-Curve = tuple[str, Roc]
-"""What a curve is called, and its points."""
+PAGE_NAME = "index.html"
+MAX_IMAGES = 10
+"""Of misses, and of false alarms."""
 
+_TEMPLATE_NAME = "report.html"
+_JPEG_QUALITY = 92
 _DPI = 110
 _MODEL_COLOUR = "#1f5fbf"
 _BASELINE_COLOURS = ("#8a8a8a", "#c08a2a", "#2a8a5a")
@@ -39,8 +40,129 @@ _TRUTH_COLOUR = "#d9534f"
 _MARGIN = 0.06
 
 
-def roc_chart(curves: Sequence[Curve]) -> bytes:
-    """ROC curves, the model's first."""
+class MistakeCard(NamedTuple):
+    """A mistake as the page shows it."""
+
+    image: str
+    clip: str
+    frame: int
+    score: str
+    height: str
+    """Of the score: 0 is the median of normal scores, 1 the threshold."""
+    stretch: str
+    wrong: bool
+
+
+class ClipRow(NamedTuple):
+    """A clip as the page shows it."""
+
+    name: str
+    frames: int
+    anomalous: int
+    auc: str
+    events: str
+    chart: str
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of the report before the evaluation, so that a bad path fails at once.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--report must be a folder that can be made, got {folder}: {error.strerror}") from error
+
+
+def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
+    """Write ``folder/index.html``; the clips of the worst mistakes are scored again for their heat maps.
+
+    Raises:
+        OddsightError: the engine or the footage is no longer available.
+        ConfigError: the folder cannot be written to.
+    """
+    model, bundle = evaluation.model, evaluation.bundle
+    inputs = (model.output.scores, evaluation.labels, bundle.calibration.enter, bundle.spec.fps)
+    misses, false_alarms = worst_misses(*inputs)[:MAX_IMAGES], worst_false_alarms(*inputs)[:MAX_IMAGES]
+    with screen.status("scoring the worst mistakes again"):
+        cards = _mistake_cards(evaluation, [*misses, *false_alarms])
+    page = _render(evaluation, cards[: len(misses)], cards[len(misses) :])
+    path = folder / PAGE_NAME
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--report must be a folder that can be written to, got {folder}: {error.strerror}") from error
+    return path
+
+
+def _render(evaluation: Evaluation, misses: Sequence[MistakeCard], false_alarms: Sequence[MistakeCard]) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("trainer.evaluation").joinpath(_TEMPLATE_NAME).read_text(encoding="utf-8"))
+    return template.render(
+        evaluation=evaluation,
+        headlines=list(headlines(evaluation)),
+        figure=figure,
+        interval=interval,
+        rate=rate,
+        roc=_roc(evaluation),
+        clips=list(_clip_rows(evaluation)),
+        misses=misses,
+        false_alarms=false_alarms,
+        scale=_jpeg(colour_scale(evaluation.bundle.calibration)),
+    )
+
+
+def _mistake_cards(evaluation: Evaluation, mistakes: Sequence[Mistake]) -> list[MistakeCard]:
+    calibration = evaluation.bundle.calibration
+    with closing(load_engine(evaluation.bundle, EngineRequest(evaluation.engine))) as engine:
+        images = mistake_images(engine, evaluation.clips, mistakes, calibration)
+    return [_mistake_card(mistake, image, calibration) for mistake, image in zip(mistakes, images, strict=True)]
+
+
+def _mistake_card(mistake: Mistake, image: Image, calibration: Calibration) -> MistakeCard:
+    height = (mistake.score - calibration.median) / (calibration.enter - calibration.median)
+    first, last = mistake.first_frame, mistake.last_frame
+    return MistakeCard(
+        image=_jpeg(image),
+        clip=mistake.clip,
+        frame=mistake.frame,
+        score=f"{mistake.score:.3g}",
+        height=f"{height:.2f}",
+        stretch=f"frames {first} to {last}" if last > first else f"frame {first}",
+        wrong=mistake.wrong,
+    )
+
+
+def _clip_rows(evaluation: Evaluation) -> Iterator[ClipRow]:
+    model, calibration = evaluation.model, evaluation.bundle.calibration
+    filled = np.concatenate(list(fill(model.output.scores, model.output.normal.median).values()))
+    span = (float(filled.min()), max(calibration.enter, float(filled.max())))
+    for name, labels in evaluation.labels.items():
+        events = model.clip_events[name]
+        yield ClipRow(
+            name=name,
+            frames=len(labels),
+            anomalous=int(labels.sum()),
+            auc=figure(model.streaming.clip_auc.get(name), 3),
+            events=f"{events.found} of {len(events.true)} true events found, {events.false} false",
+            chart=_timeline(model.output.scores[name], events, calibration, evaluation.bundle.spec.fps, span),
+        )
+
+
+# --- Charts. No text from disk enters them: matplotlib would read a ``$`` in a clip's name as a formula.
+
+
+def _roc(evaluation: Evaluation) -> str | None:
+    """ROC curves of all detectors; None if only one class occurs."""
+    curves: list[tuple[str, Roc]] = []
+    for result in evaluation.detectors:
+        roc = frame_roc(result.output.scores, evaluation.labels, result.output.normal.median)
+        if roc is not None:
+            curves.append((result.name if curves else "model", roc))
+    if not curves:
+        return None
     figure, axes = _figure(5.6, 5.0)
     colours = (_MODEL_COLOUR, *_BASELINE_COLOURS)
     for number, (name, roc) in enumerate(curves):
@@ -52,9 +174,9 @@ def roc_chart(curves: Sequence[Curve]) -> bytes:
     return _png(figure)
 
 
-def timeline(
+def _timeline(
     scores: NDArray[np.float32], events: ClipEvents, calibration: Calibration, fps: float, span: tuple[float, float]
-) -> bytes:
+) -> str:
     """One clip's scores, float32 (frames,), over time; ``span``: lowest and highest score shown, the same for all clips."""
     figure, axes = _figure(8.4, 1.9)
     seconds = np.arange(len(scores)) / fps
@@ -79,150 +201,14 @@ def _figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> str:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return _data_url("png", buffer.getvalue())
 
 
-PICTURES = 10
-"""Of misses, and of false alarms."""
-PAGE_NAME = "index.html"
-_TEMPLATE_NAME = "report.html"
-_JPEG_QUALITY = 92
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A mistake as the page shows it."""
-
-    picture: str
-    clip: str
-    frame: int
-    score: str
-    height: str
-    """Of the score: 0 is the median of normal scores, 1 the threshold."""
-    stretch: str
-    wrong: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ClipRow:
-    """A clip as the page shows it."""
-
-    name: str
-    frames: int
-    anomalous: int
-    auc: str
-    events: str
-    chart: str
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the folder that the report will be written to, before anything takes time.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--report must be a folder that can be made, got {folder}: {error.strerror}") from error
-
-
-def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
-    """Write ``folder/index.html``; the clips of the worst mistakes are scored again for their heat maps.
-
-    Raises:
-        OddsightError: the engine or the footage is no longer there.
-        ConfigError: the folder cannot be written to.
-    """
-    with screen.status("scoring the worst mistakes again"):
-        misses, false_alarms = _mistakes(evaluation)
-        cards = _cards(evaluation, [*misses, *false_alarms])
-    page = _page(evaluation, cards[: len(misses)], cards[len(misses) :])
-    path = folder / PAGE_NAME
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--report must be a folder that can be written to, got {folder}: {error.strerror}") from error
-    return path
-
-
-def _page(evaluation: Evaluation, misses: Sequence[Card], false_alarms: Sequence[Card]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("trainer.evaluation").joinpath(_TEMPLATE_NAME).read_text(encoding="utf-8"))
-    return template.render(
-        evaluation=evaluation,
-        headlines=list(headlines(evaluation)),
-        figure=figure,
-        roc=_roc(evaluation),
-        clips=list(_clip_rows(evaluation)),
-        misses=misses,
-        false_alarms=false_alarms,
-        scale=_jpeg(scale_picture(evaluation.bundle.calibration)),
-    )
-
-
-def _mistakes(evaluation: Evaluation) -> tuple[list[Mistake], list[Mistake]]:
-    known = (evaluation.model.scores, evaluation.labels, evaluation.bundle.calibration.enter, evaluation.bundle.spec.fps)
-    return worst_misses(*known)[:PICTURES], worst_false_alarms(*known)[:PICTURES]
-
-
-def _cards(evaluation: Evaluation, mistakes: Sequence[Mistake]) -> list[Card]:
-    calibration = evaluation.bundle.calibration
-    engine = load_engine(evaluation.bundle, EngineRequest(evaluation.engine))
-    try:
-        return [_card(shot, calibration) for shot in shots(engine, evaluation.clips, mistakes, calibration)]
-    finally:
-        engine.close()
-
-
-def _card(shot: Shot, calibration: Calibration) -> Card:
-    mistake = shot.mistake
-    height = (mistake.score - calibration.median) / (calibration.enter - calibration.median)
-    first, last = mistake.first_frame, mistake.last_frame
-    return Card(
-        picture=_jpeg(shot.picture),
-        clip=mistake.clip,
-        frame=mistake.frame,
-        score=f"{mistake.score:.3g}",
-        height=f"{height:.2f}",
-        stretch=f"frames {first} to {last}" if last > first else f"frame {first}",
-        wrong=mistake.wrong,
-    )
-
-
-def _clip_rows(evaluation: Evaluation) -> Iterator[ClipRow]:
-    model, calibration = evaluation.model, evaluation.bundle.calibration
-    span = _span(model, calibration)
-    for name, labels in evaluation.labels.items():
-        events = model.clip_events[name]
-        chart = timeline(model.scores[name], events, calibration, evaluation.bundle.spec.fps, span)
-        yield ClipRow(
-            name=name,
-            frames=len(labels),
-            anomalous=int(labels.sum()),
-            auc=figure(model.streaming.clip_auc.get(name), 3),
-            events=f"{events.found} of {len(events.true)} true events found, {events.false} false",
-            chart=_data_url("png", chart),
-        )
-
-
-def _span(model: Detector, calibration: Calibration) -> tuple[float, float]:
-    filled = fill(model.scores, model.fill_value).values()
-    return min(float(row.min()) for row in filled), max(calibration.enter, *(float(row.max()) for row in filled))
-
-
-def _roc(evaluation: Evaluation) -> str | None:
-    names = ["model", *(baseline.name for baseline in evaluation.baselines)]
-    curves = [frame_roc(found.scores, evaluation.labels, found.fill_value) for found in evaluation.detectors]
-    drawn = [(name, curve) for name, curve in zip(names, curves, strict=True) if curve is not None]
-    return _data_url("png", roc_chart(drawn)) if drawn else None
-
-
-def _jpeg(picture: Picture) -> str:
-    return _data_url("jpeg", encode_jpeg(picture, _JPEG_QUALITY))
+def _jpeg(image: Image) -> str:
+    return _data_url("jpeg", encode_jpeg(image, _JPEG_QUALITY))
 
 
 def _data_url(kind: str, content: bytes) -> str:

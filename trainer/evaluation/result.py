@@ -1,4 +1,4 @@
-"""The result of an evaluation as values; everything else is a view of them."""
+"""The result of an evaluation as values, from which the tables, the JSON output and the report are made."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,64 +6,73 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bundle import Bundle, Calibration
+from deploy.bundle import Bundle
 from deploy.decision import DecisionRule
 from trainer.data.labels import LabelledClip
-from trainer.evaluation.event_metrics import ClipEvents, EventFigures, clip_events, event_figures
-from trainer.evaluation.metrics import SMOOTHING_FRAMES, Labels, Scores, clip_aucs, frame_auc, literature_scores
-from trainer.evaluation.runner import Outcome
+from trainer.evaluation.event_metrics import ClipEvents, EventMetrics, clip_events, event_metrics
+from trainer.evaluation.metrics import (
+    SMOOTHING_FRAMES,
+    BootstrapInterval,
+    Labels,
+    clip_aucs,
+    frame_auc,
+    frame_auc_interval,
+    literature_scores,
+    mean_clip_auc_interval,
+)
+from trainer.evaluation.runner import DetectorOutput
 
 
 @dataclass(frozen=True, slots=True)
-class Streaming:
-    """One global threshold, causal scores, nothing normalised."""
+class StreamingMetrics:
+    """Metrics of causal, unnormalised scores under one global threshold."""
 
     frame_auc: float | None
-    """None where only one class occurs."""
+    """None if only one class occurs."""
+    frame_auc_interval: BootstrapInterval | None
+    """None if there are too few clips."""
     mean_clip_auc: float | None
+    mean_clip_auc_interval: BootstrapInterval | None
     clip_auc: Mapping[str, float]
-    """Of each clip in which both classes occur."""
+    """Only clips in which both classes occur."""
     pixel_auc: float | None
-    """See :mod:`trainer.evaluation.metrics`; None where the data set has no masks."""
+    """None if the data set has no masks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Literature:
-    """Each clip scaled by its own extremes and smoothed around each frame: to compare with papers, not to expect of a service."""
+class LiteratureMetrics:
+    """Metrics by the literature's protocol (see :mod:`trainer.evaluation.metrics`), for comparison with papers only."""
 
     frame_auc: float | None
     smoothing_frames: int
 
 
 @dataclass(frozen=True, slots=True)
-class Detector:
-    """The model or a baseline: its scores and all figures made from them."""
+class DetectorResult:
+    """Scores and metrics of the model or of a baseline."""
 
     name: str
-    scores: Scores
-    fill_value: float
-    """Stands in for frames without a score: the median of normal scores, known beforehand."""
-    calibration: Calibration | None
-    """None where there was too little training footage to make one; then there are no events."""
-    streaming: Streaming
-    literature: Literature
-    events: EventFigures | None
+    output: DetectorOutput
+    streaming: StreamingMetrics
+    literature: LiteratureMetrics
+    events: EventMetrics | None
+    """None without a calibration."""
     clip_events: Mapping[str, ClipEvents]
     """By clip name; empty without a calibration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A bundle on labelled test footage, beside the baselines."""
+    """A bundle and the baselines on labelled test footage."""
 
     bundle: Bundle
     engine: str
     engine_details: Mapping[str, str]
     clips: tuple[LabelledClip, ...]
-    model: Detector
-    baselines: tuple[Detector, ...]
+    model: DetectorResult
+    baselines: tuple[DetectorResult, ...]
     left_out: tuple[str, ...]
-    """A line for each baseline that could not take part."""
+    """One line, with the reason, for each baseline that could not run."""
 
     @property
     def labels(self) -> Labels:
@@ -72,32 +81,48 @@ class Evaluation:
 
     @property
     def frames(self) -> int:
-        """Test frames in all."""
+        """Number of test frames."""
         return sum(len(clip.labels) for clip in self.clips)
 
     @property
-    def detectors(self) -> tuple[Detector, ...]:
+    def detectors(self) -> tuple[DetectorResult, ...]:
         """The model, then the baselines."""
         return (self.model, *self.baselines)
 
 
-def labels_of(clips: tuple[LabelledClip, ...]) -> dict[str, Any]:
+def labels_of(clips: tuple[LabelledClip, ...]) -> Labels:
     """Labels by clip name."""
     return {clip.source.name: clip.labels for clip in clips}
 
 
-def detector(name: str, outcome: Outcome, calibration: Calibration | None, labels: Labels, fps: float) -> Detector:
-    """All figures of one detector. ``fps`` turns frames into seconds."""
-    rule = None if calibration is None else DecisionRule(enter=calibration.enter, exit=calibration.exit)
-    return Detector(
+def detector_result(name: str, output: DetectorOutput, labels: Labels, fps: float) -> DetectorResult:
+    """Compute all metrics of one detector; ``fps`` turns frames into seconds."""
+    calibration = output.normal.calibration
+    events: Mapping[str, ClipEvents] = {}
+    if calibration is not None:
+        rule = DecisionRule(enter=calibration.enter, exit=calibration.exit)
+        events = clip_events(rule, output.scores, labels, fps)
+    scaled = literature_scores(output.scores, output.normal.median)
+    return DetectorResult(
         name=name,
-        scores=outcome.scores,
-        fill_value=outcome.fill_value,
-        calibration=calibration,
-        streaming=_streaming(outcome, labels),
-        literature=_literature(outcome, labels),
-        events=None if rule is None else event_figures(rule, outcome.scores, labels, fps),
-        clip_events={} if rule is None else {n: clip_events(rule, outcome.scores[n], row, fps) for n, row in labels.items()},
+        output=output,
+        streaming=_streaming_metrics(output, labels),
+        literature=LiteratureMetrics(frame_auc(scaled, labels, 0.0), SMOOTHING_FRAMES),
+        events=None if calibration is None else event_metrics(events, labels, fps),
+        clip_events=events,
+    )
+
+
+def _streaming_metrics(output: DetectorOutput, labels: Labels) -> StreamingMetrics:
+    inputs = (output.scores, labels, output.normal.median)
+    per_clip = clip_aucs(*inputs)
+    return StreamingMetrics(
+        frame_auc=frame_auc(*inputs),
+        frame_auc_interval=frame_auc_interval(*inputs),
+        mean_clip_auc=float(np.mean(list(per_clip.values()))) if per_clip else None,
+        mean_clip_auc_interval=mean_clip_auc_interval(per_clip.values()),
+        clip_auc=per_clip,
+        pixel_auc=output.pixel_auc,
     )
 
 
@@ -117,31 +142,23 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _streaming(outcome: Outcome, labels: Labels) -> Streaming:
-    per_clip = clip_aucs(outcome.scores, labels, outcome.fill_value)
-    return Streaming(
-        frame_auc=frame_auc(outcome.scores, labels, outcome.fill_value),
-        mean_clip_auc=float(np.mean(list(per_clip.values()))) if per_clip else None,
-        clip_auc=per_clip,
-        pixel_auc=outcome.pixel_auc,
-    )
-
-
-def _literature(outcome: Outcome, labels: Labels) -> Literature:
-    scaled = literature_scores(outcome.scores, outcome.fill_value)
-    return Literature(frame_auc(scaled, labels, 0.0), SMOOTHING_FRAMES)
-
-
-def _detector_json(found: Detector) -> dict[str, Any]:
+def _detector_json(result: DetectorResult) -> dict[str, Any]:
+    normal = result.output.normal
     return {
-        "streaming": asdict(found.streaming),
-        "literature": asdict(found.literature),
-        "events": None if found.events is None else asdict(found.events),
-        "clip_events": {name: _counts(events) for name, events in found.clip_events.items()},
-        "fill_value": found.fill_value,
-        "calibration": None if found.calibration is None else found.calibration.model_dump(),
+        "streaming": asdict(result.streaming),
+        "literature": asdict(result.literature),
+        "events": None if result.events is None else asdict(result.events),
+        "clip_events": {name: _event_counts(events) for name, events in result.clip_events.items()},
+        "fill_value": normal.median,
+        "calibration": None if normal.calibration is None else normal.calibration.model_dump(),
     }
 
 
-def _counts(events: ClipEvents) -> dict[str, int]:
-    return {"true": len(events.true), "announced": len(events.announced), "found": events.found, "false": events.false}
+def _event_counts(events: ClipEvents) -> dict[str, int]:
+    return {
+        "true": len(events.true),
+        "announced": len(events.announced),
+        "found": events.found,
+        "false": events.false,
+        "early": events.early,
+    }
