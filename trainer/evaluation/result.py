@@ -147,6 +147,7 @@ def _detector_json(result: DetectorResult) -> dict[str, Any]:
     return {
         "streaming": asdict(result.streaming),
         "literature": asdict(result.literature),
+        "region_metrics": None if result.output.region_metrics is None else asdict(result.output.region_metrics),
         "events": None if result.events is None else asdict(result.events),
         "clip_events": {name: _event_counts(events) for name, events in result.clip_events.items()},
         "fill_value": normal.median,

@@ -1,4 +1,4 @@
-"""Runs detectors over test footage, frame by frame and causally; keeps scores and pixel counts, but no heat maps."""
+"""Runs detectors over test footage, frame by frame and causally; keeps scores and counts, but no heat maps."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from trainer.data.clips import clip_windows
 from trainer.data.footage import Footage, Source, footage_info
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.metrics import PixelHistogram, Scores
+from trainer.evaluation.region_metrics import RegionCounter, RegionMetrics, TrackLinker, TrueRegions
 
 PARALLEL_CLIPS = 8
 """Clips of footage that a recurrent model scores at once: enough to keep an engine busy, few enough to hold in memory."""
@@ -91,6 +92,8 @@ class DetectorOutput:
     normal: NormalScores
     pixel_auc: float | None
     """None if the data set has no masks."""
+    region_metrics: RegionMetrics | None
+    """None without masks, and without a calibration, which places the thresholds."""
 
 
 def run_detectors(
@@ -104,23 +107,50 @@ def run_detectors(
     ``frames`` yields, for every frame of a clip's source in order, one result per detector, None where it gives no score.
     ``advance`` is called with the number of frames that were done.
     """
-    scores: list[dict[str, NDArray[np.float32]]] = [{} for _ in normal]
-    histograms = [PixelHistogram(one.median) for one in normal]
+    frame_total = sum(len(clip.labels) for clip in clips)
+    recorders = [_Recorder(one, frame_total) for one in normal]
+    linker = TrackLinker()
     has_masks = all(clip.masks is not None or not clip.labels.any() for clip in clips)
     for clip in clips:
-        rows = np.full((len(normal), len(clip.labels)), np.nan, np.float32)
+        linker.start_clip()
+        for recorder in recorders:
+            recorder.start_clip(clip)
         masks = _masks(clip) if has_masks else repeat(None)
         for number, (results, mask) in enumerate(zip(frames(clip), masks, strict=False)):
-            rows[:, number] = [np.nan if result is None else result[0] for result in results]
-            if mask is not None:
-                for histogram, result in zip(histograms, results, strict=True):
-                    histogram.add(None if result is None else result[1], mask)
+            regions = None if mask is None else linker.next_frame(mask)
+            for recorder, result in zip(recorders, results, strict=True):
+                recorder.add_score(number, result)
+                if mask is not None and regions is not None:
+                    recorder.add_heatmap(None if result is None else result[1], mask, regions)
             advance(1)
-        for by_clip, row in zip(scores, rows, strict=True):
-            by_clip[clip.source.name] = row
-    return [
-        DetectorOutput(by_clip, one, histogram.auc()) for by_clip, one, histogram in zip(scores, normal, histograms, strict=True)
-    ]
+    return [recorder.output() for recorder in recorders]
+
+
+class _Recorder:
+    """Collects the output of one detector."""
+
+    def __init__(self, normal: NormalScores, frame_total: int) -> None:
+        self._normal = normal
+        self._scores: dict[str, NDArray[np.float32]] = {}
+        self._row: NDArray[np.float32] = np.empty(0, np.float32)
+        self._pixels = PixelHistogram(normal.median)
+        self._regions = None if normal.calibration is None else RegionCounter(normal.calibration, frame_total)
+
+    def start_clip(self, clip: LabelledClip) -> None:
+        self._row = self._scores[clip.source.name] = np.full(len(clip.labels), np.nan, np.float32)
+
+    def add_score(self, number: int, result: FrameResult | None) -> None:
+        if result is not None:
+            self._row[number] = result[0]
+
+    def add_heatmap(self, heatmap: HeatMap | None, mask: NDArray[np.bool_], regions: TrueRegions) -> None:
+        self._pixels.add(heatmap, mask)
+        if self._regions is not None:
+            self._regions.add(heatmap, regions)
+
+    def output(self) -> DetectorOutput:
+        region_metrics = None if self._regions is None else self._regions.metrics()
+        return DetectorOutput(self._scores, self._normal, self._pixels.auc(), region_metrics)
 
 
 def all_frames(scored: Iterable[tuple[int, float, HeatMap]], total: int) -> Iterator[tuple[FrameResult | None]]:

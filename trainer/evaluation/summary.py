@@ -112,7 +112,7 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
     yield _clip_table(evaluation)
 
 
-_AUC_HEADINGS = ("frame AUC", "mean clip", "pixel AUC", "literature")
+_AUC_HEADINGS = ("frame AUC", "mean clip", "pixel AUC", "RBDC", "TBDC", "literature")
 _EVENT_HEADINGS = ("precision", "recall", "F1", "delay s", "worst s", "false/h", "false/day at most")
 
 
@@ -129,11 +129,12 @@ def _detector_table(evaluation: Evaluation) -> Table:
 
 
 def _auc_cells(result: DetectorResult) -> list[str]:
-    streaming = result.streaming
+    streaming, regions = result.streaming, result.output.region_metrics
     return [
         figure(streaming.frame_auc, 4) + interval(streaming.frame_auc_interval, "\n"),
         figure(streaming.mean_clip_auc, 4) + interval(streaming.mean_clip_auc_interval, "\n"),
         figure(streaming.pixel_auc, 4),
+        *([UNDEFINED] * 2 if regions is None else [figure(regions.rbdc, 3), figure(regions.tbdc, 3)]),
         figure(result.literature.frame_auc, 4),
     ]
 

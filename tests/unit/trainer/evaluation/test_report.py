@@ -127,8 +127,8 @@ def test_page_text(page):
 
 def test_undefined_metrics_are_dashes(page):
     row = re.search(r"<tr><td>plain</td>(.*?)</tr>", page, re.DOTALL)
-    assert len(re.findall(r"<td>", row[1])) == 14
-    assert row[1].count("<td>-</td>") == 11  # events and pixels
+    assert len(re.findall(r"<td>", row[1])) == 16
+    assert row[1].count("<td>-</td>") == 13  # events, pixels and regions
 
 
 def test_mistake_images(evaluation, calibration):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from trainer.data.footage import Source
 from trainer.data.labels import LabelledClip
+from trainer.evaluation.region_metrics import RegionMetrics
 from trainer.evaluation.result import as_json
 from trainer.evaluation.summary import duration, events_line, headlines, rate, tables
 
@@ -23,7 +24,7 @@ def clip(name, labels):
 def evaluation(evaluation_of, runs):
     """One clip with an event that is announced 0.5 s late, and a normal one."""
     clips = (clip(RUSH, [0] * 20 + [1] * 20), clip(CALM, [0] * 20))
-    return evaluation_of(clips, {RUSH: runs((1, 22), (5, 18)), CALM: runs((1, 20))})
+    return evaluation_of(clips, {RUSH: runs((1, 22), (5, 18)), CALM: runs((1, 20))}, regions=RegionMetrics(0.8, 0.9, 20, 1))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def test_json_values(evaluation):
         "clip_auc": {RUSH: pytest.approx(0.95)},
         "pixel_auc": 0.75,
     }
+    assert result["region_metrics"] == {"rbdc": 0.8, "tbdc": 0.9, "regions": 20, "tracks": 1}
     assert result["literature"]["smoothing_frames"] == 17
     assert (result["events"]["found"], result["events"]["median_delay_s"]) == (1, pytest.approx(0.5))
     assert (result["events"]["normal_frames"], result["events"]["normal_s"]) == (40, 4.0)
@@ -67,7 +69,7 @@ def test_json_intervals(six_clips):
 
 def test_baseline_without_calibration_has_no_events(evaluation):
     plain = as_json(evaluation)["baselines"]["plain"]
-    assert (plain["events"], plain["clip_events"], plain["calibration"], plain["fill_value"]) == (None, {}, None, 0.0)
+    assert (plain["events"], plain["clip_events"], plain["region_metrics"], plain["calibration"]) == (None, {}, None, None)
     assert plain["streaming"]["frame_auc"] == pytest.approx(0.05)
 
 
@@ -82,9 +84,9 @@ def test_tables(evaluation):
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in printed(evaluation).splitlines() if "│" in line}
     rows = {name: [cell.strip() for cell in cells] for name, cells in rows.items()}
     assert set(rows) == {"net-1", "plain", RUSH, CALM}
-    assert rows["net-1"][:4] == ["0.9500", "0.9500", "0.7500", "1.0000"]
+    assert rows["net-1"][:6] == ["0.9500", "0.9500", "0.7500", "0.800", "0.900", "1.0000"]
     assert rows["net-1"][-2:] == ["0.0", "64,708"]
-    assert rows["plain"][4:] == ["-"] * 7
+    assert rows["plain"][2:5] + rows["plain"][6:] == ["-"] * 10
     assert rows[RUSH] == ["40", "20", "0.950", "0.050", "1", "1", "0"]
 
 

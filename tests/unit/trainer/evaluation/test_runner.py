@@ -11,6 +11,7 @@ from deploy.spec import ClipSpec
 from tests.harness.fakes import BrightnessEngine, MeanBrightnessEngine
 from trainer.data.footage import Footage, Source
 from trainer.data.labels import LabelledClip
+from trainer.evaluation.region_metrics import RegionMetrics
 from trainer.evaluation.runner import (
     PARALLEL_CLIPS,
     NormalScores,
@@ -152,6 +153,14 @@ def test_detectors_run_side_by_side() -> None:
     assert second.scores["a"].tolist() == pytest.approx([NAN, 9.0], nan_ok=True)
     assert first.pixel_auc == 1.0
     assert second.pixel_auc == pytest.approx(16 / 31)  # above the 16 pixels of the frame without a map, below 15 of its own
+
+
+def test_region_metrics_need_a_calibration(calibration) -> None:
+    frames = [(result(9.0), result(9.0)), (None, None)]
+    normal = [NormalScores(1.0, calibration), NormalScores(1.0, None)]
+    first, second = run_detectors([labelled([1, 0]), labelled([1, 0], name="b")], lambda _: iter(frames), normal, id)
+    assert first.region_metrics == RegionMetrics(rbdc=1.0, tbdc=1.0, regions=2, tracks=2)
+    assert second.region_metrics is None
 
 
 def test_pixel_auc_needs_masks_of_all_anomalous_clips(tmp_path, street, pictures) -> None:
