@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from deploy.engine import Precision
     from deploy.export.tensorrt import Tell
-    from deploy.validation.admission import Verdict
+    from deploy.validation.admission import VerifyResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,9 +85,9 @@ def build(
     engine: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option(help="tensorrt-rtx needs no GPU to build.")] = "tensorrt",
     precision: Annotated[
         Literal["f16", "f32", "int8"],
-        typer.Option(help="Of convolutions and matrix products; int8: of convolutions that bear it, by --frames."),
+        typer.Option(help="Of convolutions and matrix products; int8: of convolutions that bear it, by --calibration-data."),
     ] = "f16",
-    frames: Annotated[
+    calibration_data: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
@@ -101,7 +101,7 @@ def build(
     profiles: Annotated[
         Literal["static", "wide"], typer.Option(help="One profile a bucket, or one for all, tuned for the largest.")
     ] = "static",
-    level: Annotated[int, typer.Option(min=0, max=5, help="How long the builder looks for faster kernels.")] = 3,
+    optimization_level: Annotated[int, typer.Option(min=0, max=5, help="How long the builder looks for faster kernels.")] = 3,
     workspace_mib: Annotated[int, typer.Option(min=1, help="Most GPU memory that one kernel may take for itself.")] = 4096,
     max_plan_mib: Annotated[int, typer.Option(min=1, help="A larger plan is an error.")] = 1024,
     as_json: AsJson = False,
@@ -111,19 +111,23 @@ def build(
     TensorRT for RTX builds without a GPU as well; the gate then waits for oddsight-deploy verify on a machine that has one.
     """
     from deploy.bundle import read_bundle
-    from deploy.export.calibration_frames import read_footage
+    from deploy.export.calibration_frames import read_calibration_frames
     from deploy.export.tensorrt import make_plan
-    from deploy.records import read_options
+    from deploy.records import read_build_options
     from deploy.report import value_table, variant_values, verdict_values
     from deploy.validation.admission import verify_engine
 
-    if frames and precision != "int8":
-        raise ConfigError(f"--frames is what --precision int8 is made from, got --precision {precision}")
-    options = read_options(
-        buckets=bucket or None, profiles=profiles, level=level, workspace_mib=workspace_mib, max_plan_mib=max_plan_mib
+    if calibration_data and precision != "int8":
+        raise ConfigError(f"--calibration-data is for --precision int8, got --precision {precision}")
+    options = read_build_options(
+        buckets=bucket or None,
+        profiles=profiles,
+        optimization_level=optimization_level,
+        workspace_mib=workspace_mib,
+        max_plan_mib=max_plan_mib,
     )
     verified = read_bundle(bundle)
-    footage = read_footage(frames, verified) if frames else None
+    footage = read_calibration_frames(calibration_data, verified) if calibration_data else None
     with _building() as tell:
         variant = make_plan(verified, engine, precision, options, tell, footage)
     verdict = verify_engine(verified, engine, precision)
@@ -183,10 +187,10 @@ def optimize(
     oddsight-stream run then takes it wherever the settings leave the engine open. Takes a minute or two.
     Exit code 1 if nothing passes. If nothing keeps up the fastest is kept, and a warning on stderr says what it can carry.
     """
+    from deploy.benchmark.load_test import CameraLoad
     from deploy.bundle import read_bundle
     from deploy.errors import EngineRefused
     from deploy.report import reason_line, trial_values, trials_table
-    from deploy.selection.load_test import CameraLoad
     from deploy.selection.optimize import Goal
     from deploy.selection.optimize import optimize as choose
 
@@ -224,7 +228,7 @@ def _wanted(engines: list[str] | None, precision: "Precision | None") -> "list[t
     ]
 
 
-def _print_verdicts(verdicts: "list[Verdict]") -> None:
+def _print_verdicts(verdicts: "list[VerifyResult]") -> None:
     """A table of what could be tried; below it, a line each, what there is to say of them and why others could not be."""
     from deploy.report import reason_line, verdict_table
 

@@ -1,298 +1,338 @@
-"""Plans in a bundle: written with what they were made for, and read only if that is what is here and they are as they were.
+"""Records of what was built, validated and chosen on a machine, kept in a bundle's folder ``engines``.
 
-How a plan is made. Part of its fingerprint.
+    engines/openvino-bf16/engine.json    EngineRecord: fingerprint and accuracy of one engine in one precision
+    engines/tensorrt-f16/plan            TensorRT plan, native code for one GPU; its engine.json holds its sha256
+    engines/default.json                 DefaultEngine: what ``oddsight-deploy optimize`` chose
 
-What was tried on this machine: one folder for each engine and precision, in the bundle's ``engines``.
-
-    engines/openvino-bf16/engine.json    fingerprint and gate
-    engines/tensorrt-f16/plan            native code for one GPU, and beside it its engine.json with its sha256
-
-Kept apart from ``bundle.json``, which the trainer writes and which is the same on every machine.
-
-The engine that a bundle is served with where the settings name none: what ``oddsight-deploy optimize`` chose on a machine.
-
-engines/default.json    engine, precision and performance hint, what they were chosen for, and what was measured
+They are not part of ``bundle.json``, which the trainer writes and which is the same on every machine.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import PerformanceHint, Precision
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale
-from deploy.export.calibration_frames import FootageCard
-from deploy.selection.load_test import Figures
-from deploy.validation.accuracy import Gate
-
-
-class BuildOptions(BaseModel):
-    """How a plan is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    buckets: tuple[int, ...] = Field(default=(1, 8, 32, 128), min_length=1)
-    """Clips a call, in rising order; a call with fewer is filled up to the next."""
-    profiles: Literal["static", "wide"] = "static"
-    """``static``: one profile a bucket, each tuned for it; ``wide``: one for all, tuned for the largest."""
-    level: int = Field(default=3, ge=0, le=5)
-    """How long the builder looks for faster kernels: 0 hardly, 5 longest."""
-    workspace_bytes: int = Field(default=4 << 30, ge=1 << 20)
-    """Most GPU memory that a kernel may take for itself; only what is needed is taken."""
-    max_plan_bytes: int = Field(default=1 << 30, ge=1)
-    """A larger plan is an error."""
-
-    @field_validator("buckets")
-    @classmethod
-    def _rising(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
-        if list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] > 1024:
-            raise ValueError(f"buckets must rise, from 1 to 1024, got {buckets}")
-        return buckets
-
-
-def read_options(
-    *, buckets: Sequence[int] | None, profiles: Literal["static", "wide"], level: int, workspace_mib: int, max_plan_mib: int
-) -> BuildOptions:
-    """Options as a user gives them: buckets in any order, None for the usual ones; sizes in MiB.
-
-    Raises:
-        ConfigError: one is out of its range.
-    """
-    given = {
-        "profiles": profiles,
-        "level": level,
-        "workspace_bytes": workspace_mib << 20,
-        "max_plan_bytes": max_plan_mib << 20,
-        **({} if buckets is None else {"buckets": tuple(sorted(set(buckets)))}),
-    }
-    try:
-        return BuildOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
-
 
 ENGINES_FOLDER = "engines"
 _RECORD_NAME = "engine.json"
-
-_Record = TypeVar("_Record", bound=BaseModel)
+_PLAN_NAME = "plan"
+_DEFAULT_NAME = "default.json"
 
 Fingerprint = dict[str, str]
 """What an engine's scores depend on besides the bundle: library, version, device, precision."""
 
 
-class Plan(BaseModel):
-    """What is known of a plan, which lies beside the record."""
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class BuildOptions(_Record):
+    """How a TensorRT plan is built."""
+
+    buckets: tuple[int, ...] = Field(default=(1, 8, 32, 128), min_length=1)
+    """Batch sizes in ascending order; a smaller batch is padded to the next bucket."""
+    profiles: Literal["static", "wide"] = "static"
+    """``static``: one optimization profile for each bucket; ``wide``: one for all, tuned for the largest."""
+    optimization_level: int = Field(default=3, ge=0, le=5)
+    """How long the builder searches for faster kernels: 0 least, 5 longest."""
+    workspace_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    """Upper limit of the GPU memory that one kernel may use as scratch space."""
+    max_plan_bytes: int = Field(default=1 << 30, ge=1)
+    """A larger plan is an error."""
+
+    @field_validator("buckets")
+    @classmethod
+    def _ascending(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
+        if list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] > 1024:
+            raise ValueError(f"buckets must rise, from 1 to 1024, got {buckets}")
+        return buckets
+
+    def profile_bounds(self) -> list[tuple[int, int, int]]:
+        """Minimum, optimum and maximum batch size of each optimization profile."""
+        if self.profiles == "wide":
+            return [(1, self.buckets[-1], self.buckets[-1])]
+        return [(bucket, bucket, bucket) for bucket in self.buckets]
+
+
+class CalibrationInfo(_Record):
+    """Which frames an ``int8`` graph was calibrated with."""
+
+    stretches: int
+    frames: int
+    sha256: str
+    """Of all frames in a row, as the model gets them."""
+
+
+class PlanRecord(_Record):
+    """A TensorRT plan, which lies beside the record."""
 
     sha256: str
-    """A plan is native code: nothing else may be loaded."""
+    """A plan is native code: a file with another sum is never loaded."""
     graph_sha256: str
-    """Of the graph that it was built from: the bundle's own, or one of another precision made from it."""
+    """Of the ONNX graph that it was built from."""
     options: BuildOptions
     products: dict[str, int]
-    """Type -> how many convolutions and matrix products are in it, as the library understood the graph."""
-    footage: FootageCard | None = None
-    """What the graph was made from besides the model; None: nothing."""
+    """Type -> number of convolutions and matrix products computed in it, according to TensorRT's parser."""
+    calibration: CalibrationInfo | None = None
+    """For ``int8`` only."""
 
 
-class Variant(BaseModel):
-    """``engine.json``: an engine of one precision as it was found on a machine."""
+class AccuracyResult(_Record):
+    """Deviation of an engine's scores from the reference's, and the limits that it breaks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    frames: int
+    max_error: float
+    """Largest difference of a score, relative to the largest reference score."""
+    median_error: float
+    spearman: float
+    """Rank correlation of the scores, -1 to 1."""
+    auc_difference: float
+    """Difference in the AUC of sped-up against ordinary frames, 0 to 1."""
+    score_scale: float = 1.0
+    """Least-squares factor from the reference's scores to the engine's. The service divides by it, since the decision thresholds
+    are in units of the reference's scores."""
+    buckets: tuple[int, ...] = ()
+    """The batch sizes that were checked, of which the figures are the worst; empty if the engine has no buckets."""
+    failures: tuple[str, ...]
+    """A sentence for each limit that is broken; empty if the engine passed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all limits are kept."""
+        return not self.failures
+
+
+class EngineRecord(_Record):
+    """``engine.json``: one engine in one precision, as built or validated on a machine."""
 
     engine: str
     precision: Precision
     model_sha256: str
-    """Of the serving graph that it was made from."""
+    """Of ``model.onnx``."""
     fingerprint: Fingerprint
-    gate: Gate | None = None
-    """None: built, and not tried yet."""
-    plan: Plan | None = None
-    """For engines that are built before they are loaded."""
+    accuracy: AccuracyResult | None = None
+    """None: built, but not validated yet."""
+    plan: PlanRecord | None = None
+    """For TensorRT engines only."""
 
 
-def write_variant(bundle: Bundle, variant: Variant) -> Path:
-    """Keep what was found; an earlier find of the same engine and precision is replaced."""
-    folder = variant_folder(bundle, variant.engine, variant.precision)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / _RECORD_NAME, (variant.model_dump_json(indent=2) + "\n").encode())
-    return folder
+class LoadTestResult(_Record):
+    """Measurements of one engine under the load of some cameras."""
+
+    due: int
+    """Clips that arrived."""
+    scored: int
+    """Clips that were scored before the test ended."""
+    clips_per_s: float
+    """Scored clips a second; the capacity of an engine that cannot keep up."""
+    cpu_s_per_clip: float
+    """Of the whole process over the whole test, idle time included: threads may wait busily."""
+    latency_ms: dict[str, float]
+    """p50, p95 and p99 from a clip's arrival to its score; scored clips only."""
+    busy_share: float
+    """Share of the time spent scoring, 0 to 1."""
+
+    @property
+    def scored_share(self) -> float:
+        """0 to 1."""
+        return self.scored / self.due
 
 
-def read_variants(bundle: Bundle) -> list[Variant]:
-    """All that is kept, in order of name; of graphs that the bundle no longer holds as well.
-
-    Raises:
-        BundleCorrupt: a record cannot be read.
-    """
-    return [_read(path) for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"*/{_RECORD_NAME}"))]
-
-
-def passed_variant(bundle: Bundle, engine: str, precision: Precision, fingerprint: Fingerprint) -> Variant:
-    """The record of an engine that may be put to work here.
-
-    Raises:
-        EngineRefused: it was never tried, it failed, or something it depends on has changed since; names each difference.
-        BundleCorrupt: its record cannot be read.
-    """
-    variant = find_variant(bundle, engine, precision)
-    again = f"try it: oddsight-deploy verify {bundle.path} --engine {engine} --precision {precision}"
-    if variant is None or variant.gate is None:
-        raise EngineRefused(f"{engine} in {precision} has not been tried with this bundle; {again}")
-    if variant.gate.failures:
-        raise EngineRefused(f"{engine} in {precision} was refused: {'; '.join(variant.gate.failures)}; use f32")
-    expected = {"model_sha256": variant.model_sha256, **variant.fingerprint}
-    found = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
-    if changed := differences(expected, found):
-        raise EngineRefused(f"{engine} in {precision} was tried elsewhere: {'; '.join(changed)}; {again}")
-    return variant
-
-
-def find_variant(bundle: Bundle, engine: str, precision: Precision) -> Variant | None:
-    """The record of an engine; None if nothing was ever kept of it.
-
-    Raises:
-        BundleCorrupt: it cannot be read.
-    """
-    path = variant_folder(bundle, engine, precision) / _RECORD_NAME
-    return _read(path) if path.is_file() else None
-
-
-def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
-    """What differs, one sentence each, in order of name; none: they are equal."""
-    return [
-        f"{name} was {expected.get(name)}, is {found.get(name)}"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
-
-
-def variant_folder(bundle: Bundle, engine: str, precision: Precision) -> Path:
-    """Where what belongs to an engine of one precision lies."""
-    return bundle.path / ENGINES_FOLDER / f"{engine}-{precision}"
-
-
-def read_record(kind: type[_Record], path: Path, again: str) -> _Record:
-    """A record that was kept in a bundle; ``again``: the command that makes it.
-
-    Raises:
-        BundleCorrupt: it cannot be read.
-    """
-    try:
-        return kind.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise BundleCorrupt(f"{path}: {reason}; delete it and run {again} again") from error
-
-
-def _read(path: Path) -> Variant:
-    return read_record(Variant, path, "oddsight-deploy verify")
-
-
-_NAME: Final = "default.json"
-
-
-class DefaultEngine(BaseModel):
-    """``default.json``: the winner, for a model, a machine and a load."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class DefaultEngine(_Record):
+    """``default.json``: the engine chosen for a model, a machine and a load."""
 
     engine: str
     precision: Precision
     performance_hint: PerformanceHint
     model_sha256: str
-    """Of the serving graph that it was chosen for."""
+    """Of ``model.onnx``."""
     fingerprint: Fingerprint
     cameras: int
     frame_rate: float
     """Frames a second of each camera."""
     keeps_up: bool
-    """Whether it did with that load; if not, no engine did."""
-    measured: Figures
+    """Whether it carried this load; if not, no engine did."""
+    measured: LoadTestResult
     chosen_at: AwareDatetime
     """In UTC."""
 
 
-def write_default(bundle: Bundle, default: DefaultEngine) -> Path:
-    """Keep the choice; an earlier one is replaced.
+def read_build_options(
+    *,
+    buckets: Sequence[int] | None,
+    profiles: Literal["static", "wide"],
+    optimization_level: int,
+    workspace_mib: int,
+    max_plan_mib: int,
+) -> BuildOptions:
+    """Validate options of the command line: buckets in any order, None for the default ones; sizes in MiB.
 
     Raises:
-        BundleError: the bundle cannot be written to.
+        ConfigError: a value is out of range.
     """
-    path = _path(bundle)
+    values = {
+        "profiles": profiles,
+        "optimization_level": optimization_level,
+        "workspace_bytes": workspace_mib << 20,
+        "max_plan_bytes": max_plan_mib << 20,
+        **({} if buckets is None else {"buckets": tuple(sorted(set(buckets)))}),
+    }
     try:
-        path.parent.mkdir(exist_ok=True)
-        replace_file(path, (default.model_dump_json(indent=2) + "\n").encode())
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; choose on a copy of the bundle that you may write to") from error
-    return path
+        return BuildOptions.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
 
 
-def read_default(bundle: Bundle) -> DefaultEngine | None:
-    """What was chosen, here or elsewhere, for this model or an earlier one; None: nothing was.
+def record_folder(bundle: Bundle, engine: str, precision: Precision) -> Path:
+    """Folder for the files of one engine in one precision."""
+    return bundle.path / ENGINES_FOLDER / f"{engine}-{precision}"
+
+
+def write_record(bundle: Bundle, record: EngineRecord) -> None:
+    """Write ``engine.json``, replacing an earlier one of the same engine and precision."""
+    _write(record_folder(bundle, record.engine, record.precision) / _RECORD_NAME, record)
+
+
+def read_records(bundle: Bundle) -> list[EngineRecord]:
+    """All records in alphabetical order, including those of earlier versions of the model.
 
     Raises:
-        BundleCorrupt: the record cannot be read.
+        BundleCorrupt: a record cannot be read.
     """
-    path = _path(bundle)
-    return read_record(DefaultEngine, path, "oddsight-deploy optimize") if path.exists() else None
+    return [_read_engine_record(path) for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"*/{_RECORD_NAME}"))]
 
 
-def _path(bundle: Bundle) -> Path:
-    return bundle.path / ENGINES_FOLDER / _NAME
+def find_record(bundle: Bundle, engine: str, precision: Precision) -> EngineRecord | None:
+    """The record of one engine and precision, if there is one.
+
+    Raises:
+        BundleCorrupt: it cannot be read.
+    """
+    path = record_folder(bundle, engine, precision) / _RECORD_NAME
+    return _read_engine_record(path) if path.is_file() else None
 
 
-_PLAN_NAME = "plan"
+def require_validated(bundle: Bundle, engine: str, precision: Precision, fingerprint: Fingerprint) -> AccuracyResult:
+    """The passed accuracy check of an engine whose current fingerprint is ``fingerprint``.
+
+    Raises:
+        EngineRefused: it was never validated, it failed, or something that its scores depend on has changed since.
+        BundleCorrupt: its record cannot be read.
+    """
+    record = find_record(bundle, engine, precision)
+    command = f"validate it: oddsight-deploy verify {bundle.path} --engine {engine} --precision {precision}"
+    if record is None or record.accuracy is None:
+        raise EngineRefused(f"{engine} in {precision} has not been validated with this bundle; {command}")
+    if record.accuracy.failures:
+        raise EngineRefused(f"{engine} in {precision} failed validation: {'; '.join(record.accuracy.failures)}; use f32")
+    validated = {"model_sha256": record.model_sha256, **record.fingerprint}
+    current = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
+    if changed := differences(validated, current):
+        raise EngineRefused(f"{engine} in {precision} was validated elsewhere: {'; '.join(changed)}; {command}")
+    return record.accuracy
 
 
-def write_plan(bundle: Bundle, variant: Variant, plan: bytes) -> None:
-    """Keep a plan, which ``variant`` describes. The record is written last, so that it never names a plan that is not there."""
-    folder = variant_folder(bundle, variant.engine, variant.precision)
+def write_plan(bundle: Bundle, record: EngineRecord, plan: bytes) -> None:
+    """Write a TensorRT plan with its record. The record is written last, so that it never names a plan that is missing."""
+    folder = record_folder(bundle, record.engine, record.precision)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / _PLAN_NAME, plan)
-    write_variant(bundle, variant)
+    write_record(bundle, record)
 
 
-def read_plan(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> tuple[Variant, bytes]:
-    """A plan that may be loaded, with its record. ``here``: what plans of this engine depend on, as it is on this machine.
+def read_plan(bundle: Bundle, engine: str, precision: Precision, current: Fingerprint) -> tuple[EngineRecord, bytes]:
+    """A TensorRT plan that may be loaded on this machine, with its record.
+
+    ``current``: what plans of this engine depend on, as it is on this machine.
 
     Raises:
         EngineRefused: there is none.
-        PlanStale: it was made for something else; names each difference.
-        BundleCorrupt: it is not what was written: it is native code, and nothing else may be loaded.
+        PlanStale: it was built for something else; names each difference.
+        BundleCorrupt: the plan is missing or differs from what was written.
     """
-    build = _command(bundle, engine, precision)
-    variant = find_variant(bundle, engine, precision)
-    if variant is None or variant.plan is None:
+    build = _build_command(bundle, engine, precision)
+    record = find_record(bundle, engine, precision)
+    if record is None or record.plan is None:
         raise EngineRefused(f"{engine} in {precision} has no plan in this bundle; build it: {build}")
-    expected = {"model_sha256": variant.model_sha256, **{name: variant.fingerprint.get(name, "") for name in here}}
-    if changed := differences(expected, {"model_sha256": bundle.manifest.files[ONNX_NAME], **here}):
+    built_for = {"model_sha256": record.model_sha256, **{name: record.fingerprint.get(name, "") for name in current}}
+    if changed := differences(built_for, {"model_sha256": bundle.manifest.files[ONNX_NAME], **current}):
         raise PlanStale(
             f"the plan of {engine} in {precision} is for something else: {'; '.join(changed)}; build it again: {build}"
         )
-    return variant, _verified(bundle, variant, variant.plan.sha256, build)
-
-
-def _command(bundle: Bundle, engine: str, precision: Precision) -> str:
-    """What builds the plan; in ``int8`` from footage, unless a graph was made from some before."""
-    made = precision != "int8" or (variant_folder(bundle, "graph", precision) / ONNX_NAME).is_file()
-    frames = "" if made else " --frames FOLDER"
-    return f"oddsight-deploy build {bundle.path} --engine {engine} --precision {precision}{frames}"
-
-
-def _verified(bundle: Bundle, variant: Variant, expected: str, build: str) -> bytes:
-    path = variant_folder(bundle, variant.engine, variant.precision) / _PLAN_NAME
+    path = record_folder(bundle, engine, precision) / _PLAN_NAME
     try:
         plan = path.read_bytes()
     except OSError as error:
         raise BundleCorrupt(f"{path}: {error.strerror}; build it again: {build}") from error
-    if sha256(plan) != expected:
+    if sha256(plan) != record.plan.sha256:
         raise BundleCorrupt(
-            f"{path}: sha256 is {sha256(plan)}, its record says {expected}; do not use it, build it again: {build}"
+            f"{path}: sha256 is {sha256(plan)}, its record says {record.plan.sha256}; do not use it, build it again: {build}"
         )
-    return plan
+    return record, plan
+
+
+def _build_command(bundle: Bundle, engine: str, precision: Precision) -> str:
+    """The command that builds a plan; ``int8`` needs calibration data unless the quantized graph is there."""
+    graph_exists = precision != "int8" or (record_folder(bundle, "graph", precision) / ONNX_NAME).is_file()
+    data = "" if graph_exists else " --calibration-data FOLDER"
+    return f"oddsight-deploy build {bundle.path} --engine {engine} --precision {precision}{data}"
+
+
+def write_default(bundle: Bundle, default: DefaultEngine) -> None:
+    """Write ``default.json``, replacing an earlier one.
+
+    Raises:
+        BundleError: the bundle is not writable.
+    """
+    path = bundle.path / ENGINES_FOLDER / _DEFAULT_NAME
+    try:
+        _write(path, default)
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; choose on a copy of the bundle that you may write to") from error
+
+
+def read_default(bundle: Bundle) -> DefaultEngine | None:
+    """The engine chosen on this or another machine, for this or an earlier model, if any.
+
+    Raises:
+        BundleCorrupt: the record cannot be read.
+    """
+    path = bundle.path / ENGINES_FOLDER / _DEFAULT_NAME
+    return _read(DefaultEngine, path, "oddsight-deploy optimize") if path.exists() else None
+
+
+def differences(expected: Fingerprint, actual: Fingerprint) -> list[str]:
+    """A sentence for each entry that differs, in alphabetical order."""
+    return [
+        f"{name} was {expected.get(name)}, is {actual.get(name)}"
+        for name in sorted(expected.keys() | actual.keys())
+        if expected.get(name) != actual.get(name)
+    ]
+
+
+_R = TypeVar("_R", bound=_Record)
+
+
+def _write(path: Path, record: _Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (record.model_dump_json(indent=2) + "\n").encode())
+
+
+def _read_engine_record(path: Path) -> EngineRecord:
+    command = "build" if path.parent.name.startswith("tensorrt") else "verify"
+    return _read(EngineRecord, path, f"oddsight-deploy {command}")
+
+
+def _read(kind: type[_R], path: Path, command: str) -> _R:
+    try:
+        return kind.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleCorrupt(f"{path}: {str(error).splitlines()[0]}; delete it and run {command} again") from error

@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from deploy.bundle import Bundle
-from deploy.records import Variant, read_default, read_variants
+from deploy.records import EngineRecord, read_default, read_records
 from deploy.selection.optimize import Goal, Outcome, Trial
-from deploy.validation.admission import Verdict
+from deploy.validation.admission import VerifyResult
 
 _TRIALS_CAPTION = """best: now the bundle's default; scored: of the clips that came;
 CPU ms: a clip; p50, p95: from a clip's coming to its score"""
@@ -31,23 +31,26 @@ def bundle_content(bundle: Bundle) -> dict[str, dict[str, Any]]:
         "calibration": {"calibration_id": bundle.calibration.calibration_id, **bundle.calibration.model_dump()},
         "metrics": manifest.metrics,
         "versions": manifest.versions,
-        "engines": {f"{kept.engine} {kept.precision}": variant_values(kept) for kept in read_variants(bundle)},
+        "engines": {f"{kept.engine} {kept.precision}": variant_values(kept) for kept in read_records(bundle)},
         "default engine": {} if default is None else default.model_dump(mode="json"),
         "files": {name: {"bytes": bundle.file(name).stat().st_size, "sha256": sha256} for name, sha256 in manifest.files.items()},
     }
 
 
-def variant_values(variant: Variant) -> dict[str, Any]:
+def variant_values(variant: EngineRecord) -> dict[str, Any]:
     """What is kept of an engine, as plain values."""
-    gate, plan = variant.gate, variant.plan
+    gate, plan = variant.accuracy, variant.plan
     tried = {"rank_correlation": gate.spearman, "failures": gate.failures} if gate else {}
     built = {"plan": plan.model_dump()} if plan else {}
     return {"passed": gate.passed if gate else "not tried yet", **tried, **variant.fingerprint, **built}
 
 
-def verdict_values(verdict: Verdict) -> dict[str, Any]:
+def verdict_values(verdict: VerifyResult) -> dict[str, Any]:
     """A verdict as plain values."""
-    return {**asdict(verdict), "gate": verdict.gate and {"passed": verdict.gate.passed, **verdict.gate.model_dump()}}
+    return {
+        **asdict(verdict),
+        "accuracy": verdict.accuracy and {"passed": verdict.accuracy.passed, **verdict.accuracy.model_dump()},
+    }
 
 
 def value_table(title: str, values: dict[str, Any]) -> Table:
@@ -58,7 +61,7 @@ def value_table(title: str, values: dict[str, Any]) -> Table:
     return table
 
 
-def verdict_table(verdicts: list[Verdict]) -> Table:
+def verdict_table(verdicts: list[VerifyResult]) -> Table:
     """How far each engine's answers are from the reference's."""
     columns = "engine", "precision", "status", "score error", "heat map error", "state error", "rank correlation"
     table = Table(*columns, caption="the largest errors of float32, the median ones of other precisions")
@@ -108,10 +111,10 @@ def _load_figures(figures: dict[str, Any]) -> list[str]:
     return [*speed, *latencies, f"{figures['busy_share']:.0%}"]
 
 
-def _errors(verdict: Verdict) -> list[str]:
-    correlation = "" if verdict.gate is None else f"{verdict.gate.spearman:.4f}"
+def _errors(verdict: VerifyResult) -> list[str]:
+    correlation = "" if verdict.accuracy is None else f"{verdict.accuracy.spearman:.4f}"
     if verdict.parity is None:
-        return ["" if verdict.gate is None else f"{verdict.gate.median_error:.1e}", "", "", correlation]
+        return ["" if verdict.accuracy is None else f"{verdict.accuracy.median_error:.1e}", "", "", correlation]
     errors = verdict.parity.max_score_error, verdict.parity.max_heatmap_error, verdict.parity.max_state_error
     return [*("" if error is None else f"{error:.1e}" for error in errors), correlation]
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from deploy.benchmark.load_test import NewestFrames
 from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu, measure_gpu
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import Clips, Engine, EngineRequest, PerformanceHint, Precision, State, resident
 from deploy.engines.registry import ON_GPU, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable
-from deploy.selection.load_test import NewestFrames
 
 if TYPE_CHECKING:
     from deploy.gpu.engine import GpuEngine

@@ -5,9 +5,8 @@ from typing import Any
 
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest, check_graph
-from deploy.engines.tensorrt_library import Context, Log, TensorRt, import_library
+from deploy.engines.tensorrt_library import Context, Log, TensorRt, import_library, plan_fingerprint
 from deploy.errors import EngineFailed, backend_errors
-from deploy.export.tensorrt import fingerprint_here, profile_bounds
 from deploy.gpu.driver import CudaDriver, Driver, Launch, find_gpu
 from deploy.gpu.engine import INPUTS, OUTPUTS, GpuEngine, buckets_for
 from deploy.records import BuildOptions, read_plan
@@ -27,7 +26,7 @@ class TensorRtEngine(GpuEngine):
         library = import_library(name)
         # First of all: without a driver the run time ends the whole process.
         self._gpu = find_gpu(name)
-        variant, plan = read_plan(bundle, name, request.precision, fingerprint_here(name, library))
+        variant, plan = read_plan(bundle, name, request.precision, plan_fingerprint(name, library))
         self._description = dict(variant.fingerprint)
         built = variant.plan.options if variant.plan else BuildOptions()
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
@@ -91,7 +90,7 @@ class PlanProgram:
 
 
 def _profile_of(bucket: int, options: BuildOptions) -> int:
-    for index, (least, _, largest) in enumerate(profile_bounds(options)):
+    for index, (least, _, largest) in enumerate(options.profile_bounds()):
         if least <= bucket <= largest:
             return index
     raise EngineFailed(f"no profile of the plan takes {bucket} clips")

@@ -5,12 +5,14 @@ The members of ``tensorrt`` and ``tensorrt_rtx`` that are in use, with what they
 Neither library has type hints that could be used. A test looks every member up in the real modules.
 """
 
+import platform
 from collections import deque
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from deploy.errors import EngineFailed, missing_library
+from deploy.gpu.driver import find_gpu
 
 Shape = Sequence[int]
 
@@ -206,6 +208,9 @@ class TensorRt(Protocol):
 MODULES: Final = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Engine -> module. TensorRT for RTX is a product of its own: its plans run nowhere else, and it needs no GPU to make them."""
 
+FOR_ALL_GPUS = frozenset({"tensorrt-rtx"})
+"""Engines whose plans are built without a GPU and run on every GPU that the library knows."""
+
 _LINES_KEPT = 8
 _OUT_OF_MEMORY = "Could not find any implementation for node"
 
@@ -223,6 +228,19 @@ def import_library(flavour: str) -> TensorRt:
     except (ImportError, OSError) as error:
         cause = ImportError(str(error)) if isinstance(error, OSError) else error
         raise missing_library(flavour, flavour, cause) from error
+
+
+def plan_fingerprint(engine: str, library: TensorRt) -> dict[str, str]:
+    """What a plan of ``engine`` that is built on this machine depends on.
+
+    Raises:
+        EngineUnavailable: it is for the GPU of this machine, and there is none.
+    """
+    fingerprint = {"backend": engine, "version": library.__version__, "os": f"{platform.system()} {platform.machine()}"}
+    if engine in FOR_ALL_GPUS:
+        return fingerprint
+    gpu = find_gpu(engine)
+    return {**fingerprint, "gpu": gpu.name, "compute_capability": gpu.compute_capability}
 
 
 class Log:

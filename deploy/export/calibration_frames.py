@@ -1,4 +1,4 @@
-"""Footage that a graph is made from: stretches of what cameras see, drawn evenly from folders of pictures.
+"""CalibrationFrames that a graph is made from: stretches of what cameras see, drawn evenly from folders of pictures.
 
 A stretch is as a golden sequence is, see :mod:`deploy.golden`: a second half at three times its pace, so that high scores are
 there as well, and long enough for a state to settle. It is never one of those: what a graph is made from cannot judge it.
@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from deploy.bundle import Bundle, sha256
 from deploy.errors import BadFrame, ConfigError
 from deploy.golden import PACE, places_of, read_sequences
 from deploy.image import Frame, decode_picture
+from deploy.records import CalibrationInfo
 from deploy.spec import ClipSpec
 
 HALF_FRAMES: Final = 24
@@ -32,19 +32,8 @@ moves, is 100 and more off in some."""
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
 
 
-class FootageCard(BaseModel):
-    """Which footage it was."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stretches: int
-    frames: int
-    sha256: str
-    """Over the frames as the model is given them, one after the other."""
-
-
 @dataclass(frozen=True, slots=True)
-class Footage:
+class CalibrationFrames:
     """Stretches of footage, one after the other; what they score is up to a model."""
 
     frames: NDArray[np.uint8]
@@ -53,13 +42,13 @@ class Footage:
     """bool (S, F): what is played at three times its pace."""
 
     @property
-    def card(self) -> FootageCard:
+    def info(self) -> CalibrationInfo:
         """What to keep of it."""
         stretches, frames = self.hurried.shape
-        return FootageCard(stretches=stretches, frames=stretches * frames, sha256=sha256(self.frames.tobytes()))
+        return CalibrationInfo(stretches=stretches, frames=stretches * frames, sha256=sha256(self.frames.tobytes()))
 
 
-def read_footage(folders: Sequence[Path], bundle: Bundle) -> Footage:
+def read_calibration_frames(folders: Sequence[Path], bundle: Bundle) -> CalibrationFrames:
     """At most ``MOST_STRETCHES`` stretches, as far from each other as the footage allows; only their pictures are decoded.
 
     A folder of JPEGs and PNGs is a camera's, in natural order of their names; one without any stands for the folders in it.
@@ -75,16 +64,18 @@ def read_footage(folders: Sequence[Path], bundle: Bundle) -> Footage:
     if not stretches:
         longest = max(map(len, cameras))
         raise ConfigError(
-            f"--frames: a camera must have at least {STRETCH_PICTURES} pictures, one after the other as they were taken; "
+            f"--calibration-data: a camera must have at least {STRETCH_PICTURES} pictures, one after the other as they were taken; "
             f"the longest of {len(cameras)} has {longest}"
         )
     chosen = np.unique(np.linspace(0, len(stretches) - 1, MOST_STRETCHES).round().astype(int))
     decoded = (np.stack([_decoded(path, bundle.spec) for path in stretches[number]]) for number in chosen)
     rows = [frames[places_of(HALF_FRAMES)] for frames in decoded if not _share_any(_thinned(frames), judging)]
     if not rows:
-        raise ConfigError("--frames: in all of it are frames that the bundle's golden sequences judge by; give other footage")
+        raise ConfigError(
+            "--calibration-data: in all of it are frames that the bundle's golden sequences judge by; give other footage"
+        )
     hurried = np.arange(2 * HALF_FRAMES) >= HALF_FRAMES
-    return Footage(np.stack(rows), np.broadcast_to(hurried, (len(rows), len(hurried))).copy())
+    return CalibrationFrames(np.stack(rows), np.broadcast_to(hurried, (len(rows), len(hurried))).copy())
 
 
 def _cameras(folder: Path) -> Iterator[list[Path]]:
@@ -93,7 +84,7 @@ def _cameras(folder: Path) -> Iterator[list[Path]]:
         return
     inside = [found for inner in _listed(folder) if inner.is_dir() and (found := _pictures(inner))]
     if not inside:
-        raise ConfigError(f"--frames {folder}: no .jpg, .jpeg or .png file in this folder or in those in it")
+        raise ConfigError(f"--calibration-data {folder}: no .jpg, .jpeg or .png file in this folder or in those in it")
     yield from inside
 
 
@@ -105,7 +96,7 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir(), key=_natural)
     except OSError as error:
-        raise ConfigError(f"--frames {folder}: {error.strerror}; give a folder of pictures") from error
+        raise ConfigError(f"--calibration-data {folder}: {error.strerror}; give a folder of pictures") from error
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -122,9 +113,9 @@ def _decoded(path: Path, spec: ClipSpec) -> Frame:
     try:
         return decode_picture(path.read_bytes(), spec).frame
     except OSError as error:
-        raise ConfigError(f"--frames {path}: {error.strerror}") from error
+        raise ConfigError(f"--calibration-data {path}: {error.strerror}") from error
     except BadFrame as error:
-        raise ConfigError(f"--frames {path}: {error}; delete it, or give other footage") from error
+        raise ConfigError(f"--calibration-data {path}: {error}; delete it, or give other footage") from error
 
 
 def _thinned(frames: NDArray[np.uint8]) -> NDArray[np.int16]:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import Precision
 from deploy.errors import ConfigError, EngineFailed, EngineRefused, EngineUnavailable
-from deploy.export.calibration_frames import Footage, FootageCard
-from deploy.records import variant_folder
+from deploy.export.calibration_frames import CalibrationFrames
+from deploy.records import CalibrationInfo, record_folder
 
 _RECORD_NAME = "graph.json"
 
@@ -26,7 +26,7 @@ class GraphRecord(BaseModel):
 
     model_sha256: str
     sha256: str
-    footage: FootageCard | None = None
+    footage: CalibrationInfo | None = None
     """For ``int8`` only."""
 
 
@@ -35,14 +35,14 @@ class Graph:
     """A serving graph."""
 
     content: bytes
-    footage: FootageCard | None = None
+    footage: CalibrationInfo | None = None
     """What it was made from besides the model; None: nothing."""
 
 
 def graph_of(
     bundle: Bundle,
     precision: Precision,
-    footage: Footage | None = None,
+    footage: CalibrationFrames | None = None,
     tell: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Graph:
     """The graph for ``f32``, ``f16`` or ``int8``. ``footage``: what one in ``int8`` is made from; a kept one does without.
@@ -61,7 +61,7 @@ def graph_of(
     if precision not in ("f16", "int8"):
         raise ConfigError(f"graphs are made in f32, f16 and int8, got {precision!r}")
     kept = _kept(bundle, precision)
-    if kept is not None and (footage is None or kept.footage == footage.card):
+    if kept is not None and (footage is None or kept.footage == footage.info):
         return kept
     made = _in_half(bundle) if precision == "f16" else _in_int8(bundle, footage, tell)
     _keep(bundle, precision, made)
@@ -79,22 +79,22 @@ def _in_half(bundle: Bundle) -> Graph:
     return Graph(graph)
 
 
-def _in_int8(bundle: Bundle, footage: Footage | None, tell: Callable[[int, int], None]) -> Graph:
+def _in_int8(bundle: Bundle, footage: CalibrationFrames | None, tell: Callable[[int, int], None]) -> Graph:
     if footage is None:
         raise EngineRefused(
             f"{bundle.path}: no graph in int8 was made of this model yet, and the bundle's own footage cannot make one, since it "
-            "judges it; give oddsight-deploy build some of your cameras' pictures: --frames FOLDER"
+            "judges it; give oddsight-deploy build some of your cameras' pictures: --calibration-data FOLDER"
         )
     try:
-        from deploy.export.int8 import quantised_graph
+        from deploy.export.int8 import quantize_graph
 
-        return Graph(quantised_graph(bundle, footage, tell), footage.card)
+        return Graph(quantize_graph(bundle, footage, tell), footage.info)
     except ImportError as error:
         raise EngineUnavailable(f"no graph can be made in int8: {error}; install it: pip install 'oddsight[train]'") from error
 
 
 def _keep(bundle: Bundle, precision: Precision, graph: Graph) -> None:
-    folder = variant_folder(bundle, "graph", precision)
+    folder = record_folder(bundle, "graph", precision)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / ONNX_NAME, graph.content)
     replace_file(folder / _RECORD_NAME, (_record(bundle, graph).model_dump_json(indent=2, exclude_none=True) + "\n").encode())
@@ -106,7 +106,7 @@ def _record(bundle: Bundle, graph: Graph) -> GraphRecord:
 
 def _kept(bundle: Bundle, precision: Precision) -> Graph | None:
     """A graph that was made from this very model and is as it was written; anything else is made anew."""
-    folder = variant_folder(bundle, "graph", precision)
+    folder = record_folder(bundle, "graph", precision)
     try:
         content = (folder / ONNX_NAME).read_bytes()
         record = GraphRecord.model_validate_json((folder / _RECORD_NAME).read_bytes())

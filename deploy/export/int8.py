@@ -17,9 +17,10 @@ from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.errors import EngineRefused
-from deploy.export.calibration_frames import Footage
+from deploy.export.calibration_frames import CalibrationFrames
 from deploy.golden import Sequences, score_sequences, walk
-from deploy.validation.accuracy import LIMITS, MIN_FRAMES, Gate, judge
+from deploy.records import AccuracyResult
+from deploy.validation.accuracy import LIMITS, MIN_FRAMES, judge
 
 _ORDER_ROOM_USED = 0.1
 """Of the gate's limit on the rank correlation: of the shipped model, up to twelve times as much was lost on other footage as on
@@ -29,8 +30,8 @@ _READ_IN_8_BITS = 2
 """Of a convolution's inputs: maps and weights. Its bias stays as it is: TensorRT takes none of 32-bit integers."""
 
 
-def quantised_graph(
-    bundle: Bundle, footage: Footage, tell: Callable[[int, int], None], names: Sequence[str] | None = None
+def quantize_graph(
+    bundle: Bundle, footage: CalibrationFrames, tell: Callable[[int, int], None], names: Sequence[str] | None = None
 ) -> bytes:
     """The graph with 8-bit convolutions; the same bytes for the same bundle and footage.
 
@@ -43,7 +44,7 @@ def quantised_graph(
     sequences = _scored(bundle, footage)
     pairs = _Pairs(bundle, sequences.frames)
 
-    def gate(tried: Sequence[str]) -> Gate:
+    def gate(tried: Sequence[str]) -> AccuracyResult:
         engine = _engine(bundle, sequences.frames, pairs.graph(tried))
         return _sterner(score_sequences(engine, sequences.frames), sequences)
 
@@ -51,7 +52,7 @@ def quantised_graph(
 
 
 def choose(
-    path: Path, names: Sequence[str], gate: Callable[[Sequence[str]], Gate], tell: Callable[[int, int], None]
+    path: Path, names: Sequence[str], gate: Callable[[Sequence[str]], AccuracyResult], tell: Callable[[int, int], None]
 ) -> list[str]:
     """Which convolutions to quantise: as many as a tenth of the gate's room holds, first those that cost the least order alone.
 
@@ -74,10 +75,10 @@ def choose(
 class _Told:
     """A gate that tells of its trials: of each convolution alone, and of some together, always one more until none is left."""
 
-    def __init__(self, gate: Callable[[Sequence[str]], Gate], tell: Callable[[int, int], None], names: int) -> None:
+    def __init__(self, gate: Callable[[Sequence[str]], AccuracyResult], tell: Callable[[int, int], None], names: int) -> None:
         self._gate, self._tell, self._names, self._done = gate, tell, names, 0
 
-    def __call__(self, names: Sequence[str]) -> Gate:
+    def __call__(self, names: Sequence[str]) -> AccuracyResult:
         found = self._gate(names)
         self._done += 1
         self._tell(self._done, max(self._names, self._done) + 1)
@@ -94,17 +95,17 @@ def _most(chosen: list[str], offered: list[str], fits: Callable[[list[str]], boo
     return _most(_most(chosen, offered[:middle], fits), offered[middle:], fits)
 
 
-def _fits(gate: Gate) -> bool:
+def _fits(gate: AccuracyResult) -> bool:
     limits = LIMITS["int8"]
     within_order = 1 - gate.spearman <= _ORDER_ROOM_USED * (1 - limits.least_spearman)
     return gate.passed and within_order and gate.auc_difference <= _AUC_ROOM_USED * limits.max_auc_difference
 
 
-def _least_cost(alone: Mapping[str, Gate]) -> float:
+def _least_cost(alone: Mapping[str, AccuracyResult]) -> float:
     return 1 - max(gate.spearman for gate in alone.values())
 
 
-def _sterner(found: NDArray[np.float32], sequences: Sequences) -> Gate:
+def _sterner(found: NDArray[np.float32], sequences: Sequences) -> AccuracyResult:
     """A gate whose rank correlation is also that of ordinary frames alone, if that is less.
 
     Where half the frames are hurried, most of the order is that these are above the others, which is hard to lose.
@@ -114,7 +115,7 @@ def _sterner(found: NDArray[np.float32], sequences: Sequences) -> Gate:
     return whole.model_copy(update={"spearman": min(whole.spearman, ordinary.spearman)})
 
 
-def _scored(bundle: Bundle, footage: Footage) -> Sequences:
+def _scored(bundle: Bundle, footage: CalibrationFrames) -> Sequences:
     """The footage with the scores of the bundle's graph as it is."""
     score = score_sequences(_engine(bundle, footage.frames), footage.frames)
     if (found := int(np.isfinite(score[~footage.hurried]).sum())) < MIN_FRAMES:

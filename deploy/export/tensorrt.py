@@ -6,7 +6,6 @@ TensorRT tries kernels on the GPU that is here; TensorRT for RTX compiles for al
 """
 
 import os
-import platform
 import re
 import warnings
 from collections import Counter
@@ -29,12 +28,12 @@ from deploy.engines.tensorrt_library import (
     Tensor,
     TensorRt,
     import_library,
+    plan_fingerprint,
 )
 from deploy.errors import BundleCorrupt, ConfigError, EngineError, EngineFailed
-from deploy.export.calibration_frames import Footage
+from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.graph_cache import graph_of
-from deploy.gpu.driver import find_gpu
-from deploy.records import BuildOptions, Fingerprint, Plan, Variant, read_plan, write_plan
+from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, read_plan, write_plan
 
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}
 """Layers that nearly all of the work is in."""
@@ -81,7 +80,7 @@ def build_plan(
     products = count_products(network)
     _require_precision(products, precision)
     config = _configured(library, log, builder, options, timing_cache)
-    for bounds in profile_bounds(options):
+    for bounds in options.profile_bounds():
         profile = _profile(log, builder, network, bounds)
         log.require(config.add_optimization_profile(profile), f"the profile for {bounds[-1]} clips is refused")
     monitor = _monitor(library, tell)
@@ -92,13 +91,6 @@ def build_plan(
     made = _bytes(log.require(plan, "the plan cannot be built"))
     _require_size(made, options)
     return Built(made, _kept(config), products)
-
-
-def profile_bounds(options: BuildOptions) -> list[tuple[int, int, int]]:
-    """Least, best and largest number of clips of each profile."""
-    if options.profiles == "wide":
-        return [(1, options.buckets[-1], options.buckets[-1])]
-    return [(bucket, bucket, bucket) for bucket in options.buckets]
 
 
 def count_products(network: Network) -> dict[str, int]:
@@ -142,7 +134,7 @@ def _require_precision(products: Mapping[str, int], precision: Precision) -> Non
 
 def _configured(library: TensorRt, log: Log, builder: Builder, options: BuildOptions, timing_cache: bytes) -> BuilderConfig:
     config = log.require(builder.create_builder_config(), "the builder cannot be configured")
-    config.builder_optimization_level = options.level
+    config.builder_optimization_level = options.optimization_level
     # One after the other: the layers of these networks depend on each other.
     config.max_aux_streams = 0
     # So that the inspector can tell the types that are really computed in.
@@ -222,28 +214,13 @@ def _monitor(library: TensorRt, tell: Tell) -> Any:
     return Monitor()
 
 
-FOR_ALL_GPUS = frozenset({"tensorrt-rtx"})
-"""Engines whose plans run on every GPU that the library knows, and are made without one."""
 CHOOSING = "choosing convolutions"
 """The phase before the library's own."""
 
 
-def fingerprint_here(engine: str, library: TensorRt) -> Fingerprint:
-    """What a plan of ``engine`` that is made here is good for.
-
-    Raises:
-        EngineUnavailable: it is for the GPU that is here, and there is none.
-    """
-    known = {"backend": engine, "version": library.__version__, "os": f"{platform.system()} {platform.machine()}"}
-    if engine in FOR_ALL_GPUS:
-        return known
-    gpu = find_gpu(engine)
-    return {**known, "gpu": gpu.name, "compute_capability": gpu.compute_capability}
-
-
 def make_plan(
-    bundle: Bundle, engine: str, precision: Precision, options: BuildOptions, tell: Tell, footage: Footage | None = None
-) -> Variant:
+    bundle: Bundle, engine: str, precision: Precision, options: BuildOptions, tell: Tell, footage: CalibrationFrames | None = None
+) -> EngineRecord:
     """Build a plan and keep it, its gate still to be passed. One that is already there, as wanted, is left.
 
     ``footage``: what a graph in ``int8`` is made from; without it, one that is kept is taken.
@@ -256,7 +233,7 @@ def make_plan(
         ConfigError: the plan is larger than the options allow.
     """
     library = import_library(engine)
-    here = fingerprint_here(engine, library)
+    here = plan_fingerprint(engine, library)
     kept = _kept_make(bundle, engine, precision, here)
     if kept is not None and kept.plan is not None and _is_wanted(kept.plan, options, footage):
         return kept
@@ -268,32 +245,32 @@ def make_plan(
     if built.timing_cache:
         cache.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cache, built.timing_cache)
-    variant = Variant(
+    variant = EngineRecord(
         engine=engine,
         precision=precision,
         model_sha256=bundle.manifest.files[ONNX_NAME],
         fingerprint={**here, "precision": precision, "plan_sha256": sha256(built.plan)},
-        plan=Plan(
+        plan=PlanRecord(
             sha256=sha256(built.plan),
             graph_sha256=graph_sha256,
             options=options,
             products=dict(built.products),
-            footage=graph.footage,
+            calibration=graph.footage,
         ),
     )
     write_plan(bundle, variant, built.plan)
     return variant
 
 
-def _kept_make(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> Variant | None:
+def _kept_make(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> EngineRecord | None:
     try:
         return read_plan(bundle, engine, precision, here)[0]
     except (EngineError, BundleCorrupt):
         return None
 
 
-def _is_wanted(plan: Plan, options: BuildOptions, footage: Footage | None) -> bool:
-    return plan.options == options and (footage is None or plan.footage == footage.card)
+def _is_wanted(plan: PlanRecord, options: BuildOptions, footage: CalibrationFrames | None) -> bool:
+    return plan.options == options and (footage is None or plan.calibration == footage.info)
 
 
 def _cache_path(here: Fingerprint) -> Path:

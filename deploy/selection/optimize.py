@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal
 
+from deploy.benchmark.load_test import CameraLoad, LoadRun, start_run
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
 from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest, PerformanceHint, Precision
 from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
-from deploy.records import DefaultEngine, Fingerprint, write_default
-from deploy.selection.load_test import CameraLoad, Figures, LoadRun, start_run
-from deploy.validation.admission import Status, Verdict, fingerprint, load_admitted, settings_in_force, verify_engine
+from deploy.records import DefaultEngine, Fingerprint, LoadTestResult, write_default
+from deploy.validation.admission import Status, VerifyResult, fingerprint, load_admitted, settings_in_force, verify_engine
 
 KEEPS_UP_SHARE: Final = 0.99
 """Of the clips that came, so many must have been scored when the run is over."""
@@ -42,7 +42,7 @@ class Goal:
         if self.latency_ms is not None and not 0 < self.latency_ms < float("inf"):
             raise ConfigError(f"latency must be above 0 ms, got {self.latency_ms:g}")
 
-    def judge(self, figures: Figures) -> Judgement:
+    def judge(self, figures: LoadTestResult) -> Judgement:
         """Whether an engine keeps up, and if so, whether in time."""
         if figures.scored_share < KEEPS_UP_SHARE:
             return "too slow"
@@ -68,7 +68,7 @@ class Trial:
     detail: str
     """What is in use, or why it is out."""
     fingerprint: Fingerprint | None = None
-    figures: Figures | None = None
+    figures: LoadTestResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def best(trials: Sequence[Trial], goal: Goal) -> Trial | None:
     return max(passed, key=lambda tried: tried[1].clips_per_s)[0] if passed else None
 
 
-def shortfall(figures: Figures, goal: Goal) -> str | None:
+def shortfall(figures: LoadTestResult, goal: Goal) -> str | None:
     """What a winner with these figures falls short of, in words; None: of nothing."""
     judgement = goal.judge(figures)
     if judgement == "good":
@@ -148,7 +148,7 @@ def _performance_hints(engine: str) -> tuple[PerformanceHint, ...]:
 
 def _gated(bundle: Bundle, tell: Callable[[int, int], None]) -> list[Trial]:
     """Every candidate after the gate. What fails for throughput is not tried for latency: its scores would be the same."""
-    out: dict[tuple[str, str], Verdict] = {}
+    out: dict[tuple[str, str], VerifyResult] = {}
     trials, tried = [], candidates()
     for number, candidate in enumerate(tried, 1):
         engine, precision = candidate.engine, candidate.precision
@@ -222,7 +222,7 @@ def _status(error: EngineError) -> Status:
     return "unavailable" if isinstance(error, EngineUnavailable) else "failed"
 
 
-def _record(bundle: Bundle, winner: Trial, figures: Figures, goal: Goal) -> DefaultEngine:
+def _record(bundle: Bundle, winner: Trial, figures: LoadTestResult, goal: Goal) -> DefaultEngine:
     return DefaultEngine(
         engine=winner.candidate.engine,
         precision=winner.candidate.precision,

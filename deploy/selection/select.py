@@ -16,8 +16,8 @@ from deploy.engines.registry import PRECISIONS
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.export.tensorrt import make_plan
-from deploy.records import BuildOptions, DefaultEngine, differences, find_variant, read_default, write_variant
-from deploy.validation.admission import Admitted, fingerprint, load_admitted, put_to_the_gate
+from deploy.records import BuildOptions, DefaultEngine, differences, find_record, read_default, write_record
+from deploy.validation.admission import Admitted, fingerprint, load_admitted, validate_engine
 
 Policy = Literal["fail", "rebuild", "fallback"]
 FALLBACKS: tuple[tuple[str, Precision], ...] = (("torch-cuda", "f16"), ("torch-cuda", "f32"), ("openvino", "f32"))
@@ -56,10 +56,10 @@ def load_ready(bundle: Bundle, request: EngineRequest, policy: Policy) -> Ready:
 
 def _rebuild(bundle: Bundle, name: str, precision: Precision) -> None:
     """Build as it was built before, and try it."""
-    kept = find_variant(bundle, name, precision)
+    kept = find_record(bundle, name, precision)
     options = BuildOptions() if kept is None or kept.plan is None else kept.plan.options
     make_plan(bundle, name, precision, options, lambda _phase, _done, _total: None)
-    write_variant(bundle, put_to_the_gate(bundle, name, precision))
+    write_record(bundle, validate_engine(bundle, name, precision))
 
 
 def _fallbacks(bundle: Bundle, request: EngineRequest) -> Iterator[Admitted]:

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from deploy.bundle import SEQUENCES_NAME, Bundle
 from deploy.decoders.registry import CpuDecoder
@@ -22,6 +21,7 @@ from deploy.engine import Engine, Precision
 from deploy.errors import BadFrame, DecoderRefused
 from deploy.golden import Sequences, read_sequences, score_sequences
 from deploy.image import AnyFrame, DeviceFrame, Frame, PictureDecoder, encode_jpeg
+from deploy.records import AccuracyResult
 
 MIN_FRAMES = 20
 """Fewer scores have no order to speak of."""
@@ -45,33 +45,7 @@ LIMITS: Final[Mapping[Precision, Limits]] = {
 }
 
 
-class Gate(BaseModel):
-    """How an engine's scores differ from the reference's, and whether that is little enough."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    frames: int
-    max_error: float
-    """Largest difference, relative to the largest of the reference's scores."""
-    median_error: float
-    spearman: float
-    auc_difference: float
-    """Of the AUC of hurried against ordinary frames; 0 to 1."""
-    score_scale: float = 1.0
-    """The engine's scores by the reference's: slope of least squares, through zero, so that large scores decide. The service
-    divides by it: thresholds are of the reference's scores."""
-    buckets: tuple[int, ...] = ()
-    """Those that were tried; the figures are the worst one's. Empty: the engine has none."""
-    failures: tuple[str, ...]
-    """One for every limit that is broken: none means passed."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the engine may be put to work."""
-        return not self.failures
-
-
-def try_engine(engine: Engine, precision: Precision, sequences: Sequences) -> Gate:
+def measure_accuracy(engine: Engine, precision: Precision, sequences: Sequences) -> AccuracyResult:
     """Score the golden sequences with ``engine``, in each of its buckets, and judge the scores by the limits of its precision.
 
     Raises:
@@ -84,7 +58,7 @@ def try_engine(engine: Engine, precision: Precision, sequences: Sequences) -> Ga
     return worst.model_copy(update={"buckets": engine.buckets})
 
 
-def _gates_of_bucket(engine: Engine, precision: Precision, sequences: Sequences, bucket: int) -> Iterator[Gate]:
+def _gates_of_bucket(engine: Engine, precision: Precision, sequences: Sequences, bucket: int) -> Iterator[AccuracyResult]:
     """The sequences over and over until a bucket is full, or one after the other where it holds fewer."""
     count = len(sequences.frames)
     rows = np.arange(-(-max(bucket, count) // bucket) * bucket) % count
@@ -95,15 +69,17 @@ def _gates_of_bucket(engine: Engine, precision: Precision, sequences: Sequences,
         yield judge(precision, found[begin : begin + count], sequences)
 
 
-def judge(precision: Precision, found: NDArray[np.float32], sequences: Sequences) -> Gate:
+def judge(precision: Precision, found: NDArray[np.float32], sequences: Sequences) -> AccuracyResult:
     """The verdict on scores float32 (S, F)."""
     scored = np.isfinite(sequences.score)
     expected, scores, hurried = sequences.score[scored], found[scored], sequences.hurried[scored]
     if len(expected) < MIN_FRAMES:
         failure = f"the bundle's golden sequences have {len(expected)} scores, at least {MIN_FRAMES} are needed"
-        return Gate(frames=len(expected), max_error=0, median_error=0, spearman=0, auc_difference=0, failures=(failure,))
+        return AccuracyResult(
+            frames=len(expected), max_error=0, median_error=0, spearman=0, auc_difference=0, failures=(failure,)
+        )
     errors = np.abs(scores - expected) / max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
-    measured = Gate(
+    measured = AccuracyResult(
         frames=len(expected),
         max_error=float(errors.max()),
         median_error=float(np.median(errors)),
@@ -115,7 +91,7 @@ def judge(precision: Precision, found: NDArray[np.float32], sequences: Sequences
     return measured.model_copy(update={"failures": tuple(_failures(measured, LIMITS[precision]))})
 
 
-def _failures(gate: Gate, limits: Limits) -> Iterator[str]:
+def _failures(gate: AccuracyResult, limits: Limits) -> Iterator[str]:
     if limits.max_error is not None and not gate.max_error <= limits.max_error:
         yield f"the largest error is {gate.max_error:.2g}, at most {limits.max_error:g} is accepted"
     if limits.max_median_error is not None and not gate.median_error <= limits.max_median_error:

@@ -12,8 +12,8 @@ from deploy.engine import Engine, EngineRequest, PerformanceHint, Precision, res
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
 from deploy.golden import read_sequences
-from deploy.records import Fingerprint, Variant, find_variant, passed_variant, write_variant
-from deploy.validation.accuracy import Gate, try_engine
+from deploy.records import AccuracyResult, EngineRecord, Fingerprint, find_record, require_validated, write_record
+from deploy.validation.accuracy import measure_accuracy
 from deploy.validation.parity import Parity, check, check_resident
 
 _MAX_CLIPS = 1024
@@ -28,7 +28,7 @@ class Admitted:
 
     engine: Engine
     score_scale: float = 1.0
-    """Its scores by the reference's, which the thresholds are made for; see :attr:`deploy.validation.accuracy.Gate.score_scale`."""
+    """Its scores by the reference's, which the thresholds are made for; see :attr:`deploy.validation.accuracy.AccuracyResult.score_scale`."""
 
 
 def load_admitted(bundle: Bundle, request: EngineRequest) -> Admitted:
@@ -58,12 +58,13 @@ def _passed(bundle: Bundle, name: str, precision: Precision, engine: Engine) -> 
     if precision == "f32":
         check(engine, read_golden(bundle))
         return 1.0
-    gate = passed_variant(bundle, name, precision, fingerprint(engine)).gate
-    return 1.0 if gate is None else gate.score_scale
+    return require_validated(bundle, name, precision, fingerprint(engine)).score_scale
 
 
-def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput") -> Variant:
-    """Try an engine on the bundle's golden sequences; to be kept with :func:`deploy.records.write_variant`.
+def validate_engine(
+    bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput"
+) -> EngineRecord:
+    """Try an engine on the bundle's golden sequences; to be kept with :func:`deploy.records.write_record`.
 
     Raises:
         BundleIncompatible: the bundle has no golden sequences.
@@ -74,17 +75,17 @@ def put_to_the_gate(bundle: Bundle, name: str, precision: Precision, performance
         bundle, EngineRequest(name, precision=precision, max_clips=_MAX_CLIPS, performance_hint=performance_hint)
     )
     try:
-        gate = try_engine(engine, precision, sequences)
+        gate = measure_accuracy(engine, precision, sequences)
         known = fingerprint(engine)
     finally:
         engine.close()
-    built = find_variant(bundle, name, precision)
-    return Variant(
+    built = find_record(bundle, name, precision)
+    return EngineRecord(
         engine=name,
         precision=precision,
         model_sha256=bundle.manifest.files[ONNX_NAME],
         fingerprint=known,
-        gate=gate,
+        accuracy=gate,
         plan=None if built is None else built.plan,
     )
 
@@ -103,7 +104,7 @@ Status = Literal["ok", "refused", "failed", "unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     """What came of trying one engine in one precision."""
 
     engine: str
@@ -113,11 +114,13 @@ class Verdict:
     detail: str
     parity: Parity | None = None
     """On the golden clips; float32 only."""
-    gate: Gate | None = None
+    accuracy: AccuracyResult | None = None
     """On the golden sequences; None for float32 if the bundle has none."""
 
 
-def verify_engine(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput") -> Verdict:
+def verify_engine(
+    bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput"
+) -> VerifyResult:
     """Try one engine, and keep the verdict of its gate in the bundle, where that can be written to."""
     try:
         return (
@@ -126,41 +129,41 @@ def verify_engine(bundle: Bundle, name: str, precision: Precision, performance_h
             else _verify_by_gate(bundle, name, precision, performance_hint)
         )
     except EngineUnavailable as error:
-        return Verdict(name, precision, "unavailable", str(error))
+        return VerifyResult(name, precision, "unavailable", str(error))
     except EngineRefused as error:  # its plan is missing or stale
-        return Verdict(name, precision, "refused", str(error))
+        return VerifyResult(name, precision, "refused", str(error))
     except BundleIncompatible as error:
-        return Verdict(name, precision, "failed" if precision == "f32" else "refused", str(error))
+        return VerifyResult(name, precision, "failed" if precision == "f32" else "refused", str(error))
     except EngineError as error:
-        return Verdict(name, precision, "failed", str(error))
+        return VerifyResult(name, precision, "failed", str(error))
 
 
-def passed(verdicts: list[Verdict], *, asked_for: bool) -> bool:
+def passed(verdicts: list[VerifyResult], *, asked_for: bool) -> bool:
     """Whether all is well: something works and nothing is broken; of engines that were asked for by name, all work."""
     statuses = {verdict.status for verdict in verdicts}
     return "ok" in statuses and not statuses & ({"failed", "refused", "unavailable"} if asked_for else {"failed"})
 
 
-def _verify_f32(bundle: Bundle, name: str, performance_hint: PerformanceHint) -> Verdict:
+def _verify_f32(bundle: Bundle, name: str, performance_hint: PerformanceHint) -> VerifyResult:
     engine = load_engine(bundle, EngineRequest(name, performance_hint=performance_hint))
     try:
         parity = check(engine, read_golden(bundle))
-        gate = try_engine(engine, "f32", read_sequences(bundle)) if SEQUENCES_NAME in bundle.manifest.files else None
+        gate = measure_accuracy(engine, "f32", read_sequences(bundle)) if SEQUENCES_NAME in bundle.manifest.files else None
         detail = _told(engine.describe())
     finally:
         engine.close()
     if gate is not None and gate.failures:
-        return Verdict(name, "f32", "failed", "; ".join(gate.failures), parity, gate)
-    return Verdict(name, "f32", "ok", detail, parity, gate)
+        return VerifyResult(name, "f32", "failed", "; ".join(gate.failures), parity, gate)
+    return VerifyResult(name, "f32", "ok", detail, parity, gate)
 
 
-def _verify_by_gate(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint) -> Verdict:
-    variant = put_to_the_gate(bundle, name, precision, performance_hint)
+def _verify_by_gate(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint) -> VerifyResult:
+    variant = validate_engine(bundle, name, precision, performance_hint)
     with suppress(PermissionError):  # a bundle that belongs to somebody else may be tried all the same
-        write_variant(bundle, variant)
-    if variant.gate is not None and variant.gate.failures:
-        return Verdict(name, precision, "refused", "; ".join(variant.gate.failures), gate=variant.gate)
-    return Verdict(name, precision, "ok", _told(variant.fingerprint), gate=variant.gate)
+        write_record(bundle, variant)
+    if variant.accuracy is not None and variant.accuracy.failures:
+        return VerifyResult(name, precision, "refused", "; ".join(variant.accuracy.failures), accuracy=variant.accuracy)
+    return VerifyResult(name, precision, "ok", _told(variant.fingerprint), accuracy=variant.accuracy)
 
 
 def _told(description: dict[str, str]) -> str:

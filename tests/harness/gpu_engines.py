@@ -8,7 +8,7 @@ from deploy.bundle import Bundle
 from deploy.engine import Precision
 from deploy.export.tensorrt import make_plan
 from deploy.gpu.driver import Gpu
-from deploy.records import BuildOptions, Fingerprint, Variant, read_plan
+from deploy.records import BuildOptions, EngineRecord, Fingerprint, read_plan
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.host_driver import HostDriver
 
@@ -20,7 +20,7 @@ def make_up_gpu(patch: pytest.MonkeyPatch, cache: Path, library: FakeTensorRt | 
     """From now on there is a GPU, TensorRT is a script, and plans are built when they are asked for."""
     driver, script = HostDriver(), library or FakeTensorRt()
     patch.setenv("XDG_CACHE_HOME", str(cache))
-    for module in ("deploy.engines.torch", "deploy.engines.tensorrt", "deploy.export.tensorrt"):
+    for module in ("deploy.engines.torch", "deploy.engines.tensorrt", "deploy.engines.tensorrt_library"):
         patch.setattr(f"{module}.find_gpu", lambda _engine: MADE_UP)
     for module in ("deploy.engines.torch", "deploy.engines.tensorrt"):
         patch.setattr(f"{module}.CudaDriver", lambda _engine: driver)
@@ -33,7 +33,7 @@ def make_up_gpu(patch: pytest.MonkeyPatch, cache: Path, library: FakeTensorRt | 
 def build_when_asked_for(patch: pytest.MonkeyPatch) -> None:
     """Plans that are not there yet are built: a test of an engine need not care."""
 
-    def built(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> tuple[Variant, bytes]:
+    def built(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> tuple[EngineRecord, bytes]:
         make_plan(bundle, engine, precision, BuildOptions(), lambda *_: None)
         return read_plan(bundle, engine, precision, here)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
-from deploy.export.calibration_frames import STRETCH_PICTURES, Footage, read_footage
+from deploy.export.calibration_frames import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
 from deploy.export.onnx import export_onnx
 from streamer.demo.run import DEMO_BUNDLE
 from streamer.ingest.sources import open_source
@@ -45,13 +45,13 @@ def shipped_in_half() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> Footage:
+def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> CalibrationFrames:
     """One stretch of the demo's training footage, that its golden sequences are not of."""
     folder = tmp_path_factory.mktemp("ordinary")
     ordinary = DEMO_BUNDLE.parent / "training" / "videos" / "ordinary.mp4"
     for number, picture in enumerate(islice(open_source(str(ordinary)), STRETCH_PICTURES)):
         (folder / f"{number}.jpg").write_bytes(picture.encoded)
-    return read_footage([folder], read_bundle(DEMO_BUNDLE))
+    return read_calibration_frames([folder], read_bundle(DEMO_BUNDLE))
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,11 @@ from deploy.engine import Clips, Engine, EngineRequest, Precision, Scores
 from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.engines.torch import BUCKETS
-from deploy.export.calibration_frames import Footage
+from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.tensorrt import make_plan
 from deploy.gpu.driver import CudaDriver
 from deploy.records import BuildOptions
-from deploy.validation.admission import put_to_the_gate
+from deploy.validation.admission import validate_engine
 from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for
 
@@ -48,19 +48,19 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.parametrize("engine", list(MODULES))
 @pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
 def test_a_plan_is_built_here_and_passes_the_gate_in_every_bucket(
-    bundle: Bundle, engine: str, precision: Precision, demo_footage: Footage
+    bundle: Bundle, engine: str, precision: Precision, demo_footage: CalibrationFrames
 ) -> None:
     pytest.importorskip(MODULES[engine])
     options = BuildOptions(buckets=(1, 8, 32))
     make_plan(bundle, engine, precision, options, lambda *_: None, demo_footage if precision == "int8" else None)
-    gate = put_to_the_gate(bundle, engine, precision).gate
+    gate = validate_engine(bundle, engine, precision).accuracy
     assert gate is not None
     assert (gate.failures, gate.buckets) == ((), options.buckets)
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 def test_pytorch_passes_the_gate_in_every_bucket(bundle: Bundle, precision: Precision) -> None:
-    gate = put_to_the_gate(bundle, "torch-cuda", precision).gate
+    gate = validate_engine(bundle, "torch-cuda", precision).accuracy
     assert gate is not None
     assert (gate.failures, gate.buckets) == ((), BUCKETS)
 

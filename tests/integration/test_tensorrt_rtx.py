@@ -18,12 +18,12 @@ import torch
 
 from deploy.bundle import ONNX_NAME, read_bundle
 from deploy.engine import EngineRequest, Precision
-from deploy.engines.tensorrt_library import Log
+from deploy.engines.tensorrt_library import Log, plan_fingerprint
 from deploy.errors import EngineUnavailable
-from deploy.export.calibration_frames import Footage
-from deploy.export.int8 import quantised_graph
+from deploy.export.calibration_frames import CalibrationFrames
+from deploy.export.int8 import quantize_graph
 from deploy.export.onnx import export_onnx
-from deploy.export.tensorrt import build_plan, fingerprint_here
+from deploy.export.tensorrt import build_plan
 from deploy.records import BuildOptions, read_plan
 from deploy.validation.admission import load_admitted
 from streamer.demo.run import DEMO_BUNDLE
@@ -73,10 +73,10 @@ def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_prec
 
 
 def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits(
-    shipped: bytes, demo_footage: Footage
+    shipped: bytes, demo_footage: CalibrationFrames
 ) -> None:
     chosen = ["node_conv2d_19", "node_conv2d_21", "node_conv2d_27"]  # the first two read the same maps
-    graph = quantised_graph(read_bundle(DEMO_BUNDLE), demo_footage, lambda *_: None, chosen)
+    graph = quantize_graph(read_bundle(DEMO_BUNDLE), demo_footage, lambda *_: None, chosen)
     before, after = (
         {node.name: list(node.input) for node in onnx.load_from_string(content).graph.node} for content in (shipped, graph)
     )
@@ -121,7 +121,7 @@ def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_ga
     report = json.loads(done.stdout)
     assert (done.returncode, report["verdict"]["status"], report["built"]["gate"]) == (0, "unavailable", None)
     assert report["built"]["plan"]["products"] == {"FLOAT": 29}
-    variant, plan = read_plan(bundle, "tensorrt-rtx", "f32", fingerprint_here("tensorrt-rtx", trt))
+    variant, plan = read_plan(bundle, "tensorrt-rtx", "f32", plan_fingerprint("tensorrt-rtx", trt))
     assert variant.plan is not None
     assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
     with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):

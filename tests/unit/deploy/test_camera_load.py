@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from deploy.benchmark.load_test import MAX_WAIT_S, CameraLoad, Clock, LoadRun, start_run
 from deploy.engine import Scores
 from deploy.errors import ConfigError
 from deploy.gpu.engine import Call
-from deploy.selection.load_test import MAX_WAIT_S, CameraLoad, Clock, Figures, LoadRun, start_run
+from deploy.records import LoadTestResult
 from tests.unit.deploy.test_resident import OnHost, spec_of
 
 Cost = Callable[[int], float]
@@ -60,7 +61,7 @@ class World:
         return start_run(engine, load, run_s, clips, Clock(lambda: self.now_s, lambda: self.cpu_s, self.sleep))
 
 
-def seen(world: World, load: CameraLoad, run_s: float = 2.0) -> Figures:
+def seen(world: World, load: CameraLoad, run_s: float = 2.0) -> LoadTestResult:
     run = world.run(load, run_s)
     run.turn(run_s)
     run.finish()
@@ -148,7 +149,7 @@ def test_a_stall_that_is_made_up_for_costs_latency_only() -> None:
 
 
 def test_time_stands_still_between_turns() -> None:
-    def figures(pause_s: float) -> Figures:
+    def figures(pause_s: float) -> LoadTestResult:
         world, load = World(lambda _: 0.02), CameraLoad(100, 1.0)
         run = world.run(load, 2.0)
         for until_s in (0.5, 1.0, 2.0):

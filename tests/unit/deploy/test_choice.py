@@ -9,12 +9,13 @@ from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
-from deploy.records import DefaultEngine, read_default, write_default
-from deploy.selection.load_test import Figures
+from deploy.records import DefaultEngine, LoadTestResult, read_default, write_default
 from deploy.selection.select import Loaded, Wanted, load_chosen, resolve
 from deploy.validation.admission import fingerprint
 
-MEASURED = Figures(due=9, scored=9, clips_per_s=1, cpu_s_per_clip=1, latency_ms={"p50": 1, "p95": 2, "p99": 3}, busy_share=1)
+MEASURED = LoadTestResult(
+    due=9, scored=9, clips_per_s=1, cpu_s_per_clip=1, latency_ms={"p50": 1, "p95": 2, "p99": 3}, busy_share=1
+)
 SHIPPED = ("openvino", "f32", "throughput")
 
 

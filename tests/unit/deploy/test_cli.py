@@ -152,26 +152,26 @@ def test_build_in_int8_is_of_the_footage_that_is_given_and_inspect_shows_which(r
     assert (without.returncode, without.stdout) == (1, "")
     assert "no graph in int8 was made of this model yet" in without.stderr
     assert "Traceback" not in without.stderr
-    done = run(*command, "--frames", tmp_path / "cameras", before=before)
+    done = run(*command, "--calibration-data", tmp_path / "cameras", before=before)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)["built"]["plan"]
-    assert (done.returncode, plan["footage"]["stretches"], plan["footage"]["frames"]) == (0, 4, 192)
+    assert (done.returncode, plan["calibration"]["stretches"], plan["calibration"]["frames"]) == (0, 4, 192)
     assert plan["products"]["INT8"] >= 1
     shown = json.loads(run("inspect", bundle.path, "--json").stdout)["engines"]["tensorrt int8"]
-    assert shown["plan"]["footage"] == plan["footage"]
+    assert shown["plan"]["calibration"] == plan["calibration"]
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "f32")])
 def test_footage_for_another_precision_is_a_wrong_call(run: Run, bundle: Bundle, precision: tuple[str, ...]) -> None:
-    done = run("build", bundle.path, "--frames", bundle.path, *precision)
+    done = run("build", bundle.path, "--calibration-data", bundle.path, *precision)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --frames is what --precision int8 is made from, got --precision f")
+    assert done.stderr.startswith("error: --calibration-data is what --precision int8 is made from, got --precision f")
 
 
 def test_footage_that_is_none_is_told_in_one_line(run: Run, bundle: Bundle, tmp_path: Path) -> None:
-    done = run("build", judged(bundle).path, "--precision", "int8", "--frames", tmp_path)
+    done = run("build", judged(bundle).path, "--precision", "int8", "--calibration-data", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: --frames {tmp_path}: no .jpg, .jpeg or .png file")
+    assert done.stderr.startswith(f"error: --calibration-data {tmp_path}: no .jpg, .jpeg or .png file")
     assert done.stderr.count("\n") == 1
 
 

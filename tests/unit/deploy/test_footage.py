@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
 from deploy.errors import BundleIncompatible, ConfigError
-from deploy.export.calibration_frames import HALF_FRAMES, MOST_STRETCHES, STRETCH_PICTURES, read_footage
+from deploy.export.calibration_frames import HALF_FRAMES, MOST_STRETCHES, STRETCH_PICTURES, read_calibration_frames
 from deploy.golden import read_sequences
 from deploy.image import encode_png
 from tests.unit.deploy.test_sequences import noise, with_sequences
@@ -39,16 +39,16 @@ def judged(bundle: Bundle) -> Bundle:
 
 def test_a_stretch_is_ordinary_and_then_hurried_in_natural_order_of_the_names(judged: Bundle, tmp_path: Path) -> None:
     frames = pictures(judged, STRETCH_PICTURES)
-    found = read_footage([written(tmp_path / "gate", frames)], judged)
+    found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
     np.testing.assert_array_equal(found.frames, frames[np.newaxis, SHOWN])
     assert found.hurried.tolist() == [[False] * HALF_FRAMES + [True] * HALF_FRAMES]
-    assert (found.card.stretches, found.card.frames) == (1, 2 * HALF_FRAMES)
+    assert (found.info.stretches, found.info.frames) == (1, 2 * HALF_FRAMES)
 
 
 def test_of_long_footage_stretches_are_drawn_far_apart(judged: Bundle, tmp_path: Path) -> None:
     many = 2 * MOST_STRETCHES
     frames = pictures(judged, many * STRETCH_PICTURES + 5)
-    found = read_footage([written(tmp_path / "gate", frames)], judged)
+    found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
     begin = {row[0].tobytes() for row in found.frames}
     at = [place for place, frame in enumerate(frames[::STRETCH_PICTURES]) if frame.tobytes() in begin]
     assert len(found.frames) == len(at) == MOST_STRETCHES
@@ -62,17 +62,18 @@ def test_cameras_are_folders_and_no_stretch_goes_from_one_to_the_next(judged: Bu
     folders = [written(tmp_path / "all" / f"camera {number}", frames) for number, frames in enumerate(cameras)]
     (tmp_path / "all" / "notes.txt").touch()
     (tmp_path / "all" / "empty").mkdir()
-    found = read_footage([tmp_path / "all"] if inside else folders, judged)
+    found = read_calibration_frames([tmp_path / "all"] if inside else folders, judged)
     np.testing.assert_array_equal(found.frames, [frames[SHOWN] for frames in cameras])
 
 
 def test_the_same_footage_is_known_again_and_other_footage_is_not(judged: Bundle, tmp_path: Path) -> None:
     first, second = (
-        read_footage([written(tmp_path / str(seed), pictures(judged, STRETCH_PICTURES, seed))], judged) for seed in range(2)
+        read_calibration_frames([written(tmp_path / str(seed), pictures(judged, STRETCH_PICTURES, seed))], judged)
+        for seed in range(2)
     )
-    again = read_footage([tmp_path / "0"], judged)
-    assert first.card == again.card
-    assert first.card.sha256 != second.card.sha256
+    again = read_calibration_frames([tmp_path / "0"], judged)
+    assert first.info == again.info
+    assert first.info.sha256 != second.info.sha256
 
 
 @pytest.mark.parametrize("off_by", [0, 10], ids=["the same", "encoded in another way"])
@@ -80,15 +81,15 @@ def test_footage_that_judges_is_left_out(judged: Bundle, tmp_path: Path, off_by:
     judging = read_sequences(judged).frames[1, 3]
     frames = pictures(judged, 2 * STRETCH_PICTURES)
     frames[40] = np.clip(judging.astype(int) + off_by, 0, 255)
-    found = read_footage([written(tmp_path / "gate", frames)], judged)
+    found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
     np.testing.assert_array_equal(found.frames, frames[np.newaxis, STRETCH_PICTURES:][:, SHOWN])
     with pytest.raises(ConfigError, match="in all of it are frames that the bundle's golden sequences judge by"):
-        read_footage([written(tmp_path / "path", frames[:STRETCH_PICTURES])], judged)
+        read_calibration_frames([written(tmp_path / "path", frames[:STRETCH_PICTURES])], judged)
 
 
 def test_a_bundle_without_golden_sequences_is_told_first(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleIncompatible, match="holds no golden sequences"):
-        read_footage([tmp_path / "nothing"], bundle)
+        read_calibration_frames([tmp_path / "nothing"], bundle)
 
 
 def nothing_there(folder: Path, bundle: Bundle) -> None:
@@ -136,5 +137,5 @@ def no_picture(folder: Path, bundle: Bundle) -> None:
 )
 def test_what_is_of_no_use_is_told(judged: Bundle, tmp_path: Path, made: Callable[[Path, Bundle], None], told: str) -> None:
     made(tmp_path / "footage", judged)
-    with pytest.raises(ConfigError, match=f"^--frames.*{told}"):
-        read_footage([tmp_path / "footage"], judged)
+    with pytest.raises(ConfigError, match=f"^--calibration-data.*{told}"):
+        read_calibration_frames([tmp_path / "footage"], judged)

@@ -20,7 +20,7 @@ from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, cut, program_shapes
 from deploy.network import load_network
 from deploy.spec import ClipSpec
-from deploy.validation.accuracy import judge, try_engine
+from deploy.validation.accuracy import judge, measure_accuracy
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.host_driver import HostDriver
@@ -159,9 +159,9 @@ def test_the_gate_tries_every_bucket_and_tells_the_worst() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 30, *SPEC.frame_shape), dtype=np.uint8)
     hurried = np.arange(30) >= 15
     sequences = Sequences(frames, np.tile(hurried, (3, 1)), score_sequences(OnHost(Means(), (1,)), frames))
-    right = try_engine(OnHost(Means(), (1, 2, 4)), "f32", sequences)
+    right = measure_accuracy(OnHost(Means(), (1, 2, 4)), "f32", sequences)
     assert (right.passed, right.buckets, right.max_error) == (True, (1, 2, 4), 0)
-    wrong = try_engine(OnHost(WrongInFours(), (1, 2, 4)), "f32", sequences)
+    wrong = measure_accuracy(OnHost(WrongInFours(), (1, 2, 4)), "f32", sequences)
     assert not wrong.passed
     assert judge("f32", sequences.score, sequences).buckets == ()
 

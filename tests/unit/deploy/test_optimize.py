@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.benchmark.load_test import CameraLoad, LoadRun
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import BundleError, ConfigError, EngineFailed
-from deploy.records import DefaultEngine, read_default, read_plan
-from deploy.selection.load_test import CameraLoad, Figures, LoadRun
+from deploy.records import DefaultEngine, LoadTestResult, read_default, read_plan
 from deploy.selection.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
-from deploy.validation.admission import Admitted, Status, Verdict
+from deploy.validation.admission import Admitted, Status, VerifyResult
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
@@ -28,7 +28,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 def measured(
     *, cpu_ms: float = 10, p95_ms: float = 100, scored: int = 1000, clips_per_s: float = 40, status: Status = "ok"
 ) -> Trial:
-    figures = Figures(
+    figures = LoadTestResult(
         due=1000,
         scored=scored,
         clips_per_s=clips_per_s,
@@ -86,7 +86,7 @@ def test_the_winner_passed_the_gate_and_reaches_the_goal_if_anything_does(trials
         assert goal.judge(winner.figures) == min(judged, key=("good", "too late", "too slow").index)
 
 
-def figures_of(trial: Trial) -> Figures:
+def figures_of(trial: Trial) -> LoadTestResult:
     assert trial.figures is not None
     return trial.figures
 
@@ -127,9 +127,9 @@ class Tried:
         monkeypatch.setattr("deploy.selection.optimize.load_admitted", self.load)
         monkeypatch.setattr("deploy.selection.optimize.start_run", lambda engine, *_: self.run(engine))
 
-    def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> Verdict:
+    def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> VerifyResult:
         self.gated.append(Candidate(engine, precision, hint))
-        return Verdict(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
+        return VerifyResult(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
 
     def load(self, _: Bundle, request: EngineRequest) -> Any:
         class Engine:
@@ -154,7 +154,7 @@ class Tried:
             def finish(_) -> None:  # noqa: N805  likewise
                 self.turns.append((name, None))
 
-            def figures(_) -> Figures:  # noqa: N805  likewise
+            def figures(_) -> LoadTestResult:  # noqa: N805  likewise
                 return figures_of(measured(cpu_ms={"onnx": 5, "openvino": 10}.get(name, 50) - (precision == "bf16")))
 
         return Run()
@@ -272,7 +272,7 @@ def test_int8_without_a_plan_is_left_out_with_the_command_that_builds_one(
     monkeypatch.setattr("deploy.engines.tensorrt.read_plan", read_plan)
     monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"tensorrt": ("int8",)})
     (trial,) = optimize(with_sequences(bundle, noise(bundle, 40)), Goal(LOAD), lambda *_: None).trials
-    command = f"oddsight-deploy build {bundle.path} --engine tensorrt --precision int8 --frames FOLDER"
+    command = f"oddsight-deploy build {bundle.path} --engine tensorrt --precision int8 --calibration-data FOLDER"
     assert trial.status == "refused"
     assert trial.detail == f"tensorrt in int8 has no plan in this bundle; build it: {command}"
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle
+from deploy.engines.tensorrt_library import plan_fingerprint
 from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
-from deploy.export.calibration_frames import Footage
+from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.graph_cache import graph_of
-from deploy.export.tensorrt import CHOOSING, fingerprint_here, make_plan
+from deploy.export.tensorrt import CHOOSING, make_plan
 from deploy.gpu.driver import Gpu
-from deploy.records import BuildOptions, find_variant, read_plan
+from deploy.records import BuildOptions, find_record, read_plan
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.unit.deploy.test_quantise import footage
 
@@ -24,14 +25,16 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRt:
     """TensorRT as a script, on a machine with an H100 and a cache of its own."""
     fake = FakeTensorRt()
     monkeypatch.setattr("deploy.export.tensorrt.import_library", lambda _flavour: fake)
-    monkeypatch.setattr("deploy.export.tensorrt.find_gpu", lambda _engine: Gpu("H100", "9.0"))
-    monkeypatch.setattr("deploy.export.tensorrt.platform.system", lambda: "Linux")
-    monkeypatch.setattr("deploy.export.tensorrt.platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("deploy.engines.tensorrt_library.find_gpu", lambda _engine: Gpu("H100", "9.0"))
+    monkeypatch.setattr("deploy.engines.tensorrt_library.platform.system", lambda: "Linux")
+    monkeypatch.setattr("deploy.engines.tensorrt_library.platform.machine", lambda: "x86_64")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
 
-def made(bundle: Bundle, options: BuildOptions = OPTIONS, precision: Any = "f32", footage: Footage | None = None) -> Any:
+def made(
+    bundle: Bundle, options: BuildOptions = OPTIONS, precision: Any = "f32", footage: CalibrationFrames | None = None
+) -> Any:
     return make_plan(bundle, "tensorrt", precision, options, lambda *_: None, footage)
 
 
@@ -42,10 +45,10 @@ def builds(library: FakeTensorRt) -> int:
 def test_what_was_made_is_read_back_with_its_record(bundle: Bundle) -> None:
     variant = made(bundle)
     found, plan = read_plan(bundle, "tensorrt", "f32", HERE)
-    assert found == variant == find_variant(bundle, "tensorrt", "f32")
+    assert found == variant == find_record(bundle, "tensorrt", "f32")
     assert plan == bundle.file(ONNX_NAME).read_bytes()
     assert {name: variant.fingerprint[name] for name in HERE} == HERE
-    assert variant.gate is None
+    assert variant.accuracy is None
 
 
 def test_a_plan_that_is_as_wanted_is_left_and_any_other_is_built_again(bundle: Bundle, library: FakeTensorRt) -> None:
@@ -62,7 +65,7 @@ def test_a_plan_that_is_as_wanted_is_left_and_any_other_is_built_again(bundle: B
 def test_timings_are_kept_for_the_next_model_on_this_gpu(bundle: Bundle, library: FakeTensorRt, tmp_path: Path) -> None:
     made(bundle)
     assert (tmp_path / "cache" / "oddsight" / "tensorrt-11.4.0-H100.timings").read_bytes() == b"timed "
-    made(bundle, OPTIONS.model_copy(update={"level": 5}))
+    made(bundle, OPTIONS.model_copy(update={"optimization_level": 5}))
     assert ("create_timing_cache", b"timed ") in library.calls
 
 
@@ -115,10 +118,10 @@ def test_a_plan_for_rtx_is_for_no_gpu_in_particular(library: FakeTensorRt, monke
     def none(engine: str) -> Gpu:
         raise EngineUnavailable("no GPU")
 
-    monkeypatch.setattr("deploy.export.tensorrt.find_gpu", none)
-    assert fingerprint_here("tensorrt-rtx", library).keys() == {"backend", "version", "os"}
+    monkeypatch.setattr("deploy.engines.tensorrt_library.find_gpu", none)
+    assert plan_fingerprint("tensorrt-rtx", library).keys() == {"backend", "version", "os"}
     with pytest.raises(EngineUnavailable, match="no GPU"):
-        fingerprint_here("tensorrt", library)
+        plan_fingerprint("tensorrt", library)
 
 
 def test_half_precision_has_a_graph_of_its_own_kept_until_the_model_changes(bundle: Bundle) -> None:
@@ -135,20 +138,20 @@ def test_a_plan_in_int8_tells_its_footage_and_is_built_again_for_other_footage_o
     bundle: Bundle, library: FakeTensorRt
 ) -> None:
     first = made(bundle, precision="int8", footage=footage(bundle))
-    assert first.plan.footage == footage(bundle).card
+    assert first.plan.calibration == footage(bundle).info
     assert made(bundle, precision="int8") == first == made(bundle, precision="int8", footage=footage(bundle))
     assert builds(library) == 1
     second = made(bundle, precision="int8", footage=footage(bundle, seed=2))
-    assert second.plan.footage == footage(bundle, seed=2).card
+    assert second.plan.calibration == footage(bundle, seed=2).info
     assert second.plan.graph_sha256 != first.plan.graph_sha256
     assert builds(library) == 2
     library.__version__ = "11.5.0"
-    assert made(bundle, precision="int8").plan.footage == second.plan.footage
+    assert made(bundle, precision="int8").plan.calibration == second.plan.calibration
     assert builds(library) == 3
 
 
 def test_a_missing_plan_in_int8_asks_for_footage_unless_a_graph_is_kept(bundle: Bundle) -> None:
-    with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8 --frames FOLDER$"):
+    with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8 --calibration-data FOLDER$"):
         read_plan(bundle, "tensorrt", "int8", HERE)
     graph_of(bundle, "int8", footage(bundle))
     with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8$"):

@@ -14,13 +14,13 @@ from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
-from deploy.export.calibration_frames import Footage
+from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.graph_cache import graph_of
-from deploy.export.int8 import _sterner, choose, quantised_graph
+from deploy.export.int8 import _sterner, choose, quantize_graph
 from deploy.export.tensorrt import build_plan
 from deploy.golden import Sequences, read_sequences, score_sequences
-from deploy.records import BuildOptions
-from deploy.validation.accuracy import Gate, judge
+from deploy.records import AccuracyResult, BuildOptions
+from deploy.validation.accuracy import judge
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.unit.deploy.test_sequences import with_sequences
 
@@ -31,11 +31,11 @@ def nodes(graph: bytes, kind: str) -> list[onnx.NodeProto]:
     return [node for node in onnx.load_from_string(graph).graph.node if node.op_type == kind]
 
 
-def footage(bundle: Bundle, seed: int = 1, frames: int = 40) -> Footage:
+def footage(bundle: Bundle, seed: int = 1, frames: int = 40) -> CalibrationFrames:
     """Two cameras in growing light, before walls of their own: scores far enough apart to bear a lot."""
     walls = np.random.default_rng(seed).integers(0, 50, (1, 1, *bundle.spec.frame_shape))
     light = (np.arange(2 * frames) * 100 / frames).reshape(frames, 2).T[..., np.newaxis, np.newaxis, np.newaxis]
-    return Footage((walls + light).astype(np.uint8), np.broadcast_to(np.arange(frames) >= frames // 2, (2, frames)))
+    return CalibrationFrames((walls + light).astype(np.uint8), np.broadcast_to(np.arange(frames) >= frames // 2, (2, frames)))
 
 
 def judged(bundle: Bundle) -> Bundle:
@@ -46,7 +46,7 @@ def judged(bundle: Bundle) -> Bundle:
 
 
 def quantised(bundle: Bundle, names: list[str] | None = None) -> bytes:
-    return quantised_graph(bundle, footage(bundle), lambda *_: None, names)
+    return quantize_graph(bundle, footage(bundle), lambda *_: None, names)
 
 
 def chosen(names: Any, gate: Any) -> list[str]:
@@ -63,7 +63,9 @@ def gate_of(costs: dict[str, float]):
     def gate(names):
         cost = sum(costs[name] for name in names)
         failures = ("refused",) if abs(cost) > 0.005 else ()
-        return Gate(frames=90, max_error=abs(cost), median_error=0, spearman=1 - abs(cost), auc_difference=0, failures=failures)
+        return AccuracyResult(
+            frames=90, max_error=abs(cost), median_error=0, spearman=1 - abs(cost), auc_difference=0, failures=failures
+        )
 
     return gate
 
@@ -82,7 +84,7 @@ def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other
 def test_golden_sequences_have_no_part_in_it(bundle: Bundle) -> None:
     without = quantised(bundle)
     assert without == quantised(judged(bundle))
-    assert without != quantised_graph(bundle, footage(bundle, seed=2), lambda *_: None, None)
+    assert without != quantize_graph(bundle, footage(bundle, seed=2), lambda *_: None, None)
 
 
 def test_only_what_is_named_is_quantised_with_symmetric_pairs_and_its_bias_left_as_it_is(bundle: Bundle) -> None:
@@ -114,7 +116,7 @@ def test_footage_with_hardly_a_score_is_refused(bundle: Bundle) -> None:
     with pytest.raises(
         EngineRefused, match="of the footage, 16 ordinary frames have a score, since a clip is 3 frames; at least 20 are"
     ):
-        quantised_graph(bundle, footage(bundle, frames=20), lambda *_: None)
+        quantize_graph(bundle, footage(bundle, frames=20), lambda *_: None)
 
 
 def test_the_least_harmful_are_taken_until_a_tenth_of_the_room_is_used_and_then_what_still_fits() -> None:
@@ -158,7 +160,7 @@ def test_where_nothing_fits_the_figures_are_told() -> None:
 
 def test_the_graph_is_kept_with_what_it_was_made_from_and_then_needs_no_footage(bundle: Bundle) -> None:
     graph = graph_of(bundle, "int8", footage(bundle))
-    assert graph.footage == footage(bundle).card
+    assert graph.footage == footage(bundle).info
     kept = bundle.path / "engines" / "graph-int8" / ONNX_NAME
     assert kept.read_bytes() == graph.content
     assert graph_of(bundle, "int8") == graph == graph_of(bundle, "int8", footage(bundle))
@@ -182,7 +184,7 @@ def test_without_footage_only_a_graph_that_is_as_it_was_made_is_of_use(bundle: B
         record = bundle.path / "engines" / "graph-int8" / "graph.json"
         content = json.loads(record.read_text())
         record.write_text(json.dumps({**content, changed: None if changed == "footage" else "0" * 64}))
-    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--frames FOLDER"):
+    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--calibration-data FOLDER"):
         graph_of(read_bundle(bundle.path), "int8")
 
 

@@ -14,7 +14,7 @@ from deploy.errors import EngineRefused, EngineUnavailable, PlanStale
 from deploy.export.graph_cache import graph_of
 from deploy.export.tensorrt import make_plan
 from deploy.golden import Sequences, score_sequences
-from deploy.records import BuildOptions, find_variant
+from deploy.records import BuildOptions, find_record
 from deploy.records import read_plan as really_read_plan
 from deploy.selection.select import FALLBACKS, load_ready
 from tests.harness.fake_tensorrt import FakeTensorRt
@@ -59,7 +59,7 @@ def test_an_engine_that_is_ready_is_loaded_whatever_the_policy(bundle: Bundle) -
 
 @pytest.mark.parametrize("name", ["tensorrt", "torch-cuda"])
 def test_fail_starts_nothing(tried: Bundle, library: FakeTensorRt, name: str) -> None:
-    with pytest.raises(EngineRefused, match=r"has (no plan|not been tried)"):
+    with pytest.raises(EngineRefused, match=r"has (no plan|not been validated)"):
         load_ready(tried, replace(REQUEST, engine=name), "fail")
 
 
@@ -67,23 +67,23 @@ def test_rebuild_builds_a_missing_plan_and_puts_it_to_the_gate(tried: Bundle, li
     ready = load_ready(tried, REQUEST, "rebuild")
     assert (ready.admitted.engine.name, ready.recovered) == ("tensorrt", "rebuild")
     assert "has no plan in this bundle" in ready.reason
-    variant = find_variant(tried, "tensorrt", "f16")
+    variant = find_record(tried, "tensorrt", "f16")
     assert variant is not None
-    assert variant.gate is not None
-    assert (variant.gate.passed, variant.gate.buckets) == (True, (1, 8, 32, 128))
+    assert variant.accuracy is not None
+    assert (variant.accuracy.passed, variant.accuracy.buckets) == (True, (1, 8, 32, 128))
     np.testing.assert_allclose(scores(ready.admitted.engine, tried), read_golden(tried).score[:4], rtol=1e-2)
     assert load_ready(tried, REQUEST, "fail").recovered is None
 
 
 def test_rebuild_builds_a_stale_plan_as_it_was_built_before(tried: Bundle, library: FakeTensorRt) -> None:
-    options = BuildOptions(buckets=(2, 4), level=1)
+    options = BuildOptions(buckets=(2, 4), optimization_level=1)
     make_plan(tried, "tensorrt", "f16", options, lambda *_: None)
     library.__version__ = "11.5.0"
     with pytest.raises(PlanStale, match=r"version was 11\.4\.0, is 11\.5\.0"):
         load_ready(tried, REQUEST, "fail")
     ready = load_ready(tried, REQUEST, "rebuild")
     assert "version was 11.4.0, is 11.5.0" in ready.reason
-    variant = find_variant(tried, "tensorrt", "f16")
+    variant = find_record(tried, "tensorrt", "f16")
     assert variant is not None
     assert variant.plan is not None
     assert variant.plan.options == options
@@ -93,31 +93,31 @@ def test_rebuild_in_int8_takes_the_graph_that_is_kept_and_without_one_asks_for_f
     bundle: Bundle, library: FakeTensorRt
 ) -> None:
     tried, options = judged(bundle), EngineRequest("tensorrt", "int8", max_clips=4)
-    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--frames FOLDER"):
+    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--calibration-data FOLDER"):
         load_ready(tried, options, "rebuild")
     graph = graph_of(tried, "int8", footage(tried))
     ready = load_ready(tried, options, "rebuild")
     assert (ready.admitted.engine.describe()["precision"], ready.recovered) == ("int8", "rebuild")
-    variant = find_variant(tried, "tensorrt", "int8")
+    variant = find_record(tried, "tensorrt", "int8")
     assert variant is not None
     assert variant.plan is not None
-    assert variant.plan.footage == graph.footage
+    assert variant.plan.calibration == graph.footage
 
 
 def test_a_plan_that_cannot_pass_is_not_rebuilt_into_service(bundle: Bundle, library: FakeTensorRt) -> None:
     wrong = with_sequences(bundle, noise(bundle, 40))
-    with pytest.raises(EngineRefused, match="was refused"):
+    with pytest.raises(EngineRefused, match="failed validation"):
         load_ready(wrong, REQUEST, "rebuild")
 
 
 def test_rebuild_helps_no_engine_without_a_plan(bundle: Bundle) -> None:
-    with pytest.raises(EngineRefused, match="has not been tried"):
+    with pytest.raises(EngineRefused, match="has not been validated"):
         load_ready(bundle, EngineRequest("openvino", "bf16", max_clips=4), "rebuild")
 
 
 def test_fallback_takes_the_first_that_may_serve_and_says_why(tried: Bundle, library: FakeTensorRt) -> None:
     ready = load_ready(tried, REQUEST, "fallback")
-    # In f16 it has not been tried; in f32 it holds to the golden clips.
+    # In f16 it has not been validated; in f32 it holds to the golden clips.
     assert (ready.admitted.engine.name, ready.admitted.engine.describe()["precision"]) == ("torch-cuda", "f32")
     assert (ready.recovered, "has no plan in this bundle" in ready.reason) == ("fallback", True)
 

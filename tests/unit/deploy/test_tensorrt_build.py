@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engines.tensorrt_library import MODULES, Log, import_library
 from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
-from deploy.export.tensorrt import build_plan, profile_bounds
-from deploy.records import BuildOptions, read_options
+from deploy.export.tensorrt import build_plan
+from deploy.records import BuildOptions, read_build_options
 from tests.harness.fake_tensorrt import FakeTensorRt, Severity
 
 OPTIONS = BuildOptions(buckets=(1, 4))
@@ -105,21 +105,27 @@ def test_progress_is_told_and_an_interrupt_stops_the_build_and_comes_out(bundle:
 
 
 def test_a_wide_profile_takes_every_number_of_clips_and_is_tuned_for_the_largest() -> None:
-    assert profile_bounds(OPTIONS.model_copy(update={"profiles": "wide"})) == [(1, 4, 4)]
+    assert OPTIONS.model_copy(update={"profiles": "wide"}).profile_bounds() == [(1, 4, 4)]
 
 
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=8))
 def test_buckets_may_be_given_in_any_order_and_more_than_once(buckets: list[int]) -> None:
-    options = read_options(buckets=buckets, profiles="static", level=3, workspace_mib=1, max_plan_mib=1)
+    options = read_build_options(buckets=buckets, profiles="static", optimization_level=3, workspace_mib=1, max_plan_mib=1)
     assert options.buckets == tuple(sorted(set(buckets)))
-    assert [bounds[2] for bounds in profile_bounds(options)] == list(options.buckets)
+    assert [bounds[2] for bounds in options.profile_bounds()] == list(options.buckets)
 
 
-@pytest.mark.parametrize("wrong", [{"buckets": [0]}, {"buckets": [2000]}, {"level": 9}])
+@pytest.mark.parametrize("wrong", [{"buckets": [0]}, {"buckets": [2000]}, {"optimization_level": 9}])
 def test_options_out_of_range_are_named(wrong: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {"buckets": None, "profiles": "static", "level": 3, "workspace_mib": 1, "max_plan_mib": 1}
+    usual: dict[str, Any] = {
+        "buckets": None,
+        "profiles": "static",
+        "optimization_level": 3,
+        "workspace_mib": 1,
+        "max_plan_mib": 1,
+    }
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        read_options(**{**usual, **wrong})
+        read_build_options(**{**usual, **wrong})
 
 
 @pytest.mark.parametrize("flavour", MODULES)

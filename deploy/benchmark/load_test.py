@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from deploy.engine import Clips, Engine, ResidentEngine, State, resident, upload_before
 from deploy.errors import ConfigError
 from deploy.handles import StateRow
+from deploy.records import LoadTestResult
 
 
 class Watched(Protocol):
@@ -105,30 +105,6 @@ class CameraLoad:
         return self.cameras * self.frame_rate
 
 
-class Figures(BaseModel):
-    """What was seen of one engine under a load."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    due: int
-    """Clips that came."""
-    scored: int
-    """Those of them that were scored within the run."""
-    clips_per_s: float
-    """Scored; of an engine that does not keep up, all that it can do."""
-    cpu_s_per_clip: float
-    """Of the whole process over the whole run, waiting included: threads may wait busily."""
-    latency_ms: dict[str, float]
-    """From when a clip came to its score: p50, p95, p99; of scored clips only."""
-    busy_share: float
-    """Of the run's time that was spent in calls, 0 to 1."""
-
-    @property
-    def scored_share(self) -> float:
-        """0 to 1."""
-        return self.scored / self.due
-
-
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Time, all in seconds."""
@@ -174,12 +150,12 @@ class LoadRun:
         """All clips have come: those that wait get the time of one wait and one call to be begun; what is left then, is left."""
         self.turn((self.due - 1) / self.load.clips_per_s + MAX_WAIT_S + self._slowest_s)
 
-    def figures(self) -> Figures:
+    def figures(self) -> LoadTestResult:
         """What was seen so far; at least one clip must have been scored."""
         scored = len(self._latencies_s)
         # After its last clip an engine is free until the next one would come.
         elapsed_s = max(self._at_s, self.due / self.load.clips_per_s)
-        return Figures(
+        return LoadTestResult(
             due=self.due,
             scored=scored,
             clips_per_s=scored / elapsed_s,
