@@ -13,9 +13,9 @@ from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import STAY_ON_DEVICE, CpuDecoder, load_decoder
 from deploy.engine import Engine, EngineRequest, resident
 from deploy.errors import ConfigError
-from deploy.selection.select import Wanted, load_chosen
+from deploy.selection.select import load_serving_engine
 from deploy.validation.accuracy import check_decoder
-from deploy.validation.admission import Admitted
+from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings
 from streamer.kafka.client import ensure_topics, silence_kafka_log
 from streamer.kafka.dead_letters import KafkaDeadLetters
@@ -46,10 +46,10 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
     metrics, health = Metrics(), Health()
     with ExitStack() as stack:
         port = stack.enter_context(serve_http(settings.http, metrics, health))
-        admitted = stack.enter_context(_engine(settings, bundle, metrics))
-        decoder = stack.enter_context(_decoder(settings, bundle, admitted.engine, metrics))
-        pipeline = Pipeline(_stages(settings, bundle, (decoder, admitted), (metrics, health), stack))
-        log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **admitted.engine.describe())
+        loaded = stack.enter_context(_engine(settings, bundle, metrics))
+        decoder = stack.enter_context(_decoder(settings, bundle, loaded.engine, metrics))
+        pipeline = Pipeline(_stages(settings, bundle, (decoder, loaded), (metrics, health), stack))
+        log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **loaded.engine.describe())
         while not stop.is_set():
             pipeline.step()
         log.info("stopping: finishing what has been read")
@@ -63,32 +63,34 @@ def _bundle_path(settings: Settings) -> Path:
 
 
 @contextmanager
-def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[Admitted]:
+def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[LoadedEngine]:
     chosen = settings.engine
-    wanted = Wanted(chosen.backend, chosen.precision, chosen.performance_hint)
-    loaded = load_chosen(bundle, wanted, _options(settings), chosen.on_unavailable)
-    if loaded.passed_over is not None:
-        log.warning("the bundle's default engine is not used", reason=loaded.passed_over)
-    engine, scale = loaded.admitted.engine, loaded.admitted.score_scale
-    if loaded.ready is not None and loaded.ready.recovered is not None:
-        action = loaded.ready.recovered
-        log.warning("the engine asked for was not ready", action=action, running=engine.name, reason=loaded.ready.reason)
-        metrics.engine_recoveries.labels(action).inc()
-    log.info("engine chosen", **loaded.choice.told(), score_scale=round(scale, 4), gpu_cached_cameras=engine.gpu_cached_cameras)
+    request = EngineRequest(
+        max_clips=settings.batch.max_clips, threads=chosen.threads, gpu_cached_cameras=chosen.gpu_cached_cameras
+    )
+    loaded = load_serving_engine(
+        bundle,
+        request,
+        engine=chosen.backend,
+        precision=chosen.precision,
+        performance_hint=chosen.performance_hint,
+        on_unavailable=chosen.on_unavailable,
+    )
+    engine = loaded.engine
+    if loaded.default_rejected is not None:
+        log.warning("the bundle's default engine is not used", reason=loaded.default_rejected)
+    if loaded.recovery is not None:
+        log.warning(
+            "the requested engine was not available", action=loaded.recovery, running=engine.name, reason=loaded.recovery_reason
+        )
+        metrics.engine_recoveries.labels(loaded.recovery).inc()
+    scale = round(loaded.score_scale, 4)
+    log.info("engine chosen", **loaded.log_fields(), score_scale=scale, gpu_cached_cameras=engine.gpu_cached_cameras)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     try:
-        yield loaded.admitted
+        yield loaded
     finally:
         engine.close()
-
-
-def _options(settings: Settings) -> EngineRequest:
-    chosen = settings.engine
-    return EngineRequest(
-        max_clips=settings.batch.max_clips,
-        threads=chosen.threads,
-        gpu_cached_cameras=chosen.gpu_cached_cameras,
-    )
 
 
 @contextmanager
@@ -109,12 +111,16 @@ def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metric
 
 
 def _stages(
-    settings: Settings, bundle: Bundle, parts: tuple[MessageDecoder, Admitted], watch: tuple[Metrics, Health], stack: ExitStack
+    settings: Settings,
+    bundle: Bundle,
+    parts: tuple[MessageDecoder, LoadedEngine],
+    watch: tuple[Metrics, Health],
+    stack: ExitStack,
 ) -> Stages:
     """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
-    decoder, admitted = parts
+    decoder, loaded = parts
     metrics, health = watch
-    decider = Decider(settings, bundle, admitted.engine.name)
+    decider = Decider(settings, bundle, loaded.engine.name)
     client = make_redis(settings.redis)
     stack.callback(client.close)
     check_redis(client)
@@ -126,7 +132,7 @@ def _stages(
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        scorer=Scorer(admitted.engine, admitted.score_scale, decider.least_exit, metrics),
+        scorer=Scorer(loaded.engine, loaded.score_scale, decider.least_exit, metrics),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=dead_letters,

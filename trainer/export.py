@@ -33,7 +33,7 @@ from deploy.errors import EngineUnavailable
 from deploy.export.onnx import export_onnx, save_weights
 from deploy.golden import PACE, Sequences, places_of, sequences_bytes
 from deploy.spec import ClipSpec
-from deploy.validation.parity import check
+from deploy.validation.parity import check_parity
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
@@ -95,7 +95,7 @@ def check_engines(bundle: Bundle) -> Iterator[str]:
             yield f"engine {name}: not tried, {error}"
             continue
         try:
-            parity = check(engine, golden)
+            parity = check_parity(engine, golden)
         finally:
             engine.close()
         yield f"engine {name}: agrees on {parity.clips} clips, largest score error {parity.max_score_error:.1e}"

@@ -1,13 +1,11 @@
-"""An engine under the load of some cameras: clips come evenly, in real time, whether or not the engine keeps up with them.
+"""Load test: one engine scores the clips of synthetic cameras, which arrive evenly in real time whether or not it keeps up.
 
-They are scored in micro-batches as the service makes them: flushed when full, or when the oldest clip has waited long enough; of
-one camera at most one clip a micro-batch where the model carries a state or the engine keeps its frames.
-
-Cameras as an engine watches them in the service, their clips and states going up whole or staying on its device.
+Clips are scored in micro-batches as in the service (:mod:`deploy.batching`): flushed when full, or when the oldest clip has
+waited long enough; at most one clip of a camera if the model has a state or the engine caches frames.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,20 +17,26 @@ from deploy.errors import ConfigError
 from deploy.handles import StateRow
 from deploy.records import LoadTestResult
 
+MAX_WAIT_S = 0.05
+"""The service's default of ``batch.max_wait_ms``."""
+_MAX_FRAME_RATE = 1000
+_WARM_UP_CALLS = 2
+_ROUNDING = 1e-6
 
-class Watched(Protocol):
-    """Cameras, as many as have a clip of their own, that an engine watches; each shows its clip over and over."""
+
+class SyntheticCameras(Protocol):
+    """Cameras that each show one clip over and over."""
 
     count: int
     one_by_one: bool
-    """Whether one camera has at most one clip a call."""
+    """Whether a call may hold only one clip of each camera."""
 
-    def score(self, numbers: NDArray[np.int64]) -> None:
-        """Score the next clip of each of these."""
+    def score(self, cameras: NDArray[np.int64]) -> None:
+        """Score the next clip of each of these cameras, int64 (N,)."""
 
 
-class WholeClips:
-    """Clips and states go to the engine each time."""
+class WholeClipCameras:
+    """Cameras whose clips and states are uploaded in every call."""
 
     def __init__(self, engine: Engine, clips: Clips) -> None:
         shape = engine.spec.state_shape
@@ -40,15 +44,14 @@ class WholeClips:
         self._engine, self._clips = engine, clips
         self._state: State | None = None if shape is None else np.zeros((len(clips), *shape), np.float32)
 
-    def score(self, numbers: NDArray[np.int64]) -> None:
-        """See :meth:`Watched.score`."""
-        scores = self._engine.score(self._clips[numbers], None if self._state is None else self._state[numbers])
+    def score(self, cameras: NDArray[np.int64]) -> None:
+        scores = self._engine.score(self._clips[cameras], None if self._state is None else self._state[cameras])
         if self._state is not None:
-            self._state[numbers] = scores.state
+            self._state[cameras] = scores.state
 
 
-class NewestFrames:
-    """Newest frames go to the engine, which keeps the rest."""
+class NewestFrameCameras:
+    """Cameras of which only the newest frame is uploaded; the engine caches the rest."""
 
     def __init__(self, engine: ResidentEngine, clips: Clips) -> None:
         self.count, self.one_by_one = len(clips), engine.spec.length > 1 or engine.spec.state_shape is not None
@@ -56,38 +59,20 @@ class NewestFrames:
         self._before = upload_before(engine, clips)
         self._states: list[StateRow | None] = [None] * len(clips)
 
-    def score(self, numbers: NDArray[np.int64]) -> None:
-        """See :meth:`Watched.score`."""
-        before, states = [self._before[number] for number in numbers], [self._states[number] for number in numbers]
-        found = self._engine.score_newest(self._newest[numbers], before, states)
-        for number, frame, state in zip(numbers, found.frames, found.states, strict=True):
-            self._before[number] = [*self._before[number], frame][1:]
-            self._states[number] = state
-
-
-def watch(engine: Engine, clips: Clips) -> Watched:
-    """A camera for each of ``clips``, uint8 (N, T, H, W, C) N at most the engine's ``max_clips`` and ``cameras``.
-
-    Raises:
-        EngineFailed: the backend failed.
-    """
-    keeper = resident(engine)
-    return WholeClips(engine, clips) if keeper is None else NewestFrames(keeper, clips)
-
-
-MAX_WAIT_S = 0.05
-"""The service's own default."""
-_MAX_FRAME_RATE = 1000
-_WARM_UP_CALLS = 2
-_ROUNDING = 1e-6
+    def score(self, cameras: NDArray[np.int64]) -> None:
+        before, states = [self._before[camera] for camera in cameras], [self._states[camera] for camera in cameras]
+        scores = self._engine.score_newest(self._newest[cameras], before, states)
+        for camera, frame, state in zip(cameras, scores.frames, scores.states, strict=True):
+            self._before[camera] = [*self._before[camera], frame][1:]
+            self._states[camera] = state
 
 
 @dataclass(frozen=True, slots=True)
 class CameraLoad:
-    """So many cameras of so many frames a second each, every frame of which completes a clip.
+    """A number of cameras and their frame rate; every frame completes a clip.
 
     Raises:
-        ConfigError: names the figure that is out of range.
+        ConfigError: a value is out of range.
     """
 
     cameras: int
@@ -107,7 +92,7 @@ class CameraLoad:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time, all in seconds."""
+    """Sources of time, all in seconds."""
 
     now_s: Callable[[], float] = time.perf_counter
     cpu_s: Callable[[], float] = time.process_time
@@ -115,24 +100,25 @@ class Clock:
 
 
 @dataclass(slots=True)
-class LoadRun:
-    """One engine's run, in turns with others: its own time stands still between its turns, and its backlog stays."""
+class LoadTest:
+    """The load test of one engine, run in turns with others: its clock stands still between turns, and its backlog stays."""
 
     engine: Engine
     load: CameraLoad
     due: int
-    watched: Watched
-    """The other cameras send the same."""
+    """Number of clips that arrive."""
+    cameras: SyntheticCameras
+    """If the load has more cameras, the others show the same clips."""
     clock: Clock
     _at_s: float = 0.0
     _busy_s: float = 0.0
     _cpu_s: float = 0.0
     _slowest_s: float = 0.0
     _latencies_s: list[float] = field(default_factory=list)
-    """Of the clips scored so far, which are the first ones that came."""
+    """Of the clips scored so far, in order of arrival."""
 
-    def turn(self, until_s: float) -> None:
-        """Go on until the run's own time is ``until_s``: no call begins later, but one may end later.
+    def run(self, until_s: float) -> None:
+        """Continue until the test's clock shows ``until_s``: no call begins later, but one may end later.
 
         Raises:
             EngineFailed: the backend failed.
@@ -147,29 +133,29 @@ class LoadRun:
         self._cpu_s += self.clock.cpu_s() - begin_cpu_s
 
     def finish(self) -> None:
-        """All clips have come: those that wait get the time of one wait and one call to be begun; what is left then, is left."""
-        self.turn((self.due - 1) / self.load.clips_per_s + MAX_WAIT_S + self._slowest_s)
+        """Continue after the last arrival for one wait and the slowest call; clips that are not begun by then are not scored."""
+        self.run((self.due - 1) / self.load.clips_per_s + MAX_WAIT_S + self._slowest_s)
 
-    def figures(self) -> LoadTestResult:
-        """What was seen so far; at least one clip must have been scored."""
+    def result(self) -> LoadTestResult:
+        """Measurements so far; at least one clip must have been scored."""
         scored = len(self._latencies_s)
-        # After its last clip an engine is free until the next one would come.
+        # After its last clip an engine is idle until the next one would arrive.
         elapsed_s = max(self._at_s, self.due / self.load.clips_per_s)
         return LoadTestResult(
             due=self.due,
             scored=scored,
             clips_per_s=scored / elapsed_s,
             cpu_s_per_clip=self._cpu_s / scored,
-            latency_ms={f"p{rank}": float(np.percentile(self._latencies_s, rank)) * 1000 for rank in (50, 95, 99)},
+            latency_ms=latency_percentiles_ms(self._latencies_s),
             busy_share=self._busy_s / elapsed_s,
         )
 
     def _ready_s(self) -> float:
-        """When the next micro-batch is to be flushed."""
+        """When the next micro-batch is flushed."""
         first = len(self._latencies_s)
         full_at = first + self.engine.max_clips - 1
-        # Of a model with a state and fewer cameras than that, no micro-batch is ever full.
-        if full_at < self.due and self._most() == self.engine.max_clips:
+        # With one clip of each camera and fewer cameras than max_clips, no micro-batch is ever full.
+        if full_at < self.due and self._batch_limit() == self.engine.max_clips:
             return min(self._due_s(first) + MAX_WAIT_S, self._due_s(full_at))
         return self._due_s(first) + MAX_WAIT_S
 
@@ -180,35 +166,40 @@ class LoadRun:
 
     def _score(self, begin_s: float) -> None:
         first = len(self._latencies_s)
-        # A clip that is waited for has come, however the sum of times was rounded.
-        came = min(self.due, int(self._at_s * self.load.clips_per_s + _ROUNDING) + 1)
-        numbers = range(first, first + max(1, min(self._most(), came - first)))
-        self.watched.score(np.array(numbers) % self.watched.count)
+        # The clip that was waited for has arrived, however the sum of times was rounded.
+        arrived = min(self.due, int(self._at_s * self.load.clips_per_s + _ROUNDING) + 1)
+        clips = range(first, first + max(1, min(self._batch_limit(), arrived - first)))
+        self.cameras.score(np.array(clips) % self.cameras.count)
         done_s = self.clock.now_s() - begin_s
-        self._latencies_s += [done_s - self._due_s(number) for number in numbers]
+        self._latencies_s += [done_s - self._due_s(clip) for clip in clips]
         self._busy_s += done_s - self._at_s
         self._slowest_s = max(self._slowest_s, done_s - self._at_s)
         self._at_s = done_s
 
-    def _most(self) -> int:
-        """Clips that a micro-batch may hold."""
-        return self.watched.count if self.watched.one_by_one else self.engine.max_clips
+    def _batch_limit(self) -> int:
+        return self.cameras.count if self.cameras.one_by_one else self.engine.max_clips
 
-    def _due_s(self, number: int) -> float:
-        return number / self.load.clips_per_s
+    def _due_s(self, clip: int) -> float:
+        return clip / self.load.clips_per_s
 
 
-def start_run(engine: Engine, load: CameraLoad, run_s: float, clips: Clips, clock: Clock | None = None) -> LoadRun:
-    """Warm an engine up for a run of ``run_s`` seconds of its own time, at least one clip.
+def start_load_test(engine: Engine, load: CameraLoad, duration_s: float, clips: Clips, clock: Clock | None = None) -> LoadTest:
+    """Warm up an engine for a load test of ``duration_s`` seconds and at least one clip.
 
-    ``clips``: any number of real ones, uint8 (N, T, H, W, C). Of them clips and states of at most ``max_clips`` cameras are made,
-    so that a number of cameras that no machine has the memory for can be tried.
+    The cameras show ``clips``, uint8 (N, T, H, W, C). Memory is needed for ``max_clips`` of them only, so that any number of
+    cameras can be tested.
 
     Raises:
         EngineFailed: the backend failed.
     """
-    cameras = np.arange(min(load.cameras, engine.max_clips))
-    watched = watch(engine, clips[cameras % len(clips)])
+    numbers = np.arange(min(load.cameras, engine.max_clips))
+    shown, caching = clips[numbers % len(clips)], resident(engine)
+    cameras = WholeClipCameras(engine, shown) if caching is None else NewestFrameCameras(caching, shown)
     for _ in range(_WARM_UP_CALLS):
-        watched.score(cameras)
-    return LoadRun(engine, load, max(1, int(run_s * load.clips_per_s)), watched, clock or Clock())
+        cameras.score(numbers)
+    return LoadTest(engine, load, max(1, int(duration_s * load.clips_per_s)), cameras, clock or Clock())
+
+
+def latency_percentiles_ms(times_s: Sequence[float]) -> dict[str, float]:
+    """p50, p95 and p99 in milliseconds."""
+    return {f"p{rank}": float(np.percentile(times_s, rank)) * 1000 for rank in (50, 95, 99)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from deploy.benchmark.load_test import NewestFrames
+from deploy.benchmark.load_test import NewestFrameCameras, latency_percentiles_ms
 from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu, measure_gpu
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import Clips, Engine, EngineRequest, PerformanceHint, Precision, State, resident
@@ -108,7 +108,7 @@ class CallTimes:
     @property
     def latency_ms(self) -> dict[str, float]:
         """p50, p95 and p99 of a call."""
-        return {f"p{rank}": float(np.percentile(self.calls_s, rank)) * 1000 for rank in (50, 95, 99)}
+        return latency_percentiles_ms(self.calls_s)
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ class EngineRunner:
     clips: Clips
     state: State | None = None
     memory_bytes: int | None = None
-    newest_frames: NewestFrames | None = None
+    newest_frames: NewestFrameCameras | None = None
     """For engines that keep the cameras' frames on their device."""
     times: CallTimes = field(default_factory=CallTimes)
     times_on_device: CallTimes = field(default_factory=CallTimes)
@@ -128,7 +128,7 @@ class EngineRunner:
     def warm_up(self) -> None:
         """Score the clips twice."""
         if (device_engine := resident(self.engine)) is not None:
-            self.newest_frames = NewestFrames(device_engine, self.clips)
+            self.newest_frames = NewestFrameCameras(device_engine, self.clips)
         for _ in range(_WARM_UP_CALLS):
             self.state = self._score()
 
@@ -168,7 +168,7 @@ def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, i
 
     Returns:
         ``performance_hint``; ``results``: one for each engine and batch size; ``floor`` and ``gpu_floor``: measured peaks of
-        processor and GPU, the latter None if no engine ran on a GPU; ``left_out``: the reason for each engine that could not be loaded.
+        processor and GPU, the latter None if no engine ran on a GPU; ``left_out``: why an engine could not be loaded.
 
     Raises:
         EngineFailed: a backend failed.
@@ -192,7 +192,7 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
     The second value gives, for each engine that cannot run here, the reason.
     """
     runners, left_out = [], {}
-    rng_clips = [_random_clips(bundle, batch) for batch in plan.batches]
+    random_clips = [_random_clips(bundle, batch) for batch in plan.batches]
     for name, precision in plan.engines:
         before_bytes = _resident_bytes()
         try:
@@ -212,7 +212,7 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
             continue
         engine = stack.enter_context(closing(loaded))
         engine.heatmaps_from = inf
-        loaded_runners = [EngineRunner(engine, precision, clips) for clips in rng_clips]
+        loaded_runners = [EngineRunner(engine, precision, clips) for clips in random_clips]
         _warm_up(loaded_runners, before_bytes)
         runners += loaded_runners
     return runners, left_out

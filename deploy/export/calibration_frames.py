@@ -1,7 +1,8 @@
-"""CalibrationFrames that a graph is made from: stretches of what cameras see, drawn evenly from folders of pictures.
+"""Calibration frames for ``int8``: stretches of footage, drawn evenly from folders of pictures.
 
-A stretch is as a golden sequence is, see :mod:`deploy.golden`: a second half at three times its pace, so that high scores are
-there as well, and long enough for a state to settle. It is never one of those: what a graph is made from cannot judge it.
+A stretch is made like a golden sequence (:mod:`deploy.golden`): its second half is played at three times its pace, so that there
+are high scores as well, and it is long enough for a state to settle. Stretches that show a golden frame are left out, because the
+golden sequences validate the result.
 """
 
 import re
@@ -22,11 +23,12 @@ from deploy.spec import ClipSpec
 
 HALF_FRAMES: Final = 24
 STRETCH_PICTURES: Final = HALF_FRAMES * (1 + PACE)
-"""That a camera must have, one after the other, for one stretch."""
+"""Consecutive pictures of a camera that one stretch needs."""
 MOST_STRETCHES: Final = 4
 
+_OPTION: Final = "--calibration-data"
 _EVERY_PX: Final = 8
-_ALIKE_LEVELS: Final = 16
+_SAME_FRAME_LEVELS: Final = 16
 """The same frame, as a JPEG of quality 75, is at most 13 grey levels off in every eighth pixel; the next frame, where anything
 moves, is 100 and more off in some."""
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
@@ -34,16 +36,16 @@ _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFrames:
-    """Stretches of footage, one after the other; what they score is up to a model."""
+    """Stretches of footage, without scores."""
 
     frames: NDArray[np.uint8]
     """uint8 (S, F, H, W, C)."""
     hurried: NDArray[np.bool_]
-    """bool (S, F): what is played at three times its pace."""
+    """bool (S, F): played at three times its pace."""
 
     @property
     def info(self) -> CalibrationInfo:
-        """What to keep of it."""
+        """Number and checksum, for records."""
         stretches, frames = self.hurried.shape
         return CalibrationInfo(stretches=stretches, frames=stretches * frames, sha256=sha256(self.frames.tobytes()))
 
@@ -51,29 +53,31 @@ class CalibrationFrames:
 def read_calibration_frames(folders: Sequence[Path], bundle: Bundle) -> CalibrationFrames:
     """At most ``MOST_STRETCHES`` stretches, as far from each other as the footage allows; only their pictures are decoded.
 
-    A folder of JPEGs and PNGs is a camera's, in natural order of their names; one without any stands for the folders in it.
-    A stretch that holds a frame of the bundle's golden sequences, or one just like it, is left out: footage of the training may.
+    A folder of JPEGs and PNGs belongs to one camera, in natural order of their names; a folder without any stands for the folders
+    in it. The footage may be that of the training.
 
     Raises:
         ConfigError: a folder cannot be read or holds no pictures, one of them cannot be decoded, or no camera has enough.
-        BundleIncompatible: the bundle has no golden sequences to judge by.
+        BundleIncompatible: the bundle has no golden sequences.
     """
-    judging = _thinned(read_sequences(bundle).frames.reshape(-1, *bundle.spec.frame_shape))
+    golden = _subsample(read_sequences(bundle).frames.reshape(-1, *bundle.spec.frame_shape))
     cameras = [pictures for folder in folders for pictures in _cameras(folder)]
-    stretches = [stretch for pictures in cameras for stretch in _stretches(pictures)]
+    stretches = [
+        pictures[first : first + STRETCH_PICTURES]
+        for pictures in cameras
+        for first in range(0, len(pictures) - STRETCH_PICTURES + 1, STRETCH_PICTURES)
+    ]
     if not stretches:
         longest = max(map(len, cameras))
         raise ConfigError(
-            f"--calibration-data: a camera must have at least {STRETCH_PICTURES} pictures, one after the other as they were taken; "
+            f"{_OPTION}: a camera must have at least {STRETCH_PICTURES} pictures, one after the other as they were taken; "
             f"the longest of {len(cameras)} has {longest}"
         )
     chosen = np.unique(np.linspace(0, len(stretches) - 1, MOST_STRETCHES).round().astype(int))
-    decoded = (np.stack([_decoded(path, bundle.spec) for path in stretches[number]]) for number in chosen)
-    rows = [frames[places_of(HALF_FRAMES)] for frames in decoded if not _share_any(_thinned(frames), judging)]
+    decoded = (np.stack([_decode(path, bundle.spec) for path in stretches[number]]) for number in chosen)
+    rows = [frames[places_of(HALF_FRAMES)] for frames in decoded if not _shares_frame(_subsample(frames), golden)]
     if not rows:
-        raise ConfigError(
-            "--calibration-data: in all of it are frames that the bundle's golden sequences judge by; give other footage"
-        )
+        raise ConfigError(f"{_OPTION}: every stretch shows frames of the bundle's golden sequences; give other footage")
     hurried = np.arange(2 * HALF_FRAMES) >= HALF_FRAMES
     return CalibrationFrames(np.stack(rows), np.broadcast_to(hurried, (len(rows), len(hurried))).copy())
 
@@ -82,46 +86,41 @@ def _cameras(folder: Path) -> Iterator[list[Path]]:
     if pictures := _pictures(folder):
         yield pictures
         return
-    inside = [found for inner in _listed(folder) if inner.is_dir() and (found := _pictures(inner))]
-    if not inside:
-        raise ConfigError(f"--calibration-data {folder}: no .jpg, .jpeg or .png file in this folder or in those in it")
-    yield from inside
+    inner_pictures = [pictures for inner in _list(folder) if inner.is_dir() and (pictures := _pictures(inner))]
+    if not inner_pictures:
+        raise ConfigError(f"{_OPTION} {folder}: no .jpg, .jpeg or .png file in this folder or in those in it")
+    yield from inner_pictures
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [path for path in _listed(folder) if path.suffix.lower() in _PICTURES and path.is_file()]
+    return [path for path in _list(folder) if path.suffix.lower() in _PICTURES and path.is_file()]
 
 
-def _listed(folder: Path) -> list[Path]:
+def _list(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir(), key=_natural)
+        return sorted(folder.iterdir(), key=_natural_key)
     except OSError as error:
-        raise ConfigError(f"--calibration-data {folder}: {error.strerror}; give a folder of pictures") from error
+        raise ConfigError(f"{_OPTION} {folder}: {error.strerror}; give a folder of pictures") from error
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural_key(path: Path) -> list[tuple[int, str]]:
     """``frame10`` after ``frame9``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _stretches(pictures: list[Path]) -> Iterator[list[Path]]:
-    for first in range(0, len(pictures) - STRETCH_PICTURES + 1, STRETCH_PICTURES):
-        yield pictures[first : first + STRETCH_PICTURES]
-
-
-def _decoded(path: Path, spec: ClipSpec) -> Frame:
+def _decode(path: Path, spec: ClipSpec) -> Frame:
     try:
         return decode_picture(path.read_bytes(), spec).frame
     except OSError as error:
-        raise ConfigError(f"--calibration-data {path}: {error.strerror}") from error
+        raise ConfigError(f"{_OPTION} {path}: {error.strerror}") from error
     except BadFrame as error:
-        raise ConfigError(f"--calibration-data {path}: {error}; delete it, or give other footage") from error
+        raise ConfigError(f"{_OPTION} {path}: {error}; delete it, or give other footage") from error
 
 
-def _thinned(frames: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Every eighth pixel of frames uint8 (N, H, W, C), in which differences can be taken."""
+def _subsample(frames: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Every eighth pixel of frames uint8 (N, H, W, C), signed so that differences can be taken."""
     return frames[:, ::_EVERY_PX, ::_EVERY_PX].astype(np.int16)
 
 
-def _share_any(frames: NDArray[np.int16], judging: NDArray[np.int16]) -> bool:
-    return any(np.abs(judging - frame).max((1, 2, 3)).min() <= _ALIKE_LEVELS for frame in frames)
+def _shares_frame(frames: NDArray[np.int16], golden: NDArray[np.int16]) -> bool:
+    return any(np.abs(golden - frame).max((1, 2, 3)).min() <= _SAME_FRAME_LEVELS for frame in frames)

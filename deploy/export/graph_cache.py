@@ -1,8 +1,8 @@
-"""The serving graph in each precision: an engine that takes types from the graph is given one made for it.
+"""The serving graph in each precision, for engines that take types from the graph.
 
-``f32`` is the bundle's own ``model.onnx``. The others are made when they are first asked for, and then kept, as in
-``engines/graph-f16/model.onnx``: ``f16`` from the bundle's weights, which needs the network's own package and PyTorch, ``int8``
-from ``model.onnx`` and footage, which is not in the bundle: by the golden sequences it is judged.
+``f32`` is the bundle's own ``model.onnx``. ``f16`` is exported from the bundle's weights, which needs the network's package and
+PyTorch; ``int8`` is quantized from ``model.onnx`` with calibration frames, which are not in the bundle: its golden sequences
+validate the result. Both are made when first needed and kept, as in ``engines/graph-f16/model.onnx``.
 """
 
 from collections.abc import Callable
@@ -20,55 +20,55 @@ _RECORD_NAME = "graph.json"
 
 
 class GraphRecord(BaseModel):
-    """``graph.json``: what a graph that is kept was made from."""
+    """``graph.json``: what a cached graph was made from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_sha256: str
     sha256: str
-    footage: CalibrationInfo | None = None
+    calibration: CalibrationInfo | None = None
     """For ``int8`` only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
-    """A serving graph."""
+class ServingGraph:
+    """An ONNX graph, and for ``int8`` the frames that it was calibrated with."""
 
     content: bytes
-    footage: CalibrationInfo | None = None
-    """What it was made from besides the model; None: nothing."""
+    calibration: CalibrationInfo | None = None
 
 
-def graph_of(
+def serving_graph(
     bundle: Bundle,
     precision: Precision,
-    footage: CalibrationFrames | None = None,
-    tell: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Graph:
-    """The graph for ``f32``, ``f16`` or ``int8``. ``footage``: what one in ``int8`` is made from; a kept one does without.
+    calibration: CalibrationFrames | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ServingGraph:
+    """The graph in ``f32``, ``f16`` or ``int8``, from the cache or newly made.
 
-    ``tell`` is told of the trials that ``int8`` takes.
+    ``calibration`` is needed for a new ``int8`` graph; without it, a cached one is used. ``on_progress`` gets the number of
+    finished trials of quantization and of all.
 
     Raises:
         ConfigError: there is no graph of that precision.
-        EngineUnavailable: it must be made, and what it is made with is not installed.
-        BundleIncompatible: it must be made, and the network is not installed.
-        EngineFailed: it was made, and is not in that precision.
-        EngineRefused: no convolution can be computed in ``int8``, or it must be made and there is no footage.
+        EngineUnavailable: a library that makes the graph is not installed.
+        BundleIncompatible: the network's package is not installed.
+        EngineFailed: the new graph is not in the precision.
+        EngineRefused: no convolution can be computed in ``int8``, or calibration frames are missing.
     """
     if precision == "f32":
-        return Graph(bundle.file(ONNX_NAME).read_bytes())
+        return ServingGraph(bundle.file(ONNX_NAME).read_bytes())
     if precision not in ("f16", "int8"):
         raise ConfigError(f"graphs are made in f32, f16 and int8, got {precision!r}")
-    kept = _kept(bundle, precision)
-    if kept is not None and (footage is None or kept.footage == footage.info):
-        return kept
-    made = _in_half(bundle) if precision == "f16" else _in_int8(bundle, footage, tell)
-    _keep(bundle, precision, made)
-    return made
+    cached = _read(bundle, precision)
+    if cached is not None and (calibration is None or cached.calibration == calibration.info):
+        return cached
+    graph = _export_f16(bundle) if precision == "f16" else _quantize(bundle, calibration, on_progress)
+    _write(bundle, precision, graph)
+    return graph
 
 
-def _in_half(bundle: Bundle) -> Graph:
+def _export_f16(bundle: Bundle) -> ServingGraph:
     from deploy.export.onnx import export_onnx
     from deploy.network import half_share, load_network
 
@@ -76,41 +76,43 @@ def _in_half(bundle: Bundle) -> Graph:
     share = half_share(graph)
     if share < 1:
         raise EngineFailed(f"{bundle.path}: only {share:.0%} of the exported convolutions and products are in half precision")
-    return Graph(graph)
+    return ServingGraph(graph)
 
 
-def _in_int8(bundle: Bundle, footage: CalibrationFrames | None, tell: Callable[[int, int], None]) -> Graph:
-    if footage is None:
+def _quantize(bundle: Bundle, calibration: CalibrationFrames | None, on_progress: Callable[[int, int], None]) -> ServingGraph:
+    if calibration is None:
         raise EngineRefused(
-            f"{bundle.path}: no graph in int8 was made of this model yet, and the bundle's own footage cannot make one, since it "
-            "judges it; give oddsight-deploy build some of your cameras' pictures: --calibration-data FOLDER"
+            f"{bundle.path}: no int8 graph of this model was made yet, and the bundle's own footage cannot calibrate it, since "
+            "it validates it; give oddsight-deploy build pictures of your cameras: --calibration-data FOLDER"
         )
     try:
         from deploy.export.int8 import quantize_graph
 
-        return Graph(quantize_graph(bundle, footage, tell), footage.info)
+        return ServingGraph(quantize_graph(bundle, calibration, on_progress), calibration.info)
     except ImportError as error:
         raise EngineUnavailable(f"no graph can be made in int8: {error}; install it: pip install 'oddsight[train]'") from error
 
 
-def _keep(bundle: Bundle, precision: Precision, graph: Graph) -> None:
+def _write(bundle: Bundle, precision: Precision, graph: ServingGraph) -> None:
     folder = record_folder(bundle, "graph", precision)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / ONNX_NAME, graph.content)
     replace_file(folder / _RECORD_NAME, (_record(bundle, graph).model_dump_json(indent=2, exclude_none=True) + "\n").encode())
 
 
-def _record(bundle: Bundle, graph: Graph) -> GraphRecord:
-    return GraphRecord(model_sha256=bundle.manifest.files[ONNX_NAME], sha256=sha256(graph.content), footage=graph.footage)
+def _record(bundle: Bundle, graph: ServingGraph) -> GraphRecord:
+    sums = {"model_sha256": bundle.manifest.files[ONNX_NAME], "sha256": sha256(graph.content)}
+    return GraphRecord(**sums, calibration=graph.calibration)
 
 
-def _kept(bundle: Bundle, precision: Precision) -> Graph | None:
-    """A graph that was made from this very model and is as it was written; anything else is made anew."""
+def _read(bundle: Bundle, precision: Precision) -> ServingGraph | None:
+    """The cached graph, if it was made from this very model and is unchanged."""
     folder = record_folder(bundle, "graph", precision)
     try:
         content = (folder / ONNX_NAME).read_bytes()
         record = GraphRecord.model_validate_json((folder / _RECORD_NAME).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    graph = Graph(content, record.footage)
-    return graph if record == _record(bundle, graph) and (graph.footage is not None) == (precision == "int8") else None
+    graph = ServingGraph(content, record.calibration)
+    valid = record == _record(bundle, graph) and (graph.calibration is not None) == (precision == "int8")
+    return graph if valid else None

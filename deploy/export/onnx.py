@@ -1,4 +1,4 @@
-"""A trained network to the files of a bundle: the serving graph and the weights. Needs PyTorch (``oddsight[train]``)."""
+"""Export a trained network to the files of a bundle: serving graph and weights. Needs PyTorch (``oddsight[train]``)."""
 
 import logging
 import warnings
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
-"""Pinned, so that a newer PyTorch does not ask more of the engines: ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10 know it."""
+"""Supported by ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10; pinned, so that a newer PyTorch does not raise it."""
 
 _FOLDED_BYTES = 1 << 20
 
 
 def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> bytes:
-    """The serving graph of a network on the CPU, as ``model.onnx``; the same bytes for the same network and weights.
+    """Export a network on the CPU as ``model.onnx``; the same bytes for the same network and weights.
 
-    ``half``: convolutions and matrix products in float16, see :mod:`deploy.network`: a strongly typed engine takes each operation's
-    precision from this file. Inputs and outputs are the same.
-
-    ``network.forward`` takes uint8 (N, T, H, W, C) and gives score (N,) and heat map (N, h, w), both float32. The graph's
-    input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``. Where the
-    spec has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and gives the next one as its third value:
+    ``network.forward`` takes uint8 (N, T, H, W, C) and returns score (N,) and heat map (N, h, w), both float32. The graph's
+    input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``. If the spec
+    has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and returns the next state as its third value:
     the input ``state`` and the output ``next_state``.
+
+    ``half``: convolutions and matrix products in float16 (:mod:`deploy.network`), for engines that take precision from the
+    graph. Inputs and outputs are the same.
     """
     import onnx
 
@@ -43,7 +43,7 @@ def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> 
 
 
 def save_weights(network: "nn.Module") -> bytes:
-    """All parameters and buffers of a network, as ``weights.safetensors``."""
+    """Content of ``weights.safetensors``: all parameters and buffers of a network."""
     from safetensors.torch import save
 
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
@@ -54,7 +54,7 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
     import onnxscript.optimizer
     import torch
 
-    # Two clips, because torch.export takes a size of one for a constant.
+    # Two clips, because torch.export treats a size of one as a constant.
     inputs = {"clips": torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)}
     if spec.state_shape is not None:
         inputs["state"] = torch.zeros((2, *spec.state_shape))
@@ -68,10 +68,10 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
         opset_version=OPSET,
         verbose=False,
     )
-    # The exporter leaves what is computed from weights to the engine, and not every engine takes such weights for a constant.
+    # The exporter leaves computations on weights in the graph, and not every engine treats their results as constants.
     onnxscript.optimizer.fold_constants(program.model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
     onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
-    # The exporter notes stack traces with the paths of this machine.
+    # The exporter stores stack traces with paths of this machine.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
 
@@ -86,7 +86,7 @@ def _export_half(network: "nn.Module", spec: ClipSpec) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of its own deprecated calls and of packages that no network here needs."""
+    """Silence the exporter's warnings of its own deprecated calls and of packages that no network here needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,6 @@
-"""A bundle's plan, made for this machine and kept in the bundle.
+"""Build a bundle's TensorRT plan and keep it in the bundle.
 
-A serving graph to a plan. Precision is what the graph's own types say: the network is strongly typed.
-
-TensorRT tries kernels on the GPU that is here; TensorRT for RTX compiles for all GPUs of its kind, on any machine.
+TensorRT times kernels on the GPU of this machine; TensorRT for RTX compiles for all GPUs of its kind, on any machine.
 """
 
 import os
@@ -32,28 +30,86 @@ from deploy.engines.tensorrt_library import (
 )
 from deploy.errors import BundleCorrupt, ConfigError, EngineError, EngineFailed
 from deploy.export.calibration_frames import CalibrationFrames
-from deploy.export.graph_cache import graph_of
+from deploy.export.graph_cache import serving_graph
 from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, read_plan, write_plan
 
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}
-"""Layers that nearly all of the work is in."""
+"""Layers that do nearly all of the work."""
+QUANTIZING = "choosing convolutions"
+"""Build phase before TensorRT's own."""
 _TYPES: Mapping[Precision, str] = {"f32": "FLOAT", "f16": "HALF"}
-_IN_8_BITS = "INT8"
+_INT8 = "INT8"
 _MAPS_AND_WEIGHTS = 2
 
-Tell = Callable[[str, int, int], None]
-"""Told of a phase of the build: its name, finished steps, all steps."""
+OnBuildProgress = Callable[[str, int, int], None]
+"""Gets the name of a build phase, its finished steps and all its steps."""
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A plan and how it came about."""
+class BuiltPlan:
+    """Result of a build."""
 
     plan: bytes
     timing_cache: bytes
-    """For later builds on this GPU; empty where the library keeps none."""
+    """For later builds on this GPU; empty if the library keeps none."""
     products: Mapping[str, int]
-    """Type -> how many convolutions and matrix products are in it, as the parser understood the graph."""
+    """Type -> number of convolutions and matrix products computed in it, according to the parser."""
+
+
+def make_plan(
+    bundle: Bundle,
+    engine: str,
+    precision: Precision,
+    options: BuildOptions,
+    on_progress: OnBuildProgress,
+    calibration: CalibrationFrames | None = None,
+) -> EngineRecord:
+    """Build a plan and write it into the bundle, still to be validated; one that is up to date is not built again.
+
+    ``calibration``: for a new ``int8`` graph; without it, the cached graph is used.
+
+    Raises:
+        EngineUnavailable: library or GPU are missing.
+        BundleError: the bundle cannot be written to.
+        EngineFailed: TensorRT refuses the graph.
+        EngineRefused: there is no ``int8`` graph, and no calibration frames or no suitable convolution to make one.
+        ConfigError: the plan is larger than the options allow.
+    """
+    library = import_library(engine)
+    current = plan_fingerprint(engine, library)
+    existing = _existing_record(bundle, engine, precision, current)
+    if existing is not None and existing.plan is not None and _up_to_date(existing.plan, options, calibration):
+        return existing
+    require_writable(bundle, "no plan could be kept; build")
+    graph = serving_graph(bundle, precision, calibration, lambda done, total: on_progress(QUANTIZING, done, total))
+    graph_sha256, cache = sha256(graph.content), _timing_cache_path(current)
+    built = build_plan(
+        library,
+        graph.content,
+        precision,
+        options,
+        name=f"{bundle.model_id} {graph_sha256[:12]}",
+        timing_cache=_read_or_empty(cache),
+        on_progress=on_progress,
+    )
+    if built.timing_cache:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(cache, built.timing_cache)
+    record = EngineRecord(
+        engine=engine,
+        precision=precision,
+        model_sha256=bundle.manifest.files[ONNX_NAME],
+        fingerprint={**current, "precision": precision, "plan_sha256": sha256(built.plan)},
+        plan=PlanRecord(
+            sha256=sha256(built.plan),
+            graph_sha256=graph_sha256,
+            options=options,
+            products=dict(built.products),
+            calibration=graph.calibration,
+        ),
+    )
+    write_plan(bundle, record, built.plan)
+    return record
 
 
 def build_plan(
@@ -64,48 +120,48 @@ def build_plan(
     *,
     name: str,
     timing_cache: bytes = b"",
-    tell: Tell = lambda _phase, _done, _total: None,
-) -> Built:
-    """Build; takes seconds to minutes. ``name`` is kept in the plan.
+    on_progress: OnBuildProgress = lambda _phase, _done, _total: None,
+) -> BuiltPlan:
+    """Build a plan from an ONNX graph, in seconds to minutes; ``name`` is stored in the plan.
 
     Raises:
-        EngineFailed: the library refuses the graph, a profile or the build, the graph is not in ``precision`` as the parser
-            understands it.
+        EngineFailed: the library refuses the graph, a profile or the build, or the graph is not in ``precision``.
         ConfigError: the plan is larger than the options allow.
     """
     log = Log(library)
     builder = library.Builder(log.logger)
-    network = _parsed(library, log, builder, graph)
+    network = _parse(library, log, builder, graph)
     network.name = name
     products = count_products(network)
     _require_precision(products, precision)
-    config = _configured(library, log, builder, options, timing_cache)
+    config = _configure(library, log, builder, options, timing_cache)
     for bounds in options.profile_bounds():
         profile = _profile(log, builder, network, bounds)
         log.require(config.add_optimization_profile(profile), f"the profile for {bounds[-1]} clips is refused")
-    monitor = _monitor(library, tell)
+    monitor = _monitor(library, on_progress)
     config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
+    memory = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise monitor.interrupted
-    made = _bytes(log.require(plan, "the plan cannot be built"))
-    _require_size(made, options)
-    return Built(made, _kept(config), products)
+    plan = _bytes(log.require(memory, "the plan cannot be built"))
+    if len(plan) > options.max_plan_bytes:
+        raise ConfigError(f"the plan has {len(plan)} bytes, max_plan_bytes allows {options.max_plan_bytes}")
+    return BuiltPlan(plan, _timing_cache(config), products)
 
 
 def count_products(network: Network) -> dict[str, int]:
-    """How many convolutions and matrix products of a parsed network give which type; INT8: they read maps and weights in it."""
+    """Number of convolutions and matrix products of a parsed network by output type; INT8 if maps and weights are quantized."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    widened = {name for layer in layers if layer.type.name == "DEQUANTIZE" for name in _names([layer.get_output(0)])}
-    return dict(Counter(kind for layer in layers if layer.type.name in PRODUCTS for kind in _type(layer, widened)))
+    dequantized = {name for layer in layers if layer.type.name == "DEQUANTIZE" for name in _names([layer.get_output(0)])}
+    return dict(Counter(kind for layer in layers if layer.type.name in PRODUCTS for kind in _type(layer, dequantized)))
 
 
-def _type(layer: Layer, widened: set[str]) -> Iterator[str]:
-    """A quantised convolution gives floats: by what it reads it is known that the builder may compute it in 8 bits."""
-    reads = _names([layer.get_input(index) for index in range(min(layer.num_inputs, _MAPS_AND_WEIGHTS))])
+def _type(layer: Layer, dequantized: set[str]) -> Iterator[str]:
+    """The output of a quantized convolution is float: only its inputs show that the builder may compute it in 8 bits."""
+    inputs = _names([layer.get_input(index) for index in range(min(layer.num_inputs, _MAPS_AND_WEIGHTS))])
     output = layer.get_output(0)
-    if len(reads) == _MAPS_AND_WEIGHTS and set(reads) <= widened:
-        yield _IN_8_BITS
+    if len(inputs) == _MAPS_AND_WEIGHTS and set(inputs) <= dequantized:
+        yield _INT8
     elif output is not None:
         yield output.dtype.name
 
@@ -114,38 +170,39 @@ def _names(tensors: Iterable[Tensor | None]) -> list[str]:
     return [tensor.name for tensor in tensors if tensor is not None]
 
 
-def _parsed(library: TensorRt, log: Log, builder: Builder, graph: bytes) -> Network:
+def _parse(library: TensorRt, log: Log, builder: Builder, graph: bytes) -> Network:
+    # Strongly typed: the graph's own types are the precision of each layer.
     flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = log.require(builder.create_network(flags), "the network cannot be made")
     parser = library.OnnxParser(network, log.logger)
     if not parser.parse(graph):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        told = "; ".join(f"{error.node_name()}: {error.desc()}" for error in errors)
-        raise EngineFailed(f"the graph cannot be parsed: {told or '; '.join(log.lines) or 'it gave no reason'}")
+        reasons = "; ".join(f"{error.node_name()}: {error.desc()}" for error in errors)
+        raise EngineFailed(f"the graph cannot be parsed: {reasons or '; '.join(log.lines) or 'it gave no reason'}")
     return network
 
 
 def _require_precision(products: Mapping[str, int], precision: Precision) -> None:
-    """A typed engine that was given float32 by accident is right, and slow without a word."""
-    wrong = set(products) - {_TYPES[precision]} if precision in _TYPES else precision == "int8" and _IN_8_BITS not in products
+    """A graph that is in float32 by mistake would work, only slowly."""
+    wrong = set(products) - {_TYPES[precision]} if precision in _TYPES else precision == "int8" and _INT8 not in products
     if wrong:
         raise EngineFailed(f"the graph is not in {precision}: its convolutions and matrix products are in {dict(products)}")
 
 
-def _configured(library: TensorRt, log: Log, builder: Builder, options: BuildOptions, timing_cache: bytes) -> BuilderConfig:
+def _configure(library: TensorRt, log: Log, builder: Builder, options: BuildOptions, timing_cache: bytes) -> BuilderConfig:
     config = log.require(builder.create_builder_config(), "the builder cannot be configured")
     config.builder_optimization_level = options.optimization_level
-    # One after the other: the layers of these networks depend on each other.
+    # Layers of these networks depend on each other, so none could run on another stream.
     config.max_aux_streams = 0
-    # So that the inspector can tell the types that are really computed in.
+    # Lets TensorRT's inspector show the types in use.
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    # On by default: products of float32 would be of ten bits.
+    # TF32 is on by default, and would multiply float32 with 10 bits of mantissa.
     config.clear_flag(library.BuilderFlag.TF32)
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     with _deprecated_in_rtx():
         cache = config.create_timing_cache(timing_cache)
         if cache is not None:
-            # Of another version or GPU it is refused, which costs time and nothing else: the kernels are tried again.
+            # A cache of another version or GPU is refused, which only costs time: kernels are timed again.
             config.set_timing_cache(cache, ignore_mismatch=False)
     return config
 
@@ -153,24 +210,24 @@ def _configured(library: TensorRt, log: Log, builder: Builder, options: BuildOpt
 def _profile(log: Log, builder: Builder, network: Network, bounds: tuple[int, int, int]) -> Profile:
     profile = log.require(builder.create_optimization_profile(), "a profile cannot be made")
     for index in range(network.num_inputs):
-        given = network.get_input(index)
-        shapes = [(clips, *tuple(given.shape)[1:]) for clips in bounds]
-        profile.set_shape(given.name, *shapes)
-        # An unknown name or a least size above the largest is passed over in silence.
-        log.require(len(profile.get_shape(given.name)) == 3, f"the profile takes no shapes {shapes} for {given.name}")
+        tensor = network.get_input(index)
+        shapes = [(clips, *tuple(tensor.shape)[1:]) for clips in bounds]
+        profile.set_shape(tensor.name, *shapes)
+        # An unknown name or a minimum above the maximum is silently ignored.
+        log.require(len(profile.get_shape(tensor.name)) == 3, f"the profile takes no shapes {shapes} for {tensor.name}")
     return profile
 
 
-def _kept(config: BuilderConfig) -> bytes:
+def _timing_cache(config: BuilderConfig) -> bytes:
     with _deprecated_in_rtx():
         cache = config.get_timing_cache()
-        kept = None if cache is None else cache.serialize()
-    return b"" if kept is None else _bytes(kept)
+        memory = None if cache is None else cache.serialize()
+    return b"" if memory is None else _bytes(memory)
 
 
 @contextmanager
 def _deprecated_in_rtx() -> Iterator[None]:
-    """TensorRT for RTX times nothing, so its cache does nothing, and it warns of that."""
+    """TensorRT for RTX times no kernels; it warns that its timing cache does nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
@@ -180,13 +237,8 @@ def _bytes(memory: HostMemory) -> bytes:
     return bytes(memoryview(memory))  # type: ignore[arg-type]  # a buffer, which only its C code says
 
 
-def _require_size(plan: bytes, options: BuildOptions) -> None:
-    if len(plan) > options.max_plan_bytes:
-        raise ConfigError(f"the plan has {len(plan)} bytes, max_plan_bytes allows {options.max_plan_bytes}")
-
-
-def _monitor(library: TensorRt, tell: Tell) -> Any:
-    """The library's progress for ``tell``. An exception must not pass through it: it is kept, and the build is stopped."""
+def _monitor(library: TensorRt, on_progress: OnBuildProgress) -> Any:
+    """TensorRT's progress monitor. An exception must not pass through it: it is stored, and the build is stopped."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]  # a class that is known at run time only
         def __init__(self) -> None:
@@ -196,91 +248,43 @@ def _monitor(library: TensorRt, tell: Tell) -> Any:
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
-            self._tell(phase_name, 0)
+            self._report(phase_name, 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            self._tell(phase_name, step + 1)
+            self._report(phase_name, step + 1)
             return self.interrupted is None
 
         def phase_finish(self, phase_name: str) -> None:
-            self._tell(phase_name, self._steps.pop(phase_name, 0))
+            self._report(phase_name, self._steps.pop(phase_name, 0))
 
-        def _tell(self, phase: str, done: int) -> None:
+        def _report(self, phase: str, done: int) -> None:
             try:
-                tell(phase, done, self._steps.get(phase, done))
+                on_progress(phase, done, self._steps.get(phase, done))
             except BaseException as error:  # noqa: BLE001  Ctrl-C as well; raised again after the build
                 self.interrupted = error
 
     return Monitor()
 
 
-CHOOSING = "choosing convolutions"
-"""The phase before the library's own."""
-
-
-def make_plan(
-    bundle: Bundle, engine: str, precision: Precision, options: BuildOptions, tell: Tell, footage: CalibrationFrames | None = None
-) -> EngineRecord:
-    """Build a plan and keep it, its gate still to be passed. One that is already there, as wanted, is left.
-
-    ``footage``: what a graph in ``int8`` is made from; without it, one that is kept is taken.
-
-    Raises:
-        EngineUnavailable: library or GPU are missing.
-        BundleError: the bundle cannot be written to.
-        EngineFailed: the library refuses.
-        EngineRefused: there is no graph in ``int8``, and no footage or no convolution for one.
-        ConfigError: the plan is larger than the options allow.
-    """
-    library = import_library(engine)
-    here = plan_fingerprint(engine, library)
-    kept = _kept_make(bundle, engine, precision, here)
-    if kept is not None and kept.plan is not None and _is_wanted(kept.plan, options, footage):
-        return kept
-    require_writable(bundle, "no plan could be kept; build")
-    graph = graph_of(bundle, precision, footage, lambda done, total: tell(CHOOSING, done, total))
-    graph_sha256, cache = sha256(graph.content), _cache_path(here)
-    name = f"{bundle.model_id} {graph_sha256[:12]}"
-    built = build_plan(library, graph.content, precision, options, name=name, timing_cache=_read(cache), tell=tell)
-    if built.timing_cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(cache, built.timing_cache)
-    variant = EngineRecord(
-        engine=engine,
-        precision=precision,
-        model_sha256=bundle.manifest.files[ONNX_NAME],
-        fingerprint={**here, "precision": precision, "plan_sha256": sha256(built.plan)},
-        plan=PlanRecord(
-            sha256=sha256(built.plan),
-            graph_sha256=graph_sha256,
-            options=options,
-            products=dict(built.products),
-            calibration=graph.footage,
-        ),
-    )
-    write_plan(bundle, variant, built.plan)
-    return variant
-
-
-def _kept_make(bundle: Bundle, engine: str, precision: Precision, here: Fingerprint) -> EngineRecord | None:
+def _existing_record(bundle: Bundle, engine: str, precision: Precision, current: Fingerprint) -> EngineRecord | None:
     try:
-        return read_plan(bundle, engine, precision, here)[0]
+        return read_plan(bundle, engine, precision, current)[0]
     except (EngineError, BundleCorrupt):
         return None
 
 
-def _is_wanted(plan: PlanRecord, options: BuildOptions, footage: CalibrationFrames | None) -> bool:
-    return plan.options == options and (footage is None or plan.calibration == footage.info)
+def _up_to_date(plan: PlanRecord, options: BuildOptions, calibration: CalibrationFrames | None) -> bool:
+    return plan.options == options and (calibration is None or plan.calibration == calibration.info)
 
 
-def _cache_path(here: Fingerprint) -> Path:
-    """Timings are good for all models on one GPU with one version."""
+def _timing_cache_path(current: Fingerprint) -> Path:
+    """Timings hold for all models on one GPU with one version of TensorRT."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = "-".join(here[part] for part in ("backend", "version", "gpu") if part in here)
+    name = "-".join(current[part] for part in ("backend", "version", "gpu") if part in current)
     return home / "oddsight" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.timings"
 
 
-def _read(path: Path) -> bytes:
+def _read_or_empty(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:

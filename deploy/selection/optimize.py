@@ -1,4 +1,4 @@
-"""Which engine this machine serves some cameras with best: all are tried, put to the gate, and measured under that load."""
+"""Choose the engine that serves some cameras best on this machine: validate all engines, then measure them under that load."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -7,18 +7,25 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal
 
-from deploy.benchmark.load_test import CameraLoad, LoadRun, start_run
+from deploy.benchmark.load_test import CameraLoad, LoadTest, start_load_test
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
-from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest, PerformanceHint, Precision
+from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest
 from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
 from deploy.records import DefaultEngine, Fingerprint, LoadTestResult, write_default
-from deploy.validation.admission import Status, VerifyResult, fingerprint, load_admitted, settings_in_force, verify_engine
+from deploy.validation.admission import (
+    VerifyResult,
+    VerifyStatus,
+    fingerprint,
+    load_validated,
+    performance_settings,
+    verify_engine,
+)
 
 KEEPS_UP_SHARE: Final = 0.99
-"""Of the clips that came, so many must have been scored when the run is over."""
+"""An engine keeps up if it has scored this share of the clips when the load test ends."""
 TIE_SHARE: Final = 0.05
-"""CPU times that differ by no more count as equal: a machine swings as much by itself."""
+"""CPU times within 5 % count as equal: a machine varies as much by itself."""
 
 Judgement = Literal["good", "too late", "too slow"]
 
@@ -28,7 +35,7 @@ _ROUND_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What to choose for.
+    """The load and latency to choose an engine for.
 
     Raises:
         ConfigError: the latency is out of range.
@@ -36,89 +43,80 @@ class Goal:
 
     load: CameraLoad
     latency_ms: float | None = None
-    """What the 95th percentile from a clip's coming to its score may be; None: anything."""
+    """Limit of the 95th percentile from a clip's arrival to its score; None: no limit."""
 
     def __post_init__(self) -> None:
         if self.latency_ms is not None and not 0 < self.latency_ms < float("inf"):
             raise ConfigError(f"latency must be above 0 ms, got {self.latency_ms:g}")
 
     def judge(self, figures: LoadTestResult) -> Judgement:
-        """Whether an engine keeps up, and if so, whether in time."""
+        """Whether an engine keeps up, and if so, whether within the latency."""
         if figures.scored_share < KEEPS_UP_SHARE:
             return "too slow"
         return "good" if self.latency_ms is None or figures.latency_ms["p95"] <= self.latency_ms else "too late"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """What could serve."""
-
-    engine: str
-    precision: Precision
-    performance_hint: PerformanceHint
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of a candidate."""
+    """Result of one engine, precision and performance hint."""
 
-    candidate: Candidate
-    status: Status
-    """``ok``: it passed the gate and was measured."""
+    request: EngineRequest
+    status: VerifyStatus
+    """``ok``: validated and measured."""
     detail: str
-    """What is in use, or why it is out."""
+    """Settings in use, or the reason of another status."""
     fingerprint: Fingerprint | None = None
     figures: LoadTestResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """All trials, and the one that the bundle's default now is."""
+class OptimizeResult:
+    """All trials, and the best one, which is now the bundle's default engine."""
 
     trials: tuple[Trial, ...]
-    winner: Trial | None
-    """None if none passed; the bundle's default is then as it was."""
+    best: Trial | None
+    """None if no engine passed validation; the bundle's default is then unchanged."""
     shortfall: str | None
-    """What the winner, and so every engine, falls short of; None: the goal is reached."""
+    """What even the best engine does not reach; None if the goal is reached."""
 
 
-def optimize(bundle: Bundle, goal: Goal, tell: Callable[[int, int], None]) -> Outcome:
-    """Try everything there is, and make the winner the bundle's default, at the very end.
+def optimize(bundle: Bundle, goal: Goal, on_progress: Callable[[int, int], None]) -> OptimizeResult:
+    """Validate and measure every engine, and make the best one the bundle's default.
 
-    ``tell`` is told of finished parts, and of how many there are. Takes some 12 s for each candidate that passes the gate.
+    ``on_progress`` gets the number of finished steps and of all. Takes about 12 s for each engine that passes validation.
 
     Raises:
         BundleError: the bundle cannot be written to, or a file of it cannot be read.
     """
     require_writable(bundle, "no choice could be kept; choose")
-    trials = _measured(bundle, _gated(bundle, tell), goal, tell)
-    winner = best(trials, goal)
-    if winner is None or winner.figures is None:
-        return Outcome(trials, None, None)
-    write_default(bundle, _record(bundle, winner, winner.figures, goal))
-    return Outcome(trials, winner, shortfall(winner.figures, goal))
+    trials = _measure_all(bundle, _validate_all(bundle, goal, on_progress), goal, on_progress)
+    best = best_trial(trials, goal)
+    if best is None or best.figures is None:
+        return OptimizeResult(trials, None, None)
+    write_default(bundle, _default_engine(bundle, best, best.figures, goal))
+    return OptimizeResult(trials, best, shortfall(best.figures, goal))
 
 
-def best(trials: Sequence[Trial], goal: Goal) -> Trial | None:
-    """The winner among those that passed the gate; None: none did.
+def best_trial(trials: Sequence[Trial], goal: Goal) -> Trial | None:
+    """The best of the trials that were measured, if any.
 
-    1. Of those that keep up (99 % of the clips scored within the run) and, where a latency is asked for, have their 95th
-       percentile within it: the fewest CPU seconds a clip; of those at most 5 % above, the lowest 95th percentile.
-    2. If there are none, of those that keep up, but too late: the lowest 95th percentile.
+    1. Of those that keep up and whose 95th percentile is within the latency, if one is set: the least CPU time a clip; among
+       those at most 5 % above it, the lowest 95th percentile.
+    2. If there are none, of those that keep up: the lowest 95th percentile.
     3. If none keeps up: the most clips a second.
     """
     passed = [(trial, trial.figures) for trial in trials if trial.status == "ok" and trial.figures is not None]
     contenders = [(trial, figures) for trial, figures in passed if goal.judge(figures) != "too slow"]
     if good := [(trial, figures) for trial, figures in contenders if goal.judge(figures) == "good"]:
-        enough_s = min(figures.cpu_s_per_clip for _, figures in good) * (1 + TIE_SHARE)
-        contenders = [(trial, figures) for trial, figures in good if figures.cpu_s_per_clip <= enough_s]
+        limit_s = min(figures.cpu_s_per_clip for _, figures in good) * (1 + TIE_SHARE)
+        contenders = [(trial, figures) for trial, figures in good if figures.cpu_s_per_clip <= limit_s]
     if contenders:
-        return min(contenders, key=lambda tried: tried[1].latency_ms["p95"])[0]
-    return max(passed, key=lambda tried: tried[1].clips_per_s)[0] if passed else None
+        return min(contenders, key=lambda pair: pair[1].latency_ms["p95"])[0]
+    return max(passed, key=lambda pair: pair[1].clips_per_s)[0] if passed else None
 
 
 def shortfall(figures: LoadTestResult, goal: Goal) -> str | None:
-    """What a winner with these figures falls short of, in words; None: of nothing."""
+    """A sentence on what the best engine does not reach; None if it reaches the goal."""
     judgement = goal.judge(figures)
     if judgement == "good":
         return None
@@ -132,40 +130,36 @@ def shortfall(figures: LoadTestResult, goal: Goal) -> str | None:
     )
 
 
-def candidates() -> list[Candidate]:
-    """All there are; an engine that cannot be set for latency counts once in each precision."""
+def candidates(cameras: int) -> list[EngineRequest]:
+    """Every engine in every precision and, where it makes a difference, with every performance hint."""
     return [
-        Candidate(engine, precision, hint)
+        EngineRequest(engine, precision, performance_hint=hint, gpu_cached_cameras=min(cameras, DEFAULT_MAX_CLIPS))
         for engine, precisions in PRECISIONS.items()
         for precision in precisions
-        for hint in _performance_hints(engine)
+        for hint in (("throughput", "latency") if engine in TUNABLE else ("throughput",))
     ]
 
 
-def _performance_hints(engine: str) -> tuple[PerformanceHint, ...]:
-    return ("throughput", "latency") if engine in TUNABLE else ("throughput",)
-
-
-def _gated(bundle: Bundle, tell: Callable[[int, int], None]) -> list[Trial]:
-    """Every candidate after the gate. What fails for throughput is not tried for latency: its scores would be the same."""
-    out: dict[tuple[str, str], VerifyResult] = {}
-    trials, tried = [], candidates()
-    for number, candidate in enumerate(tried, 1):
-        engine, precision = candidate.engine, candidate.precision
-        verdict = out.get((engine, precision)) or verify_engine(bundle, engine, precision, candidate.performance_hint)
-        if verdict.status != "ok":
-            out[engine, precision] = verdict
-        trials.append(Trial(candidate, verdict.status, verdict.detail))
-        tell(number, len(tried) * (_ROUNDS + 1))
+def _validate_all(bundle: Bundle, goal: Goal, on_progress: Callable[[int, int], None]) -> list[Trial]:
+    """Scores do not depend on the performance hint, so what failed with one hint is not validated with the other."""
+    failed: dict[tuple[str, str], VerifyResult] = {}
+    trials, requests = [], candidates(goal.load.cameras)
+    for number, request in enumerate(requests, 1):
+        key = request.engine, request.precision
+        result = failed.get(key) or verify_engine(bundle, *key, request.performance_hint)
+        if result.status != "ok":
+            failed[key] = result
+        trials.append(Trial(request, result.status, result.detail))
+        on_progress(number, len(requests) * (_ROUNDS + 1))
     return trials
 
 
 @dataclass(slots=True)
 class _Contender:
-    """A trial under way; an engine that fails is out, and the others go on."""
+    """A trial being measured; one that fails drops out, and the others continue."""
 
     trial: Trial
-    run: LoadRun | None = None
+    test: LoadTest | None = None
 
     def attempt(self, work: Callable[[], None]) -> None:
         if self.trial.status == "ok":
@@ -175,60 +169,54 @@ class _Contender:
                 self.trial = replace(self.trial, status=_status(error), detail=str(error))
 
     def start(self, bundle: Bundle, clips: Clips, load: CameraLoad, stack: ExitStack) -> None:
-        wanted = self.trial.candidate
-        request = EngineRequest(
-            wanted.engine,
-            wanted.precision,
-            performance_hint=wanted.performance_hint,
-            gpu_cached_cameras=min(load.cameras, DEFAULT_MAX_CLIPS),
-        )
-        engine = load_admitted(bundle, request).engine
+        engine = load_validated(bundle, self.trial.request).engine
         stack.enter_context(closing(engine))
-        told = ", ".join(f"{name} {value}" for name, value in settings_in_force(engine).items())
-        self.trial = replace(self.trial, detail=told, fingerprint=fingerprint(engine))
-        self.run = start_run(engine, load, _ROUNDS * _ROUND_S, clips)
+        settings = ", ".join(f"{name} {value}" for name, value in performance_settings(engine).items())
+        self.trial = replace(self.trial, detail=settings, fingerprint=fingerprint(engine))
+        self.test = start_load_test(engine, load, _ROUNDS * _ROUND_S, clips)
 
-    def turn(self, until_s: float | None) -> None:
-        """Until then, or, without a time, to the end."""
-        if self.run is not None and until_s is not None:
-            self.run.turn(until_s)
-        elif self.run is not None:
-            self.run.finish()
-            self.trial = replace(self.trial, figures=self.run.figures())
+    def run(self, until_s: float) -> None:
+        if self.test is not None:
+            self.test.run(until_s)
+
+    def finish(self) -> None:
+        if self.test is not None:
+            self.test.finish()
+            self.trial = replace(self.trial, figures=self.test.result())
 
 
-def _measured(bundle: Bundle, trials: list[Trial], goal: Goal, tell: Callable[[int, int], None]) -> tuple[Trial, ...]:
-    """The same trials, with figures of those that are still in."""
+def _measure_all(bundle: Bundle, trials: list[Trial], goal: Goal, on_progress: Callable[[int, int], None]) -> tuple[Trial, ...]:
+    """Run the load tests of all validated trials in turns, so that each gets its share of a shared machine's slow minutes."""
     contenders, clips = [_Contender(trial) for trial in trials], read_golden(bundle).clips
-    inside = [contender for contender in contenders if contender.trial.status == "ok"]
+    validated = [contender for contender in contenders if contender.trial.status == "ok"]
     with ExitStack() as stack:
-        for contender in inside:
+        for contender in validated:
             contender.attempt(partial(contender.start, bundle, clips, goal.load, stack))
-        for number, _ in enumerate(_turns(inside), 1):
-            tell(len(trials) + number, len(trials) + len(inside) * (_ROUNDS + 1))
+        for number, (contender, step) in enumerate(_turns(validated), 1):
+            contender.attempt(step)
+            on_progress(len(trials) + number, len(trials) + len(validated) * (_ROUNDS + 1))
     return tuple(contender.trial for contender in contenders)
 
 
-def _turns(contenders: list[_Contender]) -> Iterator[None]:
-    for until_s in [*((number + 1) * _ROUND_S for number in range(_ROUNDS)), None]:
-        for contender in contenders:
-            contender.attempt(partial(contender.turn, until_s))
-            yield
+def _turns(contenders: list[_Contender]) -> Iterator[tuple[_Contender, Callable[[], None]]]:
+    for number in range(1, _ROUNDS + 1):
+        yield from ((contender, partial(contender.run, number * _ROUND_S)) for contender in contenders)
+    yield from ((contender, contender.finish) for contender in contenders)
 
 
-def _status(error: EngineError) -> Status:
+def _status(error: EngineError) -> VerifyStatus:
     if isinstance(error, EngineRefused):
         return "refused"
     return "unavailable" if isinstance(error, EngineUnavailable) else "failed"
 
 
-def _record(bundle: Bundle, winner: Trial, figures: LoadTestResult, goal: Goal) -> DefaultEngine:
+def _default_engine(bundle: Bundle, best: Trial, figures: LoadTestResult, goal: Goal) -> DefaultEngine:
     return DefaultEngine(
-        engine=winner.candidate.engine,
-        precision=winner.candidate.precision,
-        performance_hint=winner.candidate.performance_hint,
+        engine=best.request.engine,
+        precision=best.request.precision,
+        performance_hint=best.request.performance_hint,
         model_sha256=bundle.manifest.files[ONNX_NAME],
-        fingerprint=winner.fingerprint or {},
+        fingerprint=best.fingerprint or {},
         cameras=goal.load.cameras,
         frame_rate=goal.load.frame_rate,
         keeps_up=goal.judge(figures) != "too slow",

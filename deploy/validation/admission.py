@@ -1,10 +1,12 @@
-"""Which engines compute what the reference computes, here and now; what was found is kept in the bundle.
+"""Validate engines against the reference on this machine, and load only engines that passed.
 
-Engines that may be put to work: none serves that has not shown on this machine that it computes the same scores.
+A float32 engine must reproduce the reference's scores (:mod:`deploy.validation.parity`). An engine of another precision must rank
+frames as the reference does (:mod:`deploy.validation.accuracy`); its result is kept in the bundle for later starts.
 """
 
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from typing import Literal
 
 from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, read_golden
@@ -14,103 +16,48 @@ from deploy.errors import BundleIncompatible, EngineError, EngineRefused, Engine
 from deploy.golden import read_sequences
 from deploy.records import AccuracyResult, EngineRecord, Fingerprint, find_record, require_validated, write_record
 from deploy.validation.accuracy import measure_accuracy
-from deploy.validation.parity import Parity, check, check_resident
+from deploy.validation.parity import Parity, check_parity, check_resident
 
 _MAX_CLIPS = 1024
-"""So that an engine with buckets loads them all."""
-_SETTINGS = ("threads", "streams", "spinning", "performance_hint")
-"""Of a description: how fast, not what."""
+"""Large enough that an engine with buckets loads all of them."""
+_PERFORMANCE_SETTINGS = ("threads", "streams", "spinning", "performance_hint")
+"""Entries of an engine's description that its scores do not depend on."""
+
+Source = Literal["settings", "bundle default", "shipped default"]
+VerifyStatus = Literal["ok", "refused", "failed", "unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """An engine that may be put to work."""
+class LoadedEngine:
+    """A validated engine, and how it was selected."""
 
     engine: Engine
     score_scale: float = 1.0
-    """Its scores by the reference's, which the thresholds are made for; see :attr:`deploy.validation.accuracy.AccuracyResult.score_scale`."""
+    """See :attr:`deploy.records.AccuracyResult.score_scale`."""
+    request: EngineRequest = EngineRequest()
+    """What was to be loaded; after a fallback, ``engine`` is another one."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Where each part of the request comes from: ``engine``, ``precision``, ``performance_hint``."""
+    default_rejected: str | None = None
+    """Why the bundle's default engine was not used, where the settings left something open."""
+    recovery: Literal["rebuild", "fallback"] | None = None
+    """What was done because the requested engine was not available."""
+    recovery_reason: str = ""
 
-
-def load_admitted(bundle: Bundle, request: EngineRequest) -> Admitted:
-    """Load an engine to serve with.
-
-    A float32 engine scores the golden clips first, which takes less than a second. Any other must have passed the gate here. One
-    that keeps frames and states on its device must give the same scores from there.
-
-    Raises:
-        EngineRefused: it has not passed the gate with this bundle on this machine.
-        EngineFailed: it computes something else than the reference, or the backend failed.
-        ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
-    """
-    engine = load_engine(bundle, request)
-    try:
-        score_scale = _passed(bundle, request.engine, request.precision, engine)
-        if (keeper := resident(engine)) is not None:
-            check_resident(keeper, read_golden(bundle))
-    except BaseException:
-        engine.close()
-        raise
-    return Admitted(engine, score_scale)
-
-
-def _passed(bundle: Bundle, name: str, precision: Precision, engine: Engine) -> float:
-    """Refuse an engine, or give its scores by the reference's."""
-    if precision == "f32":
-        check(engine, read_golden(bundle))
-        return 1.0
-    return require_validated(bundle, name, precision, fingerprint(engine)).score_scale
-
-
-def validate_engine(
-    bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput"
-) -> EngineRecord:
-    """Try an engine on the bundle's golden sequences; to be kept with :func:`deploy.records.write_record`.
-
-    Raises:
-        BundleIncompatible: the bundle has no golden sequences.
-        EngineFailed, ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
-    """
-    sequences = read_sequences(bundle)
-    engine = load_engine(
-        bundle, EngineRequest(name, precision=precision, max_clips=_MAX_CLIPS, performance_hint=performance_hint)
-    )
-    try:
-        gate = measure_accuracy(engine, precision, sequences)
-        known = fingerprint(engine)
-    finally:
-        engine.close()
-    built = find_record(bundle, name, precision)
-    return EngineRecord(
-        engine=name,
-        precision=precision,
-        model_sha256=bundle.manifest.files[ONNX_NAME],
-        fingerprint=known,
-        accuracy=gate,
-        plan=None if built is None else built.plan,
-    )
-
-
-def fingerprint(engine: Engine) -> Fingerprint:
-    """What of an engine's description its scores depend on."""
-    return {name: value for name, value in engine.describe().items() if name not in _SETTINGS}
-
-
-def settings_in_force(engine: Engine) -> dict[str, str]:
-    """The rest of its description: what its speed depends on."""
-    return {name: value for name, value in engine.describe().items() if name in _SETTINGS}
-
-
-Status = Literal["ok", "refused", "failed", "unavailable"]
+    def log_fields(self) -> dict[str, str]:
+        """The request and its sources, for a structured log line."""
+        parts = {name: getattr(self.request, name) for name in ("engine", "precision", "performance_hint")}
+        return {**parts, **{f"{part}_from": source for part, source in self.sources.items()}}
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What came of trying one engine in one precision."""
+    """Result of validating one engine in one precision."""
 
     engine: str
     precision: str
-    status: Status
-    """``refused``: it works, but its scores are not good enough; ``unavailable``: library or processor do not offer it."""
+    status: VerifyStatus
+    """``refused``: runs, but is not accurate enough, or has no plan; ``unavailable``: library or hardware are missing."""
     detail: str
     parity: Parity | None = None
     """On the golden clips; float32 only."""
@@ -118,16 +65,70 @@ class VerifyResult:
     """On the golden sequences; None for float32 if the bundle has none."""
 
 
-def verify_engine(
-    bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint = "throughput"
-) -> VerifyResult:
-    """Try one engine, and keep the verdict of its gate in the bundle, where that can be written to."""
+def load_validated(bundle: Bundle, request: EngineRequest) -> LoadedEngine:
+    """Load an engine for serving.
+
+    A float32 engine scores the golden clips first, in less than a second. Any other must have been validated on this machine. One
+    that caches frames and states on its device must give the same scores from there.
+
+    Raises:
+        EngineRefused: it was not validated with this bundle on this machine.
+        EngineFailed: its scores differ from the reference's, or the backend failed.
+        ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
+    """
+    engine = load_engine(bundle, request)
     try:
-        return (
-            _verify_f32(bundle, name, performance_hint)
-            if precision == "f32"
-            else _verify_by_gate(bundle, name, precision, performance_hint)
-        )
+        score_scale = 1.0
+        if request.precision == "f32":
+            check_parity(engine, read_golden(bundle))
+        else:
+            score_scale = require_validated(bundle, request.engine, request.precision, fingerprint(engine)).score_scale
+        if (caching := resident(engine)) is not None:
+            check_resident(caching, read_golden(bundle))
+    except BaseException:
+        engine.close()
+        raise
+    return LoadedEngine(engine, score_scale, request)
+
+
+def fingerprint(engine: Engine) -> Fingerprint:
+    """The entries of an engine's description that its scores depend on."""
+    return {name: value for name, value in engine.describe().items() if name not in _PERFORMANCE_SETTINGS}
+
+
+def performance_settings(engine: Engine) -> dict[str, str]:
+    """The entries of an engine's description that only its speed depends on."""
+    return {name: value for name, value in engine.describe().items() if name in _PERFORMANCE_SETTINGS}
+
+
+def validate_engine(bundle: Bundle, name: str, precision: Precision, hint: PerformanceHint = "throughput") -> EngineRecord:
+    """Measure an engine's accuracy on the bundle's golden sequences.
+
+    Raises:
+        BundleIncompatible: the bundle has no golden sequences.
+        EngineFailed, ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
+    """
+    sequences = read_sequences(bundle)
+    request = EngineRequest(name, precision, max_clips=_MAX_CLIPS, performance_hint=hint)
+    with closing(load_engine(bundle, request)) as engine:
+        accuracy = measure_accuracy(engine, precision, sequences)
+        measured = fingerprint(engine)
+    built = find_record(bundle, name, precision)
+    return EngineRecord(
+        engine=name,
+        precision=precision,
+        model_sha256=bundle.manifest.files[ONNX_NAME],
+        fingerprint=measured,
+        accuracy=accuracy,
+        plan=None if built is None else built.plan,
+    )
+
+
+def verify_engine(bundle: Bundle, name: str, precision: Precision, hint: PerformanceHint = "throughput") -> VerifyResult:
+    """Validate one engine; the accuracy of precisions other than f32 is kept in the bundle, if it is writable."""
+    verify = _verify_f32 if precision == "f32" else _verify_accuracy
+    try:
+        return verify(bundle, name, precision, hint)
     except EngineUnavailable as error:
         return VerifyResult(name, precision, "unavailable", str(error))
     except EngineRefused as error:  # its plan is missing or stale
@@ -138,33 +139,31 @@ def verify_engine(
         return VerifyResult(name, precision, "failed", str(error))
 
 
-def passed(verdicts: list[VerifyResult], *, asked_for: bool) -> bool:
-    """Whether all is well: something works and nothing is broken; of engines that were asked for by name, all work."""
-    statuses = {verdict.status for verdict in verdicts}
-    return "ok" in statuses and not statuses & ({"failed", "refused", "unavailable"} if asked_for else {"failed"})
+def all_passed(results: list[VerifyResult], *, requested: bool) -> bool:
+    """Whether at least one engine passed and none failed; of engines ``requested`` by name, whether all passed."""
+    statuses = {result.status for result in results}
+    return "ok" in statuses and not statuses & ({"failed", "refused", "unavailable"} if requested else {"failed"})
 
 
-def _verify_f32(bundle: Bundle, name: str, performance_hint: PerformanceHint) -> VerifyResult:
-    engine = load_engine(bundle, EngineRequest(name, performance_hint=performance_hint))
-    try:
-        parity = check(engine, read_golden(bundle))
-        gate = measure_accuracy(engine, "f32", read_sequences(bundle)) if SEQUENCES_NAME in bundle.manifest.files else None
-        detail = _told(engine.describe())
-    finally:
-        engine.close()
-    if gate is not None and gate.failures:
-        return VerifyResult(name, "f32", "failed", "; ".join(gate.failures), parity, gate)
-    return VerifyResult(name, "f32", "ok", detail, parity, gate)
+def _verify_f32(bundle: Bundle, name: str, precision: Precision, hint: PerformanceHint) -> VerifyResult:
+    with closing(load_engine(bundle, EngineRequest(name, precision, performance_hint=hint))) as engine:
+        parity = check_parity(engine, read_golden(bundle))
+        has_sequences = SEQUENCES_NAME in bundle.manifest.files
+        accuracy = measure_accuracy(engine, precision, read_sequences(bundle)) if has_sequences else None
+        detail = _detail(engine.describe())
+    if accuracy is not None and accuracy.failures:
+        return VerifyResult(name, precision, "failed", "; ".join(accuracy.failures), parity, accuracy)
+    return VerifyResult(name, precision, "ok", detail, parity, accuracy)
 
 
-def _verify_by_gate(bundle: Bundle, name: str, precision: Precision, performance_hint: PerformanceHint) -> VerifyResult:
-    variant = validate_engine(bundle, name, precision, performance_hint)
-    with suppress(PermissionError):  # a bundle that belongs to somebody else may be tried all the same
-        write_record(bundle, variant)
-    if variant.accuracy is not None and variant.accuracy.failures:
-        return VerifyResult(name, precision, "refused", "; ".join(variant.accuracy.failures), accuracy=variant.accuracy)
-    return VerifyResult(name, precision, "ok", _told(variant.fingerprint), accuracy=variant.accuracy)
+def _verify_accuracy(bundle: Bundle, name: str, precision: Precision, hint: PerformanceHint) -> VerifyResult:
+    record = validate_engine(bundle, name, precision, hint)
+    with suppress(PermissionError):  # a read-only bundle can be verified all the same
+        write_record(bundle, record)
+    failures = () if record.accuracy is None else record.accuracy.failures
+    detail = "; ".join(failures) or _detail(record.fingerprint)
+    return VerifyResult(name, precision, "refused" if failures else "ok", detail, accuracy=record.accuracy)
 
 
-def _told(description: dict[str, str]) -> str:
+def _detail(description: dict[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in description.items() if key not in {"backend", "precision"})

@@ -9,7 +9,7 @@ from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.golden import read_sequences, score_sequences
 from deploy.network import half_share
-from deploy.validation.accuracy import judge
+from deploy.validation.accuracy import compare_scores
 from streamer.demo.run import DEMO_BUNDLE
 
 
@@ -28,7 +28,7 @@ def test_all_products_are_in_half_precision_and_the_scores_hold(shipped_in_half,
         metrics={},
         versions={},
     )
-    found = judge("bf16", score_sequences(load_engine(in_half, EngineRequest("onnx")), sequences.frames), sequences)
+    found = compare_scores("bf16", score_sequences(load_engine(in_half, EngineRequest("onnx")), sequences.frames), sequences)
     assert found.passed
     assert 0.0 < found.median_error < 1e-3
     assert found.auc_difference <= 5e-4

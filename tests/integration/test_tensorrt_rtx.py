@@ -25,7 +25,7 @@ from deploy.export.int8 import quantize_graph
 from deploy.export.onnx import export_onnx
 from deploy.export.tensorrt import build_plan
 from deploy.records import BuildOptions, read_plan
-from deploy.validation.admission import load_admitted
+from deploy.validation.admission import load_validated
 from streamer.demo.run import DEMO_BUNDLE
 from trainer.models.registry import clip_model
 
@@ -125,4 +125,4 @@ def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_ga
     assert variant.plan is not None
     assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
     with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):
-        load_admitted(bundle, EngineRequest("tensorrt-rtx", max_clips=4))
+        load_validated(bundle, EngineRequest("tensorrt-rtx", max_clips=4))

@@ -10,8 +10,8 @@ import pytest
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.engines.registry import ENGINES
 from deploy.export.calibration_frames import STRETCH_PICTURES
-from tests.unit.deploy.test_footage import written
-from tests.unit.deploy.test_quantise import footage, judged
+from tests.unit.deploy.export.test_calibration_frames import written
+from tests.unit.deploy.export.test_int8 import footage, judged
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CPU_ENGINES = ("openvino", "onnx", "torch")
@@ -47,14 +47,14 @@ def test_help_loads_no_heavy_library(run: Run) -> None:
     assert done.stdout.endswith("[]\n")
 
 
-def test_inspect_shows_what_the_bundle_holds(run: Run, bundle: Bundle) -> None:
+def test_inspect_shows_content(run: Run, bundle: Bundle) -> None:
     done = run("inspect", bundle.path)
     assert (done.returncode, done.stderr) == (0, "")
     for expected in (bundle.model_id, "height_px", bundle.calibration.calibration_id, "auc", "golden.safetensors"):
         assert expected in done.stdout
 
 
-def test_inspect_as_json_names_size_and_sum_of_every_file(run: Run, bundle: Bundle) -> None:
+def test_inspect_json(run: Run, bundle: Bundle) -> None:
     content = json.loads(run("inspect", bundle.path, "--json").stdout)
     assert content["model"]["model_id"] == bundle.model_id
     assert content["spec"] == bundle.spec.model_dump()
@@ -64,7 +64,7 @@ def test_inspect_as_json_names_size_and_sum_of_every_file(run: Run, bundle: Bund
     assert content["files"][ONNX_NAME] == {"bytes": size, "sha256": bundle.manifest.files[ONNX_NAME]}
 
 
-def test_verify_tries_every_engine(run: Run, bundle: Bundle) -> None:
+def test_verify_validates_every_engine(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"]) == (0, True)
@@ -74,26 +74,26 @@ def test_verify_tries_every_engine(run: Run, bundle: Bundle) -> None:
     assert all(verdict["parity"]["clips"] == len(read_golden(bundle).clips) for verdict in in_f32)
 
 
-def test_verify_says_which_engine_is_not_installed_and_passes_on_the_others(run: Run, bundle: Bundle) -> None:
+def test_verify_reports_missing_library(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, before="sys.modules['torch'] = None")
     assert done.returncode == 0
     assert "torch f32: not available here" in done.stdout
     assert "oddsight[train]" in done.stdout
 
 
-def test_verify_fails_if_the_engine_asked_for_is_not_installed(run: Run, bundle: Bundle) -> None:
+def test_verify_fails_if_requested_is_missing(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--engine", "onnx", "--json", before="sys.modules['onnxruntime'] = None")
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"]) == (1, False)
     assert [verdict["status"] for verdict in report["engines"]] == ["unavailable"]
 
 
-def test_verify_fails_if_no_engine_is_installed(run: Run, bundle: Bundle) -> None:
+def test_verify_fails_without_engines(run: Run, bundle: Bundle) -> None:
     missing = "sys.modules.update(torch=None, openvino=None, onnxruntime=None)"
     assert run("verify", bundle.path, before=missing).returncode == 1
 
 
-def test_verify_fails_if_an_engine_computes_something_else(run: Run, bundle_with_other_weights: Bundle) -> None:
+def test_verify_fails_on_wrong_scores(run: Run, bundle_with_other_weights: Bundle) -> None:
     done = run("verify", bundle_with_other_weights.path, "--json")
     verdicts = json.loads(done.stdout)["engines"]
     statuses = {verdict["engine"]: verdict["status"] for verdict in verdicts if verdict["precision"] == "f32"}
@@ -102,20 +102,20 @@ def test_verify_fails_if_an_engine_computes_something_else(run: Run, bundle_with
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_a_folder_that_is_no_bundle_is_one_line_on_stderr(run: Run, tmp_path: Path, command: str) -> None:
+def test_no_bundle_is_one_line(run: Run, tmp_path: Path, command: str) -> None:
     done = run(command, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {tmp_path}: no bundle here")
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unknown_engine_is_a_wrong_call(run: Run, bundle: Bundle) -> None:
+def test_unknown_engine_exits_2(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--engine", "cuda")
     assert (done.returncode, done.stdout) == (2, "")
     assert "openvino, onnx, torch" in done.stderr
 
 
-def test_bench_prints_one_json_object_and_nothing_else_on_stdout(run: Run, bundle: Bundle) -> None:
+def test_bench_json(run: Run, bundle: Bundle) -> None:
     done = run("bench", bundle.path, "--engine", "onnx", "--batch", "2", "--rounds", "1", "--json")
     report = json.loads(done.stdout)
     assert done.returncode == 0
@@ -123,7 +123,7 @@ def test_bench_prints_one_json_object_and_nothing_else_on_stdout(run: Run, bundl
     assert report["floor"]["flop_per_s"]["f32"] > 0
 
 
-def test_build_says_what_is_missing_in_one_line(run: Run, bundle: Bundle) -> None:
+def test_build_names_missing_library(run: Run, bundle: Bundle) -> None:
     done = run("build", bundle.path, before="sys.modules['tensorrt'] = None")
     assert (done.returncode, done.stdout) == (1, "")
     assert "the tensorrt engine cannot be used" in done.stderr
@@ -131,7 +131,7 @@ def test_build_says_what_is_missing_in_one_line(run: Run, bundle: Bundle) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_build_refuses_a_bucket_that_is_none(run: Run, bundle: Bundle) -> None:
+def test_build_rejects_bucket_0(run: Run, bundle: Bundle) -> None:
     done = run("build", bundle.path, "--bucket", "0")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -142,7 +142,7 @@ def tensorrt_as_a_script(cache: Path) -> str:
     return f"import pytest; from pathlib import Path; from tests.harness.gpu_engines import make_up_gpu; {made_up}"
 
 
-def test_build_in_int8_is_of_the_footage_that_is_given_and_inspect_shows_which(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_build_int8_records_calibration(run: Run, bundle: Bundle, tmp_path: Path) -> None:
     bundle = judged(bundle)
     for number, frames in enumerate(footage(bundle, frames=2 * STRETCH_PICTURES).frames):
         written(tmp_path / "cameras" / str(number), frames)
@@ -150,7 +150,7 @@ def test_build_in_int8_is_of_the_footage_that_is_given_and_inspect_shows_which(r
     before = tensorrt_as_a_script(tmp_path)
     without = run(*command, before=before)
     assert (without.returncode, without.stdout) == (1, "")
-    assert "no graph in int8 was made of this model yet" in without.stderr
+    assert "no int8 graph of this model was made yet" in without.stderr
     assert "Traceback" not in without.stderr
     done = run(*command, "--calibration-data", tmp_path / "cameras", before=before)
     assert done.returncode == 0, done.stderr
@@ -162,20 +162,20 @@ def test_build_in_int8_is_of_the_footage_that_is_given_and_inspect_shows_which(r
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "f32")])
-def test_footage_for_another_precision_is_a_wrong_call(run: Run, bundle: Bundle, precision: tuple[str, ...]) -> None:
+def test_calibration_data_needs_int8(run: Run, bundle: Bundle, precision: tuple[str, ...]) -> None:
     done = run("build", bundle.path, "--calibration-data", bundle.path, *precision)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: --calibration-data is what --precision int8 is made from, got --precision f")
+    assert done.stderr.startswith("error: --calibration-data is for --precision int8, got --precision f")
 
 
-def test_footage_that_is_none_is_told_in_one_line(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_build_rejects_empty_folder(run: Run, bundle: Bundle, tmp_path: Path) -> None:
     done = run("build", judged(bundle).path, "--precision", "int8", "--calibration-data", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: --calibration-data {tmp_path}: no .jpg, .jpeg or .png file")
     assert done.stderr.count("\n") == 1
 
 
-def test_bench_loads_engines_for_what_is_asked(run: Run, bundle: Bundle) -> None:
+def test_bench_performance_hint(run: Run, bundle: Bundle) -> None:
     done = run(
         "bench", bundle.path, "--engine", "onnx", "--batch", "1", "--rounds", "1", "--performance-hint", "latency", "--json"
     )
@@ -187,7 +187,7 @@ OPENVINO_FOR_A_MOMENT = (
 )
 
 
-def test_optimize_keeps_the_best_and_inspect_shows_it(run: Run, bundle: Bundle) -> None:
+def test_optimize_writes_default(run: Run, bundle: Bundle) -> None:
     done = run("optimize", bundle.path, "--cameras", "2", "--frame-rate", "10", "--json", before=OPENVINO_FOR_A_MOMENT)
     report = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
@@ -204,7 +204,7 @@ def test_optimize_keeps_the_best_and_inspect_shows_it(run: Run, bundle: Bundle) 
     }
 
 
-def test_optimize_says_what_the_machine_can_carry_where_nothing_keeps_up(run: Run, bundle: Bundle) -> None:
+def test_optimize_warns_if_none_keeps_up(run: Run, bundle: Bundle) -> None:
     done = run("optimize", bundle.path, "--cameras", "1000000", "--frame-rate", "100", before=OPENVINO_FOR_A_MOMENT)
     assert done.returncode == 0
     assert "\nopenvino f32 throughput best " in done.stdout
@@ -212,16 +212,16 @@ def test_optimize_says_what_the_machine_can_carry_where_nothing_keeps_up(run: Ru
     assert "warning: no engine keeps up with 1000000 cameras of 100 frames/s here; the fastest scores " in done.stderr
 
 
-def test_optimize_fails_if_no_engine_is_installed(run: Run, bundle: Bundle) -> None:
+def test_optimize_fails_without_engines(run: Run, bundle: Bundle) -> None:
     missing = "sys.modules.update(torch=None, openvino=None, onnxruntime=None)"
     done = run("optimize", bundle.path, "--cameras", "1", "--frame-rate", "10", before=missing)
     assert done.returncode == 1
     assert "openvino f32: not available here: the openvino engine cannot be used" in done.stdout
-    assert "no engine passed the gate" in done.stderr
+    assert "no engine passed validation" in done.stderr
     assert not (bundle.path / "engines" / "default.json").exists()
 
 
-def test_optimize_names_a_load_that_is_none(run: Run, bundle: Bundle) -> None:
+def test_optimize_rejects_bad_load(run: Run, bundle: Bundle) -> None:
     done = run("optimize", bundle.path, "--cameras", "1", "--frame-rate", "nan")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: frame rate must be above 0 and at most 1000 frames/s, got nan\n"

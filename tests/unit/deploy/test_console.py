@@ -34,27 +34,27 @@ def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("what", "code", "line"),
     [("config", 2, "error: kafka.servers must name a host\n"), ("bundle", 1, "error: /b: copy the bundle [again], whole\n")],
 )
-def test_an_oddsight_error_is_one_line_on_stderr_and_its_own_exit_code(what: str, code: int, line: str) -> None:
+def test_error_is_one_line_and_exit_code(what: str, code: int, line: str) -> None:
     done = run_program(what)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
 
 
-def test_success_exits_with_0() -> None:
+def test_success_exits_0() -> None:
     done = run_program("nothing")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_ctrl_c_exits_with_130_and_without_a_traceback() -> None:
+def test_ctrl_c_exits_130() -> None:
     done = run_program("interrupt")
     assert done.returncode == 128 + signal.SIGINT
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_call_exits_with_2() -> None:
+def test_wrong_call_exits_2() -> None:
     assert run_program("--no-such-option").returncode == 2
 
 
-def test_a_bug_keeps_its_traceback() -> None:
+def test_bug_keeps_traceback() -> None:
     done = run_program("bug")
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

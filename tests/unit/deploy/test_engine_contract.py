@@ -26,7 +26,7 @@ from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, BundleCorrupt, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
 from deploy.spec import ClipSpec
 from deploy.validation.admission import fingerprint
-from deploy.validation.parity import check
+from deploy.validation.parity import check_parity
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
 
 CPU_LIBRARIES = {"openvino": ("openvino", "stream"), "onnx": ("onnxruntime", "onnx"), "torch": ("torch", "train")}
@@ -376,7 +376,7 @@ def test_onnx_spins_for_latency_only(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("performance_hint", get_args(PerformanceHint))
 def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle, performance_hint: PerformanceHint) -> None:
-    parity = check(
+    parity = check_parity(
         load_engine(bundle, EngineRequest(name, max_clips=3, performance_hint=performance_hint)),
         read_golden(bundle),
     )

@@ -20,7 +20,7 @@ from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, cut, program_shapes
 from deploy.network import load_network
 from deploy.spec import ClipSpec
-from deploy.validation.accuracy import judge, measure_accuracy
+from deploy.validation.accuracy import compare_scores, measure_accuracy
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.host_driver import HostDriver
@@ -163,7 +163,7 @@ def test_the_gate_tries_every_bucket_and_tells_the_worst() -> None:
     assert (right.passed, right.buckets, right.max_error) == (True, (1, 2, 4), 0)
     wrong = measure_accuracy(OnHost(WrongInFours(), (1, 2, 4)), "f32", sequences)
     assert not wrong.passed
-    assert judge("f32", sequences.score, sequences).buckets == ()
+    assert compare_scores("f32", sequences.score, sequences).buckets == ()
 
 
 @pytest.mark.parametrize(

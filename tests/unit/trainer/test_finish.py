@@ -6,7 +6,7 @@ import pytest
 from deploy.bundle import Bundle, ModelCard, read_golden
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
-from deploy.validation.parity import check
+from deploy.validation.parity import check_parity
 from tests.harness.recurrent_toy import KIND, RecurrentToy, toy_spec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import Split
@@ -58,7 +58,7 @@ def test_golden_clips_lie_in_the_middle_of_sequences_and_have_the_states_that_le
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
 def test_engines_agree_with_the_network(bundle: Bundle, name: str) -> None:
-    assert check(load_engine(bundle, EngineRequest(name)), read_golden(bundle)).max_state_error < 1e-5
+    assert check_parity(load_engine(bundle, EngineRequest(name)), read_golden(bundle)).max_state_error < 1e-5
 
 
 def test_every_video_begins_without_a_state(bundle: Bundle) -> None:

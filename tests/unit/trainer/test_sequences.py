@@ -7,7 +7,7 @@ from deploy.bundle import ModelCard
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.golden import read_sequences, score_sequences
-from deploy.validation.accuracy import judge
+from deploy.validation.accuracy import compare_scores
 from tests.harness.recurrent_toy import KIND
 from tests.unit.trainer.test_finish import SPEC, Trained, footage
 from trainer.data.clips import Split
@@ -46,4 +46,6 @@ def test_engines_give_the_same_scores_from_what_the_bundle_holds(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", Finished(Trained(), ModelCard(kind=KIND, config={}), SPEC, {}), split)
     kept = read_sequences(bundle)
     for name in ("openvino", "onnx"):
-        assert judge("f32", score_sequences(load_engine(bundle, EngineRequest(name)), kept.frames), kept).max_error < 1e-5
+        assert (
+            compare_scores("f32", score_sequences(load_engine(bundle, EngineRequest(name)), kept.frames), kept).max_error < 1e-5
+        )

@@ -37,7 +37,7 @@ def judged(bundle: Bundle) -> Bundle:
     return with_sequences(bundle, noise(bundle, 40))
 
 
-def test_a_stretch_is_ordinary_and_then_hurried_in_natural_order_of_the_names(judged: Bundle, tmp_path: Path) -> None:
+def test_stretch_order_and_pace(judged: Bundle, tmp_path: Path) -> None:
     frames = pictures(judged, STRETCH_PICTURES)
     found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
     np.testing.assert_array_equal(found.frames, frames[np.newaxis, SHOWN])
@@ -45,7 +45,7 @@ def test_a_stretch_is_ordinary_and_then_hurried_in_natural_order_of_the_names(ju
     assert (found.info.stretches, found.info.frames) == (1, 2 * HALF_FRAMES)
 
 
-def test_of_long_footage_stretches_are_drawn_far_apart(judged: Bundle, tmp_path: Path) -> None:
+def test_stretches_are_far_apart(judged: Bundle, tmp_path: Path) -> None:
     many = 2 * MOST_STRETCHES
     frames = pictures(judged, many * STRETCH_PICTURES + 5)
     found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
@@ -57,7 +57,7 @@ def test_of_long_footage_stretches_are_drawn_far_apart(judged: Bundle, tmp_path:
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in one folder", "one by one"])
-def test_cameras_are_folders_and_no_stretch_goes_from_one_to_the_next(judged: Bundle, tmp_path: Path, inside: bool) -> None:
+def test_folders_are_cameras(judged: Bundle, tmp_path: Path, inside: bool) -> None:
     cameras = [pictures(judged, STRETCH_PICTURES + 50, seed) for seed in range(2)]
     folders = [written(tmp_path / "all" / f"camera {number}", frames) for number, frames in enumerate(cameras)]
     (tmp_path / "all" / "notes.txt").touch()
@@ -66,7 +66,7 @@ def test_cameras_are_folders_and_no_stretch_goes_from_one_to_the_next(judged: Bu
     np.testing.assert_array_equal(found.frames, [frames[SHOWN] for frames in cameras])
 
 
-def test_the_same_footage_is_known_again_and_other_footage_is_not(judged: Bundle, tmp_path: Path) -> None:
+def test_checksum_identifies_footage(judged: Bundle, tmp_path: Path) -> None:
     first, second = (
         read_calibration_frames([written(tmp_path / str(seed), pictures(judged, STRETCH_PICTURES, seed))], judged)
         for seed in range(2)
@@ -77,17 +77,17 @@ def test_the_same_footage_is_known_again_and_other_footage_is_not(judged: Bundle
 
 
 @pytest.mark.parametrize("off_by", [0, 10], ids=["the same", "encoded in another way"])
-def test_footage_that_judges_is_left_out(judged: Bundle, tmp_path: Path, off_by: int) -> None:
+def test_leaves_out_golden_frames(judged: Bundle, tmp_path: Path, off_by: int) -> None:
     judging = read_sequences(judged).frames[1, 3]
     frames = pictures(judged, 2 * STRETCH_PICTURES)
     frames[40] = np.clip(judging.astype(int) + off_by, 0, 255)
     found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
     np.testing.assert_array_equal(found.frames, frames[np.newaxis, STRETCH_PICTURES:][:, SHOWN])
-    with pytest.raises(ConfigError, match="in all of it are frames that the bundle's golden sequences judge by"):
+    with pytest.raises(ConfigError, match="every stretch shows frames of the bundle's golden sequences"):
         read_calibration_frames([written(tmp_path / "path", frames[:STRETCH_PICTURES])], judged)
 
 
-def test_a_bundle_without_golden_sequences_is_told_first(bundle: Bundle, tmp_path: Path) -> None:
+def test_needs_golden_sequences(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleIncompatible, match="holds no golden sequences"):
         read_calibration_frames([tmp_path / "nothing"], bundle)
 
@@ -135,7 +135,7 @@ def no_picture(folder: Path, bundle: Bundle) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_what_is_of_no_use_is_told(judged: Bundle, tmp_path: Path, made: Callable[[Path, Bundle], None], told: str) -> None:
+def test_rejects_unusable_folder(judged: Bundle, tmp_path: Path, made: Callable[[Path, Bundle], None], told: str) -> None:
     made(tmp_path / "footage", judged)
     with pytest.raises(ConfigError, match=f"^--calibration-data.*{told}"):
         read_calibration_frames([tmp_path / "footage"], judged)

@@ -41,7 +41,7 @@ def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
-def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: pytest.FixtureRequest, kind: str) -> None:
+def test_measures_every_engine_and_batch(request: pytest.FixtureRequest, kind: str) -> None:
     told = []
     plan = BenchmarkPlan((("onnx", "f32"), ("torch", "f32")), batches=(1, 3), rounds=2)
     report = benchmark(request.getfixturevalue(kind), plan, lambda done, total: told.append((done, total)))
@@ -60,7 +60,7 @@ def test_every_engine_and_batch_has_its_figures_and_one_call_a_round(request: py
     assert [row["against_reference"] for row in torch_rows] == [1.0, 1.0]
 
 
-def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_request_follows_plan(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
     def refuse(_: Bundle, options: EngineRequest) -> None:
@@ -73,15 +73,13 @@ def test_engines_are_loaded_for_what_is_to_be_measured(bundle: Bundle, monkeypat
     assert loaded == [EngineRequest("openvino", "bf16", max_clips=3, threads=2, performance_hint="latency", gpu_cached_cameras=4)]
 
 
-def test_a_precision_whose_peak_was_not_measured_has_no_floor() -> None:
+def test_no_roofline_for_unmeasured_precision() -> None:
     floor = Roofline({"f16": 4.0}, 2.0)
     assert (floor.s_per_clip("f16", 8.0, 2.0), floor.s_per_clip("f16", 4.0, 6.0)) == (2.0, 3.0)
     assert floor.s_per_clip("int8", 8.0, 2.0) is None
 
 
-def test_an_engine_on_a_gpu_is_given_newest_frames_and_held_to_the_gpus_floor(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_gpu_engine_gets_newest_frames(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     measured, ways, start = [], set(), Slot.start
     monkeypatch.setattr(Slot, "start", lambda slot, piece, call: ways.add(call.way) or start(slot, piece, call))
@@ -102,9 +100,7 @@ def test_an_engine_on_a_gpu_is_given_newest_frames_and_held_to_the_gpus_floor(
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("no such processor"), EngineRefused("it has no plan")])
-def test_an_engine_that_does_not_run_here_is_left_out_with_its_reason(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_unavailable_engine_is_left_out(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def refuse(*_: object) -> None:
         raise error
 
@@ -127,21 +123,21 @@ def shown(report: dict[str, Any]) -> str:
     return captured.get()
 
 
-def test_cpu_time_of_a_call_is_shared_by_its_clips(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_time_per_clip(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks_s = count(step=6)
     monkeypatch.setattr("deploy.benchmark.run.time.process_time", lambda: next(ticks_s))
     report = benchmark(bundle, BenchmarkPlan((("onnx", "f32"),), batches=(1, 3), rounds=2), lambda *_: None)
     assert [row["cpu_s_per_clip"] for row in report["results"]] == [6.0, 2.0]
 
 
-def test_memory_is_what_came_on_top_since_before_the_engine_was_loaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_growth(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     at_bytes = iter([100, 130, 170, 200, 210, 280])
     monkeypatch.setattr("deploy.benchmark.run._resident_bytes", lambda: next(at_bytes))
     report = benchmark(bundle, BenchmarkPlan((("onnx", "f32"), ("torch", "f32")), batches=(3, 1), rounds=1), lambda *_: None)
     assert [(row["batch"], row["memory_bytes"]) for row in report["results"]] == [(3, 70), (1, 30), (3, 80), (1, 10)]
 
 
-def test_memory_is_measured_where_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "statm").write_text("900 7 3 1 0 5 0\n")
     monkeypatch.setattr("deploy.benchmark.run._STATM", tmp_path / "statm")
     assert _resident_bytes() == 7 * PAGESIZE
@@ -149,25 +145,25 @@ def test_memory_is_measured_where_the_system_tells(tmp_path: Path, monkeypatch: 
     assert _resident_bytes() is None
 
 
-def test_the_time_of_the_slower_of_computing_and_moving_is_the_floor() -> None:
+def test_roofline_is_slower_limit() -> None:
     floor = Roofline({"f32": 100.0, "bf16": 200.0}, 10.0)
     assert floor.s_per_clip("f32", 300.0, 10.0) == 3.0
     assert floor.s_per_clip("bf16", 300.0, 10.0) == 1.5
     assert floor.s_per_clip("bf16", 300.0, 40.0) == 4.0
 
 
-def test_peaks_are_of_the_fastest_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_is_fastest_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = count()
     monkeypatch.setattr("deploy.benchmark.roofline.time.perf_counter", lambda: float(next(ticks)))
     assert measure_cpu({"f32"}) == Roofline({"f32": 2.0 * 64**3}, 2048.0)
 
 
-def test_operations_are_those_of_the_convolutions(bundle: Bundle) -> None:
+def test_counts_operations(bundle: Bundle) -> None:
     at_half, at_quarter = 12 * 20, 6 * 10
     multiplications = at_half * 8 * (3 * 5 * 5) + at_quarter * 16 * (8 * 3 * 3) + at_quarter * 16
     assert gflop_per_clip(bundle) == pytest.approx(2 * multiplications / 1e9)
 
 
-def test_without_onnx_operations_are_not_known(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_operations_without_onnx(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     assert gflop_per_clip(bundle) is None

@@ -7,7 +7,7 @@ from deploy.bundle import Bundle, Golden, read_golden
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import EngineFailed
-from deploy.validation.parity import F32_TOLERANCE, check, compare
+from deploy.validation.parity import F32_TOLERANCE, check_parity, measure_parity
 
 
 @pytest.fixture(scope="module")
@@ -23,39 +23,39 @@ def altered_score(golden: Golden, factor: float) -> Golden:
     return replace(golden, score=score)
 
 
-def test_errors_are_relative_to_the_largest_value_of_the_reference(engine: Engine, bundle: Bundle) -> None:
+def test_errors_are_relative(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     altered = altered_score(golden, 0.5)
-    parity = compare(engine, altered)
+    parity = measure_parity(engine, altered)
     largest = max(np.abs(altered.score).max(), np.abs(golden.heatmap).max())
     assert parity.max_score_error == pytest.approx(golden.score[3] / 2 / largest, rel=1e-3)
     assert parity.median_score_error < 1e-5
     assert parity.max_heatmap_error < 1e-5
 
 
-def test_scores_that_are_all_next_to_zero_by_chance_do_not_decide(engine: Engine, bundle: Bundle) -> None:
+def test_small_scores_do_not_inflate_error(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     next_to_zero = replace(golden, score=golden.score * np.float32(1e-9))
     expected = np.abs(golden.score).max() / np.abs(golden.heatmap).max()
-    assert compare(engine, next_to_zero).max_score_error == pytest.approx(expected, rel=1e-3)
+    assert measure_parity(engine, next_to_zero).max_score_error == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("factor", [1 + 10 * F32_TOLERANCE, 2, float("nan")])
-def test_a_score_outside_the_tolerance_is_refused(engine: Engine, bundle: Bundle, factor: float) -> None:
+def test_refuses_wrong_score(engine: Engine, bundle: Bundle, factor: float) -> None:
     with pytest.raises(EngineFailed, match=r"onnx: scores differ from the reference's by up to .*; at most 0.0001"):
-        check(engine, altered_score(read_golden(bundle), factor))
+        check_parity(engine, altered_score(read_golden(bundle), factor))
 
 
-def test_a_heat_map_outside_the_tolerance_is_refused(engine: Engine, bundle: Bundle) -> None:
+def test_refuses_wrong_heatmap(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     with pytest.raises(EngineFailed, match="heat maps by up to"):
-        check(engine, replace(golden, heatmap=golden.heatmap[:, ::-1]))
+        check_parity(engine, replace(golden, heatmap=golden.heatmap[:, ::-1]))
 
 
-def test_a_heat_map_of_another_size_is_refused(engine: Engine, bundle: Bundle) -> None:
+def test_refuses_wrong_heatmap_shape(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     with pytest.raises(EngineFailed, match=r"heat maps \(8, 6, 10\), the reference's are \(8, 5, 10\)"):
-        check(engine, replace(golden, heatmap=golden.heatmap[:, 1:]))
+        check_parity(engine, replace(golden, heatmap=golden.heatmap[:, 1:]))
 
 
 class TestStates:
@@ -74,35 +74,35 @@ class TestStates:
         return replace(golden, next_state=next_state)
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
-    def test_a_channel_is_measured_by_its_own_largest_value(self, engine: Engine, golden: Golden, channel: int) -> None:
+    def test_error_per_channel(self, engine: Engine, golden: Golden, channel: int) -> None:
         assert golden.next_state is not None
         values = golden.next_state[:, channel]
-        found = compare(engine, self.altered(golden, channel, 0.9)).max_state_error
+        found = measure_parity(engine, self.altered(golden, channel, 0.9)).max_state_error
         assert found == pytest.approx(0.1 * values[3].max() / np.delete(values, 3, 0).max(), rel=1e-3)
 
     @pytest.mark.parametrize("factor", [1 + 20 * F32_TOLERANCE, float("nan")])
-    def test_a_state_outside_the_tolerance_is_refused(self, engine: Engine, golden: Golden, factor: float) -> None:
+    def test_refuses_wrong_state(self, engine: Engine, golden: Golden, factor: float) -> None:
         with pytest.raises(EngineFailed, match="states by up to"):
-            check(engine, self.altered(golden, 0, factor))
+            check_parity(engine, self.altered(golden, 0, factor))
 
-    def test_a_channel_that_stays_at_zero_is_measured_by_the_rounding_of_the_others(self, engine: Engine, golden: Golden) -> None:
+    def test_zero_channel_uses_rounding_floor(self, engine: Engine, golden: Golden) -> None:
         black = replace(golden, clips=golden.clips * 0, state=np.zeros_like(golden.state))
         scores = engine.score(black.clips[:3], black.state[:3])
         expected = replace(black, clips=black.clips[:3], state=black.state[:3], score=scores.score, heatmap=scores.heatmap)
         trail = scores.state.copy()
         trail[:, 2] = 1e-12
-        assert compare(engine, replace(expected, next_state=trail)).max_state_error < F32_TOLERANCE
+        assert measure_parity(engine, replace(expected, next_state=trail)).max_state_error < F32_TOLERANCE
 
-    def test_golden_clips_without_the_states_of_a_recurrent_model_are_refused(self, engine: Engine, golden: Golden) -> None:
+    def test_refuses_missing_states(self, engine: Engine, golden: Golden) -> None:
         with pytest.raises(EngineFailed, match=r"states \(8, 3, 6, 10\), the reference's are None"):
-            check(engine, replace(golden, next_state=None))
+            check_parity(engine, replace(golden, next_state=None))
 
 
-def test_a_stateless_model_has_no_state_error(engine: Engine, bundle: Bundle) -> None:
-    assert check(engine, read_golden(bundle)).max_state_error is None
+def test_no_state_error_without_state(engine: Engine, bundle: Bundle) -> None:
+    assert check_parity(engine, read_golden(bundle)).max_state_error is None
 
 
-def test_a_bundle_without_golden_clips_cannot_pass(engine: Engine, bundle: Bundle) -> None:
+def test_refuses_without_golden_clips(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     with pytest.raises(EngineFailed, match="no golden clips"):
-        check(engine, Golden(golden.clips[:0], golden.score[:0], golden.heatmap[:0]))
+        check_parity(engine, Golden(golden.clips[:0], golden.score[:0], golden.heatmap[:0]))

@@ -15,12 +15,12 @@ from deploy.engines.onnxruntime import OnnxEngine
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
 from deploy.export.calibration_frames import CalibrationFrames
-from deploy.export.graph_cache import graph_of
-from deploy.export.int8 import _sterner, choose, quantize_graph
+from deploy.export.graph_cache import serving_graph
+from deploy.export.int8 import _strict_accuracy, choose_convolutions, quantize_graph
 from deploy.export.tensorrt import build_plan
 from deploy.golden import Sequences, read_sequences, score_sequences
 from deploy.records import AccuracyResult, BuildOptions
-from deploy.validation.accuracy import judge
+from deploy.validation.accuracy import compare_scores
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.unit.deploy.test_sequences import with_sequences
 
@@ -50,7 +50,7 @@ def quantised(bundle: Bundle, names: list[str] | None = None) -> bytes:
 
 
 def chosen(names: Any, gate: Any) -> list[str]:
-    return choose(Path("bundle"), list(names), gate, lambda *_: None)
+    return choose_convolutions(Path("bundle"), list(names), gate, lambda *_: None)
 
 
 def convolutions(bundle: Bundle) -> list[str]:
@@ -70,7 +70,7 @@ def gate_of(costs: dict[str, float]):
     return gate
 
 
-def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other_footage(bundle: Bundle) -> None:
+def test_deterministic_and_accurate_on_other_footage(bundle: Bundle) -> None:
     bundle = judged(bundle)
     graph = quantised(bundle)
     assert graph == quantised(bundle)
@@ -78,16 +78,16 @@ def test_the_same_footage_gives_the_same_graph_which_the_gate_lets_pass_by_other
     assert 1 <= len(nodes(graph, "QuantizeLinear")) <= len(convolutions(bundle))
     golden = read_sequences(bundle)
     engine = OnnxEngine(bundle, EngineRequest("onnx", max_clips=2), graph)
-    assert judge("int8", score_sequences(engine, golden.frames), golden).passed
+    assert compare_scores("int8", score_sequences(engine, golden.frames), golden).passed
 
 
-def test_golden_sequences_have_no_part_in_it(bundle: Bundle) -> None:
+def test_independent_of_golden_sequences(bundle: Bundle) -> None:
     without = quantised(bundle)
     assert without == quantised(judged(bundle))
     assert without != quantize_graph(bundle, footage(bundle, seed=2), lambda *_: None, None)
 
 
-def test_only_what_is_named_is_quantised_with_symmetric_pairs_and_its_bias_left_as_it_is(bundle: Bundle) -> None:
+def test_quantizes_named_convolutions_only(bundle: Bundle) -> None:
     first, *_ = names = convolutions(bundle)
     graph = quantised(bundle, [first])
     assert (len(nodes(graph, "QuantizeLinear")), len(nodes(graph, "DequantizeLinear")), len(names)) == (1, 2, 3)
@@ -102,93 +102,93 @@ def test_only_what_is_named_is_quantised_with_symmetric_pairs_and_its_bias_left_
     assert {zero.size for zero in zeros} == {1, 8}  # one for the maps, one a channel for the weights
 
 
-def test_none_quantised_is_the_graph_as_it_was(bundle: Bundle) -> None:
+def test_no_names_no_pairs(bundle: Bundle) -> None:
     graph = quantised(bundle, [])
     assert nodes(graph, "QuantizeLinear") == nodes(graph, "DequantizeLinear") == []
 
 
-def test_a_model_with_a_state_and_no_convolution_is_refused(recurrent_bundle: Bundle) -> None:
+def test_refuses_without_convolutions(recurrent_bundle: Bundle) -> None:
     with pytest.raises(EngineRefused, match="no convolution can be computed in int8: there is none; use f16 or f32"):
         quantised(recurrent_bundle)
 
 
-def test_footage_with_hardly_a_score_is_refused(bundle: Bundle) -> None:
+def test_refuses_too_few_scores(bundle: Bundle) -> None:
     with pytest.raises(
         EngineRefused, match="of the footage, 16 ordinary frames have a score, since a clip is 3 frames; at least 20 are"
     ):
         quantize_graph(bundle, footage(bundle, frames=20), lambda *_: None)
 
 
-def test_the_least_harmful_are_taken_until_a_tenth_of_the_room_is_used_and_then_what_still_fits() -> None:
+def test_chooses_least_harmful() -> None:
     costs = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}
     assert chosen(costs, gate_of(costs)) == ["a", "b", "c"]
 
 
-def test_frames_at_three_times_their_pace_do_not_hide_what_ordinary_ones_lose(bundle: Bundle, monkeypatch: Any) -> None:
+def test_ordinary_frames_count_alone(bundle: Bundle, monkeypatch: Any) -> None:
     sequences = read_sequences(judged(bundle))
     score = np.where(sequences.hurried, 100, 0) + np.random.default_rng(0).normal(size=sequences.score.shape).astype(np.float32)
     sequences = replace(sequences, score=score)
     found = np.where(sequences.hurried, score, np.round(score))
-    whole = judge("int8", found, sequences)
-    assert _sterner(found, sequences).spearman < whole.spearman
-    assert _sterner(score, sequences) == judge("int8", score, sequences)
+    whole = compare_scores("int8", found, sequences)
+    assert _strict_accuracy(found, sequences).spearman < whole.spearman
+    assert _strict_accuracy(score, sequences) == compare_scores("int8", score, sequences)
 
 
-def test_every_trial_is_told_of_and_ctrl_c_ends_them() -> None:
-    costs, told = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}, []
-    choose(Path("bundle"), list(costs), gate_of(costs), lambda done, total: told.append((done, total)))
-    assert [done for done, _ in told] == list(range(1, len(told) + 1))
-    assert told[:4] == [(1, 5), (2, 5), (3, 5), (4, 5)]
-    assert all(done < total for done, total in told)
+def test_progress_and_ctrl_c() -> None:
+    costs, progress = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}, []
+    choose_convolutions(Path("bundle"), list(costs), gate_of(costs), lambda done, total: progress.append((done, total)))
+    assert [done for done, _ in progress] == list(range(1, len(progress) + 1))
+    assert progress[:4] == [(1, 5), (2, 5), (3, 5), (4, 5)]
+    assert all(done < total for done, total in progress)
 
     def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        choose(Path("bundle"), list(costs), gate_of(costs), interrupted)
+        choose_convolutions(Path("bundle"), list(costs), gate_of(costs), interrupted)
 
 
-def test_one_that_fails_alone_is_not_hidden_by_another() -> None:
+def test_errors_do_not_cancel() -> None:
     costs = {"a": 0.002, "b": -0.002, "c": 0.0001}
     assert chosen(costs, gate_of(costs)) == ["c"]
 
 
-def test_where_nothing_fits_the_figures_are_told() -> None:
+def test_refusal_names_cost() -> None:
     with pytest.raises(EngineRefused, match=r"the least rank correlation that one costs is 0\.0040; use f16 or f32"):
         chosen(["a", "b"], gate_of({"a": 0.004, "b": 0.1}))
 
 
-def test_the_graph_is_kept_with_what_it_was_made_from_and_then_needs_no_footage(bundle: Bundle) -> None:
-    graph = graph_of(bundle, "int8", footage(bundle))
-    assert graph.footage == footage(bundle).info
+def test_graph_is_cached(bundle: Bundle) -> None:
+    graph = serving_graph(bundle, "int8", footage(bundle))
+    assert graph.calibration == footage(bundle).info
     kept = bundle.path / "engines" / "graph-int8" / ONNX_NAME
     assert kept.read_bytes() == graph.content
-    assert graph_of(bundle, "int8") == graph == graph_of(bundle, "int8", footage(bundle))
+    assert serving_graph(bundle, "int8") == graph == serving_graph(bundle, "int8", footage(bundle))
     kept.write_bytes(b"touched")
-    assert graph_of(bundle, "int8", footage(bundle)) == graph
+    assert serving_graph(bundle, "int8", footage(bundle)) == graph
     assert kept.read_bytes() == graph.content
 
 
-def test_other_footage_makes_another_graph(bundle: Bundle) -> None:
-    first, second = (graph_of(bundle, "int8", footage(bundle, seed)) for seed in (1, 2))
+def test_other_footage_other_graph(bundle: Bundle) -> None:
+    first, second = (serving_graph(bundle, "int8", footage(bundle, seed)) for seed in (1, 2))
     assert first.content != second.content
-    assert graph_of(bundle, "int8") == second
+    assert serving_graph(bundle, "int8") == second
     with pytest.raises(ConfigError, match="graphs are made in f32, f16 and int8, got 'bf16'"):
-        graph_of(bundle, "bf16")
+        serving_graph(bundle, "bf16")
 
 
-@pytest.mark.parametrize("changed", ["model_sha256", "sha256", "footage", None])
-def test_without_footage_only_a_graph_that_is_as_it_was_made_is_of_use(bundle: Bundle, changed: str | None) -> None:
+@pytest.mark.parametrize("changed", ["model_sha256", "sha256", "calibration", None])
+def test_changed_cache_is_not_used(bundle: Bundle, changed: str | None) -> None:
     if changed is not None:
-        graph_of(bundle, "int8", footage(bundle))
+        serving_graph(bundle, "int8", footage(bundle))
         record = bundle.path / "engines" / "graph-int8" / "graph.json"
         content = json.loads(record.read_text())
-        record.write_text(json.dumps({**content, changed: None if changed == "footage" else "0" * 64}))
-    with pytest.raises(EngineRefused, match=r"no graph in int8 was made of this model yet.*--calibration-data FOLDER"):
-        graph_of(read_bundle(bundle.path), "int8")
+        record.write_text(json.dumps({**content, changed: None if changed == "calibration" else "0" * 64}))
+    with pytest.raises(EngineRefused, match=r"no int8 graph of this model was made yet.*--calibration-data FOLDER"):
+        serving_graph(read_bundle(bundle.path), "int8")
 
 
-def test_a_plan_tells_how_many_convolutions_are_in_8_bits_and_one_without_is_refused(bundle: Bundle) -> None:
+def test_plan_counts_int8_convolutions(bundle: Bundle) -> None:
     graph = quantised(bundle, convolutions(bundle)[:2])
     assert build_plan(FakeTensorRt(), graph, "int8", OPTIONS, name="mine").products == {"INT8": 2, "FLOAT": 1}
     with pytest.raises(EngineFailed, match=r"the graph is not in int8: .*FLOAT"):

@@ -14,7 +14,7 @@ from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
 from deploy.image import AnyFrame, PictureDecoder
-from deploy.validation.accuracy import SCORE_TOLERANCE, check_decoder
+from deploy.validation.accuracy import DECODER_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
@@ -53,20 +53,20 @@ def brighter(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.clip(pixels + 24, 0, 255).astype(np.uint8)
 
 
-def test_the_cpus_decoder_gives_the_very_scores(engine: Engine, golden: Bundle) -> None:
+def test_cpu_decoder_has_no_error(engine: Engine, golden: Bundle) -> None:
     cpu = CpuDecoder(golden.spec, threads=2)
     assert check_decoder(cpu, engine, golden) == 0.0
     cpu.close()
 
 
-def test_rounding_passes(
+def test_accepts_rounding(
     library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", rounded_otherwise)
-    assert 0 < check_decoder(decoder, engine, golden) <= SCORE_TOLERANCE
+    assert 0 < check_decoder(decoder, engine, golden) <= DECODER_TOLERANCE
 
 
-def test_another_brightness_is_refused_with_the_figures(
+def test_refuses_other_brightness(
     library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", brighter)
@@ -76,7 +76,7 @@ def test_another_brightness_is_refused_with_the_figures(
         check_decoder(decoder, engine, golden)
 
 
-def test_another_way_of_fitting_large_pictures_is_refused(
+def test_refuses_other_resizing(
     decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.decoders.gpu_resize.jpeg_reduction", lambda *_: 1)  # in one step from the full size
@@ -84,7 +84,7 @@ def test_another_way_of_fitting_large_pictures_is_refused(
         check_decoder(decoder, engine, golden)
 
 
-def test_a_decoder_that_leaves_ordinary_jpegs_to_another_is_refused(
+def test_refuses_declined_jpeg(
     library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "declines", lambda encoded: len(encoded) > 1000)  # not the one it is tried with at its start
@@ -92,9 +92,7 @@ def test_a_decoder_that_leaves_ordinary_jpegs_to_another_is_refused(
         check_decoder(decoder, engine, golden)
 
 
-def test_without_golden_sequences_nothing_is_let_pass(
-    decoder: PictureDecoder[AnyFrame], bundle_folder: Path, engine: Engine
-) -> None:
+def test_needs_golden_sequences(decoder: PictureDecoder[AnyFrame], bundle_folder: Path, engine: Engine) -> None:
     bare = read_bundle(bundle_folder)
     with pytest.raises(DecoderRefused, match=r"holds no golden sequences to try the nvjpeg decoder on; make the bundle again"):
         check_decoder(decoder, engine, bare)

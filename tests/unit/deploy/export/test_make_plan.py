@@ -9,12 +9,12 @@ from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engines.tensorrt_library import plan_fingerprint
 from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
 from deploy.export.calibration_frames import CalibrationFrames
-from deploy.export.graph_cache import graph_of
-from deploy.export.tensorrt import CHOOSING, make_plan
+from deploy.export.graph_cache import serving_graph
+from deploy.export.tensorrt import QUANTIZING, make_plan
 from deploy.gpu.driver import Gpu
 from deploy.records import BuildOptions, find_record, read_plan
 from tests.harness.fake_tensorrt import FakeTensorRt
-from tests.unit.deploy.test_quantise import footage
+from tests.unit.deploy.export.test_int8 import footage
 
 OPTIONS = BuildOptions(buckets=(1, 4))
 HERE = {"backend": "tensorrt", "version": "11.4.0", "os": "Linux x86_64", "gpu": "H100", "compute_capability": "9.0"}
@@ -42,7 +42,7 @@ def builds(library: FakeTensorRt) -> int:
     return [call for call, *_ in library.calls].count("build_serialized_network")
 
 
-def test_what_was_made_is_read_back_with_its_record(bundle: Bundle) -> None:
+def test_plan_round_trip(bundle: Bundle) -> None:
     variant = made(bundle)
     found, plan = read_plan(bundle, "tensorrt", "f32", HERE)
     assert found == variant == find_record(bundle, "tensorrt", "f32")
@@ -51,7 +51,7 @@ def test_what_was_made_is_read_back_with_its_record(bundle: Bundle) -> None:
     assert variant.accuracy is None
 
 
-def test_a_plan_that_is_as_wanted_is_left_and_any_other_is_built_again(bundle: Bundle, library: FakeTensorRt) -> None:
+def test_builds_only_if_out_of_date(bundle: Bundle, library: FakeTensorRt) -> None:
     made(bundle)
     made(bundle)
     assert builds(library) == 1
@@ -62,16 +62,14 @@ def test_a_plan_that_is_as_wanted_is_left_and_any_other_is_built_again(bundle: B
     assert builds(library) == 3
 
 
-def test_timings_are_kept_for_the_next_model_on_this_gpu(bundle: Bundle, library: FakeTensorRt, tmp_path: Path) -> None:
+def test_timing_cache_is_kept(bundle: Bundle, library: FakeTensorRt, tmp_path: Path) -> None:
     made(bundle)
     assert (tmp_path / "cache" / "oddsight" / "tensorrt-11.4.0-H100.timings").read_bytes() == b"timed "
     made(bundle, OPTIONS.model_copy(update={"optimization_level": 5}))
     assert ("create_timing_cache", b"timed ") in library.calls
 
 
-def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_built(
-    bundle: Bundle, library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_bundle_fails_first(bundle: Bundle, library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.bundle.os.access", lambda *_: False)
     with pytest.raises(BundleError, match="cannot be written to, so no plan could be kept; build on a copy of it"):
         made(bundle)
@@ -79,13 +77,13 @@ def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_built(
 
 
 @pytest.mark.parametrize("field", HERE)
-def test_a_stale_plan_names_what_differs_and_how_to_build_it_again(bundle: Bundle, field: str) -> None:
+def test_stale_plan_names_difference(bundle: Bundle, field: str) -> None:
     made(bundle)
     with pytest.raises(PlanStale, match=rf"{field} was {HERE[field]}, is another; build it again: oddsight-deploy build"):
         read_plan(bundle, "tensorrt", "f32", {**HERE, field: "another"})
 
 
-def test_a_plan_of_another_model_is_stale(bundle: Bundle) -> None:
+def test_plan_of_other_model_is_stale(bundle: Bundle) -> None:
     made(bundle)
     record = bundle.path / "engines" / "tensorrt-f32" / "engine.json"
     record.write_text(record.read_text().replace(bundle.manifest.files[ONNX_NAME], "0" * 64))
@@ -94,7 +92,7 @@ def test_a_plan_of_another_model_is_stale(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("tamper", [lambda plan: plan[:-1], lambda plan: plan[:100] + b"\0" + plan[101:], lambda _: b""])
-def test_a_plan_that_was_touched_is_never_given_out_and_is_built_again_when_asked_for(bundle: Bundle, tamper: Any) -> None:
+def test_never_loads_tampered_plan(bundle: Bundle, tamper: Any) -> None:
     made(bundle)
     path = bundle.path / "engines" / "tensorrt-f32" / "plan"
     whole = path.read_bytes()
@@ -105,7 +103,7 @@ def test_a_plan_that_was_touched_is_never_given_out_and_is_built_again_when_aske
     assert read_plan(bundle, "tensorrt", "f32", HERE)[1] == whole
 
 
-def test_a_plan_that_is_gone_or_was_never_built_is_told(bundle: Bundle) -> None:
+def test_missing_plan(bundle: Bundle) -> None:
     with pytest.raises(EngineRefused, match="has no plan in this bundle; build it: oddsight-deploy build"):
         read_plan(bundle, "tensorrt", "f32", HERE)
     made(bundle)
@@ -114,7 +112,7 @@ def test_a_plan_that_is_gone_or_was_never_built_is_told(bundle: Bundle) -> None:
         read_plan(bundle, "tensorrt", "f32", HERE)
 
 
-def test_a_plan_for_rtx_is_for_no_gpu_in_particular(library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rtx_plan_is_for_all_gpus(library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(engine: str) -> Gpu:
         raise EngineUnavailable("no GPU")
 
@@ -124,19 +122,17 @@ def test_a_plan_for_rtx_is_for_no_gpu_in_particular(library: FakeTensorRt, monke
         plan_fingerprint("tensorrt", library)
 
 
-def test_half_precision_has_a_graph_of_its_own_kept_until_the_model_changes(bundle: Bundle) -> None:
-    graph = graph_of(bundle, "f16").content
+def test_f16_graph_is_cached(bundle: Bundle) -> None:
+    graph = serving_graph(bundle, "f16").content
     kept = bundle.path / "engines" / "graph-f16" / ONNX_NAME
     assert kept.read_bytes() == graph
     assert set(made(bundle, precision="f16").plan.products) == {"HALF"}
     kept.write_bytes(b"touched")
-    assert graph_of(bundle, "f16").content == graph
+    assert serving_graph(bundle, "f16").content == graph
     assert kept.read_bytes() == graph
 
 
-def test_a_plan_in_int8_tells_its_footage_and_is_built_again_for_other_footage_only(
-    bundle: Bundle, library: FakeTensorRt
-) -> None:
+def test_int8_plan_follows_calibration(bundle: Bundle, library: FakeTensorRt) -> None:
     first = made(bundle, precision="int8", footage=footage(bundle))
     assert first.plan.calibration == footage(bundle).info
     assert made(bundle, precision="int8") == first == made(bundle, precision="int8", footage=footage(bundle))
@@ -150,16 +146,16 @@ def test_a_plan_in_int8_tells_its_footage_and_is_built_again_for_other_footage_o
     assert builds(library) == 3
 
 
-def test_a_missing_plan_in_int8_asks_for_footage_unless_a_graph_is_kept(bundle: Bundle) -> None:
+def test_missing_int8_plan_asks_for_calibration_data(bundle: Bundle) -> None:
     with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8 --calibration-data FOLDER$"):
         read_plan(bundle, "tensorrt", "int8", HERE)
-    graph_of(bundle, "int8", footage(bundle))
+    serving_graph(bundle, "int8", footage(bundle))
     with pytest.raises(EngineRefused, match=r"build it: oddsight-deploy build .* --precision int8$"):
         read_plan(bundle, "tensorrt", "int8", HERE)
 
 
-def test_choosing_is_told_of_before_the_library_builds(bundle: Bundle) -> None:
-    told: list[str] = []
-    make_plan(bundle, "tensorrt", "int8", OPTIONS, lambda phase, *_: told.append(phase), footage(bundle))
-    assert told[0] == CHOOSING
-    assert told == sorted(told, key=lambda phase: phase != CHOOSING)
+def test_quantizing_precedes_building(bundle: Bundle) -> None:
+    steps: list[str] = []
+    make_plan(bundle, "tensorrt", "int8", OPTIONS, lambda phase, *_: steps.append(phase), footage(bundle))
+    assert steps[0] == QUANTIZING
+    assert steps == sorted(steps, key=lambda phase: phase != QUANTIZING)

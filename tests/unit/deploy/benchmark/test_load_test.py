@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy.benchmark.load_test import MAX_WAIT_S, CameraLoad, Clock, LoadRun, start_run
+from deploy.benchmark.load_test import MAX_WAIT_S, CameraLoad, Clock, LoadTest, start_load_test
 from deploy.engine import Scores
 from deploy.errors import ConfigError
 from deploy.gpu.engine import Call
@@ -55,17 +55,17 @@ class World:
         assert wait_s > 0
         self.now_s += wait_s
 
-    def run(self, load: CameraLoad, run_s: float) -> LoadRun:
+    def run(self, load: CameraLoad, run_s: float) -> LoadTest:
         clips = np.arange(self.max_clips, dtype=np.uint8).reshape(-1, 1, 1, 1, 1)
         engine: Any = self
-        return start_run(engine, load, run_s, clips, Clock(lambda: self.now_s, lambda: self.cpu_s, self.sleep))
+        return start_load_test(engine, load, run_s, clips, Clock(lambda: self.now_s, lambda: self.cpu_s, self.sleep))
 
 
-def seen(world: World, load: CameraLoad, run_s: float = 2.0) -> LoadTestResult:
+def run_test(world: World, load: CameraLoad, run_s: float = 2.0) -> LoadTestResult:
     run = world.run(load, run_s)
-    run.turn(run_s)
+    run.run(run_s)
     run.finish()
-    return run.figures()
+    return run.result()
 
 
 class Sending(OnHost):
@@ -80,39 +80,39 @@ def at_once(_: int) -> float:
     return 0.0
 
 
-def test_what_is_not_full_is_flushed_when_its_oldest_clip_has_waited_long_enough() -> None:
+def test_flushes_after_max_wait() -> None:
     world = World(at_once)
-    figures = seen(world, CameraLoad(4, 8.0), run_s=2.0)  # a clip every 1/32 s: two within 50 ms
+    figures = run_test(world, CameraLoad(4, 8.0), run_s=2.0)  # a clip every 1/32 s: two within 50 ms
     assert world.batches[2:5] == [[0, 1], [2, 3], [0, 1]]
     assert (figures.due, figures.scored, figures.scored_share) == (64, 64, 1.0)
     assert figures.latency_ms == pytest.approx({"p50": 34.4, "p95": 50, "p99": 50}, abs=0.1)
     assert figures.clips_per_s == pytest.approx(32, rel=0.05)
 
 
-def test_what_is_full_waits_for_nothing() -> None:
+def test_flushes_when_full() -> None:
     world = World(at_once, max_clips=4)
-    figures = seen(world, CameraLoad(400, 1.0))
+    figures = run_test(world, CameraLoad(400, 1.0))
     assert {len(batch) for batch in world.batches} == {4}
     assert figures.latency_ms["p99"] == pytest.approx(7.5)
 
 
-def test_a_model_with_a_state_gets_one_clip_of_a_camera_and_its_own_state() -> None:
+def test_one_clip_of_each_stateful_camera() -> None:
     world = World(at_once, recurrent=True)
-    seen(world, CameraLoad(3, 100.0))
+    run_test(world, CameraLoad(3, 100.0))
     assert {tuple(sorted(batch)) for batch in world.batches} == {(0, 1, 2)}
     assert [count for counts in world.counts for count in counts] == sorted(count for counts in world.counts for count in counts)
 
 
-def test_fewer_cameras_than_a_micro_batch_holds_never_fill_one_of_a_model_with_a_state() -> None:
+def test_few_stateful_cameras_never_fill_batch() -> None:
     world = World(at_once, recurrent=True)
-    figures = seen(world, CameraLoad(3, 20.0))
+    figures = run_test(world, CameraLoad(3, 20.0))
     assert figures.latency_ms["p95"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_a_load_far_beyond_the_engine_ends_in_time_and_tells_what_the_engine_can_do(*, recurrent: bool) -> None:
+def test_overload_ends_in_time(*, recurrent: bool) -> None:
     world = World(lambda _: 0.5, recurrent=recurrent)
-    figures = seen(world, CameraLoad(10**9, 1000.0))
+    figures = run_test(world, CameraLoad(10**9, 1000.0))
     assert figures.due == 2 * 10**12
     assert figures.scored_share < 1e-10
     assert figures.clips_per_s == pytest.approx(16)
@@ -121,43 +121,43 @@ def test_a_load_far_beyond_the_engine_ends_in_time_and_tells_what_the_engine_can
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_an_engine_that_keeps_frames_is_given_the_newest_ones_alone_one_of_a_camera_a_call(*, recurrent: bool) -> None:
+def test_caching_engine_gets_newest_frames(*, recurrent: bool) -> None:
     engine, world = Sending(spec_of(3, recurrent=recurrent), max_clips=4, cameras=4), World(at_once)
     room, clips = engine.free, np.ones((2, *engine.spec.clip_shape), np.uint8)
 
-    run = start_run(engine, CameraLoad(3, 1000.0), 0.01, clips, Clock(lambda: world.now_s, lambda: 0.0, world.sleep))
+    run = start_load_test(engine, CameraLoad(3, 1000.0), 0.01, clips, Clock(lambda: world.now_s, lambda: 0.0, world.sleep))
     run.finish()
 
     assert engine.sent[:3] == [("upload", 3), ("upload", 3), ("newest", 3)]
     assert {way for way, _ in engine.sent[2:]} == {"newest"}
     assert max(n_frames for _, n_frames in engine.sent) == 3
-    assert sum(n_frames for _, n_frames in engine.sent[4:]) == run.figures().scored == 30
+    assert sum(n_frames for _, n_frames in engine.sent[4:]) == run.result().scored == 30
     del run
     assert engine.free == room
 
 
-def test_an_engine_a_tenth_too_slow_does_not_keep_up() -> None:
-    figures = seen(World(lambda _: 8 / 90), CameraLoad(100, 1.0), run_s=12.0)
+def test_slow_engine_does_not_keep_up() -> None:
+    figures = run_test(World(lambda _: 8 / 90), CameraLoad(100, 1.0), run_s=12.0)
     assert figures.scored_share < 0.95
     assert figures.clips_per_s == pytest.approx(90, rel=0.01)
 
 
-def test_a_stall_that_is_made_up_for_costs_latency_only() -> None:
-    figures = seen(World(lambda call: 0.5 if call == 3 else 0.01), CameraLoad(100, 1.0))
+def test_stall_costs_latency_only() -> None:
+    figures = run_test(World(lambda call: 0.5 if call == 3 else 0.01), CameraLoad(100, 1.0))
     assert figures.scored_share == 1.0
     assert figures.latency_ms["p99"] > 450
 
 
-def test_time_stands_still_between_turns() -> None:
+def test_clock_stops_between_turns() -> None:
     def figures(pause_s: float) -> LoadTestResult:
         world, load = World(lambda _: 0.02), CameraLoad(100, 1.0)
         run = world.run(load, 2.0)
         for until_s in (0.5, 1.0, 2.0):
-            run.turn(until_s)
+            run.run(until_s)
             world.now_s += pause_s
             world.cpu_s += pause_s
         run.finish()
-        return run.figures()
+        return run.result()
 
     others, alone = figures(100.0), figures(0.0)
     assert others.scored == alone.scored == 200
@@ -165,14 +165,14 @@ def test_time_stands_still_between_turns() -> None:
     assert others.cpu_s_per_clip == pytest.approx(alone.cpu_s_per_clip)
 
 
-def test_cpu_time_counts_whole_and_time_in_calls_is_a_share_of_the_run() -> None:
-    figures = seen(World(lambda _: 0.025), CameraLoad(1, 10.0))
+def test_cpu_time_and_busy_share() -> None:
+    figures = run_test(World(lambda _: 0.025), CameraLoad(1, 10.0))
     assert figures.cpu_s_per_clip == pytest.approx(0.05)
     assert figures.busy_share == pytest.approx(0.025 * 20 / 2)
 
 
-def test_even_the_rarest_clip_is_scored() -> None:
-    assert seen(World(at_once), CameraLoad(1, 0.001), run_s=0.0).scored == 1
+def test_scores_at_least_one_clip() -> None:
+    assert run_test(World(at_once), CameraLoad(1, 0.001), run_s=0.0).scored == 1
 
 
 @given(
@@ -182,11 +182,9 @@ def test_even_the_rarest_clip_is_scored() -> None:
     max_clips=st.integers(1, 9),
     recurrent=st.booleans(),
 )
-def test_every_call_is_one_the_service_could_make(
-    *, cameras: int, frame_rate: float, cost_s: float, max_clips: int, recurrent: bool
-) -> None:
+def test_batches_obey_limits(*, cameras: int, frame_rate: float, cost_s: float, max_clips: int, recurrent: bool) -> None:
     world = World(lambda _: cost_s, max_clips, recurrent)
-    figures = seen(world, CameraLoad(cameras, frame_rate), run_s=1.0)
+    figures = run_test(world, CameraLoad(cameras, frame_rate), run_s=1.0)
     calls = world.batches[2:]
     assert sum(map(len, calls)) == figures.scored <= figures.due
     assert all(1 <= len(call) <= max_clips for call in calls)
@@ -206,6 +204,6 @@ def test_every_call_is_one_the_service_could_make(
         (1, float("inf"), "above 0 and at most 1000 frames/s, got inf"),
     ],
 )
-def test_a_load_that_is_none_is_named(cameras: int, frame_rate: float, says: str) -> None:
+def test_rejects_bad_load(cameras: int, frame_rate: float, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         CameraLoad(cameras, frame_rate)

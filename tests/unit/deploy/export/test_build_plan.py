@@ -21,7 +21,7 @@ def built(library: FakeTensorRt, bundle: Bundle, options: BuildOptions = OPTIONS
 
 
 @pytest.mark.parametrize(
-    ("call", "answer", "told"),
+    ("call", "answer", "message"),
     [
         ("create_network", None, "the network cannot be made"),
         ("parse", False, "the graph cannot be parsed: node_7: unsupported operator"),
@@ -32,30 +32,30 @@ def built(library: FakeTensorRt, bundle: Bundle, options: BuildOptions = OPTIONS
         ("build_serialized_network", None, "the plan cannot be built"),
     ],
 )
-def test_a_refusal_is_an_error_with_what_the_library_said(bundle: Bundle, call: str, answer: object, told: str) -> None:
-    with pytest.raises(EngineFailed, match=told) as failed:
+def test_refusal_is_an_error(bundle: Bundle, call: str, answer: object, steps: str) -> None:
+    with pytest.raises(EngineFailed, match=steps) as failed:
         built(FakeTensorRt({call: answer}), bundle)
     if call != "parse":
         assert str(failed.value).endswith(": out of luck")
 
 
-def test_too_little_memory_is_told_as_such(bundle: Bundle) -> None:
+def test_names_too_little_memory(bundle: Bundle) -> None:
     library = FakeTensorRt({"build_serialized_network": None}, says="Could not find any implementation for node conv_1")
     with pytest.raises(EngineFailed, match="too little GPU memory"):
         built(library, bundle)
 
 
-def test_a_refusal_without_a_word_says_so() -> None:
+def test_refusal_without_reason() -> None:
     with pytest.raises(EngineFailed, match="it failed: it gave no reason"):
         Log(FakeTensorRt()).require(None, "it failed")
 
 
 @pytest.mark.parametrize("value", [0, 1, "", b"", [], 0.0])
-def test_only_none_false_and_minus_one_are_refusals(value: object) -> None:
+def test_other_values_are_no_refusals(value: object) -> None:
     assert Log(FakeTensorRt()).require(value, "it failed") is value
 
 
-def test_the_log_keeps_the_last_lines_of_warnings_and_errors() -> None:
+def test_log_keeps_last_lines() -> None:
     log = Log(FakeTensorRt())
     for number in range(20):
         line = f"line\n  {number}"
@@ -64,7 +64,7 @@ def test_the_log_keeps_the_last_lines_of_warnings_and_errors() -> None:
     assert list(log.lines) == [f"line {number}" for number in range(12, 20)]
 
 
-def test_a_profile_for_each_bucket_without_tf32_and_with_the_timings_of_before(bundle: Bundle) -> None:
+def test_build_configuration(bundle: Bundle) -> None:
     library = FakeTensorRt()
     plan = built(library, bundle, timing_cache=b"before")
     profiles = [seen[0] for call, *seen in library.calls if call == "add_optimization_profile"]
@@ -75,24 +75,24 @@ def test_a_profile_for_each_bucket_without_tf32_and_with_the_timings_of_before(b
     assert set(plan.products) == {"FLOAT"}
 
 
-def test_a_library_without_a_timing_cache_is_no_error(bundle: Bundle) -> None:
+def test_library_without_timing_cache(bundle: Bundle) -> None:
     assert built(FakeTensorRt({"get_timing_cache": None}), bundle).timing_cache == b""
 
 
-def test_a_graph_of_another_precision_is_no_fast_engine_by_accident(bundle: Bundle) -> None:
+def test_refuses_graph_of_other_precision(bundle: Bundle) -> None:
     with pytest.raises(EngineFailed, match=r"the graph is not in f16: .*FLOAT"):
         build_plan(FakeTensorRt(), bundle.file(ONNX_NAME).read_bytes(), "f16", OPTIONS, name="mine")
 
 
-def test_a_plan_that_is_too_large_is_not_kept(bundle: Bundle) -> None:
+def test_refuses_large_plan(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"the plan has \d+ bytes, max_plan_bytes allows 10"):
         built(FakeTensorRt(), bundle, OPTIONS.model_copy(update={"max_plan_bytes": 10}))
 
 
-def test_progress_is_told_and_an_interrupt_stops_the_build_and_comes_out(bundle: Bundle) -> None:
-    told: list[tuple[str, int, int]] = []
-    built(FakeTensorRt(), bundle, tell=lambda *step: told.append(step))
-    assert told == [("all", 0, 2), ("all", 1, 2), ("all", 2, 2), ("all", 2, 2)]
+def test_progress_and_interrupt(bundle: Bundle) -> None:
+    steps: list[tuple[str, int, int]] = []
+    built(FakeTensorRt(), bundle, on_progress=lambda *step: steps.append(step))
+    assert steps == [("all", 0, 2), ("all", 1, 2), ("all", 2, 2), ("all", 2, 2)]
 
     def interrupt(_phase: str, done: int, _total: int) -> None:
         if done:
@@ -100,23 +100,23 @@ def test_progress_is_told_and_an_interrupt_stops_the_build_and_comes_out(bundle:
 
     library = FakeTensorRt()
     with pytest.raises(KeyboardInterrupt):
-        built(library, bundle, tell=interrupt)
+        built(library, bundle, on_progress=interrupt)
     assert "build_serialized_network" not in [call for call, *_ in library.calls]
 
 
-def test_a_wide_profile_takes_every_number_of_clips_and_is_tuned_for_the_largest() -> None:
+def test_wide_profile() -> None:
     assert OPTIONS.model_copy(update={"profiles": "wide"}).profile_bounds() == [(1, 4, 4)]
 
 
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=8))
-def test_buckets_may_be_given_in_any_order_and_more_than_once(buckets: list[int]) -> None:
+def test_sorts_buckets(buckets: list[int]) -> None:
     options = read_build_options(buckets=buckets, profiles="static", optimization_level=3, workspace_mib=1, max_plan_mib=1)
     assert options.buckets == tuple(sorted(set(buckets)))
     assert [bounds[2] for bounds in options.profile_bounds()] == list(options.buckets)
 
 
 @pytest.mark.parametrize("wrong", [{"buckets": [0]}, {"buckets": [2000]}, {"optimization_level": 9}])
-def test_options_out_of_range_are_named(wrong: dict[str, Any]) -> None:
+def test_rejects_options_out_of_range(wrong: dict[str, Any]) -> None:
     usual: dict[str, Any] = {
         "buckets": None,
         "profiles": "static",
@@ -129,7 +129,7 @@ def test_options_out_of_range_are_named(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("flavour", MODULES)
-def test_a_library_that_is_not_there_is_told_with_what_to_install(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_extra(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODULES, flavour, "no_such_library")
     with pytest.raises(EngineUnavailable, match=rf"No module named 'no_such_library'; install it: .*oddsight\[{flavour}\]"):
         import_library(flavour)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.golden import Sequences
-from deploy.validation.accuracy import LIMITS, MIN_FRAMES, judge
+from deploy.validation.accuracy import ACCURACY_LIMITS, MIN_FRAMES, compare_scores
 
 RNG = np.random.default_rng(5)
 SCORES = np.concatenate([RNG.normal(0, 0.3, (2, 24)), RNG.normal(4, 1, (2, 24))], axis=1).astype(np.float32)
@@ -15,49 +15,49 @@ def sequences(scores=SCORES, hurried=HURRIED):
     return Sequences(np.empty((*scores.shape, 1, 1, 1), np.uint8), hurried, scores)
 
 
-@pytest.mark.parametrize("precision", LIMITS)
-def test_the_references_own_scores_pass(precision):
-    gate = judge(precision, SCORES, sequences())
+@pytest.mark.parametrize("precision", ACCURACY_LIMITS)
+def test_reference_scores_pass(precision):
+    gate = compare_scores(precision, SCORES, sequences())
     assert gate.passed
     assert (gate.frames, gate.max_error, gate.spearman, gate.auc_difference) == (96, 0.0, pytest.approx(1.0), 0.0)
 
 
 @given(st.floats(0.5, 2.0), st.floats(-3.0, 3.0))
-def test_another_scale_is_no_fault_of_bf16_but_one_of_float32(slope, offset):
+def test_scale_matters_for_float32_only(slope, offset):
     moved = (slope * SCORES + offset).astype(np.float32)
-    assert judge("bf16", moved, sequences()).passed
-    assert judge("f32", moved, sequences()).passed == (np.abs(moved - SCORES).max() <= 1e-3 * np.abs(SCORES).max())
+    assert compare_scores("bf16", moved, sequences()).passed
+    assert compare_scores("f32", moved, sequences()).passed == (np.abs(moved - SCORES).max() <= 1e-3 * np.abs(SCORES).max())
 
 
-def test_frames_that_change_their_order_are_refused_and_the_reason_told():
+def test_fails_on_changed_order():
     shuffled = SCORES + RNG.normal(0, 0.3, SCORES.shape).astype(np.float32)
-    gate = judge("bf16", shuffled, sequences())
+    gate = compare_scores("bf16", shuffled, sequences())
     assert not gate.passed
     assert gate.failures[0].startswith(f"the rank correlation is {gate.spearman:.4f}, at least 0.995")
 
 
-def test_the_rank_correlation_and_the_auc_are_those_of_the_statistics_libraries():
+def test_statistics_equal_libraries():
     scipy_stats, metrics = pytest.importorskip("scipy.stats"), pytest.importorskip("sklearn.metrics")
     near = SCORES - 3.0 * HURRIED + RNG.normal(0, 0.5, SCORES.shape).astype(np.float32)
-    gate = judge("bf16", near, sequences())
+    gate = compare_scores("bf16", near, sequences())
     before, after = (metrics.roc_auc_score(HURRIED.ravel(), scores.ravel()) for scores in (SCORES, near))
     assert gate.spearman == pytest.approx(scipy_stats.spearmanr(SCORES.ravel(), near.ravel())[0])
     assert gate.auc_difference == pytest.approx(abs(before - after))
     assert any("the AUC differs" in failure for failure in gate.failures)
 
 
-def test_scores_that_say_nothing_are_refused():
-    assert not judge("bf16", np.zeros_like(SCORES), sequences()).passed
-    assert judge("bf16", np.zeros_like(SCORES), sequences()).spearman == 0.0
+def test_fails_on_constant_scores():
+    assert not compare_scores("bf16", np.zeros_like(SCORES), sequences()).passed
+    assert compare_scores("bf16", np.zeros_like(SCORES), sequences()).spearman == 0.0
 
 
-def test_frames_that_complete_no_clip_do_not_count():
+def test_ignores_frames_without_score():
     without = SCORES.copy()
     without[:, :4] = np.nan
-    assert judge("f32", without, sequences(without)).frames == 88
+    assert compare_scores("f32", without, sequences(without)).frames == 88
 
 
-def test_too_few_scores_are_not_judged():
+def test_fails_on_too_few_scores():
     few = slice(0, 1), slice(15, 15 + MIN_FRAMES - 1)
-    gate = judge("bf16", SCORES[few], sequences(SCORES[few], HURRIED[few]))
+    gate = compare_scores("bf16", SCORES[few], sequences(SCORES[few], HURRIED[few]))
     assert gate.failures == (f"the bundle's golden sequences have {MIN_FRAMES - 1} scores, at least {MIN_FRAMES} are needed",)

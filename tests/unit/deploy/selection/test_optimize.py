@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.benchmark.load_test import CameraLoad, LoadRun
+from deploy.benchmark.load_test import CameraLoad, LoadTest
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import PRECISIONS, TUNABLE
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.records import DefaultEngine, LoadTestResult, read_default, read_plan
-from deploy.selection.optimize import Candidate, Goal, Outcome, Trial, best, candidates, optimize, shortfall
-from deploy.validation.admission import Admitted, Status, VerifyResult
+from deploy.selection.optimize import Goal, OptimizeResult, Trial, best_trial, candidates, optimize, shortfall
+from deploy.validation.admission import LoadedEngine, VerifyResult, VerifyStatus
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
 LOAD = CameraLoad(4, 10.0)
-CANDIDATE = Candidate("openvino", "f32", "throughput")
-STATUSES: tuple[Status, ...] = get_args(Status)
+REQUEST = EngineRequest("openvino", "f32", gpu_cached_cameras=4)
+STATUSES: tuple[VerifyStatus, ...] = get_args(VerifyStatus)
 
 
 def measured(
-    *, cpu_ms: float = 10, p95_ms: float = 100, scored: int = 1000, clips_per_s: float = 40, status: Status = "ok"
+    *, cpu_ms: float = 10, p95_ms: float = 100, scored: int = 1000, clips_per_s: float = 40, status: VerifyStatus = "ok"
 ) -> Trial:
     figures = LoadTestResult(
         due=1000,
@@ -36,33 +36,33 @@ def measured(
         latency_ms={"p50": p95_ms / 2, "p95": p95_ms, "p99": p95_ms},
         busy_share=0.5,
     )
-    return Trial(CANDIDATE, status, "", {}, figures)
+    return Trial(REQUEST, status, "", {}, figures)
 
 
-def test_the_fewest_cpu_seconds_win_among_those_that_keep_up() -> None:
+def test_least_cpu_time_wins() -> None:
     trials = [measured(cpu_ms=12, p95_ms=60), measured(cpu_ms=10), measured(cpu_ms=1, scored=989, clips_per_s=99)]
-    assert best(trials, Goal(LOAD)) is trials[1]
+    assert best_trial(trials, Goal(LOAD)) is trials[1]
 
 
-def test_within_five_percent_the_lower_latency_wins() -> None:
+def test_latency_breaks_ties() -> None:
     trials = [measured(cpu_ms=10, p95_ms=100), measured(cpu_ms=10.4, p95_ms=90), measured(cpu_ms=10.6, p95_ms=10)]
-    assert best(trials, Goal(LOAD)) is trials[1]
+    assert best_trial(trials, Goal(LOAD)) is trials[1]
 
 
-def test_a_latency_that_is_asked_for_comes_before_cpu_time() -> None:
+def test_latency_limit_before_cpu_time() -> None:
     trials = [measured(cpu_ms=10, p95_ms=101), measured(cpu_ms=30, p95_ms=100), measured(cpu_ms=1, p95_ms=5, scored=900)]
-    assert best(trials, Goal(LOAD, 100.0)) is trials[1]
-    assert best(trials, Goal(LOAD, 50.0)) is trials[1]
+    assert best_trial(trials, Goal(LOAD, 100.0)) is trials[1]
+    assert best_trial(trials, Goal(LOAD, 50.0)) is trials[1]
 
 
-def test_if_none_keeps_up_the_most_clips_a_second_win() -> None:
+def test_throughput_wins_if_none_keeps_up() -> None:
     trials = [measured(scored=900, clips_per_s=30, cpu_ms=1), measured(scored=500, clips_per_s=36)]
-    assert best(trials, Goal(LOAD)) is trials[1]
+    assert best_trial(trials, Goal(LOAD)) is trials[1]
 
 
-def test_nothing_wins_where_nothing_was_measured() -> None:
-    assert best([], Goal(LOAD)) is None
-    assert best([Trial(CANDIDATE, "ok", "")], Goal(LOAD)) is None
+def test_no_best_without_measurement() -> None:
+    assert best_trial([], Goal(LOAD)) is None
+    assert best_trial([Trial(REQUEST, "ok", "")], Goal(LOAD)) is None
 
 
 TRIALS = st.builds(
@@ -76,9 +76,9 @@ TRIALS = st.builds(
 
 
 @given(trials=st.lists(TRIALS, max_size=8), latency_ms=st.none() | st.floats(1, 1000))
-def test_the_winner_passed_the_gate_and_reaches_the_goal_if_anything_does(trials: list[Trial], latency_ms: float | None) -> None:
+def test_best_reaches_goal_if_any_does(trials: list[Trial], latency_ms: float | None) -> None:
     goal = Goal(LOAD, latency_ms)
-    winner = best(trials, goal)
+    winner = best_trial(trials, goal)
     judged = [goal.judge(trial.figures) for trial in trials if trial.status == "ok" and trial.figures is not None]
     assert (winner is None) == (judged == [])
     if winner is not None and winner.figures is not None:
@@ -91,7 +91,7 @@ def figures_of(trial: Trial) -> LoadTestResult:
     return trial.figures
 
 
-def test_what_is_missing_is_said_in_figures() -> None:
+def test_shortfall_names_figures() -> None:
     assert shortfall(figures_of(measured()), Goal(LOAD)) is None
     slow = shortfall(figures_of(measured(scored=700, clips_per_s=38)), Goal(CameraLoad(40, 10.0)))
     assert slow == (
@@ -103,13 +103,13 @@ def test_what_is_missing_is_said_in_figures() -> None:
 
 
 @pytest.mark.parametrize("latency_ms", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_latency_that_is_none_is_named(latency_ms: float) -> None:
+def test_rejects_bad_latency(latency_ms: float) -> None:
     with pytest.raises(ConfigError, match="latency must be above 0 ms, got"):
         Goal(LOAD, latency_ms)
 
 
-def test_every_engine_precision_and_hint_is_a_candidate_once() -> None:
-    found = candidates()
+def test_candidates_are_complete_and_unique() -> None:
+    found = candidates(4)
     assert len(set(found)) == len(found)
     assert {(one.engine, one.precision) for one in found} == {(name, one) for name in PRECISIONS for one in PRECISIONS[name]}
     assert {one.engine for one in found if one.performance_hint == "latency"} == TUNABLE
@@ -119,16 +119,16 @@ class Tried:
     """Stands in for what takes long: the gate, the engines and their runs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.verdicts: dict[tuple[str, str], Status] = {}
-        self.gated: list[Candidate] = []
+        self.verdicts: dict[tuple[str, str], VerifyStatus] = {}
+        self.validated: list[tuple[str, str, str]] = []
         self.turns: list[object] = []
         self.fails_at: BaseException | None = None
         monkeypatch.setattr("deploy.selection.optimize.verify_engine", self.verify)
         monkeypatch.setattr("deploy.selection.optimize.load_admitted", self.load)
-        monkeypatch.setattr("deploy.selection.optimize.start_run", lambda engine, *_: self.run(engine))
+        monkeypatch.setattr("deploy.selection.optimize.start_load_test", lambda engine, *_: self.run(engine))
 
     def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> VerifyResult:
-        self.gated.append(Candidate(engine, precision, hint))
+        self.validated.append((engine, precision, hint))
         return VerifyResult(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
 
     def load(self, _: Bundle, request: EngineRequest) -> Any:
@@ -140,13 +140,13 @@ class Tried:
             def close(self) -> None:
                 pass
 
-        return Admitted(Engine())  # type: ignore[arg-type]  # all that is asked of it
+        return LoadedEngine(Engine())  # type: ignore[arg-type]  # all that is asked of it
 
     def run(self, engine: Any) -> Any:
         name, precision = engine.describe()["backend"], engine.describe()["precision"]
 
-        class Run:
-            def turn(_, until_s: float) -> None:  # noqa: N805  the outer self is what it reports to
+        class Test:
+            def run(_, until_s: float) -> None:  # noqa: N805  the outer self is what it reports to
                 self.turns.append((name, until_s))
                 if self.fails_at is not None and name == "onnx":
                     raise self.fails_at
@@ -154,10 +154,10 @@ class Tried:
             def finish(_) -> None:  # noqa: N805  likewise
                 self.turns.append((name, None))
 
-            def figures(_) -> LoadTestResult:  # noqa: N805  likewise
+            def result(_) -> LoadTestResult:  # noqa: N805  likewise
                 return figures_of(measured(cpu_ms={"onnx": 5, "openvino": 10}.get(name, 50) - (precision == "bf16")))
 
-        return Run()
+        return Test()
 
 
 @pytest.fixture
@@ -165,54 +165,52 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
     return Tried(monkeypatch)
 
 
-def outcome_of(bundle: Bundle, told: list[tuple[int, int]] | None = None) -> Outcome:
-    report = (told if told is not None else []).append
+def outcome_of(bundle: Bundle, progress: list[tuple[int, int]] | None = None) -> OptimizeResult:
+    report = (progress if progress is not None else []).append
     return optimize(bundle, Goal(LOAD), lambda done, total: report((done, total)))
 
 
-def test_the_winner_becomes_the_bundles_default(bundle: Bundle, tried: Tried) -> None:
-    told: list[tuple[int, int]] = []
-    outcome = outcome_of(bundle, told)
-    assert outcome.winner is not None
-    assert (outcome.winner.candidate, outcome.shortfall) == (Candidate("onnx", "f32", "throughput"), None)
-    assert outcome.winner.detail == "threads 2, performance_hint throughput"
+def test_best_becomes_default(bundle: Bundle, tried: Tried) -> None:
+    progress: list[tuple[int, int]] = []
+    outcome = outcome_of(bundle, progress)
+    assert outcome.best is not None
+    assert (outcome.best.request, outcome.shortfall) == (EngineRequest("onnx", "f32", gpu_cached_cameras=4), None)
+    assert outcome.best.detail == "threads 2, performance_hint throughput"
     default = read_default(bundle)
     assert default is not None
     assert (default.engine, default.precision, default.performance_hint) == ("onnx", "f32", "throughput")
     assert (default.cameras, default.frame_rate, default.keeps_up) == (4, 10.0, True)
     assert default.model_sha256 == bundle.manifest.files["model.onnx"]
     assert default.fingerprint == {"backend": "onnx", "precision": "f32"}
-    assert default.measured == outcome.winner.figures
+    assert default.measured == outcome.best.figures
     assert default.chosen_at.utcoffset() is not None
-    assert told[-1][0] == told[-1][1] == 5 * len(candidates())
-    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert progress[-1][0] == progress[-1][1] == 5 * len(candidates(4))
+    assert [done for done, _ in progress] == list(range(1, len(progress) + 1))
 
 
-def test_they_take_turns(bundle: Bundle, tried: Tried) -> None:
+def test_interleaves_load_tests(bundle: Bundle, tried: Tried) -> None:
     outcome_of(bundle)
-    order = [one.engine for one in candidates()]
+    order = [one.engine for one in candidates(4)]
     assert tried.turns == [(name, until_s) for until_s in (4.0, 8.0, 12.0, None) for name in order]
 
 
-def test_what_the_gate_refuses_is_neither_measured_nor_tried_for_latency(bundle: Bundle, tried: Tried) -> None:
+def test_measures_only_validated_engines(bundle: Bundle, tried: Tried) -> None:
     tried.verdicts = {("onnx", "f32"): "failed", ("openvino", "bf16"): "refused"}
     outcome = outcome_of(bundle)
-    assert outcome.winner is not None
-    assert outcome.winner.candidate == CANDIDATE
-    assert Candidate("onnx", "f32", "latency") not in tried.gated
+    assert outcome.best is not None
+    assert outcome.best.request == REQUEST
+    assert ("onnx", "f32", "latency") not in tried.validated
     assert "onnx" not in {turn[0] for turn in tried.turns if isinstance(turn, tuple)}
-    out = {(one.candidate.engine, one.status, one.detail) for one in outcome.trials if one.figures is None}
+    out = {(one.request.engine, one.status, one.detail) for one in outcome.trials if one.figures is None}
     assert out == {("onnx", "failed", "as the gate says"), ("openvino", "refused", "as the gate says")}
 
 
-def test_an_engine_that_fails_under_the_load_is_out_and_the_others_go_on(bundle: Bundle, tried: Tried) -> None:
+def test_failed_engine_drops_out(bundle: Bundle, tried: Tried) -> None:
     tried.fails_at = EngineFailed("onnx: no memory")
     outcome = outcome_of(bundle)
-    assert outcome.winner is not None
-    assert outcome.winner.candidate.engine == "openvino"
-    assert {(one.status, one.detail) for one in outcome.trials if one.candidate.engine == "onnx"} == {
-        ("failed", "onnx: no memory")
-    }
+    assert outcome.best is not None
+    assert outcome.best.request.engine == "openvino"
+    assert {(one.status, one.detail) for one in outcome.trials if one.request.engine == "onnx"} == {("failed", "onnx: no memory")}
 
 
 def kept() -> DefaultEngine:
@@ -244,30 +242,26 @@ def unchanged(bundle: Bundle) -> Iterator[None]:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_if_nothing_passes_the_default_stays_as_it_was(bundle: Bundle, tried: Tried) -> None:
-    tried.verdicts = {(one.engine, one.precision): "failed" for one in candidates()}
+def test_default_unchanged_if_none_passes(bundle: Bundle, tried: Tried) -> None:
+    tried.verdicts = {(one.engine, one.precision): "failed" for one in candidates(4)}
     with unchanged(bundle):
-        assert outcome_of(bundle).winner is None
+        assert outcome_of(bundle).best is None
 
 
-def test_ctrl_c_leaves_the_default_as_it_was(bundle: Bundle, tried: Tried) -> None:
+def test_default_unchanged_after_ctrl_c(bundle: Bundle, tried: Tried) -> None:
     tried.fails_at = KeyboardInterrupt()
     with unchanged(bundle), pytest.raises(KeyboardInterrupt):
         outcome_of(bundle)
 
 
-def test_a_bundle_that_cannot_be_written_to_is_told_before_anything_is_tried(
-    bundle: Bundle, tried: Tried, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_bundle_fails_first(bundle: Bundle, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.bundle.os.access", lambda *_: False)
     with pytest.raises(BundleError, match="cannot be written to"):
         outcome_of(bundle)
-    assert tried.gated == []
+    assert tried.validated == []
 
 
-def test_int8_without_a_plan_is_left_out_with_the_command_that_builds_one(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_int8_plan_names_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     monkeypatch.setattr("deploy.engines.tensorrt.read_plan", read_plan)
     monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"tensorrt": ("int8",)})
@@ -277,12 +271,12 @@ def test_int8_without_a_plan_is_left_out_with_the_command_that_builds_one(
     assert trial.detail == f"tensorrt in int8 has no plan in this bundle; build it: {command}"
 
 
-def test_real_engines_are_measured(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_real_engines(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.selection.optimize._ROUND_S", 0.05)
     monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"onnx": ("f32",)})
     runs = []
-    turn = LoadRun.turn
-    monkeypatch.setattr(LoadRun, "turn", lambda self, until_s: (runs.append(until_s), turn(self, until_s)))
+    run = LoadTest.run
+    monkeypatch.setattr(LoadTest, "run", lambda self, until_s: (runs.append(until_s), run(self, until_s)))
     outcome = optimize(recurrent_bundle, Goal(CameraLoad(2, 20.0)), lambda *_: None)
     assert len(runs) == 2 * 4
     assert [one.figures is not None and one.figures.scored > 0 for one in outcome.trials] == [True, True]

@@ -32,7 +32,7 @@ def sizes(value) -> list[int | str]:
     return [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
 
 
-def test_only_the_number_of_clips_is_free(graph) -> None:
+def test_batch_size_is_free(graph) -> None:
     (clips,) = graph.graph.input
     assert (clips.name, sizes(clips)) == ("clips", ["clips_n", 3, 24, 40, 1])
     assert clips.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -42,7 +42,7 @@ def test_only_the_number_of_clips_is_free(graph) -> None:
     }
 
 
-def test_a_state_goes_in_and_out_of_a_recurrent_graph(recurrent_bundle: Bundle) -> None:
+def test_recurrent_graph_has_state(recurrent_bundle: Bundle) -> None:
     graph = onnx.load(recurrent_bundle.file(ONNX_NAME)).graph
     expected = {"clips": ["clips_n", 3, 24, 40, 1], "state": ["clips_n", 3, 6, 10]}
     assert {value.name: sizes(value) for value in graph.input} == expected
@@ -51,13 +51,11 @@ def test_a_state_goes_in_and_out_of_a_recurrent_graph(recurrent_bundle: Bundle) 
     assert sizes(graph.output[2]) == expected["state"]
 
 
-def test_the_opset_is_pinned_and_no_other_is_needed(graph) -> None:
+def test_opset_is_pinned(graph) -> None:
     assert [(opset.domain, opset.version) for opset in graph.opset_import] == [("", OPSET)]
 
 
-def test_another_process_in_another_folder_gives_the_same_bytes_and_prints_nothing(
-    bundle: Bundle, plugin_paths: list[Path], tmp_path: Path
-) -> None:
+def test_export_is_reproducible_and_silent(bundle: Bundle, plugin_paths: list[Path], tmp_path: Path) -> None:
     path = [str(folder) for folder in (Path.cwd(), *plugin_paths)]
     program = f"import sys; sys.path[:0] = {path}\n{PROGRAM}"
     done = subprocess.run(
@@ -67,13 +65,13 @@ def test_another_process_in_another_folder_gives_the_same_bytes_and_prints_nothi
     assert (tmp_path / "again.onnx").read_bytes() == bundle.file(ONNX_NAME).read_bytes()
 
 
-def test_the_graph_names_no_path_of_the_machine_it_was_made_on(bundle: Bundle) -> None:
+def test_graph_holds_no_paths(bundle: Bundle) -> None:
     content = bundle.file(ONNX_NAME).read_bytes()
     assert b".py" not in content
     assert str(Path.home()).encode() not in content
 
 
-def test_export_leaves_a_network_in_training_as_it_was(plugin_paths: list[Path]) -> None:
+def test_export_keeps_training_mode(plugin_paths: list[Path]) -> None:
     import tiny_network
 
     network = tiny_network.build({"length": 2, "channels": 3}).train()
@@ -81,7 +79,7 @@ def test_export_leaves_a_network_in_training_as_it_was(plugin_paths: list[Path])
     assert all(module.training for module in network.modules())
 
 
-def test_saved_weights_hold_every_parameter_and_buffer(bundle: Bundle, plugin_paths: list[Path]) -> None:
+def test_saves_parameters_and_buffers(bundle: Bundle, plugin_paths: list[Path]) -> None:
     import tiny_network
     from safetensors.numpy import load
 
@@ -93,7 +91,7 @@ def test_saved_weights_hold_every_parameter_and_buffer(bundle: Bundle, plugin_pa
     assert save_weights(network) == bundle.file(WEIGHTS_NAME).read_bytes()
 
 
-def test_in_half_precision_products_are_float16_and_all_that_goes_in_and_out_is_as_before(bundle: Bundle) -> None:
+def test_half_precision_keeps_interface(bundle: Bundle) -> None:
     import tiny_network
 
     network = tiny_network.build(bundle.manifest.model.config)
