@@ -10,7 +10,7 @@ from deploy.errors import ConfigError
 def load_engine(bundle: Bundle, request: EngineRequest) -> Engine:
     """Load the requested engine, without any fallback.
 
-    The engine is not validated: to serve, use :func:`deploy.validation.admission.load_admitted`.
+    The engine is not validated: to serve, use :func:`deploy.validation.admission.load_validated`.
 
     Raises:
         ConfigError: there is no such engine, or it never computes in the requested precision.

@@ -42,9 +42,9 @@ ACCURACY_LIMITS: Final[Mapping[Precision, AccuracyLimits]] = {
 }
 
 DECODER_TOLERANCE = 0.01
-"""Largest accepted difference of a score, relative to the largest score. Measured on the shipped model: one grey level off in 30 %
-of the pixels 0.004, JPEG of quality 90 itself 0.005; but four grey levels off everywhere 0.011, eight 0.022, video's range of 16
-to 235 taken for 0 to 255 0.034, pictures of 2.5 times the size resized in another way 0.035 to 0.09."""
+"""Largest accepted difference of a score, relative to the largest score. Measured on the shipped model: one grey level off in
+30 % of the pixels 0.004, JPEG of quality 90 itself 0.005; but four grey levels off everywhere 0.011, eight 0.022, video's range
+of 16 to 235 taken for 0 to 255 0.034, pictures of 2.5 times the size resized in another way 0.035 to 0.09."""
 _JPEG_QUALITY = 90
 _ENLARGED = (1, 3)
 """Frames as they are, and with every pixel three times as wide and high: the CPU decodes such a JPEG at reduced size."""

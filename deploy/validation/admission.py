@@ -34,7 +34,7 @@ class LoadedEngine:
     engine: Engine
     score_scale: float = 1.0
     """See :attr:`deploy.records.AccuracyResult.score_scale`."""
-    request: EngineRequest = EngineRequest()
+    request: EngineRequest = field(default_factory=EngineRequest)
     """What was to be loaded; after a fallback, ``engine`` is another one."""
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Where each part of the request comes from: ``engine``, ``precision``, ``performance_hint``."""

@@ -124,7 +124,7 @@ class Tried:
         self.turns: list[object] = []
         self.fails_at: BaseException | None = None
         monkeypatch.setattr("deploy.selection.optimize.verify_engine", self.verify)
-        monkeypatch.setattr("deploy.selection.optimize.load_admitted", self.load)
+        monkeypatch.setattr("deploy.selection.optimize.load_validated", self.load)
         monkeypatch.setattr("deploy.selection.optimize.start_load_test", lambda engine, *_: self.run(engine))
 
     def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> VerifyResult:

@@ -1,4 +1,4 @@
-"""Engine selection: settings first, then the bundle's default where it was chosen here, then the shipped default; and recovery."""
+"""Selection of the serving engine, and recovery if it is not available."""
 
 import sys
 from datetime import UTC, datetime
