@@ -37,12 +37,12 @@ def run_command(
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle to score with; wins over engine.bundle.")] = None,
 ) -> None:
     """Consume frames, score them, write scores and events to Redis, until SIGTERM or Ctrl-C."""
-    from streamer.config import load_settings, with_bundle
+    from streamer.config import load_settings
     from streamer.monitoring import configure_logs
     from streamer.service import run_service
 
     configure_logs()
-    run_service(with_bundle(load_settings(config), bundle), _stop_on_signals())
+    run_service(load_settings(config, bundle=bundle), _stop_on_signals())
 
 
 @app.command("ingest")

@@ -177,17 +177,20 @@ class Settings(_Section):
     cameras: dict[str, CameraSettings] = {}
 
 
-def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the TOML file, if any; variables of the environment override it.
+def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ, *, bundle: Path | None = None) -> Settings:
+    """Read the TOML file, if any. Variables of the environment override it, and so does ``bundle``.
 
     Raises:
         ConfigError: names the dotted path, the rule and the value of everything that is wrong.
     """
     content = _read_toml(path) if path is not None else {}
-    for variable, (section, key) in ENVIRONMENT.items():
+    overrides = {setting: environment[variable] for variable, setting in ENVIRONMENT.items() if variable in environment}
+    if bundle is not None:
+        overrides["engine", "bundle"] = str(bundle)
+    for (section, key), value in overrides.items():
         # If the section is not a table, leave it to the validation, which names it.
-        if variable in environment and isinstance(table := content.setdefault(section, {}), dict):
-            table[key] = environment[variable]
+        if isinstance(table := content.setdefault(section, {}), dict):
+            table[key] = value
     return parse_settings(content, source=str(path or "settings"))
 
 
@@ -219,13 +222,6 @@ def _explain(problem: ErrorDetails) -> str:
     if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"password", "url"}:
         return f"{where}: {rule}"
     return f"{where}: {rule}, got {value!r}"
-
-
-def with_bundle(settings: Settings, bundle: Path | None) -> Settings:
-    """The settings with another bundle, if one is given."""
-    if bundle is None:
-        return settings
-    return settings.model_copy(update={"engine": settings.engine.model_copy(update={"bundle": bundle})})
 
 
 def settings_toml(settings: Settings) -> str:

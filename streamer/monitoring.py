@@ -73,43 +73,29 @@ class Metrics:
 
 
 class Health:
-    """Whether the service is live (its loop turns) and ready (it works on its partitions).
+    """Whether the service is live (its loop turns) and ready (it processes all assigned partitions).
 
-    Written by the pipeline, read by the threads of the HTTP server.
+    Written by the pipeline, read by the HTTP server's threads; single assignments need no lock.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
-        self._lock = threading.Lock()
         self._beat_s = clock_s()
-        self._problem: str | None = "has not joined its consumer group yet"
+        self.problem: str | None = "has not joined its consumer group yet"
+        """Why some assigned partitions are not being processed; None if all are."""
 
     def beat(self) -> None:
         """Note that the loop has turned."""
-        with self._lock:
-            self._beat_s = self._clock_s()
-
-    def working(self) -> None:
-        """Note that all assigned partitions are being processed."""
-        with self._lock:
-            self._problem = None
-
-    def waiting(self, problem: str) -> None:
-        """Note why some assigned partitions are not being processed."""
-        with self._lock:
-            self._problem = problem
+        self._beat_s = self._clock_s()
 
     def live(self) -> str | None:
-        """None while the loop turns, else what is wrong."""
-        with self._lock:
-            stuck_s = self._clock_s() - self._beat_s
+        """None if the service is live, else what is wrong."""
+        stuck_s = self._clock_s() - self._beat_s
         return None if stuck_s < _STUCK_AFTER_S else f"the loop has not turned for {stuck_s:.0f} s"
 
     def ready(self) -> str | None:
-        """None while all assigned partitions are being processed, else what the service is waiting for."""
-        with self._lock:
-            problem = self._problem
-        return self.live() or problem
+        """None if the service is live and ready, else what is wrong."""
+        return self.live() or self.problem
 
 
 @contextmanager

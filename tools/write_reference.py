@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Write the pages of ``docs/reference`` that follow from the code: settings, metrics, event fields and commands.
 
+Writes the JSON Schema of events, ``streamer/event.schema.json``, as well.
+
 python tools/write_reference.py
 
 ``make docs`` runs it. ``tests/unit/test_docs.py`` fails while a page differs from what this script would write.
@@ -22,12 +24,14 @@ import deploy.cli
 import streamer.cli
 import trainer.cli
 from streamer.config import ENVIRONMENT, Settings
+from streamer.event import Event
 from streamer.monitoring import Metrics
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reference"
 SCHEMA = ROOT / "streamer" / "event.schema.json"
 WIDTH = 120
+NUMBER_PATTERNS = {"integer": r"^-?\d+$", "number": r"^-?\d+(\.\d+)?([eE][-+]?\d+)?$"}
 LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -77,7 +81,7 @@ def metrics_page() -> str:
 
 def events_page() -> str:
     """Return the fields of an entry in the stream of events, from its JSON Schema."""
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    schema = event_schema()
     rows = [
         (f"`{name}`", _event_form(field), "yes" if name in schema["required"] else "", _line(field.get("description")))
         for name, field in schema["properties"].items()
@@ -86,9 +90,7 @@ def events_page() -> str:
         "Each entry of the Redis Stream `{prefix}:events` is a flat map of strings. The JSON Schema is "
         "[event.schema.json](../../streamer/event.schema.json). How to read the stream: [subscribe.md](../subscribe.md)."
     )
-    return _page(
-        ["# Event fields", intro, _table(("field", "form", "always there", "meaning"), rows)], "streamer/event.schema.json"
-    )
+    return _page(["# Event fields", intro, _table(("field", "form", "always there", "meaning"), rows)], "streamer/event.py")
 
 
 def commands_page() -> str:
@@ -100,6 +102,21 @@ def commands_page() -> str:
         text = re.sub(r"\* `--help`: .*\n", "", text).replace("**Options**:\n\n\n", "")
         parts += [part for part in re.split(r"\n\s*\n", text) if part.strip()]
     return _page(parts, "trainer/cli.py, deploy/cli.py and streamer/cli.py")
+
+
+def event_schema() -> dict[str, Any]:
+    """Return the JSON Schema of an entry in the stream of events, whose fields are all strings."""
+    schema = Event.model_json_schema(by_alias=True)
+    schema["required"].insert(0, "schema")  # it has a default in the model, but is always sent
+    for field in schema["properties"].values():
+        choices = field.pop("anyOf", None)
+        if choices:
+            field.update(next(choice for choice in choices if choice["type"] != "null"))
+            field.pop("default", None)
+        if field["type"] in NUMBER_PATTERNS:
+            field["pattern"] = NUMBER_PATTERNS[field["type"]]
+        field["type"] = "string"
+    return schema
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -173,7 +190,8 @@ def _event_form(field: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write all pages."""
+    """Write the schema and all pages."""
+    SCHEMA.write_text(json.dumps(event_schema(), indent=2) + "\n", encoding="utf-8")
     for name, page in PAGES.items():
         (FOLDER / name).write_text(page(), encoding="utf-8")
 

@@ -54,8 +54,7 @@ class Decider:
     def decide(self, state: CameraState, outcome: Outcome) -> Decision:
         """Apply a camera's rule to its next frame."""
         info = outcome.info
-        candidate_id = event_id(info.partition, info.offset, info.camera_id, info.captured_at_ms)
-        observation = Observation(candidate_id, info.captured_at_ms, outcome.score)
+        observation = Observation(event_id(info), info.captured_at_ms, outcome.score)
         event, changes = decide(self.rule(info.camera_id), state.event, observation)
         scored_at_ms = round(self._wall_clock_s() * 1000)
         events = [self._event(outcome, change, scored_at_ms) for change in changes]

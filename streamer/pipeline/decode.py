@@ -1,7 +1,6 @@
 """Kafka messages to frames: validates key and headers and decodes the images. No content of a message raises an error here."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import structlog
 
@@ -15,23 +14,14 @@ _LATEST_MS = 253_402_300_799_999
 log = structlog.get_logger("oddsight.decode")
 
 
-@dataclass(frozen=True, slots=True)
-class _ValidMessage:
-    """A message whose key and headers are valid."""
-
-    message: FrameMessage
-    camera_id: str
-    captured_at_ms: int
-
-
 class MessageDecoder:
     """Decodes the messages of one poll together; accepts and rejects the same messages with every image decoder."""
 
-    def __init__(self, pictures: PictureDecoder[AnyFrame]) -> None:
-        self._pictures = pictures
+    def __init__(self, images: PictureDecoder[AnyFrame]) -> None:
+        self._images = images
         self._warned = False
 
-    def decode(self, messages: Iterable[FrameMessage]) -> list[CameraFrame | Rejected]:
+    def decode(self, messages: Sequence[FrameMessage]) -> list[CameraFrame | Rejected]:
         """Decode messages; one result a message, in order.
 
         Reasons of rejection: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` and those of
@@ -40,10 +30,13 @@ class MessageDecoder:
         Raises:
             DecoderFailed: the decoder itself no longer works.
         """
-        validated = [_validate(message) for message in messages]
-        valid = [each for each in validated if isinstance(each, _ValidMessage)]
-        decoded = iter(self._pictures.decode([each.message.value or b"" for each in valid]))
-        results = [each if isinstance(each, Rejected) else _result(each, next(decoded)) for each in validated]
+        headers = [_read_headers(message) for message in messages]
+        valid = [message for message, header in zip(messages, headers, strict=True) if not isinstance(header, Rejected)]
+        images = iter(self._images.decode([message.value or b"" for message in valid]))
+        results = [
+            header if isinstance(header, Rejected) else _result(message, header, next(images))
+            for message, header in zip(messages, headers, strict=True)
+        ]
         self._warn_once(results)
         return results
 
@@ -52,11 +45,11 @@ class MessageDecoder:
         if self._warned:
             return
         for result in results:
-            if isinstance(result, CameraFrame) and result.decoder != self._pictures.name:
+            if isinstance(result, CameraFrame) and result.decoder != self._images.name:
                 self._warned = True
                 log.warning(
                     "an image was decoded by another decoder than the chosen one; further ones are only counted",
-                    decoder=self._pictures.name,
+                    decoder=self._images.name,
                     decoded_by=result.decoder,
                     message=str(result.info),
                     camera_id=result.info.camera_id,
@@ -64,28 +57,23 @@ class MessageDecoder:
                 return
 
 
-def _validate(message: FrameMessage) -> _ValidMessage | Rejected:
+def _read_headers(message: FrameMessage) -> tuple[str, int] | Rejected:
+    """camera_id and capture time in milliseconds."""
+    unreadable = _header(message, UNREADABLE)
+    if unreadable is not None:
+        detail = f"the Kafka client cannot read the record: {unreadable.decode(errors='replace')}"
+        return Rejected(message, "unreadable", detail)
     try:
-        _check_readable(message)
-        return _ValidMessage(message, _camera_id(message.key), _captured_at_ms(message))
+        return _camera_id(message.key), _captured_at_ms(message)
     except BadFrame as error:
         return Rejected(message, error.reason, str(error))
 
 
-def _result(valid: _ValidMessage, decoded: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
-    message = valid.message
-    if isinstance(decoded, BadFrame):
-        return Rejected(message, decoded.reason, str(decoded))
-    info = FrameInfo(
-        message.partition, message.offset, valid.camera_id, valid.captured_at_ms, decoded.width_px, decoded.height_px
-    )
-    return CameraFrame(info, decoded.frame, decoded.decoder)
-
-
-def _check_readable(message: FrameMessage) -> None:
-    detail = _header(message, UNREADABLE)
-    if detail is not None:
-        raise BadFrame("unreadable", f"the Kafka client cannot read the record: {detail.decode(errors='replace')}")
+def _result(message: FrameMessage, header: tuple[str, int], image: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
+    if isinstance(image, BadFrame):
+        return Rejected(message, image.reason, str(image))
+    info = FrameInfo(message.partition, message.offset, *header, image.width_px, image.height_px)
+    return CameraFrame(info, image.frame, image.decoder)
 
 
 def _camera_id(key: bytes | None) -> str:

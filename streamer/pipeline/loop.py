@@ -117,7 +117,7 @@ class Pipeline:
         if not needed:
             return
         with self._metrics.decode_s.time():
-            results = self._stages.decoder.decode(message for _, message in needed)
+            results = self._stages.decoder.decode([message for _, message in needed])
         for (active, _), result in zip(needed, results, strict=True):
             if isinstance(result, Rejected):
                 self._reject(active, result)

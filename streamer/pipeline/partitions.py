@@ -156,7 +156,7 @@ class PartitionManager:
         else:
             self._failures = 0
             if self._source.joined:
-                self._health.working()
+                self._health.problem = None
 
     def _start(self, partition: Partition, reason: ChangeKind) -> None:
         if reason == "out_of_range":
@@ -175,5 +175,5 @@ class PartitionManager:
         pause_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
         self._failures += 1
         self._retry_at_s = self._clock_s() + pause_s
-        self._health.waiting(str(error))
+        self._health.problem = str(error)
         log.warning("waiting before the next attempt", error=str(error), retry_in_s=pause_s)

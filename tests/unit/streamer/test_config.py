@@ -10,7 +10,7 @@ import pytest
 
 from deploy.errors import ConfigError
 from streamer.cli import main
-from streamer.config import Settings, camera_rule, load_settings, parse_settings, settings_toml, with_bundle
+from streamer.config import Settings, camera_rule, load_settings, parse_settings, settings_toml
 
 SECRET = "hunter2"
 
@@ -209,11 +209,12 @@ def test_a_setting_without_a_value_is_shown_as_a_comment() -> None:
     assert [f"# {name} is not set" in shown for name in ("bundle", "backend", "precision", "performance_hint")] == [True] * 4
 
 
-def test_a_bundle_given_on_the_command_line_wins() -> None:
-    settings = Settings.model_validate({"engine": {"bundle": "a", "threads": 3}})
+def test_bundle_option_overrides_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[engine]\nbundle = "a"\nthreads = 3\n')
 
-    assert with_bundle(settings, None).engine.bundle == Path("a")
-    assert with_bundle(settings, Path("b")).engine == settings.engine.model_copy(update={"bundle": Path("b")})
+    assert load_settings(path, {}).engine.bundle == Path("a")
+    engine = load_settings(path, {}, bundle=Path("b")).engine
+    assert (engine.bundle, engine.threads) == (Path("b"), 3)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_results_keep_the_messages_order_though_small_pictures_are_done_first(de
     assert done
     values = [large.tobytes() if offset % 4 == 0 else PNG if offset % 4 == 1 else b"rubbish" for offset in range(24)]
 
-    results = decoder.decode(replace(GOOD, offset=offset, value=value) for offset, value in enumerate(values))
+    results = decoder.decode([replace(GOOD, offset=offset, value=value) for offset, value in enumerate(values)])
 
     assert [offset_of(result) for result in results] == list(range(24))
     assert [isinstance(result, CameraFrame) for result in results] == [offset % 4 < 2 for offset in range(24)]

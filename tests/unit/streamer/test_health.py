@@ -22,14 +22,14 @@ def test_a_new_service_is_alive_but_not_ready(health: Health) -> None:
 
 
 def test_a_service_that_works_is_ready_until_it_waits_again(health: Health) -> None:
-    health.working()
+    health.problem = None
     assert health.ready() is None
 
-    health.waiting("Redis is away")
+    health.problem = "Redis is away"
     assert health.ready() == "Redis is away"
     assert health.live() is None
 
-    health.working()
+    health.problem = None
     assert health.ready() is None
 
 
@@ -37,7 +37,7 @@ def test_a_service_that_works_is_ready_until_it_waits_again(health: Health) -> N
 def test_a_loop_that_does_not_turn_is_neither_alive_nor_ready(
     health: Health, clock: FakeClock, stuck_s: float, problem: str | None
 ) -> None:
-    health.working()
+    health.problem = None
 
     clock.now_s += stuck_s
 
@@ -46,7 +46,7 @@ def test_a_loop_that_does_not_turn_is_neither_alive_nor_ready(
 
 
 def test_a_turn_of_the_loop_makes_it_alive_again(health: Health, clock: FakeClock) -> None:
-    health.working()
+    health.problem = None
     clock.now_s += 100
 
     health.beat()
@@ -56,7 +56,7 @@ def test_a_turn_of_the_loop_makes_it_alive_again(health: Health, clock: FakeCloc
 
 
 def test_a_stuck_loop_is_named_rather_than_what_it_last_waited_for(health: Health, clock: FakeClock) -> None:
-    health.waiting("Redis is away")
+    health.problem = "Redis is away"
 
     clock.now_s += 31
 

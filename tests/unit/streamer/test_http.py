@@ -52,10 +52,10 @@ def test_readiness_follows_the_service(service: Service) -> None:
     text_type = "text/plain; charset=utf-8"
     assert service.get("/readyz") == (503, text_type, "has not joined its consumer group yet\n")
 
-    service.health.working()
+    service.health.problem = None
     assert service.get("/readyz") == (200, text_type, "ok\n")
 
-    service.health.waiting("Redis: keine Verbindung – Port prüfen")
+    service.health.problem = "Redis: keine Verbindung – Port prüfen"
     assert service.get("/readyz") == (503, text_type, "Redis: keine Verbindung – Port prüfen\n")
 
 
