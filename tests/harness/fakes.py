@@ -1,7 +1,4 @@
-"""Shipped fakes: a topic, a progress store, dead letters, an engine and a clock, all in memory.
-
-They keep the contracts of the real ones, so that a crash, a rebalance or an outage can be tried in microseconds.
-"""
+"""In-memory Kafka, Redis, engines and clock that keep the contracts of the real ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,20 +13,19 @@ from streamer.types import FrameMessage, Partition, Rejected
 
 
 class FakeClock:
-    """Seconds that pass when told to; each reading takes ``tick_s``."""
+    """A clock that advances by ``tick_s`` with each reading, and by assignment to ``now_s``."""
 
     def __init__(self, now_s: float = 1_000_000.0, tick_s: float = 0.0) -> None:
         self.now_s = now_s
         self._tick_s = tick_s
 
     def __call__(self) -> float:
-        """The time."""
         self.now_s += self._tick_s
         return self.now_s
 
 
 class MemoryTopic:
-    """A topic that outlives its consumers."""
+    """The messages and committed offsets of a topic; survives its consumers."""
 
     def __init__(self, messages: Sequence[FrameMessage]) -> None:
         self.partitions: dict[Partition, list[FrameMessage]] = {}
@@ -39,7 +35,7 @@ class MemoryTopic:
 
 
 class MemoryFrameSource:
-    """:class:`~streamer.interfaces.FrameSource` over a :class:`MemoryTopic`; it owns every partition from its first poll on."""
+    """:class:`~streamer.interfaces.FrameSource` over a :class:`MemoryTopic`; its first poll assigns all partitions."""
 
     def __init__(self, topic: MemoryTopic, poll_messages: int = 5) -> None:
         self.joined = False
@@ -49,7 +45,6 @@ class MemoryFrameSource:
         self._positions: dict[Partition, int] = {}
 
     def poll(self, timeout_s: float) -> PollResult:
-        """See :meth:`FrameSource.poll`; never waits."""
         changes, self.changes = self.changes, []
         self.joined = True
         messages: list[FrameMessage] = []
@@ -61,60 +56,49 @@ class MemoryFrameSource:
         return PollResult(changes, messages)
 
     def start(self, partition: Partition, offset: int) -> None:
-        """See :meth:`FrameSource.start`."""
         self._positions[partition] = offset
 
     def pause(self, partition: Partition) -> None:
-        """See :meth:`FrameSource.pause`."""
         self._positions.pop(partition, None)
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
-        """See :meth:`FrameSource.bounds`."""
         messages = self._topic.partitions[partition]
         return messages[0].offset, messages[-1].offset + 1
 
     def committed(self, partition: Partition) -> int | None:
-        """See :meth:`FrameSource.committed`."""
         return self._topic.committed.get(partition)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """See :meth:`FrameSource.commit`."""
         self._topic.committed |= offsets
 
     def lag(self, partition: Partition, next_offset: int) -> int | None:
-        """See :meth:`FrameSource.lag`."""
         return self.bounds(partition)[1] - next_offset
 
     def close(self) -> None:
-        """See :meth:`FrameSource.close`."""
         self._positions.clear()
 
 
 @dataclass(slots=True)
 class MemoryProgressStore:
-    """:class:`~streamer.interfaces.ProgressStore` in memory, with the same fence.
-
-    ``failures`` is taken from its end, one entry a step: ``"lost"`` fails before the step is written, ``"unanswered"`` after it.
-    """
+    """:class:`~streamer.interfaces.ProgressStore` in memory, with the same fence."""
 
     progress: dict[Partition, Progress] = field(default_factory=dict)
     scores: list[tuple[str, Fields]] = field(default_factory=list)
     events: list[Fields] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    """One entry a step, the last one first: ``"lost"`` fails before the step is written, ``"unanswered"`` after it."""
 
     def read(self, partition: Partition) -> Progress:
-        """See :meth:`ProgressStore.read`."""
         return self.progress.get(partition, Progress())
 
     def apply(self, step: Step) -> None:
-        """See :meth:`ProgressStore.apply`."""
         failure = self.failures.pop() if self.failures else ""
         if failure == "lost":
             raise RedisUnavailable("the step was lost on the way")
         stored = self.read(step.partition)
         if stored.next_offset != step.expected:
             raise Fenced(f"{step.partition}: stored progress is {stored.next_offset}, expected {step.expected}")
-        # Through JSON and back, as in Redis: what does not survive that is not progress.
+        # Through JSON and back, as in Redis.
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
         self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states})
         self.scores += step.scores
@@ -131,20 +115,15 @@ class MemoryDeadLetters:
         self._pending: list[Rejected] = []
 
     def send(self, rejected: Rejected) -> None:
-        """See :meth:`DeadLetterSink.send`."""
         self._pending.append(rejected)
 
     def flush(self) -> None:
-        """See :meth:`DeadLetterSink.flush`."""
         self.stored += self._pending
         self._pending.clear()
 
-    def close(self) -> None:
-        """Nothing to stop."""
-
 
 class BrightnessEngine(CheckedEngine):
-    """An engine anyone can compute by hand: the score is the newest frame's mean brightness, 0 to 1."""
+    """The score is the newest frame's mean brightness, 0 to 1."""
 
     name = "brightness"
 
@@ -152,7 +131,6 @@ class BrightnessEngine(CheckedEngine):
         super().__init__(spec, max_clips)
 
     def describe(self) -> dict[str, str]:
-        """See :meth:`Engine.describe`."""
         return {"backend": self.name}
 
     def _run(self, clips: Clips, state: State | None) -> Scores:
@@ -162,21 +140,14 @@ class BrightnessEngine(CheckedEngine):
         pass
 
 
-class MeanBrightnessEngine(CheckedEngine):
-    """A recurrent engine anyone can compute by hand: the score is the camera's mean brightness, half of it the newest frame's.
+class MeanBrightnessEngine(BrightnessEngine):
+    """Recurrent: the score is the weighted mean of a camera's brightness, each frame weighing twice the one before it.
 
-    The state, (2, 1, 1), holds the sum of the frames' brightness and of their weights, each half the next one's.
+    The state, float32 (2, 1, 1), holds the weighted sum of brightness and the sum of weights.
     """
 
     name = "mean-brightness"
     state_shape = (2, 1, 1)
-
-    def __init__(self, spec: ClipSpec, max_clips: int = 32) -> None:
-        super().__init__(spec, max_clips)
-
-    def describe(self) -> dict[str, str]:
-        """See :meth:`Engine.describe`."""
-        return {"backend": self.name}
 
     def _run(self, clips: Clips, state: State | None) -> Scores:
         if state is None:
@@ -184,9 +155,6 @@ class MeanBrightnessEngine(CheckedEngine):
         newest = np.stack([_brightness(clips), np.ones(len(clips), np.float32)], axis=1)
         following = state / 2 + newest[:, :, np.newaxis, np.newaxis]
         return Scores(following[:, 0, 0, 0] / following[:, 1, 0, 0], _coarse(clips), following)
-
-    def _release(self) -> None:
-        pass
 
 
 def _brightness(clips: Clips) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named with path, rule and value; what is secret is never shown."""
+"""Settings: errors name path, rule and value; secrets are never shown."""
 
 import json
 import sys
@@ -16,13 +16,12 @@ SECRET = "hunter2"
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD", "REDIS_URL", "REDIS_PASSWORD"):
         monkeypatch.delenv(f"ODDSIGHT_{name}", raising=False)
 
 
 def problem_of(content: dict[str, Any]) -> str:
-    """The message that these settings are refused with."""
     with pytest.raises(ConfigError) as caught:
         parse_settings(content, "settings.toml")
     return str(caught.value)
@@ -34,7 +33,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_without_a_file_the_defaults_hold() -> None:
+def test_defaults_without_file() -> None:
     assert load_settings(None, {}) == Settings()
 
 
@@ -59,7 +58,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "value", "rule"), WRONG)
-def test_a_wrong_value_is_named_with_its_path_and_rule(path: str, value: object, rule: str) -> None:
+def test_error_names_path_rule_and_value(path: str, value: object, rule: str) -> None:
     content: object = value
     for part in reversed(path.split(".")):
         content = {part: content}
@@ -81,11 +80,11 @@ def test_a_wrong_value_is_named_with_its_path_and_rule(path: str, value: object,
         ({"cameras": {"gate": {"entr": 1.0}}}, "cameras.gate.entr"),
     ],
 )
-def test_an_unknown_key_is_an_error(content: dict[str, Any], path: str) -> None:
+def test_rejects_unknown_key(content: dict[str, Any], path: str) -> None:
     assert problem_of(content) == f"settings.toml: {path}: no such setting"
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_reports_all_errors_at_once() -> None:
     problem = problem_of({"kafka": {"topic": "a b"}, "http": {"port": -1}})
 
     assert [line.strip().removeprefix("settings.toml: ").partition(":")[0] for line in problem.splitlines()] == [
@@ -104,7 +103,7 @@ def test_sasl_needs_both_credentials(missing: str) -> None:
     assert parse_settings({"kafka": kafka}, "settings.toml").kafka.username == "ada"
 
 
-def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+def test_environment_overrides_file(tmp_path: Path) -> None:
     path = written(tmp_path, '[kafka]\nbootstrap_servers = "file:1"\ntopic = "yard"\n[redis]\nurl = "redis://file:1"\n')
     environment = {
         "ODDSIGHT_KAFKA_BOOTSTRAP_SERVERS": "env:1",
@@ -124,7 +123,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert settings.redis.password.get_secret_value() == "other"
 
 
-def test_credentials_from_the_environment_complete_the_file(tmp_path: Path) -> None:
+def test_environment_completes_file(tmp_path: Path) -> None:
     path = written(tmp_path, '[kafka]\nsecurity_protocol = "SASL_SSL"\n')
 
     settings = load_settings(path, {"ODDSIGHT_KAFKA_USERNAME": "ada", "ODDSIGHT_KAFKA_PASSWORD": SECRET})
@@ -132,7 +131,7 @@ def test_credentials_from_the_environment_complete_the_file(tmp_path: Path) -> N
     assert settings.kafka.username == "ada"
 
 
-def test_a_section_that_is_no_table_is_named_even_if_the_environment_adds_to_it(tmp_path: Path) -> None:
+def test_environment_keeps_section_error(tmp_path: Path) -> None:
     path = written(tmp_path, "kafka = 5\n")
 
     with pytest.raises(ConfigError, match=r"settings\.toml: kafka: "):
@@ -153,7 +152,7 @@ def test_a_section_that_is_no_table_is_named_even_if_the_environment_adds_to_it(
     ],
     ids=json.dumps,
 )
-def test_an_error_never_shows_a_secret(content: dict[str, Any]) -> None:
+def test_error_hides_secrets(content: dict[str, Any]) -> None:
     problem = problem_of(content)
 
     assert problem.startswith("settings.toml: ")
@@ -176,14 +175,14 @@ def test_an_error_never_shows_a_secret(content: dict[str, Any]) -> None:
         ("redis://ada@host:6379/0", "redis://ada@host:6379/0"),
     ],
 )
-def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None:
+def test_redis_url_without_password(url: str, shown: str) -> None:
     text = settings_toml(Settings.model_validate({"redis": {"url": url}}))
 
     assert tomllib.loads(text)["redis"]["url"] == shown
     assert SECRET not in text
 
 
-def test_passwords_are_shown_as_stars() -> None:
+def test_passwords_are_hidden() -> None:
     settings = Settings.model_validate({"redis": {"password": SECRET}, "kafka": {"username": "ada", "password": SECRET}})
 
     shown = tomllib.loads(settings_toml(settings))
@@ -192,7 +191,7 @@ def test_passwords_are_shown_as_stars() -> None:
     assert SECRET not in f"{settings_toml(settings)} {settings!r} {settings}"
 
 
-def test_what_is_shown_is_toml_that_gives_the_same_settings() -> None:
+def test_settings_toml_round_trip() -> None:
     content = {
         "kafka": {"bootstrap_servers": "брокер-😀:9092", "start": "earliest"},
         "engine": {"bundle": 'C:\\models\\"new"'},
@@ -204,7 +203,7 @@ def test_what_is_shown_is_toml_that_gives_the_same_settings() -> None:
     assert parse_settings(tomllib.loads(settings_toml(settings)), "shown") == settings
 
 
-def test_a_setting_without_a_value_is_shown_as_a_comment() -> None:
+def test_unset_setting_is_a_comment() -> None:
     shown = settings_toml(Settings()).splitlines()
     assert [f"# {name} is not set" in shown for name in ("bundle", "backend", "precision", "performance_hint")] == [True] * 4
 
@@ -227,7 +226,7 @@ def test_bundle_option_overrides_file(tmp_path: Path) -> None:
         ({"enter": 0.9, "exit": 0.8}, 0.9, 0.8),
     ],
 )
-def test_a_cameras_own_thresholds_replace_the_calibrated_ones(own: dict[str, float], enter: float, exit_: float) -> None:
+def test_camera_thresholds_win(own: dict[str, float], enter: float, exit_: float) -> None:
     settings = Settings.model_validate({"cameras": {"gate": own}})
 
     rule = camera_rule(settings, "gate", enter=0.5, exit_=0.4)
@@ -236,14 +235,14 @@ def test_a_cameras_own_thresholds_replace_the_calibrated_ones(own: dict[str, flo
     assert camera_rule(settings, "yard", enter=0.5, exit_=0.4).enter == 0.5
 
 
-def test_an_exit_threshold_above_enter_is_refused() -> None:
+def test_rejects_exit_above_enter() -> None:
     settings = Settings.model_validate({"cameras": {"gate": {"exit": 0.6}}})
 
     with pytest.raises(ConfigError, match=r"cameras\.gate\.exit must be at most its enter threshold \(0\.5\), got 0\.6"):
         camera_rule(settings, "gate", enter=0.5, exit_=0.4)
 
 
-def test_the_rules_times_are_milliseconds() -> None:
+def test_rule_times_in_milliseconds() -> None:
     decision = {"min_duration_s": 0.25, "merge_gap_s": 1.5, "update_interval_s": 0.0001}
 
     rule = camera_rule(Settings.model_validate({"decision": decision}), "gate", enter=0.5, exit_=0.4)
@@ -252,7 +251,7 @@ def test_the_rules_times_are_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("content", [b"[kafka\n", b"x = \xff", b"[http]\nport = 1\nport = 2\n"])
-def test_broken_toml_is_named_with_its_file(tmp_path: Path, content: bytes) -> None:
+def test_rejects_broken_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(content)
 
@@ -260,18 +259,13 @@ def test_broken_toml_is_named_with_its_file(tmp_path: Path, content: bytes) -> N
         load_settings(path, {})
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
-        load_settings(tmp_path / "nowhere.toml", {})
-
-
-def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Is a directory"):
-        load_settings(tmp_path, {})
+@pytest.mark.parametrize(("name", "problem"), [("nowhere.toml", r"nowhere\.toml: No such file"), (".", "Is a directory")])
+def test_rejects_unreadable_file(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_settings(tmp_path / name, {})
 
 
 def exit_code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """Call ``oddsight-stream`` in this process."""
     monkeypatch.setattr(sys, "argv", ["oddsight-stream", *arguments])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -286,7 +280,7 @@ def exit_code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
         ("[kafka\n", "not valid TOML"),
     ],
 )
-def test_config_check_ends_with_2_and_one_line_for_wrong_settings(
+def test_config_check_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, problem: str
 ) -> None:
     path = written(tmp_path, text)
@@ -300,9 +294,7 @@ def test_config_check_ends_with_2_and_one_line_for_wrong_settings(
     assert printed.err.count("\n") == 1
 
 
-def test_config_check_prints_what_is_in_force_without_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_check_hides_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ODDSIGHT_REDIS_PASSWORD", SECRET)
     monkeypatch.setenv("ODDSIGHT_REDIS_URL", f"redis://:{SECRET}@host")
     path = written(tmp_path, "[http]\nport = 0\n")

@@ -4,16 +4,14 @@ import threading
 from pathlib import Path
 
 import pytest
-import redis
 from pydantic import SecretStr
 
 from deploy.errors import ConfigError
-from streamer.config import KafkaSettings, RedisSettings
+from streamer.config import KafkaSettings
 from streamer.demo.embedded import embedded_kafka
-from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
+from streamer.errors import BrokerUnavailable, EmbeddedUnavailable
 from streamer.kafka.client import _reasons_from_log, connection_options, make_producer, silence_kafka_log
 from streamer.kafka.diagnostics import Address, parse_address
-from streamer.redis.client import make_redis, redis_errors
 
 
 class TestAddress:
@@ -96,41 +94,6 @@ class TestKafkaOptions:
         first_is_done.set()
         thread.join()
         assert (logger.level, logger.propagate, logger.handlers) == before
-
-
-class TestRedisOptions:
-    def test_a_password_in_the_settings_wins_over_one_in_the_url(self) -> None:
-        url = "redis://:from-url@host:1234/5"
-        for password, expected in ((None, "from-url"), (SecretStr("own"), "own")):
-            with make_redis(RedisSettings(url=url, password=password)) as client:
-                options = client.connection_pool.connection_kwargs
-            assert (options["host"], options["port"], options["db"], options["password"]) == ("host", 1234, 5, expected)
-
-    def test_a_url_that_cannot_be_read_is_an_error_of_configuration(self) -> None:
-        with pytest.raises(ConfigError, match=r"redis\.url"):
-            make_redis(RedisSettings(url="redis://host:port"))
-
-    @pytest.mark.parametrize(
-        ("error", "message"),
-        [
-            (redis.exceptions.AuthenticationError("WRONGPASS"), r"missing or refused: check redis\.password.*WRONGPASS"),
-            (redis.exceptions.NoPermissionError("no xadd"), "ACL"),
-            (redis.exceptions.BusyLoadingError("LOADING"), "still loading"),
-            (redis.exceptions.ReadOnlyError("READONLY"), "replica"),
-            (redis.exceptions.OutOfMemoryError("OOM"), "memory is full"),
-            (redis.exceptions.TimeoutError("Timeout"), "no answer in time"),
-            (redis.exceptions.ResponseError("surprise"), "surprise"),
-        ],
-    )
-    def test_every_error_becomes_ours_says_what_to_check_and_keeps_its_cause(self, error: Exception, message: str) -> None:
-        with pytest.raises(RedisUnavailable, match=message) as raised, redis_errors():
-            raise error
-        assert raised.value.__cause__ is error
-        assert raised.value.retriable
-
-    def test_errors_that_are_not_of_redis_pass_unchanged(self) -> None:
-        with pytest.raises(KeyError), redis_errors():
-            raise KeyError("own")
 
 
 def test_an_embedded_broker_that_is_not_installed_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from streamer import service
 from streamer.config import Settings
 from streamer.monitoring import Metrics
 from tests.harness.fakes import BrightnessEngine
-from tests.unit.streamer.pipeline_kit import BUNDLE
+from tests.harness.pipeline import BUNDLE
 
 REQUEST = EngineRequest("onnx", "f32", performance_hint="latency")
 SOURCES: Any = {"engine": "settings", "precision": "bundle default", "performance_hint": "bundle default"}

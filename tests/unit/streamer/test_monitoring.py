@@ -1,4 +1,4 @@
-"""The HTTP endpoints over a real socket on this machine."""
+"""Health, metrics and the HTTP endpoints, over a real socket."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,11 +12,10 @@ from streamer.monitoring import Health, Metrics, serve_http
 from tests.harness.fakes import FakeClock
 
 FREE_PORT = HttpSettings(port=0)
+JOINING = "has not joined its consumer group yet"
 
 
 class Service:
-    """What is served, and where."""
-
     def __init__(self) -> None:
         self.clock = FakeClock(0.0)
         self.health = Health(self.clock)
@@ -38,7 +37,28 @@ def service() -> Iterator[Service]:
         yield service
 
 
-def test_metrics_are_served_as_prometheus_text(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("problem", "stuck_s", "live", "ready"),
+    [
+        (JOINING, 0.0, None, JOINING),
+        (None, 29.9, None, None),
+        (None, 30.0, "the loop has not turned for 30 s", "the loop has not turned for 30 s"),
+        ("Redis is away", 31.0, "the loop has not turned for 31 s", "the loop has not turned for 31 s"),
+    ],
+)
+def test_health(problem: str | None, stuck_s: float, live: str | None, ready: str | None) -> None:
+    service = Service()
+    assert service.health.problem == JOINING
+
+    service.health.problem = problem
+    service.clock.now_s += stuck_s
+    assert (service.health.live(), service.health.ready()) == (live, ready)
+
+    service.health.beat()
+    assert (service.health.live(), service.health.ready()) == (None, problem)
+
+
+def test_serves_metrics(service: Service) -> None:
     service.metrics.rejected.labels("empty").inc(3)
 
     status, content_type, text = service.get("/metrics")
@@ -48,18 +68,16 @@ def test_metrics_are_served_as_prometheus_text(service: Service) -> None:
     assert 'oddsight_rejected_messages_total{reason="empty"} 3.0' in text.splitlines()
 
 
-def test_readiness_follows_the_service(service: Service) -> None:
+def test_serves_readiness(service: Service) -> None:
     text_type = "text/plain; charset=utf-8"
-    assert service.get("/readyz") == (503, text_type, "has not joined its consumer group yet\n")
+    service.health.problem = "Redis: keine Verbindung – Port prüfen"
+    assert service.get("/readyz") == (503, text_type, "Redis: keine Verbindung – Port prüfen\n")
 
     service.health.problem = None
     assert service.get("/readyz") == (200, text_type, "ok\n")
 
-    service.health.problem = "Redis: keine Verbindung – Port prüfen"
-    assert service.get("/readyz") == (503, text_type, "Redis: keine Verbindung – Port prüfen\n")
 
-
-def test_liveness_follows_the_loop(service: Service) -> None:
+def test_serves_liveness(service: Service) -> None:
     assert service.get("/livez")[0::2] == (200, "ok\n")
 
     service.clock.now_s += 60
@@ -68,11 +86,11 @@ def test_liveness_follows_the_loop(service: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/../etc/passwd"])
-def test_any_other_path_is_not_found_and_says_what_there_is(service: Service, path: str) -> None:
+def test_other_paths_are_not_found(service: Service, path: str) -> None:
     assert service.get(path)[0::2] == (404, "try /metrics, /livez or /readyz\n")
 
 
-def test_a_port_that_is_taken_is_a_wrong_setting(service: Service) -> None:
+def test_rejects_port_in_use(service: Service) -> None:
     taken = HttpSettings(port=service.port)
 
     with (
@@ -82,7 +100,7 @@ def test_a_port_that_is_taken_is_a_wrong_setting(service: Service) -> None:
         pass
 
 
-def test_nothing_is_served_afterwards() -> None:
+def test_server_stops_with_block() -> None:
     service = Service()
     with serve_http(FREE_PORT, service.metrics, service.health) as service.port:
         assert service.get("/livez")[0] == 200

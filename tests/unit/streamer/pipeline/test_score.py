@@ -1,4 +1,4 @@
-"""Scoring with what stays on a device, made up here: the same effects as with whole clips, whatever happens."""
+"""Scoring from a GPU cache (simulated on the host) has the same effects as scoring uploaded clips."""
 
 from collections.abc import Sequence
 from math import inf
@@ -19,17 +19,16 @@ from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.score import Scorer
 from streamer.types import CameraFrame, Clip, FrameInfo, FrameMessage, Partition
+from tests.harness.pipeline import CRASHES, OUTAGES, Rig, message, run_of, streams
 from tests.unit.deploy.test_resident import OnHost, spec_of
-from tests.unit.streamer.pipeline_kit import Rig, message, run_of
-from tests.unit.streamer.test_pipeline_states import effects, streams
 
 KINDS = [(3, False), (1, True), (3, True)]
 LARGEST = 6 * 255.0
-"""The sum of a clip of white frames: half of it is the threshold."""
+"""Score of a white clip; half of it is the threshold."""
 
 
 class Counting(OnHost):
-    """Counts the frames that go up."""
+    """Counts uploaded frames."""
 
     sent = 0
 
@@ -57,30 +56,20 @@ def rig(messages: list[FrameMessage], spec: ClipSpec, cameras: int, poll_message
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.sampled_from(KINDS),
-    st.integers(1, 6),
-    streams(),
-    st.lists(st.integers(0, 4), max_size=8),
-    st.lists(st.sampled_from(["lost", "unanswered", ""]), max_size=10),
-)
-def test_effects_are_those_of_whole_clips_through_crashes_outages_and_too_many_cameras(
-    kind: tuple[int, bool], cameras: int, messages: list[FrameMessage], lives: list[int], failures: list[str]
+@given(st.sampled_from(KINDS), st.integers(1, 6), streams(), CRASHES, OUTAGES)
+def test_cached_effects_equal_uploaded(
+    kind: tuple[int, bool], cameras: int, messages: list[FrameMessage], crashes: list[int], outages: list[str]
 ) -> None:
-    whole, troubled = rig(messages, of_kind(kind), cameras=0), rig(messages, of_kind(kind), cameras, poll_messages=2)
-    troubled.store.failures = list(failures)
+    uploaded, cached = rig(messages, of_kind(kind), cameras=0), rig(messages, of_kind(kind), cameras, poll_messages=2)
 
-    whole.finish()
-    for steps in lives:
-        troubled.steps(steps)
-        troubled.start()
-    troubled.finish()
+    uploaded.finish()
+    cached.survive(crashes, outages)
 
-    assert effects(troubled) == effects(whole)
+    assert cached.effects() == uploaded.effects()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_frame_goes_up_once(kind: tuple[int, bool]) -> None:
+def test_uploads_each_frame_once(kind: tuple[int, bool]) -> None:
     messages = [message(0, n, f"camera-{n % 3}", (n * 37 % 100) / 100) for n in range(90)]
     served = rig(messages, of_kind(kind), cameras=3)
 
@@ -92,7 +81,7 @@ def test_every_frame_goes_up_once(kind: tuple[int, bool]) -> None:
     assert served.counted("gpu_cache_miss_clips_total") == 0
 
 
-def test_cameras_for_which_there_is_no_room_are_served_told_once_and_counted() -> None:
+def test_exhausted_cache_warns_once_and_counts() -> None:
     messages = [message(0, n, f"camera-{n % 3}", 0.5) for n in range(30)]
     served = rig(messages, spec_of(3, recurrent=False), cameras=2)
 
@@ -104,7 +93,7 @@ def test_cameras_for_which_there_is_no_room_are_served_told_once_and_counted() -
     assert [line["gpu_cached_cameras"] for line in lines if "GPU cache exhausted" in line["event"]] == [2]
 
 
-def test_a_camera_that_falls_silent_for_good_leaves_its_room_to_another() -> None:
+def test_dropped_camera_frees_cache() -> None:
     spec = spec_of(3, recurrent=True)
     engine, clips = Counting(spec, cameras=1), ClipBuffer(spec, 5_000)
     metrics = Metrics()
@@ -132,7 +121,7 @@ def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, off
     return scorer.score([clip]) if clips.is_full(clip) else None
 
 
-def test_an_engine_that_fails_leaves_a_memory_as_it_was() -> None:
+def test_engine_failure_keeps_memory() -> None:
     spec = recurrent(3)
     engine, clips = Counting(spec, cameras=1), ClipBuffer(spec, 5_000)
     scorer = scorer_of(engine)
@@ -155,14 +144,14 @@ def full_clip(clips: ClipBuffer) -> Clip:
 
 
 @pytest.mark.parametrize("cameras", [0, 1])
-def test_scores_are_given_in_units_of_the_reference(cameras: int) -> None:
+def test_scores_in_reference_units(cameras: int) -> None:
     spec = spec_of(3, recurrent=False)
     scorer = Scorer(OnHost(spec, cameras=cameras), 0.5, -inf, Metrics())
     assert scorer.score([full_clip(ClipBuffer(spec, 5_000))])[0].score == 2 * (1 * 10 + 2 * 20 + 3 * 30)
 
 
 @pytest.mark.parametrize("cameras", [0, 1])
-def test_events_have_their_regions_though_heat_maps_of_calm_frames_stay_on_the_device(cameras: int) -> None:
+def test_events_have_regions(cameras: int) -> None:
     spec = spec_of(3, recurrent=False)
     engine = OnHost(spec, cameras=cameras)
     served = Rig(run_of("gate", [0.1] * 5 + [0.9] * 6 + [0.1] * 10), spec=spec, engine=engine, score_scale=LARGEST)

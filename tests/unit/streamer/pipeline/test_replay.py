@@ -1,4 +1,4 @@
-"""Where a partition begins: stored progress first, then the group's committed offset, then the settings."""
+"""Where a partition starts: at the stored progress, else the committed offset, else what the settings say."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from streamer.interfaces import CameraState, Progress
 from streamer.pipeline.replay import MAX_REPLAY_MESSAGES, StartPlan, plan_start, start_over
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
-from tests.unit.streamer.pipeline_kit import message
+from tests.harness.pipeline import message
 
 P0 = Partition("frames", 0)
 FIRST, END = 10, 20
@@ -16,7 +16,7 @@ OPEN_EVENT = OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_sco
 
 
 class Start:
-    """A partition that Kafka keeps from offset 10 to 19, and what is known of it."""
+    """A partition with offsets 10 to 19, and its stored progress."""
 
     def __init__(self, progress: Progress | None = None, committed: int | None = None, first: int = FIRST) -> None:
         self.topic = MemoryTopic([message(0, offset, "gate", b"never decoded") for offset in (first, END - 1)])
@@ -37,7 +37,7 @@ def needs(clip_from: int | None) -> dict[str, CameraState]:
 
 
 @pytest.mark.parametrize(("start", "offset"), [("earliest", FIRST), ("latest", END)])
-def test_a_group_that_knows_nothing_begins_where_the_settings_say(start: str, offset: int) -> None:
+def test_new_group_follows_setting(start: str, offset: int) -> None:
     case = Start()
 
     plan = case.plan(start)
@@ -48,14 +48,14 @@ def test_a_group_that_knows_nothing_begins_where_the_settings_say(start: str, of
 
 @pytest.mark.parametrize(("committed", "offset"), [(15, 15), (4, FIRST), (END, END)])
 @pytest.mark.parametrize("start", ["earliest", "latest"])
-def test_the_groups_committed_offset_comes_before_the_settings(start: str, committed: int, offset: int) -> None:
+def test_committed_offset_before_setting(start: str, committed: int, offset: int) -> None:
     case = Start(committed=committed)
 
     assert case.plan(start).next_offset == offset
     assert case.stored() == offset
 
 
-def test_stored_progress_comes_before_the_committed_offset() -> None:
+def test_progress_before_committed_offset() -> None:
     case = Start(Progress(17, needs(15)), committed=12)
 
     plan = case.plan("earliest")
@@ -65,7 +65,7 @@ def test_stored_progress_comes_before_the_committed_offset() -> None:
     assert case.stored() == 17
 
 
-def test_reading_begins_at_the_oldest_frame_that_any_camera_needs() -> None:
+def test_reads_from_oldest_needed_frame() -> None:
     cameras = {"gate": CameraState(clip_from=13), "yard": CameraState(clip_from=11), "hall": CameraState()}
 
     plan = Start(Progress(17, cameras)).plan()
@@ -74,18 +74,18 @@ def test_reading_begins_at_the_oldest_frame_that_any_camera_needs() -> None:
     assert plan.replay_from == {"gate": 13, "yard": 11}
 
 
-def test_without_clips_under_way_reading_begins_at_the_progress() -> None:
+def test_no_replay_without_clips() -> None:
     assert Start(Progress(17)).plan().read_from == 17
 
 
-def test_frames_that_kafka_no_longer_has_are_not_replayed() -> None:
+def test_no_replay_of_deleted_frames() -> None:
     plan = Start(Progress(12, needs(8))).plan()
 
     assert (plan.read_from, plan.replay_from, plan.lost) == (10, {"gate": 10}, 0)
 
 
 @pytest.mark.parametrize(("beyond", "replayed"), [(0, True), (1, False)])
-def test_a_camera_that_would_be_replayed_from_too_far_back_starts_afresh(beyond: int, replayed: bool) -> None:
+def test_replay_length_is_limited(beyond: int, replayed: bool) -> None:
     next_offset = 10 * MAX_REPLAY_MESSAGES
     clip_from = next_offset - MAX_REPLAY_MESSAGES - beyond
     case = Start(Progress(next_offset, {**needs(clip_from), "yard": CameraState(clip_from=next_offset - 1)}), first=0)
@@ -96,11 +96,11 @@ def test_a_camera_that_would_be_replayed_from_too_far_back_starts_afresh(beyond:
     assert plan.read_from == (clip_from if replayed else next_offset - 1)
 
 
-def test_sixty_frames_of_a_hundred_cameras_on_one_partition_are_replayed() -> None:
+def test_replay_limit_fits_100_cameras() -> None:
     assert MAX_REPLAY_MESSAGES >= 60 * 100
 
 
-def test_messages_deleted_before_they_were_read_are_counted_and_stepped_over() -> None:
+def test_skips_and_counts_lost_messages() -> None:
     case = Start(Progress(4, needs(2)))
 
     plan = case.plan()
@@ -110,7 +110,7 @@ def test_messages_deleted_before_they_were_read_are_counted_and_stepped_over() -
     assert plan.cameras == needs(2)
 
 
-def test_planning_again_changes_nothing() -> None:
+def test_planning_is_idempotent() -> None:
     case = Start(Progress(4, needs(2)))
 
     first, again = case.plan(), case.plan()
@@ -119,7 +119,7 @@ def test_planning_again_changes_nothing() -> None:
 
 
 class OvertakenStore(MemoryProgressStore):
-    """Another consumer stores its beginning right after this one has read."""
+    """Another consumer stores progress right after this one has read."""
 
     def read(self, partition: Partition) -> Progress:
         progress = super().read(partition)
@@ -127,7 +127,7 @@ class OvertakenStore(MemoryProgressStore):
         return progress
 
 
-def test_of_two_consumers_that_begin_at_once_only_one_may_store_where() -> None:
+def test_concurrent_start_is_fenced() -> None:
     case = Start()
     case.store = OvertakenStore()
 
@@ -137,7 +137,7 @@ def test_of_two_consumers_that_begin_at_once_only_one_may_store_where() -> None:
     assert case.store.progress[P0] == Progress(12)
 
 
-def test_starting_over_forgets_progress_beyond_the_topics_end() -> None:
+def test_start_over_resets_progress() -> None:
     state = CameraState(clip_from=98, event=OPEN_EVENT)
     case = Start(Progress(100, {"gate": state, "yard": state}))
 
@@ -147,7 +147,7 @@ def test_starting_over_forgets_progress_beyond_the_topics_end() -> None:
 
 
 @pytest.mark.parametrize("progress", [Progress(), Progress(12, needs(11)), Progress(END, needs(18))])
-def test_starting_over_leaves_progress_alone_that_the_topic_still_has(progress: Progress) -> None:
+def test_start_over_keeps_valid_progress(progress: Progress) -> None:
     case = Start(progress)
 
     start_over(case.source, case.store, P0)

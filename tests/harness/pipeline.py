@@ -1,9 +1,10 @@
-"""Builds a pipeline of shipped fakes around the real stages, on tiny real pictures."""
+"""The real pipeline on in-memory Kafka and Redis, and streams of tiny images for it."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
+from hypothesis import strategies as st
 
 from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
@@ -49,7 +50,7 @@ FRAME_MS = 100
 
 
 def picture(brightness: float) -> bytes:
-    """A PNG of one grey, exact."""
+    """A PNG of uniform grey."""
     done, encoded = cv2.imencode(".png", np.full((16, 16), round(brightness * 255), np.uint8))
     assert done
     return encoded.tobytes()
@@ -58,7 +59,7 @@ def picture(brightness: float) -> bytes:
 def message(
     partition: int, offset: int, camera_id: str | None, brightness: float | bytes, *, at_ms: int | None = None
 ) -> FrameMessage:
-    """One message; ``brightness`` may be raw bytes. Frames are 100 ms apart by their offset unless ``at_ms`` says otherwise."""
+    """One message; ``brightness`` may be raw bytes. Captured at 100 ms times the offset unless ``at_ms`` is given."""
     value = brightness if isinstance(brightness, bytes) else picture(brightness)
     captured_at_ms = offset * FRAME_MS if at_ms is None else at_ms
     return FrameMessage(
@@ -72,12 +73,32 @@ def message(
 
 
 def run_of(camera_id: str, brightnesses: list[float], partition: int = 0) -> list[FrameMessage]:
-    """One camera alone on a partition."""
+    """The messages of one camera, alone on a partition."""
     return [message(partition, offset, camera_id, brightness) for offset, brightness in enumerate(brightnesses)]
 
 
+@st.composite
+def streams(draw: st.DrawFn) -> list[FrameMessage]:
+    """Messages of a few cameras on two partitions: some are bad, offsets have holes, capture times have gaps."""
+    messages = []
+    for partition in (0, 1):
+        offset = at_ms = 0
+        for _ in range(draw(st.integers(1, 25))):
+            offset += draw(st.integers(1, 3))
+            at_ms += draw(st.sampled_from([100, 100, 100, 20_000]))
+            value = draw(st.sampled_from([0.1, 0.45, 0.8, 0.8, 1.0, b"rubbish"]))
+            messages.append(message(partition, offset, f"camera-{partition}-{draw(st.integers(0, 2))}", value, at_ms=at_ms))
+    return messages
+
+
+CRASHES = st.lists(st.integers(0, 4), max_size=8)
+"""Turns of the loop before each crash."""
+OUTAGES = st.lists(st.sampled_from(["lost", "unanswered", ""]), max_size=10)
+"""See :attr:`tests.harness.fakes.MemoryProgressStore.failures`."""
+
+
 class Rig:
-    """A topic, a store and dead letters that outlive pipelines, and a pipeline on them."""
+    """A topic, a store and dead letters that survive crashes, and a pipeline on them that may be started again."""
 
     def __init__(
         self,
@@ -95,12 +116,12 @@ class Rig:
         self._max_clips = max_clips
         self._poll_messages = poll_messages
         self._score_scale = score_scale
-        self.decoder = MessageDecoder(CpuDecoder(spec, threads=1))
+        self._decoder = MessageDecoder(CpuDecoder(spec, threads=1))
         self.engine = engine or (BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec))
         self.start()
 
     def start(self) -> None:
-        """A new consumer with nothing in memory, as after a crash."""
+        """Start a consumer with nothing in memory, as after a crash."""
         self.source = MemoryFrameSource(self.topic, self._poll_messages)
         self.metrics = Metrics()
         self.health = Health(self.clock)
@@ -108,7 +129,7 @@ class Rig:
         self.pipeline = Pipeline(
             Stages(
                 source=self.source,
-                decoder=self.decoder,
+                decoder=self._decoder,
                 clips=ClipBuffer(self.engine.spec, 5_000),
                 batcher=MicroBatcher(self._max_clips, 0.05),
                 scorer=Scorer(self.engine, self._score_scale, decider.least_exit, self.metrics),
@@ -129,21 +150,37 @@ class Rig:
             self.pipeline.step()
 
     def finish(self) -> None:
-        """Turn the loop until every message is behind, bounded: ten outages in a row take 5,000 turns of backing off."""
+        """Turn the loop until every message is done. Ten outages in a row take 5,000 turns of backing off."""
         for _ in range(10_000):
             self.pipeline.step()
-            if all(self.done(partition) for partition in self.topic.partitions):
+            if all(self._done(partition) for partition in self.topic.partitions):
                 return
         raise AssertionError(f"not done: {self.store.progress}")
 
-    def done(self, partition: Partition) -> bool:
-        """Whether all messages of a partition are behind."""
+    def survive(self, crashes: list[int], outages: list[str]) -> None:
+        """Turn the loop until every message is done, through crashes and outages of Redis."""
+        self.store.failures = list(outages)
+        for steps in crashes:
+            self.steps(steps)
+            self.start()
+        self.finish()
+
+    def _done(self, partition: Partition) -> bool:
         return self.store.read(partition).next_offset == self.source.bounds(partition)[1]
 
     def events(self, *names: str) -> list[tuple[str, ...]]:
-        """The events written, as tuples of some fields."""
+        """Some fields of the stored events."""
         return [tuple(event.get(name, "") for name in names) for event in self.store.events]
 
     def counted(self, name: str, **labels: str) -> float:
-        """A metric's value."""
         return self.metrics.registry.get_sample_value(f"oddsight_{name}", labels) or 0.0
+
+    def scored_offsets(self) -> list[int]:
+        """Offsets of the stored scores, in the order they were written."""
+        return [int(fields["offset"]) for _, fields in self.store.scores]
+
+    def effects(self) -> tuple[object, ...]:
+        """Everything stored that users of Oddsight can see, partition by partition."""
+        scores = sorted((fields["partition"], int(fields["offset"]), name, fields["score"]) for name, fields in self.store.scores)
+        events = {number: [event for event in self.store.events if event["partition"] == number] for number in ("0", "1")}
+        return scores, events, self.store.progress

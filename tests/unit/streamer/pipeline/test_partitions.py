@@ -1,4 +1,4 @@
-"""The tracker against a plain model: outcomes come out once, in order, and never past an open offset."""
+"""The offset tracker returns results once, in order, and never past an unfinished offset."""
 
 from itertools import islice
 
@@ -12,7 +12,7 @@ MOVES = st.lists(st.tuples(st.sampled_from(["open", "close", "take"]), st.intege
 
 
 @given(st.integers(0, 1_000), MOVES)
-def test_outcomes_come_once_in_order_and_never_past_an_open_offset(first: int, moves: list[tuple[str, int]]) -> None:
+def test_tracker_matches_model(first: int, moves: list[tuple[str, int]]) -> None:
     tracker: OffsetTracker[str] = OffsetTracker(first)
     opened: list[int] = []
     pending: list[int] = []
@@ -34,7 +34,7 @@ def test_outcomes_come_once_in_order_and_never_past_an_open_offset(first: int, m
             assert len(tracker) == len(opened) - len(done)
 
 
-def test_what_is_closed_last_lets_everything_out_in_offset_order() -> None:
+def test_returns_results_in_offset_order() -> None:
     tracker = tracker_with(5, 6, 9)
 
     tracker.finish(9, "nine")
@@ -46,7 +46,7 @@ def test_what_is_closed_last_lets_everything_out_in_offset_order() -> None:
     assert tracker.next_offset == 10
 
 
-def test_an_outcome_of_none_counts_as_done() -> None:
+def test_none_is_a_result() -> None:
     tracker: OffsetTracker[None] = OffsetTracker(0)
     tracker.add(0)
 
@@ -56,7 +56,7 @@ def test_an_outcome_of_none_counts_as_done() -> None:
     assert tracker.next_offset == 1
 
 
-def test_next_offset_moves_only_past_what_was_really_taken() -> None:
+def test_next_offset_follows_taken_results() -> None:
     tracker = tracker_with(0, 1)
     tracker.finish(0, "zero")
     tracker.finish(1, "one")
@@ -66,30 +66,24 @@ def test_next_offset_moves_only_past_what_was_really_taken() -> None:
     assert list(tracker.take_finished()) == ["one"]
 
 
-def test_a_hole_before_the_first_message_does_not_move_progress_by_itself() -> None:
+def test_hole_does_not_move_next_offset() -> None:
     tracker = tracker_with(7)
 
     assert list(tracker.take_finished()) == []
     assert tracker.next_offset == 0
 
 
-@pytest.mark.parametrize("offset", [4, 6, 7])
-def test_an_offset_that_does_not_follow_is_refused(offset: int) -> None:
+@pytest.mark.parametrize(("added", "offset", "newest"), [([7], 4, 7), ([7], 6, 7), ([7], 7, 7), ([], 4, 4)])
+def test_rejects_offset_out_of_order(added: list[int], offset: int, newest: int) -> None:
     tracker: OffsetTracker[str] = OffsetTracker(5)
-    tracker.add(7)
+    for each in added:
+        tracker.add(each)
 
-    with pytest.raises(ValueError, match=f"offset {offset} does not follow 7"):
+    with pytest.raises(ValueError, match=f"offset {offset} does not follow {newest}"):
         tracker.add(offset)
 
 
-def test_an_offset_before_the_progress_is_refused() -> None:
-    tracker: OffsetTracker[str] = OffsetTracker(5)
-
-    with pytest.raises(ValueError, match="offset 4 does not follow 4"):
-        tracker.add(4)
-
-
-def test_an_offset_that_is_not_open_cannot_be_closed() -> None:
+def test_rejects_unknown_or_finished_offset() -> None:
     tracker = tracker_with(5)
     tracker.finish(5, "done")
 
@@ -100,7 +94,7 @@ def test_an_offset_that_is_not_open_cannot_be_closed() -> None:
 
 
 def tracker_with(*offsets: int) -> OffsetTracker[str]:
-    """A tracker that begins at 0 with these offsets open."""
+    """A tracker from 0 with these offsets added."""
     tracker: OffsetTracker[str] = OffsetTracker(0)
     for offset in offsets:
         tracker.add(offset)

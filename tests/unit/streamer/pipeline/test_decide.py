@@ -1,15 +1,18 @@
-"""The decider: each camera's own rule, the frames a restart needs, and where every event comes from."""
+"""Decisions, event entries, and the region of an event."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
 
 from deploy.errors import ConfigError
 from streamer.config import Settings
 from streamer.interfaces import CameraState
-from streamer.pipeline.decide import Decider, Decision
+from streamer.pipeline.decide import Decider, Decision, hot_region
 from streamer.types import FrameInfo, Outcome, Partition
 from tests.harness.fakes import FakeClock
-from tests.unit.streamer.pipeline_kit import BUNDLE
+from tests.harness.pipeline import BUNDLE
 
 P3 = Partition("frames", 3)
 AT_ONCE = {"min_duration_s": 0.0, "merge_gap_s": 0.3, "update_interval_s": 0.2}
@@ -18,7 +21,7 @@ WALL_CLOCK_S = 1_700_000_000.25
 
 
 def decider(cameras: dict[str, dict[str, float]] | None = None) -> Decider:
-    """A decider that announces at the first frame."""
+    """A decider that starts an event at the first frame."""
     settings = Settings.model_validate({"decision": AT_ONCE, "cameras": cameras or {}})
     return Decider(settings, BUNDLE, "openvino", FakeClock(WALL_CLOCK_S))
 
@@ -30,7 +33,7 @@ def outcome(offset: int, score: float | None, *, camera_id: str = "gate", clip_f
 
 
 def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
-    """What one camera's frames decide, one after another."""
+    """Decisions for consecutive frames of one camera."""
     decisions: list[Decision] = []
     for frame in outcomes:
         state = decisions[-1].state if decisions else CameraState()
@@ -38,14 +41,14 @@ def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
     return decisions
 
 
-def test_a_camera_without_thresholds_of_its_own_gets_the_calibrated_ones() -> None:
+def test_default_thresholds_are_calibrated() -> None:
     subject = decider({"gate": {"enter": 0.9}})
 
     assert (subject.rule("yard").enter, subject.rule("yard").exit) == (0.5, 0.4)
     assert (subject.rule("gate").enter, subject.rule("gate").exit) == (0.9, 0.4)
 
 
-def test_each_cameras_scores_are_held_against_its_own_threshold() -> None:
+def test_camera_thresholds_apply() -> None:
     subject = decider({"gate": {"enter": 0.9}})
 
     [gate] = run_of(subject, outcome(2, 0.7))
@@ -58,24 +61,24 @@ def test_each_cameras_scores_are_held_against_its_own_threshold() -> None:
     assert (gate.score["threshold"], yard.score["threshold"]) == ("0.9", "0.5")
 
 
-def test_the_least_exit_threshold_is_that_of_all_cameras_calibrated_ones_included() -> None:
+def test_least_exit_of_all_cameras() -> None:
     assert decider().least_exit == BUNDLE.calibration.exit == 0.4
     assert decider({"gate": {"exit": 0.2}, "yard": {"enter": 0.9, "exit": 0.8}}).least_exit == 0.2
     assert decider({"yard": {"enter": 0.9, "exit": 0.8}}).least_exit == 0.4
 
 
-def test_a_cameras_wrong_threshold_is_found_before_its_first_frame() -> None:
+def test_rejects_bad_threshold_at_start() -> None:
     with pytest.raises(ConfigError, match=r"cameras\.gate\.exit"):
         decider({"gate": {"exit": 0.8}})
 
 
-def test_what_a_restart_needs_is_kept_from_frame_to_frame() -> None:
+def test_state_keeps_clip_from() -> None:
     decisions = run_of(decider(), outcome(7, None, clip_from=7), outcome(8, 0.1, clip_from=7), outcome(9, 0.1, clip_from=None))
 
     assert [decision.state.clip_from for decision in decisions] == [7, 7, None]
 
 
-def test_an_event_names_everything_that_explains_it() -> None:
+def test_event_fields() -> None:
     [decision] = run_of(decider(), outcome(2, 0.75))
 
     assert decision.events[0].model_dump(exclude={"event_id"}) == {
@@ -99,7 +102,7 @@ def test_an_event_names_everything_that_explains_it() -> None:
     }
 
 
-def test_one_event_keeps_its_id_and_start_from_start_to_end() -> None:
+def test_event_id_is_stable() -> None:
     scores = [0.6, 0.7, 0.9, 0.1, 0.1, 0.1, 0.1]
     decisions = run_of(decider(), *(outcome(offset, score) for offset, score in enumerate(scores)))
     events = [event for decision in decisions for event in decision.events]
@@ -114,7 +117,7 @@ def test_one_event_keeps_its_id_and_start_from_start_to_end() -> None:
     assert [event.ended_at_ms for event in events] == [None, None, 200]
 
 
-def test_an_event_goes_on_between_the_exit_and_the_enter_threshold_but_does_not_begin_there() -> None:
+def test_hysteresis() -> None:
     between = [outcome(offset, 0.45) for offset in range(1, 9)]
 
     lasting = run_of(decider(), outcome(0, 0.6), *between)
@@ -124,7 +127,7 @@ def test_an_event_goes_on_between_the_exit_and_the_enter_threshold_but_does_not_
     assert [event for decision in never_begun for event in decision.events] == []
 
 
-def test_an_end_has_no_region_and_the_score_of_its_frame_if_there_is_one() -> None:
+def test_end_has_score_but_no_region() -> None:
     *_, unscored = run_of(decider(), outcome(0, 0.6), outcome(50, None))
     *_, scored = run_of(decider(), outcome(0, 0.6), outcome(50, 0.1))
 
@@ -132,14 +135,14 @@ def test_an_end_has_no_region_and_the_score_of_its_frame_if_there_is_one() -> No
     assert [(event.kind, event.score, event.region) for event in scored.events] == [("end", 0.1, None)]
 
 
-def test_events_that_begin_with_different_frames_have_different_ids() -> None:
+def test_event_ids_differ() -> None:
     [one] = run_of(decider(), outcome(2, 0.7))
     [other] = run_of(decider(), outcome(3, 0.7))
 
     assert one.events[0].event_id != other.events[0].event_id
 
 
-def test_a_frame_that_completes_no_clip_has_no_score_entry() -> None:
+def test_score_fields() -> None:
     without, scored = run_of(decider(), outcome(1, None), outcome(2, 0.123456789))
 
     assert without.score is None
@@ -151,3 +154,61 @@ def test_a_frame_that_completes_no_clip_has_no_score_entry() -> None:
         "offset": "2",
         "scored_at_ms": "1700000000250",
     }
+
+
+def heatmap(rows: int, columns: int, hot: dict[tuple[int, int], float]) -> np.ndarray:
+    """Zeros apart from the given (row, column) cells."""
+    cells = np.zeros((rows, columns), np.float32)
+    for place, heat in hot.items():
+        cells[place] = heat
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("hot", "region"),
+    [
+        ({(0, 0): 1.0}, "0,0,80,60"),
+        ({(7, 7): 1.0}, "560,420,80,60"),
+        ({(2, 3): 1.0, (2, 4): 0.6, (3, 3): 0.6}, "240,120,160,120"),
+        ({(2, 3): 1.0, (3, 4): 0.9}, "240,120,160,120"),  # corners touch
+        ({(2, 3): 1.0, (2, 4): 0.4}, "240,120,80,60"),  # less than half as hot
+        ({(2, 3): 1.0, (6, 6): 0.9}, "240,120,80,60"),  # hot, but elsewhere
+    ],
+)
+def test_region_is_hottest_patch(hot: dict[tuple[int, int], float], region: str) -> None:
+    assert hot_region(heatmap(8, 8, hot), 640, 480) == region
+
+
+def test_region_level_from_minimum() -> None:
+    cells = heatmap(4, 4, {(1, 1): 1.0, (1, 2): 0.4})
+
+    assert hot_region(cells - 5, 40, 40) == hot_region(cells, 40, 40) == "10,10,10,10"
+
+
+def test_even_heatmap_covers_image() -> None:
+    assert hot_region(np.full((3, 5), 0.7, np.float32), 100, 60) == "0,0,100,60"
+
+
+CELLS = st_numpy.arrays(
+    np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.floats(-(2.0**10), 2.0**10, width=32)
+)
+
+
+@given(CELLS, st.integers(1, 50), st.integers(1, 50))
+def test_region_inside_image(cells: np.ndarray, width_px: int, height_px: int) -> None:
+    x, y, width, height = map(int, hot_region(cells, width_px, height_px).split(","))
+
+    assert 0 <= x < x + width <= width_px
+    assert 0 <= y < y + height <= height_px
+
+
+@given(CELLS, st.integers(0, 50), st.integers(0, 50))
+def test_region_holds_maximum(cells: np.ndarray, more_columns: int, more_rows: int) -> None:
+    rows, columns = cells.shape
+    width_px, height_px = columns + more_columns, rows + more_rows  # at least a pixel a cell
+
+    x, y, width, height = map(int, hot_region(cells, width_px, height_px).split(","))
+
+    row, column = (int(index) for index in np.unravel_index(cells.argmax(), cells.shape))
+    assert x <= column * width_px // columns < (column + 1) * width_px // columns <= x + width
+    assert y <= row * height_px // rows < (row + 1) * height_px // rows <= y + height

@@ -1,4 +1,4 @@
-"""Messages are untrusted: each becomes a frame, or a rejection that says why."""
+"""Messages are untrusted: each becomes a frame or a rejection with a reason."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from deploy.image import MAX_PICTURE_BYTES, DecodedFrame
 from streamer.pipeline.decode import MessageDecoder
 from streamer.types import MAX_CAMERA_ID_CHARS, CameraFrame, FrameInfo, FrameMessage, Partition, Rejected
 from tests.harness import fake_nvimgcodec
-from tests.unit.streamer.pipeline_kit import SPEC, picture
+from tests.harness.pipeline import SPEC, picture
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 PNG = picture(0.5)
@@ -35,7 +35,7 @@ REASONS = {
 
 
 def png_header(width_px: int, height_px: int) -> bytes:
-    """A PNG that claims this size, and ends behind that claim."""
+    """A truncated PNG whose header claims this size."""
     return PNG_MAGIC + b"\0\0\0\rIHDR" + width_px.to_bytes(4, "big") + height_px.to_bytes(4, "big") + b"\x08\0\0\0\0" + bytes(4)
 
 
@@ -58,7 +58,7 @@ def decoded(decoder: MessageDecoder, message: FrameMessage) -> CameraFrame:
     return frame
 
 
-def test_a_good_message_becomes_a_frame(decoder: MessageDecoder) -> None:
+def test_decodes_message(decoder: MessageDecoder) -> None:
     frame = decoded(decoder, GOOD)
 
     assert frame.info == FrameInfo(GOOD.partition, 7, "gate", 500, 16, 16)
@@ -66,7 +66,7 @@ def test_a_good_message_becomes_a_frame(decoder: MessageDecoder) -> None:
     assert (frame.frame == 128).all()
 
 
-def test_a_frame_remembers_the_size_of_the_cameras_picture_and_what_decoded_it(decoder: MessageDecoder) -> None:
+def test_keeps_original_size_and_decoder(decoder: MessageDecoder) -> None:
     done, encoded = cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))
     assert done
 
@@ -77,14 +77,14 @@ def test_a_frame_remembers_the_size_of_the_cameras_picture_and_what_decoded_it(d
     assert frame.frame.shape == SPEC.frame_shape
 
 
-def test_without_a_header_the_records_own_time_is_the_capture_time(decoder: MessageDecoder) -> None:
+def test_capture_time_from_record(decoder: MessageDecoder) -> None:
     others = (("sequence", b"9"), ("content_type", b"image/png"))
 
     assert decoded(decoder, replace(GOOD, headers=others)).info.captured_at_ms == 123
 
 
 @pytest.mark.parametrize("key", ["gate", "Tor 3", "камера-1", "a", "x" * MAX_CAMERA_ID_CHARS, "[/]"])
-def test_a_printable_key_is_the_camera_id(decoder: MessageDecoder, key: str) -> None:
+def test_accepts_printable_key(decoder: MessageDecoder, key: str) -> None:
     assert decoded(decoder, replace(GOOD, key=key.encode())).info.camera_id == key
 
 
@@ -119,7 +119,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("reason", "message"), BAD.values(), ids=BAD)
-def test_a_bad_message_is_rejected_with_its_reason(decoder: MessageDecoder, reason: str, message: FrameMessage) -> None:
+def test_rejects_bad_message(decoder: MessageDecoder, reason: str, message: FrameMessage) -> None:
     [rejected] = decoder.decode([message])
 
     assert isinstance(rejected, Rejected)
@@ -127,18 +127,18 @@ def test_a_bad_message_is_rejected_with_its_reason(decoder: MessageDecoder, reas
     assert 0 < len(rejected.detail) < 300
 
 
-def test_every_reason_is_tried_above() -> None:
+def test_bad_covers_all_reasons() -> None:
     assert {reason for reason, _ in BAD.values()} == REASONS
 
 
-def test_the_last_millisecond_that_is_a_capture_time_is_taken(decoder: MessageDecoder) -> None:
+def test_accepts_latest_capture_time(decoder: MessageDecoder) -> None:
     frame = decoded(decoder, replace(GOOD, headers=header_of(b"%d" % END_OF_TIME_MS)))
 
     assert frame.info.captured_at_ms == END_OF_TIME_MS
 
 
 class PngsElsewhere(CpuDecoder):
-    """Calls itself nvjpeg, and leaves PNGs to others."""
+    """Named nvjpeg, but leaves PNGs to another decoder."""
 
     name = "nvjpeg"
 
@@ -149,7 +149,7 @@ class PngsElsewhere(CpuDecoder):
         ]
 
 
-def test_the_first_frame_that_another_decoder_made_is_told_of_and_only_that() -> None:
+def test_warns_once_of_other_decoder() -> None:
     done, jpeg = cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))
     assert done
     messages = [replace(GOOD, offset=1, value=jpeg.tobytes()), replace(GOOD, offset=2), replace(GOOD, offset=3)]
@@ -164,7 +164,7 @@ def test_the_first_frame_that_another_decoder_made_is_told_of_and_only_that() ->
     assert [(line["message"], line["decoder"], line["decoded_by"]) for line in logs] == [("frames[0]@2", "nvjpeg", "cpu")]
 
 
-def test_results_keep_the_messages_order_though_small_pictures_are_done_first(decoder: MessageDecoder) -> None:
+def test_keeps_message_order(decoder: MessageDecoder) -> None:
     done, large = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (700, 700), np.uint8))
     assert done
     values = [large.tobytes() if offset % 4 == 0 else PNG if offset % 4 == 1 else b"rubbish" for offset in range(24)]
@@ -177,7 +177,7 @@ def test_results_keep_the_messages_order_though_small_pictures_are_done_first(de
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A real picture with some bytes overwritten, perhaps cut."""
+    """A valid image with bytes overwritten, possibly truncated."""
     content = bytearray(PNG)
     for at, byte in draw(st.lists(st.tuples(st.integers(0, len(PNG) - 1), st.integers(0, 255)), max_size=4)):
         content[at] = byte
@@ -201,9 +201,7 @@ MESSAGES = st.builds(
 
 @settings(deadline=None)
 @given(messages=st.lists(MESSAGES, max_size=6))
-def test_nothing_a_message_holds_comes_out_as_anything_but_a_frame_or_a_rejection(
-    decoder: MessageDecoder, messages: list[FrameMessage]
-) -> None:
+def test_never_raises(decoder: MessageDecoder, messages: list[FrameMessage]) -> None:
     results = decoder.decode(messages)
 
     assert [offset_of(result) for result in results] == [message.offset for message in messages]

@@ -1,4 +1,4 @@
-"""Clips hold the newest frames of one camera of one partition, and of nobody else."""
+"""Clips hold the newest frames of one camera of one partition only."""
 
 import numpy as np
 import pytest
@@ -14,44 +14,43 @@ MAX_GAP_MS = 1_000
 
 
 def frame(offset: int, camera_id: str = "gate", *, partition: Partition = P0, at_ms: int | None = None) -> CameraFrame:
-    """A frame whose pixels tell its offset; 100 ms apart unless ``at_ms`` says otherwise."""
+    """A frame whose pixel value is its offset; captured at 100 ms times the offset unless ``at_ms`` is given."""
     pixels = np.full((2, 2, 1), offset % 256, np.uint8)
     info = FrameInfo(partition, offset, camera_id, offset * 100 if at_ms is None else at_ms, 2, 2)
     return CameraFrame(info, pixels, "cpu")
 
 
 def buffer_of(length: int, max_gap_ms: int = MAX_GAP_MS, *, state_warmup_frames: int = 0) -> ClipBuffer:
-    """A buffer for clips of so many frames, and for a state that forgets in so many."""
     state = {"state_shape": (1, 1, 1), "state_warmup_frames": state_warmup_frames} if state_warmup_frames else {}
     return ClipBuffer(ClipSpec(length=length, height_px=16, width_px=16, **state), max_gap_ms)
 
 
-def shown(clip: Clip) -> list[int]:
-    """The offsets that a clip's pixels tell."""
+def offsets(clip: Clip) -> list[int]:
+    """The offsets of a clip's frames, from their pixels."""
     return [int(pixels[0, 0, 0]) for pixels in clip.frames]
 
 
-def test_a_clip_is_full_with_its_last_frame_and_slides_from_then_on() -> None:
+def test_clip_fills_then_slides() -> None:
     buffer = buffer_of(3)
 
     clips = [buffer.push(frame(offset)) for offset in range(5)]
 
-    assert [shown(clip) for clip in clips] == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    assert [offsets(clip) for clip in clips] == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
     assert [buffer.is_full(clip) for clip in clips] == [False, False, True, True, True]
     assert [clip.clip_from for clip in clips] == [0, 0, 1, 2, 3]
 
 
-def test_a_model_of_single_frames_has_a_full_clip_at_once() -> None:
+def test_single_frame_clips() -> None:
     buffer = buffer_of(1)
 
     clips = [buffer.push(frame(offset)) for offset in range(2)]
 
-    assert [shown(clip) for clip in clips] == [[0], [1]]
+    assert [offsets(clip) for clip in clips] == [[0], [1]]
     assert all(buffer.is_full(clip) for clip in clips)
     assert [clip.clip_from for clip in clips] == [None, None]
 
 
-def test_what_a_restart_needs_reaches_back_as_far_as_the_state_remembers() -> None:
+def test_clip_from_covers_warmup() -> None:
     buffer = buffer_of(1, state_warmup_frames=3)
 
     clips = [buffer.push(frame(offset)) for offset in (2, 3, 5, 6, 9)]
@@ -59,7 +58,7 @@ def test_what_a_restart_needs_reaches_back_as_far_as_the_state_remembers() -> No
     assert [clip.clip_from for clip in clips] == [2, 2, 2, 3, 5]
 
 
-def test_clips_of_one_run_share_a_memory_and_no_others_do() -> None:
+def test_memory_shared_between_gaps() -> None:
     buffer = buffer_of(1, state_warmup_frames=3)
     first, second = buffer.push(frame(0)), buffer.push(frame(1))
     other_camera, after_a_gap = buffer.push(frame(2, "yard")), buffer.push(frame(3, at_ms=60_000))
@@ -71,7 +70,7 @@ def test_clips_of_one_run_share_a_memory_and_no_others_do() -> None:
     assert len({id(memory) for memory in memories}) == 4
 
 
-def test_a_clip_names_the_frame_that_its_score_belongs_to() -> None:
+def test_clip_info_is_newest_frame() -> None:
     buffer = buffer_of(2)
     buffer.push(frame(0))
     newest = frame(1)
@@ -79,44 +78,44 @@ def test_a_clip_names_the_frame_that_its_score_belongs_to() -> None:
     assert buffer.push(newest).info is newest.info
 
 
-def test_a_clip_does_not_change_when_further_frames_come() -> None:
+def test_clips_are_immutable() -> None:
     buffer = buffer_of(2)
     clip = buffer.push(frame(0))
 
     buffer.push(frame(1))
 
-    assert shown(clip) == [0]
+    assert offsets(clip) == [0]
 
 
-@pytest.mark.parametrize(("gap_ms", "begins_anew"), [(1_000, False), (1_001, True), (-1_000, False), (-1_001, True)])
-def test_a_jump_in_capture_time_begins_a_new_run(gap_ms: int, begins_anew: bool) -> None:
+@pytest.mark.parametrize(("gap_ms", "new"), [(1_000, False), (1_001, True), (-1_000, False), (-1_001, True)])
+def test_time_gap_starts_new_clip(gap_ms: int, new: bool) -> None:
     buffer = buffer_of(3)
     buffer.push(frame(0, at_ms=50_000))
 
     clip = buffer.push(frame(1, at_ms=50_000 + gap_ms))
 
-    assert clip.clip_from == (1 if begins_anew else 0)
-    assert shown(clip) == ([1] if begins_anew else [0, 1])
+    assert clip.clip_from == (1 if new else 0)
+    assert offsets(clip) == ([1] if new else [0, 1])
 
 
-def test_a_forgotten_partition_starts_afresh_and_the_others_go_on() -> None:
+def test_forget_drops_one_partition() -> None:
     buffer = buffer_of(2)
     for partition in (P0, P1):
         buffer.push(frame(0, partition=partition))
 
     buffer.forget(P0)
 
-    assert shown(buffer.push(frame(1, partition=P0))) == [1]
-    assert shown(buffer.push(frame(1, partition=P1))) == [0, 1]
+    assert offsets(buffer.push(frame(1, partition=P0))) == [1]
+    assert offsets(buffer.push(frame(1, partition=P1))) == [0, 1]
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.sampled_from([P0, P1]), st.sampled_from(["gate", "yard", "hall"])), max_size=40))
-def test_frames_of_different_cameras_and_partitions_never_mix(length: int, origins: list[tuple[Partition, str]]) -> None:
+def test_cameras_and_partitions_never_mix(length: int, origins: list[tuple[Partition, str]]) -> None:
     buffer = buffer_of(length, 1_000_000)
     seen: dict[tuple[Partition, str], list[int]] = {}
 
     for offset, origin in enumerate(origins):
         clip = buffer.push(frame(offset, origin[1], partition=origin[0]))
         seen.setdefault(origin, []).append(offset)
-        assert shown(clip) == seen[origin][-length:]
+        assert offsets(clip) == seen[origin][-length:]
         assert buffer.is_full(clip) == (len(seen[origin]) >= length)

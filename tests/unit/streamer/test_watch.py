@@ -1,0 +1,152 @@
+"""The terminal dashboard as an operator reads it."""
+
+import io
+from datetime import datetime
+
+import pytest
+from rich.console import Console
+
+from streamer.event import Event
+from streamer.redis.subscriber import ScoreEntry, Updates
+from streamer.watch import Dashboard, event_line
+from tests.harness.fakes import FakeClock
+
+STARTED_AT_MS = 1_700_000_000_700
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(100.0)
+
+
+@pytest.fixture
+def dashboard(clock: FakeClock) -> Dashboard:
+    return Dashboard(clock)
+
+
+def score(camera_id: str = "gate", value: float = 0.25, threshold: float = 0.5) -> ScoreEntry:
+    return ScoreEntry(camera_id, STARTED_AT_MS, value, threshold, STARTED_AT_MS)
+
+
+def event(kind: str = "start", camera_id: str = "gate", event_id: str = "e0", **changes: object) -> Event:
+    content = {
+        "event_id": event_id,
+        "kind": kind,
+        "camera_id": camera_id,
+        "started_at_ms": STARTED_AT_MS,
+        "captured_at_ms": STARTED_AT_MS,
+        "score": 0.75,
+        "peak_score": 0.875,
+        "threshold": 0.5,
+        "calibration_id": "c",
+        "model_id": "m",
+        "engine": "onnx",
+        "region": "0,8,16,32",
+        "topic": "frames",
+        "partition": 0,
+        "offset": 1,
+        "scored_at_ms": STARTED_AT_MS,
+    }
+    return Event.model_validate(content | changes)
+
+
+def shown(dashboard: Dashboard) -> str:
+    """The dashboard as plain text."""
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(dashboard.render())
+    return console.export_text()
+
+
+def line_of(dashboard: Dashboard, first_cell: str) -> list[str]:
+    """The cells of the camera table's row that starts with this cell."""
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in shown(dashboard).splitlines() if line.startswith("│")
+    ]
+    [cells] = [cells for cells in rows if cells[0] == first_cell]
+    return cells
+
+
+def test_empty_dashboard(dashboard: Dashboard) -> None:
+    text = shown(dashboard)
+
+    assert "score against threshold" in text
+    assert "event_id" in text
+    assert "│" not in text
+
+
+def test_shows_newest_score(dashboard: Dashboard) -> None:
+    dashboard.update(Updates([score(value=0.9), score(value=0.25)], []))
+
+    assert line_of(dashboard, "gate") == ["gate", "█" * 10 + "·" * 10 + "┃" + "·" * 11, "0.250", "0.500", "0.7", "normal"]
+
+
+@pytest.mark.parametrize(("value", "cells"), [(0.0, 0), (0.5, 20), (0.6, 23), (50.0, 31), (-3.0, 0)])
+def test_bar_reaches_mark_at_threshold(dashboard: Dashboard, value: float, cells: int) -> None:
+    dashboard.update(Updates([score(value=value)], []))
+
+    bar = line_of(dashboard, "gate")[1]
+    assert (len(bar), bar[20], bar.count("█")) == (32, "┃", cells)
+
+
+def test_anomaly_from_start_to_end(dashboard: Dashboard) -> None:
+    states = []
+    for kind in ("start", "update", "end"):
+        dashboard.update(Updates([score()], [event(kind)]))
+        states.append(line_of(dashboard, "gate")[-1])
+
+    assert states == ["ANOMALY", "ANOMALY", "normal"]
+
+
+def test_event_marks_its_camera_only(dashboard: Dashboard) -> None:
+    dashboard.update(Updates([score("gate"), score("yard")], [event(camera_id="yard")]))
+
+    assert (line_of(dashboard, "gate")[-1], line_of(dashboard, "yard")[-1]) == ("normal", "ANOMALY")
+
+
+def test_event_before_first_score(dashboard: Dashboard) -> None:
+    dashboard.update(Updates([], [event()]))
+    dashboard.update(Updates([score()], []))
+
+    assert line_of(dashboard, "gate")[-1] == "ANOMALY"
+
+
+def test_frame_rate_over_three_seconds(dashboard: Dashboard, clock: FakeClock) -> None:
+    dashboard.update(Updates([score("gate")] * 6, []))
+    clock.now_s += 2
+    dashboard.update(Updates([score("gate")] * 3 + [score("yard")] * 3, []))
+    assert [line_of(dashboard, name)[4] for name in ("gate", "yard", "all")] == ["3.0", "1.0", "4.0"]
+
+    clock.now_s += 2
+    assert [line_of(dashboard, name)[4] for name in ("gate", "yard", "all")] == ["1.0", "1.0", "2.0"]
+
+    clock.now_s += 60
+    assert line_of(dashboard, "all")[4] == "0.0"
+
+
+def test_cameras_sorted_by_name(dashboard: Dashboard) -> None:
+    dashboard.update(Updates([score("yard"), score("gate"), score("hall")], []))
+
+    text = shown(dashboard)
+    assert text.index("gate") < text.index("hall") < text.index("yard")
+
+
+def test_lists_newest_events_in_order(dashboard: Dashboard) -> None:
+    dashboard.update(Updates([], [event(event_id=f"event-{number}") for number in range(10)]))
+
+    listed = [line.split("│")[4].strip() for line in shown(dashboard).splitlines() if "event-" in line]
+
+    assert listed == [f"event-{number}" for number in range(2, 10)]
+
+
+def test_event_line() -> None:
+    captured = datetime.fromtimestamp(STARTED_AT_MS / 1000).astimezone().strftime("%H:%M:%S")
+
+    assert event_line(event()).split("  ") == [f"{captured}.7", "gate", "start", "e0", "0.750", "0.875", "0,8,16,32"]
+    assert event_line(event("end", score=None, region=None)).split("  ")[4:] == ["-", "0.875", "-"]
+
+
+@pytest.mark.parametrize("camera_id", ["gate[/]", "[bold]gate", ":fire:"])
+def test_camera_id_is_not_markup(dashboard: Dashboard, camera_id: str) -> None:
+    dashboard.update(Updates([score(camera_id)], [event(camera_id=camera_id)]))
+
+    assert shown(dashboard).count(camera_id) == 2
