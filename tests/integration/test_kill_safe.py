@@ -1,9 +1,10 @@
-"""Real footage through a real broker and the real service, killed at random moments: the effects are those of a calm run.
+"""Real footage through a real broker and the real service, killed at random: scores and events equal those of an undisturbed run.
 
-The model is the default one, small, so that the machine waits for messages and not for scores.
+The models are small, so that the service waits for messages and not for scores.
 """
 
 import random
+import re
 import shutil
 import time
 from contextlib import closing
@@ -12,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bundle import Bundle, read_bundle, replace_calibration
+from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
-from tests.harness.replay import Cameras, footage, ped2_cameras, produce
+from tests.harness.recurrent_toy import WARMUP_FRAMES, toy_spec, write_toy_bundle
+from tests.harness.replay import Cameras, footage, frame_index, ped2_cameras, produce
 from tests.harness.service import Entry, Results, Service, running
 from trainer.evaluation.runner import score_clips
 
@@ -32,8 +34,9 @@ FRAMES = 90
 HALF = 45
 """Frames of each camera sent before a consumer is killed."""
 FAST_SESSION_MS = 2_000
-"""A killed member is missed for this long by its group."""
+"""How long the group waits for a killed member."""
 EVENT_FACTS = ("event_id", "kind", "camera_id", "started_at_ms", "captured_at_ms", "ended_at_ms", "partition", "offset")
+NO_EVENTS = Calibration(median=0.5, q99=0.6, q999=0.7, enter=1e6, exit=1e6, frames=1000)
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +46,56 @@ def cameras() -> Cameras:
 
 @pytest.fixture(scope="module")
 def sections(cameras: Cameras, ped2_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Sections:
-    """Settings with thresholds in the middle of the scores and short times: every step is a chance to lose or double an event."""
+    """Thresholds around the median score and short times: many events, so that one lost or doubled is noticed."""
     some = {name: cameras[name] for name in ("01", "05", "09")}
-    bundle = nervous_bundle(ped2_bundle, tmp_path_factory.mktemp("bundle"), some)
+    folder = tmp_path_factory.mktemp("bundle")
+    shutil.copytree(ped2_bundle.path, folder, dirs_exist_ok=True)
+    bundle = read_bundle(folder)
+    scores = np.concatenate(list(lab_scores(bundle, some).values()))
+    low, middle = (float(np.nanquantile(scores, q)) for q in (0.4, 0.5))
+    replace_calibration(bundle, bundle.calibration.model_copy(update={"enter": middle, "exit": low}))
     return {
-        "engine": {"bundle": str(bundle)},
+        "engine": {"bundle": str(folder)},
         "decision": {"min_duration_s": 0.2, "merge_gap_s": 0.3, "update_interval_s": 0.5},
     }
 
 
 @pytest.fixture
 def kafka(kafka_broker: Broker) -> KafkaSettings:
-    return unique_kafka_settings(kafka_broker.address).model_copy(update={"session_timeout_ms": FAST_SESSION_MS})
+    return fast_session(kafka_broker)
+
+
+def fast_session(broker: Broker) -> KafkaSettings:
+    return unique_kafka_settings(broker.address).model_copy(update={"session_timeout_ms": FAST_SESSION_MS})
+
+
+def lab_scores(bundle: Bundle, cameras: Cameras) -> dict[str, np.ndarray]:
+    with closing(load_engine(bundle, EngineRequest("openvino"))) as engine:
+        return dict(score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items())))
+
+
+def kill_repeatedly(service: Service, results: Results, frames: int, seed: str) -> list[int]:
+    """Kill and restart a running service at random times until all frames are done; how many were done at each kill."""
+    rng, done_at_kill = random.Random(seed), []
+    for kill in range(KILLS):
+        goal = frames * (kill + rng.random()) / (KILLS + 1)
+        service.wait_until(lambda goal=goal: results.next_offsets() >= goal, f"frame {goal:.0f}")
+        time.sleep(rng.random() * 0.1)
+        service.kill()
+        done_at_kill.append(results.next_offsets())
+        service.start()
+    service.wait_until(lambda: results.next_offsets() == frames, "end of the replay")
+    return done_at_kill
+
+
+def undisturbed(folder: Path, kafka: KafkaSettings, redis_settings: RedisSettings, frames: int, sections: Sections) -> Results:
+    """The results of another group that reads the same topic without disturbance."""
+    calm_kafka = kafka.model_copy(update={"consumer_group": kafka.consumer_group + "-calm"})
+    calm_redis = redis_settings.model_copy(update={"prefix": redis_settings.prefix + "-calm"})
+    results = Results(calm_redis)
+    with running(Service(folder, calm_kafka, calm_redis, **sections)) as service:
+        service.wait_until(lambda: results.next_offsets() == frames, "end of the undisturbed replay")
+    return results
 
 
 def facts(entries: list[Entry]) -> dict[str, list[tuple[str, ...]]]:
@@ -65,30 +106,8 @@ def facts(entries: list[Entry]) -> dict[str, list[tuple[str, ...]]]:
     return by_camera
 
 
-def nervous_bundle(calm: Bundle, folder: Path, cameras: Cameras) -> Path:
-    """A copy of a bundle with the median score of some footage as its threshold."""
-    shutil.copytree(calm.path, folder, dirs_exist_ok=True)
-    bundle = read_bundle(folder)
-    with closing(load_engine(bundle, EngineRequest("openvino"))) as engine:
-        found = dict(score_clips(engine, (footage(name, pictures, bundle.spec) for name, pictures in cameras.items())))
-    scores = np.concatenate(list(found.values()))
-    low, middle = (float(np.nanquantile(scores, q)) for q in (0.4, 0.5))
-    replace_calibration(bundle, bundle.calibration.model_copy(update={"enter": middle, "exit": low}))
-    return folder
-
-
-def undisturbed(folder: Path, kafka: KafkaSettings, redis_settings: RedisSettings, frames: int, sections: Sections) -> Results:
-    """Another group reads the same topic in peace."""
-    calm_kafka = kafka.model_copy(update={"consumer_group": kafka.consumer_group + "-calm"})
-    calm_redis = redis_settings.model_copy(update={"prefix": redis_settings.prefix + "-calm"})
-    results = Results(calm_redis)
-    with running(Service(folder, calm_kafka, calm_redis, **sections)) as service:
-        service.wait_until(lambda: results.next_offsets() == frames, "end of the undisturbed replay")
-    return results
-
-
 def assert_same(disturbed: Results, calm: Results) -> None:
-    assert len(calm.events()) > 50, "too few events to tell anything"
+    assert len(calm.events()) > 50, "too few events for a meaningful comparison"
     assert facts(disturbed.events()) == facts(calm.events())
     found, expected = disturbed.scores(), calm.scores()
     assert found.keys() == expected.keys()
@@ -98,26 +117,19 @@ def assert_same(disturbed: Results, calm: Results) -> None:
             assert float(entry["score"]) == pytest.approx(float(other["score"]), rel=1e-3, abs=1e-5)
 
 
-def test_a_service_killed_again_and_again_loses_and_doubles_nothing(
+def test_killed_service(
     tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
 ) -> None:
     frames = produce(kafka, cameras)
     results = Results(redis_settings)
-    moments = random.Random(kafka.topic)
     with running(Service(tmp_path, kafka, redis_settings, **sections)) as service:
-        for kill in range(KILLS):
-            goal = frames * (kill + moments.random()) / (KILLS + 1)
-            service.wait_until(lambda goal=goal: results.next_offsets() >= goal, f"frame {goal:.0f}")
-            time.sleep(moments.random() * 0.1)
-            service.kill()
-            service.start()
-        service.wait_until(lambda: results.next_offsets() == frames, "end of the replay")
+        kill_repeatedly(service, results, frames, kafka.topic)
 
     assert results.next_offsets() == frames
     assert_same(results, undisturbed(tmp_path, kafka, redis_settings, frames, sections))
 
 
-def test_the_survivor_of_two_consumers_takes_over_without_loss_or_double(
+def test_survivor_takes_over(
     tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
 ) -> None:
     results = Results(redis_settings)
@@ -135,10 +147,10 @@ def test_the_survivor_of_two_consumers_takes_over_without_loss_or_double(
     assert_same(results, undisturbed(tmp_path, kafka, redis_settings, frames, sections))
 
 
-def test_a_redis_that_dies_and_comes_back_changes_nothing(
+def test_redis_outage(
     tmp_path: Path, embedded_broker: Broker, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
 ) -> None:
-    kafka = unique_kafka_settings(embedded_broker.address).model_copy(update={"session_timeout_ms": FAST_SESSION_MS})
+    kafka = fast_session(embedded_broker)
     frames = produce(kafka, cameras)
     port, data = free_ports(1)[0], tmp_path / "redis"
     data.mkdir()
@@ -147,9 +159,37 @@ def test_a_redis_that_dies_and_comes_back_changes_nothing(
     with embedded_redis(port, data):
         service.start()
         service.wait_until(lambda: results.next_offsets() >= frames // 3, "third of the replay")
-    service.wait_until(lambda: service.get("/readyz")[0] == 503, "word that Redis is away")
+    service.wait_until(lambda: service.get("/readyz")[0] == 503, "answer that Redis is away")
     assert service.get("/livez")[0] == 200
     with embedded_redis(port, data), running(service, started=True):
         service.wait_until(lambda: results.next_offsets() == frames, "end of the replay")
         assert service.get("/readyz")[0] == 200
         assert_same(results, undisturbed(tmp_path, kafka, redis_settings, frames, sections))
+
+
+def test_killed_service_rebuilds_state(
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras
+) -> None:
+    spec = toy_spec(80, 120)
+    golden = footage("01", cameras["01"][:8], spec).frames[:, np.newaxis]
+    (tmp_path / "bundle").mkdir()
+    bundle = write_toy_bundle(tmp_path / "bundle", spec, golden, NO_EVENTS)
+    frames = produce(kafka, cameras)
+    results = Results(redis_settings)
+    with running(Service(tmp_path, kafka, redis_settings, engine={"bundle": str(bundle.path)})) as service:
+        done_at_kill = kill_repeatedly(service, results, frames, kafka.topic)
+        replayed = replayed_frames(service)
+
+    assert done_at_kill[0] < frames, "no kill came in the middle of the replay"
+    assert 0 < replayed <= WARMUP_FRAMES * len(cameras)
+    streamed, expected = results.scores(), lab_scores(bundle, cameras)
+    assert streamed.keys() == expected.keys()
+    for camera_id, entries in streamed.items():
+        assert [frame_index(entry["captured_at_ms"]) for entry in entries] == list(range(FRAMES))
+        np.testing.assert_allclose([float(entry["score"]) for entry in entries], expected[camera_id], rtol=1e-5)
+
+
+def replayed_frames(service: Service) -> float:
+    found = re.search(r"^oddsight_replayed_frames_total (\S+)$", service.get("/metrics")[1], re.MULTILINE)
+    assert found is not None
+    return float(found[1])
