@@ -6,6 +6,7 @@ OddsightError                 the command line prints it in one line and exits w
 │   ├── BundleCorrupt         a file is missing or differs from its sha256
 │   └── BundleIncompatible    made for another format, spec or model kind
 ├── BadFrame                  bytes that are no usable picture; ``reason`` is a word for metrics and headers
+├── VideoUnreadable           a video cannot be opened or read, or none of its frames can be decoded
 ├── DecoderError
 │   ├── DecoderUnavailable    the decoder's library or GPU is missing; names the extra
 │   ├── DecoderRefused        its pictures give other scores than those decoded on the CPU
@@ -57,6 +58,10 @@ class BadFrame(OddsightError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class VideoUnreadable(OddsightError):
+    """A video cannot be opened or read, or none of its frames can be decoded."""
 
 
 class DecoderError(OddsightError):

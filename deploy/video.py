@@ -1,12 +1,127 @@
-"""Video files and streams, read by FFmpeg through PyAV."""
+"""Video files and live streams, decoded by FFmpeg through PyAV: the one reader that training and ingest share.
 
+OpenCV's video reader is not used: some real files crash the process in it.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from deploy import MAX_PICTURE_PX
+from deploy.errors import VideoUnreadable
+
+AvFrame = VideoFrame
+"""A decoded frame in the video's own pixel format; :func:`to_bgr` converts it."""
+
+_LIVE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video says of itself before it is decoded."""
+    """What a video states about itself before it is decoded."""
 
     width_px: int
     height_px: int
     fps: float
+
+
+class Video:
+    """An open video; made by :func:`open_video`."""
+
+    def __init__(self, container: InputContainer, name: str) -> None:
+        self._container = container
+        self._name = name
+        self.stream = container.streams.video[0]
+        self.damaged_packets = 0
+        """Packets skipped so far because they could not be decoded."""
+
+    def info(self, default_fps: float) -> VideoInfo:
+        """Size and frame rate; ``default_fps`` where the video does not state its rate."""
+        return VideoInfo(self.stream.width, self.stream.height, float(self.stream.average_rate or default_fps))
+
+    def estimate_frame_count(self) -> int:
+        """The number of frames by the container's header, 0 where it states none."""
+        seconds = float(self._container.duration or 0) / av.time_base
+        return self.stream.frames or round(seconds * float(self.stream.average_rate or 0))
+
+    def frames(self) -> Iterator[AvFrame | str]:
+        """All frames in display order. A packet that cannot be decoded is skipped: a line saying why takes its place.
+
+        Raises:
+            VideoUnreadable: reading fails, a frame is too large, or no frame at all can be decoded.
+        """
+        decoded = 0
+        for packet in self._packets():
+            try:
+                frames = self.stream.decode(packet)
+            except av.FFmpegError as error:
+                self.damaged_packets += 1
+                yield f"{self._name}: a damaged packet was skipped: {_reason(error)}"
+                continue
+            for frame in frames:
+                self._check_size(frame)
+                decoded += 1
+                yield frame
+        if decoded == 0:
+            raise VideoUnreadable(f"{self._name}: no frame can be decoded; the file is damaged or is no video")
+
+    def _packets(self) -> Iterator["Packet[VideoStream]"]:
+        try:
+            yield from self._container.demux(self.stream)
+        except (av.FFmpegError, OSError) as error:
+            raise VideoUnreadable(f"{self._name}: reading failed: {_reason(error)}") from error
+
+    def _check_size(self, frame: AvFrame) -> None:
+        if frame.width * frame.height > MAX_PICTURE_PX:
+            raise VideoUnreadable(
+                f"{self._name}: frames of {frame.width} x {frame.height} pixels; at most {MAX_PICTURE_PX} pixels are accepted"
+            )
+
+
+@contextmanager
+def open_video(location: str | Path) -> Iterator[Video]:
+    """Open a video file or the URL of a live stream, which must deliver data at least every 10 seconds.
+
+    Raises:
+        VideoUnreadable: it cannot be opened, or holds no video stream.
+    """
+    location = str(location)
+    name = redact_password(location)
+    options = {"rtsp_transport": "tcp"} if location.startswith("rtsp") else {}
+    try:
+        container = av.open(location, timeout=_LIVE_TIMEOUT_S if is_live(location) else None, options=options)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoUnreadable(f"{name}: cannot be opened as video: {_reason(error)}") from error
+    with container:
+        if not container.streams.video:
+            raise VideoUnreadable(f"{name}: contains no video stream")
+        yield Video(container, name)
+
+
+def is_live(location: str) -> bool:
+    """Whether a location is the URL of a stream, which has no end, rather than a file or folder."""
+    return "://" in location
+
+
+def redact_password(location: str) -> str:
+    """A location with ``***`` in place of the password of its URL."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", location)
+
+
+def to_bgr(frame: AvFrame) -> NDArray[np.uint8]:
+    """The frame as uint8 (H, W, 3), BGR."""
+    return np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

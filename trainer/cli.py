@@ -119,11 +119,10 @@ def evaluate(
 
 @app.command()
 def datasets() -> None:
-    """List the data sets that are understood: their files, where to get them, and on what terms."""
-    from trainer.data.datasets.base import describe_layouts
-    from trainer.data.datasets.registry import LAYOUTS
+    """List the supported data sets: their files, where to get them, and on what terms."""
+    from trainer.data.datasets.registry import describe_layouts
 
-    typer.echo(describe_layouts(LAYOUTS))
+    typer.echo(describe_layouts())
 
 
 @app.command()

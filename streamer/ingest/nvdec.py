@@ -1,7 +1,7 @@
-"""H.264 and H.265 decoded by the video engine of an NVIDIA GPU (NVDEC), through PyNvVideoCodec.
+"""H.264 and H.265 files decoded by NVDEC, the video engine of an NVIDIA GPU, through PyNvVideoCodec.
 
-Both standards say what every pixel is, so the pictures are those of any other decoder. They leave the GPU as they were decoded,
-NV12, and FFmpeg turns them into colours as it does for pictures that it decoded itself.
+Both standards define every pixel, so the frames are those of any other decoder. They leave the GPU as NV12, and FFmpeg converts
+their colours as it does for frames it decoded itself.
 """
 
 import ctypes
@@ -11,44 +11,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from deploy.errors import DecoderUnavailable
+from deploy.errors import DecoderUnavailable, VideoUnreadable
+from deploy.video import Video, to_bgr
 from streamer.errors import SourceUnavailable
 
 NVDEC_CODECS = ("h264", "hevc")
 
 MAX_MEAN_DIFFERENCE = 1.0
-"""Grey levels, mean over a picture: rounding of colours is less, another range or matrix of colours several times as much."""
+"""Grey levels, mean over a frame. Rounding of colours is below it; a wrong colour range or matrix is several times above."""
 
 
-def nvdec_frames(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames of a video file, in the order they are shown.
+def nvdec_frames(path: Path, video: Video) -> Iterator[VideoFrame]:
+    """All frames of a video file in display order.
 
     Args:
         path: The file.
-        container: The same file opened by PyAV and not read yet: its first frame is decoded on the CPU for comparison.
-        stream: Its video, which says what the colours mean.
+        video: The same file, not read yet. Its first frame is decoded on the CPU and compared with NVDEC's.
 
     Raises:
         DecoderUnavailable: PyNvVideoCodec or the driver is missing.
-        SourceUnavailable: the video is of a kind that is not decoded here, decoding failed, or the first frame is another one
-            than on the CPU.
+        SourceUnavailable: the codec or pixel layout is not supported, decoding fails, or the first frame differs from the CPU's.
     """
     library = _import_pynvvideocodec()
-    codec = stream.codec_context.name
+    codec = video.stream.codec_context.name
     if codec not in NVDEC_CODECS:
         raise SourceUnavailable(f"{path}: nvdec decodes {' and '.join(NVDEC_CODECS)}, this is {codec}; leave --decoder out")
     try:
-        expected = next(container.decode(stream), None)
-        for frame in _decoded(library, path, stream):
+        expected = next((frame for frame in video.frames() if isinstance(frame, VideoFrame)), None)
+        for frame in _decoded(library, path, video.stream):
             if expected is not None:
                 _check_same(path, frame, expected)
                 expected = None
             yield frame
-    except SourceUnavailable:
+    except (SourceUnavailable, VideoUnreadable):
         raise
     except Exception as error:
         raise SourceUnavailable(f"{path}: nvdec failed: {_reason(error)}; leave --decoder out") from error
@@ -58,7 +56,7 @@ def _decoded(library: Any, path: Path, stream: VideoStream) -> Iterator[VideoFra
     demuxer = library.CreateDemuxer(str(path))
     decoder = library.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=False)
     time_base = Fraction(demuxer.GetTimebaseNum(), demuxer.GetTimebaseDen())
-    for packet in demuxer:  # the last one is empty and brings out what the decoder still holds
+    for packet in demuxer:  # the last packet is empty and flushes the decoder
         for decoded in decoder.Decode(packet):
             size = (decoder.GetWidth(), decoder.GetHeight())
             _check_layout(path, decoded, library.Pixel_Format.NV12, size)
@@ -77,12 +75,12 @@ def _import_pynvvideocodec() -> Any:
 
 
 def _check_same(path: Path, frame: VideoFrame, expected: VideoFrame) -> None:
-    found, wanted = (each.to_ndarray(format="bgr24").astype(np.int16) for each in (frame, expected))
-    difference = float(np.abs(found - wanted).mean()) if found.shape == wanted.shape else np.inf
+    actual, reference = (to_bgr(each).astype(np.int16) for each in (frame, expected))
+    difference = float(np.abs(actual - reference).mean()) if actual.shape == reference.shape else np.inf
     if not difference <= MAX_MEAN_DIFFERENCE:
         raise SourceUnavailable(
-            f"{path}: the first frame that nvdec gives differs from the CPU's by {difference:.1f} grey levels on average; at "
-            f"most {MAX_MEAN_DIFFERENCE:g} is accepted; leave --decoder out"
+            f"{path}: nvdec's first frame differs from the CPU's by {difference:.1f} grey levels on average; at most "
+            f"{MAX_MEAN_DIFFERENCE:g} is accepted; leave --decoder out"
         )
 
 
@@ -91,13 +89,13 @@ def _check_layout(path: Path, decoded: Any, nv12: Any, size: tuple[int, int]) ->
     if decoded.format != nv12 or width_px % 2 or height_px % 2 or decoded.framesize() != width_px * height_px * 3 // 2:
         raise SourceUnavailable(
             f"{path}: nvdec gives {decoded.framesize()} bytes of {decoded.format} for {width_px} x {height_px} pixels; only NV12 "
-            "(8 bits, 4:2:0, even sides) is read; leave --decoder out"
+            "(8 bits, 4:2:0, even sides) is supported; leave --decoder out"
         )
 
 
 def _frame(decoded: Any, size: tuple[int, int], time_base: Fraction, stream: VideoStream) -> VideoFrame:
     width_px, height_px = size
-    # The memory is the decoder's own, and written again at the next packet; from_ndarray copies it.
+    # The decoder reuses this memory for the next packet; from_ndarray copies it.
     memory = (ctypes.c_uint8 * decoded.framesize()).from_address(decoded.GetPtrToPlane(0))
     frame = VideoFrame.from_ndarray(np.ctypeslib.as_array(memory).reshape(height_px * 3 // 2, width_px), format="nv12")
     frame.pts = decoded.getPTS()

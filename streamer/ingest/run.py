@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import structlog
 
 from deploy.errors import ConfigError
+from deploy.video import is_live, redact_password
 from streamer.config import KafkaSettings
 from streamer.errors import SourceUnavailable
 from streamer.ingest.producer import DeliveryCounts, FrameProducer
-from streamer.ingest.sources import FOLDER_FPS, EncodedFrame, VideoDecoder, is_live, open_source, without_password
+from streamer.ingest.sources import FOLDER_FPS, EncodedFrame, VideoDecoder, open_source
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
@@ -67,7 +68,7 @@ class IngestPlan:
             raise ConfigError(f"fps must be above 0 and at most 1000, got {self.fps}")
         for feed in self.feeds:
             if self.decoder == "nvdec" and (is_live(feed.location) or Path(feed.location).is_dir()):
-                raise ConfigError(f"nvdec decodes video files, got {without_password(feed.location)}; leave --decoder out")
+                raise ConfigError(f"nvdec decodes video files, got {redact_password(feed.location)}; leave --decoder out")
 
 
 @dataclass(frozen=True, slots=True)

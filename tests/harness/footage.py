@@ -1,4 +1,4 @@
-"""Small videos and pictures made for a test."""
+"""Small videos and images made for a test."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -23,14 +23,26 @@ def write_folder(folder: Path, count: int, first_brightness: int = 0) -> list[by
     return pictures
 
 
-def write_video(path: Path, seconds: float, fps: int, codec: str = "mpeg4") -> Path:
+def write_video(path: Path, seconds: float, fps: int, codec: str = "mpeg4", pixel_format: str = "yuv420p") -> Path:
     """A video that gets brighter from frame to frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
         for number in range(round(seconds * fps)):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number % 256, dtype=np.uint8), format="bgr24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def write_damaged_video(path: Path, frames_n: int = 10, damaged: int = 4) -> Path:
+    """A video whose frames are independent of each other, with one packet overwritten by zeros."""
+    write_video(path, seconds=frames_n / 10, fps=10, codec="mjpeg", pixel_format="yuvj420p")
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    begin, size = packets[damaged]
+    content[begin : begin + size] = bytes(size)
+    path.write_bytes(content)
     return path

@@ -81,7 +81,7 @@ def test_frames_with_bytes_between_their_rows_are_refused(
 def test_a_first_frame_unlike_the_cpus_ends_it(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "distort", lambda memory: memory + 3)
     with pytest.raises(
-        SourceUnavailable, match=r"differs from the CPU's by \d\.\d grey levels on average; at most 1 is accepted"
+        SourceUnavailable, match=r"first frame differs from the CPU's by \d\.\d grey levels on average; at most 1 is accepted"
     ):
         by_nvdec(video)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from deploy.image import picture_size
+from deploy.video import is_live
 from streamer.errors import SourceUnavailable
-from streamer.ingest.sources import is_live, open_source
+from streamer.ingest.sources import open_source
 from tests.harness.footage import write_folder, write_video
 
 DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[4] / "shared" / "data"))

@@ -1,4 +1,4 @@
-"""CUHK Avenue as distributed: two archives, one with the videos, one with a mask for every test frame in MATLAB files."""
+"""CUHK Avenue as distributed: two archives, one of videos, one of MATLAB files with a mask for every test frame."""
 
 from pathlib import Path
 
@@ -14,42 +14,40 @@ _VIDEOS = f"extract Avenue_Dataset.zip from {_PAGE}"
 _MASKS = f"extract ground_truth_demo.zip from {_PAGE} beside the videos' folders"
 
 
-def find(path: Path) -> Path | None:
-    """See :attr:`trainer.data.datasets.base.Layout.find`."""
+def _find(path: Path) -> Path | None:
     roots = [root for root in (path, path / "Avenue Dataset") for name in _SPLITS if (root / name).is_dir()]
     return roots[0] if roots else None
 
 
-def training(root: Path) -> list[Source]:
-    """See :attr:`trainer.data.datasets.base.Layout.training`."""
+def _training(root: Path) -> list[Source]:
     return _videos(root / "training_videos")
 
 
-def testing(root: Path) -> list[LabelledClip]:
-    """See :attr:`trainer.data.datasets.base.Layout.testing`. Reads all masks: a frame is anomalous where its mask is not empty."""
+def _testing(root: Path) -> list[LabelledClip]:
     videos = _videos(root / "testing_videos")
     folder = _masks_folder(root)
-    every = read_matlab_masks([_masks_of(video, folder) for video in videos])
-    return [LabelledClip(video, masks.labels, masks) for video, masks in zip(videos, every, strict=True)]
+    masks_of_videos = read_matlab_masks([_masks_of(video, folder) for video in videos])
+    # A frame is anomalous where its mask is not empty.
+    return [LabelledClip(video, masks.labels, masks) for video, masks in zip(videos, masks_of_videos, strict=True)]
 
 
 def _videos(folder: Path) -> list[Source]:
     if not folder.is_dir():
-        raise NoFootage(f"{folder}/01.avi and its like are missing; {_VIDEOS}")
+        raise NoFootage(f"{folder} with 01.avi ... is missing; {_VIDEOS}")
     return find_sources(folder)
 
 
 def _masks_folder(root: Path) -> Path:
     # The two archives may be extracted side by side, or the second one inside the folder of the first.
     folders = [base / "ground_truth_demo" / "testing_label_mask" for base in (root, root.parent)]
-    found = next((folder for folder in folders if folder.is_dir()), None)
-    if found is None:
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
         raise BadLabels(f"{folders[0]}, the masks of the test frames, is missing; {_MASKS}")
-    return found
+    return folder
 
 
 def _masks_of(video: Source, folder: Path) -> Path:
-    """The masks of ``01.avi`` are in ``1_label.mat``."""
+    # The masks of 01.avi are in 1_label.mat.
     path = folder / f"{video.name.lstrip('0')}_label.mat"
     if not path.is_file():
         raise BadLabels(f"{path}, the masks of {video.path.name}, is missing; {_MASKS}")
@@ -65,7 +63,7 @@ LAYOUT = Layout(
     ),
     origin=f"{_PAGE} (Avenue_Dataset.zip and ground_truth_demo.zip)",
     terms="for research, see its page; cite Lu, Shi, Jia: Abnormal Event Detection at 150 FPS in MATLAB, ICCV 2013",
-    find=find,
-    training=training,
-    testing=testing,
+    find=_find,
+    training=_training,
+    testing=_testing,
 )

@@ -1,9 +1,6 @@
-"""The known layouts in words.
+"""How a data set is laid out on disk. A new data set is a module here with a ``LAYOUT``, and its line in ``registry.LAYOUTS``."""
 
-What every layout of a data set tells.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,30 +10,24 @@ from trainer.data.labels import LabelledClip
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How one kind of data set lies on disk, and where it comes from."""
+    """How one data set is laid out, how to recognise and read it, and where to get it."""
 
     name: str
     files: tuple[str, ...]
-    """What must be there, a line each; a remark may follow after two spaces."""
+    """Required files, one line each; a remark may follow after two spaces."""
     origin: str
-    """Where it can be had."""
+    """Where to download it."""
     terms: str
     find: Callable[[Path], Path | None]
-    """The data set's own folder in or at a path that looks like this layout, else None. It may still lack something."""
+    """The data set's root in or at a path, None where this is another data set. Files may still be missing.
+
+    Raises NoFootage where the path is ambiguous."""
     training: Callable[[Path], list[Source]]
-    """The clips to learn from, given the data set's folder. Raises NoFootage: there are none."""
+    """The clips to train on, given the root. Raises NoFootage."""
     testing: Callable[[Path], list[LabelledClip]]
-    """The test clips, likewise. Raises NoFootage and BadLabels: clips, labels or masks are missing or damaged."""
+    """The test clips with their labels, given the root. Raises NoFootage and BadLabels."""
 
-
-_HEAD = "--data takes any of these folders; which one it is, is seen from what lies in it. The first line in each is its name."
-
-
-def describe_layouts(layouts: Sequence[Layout]) -> str:
-    """One paragraph a layout: its name, the files that it needs, where it can be had and on what terms."""
-    return "\n\n".join([_HEAD, *(_paragraph(layout) for layout in layouts)])
-
-
-def _paragraph(layout: Layout) -> str:
-    lines = [layout.name, *(f"    {line}" for line in layout.files), f"    from: {layout.origin}", f"    terms: {layout.terms}"]
-    return "\n".join(lines)
+    def describe(self) -> str:
+        """A paragraph for users: name, required files, origin and terms."""
+        files = "".join(f"\n    {line}" for line in self.files)
+        return f"{self.name}{files}\n    from: {self.origin}\n    terms: {self.terms}"

@@ -1,30 +1,35 @@
-"""Data sets on disk, recognised by how they lie there: the clips to learn from, and the test clips with their labels."""
+"""All supported data sets, recognised by their files: the clips to train on, and the test clips with their labels."""
 
 from pathlib import Path
 
-from trainer.data.datasets import avenue, shanghaitech, ucsd
-from trainer.data.datasets import custom as own
+from trainer.data.datasets import avenue, custom, shanghaitech, ucsd
 from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source
 from trainer.data.labels import LabelledClip
 from trainer.errors import BadLabels, NoFootage
 
-LAYOUTS = (ucsd.LAYOUT, avenue.LAYOUT, shanghaitech.LAYOUT, own.LAYOUT)
-"""The first one that fits is it; the last one fits everything."""
+LAYOUTS = (ucsd.LAYOUT, avenue.LAYOUT, shanghaitech.LAYOUT, custom.LAYOUT)
+"""The first that matches is used; the last matches everything."""
 
 
 def detect_layout(path: Path) -> tuple[Layout, Path]:
-    """The layout of what is at ``path``, and the data set's own folder there.
+    """The layout of what is at ``path``, and the data set's root.
 
     Raises:
-        NoFootage: two data sets are there.
+        NoFootage: the path is ambiguous, for instance because it holds two data sets.
     """
-    found = ((layout, layout.find(path)) for layout in LAYOUTS)
-    return next((layout, root) for layout, root in found if root is not None)
+    roots = ((layout, layout.find(path)) for layout in LAYOUTS)
+    return next((layout, root) for layout, root in roots if root is not None)
+
+
+def describe_layouts() -> str:
+    """One paragraph per layout, for users."""
+    head = "--data accepts any of these folders and recognises the data set by its files. Each paragraph begins with its name."
+    return "\n\n".join([head, *(layout.describe() for layout in LAYOUTS)])
 
 
 def training_sources(path: Path) -> list[Source]:
-    """The clips to learn from: the training split of a data set, or all of a folder or file of plain footage.
+    """The clips to train on: the training split of a data set, or all of a folder or file of plain footage.
 
     Raises:
         NoFootage: nothing usable is there; names the missing file, and where to get it.
@@ -34,7 +39,7 @@ def training_sources(path: Path) -> list[Source]:
 
 
 def training_sources_if_any(path: Path) -> list[Source]:
-    """The training split of a data set that has test clips; empty where there are test clips alone."""
+    """As :func:`training_sources`, but empty where there are only test clips."""
     try:
         return training_sources(path)
     except NoFootage:
@@ -42,9 +47,9 @@ def training_sources_if_any(path: Path) -> list[Source]:
 
 
 def is_plain_footage(path: Path) -> bool:
-    """Whether ``path`` is somebody's footage and no data set with test clips beside it."""
+    """Whether ``path`` is a user's own footage without test clips."""
     layout, root = detect_layout(path)
-    return layout is own.LAYOUT and not (root / "testing").is_dir()
+    return layout is custom.LAYOUT and not (root / "testing").is_dir()
 
 
 def labelled_clips(path: Path) -> list[LabelledClip]:
@@ -59,6 +64,6 @@ def labelled_clips(path: Path) -> list[LabelledClip]:
     for clip in clips:
         if clip.masks is not None and len(clip.masks) != len(clip.labels):
             raise BadLabels(
-                f"clip {clip.source.name!r} has {len(clip.labels)} labels and {len(clip.masks)} masks; give one mask a frame"
+                f"clip {clip.source.name!r} has {len(clip.labels)} labels and {len(clip.masks)} masks; give one mask per frame"
             )
     return clips

@@ -1,4 +1,4 @@
-"""ShanghaiTech Campus as distributed: training videos, test frames, labels and masks in NumPy files; of 13 cameras."""
+"""ShanghaiTech Campus as distributed: training videos and test frames of 13 cameras, labels and masks in NumPy files."""
 
 from pathlib import Path
 
@@ -15,20 +15,17 @@ _GET = f"extract shanghaitech.tar.gz again from {_PAGE}"
 _LABELS, _MASKS = "test_frame_mask", "test_pixel_mask"
 
 
-def find(path: Path) -> Path | None:
-    """See :attr:`trainer.data.datasets.base.Layout.find`."""
+def _find(path: Path) -> Path | None:
     return path if any((path / "testing" / name).is_dir() for name in (_LABELS, _MASKS)) else None
 
 
-def training(root: Path) -> list[Source]:
-    """See :attr:`trainer.data.datasets.base.Layout.training`."""
+def _training(root: Path) -> list[Source]:
     if not (root / "training").is_dir():
-        raise NoFootage(f"{root}/training/videos/01_001.avi and its like are missing; {_GET}")
+        raise NoFootage(f"{root}/training with videos/01_001.avi ... is missing; {_GET}")
     return find_sources(root / "training")
 
 
-def testing(root: Path) -> list[LabelledClip]:
-    """See :attr:`trainer.data.datasets.base.Layout.testing`."""
+def _testing(root: Path) -> list[LabelledClip]:
     return [_labelled(source, root / "testing") for source in find_sources(root / "testing")]
 
 
@@ -55,7 +52,7 @@ LAYOUT = Layout(
     ),
     origin=f"{_PAGE} (shanghaitech.tar.gz)",
     terms="for research, see its page; cite Liu, Luo, Lian, Gao: Future Frame Prediction for Anomaly Detection, CVPR 2018",
-    find=find,
-    training=training,
-    testing=testing,
+    find=_find,
+    training=_training,
+    testing=_testing,
 )

@@ -8,9 +8,8 @@ import pytest
 from scipy.io import savemat
 
 from deploy.spec import ClipSpec
-from trainer.data.datasets.base import describe_layouts
 from trainer.data.datasets.registry import (
-    LAYOUTS,
+    describe_layouts,
     detect_layout,
     is_plain_footage,
     labelled_clips,
@@ -85,8 +84,8 @@ def shanghaitech(tmp_path, street, pictures, video):
     return tmp_path
 
 
-def test_the_list_names_every_layout_its_files_where_it_is_and_on_what_terms():
-    paragraphs = describe_layouts(LAYOUTS).split("\n\n")[1:]
+def test_describes_every_layout():
+    paragraphs = describe_layouts().split("\n\n")[1:]
     assert [paragraph.splitlines()[0] for paragraph in paragraphs] == [
         "UCSD Ped1, UCSD Ped2",
         "CUHK Avenue",
@@ -97,20 +96,20 @@ def test_the_list_names_every_layout_its_files_where_it_is_and_on_what_terms():
     assert "Test/UCSDped2.m" in paragraphs[0]
 
 
-def test_ucsd_is_found_in_the_archives_folder_and_in_its_own(ucsd):
+def test_finds_ucsd(ucsd):
     for path in (ucsd, ucsd.parent):
         assert detect_layout(path)[0].name.startswith("UCSD")
         assert [source.name for source in training_sources(path)] == ["Train001", "Train002", "Train003"]
         assert [clip.source.name for clip in labelled_clips(path)] == ["Test001", "Test002"]
 
 
-def test_ucsds_ranges_count_from_1_and_include_both_ends(ucsd):
+def test_ucsd_ranges_include_both_ends(ucsd):
     first, second = labelled_clips(ucsd)
     assert first.labels.tolist() == [0, 1, 1, 0, 1, 0]
     assert second.labels.tolist() == [1] * 6
 
 
-def test_ucsds_masks_are_read_where_there_are_some(ucsd):
+def test_ucsd_masks_are_optional(ucsd):
     first, second = labelled_clips(ucsd)
     assert second.masks is None
     assert [bool(first.masks[frame].any()) for frame in range(6)] == first.labels.astype(bool).tolist()
@@ -118,57 +117,57 @@ def test_ucsds_masks_are_read_where_there_are_some(ucsd):
     assert np.argwhere(first.masks[4]).tolist() == [[3, 4]]
 
 
-def test_ucsds_tiff_frames_are_decoded_bit_for_bit_and_hidden_files_are_none(ucsd, street):
+def test_ucsd_tiffs_are_exact(ucsd, street):
     footage = load_footage(training_sources(ucsd)[0], SPEC)
     assert footage.problems == ()
     assert np.array_equal(footage.frames[..., 0], street(6, 1.0, seed=1))
 
 
-def test_a_part_of_ucsd_keeps_the_labels_of_its_clips(ucsd):
+def test_ucsd_clips_keep_their_labels(ucsd):
     shutil.rmtree(ucsd / "Test" / "Test001")
     (clip,) = labelled_clips(ucsd)
     assert (clip.source.name, clip.labels.tolist()) == ("Test002", [1] * 6)
 
 
 @pytest.mark.parametrize(
-    ("lost", "told"),
+    ("lost", "message"),
     [
         ("Test/UCSDped2.m", r"Test/UCSDped2\.m, the frame labels, is missing; extract the archive again from http"),
         ("Test/Test001_gt/003.bmp", r"'Test001' has 6 labels and 5 masks"),
         ("Test/Test002/006.tif", r"Test002 has 5 frames, its anomalous ones reach to 6"),
     ],
 )
-def test_what_ucsd_lacks_is_named(ucsd, lost, told):
+def test_names_missing_ucsd_files(ucsd, lost, message):
     (ucsd / lost).unlink()
-    with pytest.raises(BadLabels, match=told):
+    with pytest.raises(BadLabels, match=message):
         labelled_clips(ucsd)
 
 
-def test_ucsd_without_a_split_says_what_is_missing(ucsd):
+def test_names_a_missing_ucsd_split(ucsd):
     shutil.rmtree(ucsd / "Train")
-    with pytest.raises(NoFootage, match=r"Train/Train001/001\.tif and its like are missing"):
+    with pytest.raises(NoFootage, match=r"Train with Train001/001\.tif \.\.\. is missing"):
         training_sources(ucsd)
     assert training_sources_if_any(ucsd) == []
 
 
-def test_of_both_ucsd_sets_one_has_to_be_chosen(ucsd):
+def test_rejects_two_ucsd_sets_at_once(ucsd):
     shutil.copytree(ucsd, ucsd.with_name("UCSDped1"))
     with pytest.raises(NoFootage, match=r"two cameras; give one of them: .*UCSDped2"):
         training_sources(ucsd.parent)
 
 
-def test_ucsds_masks_are_never_taken_for_clips(ucsd):
-    with pytest.raises(NoFootage, match=r"Test is the test split of a UCSD set, .* give the folder that it lies in"):
+def test_rejects_the_ucsd_test_split(ucsd):
+    with pytest.raises(NoFootage, match=r"Test is the test split of a UCSD set, .* give its parent folder"):
         training_sources(ucsd / "Test")
 
 
-def test_more_ucsd_clips_than_labels_is_told(ucsd):
+def test_rejects_unlabelled_ucsd_clips(ucsd):
     (ucsd / "Test" / "Test002").rename(ucsd / "Test" / "Test003")
     with pytest.raises(BadLabels, match=r"labels 2 clips, none of them Test003"):
         labelled_clips(ucsd)
 
 
-def test_avenues_two_archives_may_lie_side_by_side_or_one_in_the_other(avenue):
+def test_finds_avenue_and_its_masks(avenue):
     inside = avenue / "Avenue Dataset"
     for path in (avenue, inside):
         assert [source.name for source in training_sources(path)] == ["01", "02", "03"]
@@ -179,25 +178,25 @@ def test_avenues_two_archives_may_lie_side_by_side_or_one_in_the_other(avenue):
 
 
 @pytest.mark.parametrize(
-    ("lost", "told"),
+    ("lost", "message"),
     [
         ("ground_truth_demo", r"testing_label_mask, the masks of the test frames, is missing; extract ground_truth_demo\.zip"),
         ("ground_truth_demo/testing_label_mask/2_label.mat", r"2_label\.mat, the masks of 02\.avi, is missing"),
     ],
 )
-def test_masks_that_avenue_lacks_are_named(avenue, lost, told):
+def test_names_missing_avenue_masks(avenue, lost, message):
     shutil.rmtree(avenue / lost) if (avenue / lost).is_dir() else (avenue / lost).unlink()
-    with pytest.raises(BadLabels, match=told):
+    with pytest.raises(BadLabels, match=message):
         labelled_clips(avenue)
 
 
-def test_videos_that_avenue_lacks_are_named(avenue):
+def test_names_missing_avenue_videos(avenue):
     shutil.rmtree(avenue / "Avenue Dataset" / "testing_videos")
-    with pytest.raises(NoFootage, match=r"testing_videos/01\.avi and its like are missing; extract Avenue_Dataset\.zip"):
+    with pytest.raises(NoFootage, match=r"testing_videos with 01\.avi \.\.\. is missing; extract Avenue_Dataset\.zip"):
         labelled_clips(avenue)
 
 
-def test_shanghaitech_has_videos_to_learn_from_and_labelled_frames(shanghaitech):
+def test_reads_shanghaitech(shanghaitech):
     assert [source.name for source in training_sources(shanghaitech)] == ["01_001", "02_001"]
     (clip,) = labelled_clips(shanghaitech)
     assert (clip.source.name, clip.labels.tolist()) == ("01_0014", [0, 1, 1, 0, 0, 1])
@@ -205,7 +204,7 @@ def test_shanghaitech_has_videos_to_learn_from_and_labelled_frames(shanghaitech)
     assert np.argwhere(clip.masks[5]).tolist() == [[3, 5]]
 
 
-def test_shanghaitech_may_come_without_masks_but_not_without_labels(shanghaitech):
+def test_shanghaitech_masks_are_optional(shanghaitech):
     shutil.rmtree(shanghaitech / "testing" / "test_pixel_mask")
     assert labelled_clips(shanghaitech)[0].masks is None
     (shanghaitech / "testing" / "test_frame_mask" / "01_0014.npy").unlink()
@@ -213,22 +212,22 @@ def test_shanghaitech_may_come_without_masks_but_not_without_labels(shanghaitech
         labelled_clips(shanghaitech)
 
 
-def test_shanghaitech_without_its_training_videos_is_told(shanghaitech):
+def test_names_missing_shanghaitech_videos(shanghaitech):
     shutil.rmtree(shanghaitech / "training")
-    with pytest.raises(NoFootage, match=r"training/videos/01_001\.avi and its like are missing"):
+    with pytest.raises(NoFootage, match=r"training with videos/01_001\.avi \.\.\. is missing"):
         training_sources(shanghaitech)
 
 
 @pytest.mark.parametrize(
     ("place", "wrong"), [("frame", np.zeros((6, 2), int)), ("pixel", np.zeros((6, 64), int)), ("frame", np.zeros(6))]
 )
-def test_arrays_of_another_kind_are_refused(shanghaitech, place, wrong):
+def test_rejects_arrays_of_other_shapes(shanghaitech, place, wrong):
     np.save(shanghaitech / "testing" / f"test_{place}_mask" / "01_0014.npy", wrong)
     with pytest.raises(BadLabels, match=r"01_0014\.npy: expected integers in \d dimensions"):
         labelled_clips(shanghaitech)
 
 
-def test_only_what_has_no_test_clips_is_plain_footage(tmp_path, street, pictures, ucsd):
+def test_footage_with_test_clips_is_not_plain(tmp_path, street, pictures, ucsd):
     own = tmp_path / "own"
     pictures(own / "training" / "frames" / "a", street(2, 1.0))
     assert is_plain_footage(own)
@@ -238,11 +237,33 @@ def test_only_what_has_no_test_clips_is_plain_footage(tmp_path, street, pictures
     assert not is_plain_footage(ucsd)
 
 
-def test_a_folder_of_videos_with_a_label_file_is_for_tests_alone(tmp_path, street, video):
+def test_labelled_videos_are_test_clips_only(tmp_path, street, video):
     for name in ("gate", "yard"):
         video(tmp_path / f"{name}.mkv", street(8, 1.0))
     (tmp_path / "frame_labels.csv").write_text("clip,first_frame,last_frame\ngate,2,3\ngate.mkv,7,7\n")
     gate, yard = labelled_clips(tmp_path)
     assert (gate.labels.tolist(), yard.labels.tolist()) == ([0, 0, 1, 1, 0, 0, 0, 1], [0] * 8)
-    with pytest.raises(NoFootage, match=r"has labels \(frame_labels\.csv\), so it is for tests"):
+    with pytest.raises(NoFootage, match=r"has labels \(frame_labels\.csv\), so it is test footage"):
         training_sources(tmp_path)
+
+
+def test_names_missing_labels(tmp_path, street, pictures):
+    with pytest.raises(NoFootage, match=r"no testing/ folder and no labels; evaluate needs testing/frames/CLIP"):
+        labelled_clips(tmp_path)
+    pictures(tmp_path / "testing" / "frames" / "01", street(3, 1.0))
+    with pytest.raises(BadLabels, match=r"frame_labels\.npz is missing: give one uint8 array .* or frame_labels\.csv"):
+        labelled_clips(tmp_path)
+
+
+def test_labels_and_masks_belong_to_clips_by_name(tmp_path, street, pictures):
+    for name in ("01", "02"):
+        pictures(tmp_path / "testing" / "frames" / name, street(3, 1.0))
+    np.savez(tmp_path / "frame_labels.npz", **{"01": np.array([0, 1, 1], np.uint8), "02": np.array([1, 0, 0], np.uint8)})
+    for number in range(3):
+        still(tmp_path / "testing" / "masks" / "01" / f"{number}.png", np.zeros((64, 96), np.uint8))
+    clips = labelled_clips(tmp_path)
+    assert [(clip.source.name, clip.labels.tolist()) for clip in clips] == [("01", [0, 1, 1]), ("02", [1, 0, 0])]
+    assert [None if clip.masks is None else len(clip.masks) for clip in clips] == [3, None]
+    (tmp_path / "testing" / "masks" / "01" / "2.png").unlink()
+    with pytest.raises(BadLabels, match=r"clip '01' has 3 labels and 2 masks"):
+        labelled_clips(tmp_path)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,29 +31,29 @@ def quoted(name):
 
 
 @given(st.lists(st.tuples(VIDEOS, NUMBERS, NUMBERS, st.booleans(), REGIONS), max_size=8))
-def test_marks_are_read_as_they_were_written(written):
+def test_parses_what_was_written(rows):
     lines = [
         f"{quoted(video)},{first},{first + more},{'anomaly' if anomalous else 'normal'},{','.join(map(str, region or [''] * 4))}"
-        for video, first, more, anomalous, region in written
+        for video, first, more, anomalous, region in rows
     ]
     expected = [
         Annotation(video, first, first + more, anomalous, region, f"marks.csv: line {number}")
-        for number, (video, first, more, anomalous, region) in enumerate(written, 2)
+        for number, (video, first, more, anomalous, region) in enumerate(rows, 2)
     ]
     assert parse_annotations([HEADER, *lines], "marks.csv") == expected
 
 
 @given(st.lists(st.text(max_size=40), max_size=6), st.sampled_from([HEADER, SHORT]))
-def test_any_text_is_marks_or_a_clear_error(lines, header):
+def test_any_text_parses_or_is_rejected(lines, header):
     try:
-        marks = parse_annotations([header, *lines], "marks.csv")
+        annotations = parse_annotations([header, *lines], "marks.csv")
     except BadFeedback:
         return
-    assert all(0 <= mark.first_frame <= mark.last_frame for mark in marks)
+    assert all(0 <= each.first_frame <= each.last_frame for each in annotations)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "line 1 must be 'video,first_frame,last_frame,mark', or the same and 'x,y,width,height', got ''"),
         ("gate,1,2,normal", "line 1 must be"),
@@ -59,7 +61,7 @@ def test_any_text_is_marks_or_a_clear_error(lines, header):
         (f"{SHORT}\ngate,1,2", "line 2 must have the 4 values video,first_frame,last_frame,mark, got 'gate,1,2'"),
         (f"{HEADER}\ngate,1,2,normal", "line 2 must have the 8 values"),
         (f"{SHORT}\n\ngate,1,2,false", "line 3: mark must be 'anomaly' or 'normal', got 'false'"),
-        (f"{SHORT}\n,1,2,normal", "line 2: video must be a file or a folder of frames, got ''"),
+        (f"{SHORT}\n,1,2,normal", "line 2: video must be a file or a folder of images, got ''"),
         (f"{SHORT}\ng\0te,1,2,normal", "line 2: video must be"),
         (f"{SHORT}\ngate,-1,2,normal", "line 2: first_frame must be a whole number from 0 on, got '-1'"),
         (f"{SHORT}\ngate,1,2_0,normal", "line 2: last_frame must be"),
@@ -67,11 +69,11 @@ def test_any_text_is_marks_or_a_clear_error(lines, header):
         (f"{SHORT}\ngate,3,2,normal", "line 2: last_frame 2 must not come before first_frame 3"),
         (f"{HEADER}\ngate,1,2,normal,4,,8,8", "line 2: y must be"),
         (f"{HEADER}\ngate,1,2,normal,4,4,0,8", "line 2: width and height must be 1 pixel or more, got 0 x 8"),
-        (f'{SHORT}\n"gate,1,2,normal', "line 2 is no line of a table"),
+        (f'{SHORT}\n"gate,1,2,normal', "line 2 is not valid CSV"),
     ],
 )
-def test_a_line_that_breaks_its_rule_is_named(text, told):
-    with pytest.raises(BadFeedback, match=told):
+def test_rejects_invalid_lines(text, message):
+    with pytest.raises(BadFeedback, match=message):
         parse_annotations(text.splitlines(), "marks.csv")
 
 
@@ -80,101 +82,90 @@ def gate(tmp_path, street, pictures):
     return pictures(tmp_path / "clips" / "gate", street(6, 1.0))
 
 
-def written(tmp_path, *lines, header=HEADER):
+def write(tmp_path, *lines):
     path = tmp_path / "marks.csv"
-    path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    path.write_text("\n".join([HEADER, *lines]), encoding="utf-8")
     return path
 
 
-def load(path, learned=()):
-    return load_annotated_clips(read_annotations(path), learned, SPEC, load_footage)
+def load(path, normal=()):
+    return load_annotated_clips(read_annotations(path), normal, SPEC, load_footage)
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"\x00" * 100,
-        b"\xff\xd8\xff\xe0" + bytes(range(256)),
-        b"\x89PNG\r\n\x1a\n",
-        b"PK\x03\x04" * 9,
-        b'"' * 200_000,
-        b"\xef\xbb\xbf",
-    ],
+    [b"\x00" * 100, b"\xff\xd8\xff\xe0" + bytes(range(256)), b"PK\x03\x04" * 9, b'"' * 200_000, b"\xef\xbb\xbf"],
 )
-def test_bytes_that_are_no_marks_are_told_as_such(tmp_path, content):
+def test_rejects_files_of_other_kinds(tmp_path, content):
     (tmp_path / "marks.csv").write_bytes(content)
     with pytest.raises(BadFeedback, match=r"marks\.csv"):
         read_annotations(tmp_path / "marks.csv")
 
 
-def test_a_file_that_is_missing_and_one_that_marks_nothing_are_told(tmp_path):
+def test_rejects_missing_and_empty_files(tmp_path):
     with pytest.raises(BadFeedback, match=r"nowhere\.csv cannot be read: No such file"):
         read_annotations(tmp_path / "nowhere.csv")
-    with pytest.raises(BadFeedback, match="marks nothing"):
-        read_annotations(written(tmp_path))
+    with pytest.raises(BadFeedback, match="has no annotation"):
+        read_annotations(write(tmp_path))
 
 
 @pytest.mark.parametrize("video", ["clips/wall", "clips", "marks.csv", "a" * 300, "../" * 2000])
-def test_a_video_that_is_none_is_named_with_its_line(tmp_path, gate, video):
+def test_names_the_line_of_a_missing_video(tmp_path, gate, video):
     with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: "):
-        read_annotations(written(tmp_path, f"{video},0,1,normal,,,,"))
+        read_annotations(write(tmp_path, f"{video},0,1,normal,,,,"))
 
 
-def test_a_region_is_scaled_to_the_frames_of_the_spec_and_grown_to_whole_pixels(tmp_path, gate):
-    marked = load(written(tmp_path, "clips/gate,1,3,anomaly,3,4,10,9", "clips/gate,5,5,normal,,,,"))
-    assert [(mark.first, mark.last, mark.anomalous, mark.region) for mark in marked] == [
+def test_scales_regions_to_the_spec(tmp_path, gate):
+    clips = load(write(tmp_path, "clips/gate,1,3,anomaly,3,4,10,9", "clips/gate,5,5,normal,,,,"))
+    assert [(clip.first, clip.last, clip.anomalous, clip.region) for clip in clips] == [
         (1, 3, True, Region(1, 2, 6, 5)),
         (5, 5, False, None),
     ]
-    assert marked[0].footage is marked[1].footage
-    assert marked[0].footage.frames.shape == (6, 32, 48, 1)
+    assert clips[0].footage is clips[1].footage
+    assert clips[0].footage.frames.shape == (6, 32, 48, 1)
 
 
-def test_frames_are_counted_in_the_source_also_where_some_cannot_be_read(tmp_path, gate):
+def test_unreadable_frames_keep_their_number(tmp_path, gate):
     (gate / "1.jpg").write_bytes(b"no picture")
-    (mark,) = load(written(tmp_path, "clips/gate,2,3,normal,,,,"))
-    assert (mark.first, mark.last) == (1, 2)
+    (clip,) = load(write(tmp_path, "clips/gate,2,3,normal,,,,"))
+    assert (clip.first, clip.last) == (1, 2)
     with pytest.raises(BadFeedback, match="line 2: none of frames 1 to 1 of 'clips/gate' can be read"):
-        load(written(tmp_path, "clips/gate,1,1,normal,,,,"))
+        load(write(tmp_path, "clips/gate,1,1,normal,,,,"))
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
-        ("clips/gate,1,6,normal,,,,", "'clips/gate' has frames 0 to 5, the stretch ends at 6"),
-        ("clips/gate,1,2,normal,90,0,7,1", "the region 90,0,7,1 reaches to 97,1, outside the picture of 96 x 64 pixels"),
+        ("clips/gate,1,6,normal,,,,", "'clips/gate' has frames 0 to 5, the interval ends at 6"),
+        ("clips/gate,1,2,normal,90,0,7,1", "the region 90,0,7,1 reaches to 97,1, outside the image of 96 x 64 pixels"),
         ("clips/gate,1,2,normal,0,60,1,5", "reaches to 1,65, outside"),
     ],
 )
-def test_what_lies_outside_its_clip_is_named_with_its_line(tmp_path, gate, line, told):
-    with pytest.raises(BadFeedback, match=f"line 2: .*{told}"):
-        load(written(tmp_path, line))
+def test_rejects_what_lies_outside_the_clip(tmp_path, gate, line, message):
+    with pytest.raises(BadFeedback, match=f"line 2: .*{re.escape(message)}"):
+        load(write(tmp_path, line))
 
 
-def test_an_anomaly_in_footage_that_is_learned_from_as_normal_is_refused(tmp_path, gate):
-    learned = [Source("gate", tmp_path / "clips" / ".." / "clips" / "gate")]
-    assert load(written(tmp_path, "clips/gate,1,2,normal,,,,"), learned)
+def test_rejects_anomalies_in_normal_footage(tmp_path, gate):
+    normal = [Source("gate", tmp_path / "clips" / ".." / "clips" / "gate")]
+    assert load(write(tmp_path, "clips/gate,1,2,normal,,,,"), normal)
     with pytest.raises(BadFeedback, match="take the clip out of --data"):
-        load(written(tmp_path, "clips/gate,1,2,anomaly,,,,"), learned)
+        load(write(tmp_path, "clips/gate,1,2,anomaly,,,,"), normal)
 
 
-def test_a_folder_of_clips_marks_all_of_them(tmp_path, street, pictures, video):
+def test_reads_folders_of_clips(tmp_path, street, pictures, video):
     pictures(tmp_path / "anomaly" / "cyclist", street(4, 1.0))
     video(tmp_path / "normal" / "rain.mkv", street(5, 1.0))
-    said = read_annotations(tmp_path)
-    assert [(one.mark.video, one.mark.anomalous) for one in said] == [("anomaly/cyclist", True), ("normal/rain.mkv", False)]
-    assert [source.path.name for source in annotated_sources([*said, *said])] == ["cyclist", "rain.mkv"]
-    assert [(mark.first, mark.last, mark.region) for mark in load(tmp_path)] == [(0, 3, None), (0, 4, None)]
-
-
-def test_the_fingerprint_changes_with_every_word(tmp_path, gate):
-    lines = [
-        "gate,1,2,normal,,,,",
-        "gate,1,3,normal,,,,",
-        "gate,1,2,anomaly,,,,",
-        "gate,1,2,normal,0,0,9,9",
-        "gate,0,2,normal,,,,",
+    read = read_annotations(tmp_path)
+    assert [(each.annotation.video, each.annotation.anomalous) for each in read] == [
+        ("anomaly/cyclist", True),
+        ("normal/rain.mkv", False),
     ]
-    prints = {annotations_hash(load(written(tmp_path, f"clips/{line}"))) for line in lines}
-    assert len(prints) == len(lines)
+    assert [source.path.name for source in annotated_sources([*read, *read])] == ["cyclist", "rain.mkv"]
+    assert [(clip.first, clip.last, clip.region) for clip in load(tmp_path)] == [(0, 3, None), (0, 4, None)]
+
+
+def test_hash_depends_on_every_value(tmp_path, gate):
+    lines = ["1,2,normal,,,,", "1,3,normal,,,,", "1,2,anomaly,,,,", "1,2,normal,0,0,9,9", "0,2,normal,,,,"]
+    assert len({annotations_hash(load(write(tmp_path, f"clips/gate,{line}"))) for line in lines}) == len(lines)
     assert annotations_hash(()) is None

@@ -16,18 +16,18 @@ def textured(right_px: float = 0.0, down_px: float = 0.0) -> np.ndarray:
 
 @settings(deadline=None, max_examples=10)
 @given(st.floats(-2.5, 2.5), st.floats(-2.5, 2.5))
-def test_flow_leads_back_to_the_earlier_frame_in_frame_pixels(right_px, down_px):
+def test_flow_points_to_the_earlier_frame(right_px, down_px):
     flow = DisFlow().flow(textured(right_px, down_px), textured())
     assert flow.dtype == np.float32
     assert flow.shape == (18, 24, 2)
     assert np.median(flow[3:-3, 3:-3], axis=(0, 1)) == pytest.approx([-right_px, -down_px], abs=0.2)
 
 
-def test_what_stands_still_has_no_motion():
+def test_no_motion_gives_no_flow():
     assert float(np.abs(DisFlow().flow(textured(), textured())).max()) < 0.05
 
 
-def test_a_flow_laid_over_the_frame_is_as_fast_as_before():
-    over = resize_flow(np.full((18, 24, 2), (1.5, -0.5), np.float32), (72, 96))
-    assert over.shape == (72, 96, 2)
-    assert over.reshape(-1, 2).min(0).tolist() == over.reshape(-1, 2).max(0).tolist() == [1.5, -0.5]
+def test_resizing_keeps_speeds():
+    flow = resize_flow(np.full((18, 24, 2), (1.5, -0.5), np.float32), (72, 96))
+    assert flow.shape == (72, 96, 2)
+    assert flow.reshape(-1, 2).min(0).tolist() == flow.reshape(-1, 2).max(0).tolist() == [1.5, -0.5]

@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,15 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.io import savemat
 
-from trainer.data.masks import ArrayMasks, PackedMasks, read_matlab_masks, read_npy
+from trainer.data.masks import ArrayMasks, PackedMasks, find_image_masks, read_matlab_masks, read_npy
 from trainer.errors import BadLabels
 
 
 @given(
     arrays.arrays(np.uint8, arrays.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.sampled_from([0, 0, 0, 1, 255]))
 )
-def test_packed_masks_come_out_as_they_went_in(masks):
-    packed = PackedMasks.of(list(masks))
+def test_packing_is_lossless(masks):
+    packed = PackedMasks.pack(list(masks))
     assert len(packed) == len(masks)
     assert all(np.array_equal(packed[frame], mask != 0) for frame, mask in enumerate(masks))
     assert packed.labels.tolist() == [int(mask.any()) for mask in masks]
@@ -23,21 +24,21 @@ def test_packed_masks_come_out_as_they_went_in(masks):
         packed[len(masks)]
 
 
-def test_a_mask_taken_from_an_array_is_of_booleans(tmp_path):
+def test_masks_of_an_array_are_boolean(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[[0, 2], [0, 0]], [[0, 0], [1, 0]]], np.int64))
     masks = ArrayMasks(read_npy(tmp_path / "a.npy", 3))
     assert len(masks) == 2
     assert (masks[0].dtype, masks[0].tolist()) == (np.bool_, [[False, True], [False, False]])
 
 
-def test_a_large_array_stays_on_disk(tmp_path):
+def test_arrays_are_memory_mapped(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), np.bool_))
     assert isinstance(read_npy(tmp_path / "a.npy", 3), np.memmap)
 
 
 @settings(deadline=None)  # a busy disk is no failure
 @given(st.data())
-def test_a_damaged_array_is_a_clear_error(tmp_path_factory, data):
+def test_damaged_array_is_read_or_rejected(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     good = io.BytesIO()
     np.save(good, np.zeros((2, 3, 4), np.uint8))
@@ -52,7 +53,7 @@ def test_a_damaged_array_is_a_clear_error(tmp_path_factory, data):
     assert array.ndim == 3
 
 
-def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path):
+def test_rejects_arrays_larger_than_the_file(tmp_path):
     path = tmp_path / "a.npy"
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 480, 856)})
@@ -71,7 +72,7 @@ def cells(*masks):
     return row
 
 
-def test_several_files_are_read_in_their_order_whatever_their_numbers_are(tmp_path):
+def test_reads_matlab_files_in_order(tmp_path):
     blank, marked = np.zeros((4, 5), np.uint8), np.zeros((4, 5), np.uint8)
     marked[1, 2] = 1
     first = mat(tmp_path / "1_label.mat", volLabel=cells(blank, marked))
@@ -103,7 +104,39 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_file_without_cells_of_masks_is_a_clear_error(tmp_path, wrong):
+def test_rejects_other_matlab_files(tmp_path, wrong):
     WRONG[wrong](tmp_path / "1_label.mat")
     with pytest.raises(BadLabels, match=r"1_label\.mat"):
         list(read_matlab_masks([tmp_path / "1_label.mat"]))
+
+
+def write_masks(folder, masks):
+    folder.mkdir(parents=True)
+    for number, mask in enumerate(masks):
+        cv2.imwrite(str(folder / f"{number}.png"), mask)
+    return folder
+
+
+def test_reads_mask_images_in_natural_order(tmp_path):
+    images = np.zeros((12, 6, 8), np.uint8)
+    images[10, 2, 3], images[11, 5, 7] = 1, 255
+    masks = find_image_masks(write_masks(tmp_path / "01", images))
+    assert len(masks) == 12
+    assert (masks[10].dtype, masks[10].shape, masks[10].sum()) == (np.bool_, (6, 8), 1)
+    assert masks[11][5, 7]
+    assert not masks[2].any()
+
+
+def test_folders_without_images_have_no_masks(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert find_image_masks(tmp_path / "missing") is None
+    assert find_image_masks(tmp_path / "empty") is None
+
+
+def test_names_mask_images_that_do_not_decode(tmp_path):
+    folder = write_masks(tmp_path / "01", np.random.default_rng(0).integers(0, 255, (1, 64, 64), np.uint8))
+    whole = (folder / "0.png").read_bytes()
+    for content in (b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, whole[: len(whole) // 2]):
+        (folder / "0.png").write_bytes(content)
+        with pytest.raises(BadLabels, match=r"0\.png: "):
+            find_image_masks(folder)[0]
