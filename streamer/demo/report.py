@@ -1,7 +1,4 @@
-"""The demo's closing table: which edited stretches were found, how soon, and which events were false.
-
-The demo's sidecar: what was edited into its footage, and which of it the events found. Pure.
-"""
+"""Compares the demo's events with the anomalies that were edited into its footage, and formats the result."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from streamer.redis.subscriber import ScoreEntry
 
 
 class AnomalyInterval(BaseModel):
-    """One edited stretch of one camera's footage, in seconds from its first frame."""
+    """One anomaly edited into one camera's footage; times in seconds from its first frame."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,31 +25,31 @@ class AnomalyInterval(BaseModel):
     end_s: float
 
 
-class _Sidecar(BaseModel):
+class _GroundTruth(BaseModel):
     stretches: tuple[AnomalyInterval, ...]
 
 
 def read_ground_truth(path: Path) -> tuple[AnomalyInterval, ...]:
-    """Read ``stretches.json``."""
-    return _Sidecar.model_validate_json(path.read_bytes()).stretches
+    """The edited anomalies of all cameras, from ``stretches.json``."""
+    return _GroundTruth.model_validate_json(path.read_bytes()).stretches
 
 
 @dataclass(slots=True)
 class DetectedEvent:
-    """One event as a subscriber knows it once it is over."""
+    """One event, from all its entries in the event stream."""
 
     camera_id: str
     started_at_ms: int
     announced_at_ms: int
-    """Capture time of the frame that made the service announce it."""
+    """Capture time of the frame on which the service announced the event."""
     ended_at_ms: int
-    """Capture time of the last entry, where no ``end`` came."""
+    """Capture time of the last entry if the event has no ``end``."""
     peak_score: float
     threshold: float
 
 
 def collect_events(entries: list[Event]) -> list[DetectedEvent]:
-    """Event entries joined by their id, in the order of their starts."""
+    """Join entries by event id, in the order of the events' starts."""
     by_id: dict[str, DetectedEvent] = {}
     for entry in entries:
         if entry.kind == "start":
@@ -66,63 +63,63 @@ def collect_events(entries: list[Event]) -> list[DetectedEvent]:
 
 
 class DetectionResult(NamedTuple):
-    """What became of the stretches: the first event of each (None: missed), and events of no stretch."""
+    """Which anomalies were detected."""
 
-    found: dict[AnomalyInterval, DetectedEvent | None]
+    detections: dict[AnomalyInterval, DetectedEvent | None]
+    """The first event of each anomaly; None if it was missed."""
     false_events: list[DetectedEvent]
 
 
 def match_events(
-    stretches: tuple[AnomalyInterval, ...], events: list[DetectedEvent], first_frame_ms: int, slack_ms: int
+    intervals: tuple[AnomalyInterval, ...], events: list[DetectedEvent], first_frame_ms: int, tolerance_ms: int
 ) -> DetectionResult:
-    """Match events with stretches. An event may reach ``slack_ms`` past a stretch: a clip's last frames still show it."""
+    """Match events with anomalies that overlap them; an event may begin ``tolerance_ms`` late, while its clip still shows one."""
 
-    def overlap(stretch: AnomalyInterval, event: DetectedEvent) -> bool:
-        begin_ms = first_frame_ms + stretch.start_s * 1000
-        end_ms = first_frame_ms + stretch.end_s * 1000 + slack_ms
-        return event.camera_id == stretch.camera_id and event.started_at_ms <= end_ms and event.ended_at_ms >= begin_ms
+    def overlap(interval: AnomalyInterval, event: DetectedEvent) -> bool:
+        begin_ms = first_frame_ms + interval.start_s * 1000
+        end_ms = first_frame_ms + interval.end_s * 1000 + tolerance_ms
+        return event.camera_id == interval.camera_id and event.started_at_ms <= end_ms and event.ended_at_ms >= begin_ms
 
-    found = {stretch: next((event for event in events if overlap(stretch, event)), None) for stretch in stretches}
-    false_events = [event for event in events if not any(overlap(stretch, event) for stretch in stretches)]
-    return DetectionResult(found, false_events)
+    detections = {interval: next((event for event in events if overlap(interval, event)), None) for interval in intervals}
+    false_events = [event for event in events if not any(overlap(interval, event) for interval in intervals)]
+    return DetectionResult(detections, false_events)
 
 
-def result_table(verdict: DetectionResult, cameras: list[str], first_frame_ms: int) -> Table:
-    """A row for each edited stretch and for each camera without one; false events in rows of their own."""
-    table = Table(title="what was hidden in the footage, and what became of it", title_justify="left")
+def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: int) -> Table:
+    """A row for each anomaly, each camera without one, and each false event."""
+    table = Table(title="anomalies edited into the footage, and what was detected", title_justify="left")
     for heading in ("camera", "edited", "what", "found", "delay", "peak score / threshold"):
         table.add_column(heading)
-    for stretch, event in verdict.found.items():
-        table.add_row(*_stretch_cells(stretch, event, first_frame_ms))
-    untouched = sorted(set(cameras) - {stretch.camera_id for stretch in verdict.found})
-    for camera_id in untouched:
-        quiet = not any(event.camera_id == camera_id for event in verdict.false_events)
+    for interval, event in result.detections.items():
+        table.add_row(*_interval_cells(interval, event, first_frame_ms))
+    for camera_id in sorted(set(cameras) - {interval.camera_id for interval in result.detections}):
+        quiet = not any(event.camera_id == camera_id for event in result.false_events)
         table.add_row(camera_id, "never", "the control", Text("quiet", style="green") if quiet else "", "", "")
-    for event in verdict.false_events:
+    for event in result.false_events:
         begin_s = (event.started_at_ms - first_frame_ms) / 1000
         table.add_row(event.camera_id, f"{begin_s:.1f} s", "nothing", Text("FALSE EVENT", style="yellow"), "", _peak(event))
     return table
 
 
-def summary_line(verdict: DetectionResult, scores: list[ScoreEntry], n_cameras: int) -> str:
-    """Found, false, frames scored, frames a second, and the time from capture to score."""
-    found = sum(event is not None for event in verdict.found.values())
-    seconds = (max(entry.scored_at_ms for entry in scores) - min(entry.scored_at_ms for entry in scores)) / 1000
-    latency_ms = median(entry.scored_at_ms - entry.captured_at_ms for entry in scores)
-    return (
-        f"{found} of {len(verdict.found)} stretches found, {len(verdict.false_events)} false events; "
-        f"{len(scores)} frames of {n_cameras} cameras scored at {len(scores) / seconds:.0f} frames/s, "
-        f"median {latency_ms:.0f} ms from capture to score."
-    )
-
-
-def _stretch_cells(stretch: AnomalyInterval, event: DetectedEvent | None, first_frame_ms: int) -> tuple[str | Text, ...]:
-    edited = f"{stretch.start_s:.0f} to {stretch.end_s:.0f} s"
+def _interval_cells(interval: AnomalyInterval, event: DetectedEvent | None, first_frame_ms: int) -> tuple[str | Text, ...]:
+    cells = interval.camera_id, f"{interval.start_s:.0f} to {interval.end_s:.0f} s", interval.description
     if event is None:
-        return stretch.camera_id, edited, stretch.description, Text("MISSED", style="bold red"), "", ""
-    delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - stretch.start_s
-    return stretch.camera_id, edited, stretch.description, Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
+        return *cells, Text("MISSED", style="bold red"), "", ""
+    delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - interval.start_s
+    return *cells, Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
 
 
 def _peak(event: DetectedEvent) -> str:
     return f"{event.peak_score:.2f} / {event.threshold:.2f}"
+
+
+def summary_line(result: DetectionResult, scores: list[ScoreEntry], cameras_n: int) -> str:
+    """Anomalies found, false events, frames scored, frames per second, and the time from capture to score."""
+    found = sum(event is not None for event in result.detections.values())
+    seconds = (max(entry.scored_at_ms for entry in scores) - min(entry.scored_at_ms for entry in scores)) / 1000
+    latency_ms = median(entry.scored_at_ms - entry.captured_at_ms for entry in scores)
+    return (
+        f"{found} of {len(result.detections)} anomalies found, {len(result.false_events)} false events; "
+        f"{len(scores)} frames of {cameras_n} cameras scored at {len(scores) / seconds:.0f} frames/s, "
+        f"median {latency_ms:.0f} ms from capture to score."
+    )

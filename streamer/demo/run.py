@@ -1,7 +1,7 @@
-"""``oddsight-stream demo``: real footage through Kafka, the real service and Redis, on a machine that has neither.
+"""``oddsight-stream demo``: plays real footage through Kafka, the service and Redis on a machine that has neither.
 
-The service is a process of its own, started as any user would start it; what is shown is read from Redis, as any subscriber
-would. Only the broker, Redis and the cameras are stand-ins.
+The service runs as a separate process, started as any user would start it, and the results are read from Redis as by any
+subscriber. Only the broker, Redis and the cameras are stand-ins.
 """
 
 import subprocess
@@ -10,8 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -21,11 +21,12 @@ from streamer.config import Settings, settings_toml
 from streamer.demo.embedded import die_with_parent, embedded_kafka, embedded_redis
 from streamer.demo.report import collect_events, match_events, read_ground_truth, result_table, summary_line
 from streamer.errors import StreamError
-from streamer.event import Event
-from streamer.ingest.run import CameraFeed, IngestPlan, ingest
+from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import make_redis
-from streamer.redis.subscriber import ScoreEntry, Subscriber
+from streamer.redis.progress import RedisProgressStore
+from streamer.redis.subscriber import Subscriber, Updates
+from streamer.types import Partition
 from streamer.watch import Dashboard, live_dashboard
 
 DEMO_DATA = Path(__file__).parent / "data"
@@ -35,24 +36,16 @@ DEMO_VIDEOS = tuple(sorted((DEMO_DATA / "testing" / "videos").glob("*.mp4")))
 PARTITIONS = 4
 
 _START_TIMEOUT_S = 60.0
-_SILENCE_S = 30.0
-"""A slow machine takes its time, but not without a single score for so long."""
-_LOOK_EVERY_S = 0.1
-
-
-@dataclass(slots=True)
-class DemoOutput:
-    """All that a subscriber saw of the demo."""
-
-    scores: list[ScoreEntry] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+_NO_SCORE_TIMEOUT_S = 30.0
+"""A slow machine may take long for all scores, but not this long for a single one."""
+_POLL_S = 0.1
 
 
 def run_demo(console: Console) -> None:
     """Run the demo from start to end.
 
     Raises:
-        StreamError: a part did not start or ended early; says where its log is.
+        StreamError: a part did not start or ended early; says what it printed.
     """
     silence_kafka_log()
     console.print("Starting an embedded Kafka broker, an embedded Redis and the service ...")
@@ -66,14 +59,14 @@ def run_demo(console: Console) -> None:
         with _service(settings, Path(folder)) as check_service:
             _wait_until_started(settings, check_service)
             console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time.\n")
-            first_frame_ms, seen = _play_and_watch(settings, console, check_service)
-    stretches = read_ground_truth(DEMO_DATA / "stretches.json")
-    slack_ms = round(settings.decision.merge_gap_s * 1000)
-    verdict = match_events(stretches, collect_events(seen.events), first_frame_ms, slack_ms)
+            first_frame_ms, received = _play_and_watch(settings, console, check_service)
+    intervals = read_ground_truth(DEMO_DATA / "stretches.json")
+    tolerance_ms = round(settings.decision.merge_gap_s * 1000)
+    result = match_events(intervals, collect_events(received.events), first_frame_ms, tolerance_ms)
     cameras = [video.stem for video in DEMO_VIDEOS]
     console.print()
-    console.print(result_table(verdict, cameras, first_frame_ms))
-    console.print(summary_line(verdict, seen.scores, len(cameras)))
+    console.print(result_table(result, cameras, first_frame_ms))
+    console.print(summary_line(result, received.scores, len(cameras)))
 
 
 def _settings(broker: str, redis_url: str) -> Settings:
@@ -90,7 +83,7 @@ def _settings(broker: str, redis_url: str) -> Settings:
 
 @contextmanager
 def _service(settings: Settings, folder: Path) -> Iterator[Callable[[], None]]:
-    """Run the service; gives a function that raises if it has ended."""
+    """Run the service; yields a function that raises if it has ended."""
     config_path, log_path = folder / "oddsight.toml", folder / "service.log"
     config_path.write_text(settings_toml(settings))
     with log_path.open("wb") as log_file:
@@ -105,7 +98,8 @@ def _service(settings: Settings, folder: Path) -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if service.poll() is not None:
-            raise StreamError(f"the service ended with exit code {service.returncode}; it said:\n{log_path.read_text()[-2000:]}")
+            printed = log_path.read_text()[-2000:]
+            raise StreamError(f"the service ended with exit code {service.returncode}; it printed:\n{printed}")
 
     try:
         yield check
@@ -115,62 +109,53 @@ def _service(settings: Settings, folder: Path) -> Iterator[Callable[[], None]]:
 
 
 def _wait_until_started(settings: Settings, check_service: Callable[[], None]) -> None:
-    """Until the service has stored where each partition begins."""
+    """Wait until the service has stored the first offset of each partition."""
     deadline_s = time.monotonic() + _START_TIMEOUT_S
-    keys = [
-        f"{settings.redis.prefix}:progress:{settings.kafka.consumer_group}:{settings.kafka.topic}:{n}" for n in range(PARTITIONS)
-    ]
+    partitions = [Partition(settings.kafka.topic, number) for number in range(PARTITIONS)]
     with make_redis(settings.redis) as client:
-        while client.exists(*keys) < len(keys):
+        store = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
+        while any(store.read(partition).next_offset is None for partition in partitions):
             check_service()
             if time.monotonic() > deadline_s:
                 raise StreamError(f"the service was not ready within {_START_TIMEOUT_S:.0f} s")
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
 
 
-def _play_and_watch(settings: Settings, console: Console, check_service: Callable[[], None]) -> tuple[int, DemoOutput]:
-    """Feed all cameras on a thread, and show what comes out; gives the first frame's capture time and what was seen."""
+def _play_and_watch(settings: Settings, console: Console, check_service: Callable[[], None]) -> tuple[int, Updates]:
+    """Send all cameras from a thread and show the results; returns the first frame's capture time and all results."""
     start_at_ms = round(time.time() * 1000)
     plan = IngestPlan([CameraFeed(video.stem, str(video)) for video in DEMO_VIDEOS], start_at_ms=start_at_ms)
-    clip_length = read_bundle(DEMO_BUNDLE).spec.length
     stop = threading.Event()
-    sent: list[int] = []
     producer = make_producer(settings.kafka)
-
-    def feed_cameras() -> None:
-        sent.append(ingest(plan, producer, settings.kafka.topic, stop).delivery.sent)
-
-    cameras = threading.Thread(target=feed_cameras, name="cameras", daemon=True)
-    cameras.start()
     try:
-        return start_at_ms, _watch(settings, console, check_service, lambda: _expected_scores(sent, clip_length))
+        with ThreadPoolExecutor(1, thread_name_prefix="cameras") as pool:
+            sending = pool.submit(ingest, plan, producer, settings.kafka.topic, stop)
+            try:
+                return start_at_ms, _watch(settings, console, check_service, sending)
+            finally:
+                stop.set()
     finally:
-        stop.set()
-        cameras.join()
         producer.close()
 
 
-def _expected_scores(sent: list[int], clip_length: int) -> int | None:
-    """How many scores there must be in the end; None while the cameras still play."""
-    return sent[0] - len(DEMO_VIDEOS) * (clip_length - 1) if sent else None
-
-
-def _watch(
-    settings: Settings, console: Console, check_service: Callable[[], None], expected_scores: Callable[[], int | None]
-) -> DemoOutput:
-    """Show scores and events until all of them came."""
-    seen, dashboard, silent_since_s = DemoOutput(), Dashboard(), time.monotonic()
+def _watch(settings: Settings, console: Console, check_service: Callable[[], None], sending: "Future[IngestResult]") -> Updates:
+    """Show scores and events until all have arrived."""
+    clip_length = read_bundle(DEMO_BUNDLE).spec.length
+    received, dashboard, last_score_s = Updates([], []), Dashboard(), time.monotonic()
     with make_redis(settings.redis) as client, live_dashboard(console, dashboard) as show:
-        feed = Subscriber(client, settings.redis, from_start=True)
-        while (expected := expected_scores()) is None or len(seen.scores) < expected:
+        subscriber = Subscriber(client, settings.redis, from_start=True)
+        while True:
             check_service()
-            if expected is not None and time.monotonic() - silent_since_s > _SILENCE_S:
-                raise StreamError(f"no score came for {_SILENCE_S:g} s, {expected - len(seen.scores)} of {expected} are missing")
-            news = feed.poll(_LOOK_EVERY_S)
-            if news.scores:
-                silent_since_s = time.monotonic()
-            seen.scores += news.scores
-            seen.events += news.events
-            dashboard.update(news)
-            show(news.events)
-    return seen
+            if sending.done():
+                missing = sending.result().delivery.sent - len(DEMO_VIDEOS) * (clip_length - 1) - len(received.scores)
+                if missing <= 0:
+                    return received
+                if time.monotonic() - last_score_s > _NO_SCORE_TIMEOUT_S:
+                    raise StreamError(f"no score arrived for {_NO_SCORE_TIMEOUT_S:g} s, {missing} are missing")
+            updates = subscriber.poll(_POLL_S)
+            if updates.scores:
+                last_score_s = time.monotonic()
+            received.scores.extend(updates.scores)
+            received.events.extend(updates.events)
+            dashboard.update(updates)
+            show(updates.events)

@@ -1,4 +1,4 @@
-"""Rejected messages to the dead-letter topic, as they came, with headers that say where they came from and why."""
+"""Sends rejected messages unchanged to the dead-letter topic, with headers that say where they came from and why."""
 
 from typing import Any
 
@@ -24,17 +24,15 @@ class KafkaDeadLetters:
         self._failure: KafkaError | None = None
 
     def send(self, rejected: Rejected) -> None:
-        """See :meth:`streamer.interfaces.DeadLetterSink.send`."""
         try:
             self._produce(rejected, rejected.message.value, ())
         except MessageSizeTooLargeError:
-            # Kafka took it, but this producer's limit is lower: say so rather than stop.
+            # Kafka accepted the message, but this producer's limit is lower: send it without its value.
             self._produce(rejected, None, (("value_dropped", b"larger than this producer may send"),))
         except KafkaError as error:
             self._failure = error
 
     def flush(self) -> None:
-        """See :meth:`streamer.interfaces.DeadLetterSink.flush`."""
         pending, self._pending = self._pending, []
         failure, self._failure = self._failure, None
         try:
@@ -46,10 +44,9 @@ class KafkaDeadLetters:
             raise BrokerUnavailable(f"dead-letter topic {self._topic}: {failure}") from failure
 
     def close(self) -> None:
-        """See :meth:`streamer.interfaces.DeadLetterSink.close`."""
         self._producer.close(timeout=self._timeout_s)
 
-    def _produce(self, rejected: Rejected, value: bytes | None, more: tuple[tuple[str, bytes], ...]) -> None:
+    def _produce(self, rejected: Rejected, value: bytes | None, extra_headers: tuple[tuple[str, bytes], ...]) -> None:
         message = rejected.message
         headers = [
             *message.headers,
@@ -58,7 +55,7 @@ class KafkaDeadLetters:
             ("topic", message.partition.topic.encode()),
             ("partition", str(message.partition.number).encode()),
             ("offset", str(message.offset).encode()),
-            *more,
+            *extra_headers,
         ]
         if message.key is None and value is None:
             value = b""  # the client refuses a record with neither

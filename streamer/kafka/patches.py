@@ -1,55 +1,72 @@
-"""One record that kafka-python cannot read must not end the service, nor hide the records behind it.
+"""All workarounds for bugs of kafka-python that reach into its private places.
 
-A record's framing and its content are different things: a header name that is not UTF-8, which no broker checks, makes
-kafka-python refuse the whole batch, for ever. Here such a record is read as far as its offset, handed on with nothing but the
-header :data:`streamer.types.UNREADABLE`, and dead-lettered like any other message that is no frame.
-
-A member of a consumer group must finish what it began: kafka-python may lose the answer to a JoinGroup.
-
-A join that takes longer than one poll goes on in the background. kafka-python 3.0 then loses its answer in two ways, both mended
-here. It asks only whether there is a *reason* to join: a leader who joined again because it learned of a topic's partitions, as
-it does right after every start, finds that the reason is gone and never looks at the answer; the member stays in the group
-without partitions, with which nobody else works either. (Kafka's own client asks whether a join is needed *or pending*,
-``rejoinNeededOrPending``.) And an answer that came between two polls is taken for none: the member joins anew, round after round
-until one ends within a poll. (Kafka's own client keeps the join's future until a poll has used it.)
+Seen in kafka-python 3.0.12, which ``pyproject.toml`` pins exactly. ``tests/unit/streamer/kafka/test_patches.py`` shows each bug
+without its workaround: when a new version fails there, the workaround can go.
 """
 
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaConsumer
-from kafka.errors import CorruptRecordError
+from kafka.errors import CorruptRecordError, KafkaError
+from kafka.net.compat import KafkaNetClient
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 
 from streamer.types import UNREADABLE
 
+_log_lock = threading.Lock()
+"""kafka-python's log is global: two threads that capture it at once would mix their errors and leave it changed."""
+
 
 def patch_group_join(consumer: KafkaConsumer) -> None:
-    """Make a consumer go on joining its group until it has its partitions. Call once, before it subscribes."""
+    """Make a consumer finish a group join that takes longer than one poll. Call once, before it subscribes.
+
+    Such a join goes on in the background, and kafka-python loses its result in two ways. The member then stays in the group
+    without partitions, and nobody else processes them.
+
+    - It asks only whether there is a reason to join. A leader that joins again because it learned of a topic's partitions, as it
+      does after every start, finds the reason gone and never reads the result. (Kafka's Java client asks whether a join is
+      needed or pending, ``rejoinNeededOrPending``.)
+    - A result that arrived between two polls is discarded, and the member joins again, until a join ends within a poll. (Kafka's
+      Java client keeps the join's future until a poll has used it.)
+    """
     coordinator = consumer._coordinator
     needed, join = coordinator.need_rejoin, coordinator.join_group_async
 
     def needed_or_pending() -> bool:
         return bool(needed() or coordinator.rejoining)
 
-    async def join_or_take_the_answer(timeout_ms: float | None = None) -> bool:
-        answered = coordinator._join_task
-        if answered is not None and answered.is_done:
+    async def join_or_take_result(timeout_ms: float | None = None) -> bool:
+        finished = coordinator._join_task
+        if finished is not None and finished.is_done:
 
-            async def answer() -> object:
-                return await answered
+            async def result() -> object:
+                return await finished
 
-            # It waits for whatever is under way; a task that only repeats the answer is.
-            coordinator._join_task = coordinator._manager.call_soon(answer)
+            # join_group_async awaits a task that is not done, so give it one that repeats the result.
+            coordinator._join_task = coordinator._manager.call_soon(result)
         return bool(await join(timeout_ms=timeout_ms))
 
     coordinator.need_rejoin = needed_or_pending
-    coordinator.join_group_async = join_or_take_the_answer
+    coordinator.join_group_async = join_or_take_result
+
+
+def patch_record_reading() -> None:
+    """Make kafka-python return an empty record with the header ``UNREADABLE`` for one that it cannot parse.
+
+    It raises instead, for instance for a header name that is not UTF-8, which no broker checks. The whole batch is then refused
+    at every poll, and the consumer never gets past it.
+    """
+    memory_records.DefaultRecordBatch = TolerantRecordBatch
 
 
 class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no type hints
-    """A batch that gives an empty record in place of one it cannot read."""
+    """A record batch of which single records may be unreadable."""
 
     def _read_msg(self, decode_varint: Any = decode_varint) -> DefaultRecord:
         begin = self._pos
@@ -58,8 +75,8 @@ class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-py
         except (ValueError, IndexError, CorruptRecordError) as error:
             return self._unreadable(begin, repr(error))
 
-    def _unreadable(self, begin: int, detail: str) -> DefaultRecord:
-        """What is left of a record: its length says where the next begins, its deltas say when and where it is."""
+    def _unreadable(self, begin: int, reason: str) -> DefaultRecord:
+        """Only the framing of a record: its length gives the start of the next, its deltas give timestamp and offset."""
         length, content = decode_varint(self._buffer, begin)
         _attributes, position = decode_varint(self._buffer, content)
         timestamp_delta, position = decode_varint(self._buffer, position)
@@ -67,11 +84,55 @@ class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-py
         if not 0 < length <= len(self._buffer) - content:
             raise CorruptRecordError(f"a record claims {length} bytes")
         self._pos = content + length
-        headers = [(UNREADABLE, detail.encode())]
+        headers = [(UNREADABLE, reason.encode())]
         offset, timestamp_ms = self.base_offset + offset_delta, self.first_timestamp + timestamp_delta
         return DefaultRecord(length, offset, timestamp_ms, self.timestamp_type, None, None, headers)
 
 
-def patch_record_reading() -> None:
-    """Make kafka-python read batches so. It has no setting for it; the class is looked up where it is replaced here."""
-    memory_records.DefaultRecordBatch = TolerantRecordBatch
+def open_client(client_class: Callable[..., Any], **options: Any) -> Any:
+    """Make a consumer, producer or administration client.
+
+    If kafka-python's constructor raises, its network thread goes on reconnecting for ever; here it is stopped.
+    """
+    opened: list[KafkaNetClient] = []
+
+    def make_network_client(**network_options: Any) -> KafkaNetClient:
+        opened.append(KafkaNetClient(**network_options))
+        return opened[-1]
+
+    try:
+        return client_class(**options, kafka_client=make_network_client)
+    except KafkaError:
+        for client in opened:
+            client.close()
+        raise
+
+
+@contextmanager
+def logged_connection_errors() -> Iterator[list[Exception]]:
+    """Collect the exceptions that kafka-python logs while the block runs, and keep them off the log.
+
+    Why a connection failed is only in its log; what it raises says no more than "Unable to bootstrap".
+    """
+    logger = logging.getLogger("kafka.net")
+    with _log_lock:
+        handler, level, propagate = _ErrorCollector(), logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        try:
+            yield handler.errors
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+class _ErrorCollector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.errors: list[Exception] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        self.errors += [argument for argument in arguments if isinstance(argument, Exception)]

@@ -267,10 +267,10 @@ class TestSecureKafka:
 
     def test_a_password_where_none_is_taken(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
         plain = {"security_protocol": "SASL_PLAINTEXT", "bootstrap_servers": apache_kafka.address}
-        self.expect(r"takes no user name and password", secure.model_copy(update=plain))
+        self.expect(r"accepts no user name and password", secure.model_copy(update=plain))
 
     def test_no_password_where_one_is_needed(self, secure: KafkaSettings) -> None:
-        self.expect(r"may ask for a user name and password", secure.model_copy(update={"security_protocol": "SSL"}))
+        self.expect(r"may require a user name and password", secure.model_copy(update={"security_protocol": "SSL"}))
 
 
 class TestRedis:
@@ -316,7 +316,7 @@ class TestRedis:
 
 def test_an_embedded_server_that_fails_to_start_says_what_it_said(tmp_path: Path) -> None:
     with (
-        pytest.raises(EmbeddedUnavailable, match=r"(?s)did not start; it said: .*No such file"),
+        pytest.raises(EmbeddedUnavailable, match=r"(?s)did not start; it printed: .*No such file"),
         embedded_redis(data_dir=tmp_path / "none"),
     ):
         pass

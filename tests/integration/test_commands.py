@@ -59,5 +59,5 @@ def test_the_demo_finds_what_it_says_it_finds_and_ends_with_exit_0() -> None:
     assert [camera_id for camera_id, row in rows.items() if " found " in row] == ["gate", "path", "mast"]
     assert "MISSED" in rows["lawn"]
     assert "quiet" in rows["yard"]
-    assert "3 of 4 stretches found, 0 false events; 1000 frames of 5 cameras scored" in done.stdout
+    assert "3 of 4 anomalies found, 0 false events; 1000 frames of 5 cameras scored" in done.stdout
     assert done.stderr == ""

@@ -28,8 +28,8 @@ def _testing(root: Path) -> list[LabelledClip]:
         )
     if label_file is None:
         raise BadLabels(
-            f"{root / NPZ_NAME} is missing: give one uint8 array of 0 and 1 per test clip, keyed by clip name, or {CSV_NAME} with "
-            "the columns clip,first_frame,last_frame; if this is ShanghaiTech, testing/test_frame_mask is missing"
+            f"{root / NPZ_NAME} is missing: give one uint8 array of 0 and 1 per test clip, keyed by clip name, or {CSV_NAME} "
+            "with the columns clip,first_frame,last_frame; if this is ShanghaiTech, testing/test_frame_mask is missing"
         )
     sources = find_sources(split)
     labels = read_labels(label_file, sources)

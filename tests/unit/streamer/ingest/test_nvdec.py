@@ -1,5 +1,3 @@
-"""Video files decoded by NVDEC give the pictures that the CPU gives, or an error that says what to do."""
-
 import inspect
 import sys
 from pathlib import Path
@@ -34,51 +32,49 @@ def by_nvdec(path: Path, fps: float | None = None) -> list[EncodedFrame]:
     return list(open_source(str(path), fps, decoder="nvdec"))
 
 
-def pixels(picture: EncodedFrame) -> NDArray[np.int16]:
-    return np.asarray(cv2.imdecode(np.frombuffer(picture.encoded, np.uint8), cv2.IMREAD_COLOR)).astype(np.int16)
+def pixels(frame: EncodedFrame) -> NDArray[np.int16]:
+    return np.asarray(cv2.imdecode(np.frombuffer(frame.encoded, np.uint8), cv2.IMREAD_COLOR)).astype(np.int16)
 
 
-def assert_same(found: list[EncodedFrame], expected: list[EncodedFrame]) -> None:
-    assert [(each.sequence, each.offset_ms) for each in found] == [(each.sequence, each.offset_ms) for each in expected]
-    assert max(np.abs(pixels(a) - pixels(b)).max() for a, b in zip(found, expected, strict=True)) <= 2
+def assert_same(actual: list[EncodedFrame], expected: list[EncodedFrame]) -> None:
+    assert [(each.sequence, each.offset_ms) for each in actual] == [(each.sequence, each.offset_ms) for each in expected]
+    assert max(np.abs(pixels(a) - pixels(b)).max() for a, b in zip(actual, expected, strict=True)) <= 2
 
 
 @pytest.mark.parametrize("fps", [None, 10])
-def test_pictures_and_times_are_those_of_the_cpu(library: ModuleType, video: Path, fps: float | None) -> None:
+def test_frames_equal_the_cpus(library: ModuleType, video: Path, fps: float | None) -> None:
     expected = list(open_source(str(video), fps))
     assert len(expected) == (20 if fps else 50)
     assert_same(by_nvdec(video, fps), expected)
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_pictures_and_times_are_those_of_the_cpu(video: Path) -> None:
+def test_frames_equal_the_cpus_on_a_gpu(video: Path) -> None:
     try:
-        found = by_nvdec(video)
+        actual = by_nvdec(video)
     except DecoderUnavailable as error:
         pytest.skip(str(error))
-    assert_same(found, list(open_source(str(video))))
+    assert_same(actual, list(open_source(str(video))))
 
 
-def test_another_codec_is_refused_by_name(library: ModuleType, tmp_path: Path) -> None:
+def test_rejects_other_codecs(library: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match="nvdec decodes h264 and hevc, this is mpeg4; leave --decoder out"):
         by_nvdec(write_video(tmp_path / "v.avi", seconds=1, fps=10))
 
 
-def test_frames_of_another_layout_are_refused(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_other_pixel_formats(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "layout", fake_pynvvideocodec.Pixel_Format.P016)
     with pytest.raises(SourceUnavailable, match=r"4608 bytes of Pixel_Format\.P016 for 64 x 48 pixels; only NV12"):
         by_nvdec(video)
 
 
-def test_frames_with_bytes_between_their_rows_are_refused(
-    library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_padded_rows(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "distort", lambda memory: np.pad(memory, ((0, 0), (0, 64))))
     with pytest.raises(SourceUnavailable, match="9216 bytes"):
         by_nvdec(video)
 
 
-def test_a_first_frame_unlike_the_cpus_ends_it(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_a_different_first_frame(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "distort", lambda memory: memory + 3)
     with pytest.raises(
         SourceUnavailable, match=r"first frame differs from the CPU's by \d\.\d grey levels on average; at most 1 is accepted"
@@ -86,26 +82,26 @@ def test_a_first_frame_unlike_the_cpus_ends_it(library: ModuleType, video: Path,
         by_nvdec(video)
 
 
-def test_a_failing_decoder_is_one_line(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_failure_is_one_line(library: ModuleType, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "broken", True)
     with pytest.raises(SourceUnavailable, match=r"v\.mp4: nvdec failed: cuvidDecodePicture failed; leave --decoder out$"):
         by_nvdec(video)
 
 
-def test_without_the_library_the_extra_is_named(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_the_extra(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PyNvVideoCodec", None)
     with pytest.raises(DecoderUnavailable, match=r"install it: pip install 'oddsight\[nvdec\]', and NVIDIA's driver"):
         by_nvdec(video)
 
 
-def test_it_is_for_video_files_alone(tmp_path: Path) -> None:
+def test_rejects_folders_and_streams(tmp_path: Path) -> None:
     for location in (str(tmp_path), "rtsp://user:secret@camera/1"):
         with pytest.raises(ConfigError, match="nvdec decodes video files, got") as caught:
             IngestPlan([CameraFeed("gate", location)], decoder="nvdec")
         assert "secret" not in str(caught.value)
 
 
-def test_the_fake_has_no_member_that_the_real_library_lacks() -> None:
+def test_fake_matches_the_real_library() -> None:
     try:
         import PyNvVideoCodec as Real
     except Exception as error:  # noqa: BLE001  without a driver the import raises a RuntimeError

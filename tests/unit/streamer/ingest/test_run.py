@@ -26,7 +26,7 @@ class Sent:
 
 @dataclass
 class FakeProducer:
-    """Acknowledges at once, unless told to hold or to refuse."""
+    """Acknowledges at once, unless ``holding`` or given a ``refusal``."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     holding: bool = False
@@ -86,16 +86,14 @@ def folders(tmp_path: Path) -> list[CameraFeed]:
 
 
 class TestRecorded:
-    def test_cameras_are_interleaved_in_capture_order(
+    def test_merges_cameras_in_capture_order(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
     ) -> None:
         result = ingest(IngestPlan(folders), producer, "frames", stop, clock)
         assert [sent.key for sent in producer.sent] == [b"gate", b"yard"] * 3
         assert result.delivery == DeliveryCounts(sent=6, failed=0, dropped=0)
 
-    def test_headers_say_when_which_and_what(
-        self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
-    ) -> None:
+    def test_sets_headers(self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock) -> None:
         ingest(IngestPlan(folders[:1], start_at_ms=50_000), producer, "frames", stop, clock)
         assert [sent.headers for sent in producer.sent] == [
             {"captured_at_ms": b"50000", "sequence": b"0", "content_type": b"image/jpeg"},
@@ -103,23 +101,21 @@ class TestRecorded:
             {"captured_at_ms": b"50200", "sequence": b"2", "content_type": b"image/jpeg"},
         ]
 
-    def test_capture_begins_now_and_footage_plays_at_its_pace(
+    def test_plays_at_the_recorded_pace(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
     ) -> None:
         ingest(IngestPlan(folders[:1], fps=4), producer, "frames", stop, clock)
         assert [sent.at_s for sent in producer.sent] == pytest.approx([1000.0, 1000.25, 1000.5])
         assert [sent.headers["captured_at_ms"] for sent in producer.sent] == [b"1000000", b"1000250", b"1000500"]
 
-    def test_as_fast_as_possible_waits_for_nothing_and_keeps_the_times(
+    def test_fast_mode_keeps_capture_times(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
     ) -> None:
         ingest(IngestPlan(folders[:1], realtime=False), producer, "frames", stop, clock)
         assert clock.now_s == 1000.0
         assert [sent.headers["captured_at_ms"] for sent in producer.sent] == [b"1000000", b"1000100", b"1000200"]
 
-    def test_in_a_loop_time_and_sequence_go_on_evenly(
-        self, folders: list[CameraFeed], producer: FakeProducer, clock: FakeClock
-    ) -> None:
+    def test_loop_continues_time_and_sequence(self, folders: list[CameraFeed], producer: FakeProducer, clock: FakeClock) -> None:
         class StopAfterSeven(SteppingStop):
             def is_set(self) -> bool:
                 return len(producer.sent) >= 7
@@ -128,7 +124,7 @@ class TestRecorded:
         assert [int(sent.headers["captured_at_ms"]) for sent in producer.sent] == [0, 100, 200, 300, 400, 500, 600]
         assert [int(sent.headers["sequence"]) for sent in producer.sent] == list(range(7))
 
-    def test_a_source_that_cannot_be_read_ends_it_all(
+    def test_unreadable_source_ends_all(
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
     ) -> None:
         with pytest.raises(SourceUnavailable, match="no such file"):
@@ -138,75 +134,67 @@ class TestRecorded:
 
 class TestPlan:
     @pytest.mark.parametrize("camera_id", ["", " gate", "gate ", "a\nb", "x" * 129])
-    def test_an_unusable_camera_id_is_refused(self, camera_id: str) -> None:
+    def test_rejects_invalid_camera_ids(self, camera_id: str) -> None:
         with pytest.raises(ConfigError, match="camera_id"):
             IngestPlan([CameraFeed(camera_id, "folder")])
 
-    def test_two_sources_cannot_be_one_camera(self) -> None:
+    def test_rejects_duplicate_camera_ids(self) -> None:
         with pytest.raises(ConfigError, match="same camera_id"):
             IngestPlan([CameraFeed("gate", "one"), CameraFeed("gate", "two")])
 
     @pytest.mark.parametrize("fps", [0, -1, 1e9])
-    def test_an_unusable_rate_is_refused(self, fps: float) -> None:
+    def test_rejects_invalid_rates(self, fps: float) -> None:
         with pytest.raises(ConfigError, match="fps"):
             IngestPlan([], fps=fps)
 
 
 class TestDelivery:
-    picture = EncodedFrame(b"x" * 100, "image/jpeg", 0, 0)
+    frame = EncodedFrame(b"x" * 100, "image/jpeg", 0, 0)
 
-    def test_frames_the_broker_refuses_are_counted(
-        self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
+    @pytest.mark.parametrize("error", [KafkaTimeoutError("gone"), MessageSizeTooLargeError("4 MiB")])
+    def test_counts_failed_frames(
+        self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock, error: Exception
     ) -> None:
-        producer.refusal = KafkaTimeoutError("gone")
-        assert ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery == DeliveryCounts(
-            sent=0, failed=6, dropped=0
-        )
+        producer.refusal = error
+        delivery = ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery
+        assert delivery == DeliveryCounts(sent=0, failed=6, dropped=0)
 
-    def test_frames_too_large_to_be_sent_are_counted(
-        self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock
-    ) -> None:
-        producer.refusal = MessageSizeTooLargeError("4 MiB")
-        assert ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery == DeliveryCounts(
-            sent=0, failed=6, dropped=0
-        )
-
-    def test_a_live_camera_drops_and_counts_while_the_broker_does_not_keep_up(self) -> None:
+    def test_live_frames_are_dropped_when_full(self) -> None:
         producer = FakeProducer(holding=True)
         sender = FrameProducer(producer, "frames", threading.Event(), max_pending_bytes=250)
         for _ in range(5):
-            sender.offer("gate", self.picture, 0)
+            sender.send_or_drop("gate", self.frame, 0)
         producer.futures[0].success(None)
-        sender.offer("gate", self.picture, 0)
+        sender.send_or_drop("gate", self.frame, 0)
         assert len(producer.sent) == 4
         assert sender.finish(timeout_s=1) == DeliveryCounts(sent=1, failed=3, dropped=2)
 
-    def test_recorded_footage_waits_until_the_broker_keeps_up(self) -> None:
+    def test_recorded_frames_wait_when_full(self) -> None:
         producer = FakeProducer(holding=True)
         sender = FrameProducer(producer, "frames", threading.Event(), max_pending_bytes=100)
-        sender.send("gate", self.picture, 0)
-        waiting = threading.Thread(target=sender.send, args=("gate", self.picture, 0))
+        sender.send("gate", self.frame, 0)
+        waiting = threading.Thread(target=sender.send, args=("gate", self.frame, 0))
         waiting.start()
         assert len(producer.sent) == 1
         producer.futures[0].success(None)
         waiting.join(timeout=10)
         assert len(producer.sent) == 2
 
-    def test_stopping_ends_the_wait(self) -> None:
+    def test_stop_ends_the_wait(self) -> None:
         producer, stop = FakeProducer(holding=True), threading.Event()
         sender = FrameProducer(producer, "frames", stop, max_pending_bytes=100)
-        sender.send("gate", self.picture, 0)
+        sender.send("gate", self.frame, 0)
         stop.set()
-        sender.send("gate", self.picture, 0)
+        sender.send("gate", self.frame, 0)
         assert len(producer.sent) == 1
 
 
 class TestLive:
-    def test_waits_double_up_to_half_a_minute_and_spread(self) -> None:
+    def test_retry_waits_double_up_to_30_s(self) -> None:
         assert [retry_wait_s(attempt, 0.0) for attempt in range(7)] == [1, 2, 4, 8, 16, 30, 30]
         assert retry_wait_s(10_000, 1.0) == 15
 
-    def test_a_camera_that_is_lost_is_connected_to_again_and_its_sequence_goes_on(
+    def test_reconnects_and_continues_the_sequence(
         self, producer: FakeProducer, stop: SteppingStop, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         connections = iter([2, 0, 3])

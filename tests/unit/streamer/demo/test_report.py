@@ -1,5 +1,3 @@
-"""Edited stretches against events: found, missed, false."""
-
 import io
 from pathlib import Path
 
@@ -36,7 +34,7 @@ def entry(kind: str, event_id: str, camera_id: str, started_s: float, captured_s
     )
 
 
-def test_entries_of_one_event_are_joined() -> None:
+def test_joins_entries_of_one_event() -> None:
     entries = [entry("start", "a", "gate", 8.2, 8.5, 2.5), entry("update", "a", "gate", 8.2, 10.5, 4.0)]
 
     events = collect_events([*entries, entry("end", "a", "gate", 8.2, 12.1, 4.5)])
@@ -44,7 +42,7 @@ def test_entries_of_one_event_are_joined() -> None:
     assert [(e.announced_at_ms - BEGIN_MS, e.ended_at_ms - BEGIN_MS, e.peak_score) for e in events] == [(8500, 12100, 4.5)]
 
 
-def test_an_event_in_a_stretch_finds_it_and_one_elsewhere_is_false() -> None:
+def test_events_elsewhere_are_false() -> None:
     entries = [
         entry("start", "a", "gate", 8.2, 8.5),
         entry("end", "a", "gate", 8.2, 12.9),
@@ -52,28 +50,28 @@ def test_an_event_in_a_stretch_finds_it_and_one_elsewhere_is_false() -> None:
         entry("start", "c", "yard", 9.0, 9.3),
     ]
 
-    verdict = match_events((GATE, PATH), collect_events(entries), BEGIN_MS, slack_ms=1_000)
+    result = match_events((GATE, PATH), collect_events(entries), BEGIN_MS, tolerance_ms=1_000)
 
-    assert verdict.found[GATE] is not None
-    assert verdict.found[PATH] is None
-    assert [(event.camera_id, event.started_at_ms - BEGIN_MS) for event in verdict.false_events] == [
+    assert result.detections[GATE] is not None
+    assert result.detections[PATH] is None
+    assert [(event.camera_id, event.started_at_ms - BEGIN_MS) for event in result.false_events] == [
         ("gate", 15_000),
         ("yard", 9_000),
     ]
 
 
-def test_an_event_that_ends_before_the_stretch_does_not_find_it() -> None:
+def test_earlier_events_do_not_match() -> None:
     entries = [entry("start", "a", "gate", 6.0, 6.3), entry("end", "a", "gate", 6.0, 7.5)]
 
-    assert match_events((GATE,), collect_events(entries), BEGIN_MS, slack_ms=1_000).found[GATE] is None
+    assert match_events((GATE,), collect_events(entries), BEGIN_MS, tolerance_ms=1_000).detections[GATE] is None
 
 
-def test_the_closing_table_names_found_missed_false_and_quiet() -> None:
+def test_table_shows_every_result() -> None:
     entries = [entry("start", "a", "gate", 8.2, 8.5), entry("start", "b", "mast", 3.0, 3.3)]
-    verdict = match_events((GATE, PATH), collect_events(entries), BEGIN_MS, slack_ms=1_000)
+    result = match_events((GATE, PATH), collect_events(entries), BEGIN_MS, tolerance_ms=1_000)
     console = Console(record=True, width=160, file=io.StringIO())
 
-    console.print(result_table(verdict, ["gate", "path", "mast", "yard"], BEGIN_MS))
+    console.print(result_table(result, ["gate", "path", "mast", "yard"], BEGIN_MS))
     rows = {line.split()[1]: line for line in console.export_text().splitlines() if line.startswith("│")}
 
     assert "found" in rows["gate"]
@@ -83,16 +81,16 @@ def test_the_closing_table_names_found_missed_false_and_quiet() -> None:
     assert "quiet" in rows["yard"]
 
 
-def test_the_summary_counts_and_measures() -> None:
-    verdict = match_events((GATE, PATH), collect_events([entry("start", "a", "gate", 8.2, 8.5)]), BEGIN_MS, slack_ms=0)
+def test_summary_counts_and_measures() -> None:
+    result = match_events((GATE, PATH), collect_events([entry("start", "a", "gate", 8.2, 8.5)]), BEGIN_MS, tolerance_ms=0)
     scores = [ScoreEntry("gate", at_ms, 1.0, 2.0, at_ms + 80) for at_ms in range(0, 2_100, 100)]
 
-    line = summary_line(verdict, scores, 4)
+    line = summary_line(result, scores, 4)
 
-    assert line.startswith("1 of 2 stretches found, 0 false events; 21 frames of 4 cameras scored at 10 frames/s, median 80 ms")
+    assert line.startswith("1 of 2 anomalies found, 0 false events; 21 frames of 4 cameras scored at 10 frames/s, median 80 ms")
 
 
-def test_the_shipped_sidecar_reads() -> None:
-    stretches = read_ground_truth(Path(__file__).parents[3] / "streamer" / "demo" / "data" / "stretches.json")
+def test_reads_the_shipped_ground_truth() -> None:
+    intervals = read_ground_truth(Path(__file__).parents[4] / "streamer" / "demo" / "data" / "stretches.json")
 
-    assert {stretch.camera_id for stretch in stretches} == {"gate", "path", "lawn", "mast"}
+    assert {interval.camera_id for interval in intervals} == {"gate", "path", "lawn", "mast"}
