@@ -1,10 +1,8 @@
-"""The running service: builds the parts, turns the loop until told to stop, and takes everything down in order."""
+"""The running service: builds the pipeline from the settings, and runs it until it is stopped."""
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, closing
 
 import structlog
 
@@ -35,99 +33,36 @@ _MAX_DECODE_THREADS = 8
 
 
 def run_service(settings: Settings, stop: threading.Event) -> None:
-    """Run one consumer until ``stop`` is set, then finish what has been read and leave.
+    """Run one consumer until ``stop`` is set; then finish what has been read and leave the group.
 
     Raises:
-        ConfigError, BundleError, EngineError, DecoderError: before anything is consumed; the last two also when they fail later.
-        BrokerUnavailable, RedisUnavailable: Kafka or Redis cannot be reached at start, or Kafka refuses us later.
+        ConfigError, BundleError: at start, before anything is consumed.
+        EngineError, DecoderError: likewise, or if the engine or the decoder fails later.
+        BrokerUnavailable, RedisUnavailable: Kafka or Redis cannot be reached at start, or Kafka refuses this consumer later.
     """
     silence_kafka_log()
-    bundle = read_bundle(_bundle_path(settings))
-    metrics, health = Metrics(), Health()
     with ExitStack() as stack:
-        port = stack.enter_context(serve_http(settings.http, metrics, health))
-        loaded = stack.enter_context(_engine(settings, bundle, metrics))
-        decoder = stack.enter_context(_decoder(settings, bundle, loaded.engine, metrics))
-        pipeline = Pipeline(_stages(settings, bundle, (decoder, loaded), (metrics, health), stack))
-        log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **loaded.engine.describe())
+        pipeline = _build_pipeline(settings, stack)
         while not stop.is_set():
             pipeline.step()
         log.info("stopping: finishing what has been read")
         pipeline.drain()
 
 
-def _bundle_path(settings: Settings) -> Path:
+def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
+    """Load the engine and the decoder and connect to Redis and Kafka; ``stack`` closes everything."""
     if settings.engine.bundle is None:
         raise ConfigError("engine.bundle must be set, or --bundle given: the folder that oddsight-train fit wrote")
-    return settings.engine.bundle
-
-
-@contextmanager
-def _engine(settings: Settings, bundle: Bundle, metrics: Metrics) -> Iterator[LoadedEngine]:
-    chosen = settings.engine
-    request = EngineRequest(
-        max_clips=settings.batch.max_clips, threads=chosen.threads, gpu_cached_cameras=chosen.gpu_cached_cameras
-    )
-    loaded = load_serving_engine(
-        bundle,
-        request,
-        engine=chosen.backend,
-        precision=chosen.precision,
-        performance_hint=chosen.performance_hint,
-        on_unavailable=chosen.on_unavailable,
-    )
-    engine = loaded.engine
-    if loaded.default_rejected is not None:
-        log.warning("the bundle's default engine is not used", reason=loaded.default_rejected)
-    if loaded.recovery is not None:
-        log.warning(
-            "the requested engine was not available", action=loaded.recovery, running=engine.name, reason=loaded.recovery_reason
-        )
-        metrics.engine_recoveries.labels(loaded.recovery).inc()
-    scale = round(loaded.score_scale, 4)
-    log.info("engine chosen", **loaded.log_fields(), score_scale=scale, gpu_cached_cameras=engine.gpu_cached_cameras)
-    metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
-    try:
-        yield loaded
-    finally:
-        engine.close()
-
-
-@contextmanager
-def _decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics) -> Iterator[MessageDecoder]:
-    name, threads = settings.decode.backend, min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
-    on_device = name in STAY_ON_DEVICE and resident(engine) is not None
-    pictures = load_decoder(name, bundle.spec, threads, on_device=on_device)
-    try:
-        if pictures.name != CpuDecoder.name:
-            error = check_decoder(pictures, engine, bundle)
-            log.info(
-                "decoder passed the gate", largest_score_error=round(error, 5), stays_on_device=on_device, **pictures.describe()
-            )
-        metrics.decoder.info({"name": pictures.name, **pictures.describe()})
-        yield MessageDecoder(pictures)
-    finally:
-        pictures.close()
-
-
-def _stages(
-    settings: Settings,
-    bundle: Bundle,
-    parts: tuple[MessageDecoder, LoadedEngine],
-    watch: tuple[Metrics, Health],
-    stack: ExitStack,
-) -> Stages:
-    """Connect to Redis, then Kafka, and build the stages; ``stack`` closes them."""
-    decoder, loaded = parts
-    metrics, health = watch
+    bundle = read_bundle(settings.engine.bundle)
+    metrics, health = Metrics(), Health()
+    port = stack.enter_context(serve_http(settings.http, metrics, health))
+    loaded = _load_engine(settings, bundle, metrics, stack)
+    decoder = _load_decoder(settings, bundle, loaded.engine, metrics, stack)
     decider = Decider(settings, bundle, loaded.engine.name)
-    client = make_redis(settings.redis)
-    stack.callback(client.close)
+    client = stack.enter_context(make_redis(settings.redis))
     check_redis(client)
     ensure_topics(settings.kafka)
-    dead_letters = KafkaDeadLetters(settings.kafka)
-    stack.callback(dead_letters.close)
-    return Stages(
+    stages = Stages(
         source=KafkaFrameSource(settings.kafka),
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
@@ -135,8 +70,47 @@ def _stages(
         scorer=Scorer(loaded.engine, loaded.score_scale, decider.least_exit, metrics),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
-        dead_letters=dead_letters,
+        dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),
         metrics=metrics,
         health=health,
         start=settings.kafka.start,
     )
+    log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **loaded.engine.describe())
+    return Pipeline(stages)
+
+
+def _load_engine(settings: Settings, bundle: Bundle, metrics: Metrics, stack: ExitStack) -> LoadedEngine:
+    chosen = settings.engine
+    loaded = load_serving_engine(
+        bundle,
+        EngineRequest(max_clips=settings.batch.max_clips, threads=chosen.threads, gpu_cached_cameras=chosen.gpu_cached_cameras),
+        engine=chosen.backend,
+        precision=chosen.precision,
+        performance_hint=chosen.performance_hint,
+        on_unavailable=chosen.on_unavailable,
+    )
+    engine = loaded.engine
+    stack.callback(engine.close)
+    if loaded.default_rejected is not None:
+        log.warning("the bundle's default engine is not used", reason=loaded.default_rejected)
+    if loaded.recovery is not None:
+        reason = loaded.recovery_reason
+        log.warning("the requested engine was not available", action=loaded.recovery, running=engine.name, reason=reason)
+        metrics.engine_recoveries.labels(loaded.recovery).inc()
+    scale = round(loaded.score_scale, 4)
+    log.info("engine chosen", **loaded.log_fields(), score_scale=scale, gpu_cached_cameras=engine.gpu_cached_cameras)
+    metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
+    return loaded
+
+
+def _load_decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics, stack: ExitStack) -> MessageDecoder:
+    name, threads = settings.decode.backend, min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
+    on_device = name in STAY_ON_DEVICE and resident(engine) is not None
+    images = load_decoder(name, bundle.spec, threads, on_device=on_device)
+    stack.callback(images.close)
+    described = images.describe()
+    if images.name != CpuDecoder.name:
+        error = round(check_decoder(images, engine, bundle), 5)
+        log.info("decoder passed the accuracy check", largest_score_error=error, stays_on_device=on_device, **described)
+    metrics.decoder.info({"name": images.name, **described})
+    return MessageDecoder(images)
