@@ -13,7 +13,7 @@ OddsightError                 the command line prints it in one line and exits w
 │   └── DecoderFailed         it no longer decodes
 └── EngineError
     ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra
-    ├── EngineRefused         it has not passed the gate on this machine; names what to run
+    ├── EngineRefused         it has not passed validation on this machine; names what to run
     │   └── PlanStale         its plan was made for something else; names each difference
     ├── BadClips              the caller broke the clip contract (dtype, shape, size); names value and rule
     ├── EngineClosed          used after close()
@@ -89,7 +89,7 @@ class EngineUnavailable(EngineError):
 
 
 class EngineRefused(EngineError):
-    """The engine has not passed the gate with this bundle on this machine."""
+    """The engine has not passed validation with this bundle on this machine."""
 
 
 class PlanStale(EngineRefused):

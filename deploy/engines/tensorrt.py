@@ -1,4 +1,4 @@
-"""TensorRT, and TensorRT for RTX, on an NVIDIA GPU: a plan that was built for it and passed the gate there."""
+"""TensorRT, and TensorRT for RTX, on an NVIDIA GPU: run a plan that was built for it."""
 
 from collections.abc import Mapping
 from typing import Any

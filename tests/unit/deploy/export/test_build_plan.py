@@ -32,8 +32,8 @@ def built(library: FakeTensorRt, bundle: Bundle, options: BuildOptions = OPTIONS
         ("build_serialized_network", None, "the plan cannot be built"),
     ],
 )
-def test_refusal_is_an_error(bundle: Bundle, call: str, answer: object, steps: str) -> None:
-    with pytest.raises(EngineFailed, match=steps) as failed:
+def test_refusal_is_an_error(bundle: Bundle, call: str, answer: object, message: str) -> None:
+    with pytest.raises(EngineFailed, match=message) as failed:
         built(FakeTensorRt({call: answer}), bundle)
     if call != "parse":
         assert str(failed.value).endswith(": out of luck")
