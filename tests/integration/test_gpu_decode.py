@@ -46,11 +46,7 @@ def test_without_the_library_the_service_does_not_start(monkeypatch: pytest.Monk
 
 def test_a_decoder_that_gives_the_same_scores_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvimgcodec.install(monkeypatch)
-<<<<<<< HEAD
     assert "decoder passed the accuracy check" in start()
-=======
-    assert "decoder validated" in start()
->>>>>>> fe89755 (Reference of commands and changelog follow the renamed options of oddsight-deploy)
 
 
 def test_a_decoder_whose_pictures_are_eight_grey_levels_brighter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
