@@ -32,7 +32,7 @@ def learners() -> dict[str, Learner]:
 
 def video_ede_learners() -> dict[str, Learner]:
     found: dict[str, Learner] = {}
-    for name, make in (("motion", FlowLearner), ("judgement", AnomalyLearner), ("marks", FeedbackLearner)):
+    for name, make in (("flow", FlowLearner), ("anomaly", AnomalyLearner), ("feedback", FeedbackLearner)):
         config = VideoEdeConfig(first=4, fine=12, coarse=12, width=12, latent=4)
         network = VideoEde(config)
         found[f"video-ede/{name}"] = make(
@@ -53,12 +53,12 @@ def batch_for(name: str) -> Batch:
 
 def video_ede_samples(name: str) -> torch.Tensor:
     frames = 1 + len(HISTORY)
-    if name.endswith("motion"):
+    if name.endswith("flow"):
         return torch.cat([255 * torch.rand(BATCH, frames, 64, 64), torch.randn(BATCH, 2, 64, 64)], dim=1)
     pictures, place = 255 * torch.rand(BATCH, 2 * frames, 64, 64), torch.rand(BATCH, 2, 64, 64)
     marks = torch.kron(torch.rand(BATCH, 3, 4, 4) ** 2, torch.ones(16, 16)).round()  # unequally spread over the processes
     samples = [pictures, marks[:, :2], place, marks[:, 2:]]
-    return torch.cat(samples if name.endswith("marks") else samples[:-1], dim=1)
+    return torch.cat(samples if name.endswith("feedback") else samples[:-1], dim=1)
 
 
 def gradients(learner: Learner) -> dict[str, torch.Tensor]:

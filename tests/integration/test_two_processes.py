@@ -17,7 +17,7 @@ from trainer.models.registry import RECIPES
 ROOT = Path(__file__).parents[2]
 MODELS = [
     "video-ganomaly",
-    *(f"video-ede/{part}" for part in ("motion", "judgement", "marks")),
+    *(f"video-ede/{part}" for part in ("flow", "anomaly", "feedback")),
     *(f"{name}/{dimensions}" for name in RECIPES for dimensions in (3, 1)),
 ]
 

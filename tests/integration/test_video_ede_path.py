@@ -92,7 +92,7 @@ def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(
 @pytest.mark.parametrize(
     ("samples", "drawn"),
     [(FlowSamples, 3), (PseudoAnomalySamples, 2), (PseudoAnomalySamples, 5)],
-    ids=["while motion is learned", "when motion was just learned", "while judgement is learned"],
+    ids=["while the flow is learned", "when the flow was just learned", "while anomalies are learned"],
 )
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, tmp_path, monkeypatch, samples, drawn):
     """Of each stage two draws go before the first step: held-out samples and some of those that are learned from."""
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, 
 def test_losses_and_pictures_of_both_stages_are_written_for_tensorboard(bundle):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for stage, losses, steps in (("motion", {"flow"}, 20), ("judgement", {"strange", "distant", "scene"}, 40)):
+    for stage, losses, steps in (("flow", {"flow"}, 20), ("anomaly", {"anomaly", "latent_distance", "scene"}, 40)):
         log = EventAccumulator(str(bundle.path / "log" / stage))
         log.Reload()
         assert {f"loss/{name}" for name in (*losses, "validation")} == set(log.Tags()["scalars"])

@@ -1,1 +1,1 @@
-"""Pseudo-anomalies: objects cut out of normal footage and pasted back so that they are no longer normal."""
+"""Training samples of the video model: crops with flow, and crops with pasted objects as pseudo-anomalies."""

@@ -1,11 +1,11 @@
-"""What the video model learns from stretches that operators marked: crops of them, and crops with what was marked elsewhere.
+"""Training samples from annotated clips: crops of the annotated frames, and crops with annotated objects pasted elsewhere.
 
-A mark is a coarse label. Of an anomaly's region only what stands out from the place's background counts as anomalous (where
-nothing does, what moves; where nothing moves, all of it); what else is in the frame nobody has judged, so it is left out of
-account. Of an anomaly without a region everything that stands out is *perhaps* anomalous: which of it, the learner finds. A
-false alarm's region, or the whole frame without one, is normal.
+An annotation is a coarse label. In an anomaly's region only the foreground counts as anomalous (without foreground, what moves;
+without motion, the whole region). The rest of the frame is unlabelled and ignored. Without a region all foreground is *possibly*
+anomalous, and the learner selects which part is. The region of a false alarm, or the whole frame without one, is normal.
 
-A labelled thing is also cut out and pasted into ordinary moments, anywhere on its row: seen in one place it teaches all places.
+An annotated object is also cut out and pasted into normal frames of its view, anywhere on its row: an annotation in one place
+teaches all places.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,87 +21,94 @@ from trainer.data.dis_flow import DisFlow, resize_flow
 from trainer.errors import TooLittleFootage
 from trainer.pseudo_anomalies.compositing import PlacedCutout
 from trainer.pseudo_anomalies.objects import Offsets, PastedObject
-from trainer.pseudo_anomalies.samples import SAMPLES, SceneCanvas, SceneSource, batch, objects_of, painted, shown_frames, window
+from trainer.pseudo_anomalies.samples import (
+    SAMPLES,
+    SceneCanvas,
+    SceneSource,
+    as_batch,
+    composite_crop,
+    crop_window,
+    frame_indices,
+    random_objects,
+)
 from trainer.pseudo_anomalies.segments import CameraView, Segment, SegmentedView, find_view, single_video_view
 from trainer.training.interfaces import Batch
 
-EVERY = 4
-"""One of so many samples is of what operators marked."""
+ANNOTATED_EVERY = 4
+"""One sample of so many comes from an annotation."""
 
-_ELSEWHERE = 0.5
-_COMPANIONS = 2
+_PASTED_ELSEWHERE_SHARE = 0.5
+_OBJECTS = 2  # fewer than usual: objects cover what is behind them
 _MOVING_PX = 0.3
 _ROW_PX = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedFrame:
-    """One frame of a stretch that an operator marked."""
+    """One frame of an annotated clip."""
 
-    seen: SegmentedView
-    """Its video alone, before the background of its place."""
-    home: SegmentedView | None
-    """All else that was learned of that place; None where nothing was."""
-    blob: Segment
-    """What stands out in the region, or in the whole frame."""
+    own: SegmentedView
+    """The annotated video alone, with the background of its view."""
+    known: SegmentedView | None
+    """The same view in the training footage; None if it is not in there."""
+    segment: Segment
+    """The foreground of the region, or of the whole frame."""
     region: Region | None
     anomalous: bool
 
-    def moment(self, offsets: Offsets) -> NDArray[np.uint8]:
+    def frames(self, offsets: Offsets) -> NDArray[np.uint8]:
         """The frame and those before it, uint8 (N, H, W)."""
-        return self.seen.place.videos[0][[self.blob.frame - earlier for earlier in offsets]]
+        return self.own.view.videos[0][[self.segment.frame - earlier for earlier in offsets]]
 
-    def say(self, scene: SceneCanvas) -> None:
-        """Write the operator's word into a scene of this frame."""
-        region = _part(self.region or Region(0, 0, *scene.told.shape[::-1]))
+    def rasterize(self, canvas: SceneCanvas) -> None:
+        """Draw the annotation into the masks of a canvas of this frame. Anomalous and ignored: possibly anomalous."""
+        canvas.ignored[:] = 1.0
         if not self.anomalous:
-            scene.left_out[:] = 1.0
-            scene.left_out[region], scene.told[region] = 0.0, 1.0
+            region = _slices(self.region or Region(0, 0, *canvas.annotated.shape[::-1]))
+            canvas.ignored[region], canvas.annotated[region] = 0.0, 1.0
             return
-        thing, mask = _part(Region(*self.blob.box)), self.blob.mask.astype(np.float32)
-        scene.left_out[:] = 1.0
-        scene.anomalous[thing], scene.told[thing] = mask, mask
+        box, mask = _slices(Region(*self.segment.box)), self.segment.mask.astype(np.float32)
+        canvas.anomalous[box], canvas.annotated[box] = mask, mask
         if self.region is not None:
-            scene.left_out[thing] -= mask
+            canvas.ignored[box] -= mask
 
-    def actor(self, offsets: Offsets, rng: Generator) -> PastedObject | None:
-        """What was marked, at its own pace, anywhere on its row; None where its way leaves the picture."""
-        cuts = [self.seen.cut(self.blob, earlier) for earlier in offsets]
-        left, _, width, _ = self.blob.box
-        right = rng.uniform(0, self.seen.frame_px[1] - width) - left
+    def cut_object(self, offsets: Offsets, rng: Generator) -> PastedObject | None:
+        """The annotated object at its own speed, anywhere on its row; None if its track leaves the image."""
+        cuts = [self.own.cut(self.segment, earlier) for earlier in offsets]
+        left, _, width, _ = self.segment.box
+        right = rng.uniform(0, self.own.frame_px[1] - width) - left
         down = rng.uniform(-_ROW_PX, _ROW_PX)
         frames = tuple(PlacedCutout(cut.cutout, cut.x + right, cut.y + down) for cut in cuts if cut is not None)
         if len(frames) < len(cuts):
             return None
-        return PastedObject(frames, anomalous=self.anomalous, looks_strange=False, told=True)
+        return PastedObject(frames, anomalous=self.anomalous, abnormal_looks=False, annotated=True)
 
 
 def find_annotated_frames(
-    marked: Sequence[AnnotatedClip],
-    crowds: Sequence[SegmentedView],
+    clips: Sequence[AnnotatedClip],
+    views: Sequence[SegmentedView],
     oldest: int,
     frames: int,
     teacher: DisFlow,
     advance: Callable[[], None],
 ) -> list[AnnotatedFrame]:
-    """About ``frames`` frames of the stretches, at even distances, that have ``oldest`` frames before them.
+    """About ``frames`` evenly spaced frames of the clips that have ``oldest`` frames before them; calls ``advance`` for each.
 
     Raises:
-        TooLittleFootage: a stretch has none.
+        TooLittleFootage: a clip has no such frame.
     """
-    total = sum(mark.last - mark.first + 1 for mark in marked)
-    return [shown for mark in marked for shown in _of_mark(mark, crowds, oldest, min(1.0, frames / total), teacher, advance)]
+    share = min(1.0, frames / sum(clip.last - clip.first + 1 for clip in clips))
+    return [frame for clip in clips for frame in _frames_of(clip, views, oldest, share, teacher, advance)]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedSamples:
-    """:class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`, of which every fourth is of what operators marked.
+    """:class:`PseudoAnomalySamples` with one more channel, where an annotation applies; every fourth is from an annotation.
 
-    They have one channel more at the end: where an operator's word holds. What is anomalous and left out at once is perhaps
-    anomalous. Anomalies and false alarms take turns by rng, so that many of one kind do not drown the other.
+    Anomalies and false alarms are equally likely, so that many of one kind do not outweigh the other.
     """
 
-    plan: SceneSource
+    source: SceneSource
     anomalies: Sequence[AnnotatedFrame]
     false_alarms: Sequence[AnnotatedFrame]
 
@@ -109,80 +116,83 @@ class AnnotatedSamples:
         return SAMPLES
 
     def draw(self, numbers: Tensor) -> Batch:
-        """See :class:`trainer.training.loop.Samples`."""
         rng = np.random.default_rng(numbers.tolist())
-        return batch([self._crop(place, rng) for place in range(len(numbers))])
+        return as_batch([self._crop(index, rng) for index in range(len(numbers))])
 
-    def _crop(self, place: int, rng: Generator) -> Tensor:
-        if place % EVERY:
-            return painted(self.plan, self.plan.any_crowd(rng), (), rng)
+    def _crop(self, index: int, rng: Generator) -> Tensor:
+        if index % ANNOTATED_EVERY:
+            return composite_crop(self.source, self.source.random_view(rng), (), rng)
         kinds = [kind for kind in (self.anomalies, self.false_alarms) if kind]
         kind = kinds[int(rng.integers(len(kinds)))]
-        return _marked_crop(self.plan, kind[int(rng.integers(len(kind)))], rng)
+        return _annotated_crop(self.source, kind[int(rng.integers(len(kind)))], rng)
 
 
-def _marked_crop(plan: SceneSource, shown: AnnotatedFrame, rng: Generator) -> Tensor:
-    if shown.home and shown.region and rng.random() < _ELSEWHERE:
-        actor = shown.actor((0, *plan.history), rng)
-        if actor is not None:
-            return painted(plan, shown.home, (actor,), rng)
-    return _in_place(plan, shown, rng)
+def _annotated_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generator) -> Tensor:
+    if annotated.known and annotated.region and rng.random() < _PASTED_ELSEWHERE_SHARE:
+        pasted = annotated.cut_object((0, *source.history), rng)
+        if pasted is not None:
+            return composite_crop(source, annotated.known, (pasted,), rng)
+    return _original_crop(source, annotated, rng)
 
 
-def _in_place(plan: SceneSource, shown: AnnotatedFrame, rng: Generator) -> Tensor:
-    """The marked frame itself, with few actors: they cover what is behind them."""
-    offsets = (0, *plan.history)
-    which = shown_frames(len(plan.history), rng, still=0.0)
-    scene = SceneCanvas.of(shown.moment(offsets)[which])
-    shown.say(scene)
-    for actor in objects_of(shown.home, offsets, rng, _COMPANIONS) if shown.home else ():
-        scene.add(actor, which)
-    at = _somewhere(shown.blob, rng)
-    return scene.crop(window((plan.height_px, plan.width_px), shown.seen.frame_px, at, rng), rng)
+def _original_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generator) -> Tensor:
+    """The annotated frame itself, with a few objects."""
+    offsets = (0, *source.history)
+    indices = frame_indices(len(source.history), rng, still=0.0)
+    canvas = SceneCanvas.of(annotated.frames(offsets)[indices])
+    annotated.rasterize(canvas)
+    for pasted in random_objects(annotated.known, offsets, rng, _OBJECTS) if annotated.known else ():
+        canvas.add(pasted, indices)
+    at = _random_pixel(annotated.segment, rng)
+    return canvas.crop(crop_window((source.height_px, source.width_px), annotated.own.frame_px, at, rng), rng)
 
 
-def _of_mark(
-    mark: AnnotatedClip, crowds: Sequence[SegmentedView], oldest: int, share: float, teacher: DisFlow, advance: Callable[[], None]
+def _frames_of(
+    clip: AnnotatedClip,
+    views: Sequence[SegmentedView],
+    oldest: int,
+    share: float,
+    teacher: DisFlow,
+    advance: Callable[[], None],
 ) -> Iterator[AnnotatedFrame]:
-    first = max(mark.first, oldest)
-    if first > mark.last:
-        raise TooLittleFootage(f"{mark.where}: no frame of the stretch has {oldest} frames before it; give a later last_frame")
-    video = mark.footage.frames[..., 0]
-    home, seen = _places(video, crowds)
-    for frame in np.unique(np.linspace(first, mark.last, max(1, round(share * (mark.last - first + 1)))).astype(int)).tolist():
-        yield AnnotatedFrame(seen, home, _thing(seen.place, frame, mark.region, teacher), mark.region, mark.anomalous)
+    first = max(clip.first, oldest)
+    if first > clip.last:
+        raise TooLittleFootage(f"{clip.where}: no frame of the stretch has {oldest} frames before it; give a later last_frame")
+    known, own = _own_view(clip.footage.frames[..., 0], views)
+    for frame in np.unique(np.linspace(first, clip.last, max(1, round(share * (clip.last - first + 1)))).astype(int)).tolist():
+        yield AnnotatedFrame(own, known, _segment(own.view, frame, clip.region, teacher), clip.region, clip.anomalous)
         advance()
 
 
-def _places(video: NDArray[np.uint8], crowds: Sequence[SegmentedView]) -> tuple[SegmentedView | None, SegmentedView]:
-    """What was learned of the place that a video shows, and a crowd of the video alone, with the place's background."""
-    place = find_view([crowd.place for crowd in crowds], video)
-    home = next((crowd for crowd in crowds if crowd.place is place), None)
-    if home is None:
+def _own_view(video: NDArray[np.uint8], views: Sequence[SegmentedView]) -> tuple[SegmentedView | None, SegmentedView]:
+    """The view of the training footage that a video shows, and a view of the video alone with that view's background."""
+    view = find_view([known.view for known in views], video)
+    known = next((known for known in views if known.view is view), None)
+    if known is None:
         return None, SegmentedView(single_video_view(video), (), (0.0, 1.0, 1.0))
-    return home, replace(home, place=CameraView((video,), home.place.background), blobs=())
+    return known, replace(known, view=CameraView((video,), known.view.background), segments=())
 
 
-def _thing(place: CameraView, frame: int, region: Region | None, teacher: DisFlow) -> Segment:
-    """What stands out in the region; where nothing does, what moves; where nothing moves, all of it."""
-    video = place.videos[0]
-    part = _part(region or Region(0, 0, *video.shape[:0:-1]))
+def _segment(view: CameraView, frame: int, region: Region | None, teacher: DisFlow) -> Segment:
+    """The foreground of the region; without foreground what moves; without motion the whole region."""
+    video = view.videos[0]
+    part = _slices(region or Region(0, 0, *video.shape[:0:-1]))
     flow = resize_flow(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])[part]
     moving = np.hypot(flow[..., 0], flow[..., 1]) > _MOVING_PX
-    outlines = (place.foreground(video[frame])[part], moving.astype(np.uint8), np.ones(moving.shape, np.uint8))
-    mask = next(outline for outline in outlines if outline.any())
+    masks = (view.foreground(video[frame])[part], moving.astype(np.uint8), np.ones(moving.shape, np.uint8))
+    mask = next(mask for mask in masks if mask.any())
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    inner = _part(Region(int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1))
+    inner = _slices(Region(int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1))
     box = (part[1].start + inner[1].start, part[0].start + inner[0].start, *mask[inner].shape[::-1])
     return Segment(0, frame, box, mask[inner], -flow[mask > 0].mean(axis=0))
 
 
-def _somewhere(blob: Segment, rng: Generator) -> tuple[float, float]:
-    """One of the blob's pixels: down, across."""
-    rows, columns = np.nonzero(blob.mask)
+def _random_pixel(segment: Segment, rng: Generator) -> tuple[float, float]:
+    """One of the segment's pixels: down, across."""
+    rows, columns = np.nonzero(segment.mask)
     chosen = int(rng.integers(len(rows)))
-    return float(blob.box[1] + rows[chosen]), float(blob.box[0] + columns[chosen])
+    return float(segment.box[1] + rows[chosen]), float(segment.box[0] + columns[chosen])
 
 
-def _part(region: Region) -> tuple[slice, slice]:
+def _slices(region: Region) -> tuple[slice, slice]:
     return slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)

@@ -1,6 +1,6 @@
-"""What the video model learns from: crops of footage with its motion, and crops with things pasted in.
+"""Training samples of the video model: crops of footage with optical flow, and crops with pasted objects.
 
-Chance follows from the numbers of the samples that are asked for, so that a run that goes on from a checkpoint draws the same.
+Random numbers follow from the requested sample numbers alone, so that a run resumed from a checkpoint draws the same samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,55 +19,55 @@ from trainer.pseudo_anomalies.segments import CameraView, SegmentedView
 from trainer.training.interfaces import NORMAL, Batch
 
 CELL_PX = 4
-"""Side of the cells in which motion is measured."""
+"""Side of the cells in which flow is measured."""
 SAMPLES = 1_000_000
-"""An epoch has no meaning here: hardly any sample is ever seen twice."""
+"""Nominal length of an epoch; hardly any sample is ever seen twice."""
 
-_STEPS = (1, 1, 2, 3)
-"""Frames are taken so far apart: the network is to know higher speeds than those of its footage."""
-_MOVING = 0.3
-_SHAPES_SHARE, _TRUE_SHARE = 0.35, 0.5
+_STEPS = (1, 1, 2, 3)  # distances of frames: FlowNet should know higher speeds than those of its footage
+_MOVING_PX = 0.3
+_SHAPE_SHARE, _ANOMALOUS_SHARE = 0.35, 0.5
 _SHAPE_SPEEDS_PX = (0.2, 6.0)
-_ACTORS = 6
-_STILL_SHARE = 0.15
-"""Of the scenes: a stream's first frame has nothing but looks to be judged by, and where things move the judge looks at that."""
+_OBJECTS = 6
+_STILL_SHARE = 0.15  # scenes without motion: a stream's first frame is judged by looks alone, which motion would overshadow
 
 
 @dataclass(frozen=True, slots=True)
 class FlowExample:
-    """A frame, the frames before it, and the motion between them."""
+    """A frame, the frames before it, and the flow between them."""
 
     frames: NDArray[np.uint8]
     """uint8 (1 + history, H, W), the newest first."""
     flow: NDArray[np.float16]
     """To the frame before, (H / 4, W / 4, 2), in pixels."""
     step: int
-    """Frames of the video from one frame here to the next."""
+    """Distance of two consecutive frames of the example in the video."""
 
 
 def flow_examples(
-    camera_views: Sequence[CameraView], history: Sequence[int], count: int, teacher: DisFlow, advance: Callable[[], None]
+    views: Sequence[CameraView], history: Sequence[int], count: int, teacher: DisFlow, advance: Callable[[], None]
 ) -> list[FlowExample]:
-    """About ``count`` moments at even distances over all videos; ``advance`` is told of each."""
-    total = sum(len(video) for place in camera_views for video in place.videos)
-    found = []
-    for video in (video for place in camera_views for video in place.videos):
-        for number in range(max(1, round(count * len(video) / total))):
+    """About ``count`` evenly spaced examples of all videos; calls ``advance`` for each."""
+    videos = [video for view in views for video in view.videos]
+    total = sum(map(len, videos))
+    examples = []
+    for video in videos:
+        of_video = max(1, round(count * len(video) / total))
+        for number in range(of_video):
             step = _STEPS[number % len(_STEPS)]
             oldest = step * history[-1]
             if len(video) > oldest:
-                newest = oldest + number * (len(video) - oldest) // max(1, round(count * len(video) / total))
+                newest = oldest + number * (len(video) - oldest) // of_video
                 frames = video[[newest - step * back for back in (0, *history)]]
-                found.append(FlowExample(frames, teacher.flow(frames[0], frames[1]).astype(np.float16), step))
+                examples.append(FlowExample(frames, teacher.flow(frames[0], frames[1]).astype(np.float16), step))
             advance()
-    return found
+    return examples
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSamples:
-    """Crops to learn motion from: float32 (N, 1 + history + 2, side, side), frames, then the true flow of each pixel's cell."""
+    """Crops for FlowNet: float32 (N, 1 + history + 2, side, side), the frames, then the true flow of each pixel's cell."""
 
-    flow_examples: Sequence[FlowExample]
+    examples: Sequence[FlowExample]
     history: tuple[int, ...]
     side_px: int
     """At most the frames' height and width."""
@@ -76,26 +76,26 @@ class FlowSamples:
         return SAMPLES
 
     def draw(self, numbers: Tensor) -> Batch:
-        """See :class:`trainer.training.loop.Samples`."""
         rng = np.random.default_rng(numbers.tolist())
-        return batch([self._crop(rng) for _ in numbers])
+        return as_batch([self._crop(rng) for _ in numbers])
 
     def _crop(self, rng: Generator) -> Tensor:
-        moment = self.flow_examples[int(rng.integers(len(self.flow_examples)))]
-        top, left = self._corner(moment, rng)
+        example = self.examples[int(rng.integers(len(self.examples)))]
+        top, left = self._corner(example, rng)
         side, cells = self.side_px, self.side_px // CELL_PX
-        which = shown_frames(len(self.history), rng, still=0.0)
-        frames = moment.frames[which, top * CELL_PX :, left * CELL_PX :][:, :side, :side].astype(np.float32)
-        flow = moment.flow[top : top + cells, left : left + cells].astype(np.float32).transpose(2, 0, 1)
-        if rng.random() < _SHAPES_SHARE:
-            flow = _with_shape(frames, flow, [(0, *self.history)[number] for number in which], rng)
-        frames, flow = _turned(frames, flow, rng)
-        return torch.from_numpy(np.concatenate([_lit(frames, rng, 2.0), _in_pixels(flow)]))
+        indices = frame_indices(len(self.history), rng, still=0.0)
+        frames = example.frames[indices, top * CELL_PX :, left * CELL_PX :][:, :side, :side].astype(np.float32)
+        flow = example.flow[top : top + cells, left : left + cells].astype(np.float32).transpose(2, 0, 1)  # (2, cells, cells)
+        if rng.random() < _SHAPE_SHARE:
+            flow = _with_shape(frames, flow, [(0, *self.history)[index] for index in indices], rng)
+        frames, flow = _flipped(frames, flow, rng)
+        pixel_flow = flow.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2)  # (2, side, side)
+        return torch.from_numpy(np.concatenate([_relit(frames, rng, 2.0), pixel_flow]))
 
-    def _corner(self, moment: FlowExample, rng: Generator) -> tuple[int, int]:
-        """In cells; four of five crops hold something that moves."""
-        cells, (height, width) = self.side_px // CELL_PX, moment.flow.shape[:2]
-        rows, columns = np.nonzero(np.hypot(*moment.flow.astype(np.float32).transpose(2, 0, 1)) > _MOVING * moment.step)
+    def _corner(self, example: FlowExample, rng: Generator) -> tuple[int, int]:
+        """Top left corner in cells; four crops of five are centred near something that moves."""
+        cells, (height, width) = self.side_px // CELL_PX, example.flow.shape[:2]
+        rows, columns = np.nonzero(np.hypot(*example.flow.astype(np.float32).transpose(2, 0, 1)) > _MOVING_PX * example.step)
         if len(rows) and rng.random() < 0.8:
             chosen = int(rng.integers(len(rows)))
             top, left = (int(at[chosen]) - cells // 2 + int(rng.integers(-6, 7)) for at in (rows, columns))
@@ -106,102 +106,102 @@ class FlowSamples:
 
 @dataclass(frozen=True, slots=True)
 class SceneSource:
-    """How crops with pasted things are made."""
+    """What crops with pasted objects are made from."""
 
-    crowds: Sequence[SegmentedView]
+    views: Sequence[SegmentedView]
     history: tuple[int, ...]
     height_px: int = 144
     width_px: int = 216
 
-    def any_crowd(self, rng: Generator) -> SegmentedView:
-        """One of the places, by the length of its videos."""
-        frames = np.array([sum(len(video) for video in crowd.place.videos) for crowd in self.crowds], np.float64)
-        return self.crowds[int(rng.choice(len(self.crowds), p=frames / frames.sum()))]
+    def random_view(self, rng: Generator) -> SegmentedView:
+        """One of the views, with a probability proportional to the length of its videos."""
+        frames = np.array([sum(len(video) for video in view.view.videos) for view in self.views], np.float64)
+        return self.views[int(rng.choice(len(self.views), p=frames / frames.sum()))]
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoAnomalySamples:
-    """Crops to learn strangeness from: float32 (N, 2 (1 + history) + 4, height, width).
+    """Crops for AnomalyNet: float32 (N, 2 (1 + history) + 4, height, width).
 
-    Channels: the frames with things pasted in, the frames without, how surely each pixel is anomalous, whether that is to be
-    left out of account, and the pixel's place in the frame from -1 to 1: across, then down.
+    Channels: the frames with pasted objects, the frames without, the share of each pixel that is anomalous, the share to ignore
+    in the loss, and the pixel's position in the frame, -1 to 1 across, then down.
     """
 
-    plan: SceneSource
+    source: SceneSource
 
     def __len__(self) -> int:
         return SAMPLES
 
     def draw(self, numbers: Tensor) -> Batch:
-        """See :class:`trainer.training.loop.Samples`."""
         rng = np.random.default_rng(numbers.tolist())
-        return batch([self._crop(rng) for _ in numbers])
-
-    def _crop(self, rng: Generator) -> Tensor:
-        return painted(self.plan, self.plan.any_crowd(rng), (), rng)[:-1]
+        return as_batch([composite_crop(self.source, self.source.random_view(rng), (), rng)[:-1] for _ in numbers])
 
 
-def painted(plan: SceneSource, crowd: SegmentedView, guests: Sequence[PastedObject], rng: Generator) -> Tensor:
-    """A crop of an ordinary moment with actors of the crowd, and ``guests`` in front of them; see :meth:`SceneCanvas.crop`."""
-    offsets = (0, *plan.history)
-    which = shown_frames(len(plan.history), rng, still=_STILL_SHARE)
-    scene = SceneCanvas.of(any_moment(crowd.place, offsets, rng)[which])
-    place = None
-    for actor in (*objects_of(crowd, offsets, rng), *guests):
-        scene.add(actor, which)
-        place = place if place and not (actor.anomalous or actor.told) else actor.frames[0]
-    at = place and (place.y, place.x)
-    return scene.crop(window((plan.height_px, plan.width_px), crowd.frame_px, at, rng), rng)
+def composite_crop(source: SceneSource, view: SegmentedView, extra: Sequence[PastedObject], rng: Generator) -> Tensor:
+    """A crop of random frames of the view with random objects, and ``extra`` objects in front; see :meth:`SceneCanvas.crop`.
+
+    It is placed around an anomalous or annotated object, if there is one.
+    """
+    offsets = (0, *source.history)
+    indices = frame_indices(len(source.history), rng, still=_STILL_SHARE)
+    canvas = SceneCanvas.of(random_frames(view.view, offsets, rng)[indices])
+    centre = None
+    for pasted in (*random_objects(view, offsets, rng), *extra):
+        canvas.add(pasted, indices)
+        centre = centre if centre and not (pasted.anomalous or pasted.annotated) else pasted.frames[0]
+    at = centre and (centre.y, centre.x)
+    return canvas.crop(crop_window((source.height_px, source.width_px), view.frame_px, at, rng), rng)
 
 
 @dataclass(slots=True)
 class SceneCanvas:
-    """Frames being painted."""
+    """Frames with pasted objects, and the masks that go with them."""
 
     frames: NDArray[np.float32]
+    """(1 + history, H, W), the newest first."""
     clean: NDArray[np.float32]
+    """The frames before anything was pasted."""
     anomalous: GrayImage
-    left_out: GrayImage
-    told: GrayImage
-    """Where an operator's word holds."""
+    ignored: GrayImage
+    annotated: GrayImage
+    """Where an operator's annotation applies."""
 
     @classmethod
     def of(cls, clean: NDArray[np.uint8]) -> "SceneCanvas":
-        """Frames (1 + history, H, W), the newest first, before anything is painted."""
-        nothing = np.zeros(clean.shape[1:], np.float32)
-        return cls(clean.astype(np.float32), clean.astype(np.float32), nothing, nothing.copy(), nothing.copy())
+        """A canvas of frames (1 + history, H, W), the newest first."""
+        empty = np.zeros(clean.shape[1:], np.float32)
+        return cls(clean.astype(np.float32), clean.astype(np.float32), empty, empty.copy(), empty.copy())
 
-    def add(self, actor: PastedObject, which: list[int]) -> None:
-        """Paste somebody in. Where nothing moves only strange looks can be told."""
-        for frame, number in zip(self.frames, which, strict=True):
-            paste(frame, actor.frames[number])
-        still = not any(which)
-        marked = actor.anomalous and (actor.looks_strange or not still)
-        paint_mask(self.anomalous, actor.frames[0], float(marked))
-        paint_mask(self.left_out, actor.frames[0], float(actor.anomalous and not marked))
-        paint_mask(self.told, actor.frames[0], float(actor.told))
+    def add(self, pasted: PastedObject, indices: list[int]) -> None:
+        """Paste an object. Without motion an anomaly of motion alone cannot be recognised, so it is ignored."""
+        for frame, index in zip(self.frames, indices, strict=True):
+            paste(frame, pasted.frames[index])
+        visible = pasted.anomalous and (pasted.abnormal_looks or any(indices))
+        paint_mask(self.anomalous, pasted.frames[0], float(visible))
+        paint_mask(self.ignored, pasted.frames[0], float(pasted.anomalous and not visible))
+        paint_mask(self.annotated, pasted.frames[0], float(pasted.annotated))
 
     def crop(self, window: tuple[slice, slice], rng: Generator) -> Tensor:
-        """The part of all that lies in ``window``, mirrored or not, in some light: the channels of a sample, and ``told``."""
+        """The channels of a :class:`PseudoAnomalySamples` sample inside ``window``, augmented, and ``annotated`` at the end."""
         count, (height, width) = len(self.frames), self.anomalous.shape
         down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         frames = np.concatenate([self.frames, self.clean])[:, *window]
-        marks = np.stack([self.anomalous, self.left_out, self.told])[:, *window]
-        if rng.random() < 0.5:  # a mirrored thing in the same place
-            frames, marks = frames[:, :, ::-1], marks[:, :, ::-1]
-        lit = _lit(frames.reshape(2, count, *frames.shape[1:]), rng, 1.5).reshape(frames.shape)
-        return torch.from_numpy(np.concatenate([lit, marks[:2], np.stack([across, down])[:, *window], marks[2:]]))
+        masks = np.stack([self.anomalous, self.ignored, self.annotated])[:, *window]
+        if rng.random() < 0.5:  # mirror the content, but not the position
+            frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
+        lit = _relit(frames.reshape(2, count, *frames.shape[1:]), rng, 1.5).reshape(frames.shape)
+        return torch.from_numpy(np.concatenate([lit, masks[:2], np.stack([across, down])[:, *window], masks[2:]]))
 
 
-def batch(crops: list[Tensor]) -> Batch:
-    """Crops of one size, for a learner."""
+def as_batch(crops: list[Tensor]) -> Batch:
+    """Crops of one size as a batch; labels are not used."""
     return Batch(torch.stack(crops), torch.full((len(crops),), NORMAL))
 
 
-def shown_frames(history: int, rng: Generator, *, still: float) -> list[int]:
-    """Which frame is shown in each place: now and then those of a stream that has just begun, where older ones are missing.
+def frame_indices(history: int, rng: Generator, *, still: float) -> list[int]:
+    """Which frame to show at each position: sometimes those of a stream that has just begun, where older frames are missing.
 
-    ``still``: how often there is one frame alone.
+    ``still``: probability that there is a single frame.
     """
     luck = rng.random()
     if luck < still:
@@ -214,23 +214,23 @@ def shown_frames(history: int, rng: Generator, *, still: float) -> list[int]:
 
 
 def _with_shape(frames: NDArray[np.float32], flow: GrayImage, offsets: list[int], rng: Generator) -> GrayImage:
-    """Paste a shape that moves evenly; its motion is known exactly. It teaches that not only people move."""
+    """Paste a shape that moves evenly, whose flow is known exactly. It teaches that not only people move."""
     side = frames.shape[1]
     shape = textured_shape(rng.uniform(14, 44), rng)
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.choice([0, np.pi]) + rng.normal(0, 0.15)
     velocity = np.exp(rng.uniform(*np.log(_SHAPE_SPEEDS_PX))) * np.array([np.cos(angle), np.sin(angle)])
-    height, width = shape.picture.shape
+    height, width = shape.image.shape
     x, y = rng.uniform(-10, side - width + 10), rng.uniform(-10, side - height + 10)
     for frame, earlier in zip(frames, offsets, strict=True):
         paste(frame, PlacedCutout(shape, x - velocity[0] * earlier, y - velocity[1] * earlier))
     mask = np.zeros((side, side), np.float32)
     paint_mask(mask, PlacedCutout(shape, x, y))
-    covered = mask.reshape(side // CELL_PX, CELL_PX, side // CELL_PX, CELL_PX).mean(axis=(1, 3))
+    covered = mask.reshape(side // CELL_PX, CELL_PX, side // CELL_PX, CELL_PX).mean(axis=(1, 3))  # (cells, cells)
     return np.asarray(flow * (1 - covered) - covered * velocity[:, None, None], np.float32)
 
 
-def _turned(frames: NDArray[np.float32], flow: GrayImage, rng: Generator) -> tuple[NDArray[np.float32], GrayImage]:
-    """Mirrored, stood on its head, or turned by a right angle: the flow turns with it."""
+def _flipped(frames: NDArray[np.float32], flow: GrayImage, rng: Generator) -> tuple[NDArray[np.float32], GrayImage]:
+    """Mirrored across, mirrored down or transposed, frames and flow alike."""
     if rng.random() < 0.5:
         frames, flow = frames[:, :, ::-1], flow[:, :, ::-1] * np.array([-1, 1], np.float32)[:, None, None]
     if rng.random() < 0.3:
@@ -240,37 +240,35 @@ def _turned(frames: NDArray[np.float32], flow: GrayImage, rng: Generator) -> tup
     return frames, flow
 
 
-def _lit(frames: NDArray[np.float32], rng: Generator, noise: float) -> NDArray[np.float32]:
-    """In another light, with a camera's noise, the same in pictures that differ in the first axis alone."""
+def _relit(frames: NDArray[np.float32], rng: Generator, noise: float) -> NDArray[np.float32]:
+    """Random contrast, brightness and noise, the same along the first of four axes."""
     grain = rng.normal(0, noise, frames.shape[-3:]).astype(np.float32)
     lit = (frames - 128) * rng.uniform(0.7, 1.3) + 128 + rng.uniform(-25, 25) + grain
     return np.asarray(np.clip(lit, 0, 255), np.float32)
 
 
-def _in_pixels(flow: GrayImage) -> GrayImage:
-    return flow.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2)
-
-
-def any_moment(place: CameraView, offsets: Sequence[int], rng: Generator) -> NDArray[np.uint8]:
-    """A frame of any of the place's videos and the frames so long before it, uint8 (N, H, W)."""
-    videos = [video for video in place.videos if len(video) > offsets[-1]]
+def random_frames(view: CameraView, offsets: Sequence[int], rng: Generator) -> NDArray[np.uint8]:
+    """A random frame of the view's videos and the frames ``offsets`` before it, uint8 (N, H, W)."""
+    videos = [video for video in view.videos if len(video) > offsets[-1]]
     lengths = np.array([len(video) for video in videos], np.float64)
     video = videos[int(rng.choice(len(videos), p=lengths / lengths.sum()))]
     newest = int(rng.integers(offsets[-1], len(video)))
     return np.stack([video[newest - earlier] for earlier in offsets])
 
 
-def objects_of(crowd: SegmentedView, offsets: Sequence[int], rng: Generator, count: int = _ACTORS) -> list[PastedObject]:
-    """At most ``count``, strange and normal ones."""
-    tried = [(anomalous_object if rng.random() < _TRUE_SHARE else normal_object) for _ in range(count)]
-    return [actor for make in tried if (actor := make(crowd, offsets, rng)) is not None]
+def random_objects(view: SegmentedView, offsets: Sequence[int], rng: Generator, count: int = _OBJECTS) -> list[PastedObject]:
+    """At most ``count`` anomalous and normal objects."""
+    kinds = [(anomalous_object if rng.random() < _ANOMALOUS_SHARE else normal_object) for _ in range(count)]
+    return [pasted for make in kinds if (pasted := make(view, offsets, rng)) is not None]
 
 
-def window(size: tuple[int, int], frame: tuple[int, int], at: tuple[float, float] | None, rng: Generator) -> tuple[slice, slice]:
-    """A crop of ``size`` of a frame, around the pixel ``at`` (down, across) or anywhere, on the grid of the coarsest maps."""
+def crop_window(
+    size: tuple[int, int], frame: tuple[int, int], at: tuple[float, float] | None, rng: Generator
+) -> tuple[slice, slice]:
+    """A window of ``size`` near the pixel ``at`` (down, across) or anywhere, aligned to multiples of 8 pixels."""
     sides = []
-    for middle, wanted, whole in zip(at or (rng.uniform(0, frame[0]), rng.uniform(0, frame[1])), size, frame, strict=True):
-        side = min(wanted, whole)
+    for middle, length, whole in zip(at or (rng.uniform(0, frame[0]), rng.uniform(0, frame[1])), size, frame, strict=True):
+        side = min(length, whole)
         first = int(np.clip((middle - side / 2 + rng.uniform(-side, side) / 4) // 8 * 8, 0, whole - side))
         sides.append(slice(first, first + side))
     return sides[0], sides[1]

@@ -1,1 +1,1 @@
-"""The default video model."""
+"""The default video model; ``model`` is the place to start reading."""

@@ -1,17 +1,6 @@
-"""How the video model's judge learns what operators said: ESAD's objective on the cells that they marked.
+"""How the two networks of the video model learn: FlowNet from classical flow, AnomalyNet from pseudo-anomalies and annotations.
 
-Huang et al., "ESAD" (arXiv 2012.04905), section 3, as :mod:`trainer.models.esad` reads it, cell by cell:
-
-- *information*: D draws normal cells as they are and labelled anomalies as noise. What an absolute error makes of noise around
-  mid-grey is its median, so that is what D is taught to draw at once: mid-grey that stands still.
-- *entropy*: z' is short for normal cells and long for labelled anomalies.
-- *assistant*, which ties both codes, is the judge's latent distance: small for normal cells, and for anomalies large.
-
-Beside these the labelled cells count like pseudo-anomalies in what the judge learns anyway.
-
-How the video model learns: first motion from a classical teacher, then strangeness from pseudo-anomalies.
-
-In this order, and with the first part frozen in the second: fast pasted things would teach it to overestimate every speed.
+FlowNet comes first and is frozen afterwards: fast pasted objects would teach it to overestimate every speed.
 """
 
 import math
@@ -24,222 +13,220 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from trainer.models.esad import entropy_loss
+from trainer.models.layers import detached
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, init_he, normalise_frames
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch
 
-_WEIGHT_DECAY = 1e-4
-_WARM_UP = 0.02
-_MOVING_WEIGHT = 3.0
 SCENE_WEIGHT = 0.3
+_ENTROPY_WEIGHT = 0.01
+_WEIGHT_DECAY = 1e-4
+_WARM_UP_SHARE = 0.02
+_MOVING_WEIGHT = 3.0
 _FOCUS = 2.0
 _ANOMALOUS_WEIGHT = 3.0
+_MIN_SHARE = 0.5  # of a cell that must be annotated, anomalous or ignored to count as such
+_MIN_LOGIT = -1.0  # possibly anomalous cells below do not count: an untrained network knows nothing, and a crop may show none
+_SELECTED_SHARE = 0.1  # of the possibly anomalous cells of a crop
 
 
 @dataclass(frozen=True, slots=True)
 class TrainableNetworks:
-    """The networks that learn, and what they learn with."""
+    """The networks that learn, and their settings."""
 
-    motion: FlowNet
-    judge: AnomalyNet
+    flow_net: FlowNet
+    anomaly_net: AnomalyNet
     history: tuple[int, ...]
-    """How many frames before the newest one the others lie."""
+    """Distances of the older frames from the newest one."""
     learning_rate: float
 
 
 class SceneBatch(NamedTuple):
-    """Samples of the judge, apart: see :class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`."""
+    """The channels of :class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`, (N, channels, H, W)."""
 
     frames: Tensor
     clean: Tensor
     anomalous: Tensor
-    left_out: Tensor
-    place: Tensor
+    ignored: Tensor
+    position: Tensor
 
 
 def split_scene_batch(samples: Tensor) -> SceneBatch:
-    """Take samples apart."""
+    """Split samples (N, 2 (1 + history) + 4, H, W) into their parts."""
     count = (samples.shape[1] - 4) // 2
     return SceneBatch(*torch.split(samples, [count, count, 1, 1, 2], dim=1))
 
 
-class AnomalyPrediction(NamedTuple):
-    """What the judge thought of samples, and what it should have thought."""
+class _NetworkLearner:
+    """Trains one network with AdamW; the learning rate rises for 2 % of the run and then falls along a cosine."""
 
-    judged: AnomalyOutput
-    scene: Tensor
-    """What it should have drawn."""
-    anomalous: Tensor
-    """The share of each cell that is anomalous, (N, 1, H / 4, W / 4)."""
-    left_out: Tensor
-    """Likewise, the share that is to be left out of account."""
-
-
-class _Learner:
-    """What both parts have in common: one optimiser, a rate that rises quickly and falls like a cosine."""
-
-    def __init__(self, detector: nn.Module, learned: nn.Module, rate: float) -> None:
-        # In this order a step takes a tenth less time with one thread, a quarter less with two.
+    def __init__(self, detector: nn.Module, network: nn.Module, rate: float) -> None:
+        # In this memory format a step takes a tenth less time with one thread, a quarter less with two.
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
         self.modules: Mapping[str, nn.Module] = {"detector": detector}
-        self._learned = learned
+        self._network = network
         self.optimisers: Mapping[str, Optimizer] = {
-            "detector": AdamW(learned.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY, foreach=True)
+            "detector": AdamW(network.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY, foreach=True)
         }
 
     def rate_factor(self, share: float) -> float:
-        """See :class:`trainer.training.interfaces.Learner`."""
-        return min(1.0, 0.1 + share / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * share))
+        return min(1.0, 0.1 + share / _WARM_UP_SHARE) * (0.5 + 0.5 * math.cos(math.pi * share))
 
     def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
-        """See :class:`trainer.training.interfaces.Learner`."""
-        return self.step(self.terms(batch.samples), context)
-
-    def step(self, terms: Mapping[str, Tensor], context: DistributedContext) -> Mapping[str, Tensor]:
-        """One step down the gradient of the losses; these, detached."""
-        context.update("detector", self.optimisers["detector"], terms, self._learned.parameters())
-        return {name: value.detach() for name, value in terms.items()}
+        losses = self.training_losses(batch.samples)
+        context.update("detector", self.optimisers["detector"], losses, self._network.parameters())
+        return detached(losses)
 
     def validation_loss(self, samples: Tensor) -> Tensor:
-        """See :class:`trainer.training.interfaces.Learner`."""
-        return torch.stack(list(self.terms(samples).values())).sum()
+        return torch.stack(list(self.losses(samples).values())).sum()
 
-    def terms(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """The losses."""
+    def training_losses(self, samples: Tensor) -> Mapping[str, Tensor]:
+        """The weighted losses of training samples."""
+        return self.losses(samples)
+
+    def losses(self, samples: Tensor) -> Mapping[str, Tensor]:
+        """The weighted losses of validation samples."""
         raise NotImplementedError
 
 
-class FlowLearner(_Learner):
-    """Teaches :class:`FlowNet`; samples are those of :class:`trainer.pseudo_anomalies.samples.FlowSamples`."""
+class FlowLearner(_NetworkLearner):
+    """Trains FlowNet on :class:`trainer.pseudo_anomalies.samples.FlowSamples`."""
 
-    def __init__(self, detector: nn.Module, parts: TrainableNetworks) -> None:
-        super().__init__(detector, parts.motion, parts.learning_rate)
-        init_he(parts.motion)
-        self._motion = parts.motion
+    def __init__(self, detector: nn.Module, networks: TrainableNetworks) -> None:
+        super().__init__(detector, networks.flow_net, networks.learning_rate)
+        init_he(networks.flow_net)
+        self._flow_net = networks.flow_net
 
-    def terms(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """How far the flow is from the teacher's, in pixels; what moves counts four times."""
-        frames, true = samples[:, :-2], nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)
-        weight = 1.0 + _MOVING_WEIGHT * true.norm(dim=1, keepdim=True).clamp(max=1.0)
-        return {"flow": ((self._motion(frames).flow - true).abs() * weight).mean()}
+    def losses(self, samples: Tensor) -> Mapping[str, Tensor]:
+        """Absolute error of the flow, in pixels; what moves counts up to four times, as most of an image stands still."""
+        frames, true = samples[:, :-2], nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)  # (N, C, H, W), (N, 2, h, w)
+        weight = 1.0 + _MOVING_WEIGHT * true.norm(dim=1, keepdim=True).clamp(max=1.0)  # (N, 1, h, w)
+        return {"flow": ((self._flow_net(frames).flow - true).abs() * weight).mean()}
 
 
-class AnomalyLearner(_Learner):
-    """Teaches :class:`AnomalyNet`; samples are those of :class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`. The motion net stays as is."""
+class AnomalyPrediction(NamedTuple):
+    """AnomalyNet's output for samples, and its targets."""
 
-    def __init__(self, detector: nn.Module, parts: TrainableNetworks) -> None:
-        super().__init__(detector, parts.judge, parts.learning_rate)
-        parts.judge.initialise()
-        self._motion, self._judge = parts.motion, parts.judge
+    output: AnomalyOutput
+    scene: Tensor
+    """The normal scene, (N, 3, h, w)."""
+    anomalous: Tensor
+    """The share of each cell that is anomalous, (N, 1, h, w)."""
+    ignored: Tensor
+    """The share of each cell that must not count, (N, 1, h, w)."""
 
-    def terms(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """See :meth:`losses`."""
-        return self.losses(self.look(samples))
 
-    def look(self, samples: Tensor) -> AnomalyPrediction:
-        """Let the judge think."""
-        frames, clean, anomalous, left_out, place = split_scene_batch(samples)
+class AnomalyLearner(_NetworkLearner):
+    """Trains AnomalyNet on :class:`trainer.pseudo_anomalies.samples.PseudoAnomalySamples`; FlowNet is frozen."""
+
+    def __init__(self, detector: nn.Module, networks: TrainableNetworks) -> None:
+        super().__init__(detector, networks.anomaly_net, networks.learning_rate)
+        networks.anomaly_net.init_weights()
+        self._flow_net, self._anomaly_net = networks.flow_net, networks.anomaly_net
+
+    def losses(self, samples: Tensor) -> Mapping[str, Tensor]:
+        return self.prediction_losses(self.predict(samples))
+
+    def predict(self, samples: Tensor) -> AnomalyPrediction:
+        """Run both networks on samples (N, C, H, W)."""
+        frames, clean, anomalous, ignored, position = split_scene_batch(samples)
         with torch.no_grad():
-            seen, scene = self._motion(frames), _scene(clean, self._motion(clean).flow)
-        judged: AnomalyOutput = self._judge(normalise_frames(frames[:, :1]), seen, nn.functional.avg_pool2d(place, CELL_PX))
-        return AnomalyPrediction(judged, scene, *(nn.functional.avg_pool2d(part, CELL_PX) for part in (anomalous, left_out)))
+            features, scene = self._flow_net(frames), _scene(clean, self._flow_net(clean).flow)
+        position = nn.functional.avg_pool2d(position, CELL_PX)  # (N, 2, h, w)
+        output: AnomalyOutput = self._anomaly_net(normalise_frames(frames[:, :1]), features, position)
+        return AnomalyPrediction(output, scene, *(nn.functional.avg_pool2d(part, CELL_PX) for part in (anomalous, ignored)))
 
-    def losses(self, looked: AnomalyPrediction) -> Mapping[str, Tensor]:
-        """How wrong both logits are, and the decoder's picture of the scene without the anomalies."""
-        judged, marked, ignored = looked.judged, looked.anomalous, looked.left_out
-        coarse_marked, coarse_ignored = (nn.functional.avg_pool2d(part, 2) for part in (marked, ignored))
+    def prediction_losses(self, prediction: AnomalyPrediction) -> Mapping[str, Tensor]:
+        """Focal losses of both logits, and the absolute error of the decoder's normal scene."""
+        output, anomalous, ignored = prediction.output, prediction.anomalous, prediction.ignored
+        coarse_anomalous, coarse_ignored = (nn.functional.avg_pool2d(part, 2) for part in (anomalous, ignored))  # h / 2, w / 2
         return {
-            "strange": focal_loss(judged.strange, marked, ignored),
-            "distant": focal_loss(judged.distant, coarse_marked, coarse_ignored),
-            "scene": SCENE_WEIGHT * (judged.scene - looked.scene).abs().mean(),
+            "anomaly": focal_loss(output.anomaly, anomalous, ignored),
+            "latent_distance": focal_loss(output.distance, coarse_anomalous, coarse_ignored),
+            "scene": SCENE_WEIGHT * (output.scene - prediction.scene).abs().mean(),
         }
 
 
-def focal_loss(logits: Tensor, marked: Tensor, ignored: Tensor) -> Tensor:
-    """Focal loss (Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2) of cells, (N, 1, h, w) each.
+def focal_loss(logits: Tensor, anomalous: Tensor, ignored: Tensor) -> Tensor:
+    """Focal loss (Lin et al., "Focal Loss for Dense Object Detection", 2017, section 3.2) of cells, (N, 1, h, w) each: scalar.
 
-    ``marked``: the share of a cell that is anomalous. Cells of which it is a tenth to a half, or are ``ignored``, do not count.
+    ``anomalous``: the share of a cell that is. Cells of which a tenth to a half is, or that are ignored, do not count.
     """
-    truth = (marked > 0.3).float()
-    counts = ((marked < 0.1) | (marked > 0.5)).float() * (ignored < 0.1).float()
-    miss = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    wrong = 1.0 - torch.exp(-miss)
-    loss = wrong.pow(_FOCUS) * miss * counts * (1.0 + (_ANOMALOUS_WEIGHT - 1.0) * truth)
-    # A mean of each sample's mean: processes that share a batch know nothing of the others' cells.
+    truth = (anomalous > 0.3).float()
+    counts = ((anomalous < 0.1) | (anomalous > 0.5)).float() * (ignored < 0.1).float()
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    wrong = 1.0 - torch.exp(-cross_entropy)  # 1 - p_t
+    loss = wrong.pow(_FOCUS) * cross_entropy * counts * (1.0 + (_ANOMALOUS_WEIGHT - 1.0) * truth)  # (N, 1, h, w)
+    # A mean of each sample's mean: processes that share a batch do not know how many cells count in the others' samples.
     return (loss.sum(dim=(1, 2, 3)) / counts.sum(dim=(1, 2, 3)).clamp_min(1.0)).mean()
 
 
 def _scene(frames: Tensor, flow: Tensor) -> Tensor:
-    """What the decoder is to draw: brightness and motion in the grid's cells."""
+    """The decoder's target (N, 3, h, w): brightness and flow of each cell."""
     return torch.cat([nn.functional.avg_pool2d(normalise_frames(frames[:, :1]), CELL_PX), flow], dim=1)
 
 
-_ENTROPY_WEIGHT = 0.01
-_SURE = 0.5
-"""Of a cell that much has to be so."""
-_SUSPECT_LOGIT = -1.0
-"""What is perhaps anomalous counts as anomalous only above this: at first the judge knows nothing, and a crop may show none."""
-_SUSPECTS_SHARE = 0.1
-"""Of what is perhaps anomalous in a crop, the strangest part counts."""
-
-
 class FeedbackLearner(AnomalyLearner):
-    """Teaches :class:`trainer.models.video_ede.networks.AnomalyNet`; samples are those of :class:`trainer.pseudo_anomalies.annotated_samples.AnnotatedSamples`.
+    """Trains AnomalyNet also on operators' annotations, with ESAD's objective (arXiv 2012.04905, section 3) cell by cell.
 
-    It is validated on ordinary samples, as without marks.
+    Samples are :class:`trainer.pseudo_anomalies.annotated_samples.AnnotatedSamples`; validation samples have no annotations.
+
+    - Information: D reconstructs normal cells as they are, and annotated anomalies as noise around mid-grey. The absolute error
+      of noise is smallest for its median, so mid-grey without motion is the target at once.
+    - Entropy: z' is short in normal cells and long in annotated anomalies.
+    - Assistant: the distance of the two codes, small in normal cells and large in anomalies, is learned anyway.
+
+    Annotated cells also count in the focal losses, like pseudo-anomalies.
     """
 
-    def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
-        """See :class:`trainer.training.interfaces.Learner`."""
-        return self.step(self.taught_terms(batch.samples), context)
-
-    def taught_terms(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """The judge's losses, with ESAD's target for D, and ESAD's entropy."""
-        looked = settle(self.look(samples[:, :-1]))
-        told = (nn.functional.avg_pool2d(samples[:, -1:], CELL_PX) > _SURE) & (looked.left_out < 1.0 - _SURE)
+    def training_losses(self, samples: Tensor) -> Mapping[str, Tensor]:
+        prediction = select_instances(self.predict(samples[:, :-1]))
+        annotated = nn.functional.avg_pool2d(samples[:, -1:], CELL_PX) > _MIN_SHARE  # (N, 1, h, w)
+        annotated &= prediction.ignored < 1.0 - _MIN_SHARE
         return {
-            **self.losses(looked),
-            "scene": SCENE_WEIGHT * information_loss(looked, told),
-            "entropy": _ENTROPY_WEIGHT * code_loss(looked, told),
+            **self.prediction_losses(prediction),
+            "scene": SCENE_WEIGHT * annotated_scene_loss(prediction, annotated),
+            "entropy": _ENTROPY_WEIGHT * annotated_entropy_loss(prediction, annotated),
         }
 
 
-def settle(looked: AnomalyPrediction) -> AnomalyPrediction:
-    """Of the cells that are perhaps anomalous (anomalous and left out) the strangest tenth of each sample counts as anomalous.
+def select_instances(prediction: AnomalyPrediction) -> AnomalyPrediction:
+    """Of the possibly anomalous cells (anomalous and ignored) stop ignoring the tenth of each sample with the highest logits.
 
-    Multiple-instance learning (Sultani et al., "Real-world Anomaly Detection in Surveillance Videos", 2018, section 3.2): a mark
-    without a region says that something in the frame is anomalous, and the best guess what it is, is the judge's present one.
+    Multiple-instance learning (Sultani et al., "Real-world Anomaly Detection in Surveillance Videos", 2018, section 3.2): an
+    annotation without a region says that something in the frame is anomalous; the network's present belief is the best guess.
     """
-    strange = looked.judged.strange.detach()
-    perhaps = (looked.anomalous > _SURE) & (looked.left_out > _SURE)
-    ranked = torch.where(perhaps, strange, -torch.inf).flatten(1).sort(dim=1, descending=True).values
-    count = (perhaps.flatten(1).sum(dim=1, keepdim=True) * _SUSPECTS_SHARE).long()
-    least = ranked.gather(1, count)[:, :, None, None]
-    chosen = perhaps & (strange >= least.clamp_min(_SUSPECT_LOGIT))
-    return looked._replace(left_out=torch.where(chosen, 0.0, looked.left_out))
+    logits = prediction.output.anomaly.detach()  # the selection itself is not learned
+    possible = (prediction.anomalous > _MIN_SHARE) & (prediction.ignored > _MIN_SHARE)
+    ranked = torch.where(possible, logits, -torch.inf).flatten(1).sort(dim=1, descending=True).values  # (N, h * w)
+    count = (possible.flatten(1).sum(dim=1, keepdim=True) * _SELECTED_SHARE).long()  # (N, 1)
+    threshold = ranked.gather(1, count)[:, :, None, None]  # (N, 1, 1, 1)
+    selected = possible & (logits >= threshold.clamp_min(_MIN_LOGIT))
+    return prediction._replace(ignored=torch.where(selected, 0.0, prediction.ignored))
 
 
-def information_loss(looked: AnomalyPrediction, told: Tensor) -> Tensor:
-    """Absolute error of D's picture, scalar: labelled anomalies should be nothing, mid-grey and still.
+def annotated_scene_loss(prediction: AnomalyPrediction, annotated: Tensor) -> Tensor:
+    """Absolute error of D's scene, scalar; the target of annotated anomalies is mid-grey without motion.
 
-    ``told``: where an operator's word holds, bool (N, 1, h, w). A sample with such cells is judged by them alone: what D should
-    draw in the others nobody knows.
+    ``annotated``: bool (N, 1, h, w). In samples with annotations only annotated cells count: the normal scene of the others is
+    not known.
     """
-    target = torch.where(told & (looked.anomalous > _SURE), 0.0, looked.scene)
-    counts = told | ~told.flatten(1).any(dim=1)[:, None, None, None]
-    return ((looked.judged.scene - target).abs() * counts).mean()
+    target = torch.where(annotated & (prediction.anomalous > _MIN_SHARE), 0.0, prediction.scene)
+    counts = annotated | ~annotated.flatten(1).any(dim=1)[:, None, None, None]
+    return ((prediction.output.scene - target).abs() * counts).mean()
 
 
-def code_loss(looked: AnomalyPrediction, told: Tensor) -> Tensor:
-    """ESAD's entropy of z' in labelled cells, scalar; anomalies and false alarms count alike, however many cells each has.
+def annotated_entropy_loss(prediction: AnomalyPrediction, annotated: Tensor) -> Tensor:
+    """ESAD's entropy loss of z' in annotated cells, scalar; anomalies and false alarms weigh the same, whatever their areas.
 
-    ``told``: where an operator's word holds, bool (N, 1, h, w).
+    ``annotated``: bool (N, 1, h, w).
     """
-    anomalous, said = (nn.functional.avg_pool2d(part.float(), 2)[:, 0] > _SURE for part in (looked.anomalous, told))
-    lengths = entropy_loss(looked.judged.code, ~anomalous)
-    return _mean(lengths, said & anomalous) + _mean(lengths, said & ~anomalous)
+    halves = (nn.functional.avg_pool2d(part.float(), 2)[:, 0] > _MIN_SHARE for part in (prediction.anomalous, annotated))
+    anomalous, counts = halves  # (N, h / 2, w / 2)
+    losses = entropy_loss(prediction.output.code, ~anomalous)  # (N, h / 2, w / 2)
+    return _masked_mean(losses, counts & anomalous) + _masked_mean(losses, counts & ~anomalous)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Each sample's mean of ``values`` (N, h, w) there, 0 without any; the mean of these."""
-    return ((values * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2)).clamp_min(1)).mean()
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean over samples of each one's mean of ``values`` (N, h, w) inside the mask, 0 where the mask is empty."""
+    return ((values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp_min(1)).mean()

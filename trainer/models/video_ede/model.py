@@ -1,12 +1,17 @@
-"""The default model of video: an encoder-decoder-encoder that carries what it knows along with what moves.
+"""Video EDE, the default model: an encoder-decoder-encoder whose measurements are averaged along the motion of objects.
 
-    newest frame, two before ─FlowNet─▶ flow ─┬─▶ velocity averaged along the moving thing ─▶ too fast for its row?
-                                                │                                            ─▶ beyond its place's limits?
-                                                └─▶ AnomalyNet (E1, D, E2) ─▶ strangeness, averaged likewise
+    newest frame, two before ─FlowNet─▶ flow ─┬─▶ velocity, averaged along the motion ─▶ steady speed against its row's usual one
+                                              │                                       ─▶ jerky speed against its place's limit
+                                              └─▶ AnomalyNet (E1, D, E2) ─▶ anomaly map, averaged along the motion
 
-Each is a map in units of its own normal range; they add up, as the rarities of independent signs do. The score is the largest
-value of the map. Recurrent: the state holds the frames before and the averages. A camera's first frame has no motion and is
-judged by its looks alone.
+Per frame: (1) ``FlowNet`` estimates the flow to the frame before and features. (2) ``AnomalyNet`` gives an anomaly probability
+for each cell, and the distance of its two latents. (3) Mean velocity, its variance and the mean anomaly of each cell are warped
+along the flow and updated with the new frame. (4) ``ScoreScale`` brings the three maps to their normal ranges and joins them to
+one heat map; the score is its maximum. The model is recurrent: the state holds two frames and the averages. A camera's first
+frame has no motion and is scored by the anomaly map alone.
+
+Training (``stages``): FlowNet learns from classical optical flow; then, with FlowNet frozen, AnomalyNet learns from
+pseudo-anomalies and, if there are any, operators' annotations; last, the score scale is fitted to normal footage.
 """
 
 from collections.abc import Iterator
@@ -21,27 +26,27 @@ from trainer.data.clips import ClipDataset, Split
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, normalise_frames, resize_to, warp
-from trainer.models.video_ede.score_scale import ScoreMaps, ScoreScale, first_looks, walk
-from trainer.models.video_ede.stages import video_stages
+from trainer.models.video_ede.score_scale import ScoreMaps, ScoreScale, score_first_frames, score_footage
+from trainer.models.video_ede.stages import training_stages
 from trainer.training.interfaces import Settings
 
 KIND = "video-ede"
-FRAME_AREA_PX = 86_400
-"""Frames are fitted to about this many pixels, 240 x 360: people of the usual benchmarks are then 30 pixels tall and more."""
+FRAME_AREA_PX = 86_400  # 240 x 360, at which people in the usual benchmarks are at least 30 pixels tall
 SIDE_STEP_PX = 8
 HISTORY = (1, 2)
-"""How many frames before the newest one the others lie. A fourth frame made the flow better by 3 % only."""
+"""Distances of the older frames from the newest one. A fourth frame made the flow only 3 % better."""
 WARMUP_FRAMES = 64
-"""0.8 to the power of 64 is less than a millionth, the rounding of a published score: a restart must not turn a decision over."""
+"""0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision."""
 
-_LEAST_SHARE = 0.2
-"""Of the newest frame in the averages."""
+_MIN_UPDATE = 0.2  # weight of the newest frame in the averages
 _FIRST_VARIANCE = 0.3**2
 _TINY = 1e-6
+_FRAME_CHANNELS = CELL_PX * CELL_PX  # a frame is stored as this many maps of the cell grid
+_MOTION_CHANNELS = (2, 1, 1, 1, 1)  # of the fields of MotionState
 
 
 class VideoEdeConfig(Settings):
-    """Everything needed to build the network; stored in the bundle."""
+    """Everything that is needed to build the network; stored in the bundle."""
 
     height_px: int = Field(default=240, ge=64, multiple_of=SIDE_STEP_PX)
     width_px: int = Field(default=360, ge=64, multiple_of=SIDE_STEP_PX)
@@ -51,11 +56,11 @@ class VideoEdeConfig(Settings):
     width: int = Field(default=48, ge=6, multiple_of=6)
     latent: int = Field(default=16, ge=1)
     window: int = Field(default=3, ge=1)
-    """Side of the windows whose mean counts, in cells of 4 x 4 pixels."""
+    """Side of the windows over which score maps are averaged, in cells of 4 x 4 pixels."""
     steady_spreads: float = Field(default=0.25, ge=0)
-    """Subtracted from the averaged speed: a leg is fast but uneven."""
+    """Standard deviations subtracted from the mean velocity: a leg is fast but uneven."""
     jerky_spreads: float = Field(default=1.5, ge=0)
-    """Added to the averaged speed where it is compared with its place's limit."""
+    """Standard deviations added to the mean velocity where it is compared with its place's limit."""
     learning_rate: float = Field(default=3e-3, gt=0)
 
     @property
@@ -65,8 +70,8 @@ class VideoEdeConfig(Settings):
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        """Of one camera's state."""
-        return (_FRAME_CHANNELS * HISTORY[-1] + _KNOWN_CHANNELS, *self.grid)
+        """Shape of one camera's state."""
+        return (_FRAME_CHANNELS * HISTORY[-1] + sum(_MOTION_CHANNELS), *self.grid)
 
     def spec(self, fps: float) -> ClipSpec:
         """One frame at a time, and a state."""
@@ -81,28 +86,26 @@ class VideoEdeConfig(Settings):
         )
 
 
-_FRAME_CHANNELS = CELL_PX * CELL_PX
-"""A frame is kept in as many maps of the grid as a cell has pixels."""
-_KNOWN_CHANNELS = 6
-
-
 class MotionState(NamedTuple):
-    """What is remembered of each cell, (N, c, h, w)."""
+    """What is carried along the motion from frame to frame, (N, channels, h, w) on the grid of cells."""
 
     velocity: Tensor
-    """Two channels: pixels a frame right and down, averaged along the way."""
+    """Mean velocity, two channels: pixels per frame to the right and down."""
     variance: Tensor
-    """Of the velocity, both directions together."""
-    strangeness: Tensor
-    """0 to 1, averaged along the way."""
+    """Variance of the velocity, both directions together."""
+    anomaly: Tensor
+    """Mean anomaly probability."""
     age: Tensor
-    """Frames with motion since the thing entered the picture."""
-    watched: Tensor
-    """1 once a frame was seen."""
+    """Frames with motion since the object entered the image, at most 5."""
+    started: Tensor
+    """1 once the camera has had a frame."""
 
 
 class VideoEde(ServingNetwork):
-    """The graph that engines run: uint8 (N, 1, H, W, 1) and state in; score, heat map (N, H / 4, W / 4) and next state out."""
+    """uint8 frames (N, 1, H, W, 1) and state to score (N,), heat map (N, H / 4, W / 4) and next state.
+
+    The names ``motion``, ``judge`` and ``scale`` are part of the keys of stored weights.
+    """
 
     def __init__(self, config: VideoEdeConfig) -> None:
         super().__init__()
@@ -110,99 +113,94 @@ class VideoEde(ServingNetwork):
         self.motion = FlowNet(len(HISTORY), config.first, config.fine, config.coarse)
         self.judge = AnomalyNet(config.fine, config.coarse, config.width, config.latent)
         self.scale = ScoreScale(config.grid)
-        self.place: Tensor
-        self.register_buffer("place", position_grid(config.grid)[None], persistent=False)
+        self.position: Tensor
+        self.register_buffer("position", position_grid(config.grid)[None], persistent=False)
 
     def forward(self, clips: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
-        terms, following = self.look(clips, state)
-        heatmap = self.scale(terms)
-        return torch.amax(heatmap, dim=(1, 2)), heatmap, following
+        maps, next_state = self.score_maps(clips, state)
+        heatmap = self.scale(maps)  # (N, h, w)
+        return torch.amax(heatmap, dim=(1, 2)), heatmap, next_state
 
-    def look(self, clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
-        """The score's parts, and the next state."""
-        frame = clips.float()[:, 0, :, :, 0][:, None]
-        packed = _packed(frame)
-        past, known = self._remembered(packed, state)
-        history = [_unpacked(maps) for maps in past]
-        seen = self.motion(torch.cat([frame, *history], dim=1))
-        judged = self.judge(normalise_frames(frame), seen, self.place.expand(frame.shape[0], -1, -1, -1))
-        strangeness = (torch.sigmoid(judged.strange) + resize_to(torch.sigmoid(judged.distant), judged.strange)) / 2.0
-        now = _updated(known, seen.flow, strangeness)
-        return self._terms(now), torch.cat([packed, *past[:-1], *now], dim=1)
+    def score_maps(self, clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
+        """The parts of the score before scaling, and the next state (N, 38, h, w) with h = H / 4, w = W / 4."""
+        frame = clips.float()[:, 0, :, :, 0][:, None]  # (N, 1, H, W)
+        packed = _pack(frame)  # (N, 16, h, w)
+        past, before = self._unpack_state(packed, state)
+        history = [_unpack(maps) for maps in past]  # (N, 1, H, W) each, the newest first
+        features = self.motion(torch.cat([frame, *history], dim=1))
+        output = self.judge(normalise_frames(frame), features, self.position.expand(frame.shape[0], -1, -1, -1))
+        anomaly = (
+            torch.sigmoid(output.anomaly) + resize_to(torch.sigmoid(output.distance), output.anomaly)
+        ) / 2.0  # (N, 1, h, w)
+        motion = _update(before, features.flow, anomaly)
+        return self._window_means(motion), torch.cat([packed, *past[:-1], *motion], dim=1)
 
     def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
-        """See :class:`ServingNetwork`: first motion, then strangeness."""
-        parts = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
-        return video_stages(self, parts, split, work)
+        networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
+        return training_stages(self, networks, split, work)
 
     def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
-        """See :class:`ServingNetwork`."""
         shape = self.config.state_shape
-        first = first_looks(self.look, held_out, shape)
-        self.scale.fit(walk(self.look, learned, shape), walk(self.look, held_out, shape), first)
+        first = score_first_frames(self.score_maps, held_out, shape)
+        learned_maps, held_out_maps = (score_footage(self.score_maps, clips, shape) for clips in (learned, held_out))
+        self.scale.fit(learned_maps, held_out_maps, first)
 
-    def _remembered(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
-        """The frames before, packed, newest first, and what was known; before a camera's first frame nothing moved."""
-        count = HISTORY[-1]
-        *frames, maps = torch.split(state, [_FRAME_CHANNELS] * count + [_KNOWN_CHANNELS], dim=1)
-        known = MotionState(*torch.split(maps, [2, 1, 1, 1, 1], dim=1))
-        begun = known.watched[:, :, :1, :1] > 0.5
-        return [torch.where(begun, maps, packed) for maps in frames], known
+    def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
+        """The older frames (N, 16, h, w), the newest first, and the motion state. A camera's first frame is its own past."""
+        *frames, maps = torch.split(state, [_FRAME_CHANNELS] * HISTORY[-1] + [sum(_MOTION_CHANNELS)], dim=1)
+        motion = MotionState(*torch.split(maps, list(_MOTION_CHANNELS), dim=1))
+        started = motion.started[:, :, :1, :1] > 0.5  # (N, 1, 1, 1)
+        return [torch.where(started, maps, packed) for maps in frames], motion
 
-    def _terms(self, now: MotionState) -> ScoreMaps:
-        watched = (now.age.amax(dim=(2, 3), keepdim=True) * _LEAST_SHARE).expand_as(now.age)
-        speed = (now.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()
-        spread = (now.variance + _TINY).sqrt()
-        maps = torch.cat(
-            [
-                (speed - self.config.steady_spreads * spread),
-                (speed + self.config.jerky_spreads * spread),
-                now.strangeness,
-                watched,
-            ],
-            dim=1,
-        )
+    def _window_means(self, motion: MotionState) -> ScoreMaps:
+        observed = (motion.age.amax(dim=(2, 3), keepdim=True) * _MIN_UPDATE).expand_as(motion.age)
+        speed = (motion.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()  # (N, 1, h, w)
+        spread = (motion.variance + _TINY).sqrt()
+        steady, jerky = (speed - self.config.steady_spreads * spread), (speed + self.config.jerky_spreads * spread)
+        maps = torch.cat([steady, jerky, motion.anomaly, observed], dim=1)  # (N, 4, h, w)
         side = self.config.window
-        # Only windows wholly inside the picture: at its edge motion is guessed. The others get their nearest neighbour's mean.
+        # Only windows that lie wholly inside the image: at its edge the flow is a guess. The others get the nearest mean.
         before, after = (side - 1) // 2, side // 2
         means = nn.functional.pad(nn.functional.avg_pool2d(maps, side, 1), (before, after, before, after), mode="replicate")
         return ScoreMaps(*means.unbind(dim=1))
 
 
-def _updated(known: MotionState, flow: Tensor, strangeness: Tensor) -> MotionState:
-    """The averages with a new frame; what enters the picture, and all of a camera's second frame, begins anew."""
-    carried, sure = warp(torch.cat(known, dim=1), flow / CELL_PX)
-    velocity, variance, strange, age, _ = torch.split(carried, [2, 1, 1, 1, 1], dim=1)
-    watched = known.watched
-    # On a camera's first frame there is no motion that could be averaged: its age stays 0.
-    age = (sure * age + 1.0) * watched
-    share = torch.clamp(1.0 / torch.clamp(age, min=1.0), min=_LEAST_SHARE)
-    change = -flow - velocity
-    spread = (1.0 - share) * (variance + share * change.square().sum(dim=1, keepdim=True))
+def _update(before: MotionState, flow: Tensor, anomaly: Tensor) -> MotionState:
+    """Warp the averages along the flow (N, 2, h, w), in pixels, and update them with the new frame.
+
+    The newest frame has the weight g = max(0.2, 1 / age). What enters the image starts anew, and so does everything in a
+    camera's second frame.
+    """
+    warped, inside = warp(torch.cat(before, dim=1), flow / CELL_PX)  # (N, 6, h, w), (N, 1, h, w)
+    velocity, variance, mean_anomaly, age, _ = torch.split(warped, list(_MOTION_CHANNELS), dim=1)
+    started = before.started
+    age = (inside * age + 1.0) * started  # a camera's first frame has no motion to average: its age stays 0
+    gain = torch.clamp(1.0 / torch.clamp(age, min=1.0), min=_MIN_UPDATE)
+    change = -flow - velocity  # the flow leads back to where things were
+    spread = (1.0 - gain) * (variance + gain * change.square().sum(dim=1, keepdim=True))
     return MotionState(
-        velocity=(velocity + share * change) * watched,
+        velocity=(velocity + gain * change) * started,
         variance=spread + _FIRST_VARIANCE * torch.clamp(2.0 - age, 0.0, 1.0),
-        strangeness=strange + share * (strangeness - strange),
-        age=torch.clamp(age, max=1.0 / _LEAST_SHARE),
-        watched=torch.ones_like(watched),
+        anomaly=mean_anomaly + gain * (anomaly - mean_anomaly),
+        age=torch.clamp(age, max=1.0 / _MIN_UPDATE),
+        started=torch.ones_like(started),
     )
 
 
-def _packed(frame: Tensor) -> Tensor:
-    """A frame (N, 1, H, W) as (N, 16, h, w), just as it lies in memory: putting cells together would take 2 % of all time."""
+def _pack(frame: Tensor) -> Tensor:
+    """A frame (N, 1, H, W) as (N, 16, h, w), in memory order: gathering the pixels of each cell would take 2 % of all time."""
     height, width = frame.shape[2:]
     return frame.reshape(-1, _FRAME_CHANNELS, height // CELL_PX, width // CELL_PX)
 
 
-def _unpacked(maps: Tensor) -> Tensor:
-    """What :func:`_packed` made, back."""
+def _unpack(maps: Tensor) -> Tensor:
+    """The inverse of :func:`_pack`."""
     rows, columns = maps.shape[2:]
     return maps.reshape(-1, 1, rows * CELL_PX, columns * CELL_PX)
 
 
 def position_grid(grid: tuple[int, int]) -> Tensor:
-    """Where each cell lies in the frame: (2, h, w), -1 to 1 across and down."""
+    """The position of each cell in the frame, (2, h, w): -1 to 1 across, then down."""
     down = torch.linspace(-1.0, 1.0, grid[0])[:, None].expand(grid)
     across = torch.linspace(-1.0, 1.0, grid[1]).expand(grid)
     return torch.stack([across, down])

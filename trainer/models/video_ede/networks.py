@@ -1,13 +1,7 @@
-"""Encoder, decoder, encoder over what is seen: how strange each place is, taught by pseudo-anomalies.
+"""The two networks of the video model, FlowNet and AnomalyNet, and the warping of maps along the flow.
 
-    seen ─E1─▶ z ─D─▶ the scene as it would be without anything strange ─E2─▶ z'
-
-GANomaly's latent distance (Akcay et al., 2018, section 3) from z to z', with two changes: D is taught to draw the *normal* scene
-behind a pasted anomaly, and the distance itself is taught to be large there. Beside it E1 says what it thinks itself.
-
-Maps carried along with what moves: what was known of a person is found again where the person is now.
-
-Sees motion: frames in, optical flow and the features it was read from out. Learned from a classical teacher.
+Shapes: frames are (N, C, H, W) with H and W multiples of 8; cells are 4 x 4 pixels, so h = H / 4 and w = W / 4. Attribute names
+of modules are the keys of stored weights and must not change.
 """
 
 from typing import NamedTuple
@@ -16,87 +10,35 @@ import torch
 from torch import Tensor, nn
 
 from trainer.models.layers import FewChannelConv2d, to_float32
-from trainer.models.optical_flow import smooth
-
-
-def warp(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """``maps`` (N, C, h, w) of the frame before, moved to where things are now; and how surely they were there, (N, 1, h, w).
-
-    ``flow``: (N, 2, h, w), cells right and down, from each place to where it was. Sure is 1 up to the middle of the outermost
-    cells and falls to 0 at the picture's edge: a verdict of yes or no would turn over with the last bit of the flow, and an
-    engine that adds in another order would remember something else.
-    """
-    height, width = flow.shape[2:]
-    across = torch.arange(width, dtype=flow.dtype, device=flow.device).expand(height, width)
-    down = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None].expand(height, width)
-    size = torch.tensor([width, height], dtype=flow.dtype, device=flow.device)[:, None, None]
-    # -1 and 1 are the outer edges of the first and the last cell.
-    where = (flow + (torch.stack([across, down]) + 0.5)) * (2.0 / size) - 1.0
-    # In half cells past the middle of the outermost cell.
-    past = 1.0 + ((where.abs() - 1.0) * size).amax(dim=1, keepdim=True)
-    sure = torch.clamp(1.0 - past, 0.0, 1.0)
-    grid = where.permute(0, 2, 3, 1)
-    moved = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return moved, sure
-
+from trainer.models.optical_flow import gradients, smooth, solve_flow
 
 CELL_PX = 4
-"""Side of the cells of the motion grid."""
+"""Side of the cells of the grid that flow and anomaly maps have."""
 _GREY_LEVELS = 64.0
-_RIDGE = 3e-4
-"""Added to the squared gradients: where there is no texture, flow goes to zero instead of to noise."""
-_MOST_PX = 8.0
+_RIDGE = 3e-4  # added to squared gradients: without texture, flow goes to zero instead of to noise
+_MAX_FLOW_PX = 8.0
+_SCENE_CHANNELS = 3
+_INITIAL_SLOPE, _INITIAL_OFFSET = 1.0, -3.0
+_INITIAL_LOGIT = -3.0
+_SMALL_STD = 0.05
 
 
 class FlowFeatures(NamedTuple):
-    """What is seen of a frame and the frames before it."""
+    """Outputs of FlowNet."""
 
     fine: Tensor
-    """Features (N, fine, H / 4, W / 4)."""
+    """Features (N, fine, h, w)."""
     coarse: Tensor
-    """Features (N, coarse, H / 8, W / 8)."""
+    """Features (N, coarse, h / 2, w / 2)."""
     flow: Tensor
-    """To the frame before, (N, 2, H / 4, W / 4): frame pixels right and down."""
-
-
-class LucasKanade(nn.Module):
-    """Flow by least squares (Lucas and Kanade, 1981), at full, half and quarter size: what the network corrects.
-
-    Products of gradients are what a few convolutions learn last: without these the net needs twice as long. Each scale gives
-    the flow to the frame before, in frame pixels, and how much texture it rests on: 9 channels on the grid.
-
-    Maps of full size are one to a tensor, and sums of shifted ones instead of convolutions: engines lay channels side by side,
-    pixel by pixel, and shuffling two or five of them to and fro took three quarters of the time.
-    """
-
-    channels = 9
-
-    def forward(self, newest: Tensor, before: Tensor) -> Tensor:
-        """Two frames (N, 1, H, W) in units of 64 grey levels."""
-        found = []
-        for reduction in (1, 2, 4):
-            found.append(_flow_at_scale(smooth(newest), smooth(before), reduction))
-            newest, before = nn.functional.avg_pool2d(newest, 2), nn.functional.avg_pool2d(before, 2)
-        return torch.cat(found, dim=1)
-
-
-def _flow_at_scale(newest: Tensor, before: Tensor, reduction: int) -> Tensor:
-    """Flow from the newest frame to the one before, and texture, (N, 3, H / 4, W / 4), of frames this much smaller."""
-    change = before - newest
-    mean = nn.functional.pad((newest + before) / 2.0, (1, 1, 1, 1), mode="replicate")
-    right = (mean[:, :, 1:-1, 2:] - mean[:, :, 1:-1, :-2]) / 2.0
-    down = (mean[:, :, 2:, 1:-1] - mean[:, :, :-2, 1:-1]) / 2.0
-    products = (right * right, down * down, right * down, right * change, down * change)
-    cells = torch.cat([nn.functional.avg_pool2d(product, CELL_PX // reduction) for product in products], dim=1)
-    xx, yy, xy, xt, yt = torch.split(nn.functional.avg_pool2d(cells, 3, 1, 1, count_include_pad=False), 1, dim=1)
-    xx, yy = xx + _RIDGE, yy + _RIDGE
-    flow = torch.cat([xy * yt - yy * xt, xy * xt - xx * yt], dim=1) / (xx * yy - xy * xy)
-    texture = torch.log((xx + yy) / (2.0 * _RIDGE)) / 4.0
-    return torch.cat([(flow * reduction).clamp(-_MOST_PX, _MOST_PX), texture], dim=1)
+    """Flow to the frame before, (N, 2, h, w): frame pixels to the right and down."""
 
 
 class FlowNet(nn.Module):
-    """An encoder with skips, three scales deep; no normalisation, so that a crop is seen as the frame it was cut from."""
+    """Optical flow and features of the newest frame: a U-Net of three scales on top of Lucas-Kanade flow.
+
+    It has no normalisation layers, so that a crop is seen as the frame that it was cut from.
+    """
 
     def __init__(self, history: int, first: int, fine: int, coarse: int) -> None:
         super().__init__()
@@ -111,60 +53,70 @@ class FlowNet(nn.Module):
         self.flow = nn.Sequential(nn.Conv2d(fine, fine, 3, 1, 1), nn.ReLU(), FewChannelConv2d(fine, 2))
 
     def forward(self, frames: Tensor) -> FlowFeatures:
-        """``frames``: grey levels float32 (N, 1 + history, H, W), the newest first; H and W are multiples of 8."""
-        scaled = normalise_frames(frames)
-        local = self.local(frames[:, :1] / _GREY_LEVELS, frames[:, 1:2] / _GREY_LEVELS)
-        looked = torch.relu(self.to_local(torch.relu(self.at_half(scaled))))
-        quarter = torch.relu(self.at_quarter(torch.cat([looked, local], dim=1)))
-        eighth = torch.relu(self.at_eighth(quarter))
-        sixteenth = torch.relu(self.at_sixteenth(eighth))
-        coarse = torch.relu(eighth + resize_to(self.to_eighth(sixteenth), eighth))
-        fine = torch.relu(quarter + resize_to(self.to_quarter(coarse), quarter))
+        """``frames``: grey levels float32 (N, 1 + history, H, W), the newest first."""
+        scaled = normalise_frames(frames)  # (N, 1 + history, H, W)
+        local = self.local(frames[:, :1] / _GREY_LEVELS, frames[:, 1:2] / _GREY_LEVELS)  # (N, 9, h, w)
+        learned = torch.relu(self.to_local(torch.relu(self.at_half(scaled))))  # (N, fine - 9, h, w)
+        quarter = torch.relu(self.at_quarter(torch.cat([learned, local], dim=1)))  # (N, fine, h, w)
+        eighth = torch.relu(self.at_eighth(quarter))  # (N, coarse, h / 2, w / 2)
+        sixteenth = torch.relu(self.at_sixteenth(eighth))  # (N, coarse, h / 4, w / 4)
+        coarse = torch.relu(eighth + resize_to(self.to_eighth(sixteenth), eighth))  # (N, coarse, h / 2, w / 2)
+        fine = torch.relu(quarter + resize_to(self.to_quarter(coarse), quarter))  # (N, fine, h, w)
         return FlowFeatures(fine, coarse, to_float32(self.flow(fine)))
 
 
-def normalise_frames(frames: Tensor) -> Tensor:
-    """The newest frame, and how it differs from each older one, in units of 64 grey levels."""
-    scaled = frames / _GREY_LEVELS
-    newest = scaled[:, :1]
-    return torch.cat([newest - 128.0 / _GREY_LEVELS, newest - scaled[:, 1:]], dim=1)
+class LucasKanade(nn.Module):
+    """Least-squares flow (Lucas and Kanade, 1981) at full, half and quarter size: flow and amount of texture, 9 channels.
+
+    Products of gradients are what a few convolutions learn last; without these inputs training takes twice as long. Every map of
+    full size is a tensor of one channel: engines interleave channels pixel by pixel, which took three quarters of the time.
+    """
+
+    channels = 9
+
+    def forward(self, newest: Tensor, before: Tensor) -> Tensor:
+        """Two frames (N, 1, H, W), in units of 64 grey levels, to (N, 9, h, w)."""
+        scales = []
+        for reduction in (1, 2, 4):
+            scales.append(_flow_at_scale(smooth(newest), smooth(before), reduction))
+            newest, before = nn.functional.avg_pool2d(newest, 2), nn.functional.avg_pool2d(before, 2)
+        return torch.cat(scales, dim=1)
 
 
-def resize_to(maps: Tensor, pattern: Tensor) -> Tensor:
-    """``maps`` laid over the grid of ``pattern``."""
-    return nn.functional.interpolate(maps, size=pattern.shape[2:], mode="bilinear", align_corners=False)
-
-
-def init_he(network: nn.Module) -> None:
-    """Weights for layers that are followed by a ReLU (He et al., 2015), biases 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-_SCENE_CHANNELS = 3
-_SLOPE_AT_START, _LEVEL_AT_START = 1.0, -3.0
-_RARE = -3.0
-_SMALL = 0.05
+def _flow_at_scale(newest: Tensor, before: Tensor, reduction: int) -> Tensor:
+    """Flow to the frame before, in frame pixels, and texture, (N, 3, h, w), of frames (N, 1, H / reduction, W / reduction)."""
+    change = before - newest
+    right, down = gradients((newest + before) / 2.0)
+    products = (right * right, down * down, right * down, right * change, down * change)
+    cells = torch.cat([nn.functional.avg_pool2d(product, CELL_PX // reduction) for product in products], dim=1)  # (N, 5, h, w)
+    xx, yy, xy, xt, yt = torch.split(nn.functional.avg_pool2d(cells, 3, 1, 1, count_include_pad=False), 1, dim=1)
+    xx, yy = xx + _RIDGE, yy + _RIDGE
+    flow = solve_flow(xx, yy, xy, xt, yt)  # (N, 2, h, w)
+    texture = torch.log((xx + yy) / (2.0 * _RIDGE)) / 4.0
+    return torch.cat([(flow * reduction).clamp(-_MAX_FLOW_PX, _MAX_FLOW_PX), texture], dim=1)
 
 
 class AnomalyOutput(NamedTuple):
-    """What is thought of a frame."""
+    """Outputs of AnomalyNet."""
 
-    strange: Tensor
-    """Logit of E1, (N, 1, H / 4, W / 4)."""
-    distant: Tensor
-    """Logit of the latent distance, (N, 1, H / 8, W / 8)."""
+    anomaly: Tensor
+    """Anomaly logit of E1, (N, 1, h, w)."""
+    distance: Tensor
+    """Anomaly logit from the distance of the latents z and z', (N, 1, h / 2, w / 2)."""
     scene: Tensor
-    """The scene as it should be, (N, 3, H / 4, W / 4): brightness, 64 grey levels from 128 are 1, and flow in pixels."""
+    """D's reconstruction of the normal scene, (N, 3, h, w): brightness as in normalise_frames, and flow in pixels."""
     code: Tensor
-    """The second code z', (N, latent, H / 8, W / 8)."""
+    """The second latent z', (N, latent, h / 2, w / 2)."""
 
 
 class AnomalyNet(nn.Module):
-    """See the module."""
+    """How anomalous each cell is: an encoder-decoder-encoder over flow, features, appearance and position.
+
+        inputs ─E1─▶ z ─D─▶ the scene as it would be without anomalies ─E2─▶ z'
+
+    The distance of z and z' is GANomaly's (Akcay et al., 2018, section 3) with two changes: D learns to draw the *normal* scene
+    behind a pasted anomaly, and the distance itself is trained to be large there. E1 also gives a logit of its own.
+    """
 
     def __init__(self, fine: int, coarse: int, width: int, latent: int) -> None:
         super().__init__()
@@ -194,27 +146,72 @@ class AnomalyNet(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, latent, 1),
         )
-        self.slope = nn.Parameter(torch.tensor(_SLOPE_AT_START))
-        self.level = nn.Parameter(torch.tensor(_LEVEL_AT_START))
+        self.slope = nn.Parameter(torch.tensor(_INITIAL_SLOPE))
+        self.level = nn.Parameter(torch.tensor(_INITIAL_OFFSET))
 
-    def initialise(self) -> None:
-        """Begin with the opinion that hardly anything is strange."""
+    def init_weights(self) -> None:
+        """Bias initial predictions towards normal: anomalous cells are rare, and few of them would drown in false alarms."""
         init_he(self)
         for last in (self.latent, self.encoder_again[-1], self.decoder[-2], self.strange):
-            nn.init.normal_(last.weight, 0.0, _SMALL)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
-        nn.init.constant_(self.strange.bias, _RARE)  # type: ignore[arg-type]  # it has a bias
+            nn.init.normal_(last.weight, 0.0, _SMALL_STD)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
+        nn.init.constant_(self.strange.bias, _INITIAL_LOGIT)  # type: ignore[arg-type]  # it has a bias
 
-    def forward(self, frame: Tensor, seen: FlowFeatures, place: Tensor) -> AnomalyOutput:
-        """``frame``: as FlowNet takes it, (N, 1, H, W). ``place``: (N, 2, H / 4, W / 4), -1 to 1 across and down."""
-        looks = self.look(frame)
-        down = torch.relu(self.down(torch.cat([seen.fine, seen.flow, looks, place], dim=1)))
-        near = torch.relu(self.join(torch.cat([down, seen.coarse], dim=1)))
-        thought = torch.relu(self.mix(torch.cat([near, resize_to(self.wide(near), near)], dim=1)))
-        fine = self.from_fine(torch.cat([seen.fine, looks], dim=1))
-        strange = self.strange(torch.relu(resize_to(self.from_coarse(thought), fine) + fine))
-        coarse_place = nn.functional.avg_pool2d(place, 2)
-        latent = self.latent(thought)
-        scene = self.decoder(torch.cat([latent, coarse_place], dim=1))
-        latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_place], dim=1))
-        distance = (to_float32(latent) - to_float32(latent_again)).square().mean(dim=1, keepdim=True)
-        return AnomalyOutput(to_float32(strange), nn.functional.softplus(self.slope) * distance + self.level, scene, latent_again)
+    def forward(self, frame: Tensor, features: FlowFeatures, position: Tensor) -> AnomalyOutput:
+        """``frame``: the newest one, normalised, (N, 1, H, W). ``position``: (N, 2, h, w), -1 to 1 across and down."""
+        looks = self.look(frame)  # (N, width / 3, h, w)
+        down = torch.relu(
+            self.down(torch.cat([features.fine, features.flow, looks, position], dim=1))
+        )  # (N, width, h / 2, w / 2)
+        near = torch.relu(self.join(torch.cat([down, features.coarse], dim=1)))  # (N, width, h / 2, w / 2)
+        encoded = torch.relu(self.mix(torch.cat([near, resize_to(self.wide(near), near)], dim=1)))  # (N, width, h / 2, w / 2)
+        fine = self.from_fine(torch.cat([features.fine, looks], dim=1))  # (N, width / 2, h, w)
+        anomaly = self.strange(torch.relu(resize_to(self.from_coarse(encoded), fine) + fine))  # (N, 1, h, w)
+        coarse_position = nn.functional.avg_pool2d(position, 2)  # (N, 2, h / 2, w / 2)
+        latent = self.latent(encoded)  # (N, latent, h / 2, w / 2)
+        scene = self.decoder(torch.cat([latent, coarse_position], dim=1))  # (N, 3, h, w)
+        latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_position], dim=1))  # (N, latent, h / 2, w / 2)
+        distance = (to_float32(latent) - to_float32(latent_again)).square().mean(dim=1, keepdim=True)  # (N, 1, h / 2, w / 2)
+        # softplus keeps the slope positive: a larger distance must mean more anomalous.
+        logit = nn.functional.softplus(self.slope) * distance + self.level
+        return AnomalyOutput(to_float32(anomaly), logit, scene, latent_again)
+
+
+def warp(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Warp ``maps`` (N, C, h, w) of the frame before to the newest frame; and how far inside each source was, (N, 1, h, w).
+
+    ``flow``: (N, 2, h, w), from each cell to where it was, in cells right and down. The second map is 1 up to the centre of the
+    outermost cells and falls to 0 at the image's edge. A yes or no would flip with the last bit of the flow, and an engine that
+    adds in another order would end up in another state.
+    """
+    height, width = flow.shape[2:]
+    across = torch.arange(width, dtype=flow.dtype, device=flow.device).expand(height, width)
+    down = torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None].expand(height, width)
+    size = torch.tensor([width, height], dtype=flow.dtype, device=flow.device)[:, None, None]
+    # -1 and 1 are the outer edges of the first and the last cell.
+    source = (flow + (torch.stack([across, down]) + 0.5)) * (2.0 / size) - 1.0  # (N, 2, h, w)
+    outside = 1.0 + ((source.abs() - 1.0) * size).amax(dim=1, keepdim=True)  # half cells beyond the centre of the outermost cell
+    inside = torch.clamp(1.0 - outside, 0.0, 1.0)
+    grid = source.permute(0, 2, 3, 1)  # (N, h, w, 2)
+    warped = nn.functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return warped, inside
+
+
+def normalise_frames(frames: Tensor) -> Tensor:
+    """Grey levels (N, C, H, W), the newest first, to the newest frame and its differences from the others, per 64 levels."""
+    scaled = frames / _GREY_LEVELS
+    newest = scaled[:, :1]
+    return torch.cat([newest - 128.0 / _GREY_LEVELS, newest - scaled[:, 1:]], dim=1)
+
+
+def resize_to(maps: Tensor, pattern: Tensor) -> Tensor:
+    """``maps`` resized to the height and width of ``pattern``."""
+    return nn.functional.interpolate(maps, size=pattern.shape[2:], mode="bilinear", align_corners=False)
+
+
+def init_he(network: nn.Module) -> None:
+    """He initialisation (2015) of convolutions followed by a ReLU; biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

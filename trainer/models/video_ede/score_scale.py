@@ -1,7 +1,7 @@
-"""The scale of the video model's score: what is usual in each row and place, and where normal values of each term lie.
+"""The score scale of the video model: normal ranges of its score maps, and how they are fitted to normal footage.
 
-Usual speeds, the places' limits and what always looks strange come from footage that was learned from, the terms' normal ranges
-from held-out footage: what was learned is less strange than anything will ever be again.
+Usual speeds of rows, speed limits of places and the usual anomaly of each place come from training footage. The normal ranges
+come from validation footage: training footage looks less anomalous than anything will ever again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,41 +18,41 @@ from trainer.models.base import RangeScaler
 from trainer.statistics import SpeedHistogram
 
 MAX_FRAMES = 4096
-"""Of either kind of footage that are looked at."""
+"""Frames of either kind of footage that are scored, at most."""
 
-_STRETCH_FRAMES = 256
-_SIDE_BY_SIDE = 8
+_SEGMENT_FRAMES = 256
+_PARALLEL_SEGMENTS = 8
 _FIRST_FRAMES = 256
 _MOVING_PX = 0.25
 _LIMIT_QUANTILE = 0.999
-_REACH_CELLS = 10
-_HANDICAP = 2.0
-"""Uneven motion beyond what its place has seen is common among normal frames; far beyond is not."""
+_DILATION_CELLS = 10
+_JERKY_OFFSET = 2.0  # jerky motion beyond its place's limit is common among normal frames; two ranges beyond it is not
 
 
 class ScoreMaps(NamedTuple):
-    """The parts of the score, each in units of its own: maps (N, h, w)."""
+    """The parts of the score, each in its own unit: maps (N, h, w)."""
 
     steady: Tensor
-    """Averaged speed less some of its spread, pixels a frame."""
+    """Mean speed minus a part of its standard deviation, pixels per frame."""
     jerky: Tensor
-    """Averaged speed and some of its spread, pixels a frame."""
-    strange: Tensor
-    """Averaged strangeness, 0 to 1."""
-    watched: Tensor
-    """How long the camera has been: 0 at its first frame, then a part of the time that averages take, at last 1."""
+    """Mean speed plus a multiple of its standard deviation, pixels per frame."""
+    anomaly: Tensor
+    """Mean anomaly probability, 0 to 1."""
+    observed: Tensor
+    """Share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on."""
 
 
 ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
-"""Clips, uint8 (N, 1, H, W, 1), and state to terms and next state."""
+"""uint8 frames (N, 1, H, W, 1) and state to score maps and next state."""
 
 
 class ScoreScale(nn.Module):
-    """How unusual each place is, (N, h, w): 0 at the median of normal frames' largest value, 1 at their 99 % quantile.
+    """Score maps to one heat map (N, h, w): normal frames' maxima have the median 0 and the 99 % quantile 1.
 
-    Speed and strangeness, each in its own normal range, add up, as the rarities of independent signs do; what is beyond the
-    limits of its place counts alone, by two ranges less. Without motion only looks count. Strangeness is what a place shows
-    above its usual one: a corner that the judge never understood would else be every frame's largest value, and hide the rest.
+    Steady speed and anomaly, each in its own normal range, add up, as rarities of independent signs do. Jerky motion beyond its
+    place's limit counts alone, less two ranges. A camera's first frame has only the anomaly map. Each place's usual anomaly is
+    subtracted: a corner that is never understood would be the maximum of every frame and hide everything else.
+    Buffer names are the keys of stored weights.
     """
 
     def __init__(self, grid: tuple[int, int]) -> None:
@@ -60,78 +60,77 @@ class ScoreScale(nn.Module):
         self.usual: Tensor
         self.limits: Tensor
         self.always: Tensor
-        self.register_buffer("usual", torch.ones(grid[0], 1))
-        self.register_buffer("limits", torch.zeros(grid))
-        self.register_buffer("always", torch.zeros(grid))
+        self.register_buffer("usual", torch.ones(grid[0], 1))  # usual steady speed of each row
+        self.register_buffer("limits", torch.zeros(grid))  # limit of the jerky speed of each place
+        self.register_buffer("always", torch.zeros(grid))  # usual anomaly of each place
         self.steady, self.jerky, self.strange = RangeScaler(), RangeScaler(), RangeScaler()
         self.whole, self.first = RangeScaler(), RangeScaler()
 
-    def forward(self, terms: ScoreMaps) -> Tensor:
-        """See the class."""
-        moving = torch.maximum(self.whole(self._sum(terms)), self.jerky(terms.jerky - self.limits) - _HANDICAP)
-        # The mean of n frames strays by 1 / sqrt(n): what is above the median in a camera's first frames is that much less sure.
-        surely = torch.minimum(moving, moving * terms.watched.sqrt())
-        return torch.where(terms.watched > 0.0, surely, self.first(self._above_usual(terms)))
+    def forward(self, maps: ScoreMaps) -> Tensor:
+        moving = torch.maximum(self.whole(self._sum(maps)), self.jerky(maps.jerky - self.limits) - _JERKY_OFFSET)
+        # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
+        shrunk = torch.minimum(moving, moving * maps.observed.sqrt())
+        return torch.where(maps.observed > 0.0, shrunk, self.first(self._above_usual(maps)))
 
-    def _sum(self, terms: ScoreMaps) -> Tensor:
-        steady: Tensor = self.steady(terms.steady / self.usual)
-        strange: Tensor = self.strange(self._above_usual(terms))
-        return steady + strange
+    def _sum(self, maps: ScoreMaps) -> Tensor:
+        steady: Tensor = self.steady(maps.steady / self.usual)
+        anomaly: Tensor = self.strange(self._above_usual(maps))
+        return steady + anomaly
 
-    def _above_usual(self, terms: ScoreMaps) -> Tensor:
-        return terms.strange - self.always
+    def _above_usual(self, maps: ScoreMaps) -> Tensor:
+        return maps.anomaly - self.always
 
     @torch.no_grad()
     def fit(self, learned: Iterable[ScoreMaps], held_out: Iterable[ScoreMaps], first: Iterable[ScoreMaps]) -> None:
-        """Set all: from footage that was learned from, from held-out footage, and from held-out frames without any before."""
-        speeds, fastest, strangest = SpeedHistogram(len(self.usual)), [], []
-        for terms in learned:
-            for speed in terms.steady.numpy():
+        """Fit to score maps of training footage, of validation footage, and of validation frames taken as first frames."""
+        speeds, jerky, anomaly = SpeedHistogram(len(self.usual)), [], []
+        for maps in learned:
+            for speed in maps.steady.numpy():
                 speeds.add(speed, speed > _MOVING_PX)
-            fastest.append(terms.jerky.half().numpy())
-            strangest.append(terms.strange.half().numpy())
+            jerky.append(maps.jerky.half().numpy())
+            anomaly.append(maps.anomaly.half().numpy())
         self.usual.copy_(torch.from_numpy(speeds.fit_line().row_speeds(tuple(self.limits.shape))))
-        self.limits.copy_(torch.from_numpy(_limits(np.concatenate(fastest))))
-        self.always.copy_(torch.from_numpy(np.median(np.concatenate(strangest), axis=0).astype(np.float32)))
-        seen = list(held_out)
-        self.steady.fit([terms.steady / self.usual for terms in seen])
-        self.jerky.fit([terms.jerky - self.limits for terms in seen])
-        self.strange.fit([self._above_usual(terms) for terms in seen])
-        self.whole.fit([self._sum(terms) for terms in seen])
-        self.first.fit([self._above_usual(terms) for terms in first])
+        self.limits.copy_(torch.from_numpy(_limits(np.concatenate(jerky))))
+        self.always.copy_(torch.from_numpy(np.median(np.concatenate(anomaly), axis=0).astype(np.float32)))
+        validation = list(held_out)
+        self.steady.fit([maps.steady / self.usual for maps in validation])
+        self.jerky.fit([maps.jerky - self.limits for maps in validation])
+        self.strange.fit([self._above_usual(maps) for maps in validation])
+        self.whole.fit([self._sum(maps) for maps in validation])
+        self.first.fit([self._above_usual(maps) for maps in first])
 
 
 @torch.no_grad()
-def walk(look: ScoreMapsFunction, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
-    """The terms of every frame but the first of stretches of the footage, several stretches side by side."""
-    parts = sorted(_stretches(bank), key=len, reverse=True)
-    for group in (parts[first : first + _SIDE_BY_SIDE] for first in range(0, len(parts), _SIDE_BY_SIDE)):
+def score_footage(score_maps: ScoreMapsFunction, clips: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
+    """Score maps of every frame but the first of segments of the footage, several segments in parallel."""
+    segments = sorted(_segments(clips), key=len, reverse=True)
+    for group in (segments[first : first + _PARALLEL_SEGMENTS] for first in range(0, len(segments), _PARALLEL_SEGMENTS)):
         state = torch.zeros((len(group), *state_shape))
         for number in range(len(group[0])):
-            going = [part for part in group if number < len(part)]
-            frames = torch.from_numpy(np.stack([part[number : number + 1] for part in going]))
-            terms, state = look(frames, state[: len(going)])
+            running = [segment for segment in group if number < len(segment)]
+            frames = torch.from_numpy(np.stack([segment[number : number + 1] for segment in running]))
+            maps, state = score_maps(frames, state[: len(running)])
             if number:
-                yield terms
+                yield maps
 
 
 @torch.no_grad()
-def first_looks(look: ScoreMapsFunction, bank: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
-    """The terms of frames at even distances, each as if it were its camera's first."""
-    for clips in bank.evenly_spaced(_FIRST_FRAMES, _SIDE_BY_SIDE):
-        yield look(torch.from_numpy(clips), torch.zeros((len(clips), *state_shape)))[0]
+def score_first_frames(score_maps: ScoreMapsFunction, clips: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
+    """Score maps of evenly spaced frames, each taken as its camera's first."""
+    for batch in clips.evenly_spaced(_FIRST_FRAMES, _PARALLEL_SEGMENTS):
+        yield score_maps(torch.from_numpy(batch), torch.zeros((len(batch), *state_shape)))[0]
 
 
-def _stretches(bank: ClipDataset) -> list[NDArray[np.uint8]]:
-    """All frames in stretches of 256, or of these at even distances as many as make ``MAX_FRAMES``."""
-    videos = [video.frames for video in bank.footage]
-    cut = [video[first : first + _STRETCH_FRAMES] for video in videos for first in range(0, len(video), _STRETCH_FRAMES)]
-    count = min(len(cut), MAX_FRAMES // _STRETCH_FRAMES) if sum(map(len, cut)) > MAX_FRAMES else len(cut)
+def _segments(clips: ClipDataset) -> list[NDArray[np.uint8]]:
+    """All frames in segments of 256, or evenly spaced ones of them that make ``MAX_FRAMES``."""
+    videos = [video.frames for video in clips.footage]
+    cut = [video[first : first + _SEGMENT_FRAMES] for video in videos for first in range(0, len(video), _SEGMENT_FRAMES)]
+    count = min(len(cut), MAX_FRAMES // _SEGMENT_FRAMES) if sum(map(len, cut)) > MAX_FRAMES else len(cut)
     return [cut[number] for number in np.linspace(0, len(cut) - 1, count).astype(int)]
 
 
-def _limits(fastest: NDArray[np.float16]) -> NDArray[np.float32]:
+def _limits(jerky: NDArray[np.float16]) -> NDArray[np.float32]:
     """The 99.9 % quantile of each place, and of all places within 40 pixels of it the largest."""
-    quantiles = np.quantile(fastest, _LIMIT_QUANTILE, axis=0).astype(np.float32)
-    side = 2 * _REACH_CELLS + 1
+    quantiles = np.quantile(jerky, _LIMIT_QUANTILE, axis=0).astype(np.float32)
+    side = 2 * _DILATION_CELLS + 1
     return np.asarray(cv2.dilate(quantiles, np.ones((side, side), np.uint8)), np.float32)

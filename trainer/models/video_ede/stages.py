@@ -1,4 +1,4 @@
-"""From footage to what the two stages of the video model learn from, and what the log shows of them."""
+"""The two training stages of the video model: from footage to samples, learners and images for the log."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,118 +10,126 @@ from trainer.data.clips import Split
 from trainer.data.dis_flow import DisFlow
 from trainer.errors import TooLittleFootage
 from trainer.models.base import ProgressBar, ServingNetwork, TrainingStage
-from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks, split_scene_batch
+from trainer.models.video_ede.learners import (
+    AnomalyLearner,
+    FeedbackLearner,
+    FlowLearner,
+    TrainableNetworks,
+    split_scene_batch,
+)
 from trainer.models.video_ede.networks import CELL_PX, normalise_frames
 from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
 from trainer.pseudo_anomalies.segments import CameraView, camera_views, segment_views
 from trainer.training.loop import TrainingData
 
-MOTION_SHARE = 1 / 3
-"""Of the training time; the rest is for strangeness."""
-MOTION_BATCH, JUDGE_BATCH = 16, 8
+FLOW_SHARE = 1 / 3
+"""Share of the training time for FlowNet; the rest is for AnomalyNet."""
+FLOW_BATCH, ANOMALY_BATCH = 16, 8
 
-_MOMENTS, _HELD_OUT_MOMENTS = 2400, 120
-_MOMENTS_A_FRAME = 3
-"""At most: more would be the same ones again."""
-_FRAMES, _HELD_OUT_FRAMES = 600, 60
-_MARKED_FRAMES = 600
-_CROP_PX = 96
-"""Side of the squares that motion is learned from; less where frames are lower."""
+_FLOW_EXAMPLES, _VALIDATION_FLOW_EXAMPLES = 2400, 120
+_EXAMPLES_PER_FRAME = 3  # more would repeat the same ones
+_SEGMENTED_FRAMES, _VALIDATION_SEGMENTED_FRAMES = 600, 60
+_ANNOTATED_FRAMES = 600
+_CROP_PX = 96  # side of FlowNet's crops; less where frames are lower
 _VALIDATION_CROPS = 32
-_DRAWN_PX = 4.0
-"""Speed that the log draws white."""
+_WHITE_PX = 4.0  # speed that the log shows as white
+
+Views = tuple[list[CameraView], list[CameraView]]
+"""The camera views of training and validation footage."""
 
 
-def video_stages(network: ServingNetwork, parts: TrainableNetworks, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
-    """First motion, then strangeness.
+def training_stages(
+    network: ServingNetwork, networks: TrainableNetworks, split: Split, work: ProgressBar
+) -> Iterator[TrainingStage]:
+    """The stage of FlowNet, then the stage of AnomalyNet.
 
     Raises:
-        TooLittleFootage: no video is long enough to see motion in.
+        TooLittleFootage: no training or no validation video is long enough to see motion in.
     """
-    learned, held_out = (
-        camera_views([video for video in part if len(video.frames) > parts.history[-1]])
-        for part in (split.train, split.validation)
+    oldest = networks.history[-1]
+    train, validation = (
+        camera_views([video for video in part if len(video.frames) > oldest]) for part in (split.train, split.validation)
     )
-    if not (learned and held_out):
-        raise TooLittleFootage(f"no video has {parts.history[-1] + 1} frames to see motion in; give longer videos")
-    yield _motion_stage(network, parts, (learned, held_out), work)
-    yield _judge_stage(network, parts, (learned, held_out), split.annotated, work)
+    if not (train and validation):
+        raise TooLittleFootage(f"no video has {oldest + 1} frames to see motion in; give longer videos")
+    yield _flow_stage(network, networks, (train, validation), work)
+    yield _anomaly_stage(network, networks, (train, validation), split.annotated, work)
 
 
-def _at_most(counts: tuple[int, int], shown: tuple[list[CameraView], list[CameraView]], a_frame: int) -> list[int]:
-    """The counts, or less where there are not so many frames."""
-    frames = [sum(len(video) for place in where for video in place.videos) for where in shown]
-    return [min(count, a_frame * there) for count, there in zip(counts, frames, strict=True)]
-
-
-def _motion_stage(
-    network: ServingNetwork, parts: TrainableNetworks, shown: tuple[list[CameraView], list[CameraView]], work: ProgressBar
-) -> TrainingStage:
-    teacher, counts = DisFlow(), _at_most((_MOMENTS, _HELD_OUT_MOMENTS), shown, _MOMENTS_A_FRAME)
+def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Views, work: ProgressBar) -> TrainingStage:
+    teacher, counts = DisFlow(), _at_most((_FLOW_EXAMPLES, _VALIDATION_FLOW_EXAMPLES), views, _EXAMPLES_PER_FRAME)
     with work("measuring motion", sum(counts)) as advance:
-        found = [
-            flow_examples(where, parts.history, count, teacher, lambda: advance(1))
-            for where, count in zip(shown, counts, strict=True)
-        ]
-    side_px = min(_CROP_PX, *found[0][0].frames.shape[1:])
-    learned, held_out = (FlowSamples(some, parts.history, side_px) for some in found)
+        train_examples, validation_examples = (
+            flow_examples(part, networks.history, count, teacher, lambda: advance(1))
+            for part, count in zip(views, counts, strict=True)
+        )
+    side_px = min(_CROP_PX, *train_examples[0].frames.shape[1:])
+    train, validation = (FlowSamples(part, networks.history, side_px) for part in (train_examples, validation_examples))
 
     def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
-        true = nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)
-        return true / _DRAWN_PX, parts.motion(samples[:, :-2]).flow / _DRAWN_PX
+        true = nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)  # (N, 2, h, w)
+        return true / _WHITE_PX, networks.flow_net(samples[:, :-2]).flow / _WHITE_PX
 
     crops = torch.arange(_VALIDATION_CROPS)
     return TrainingStage(
-        name="motion",
-        share=MOTION_SHARE,
-        batch=MOTION_BATCH,
-        learner=FlowLearner(network, parts),
-        data=TrainingData(learned, held_out.draw(crops).samples, ahead=True),
-        learned=learned.draw(crops).samples,
+        name="flow",
+        share=FLOW_SHARE,
+        batch=FLOW_BATCH,
+        learner=FlowLearner(network, networks),
+        data=TrainingData(train, validation.draw(crops).samples, ahead=True),
+        learned=train.draw(crops).samples,
         draw=draw,
         patient=False,
     )
 
 
-def _judge_stage(
-    network: ServingNetwork,
-    parts: TrainableNetworks,
-    shown: tuple[list[CameraView], list[CameraView]],
-    marked: Sequence[AnnotatedClip],
-    work: ProgressBar,
+def _anomaly_stage(
+    network: ServingNetwork, networks: TrainableNetworks, views: Views, annotated: Sequence[AnnotatedClip], work: ProgressBar
 ) -> TrainingStage:
-    teacher, counts = DisFlow(), _at_most((_FRAMES, _HELD_OUT_FRAMES), shown, 1)
-    with work("looking for moving things", sum(counts)) as advance:
-        crowds = [segment_views(where, count, teacher, lambda: advance(1)) for where, count in zip(shown, counts, strict=True)]
-    plan, held_out = (SceneSource(some, parts.history) for some in crowds)
-    ordinary = PseudoAnomalySamples(plan)
-    learner, samples = _taught(network, parts, plan, marked, work) if marked else (AnomalyLearner(network, parts), ordinary)
+    teacher, counts = DisFlow(), _at_most((_SEGMENTED_FRAMES, _VALIDATION_SEGMENTED_FRAMES), views, 1)
+    with work("finding moving objects", sum(counts)) as advance:
+        source, validation = (
+            SceneSource(segment_views(part, count, teacher, lambda: advance(1)), networks.history)
+            for part, count in zip(views, counts, strict=True)
+        )
+    normal = PseudoAnomalySamples(source)
+    learner: AnomalyLearner
+    if annotated:
+        samples: PseudoAnomalySamples | AnnotatedSamples = _annotated_samples(source, annotated, work)
+        learner = FeedbackLearner(network, networks)
+    else:
+        samples, learner = normal, AnomalyLearner(network, networks)
 
     def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
-        frames, _, _, _, place = split_scene_batch(samples)
-        scene = parts.judge(normalise_frames(frames[:, :1]), parts.motion(frames), nn.functional.avg_pool2d(place, CELL_PX)).scene
-        return nn.functional.avg_pool2d(normalise_frames(frames[:, :1]), CELL_PX) / 2.0, scene[:, :1] / 2.0
+        frames, _, _, _, position = split_scene_batch(samples)
+        newest = normalise_frames(frames[:, :1])  # (N, 1, H, W)
+        position = nn.functional.avg_pool2d(position, CELL_PX)
+        scene = networks.anomaly_net(newest, networks.flow_net(frames), position).scene  # (N, 3, h, w)
+        return nn.functional.avg_pool2d(newest, CELL_PX) / 2.0, scene[:, :1] / 2.0
 
     crops = torch.arange(_VALIDATION_CROPS)
     return TrainingStage(
-        name="judgement",
-        share=1.0 - MOTION_SHARE,
-        batch=JUDGE_BATCH,
+        name="anomaly",
+        share=1.0 - FLOW_SHARE,
+        batch=ANOMALY_BATCH,
         learner=learner,
-        data=TrainingData(samples, PseudoAnomalySamples(held_out).draw(crops).samples, ahead=True),
-        learned=ordinary.draw(crops).samples,
+        data=TrainingData(samples, PseudoAnomalySamples(validation).draw(crops).samples, ahead=True),
+        learned=normal.draw(crops).samples,
         draw=draw,
         patient=False,
     )
 
 
-def _taught(
-    network: ServingNetwork, parts: TrainableNetworks, plan: SceneSource, marked: Sequence[AnnotatedClip], work: ProgressBar
-) -> tuple[AnomalyLearner, AnnotatedSamples]:
-    """The judge's learner and samples where operators marked something."""
-    frames = min(_MARKED_FRAMES, sum(mark.last - mark.first + 1 for mark in marked))
-    with work("looking at what was marked", frames) as advance:
-        shown = find_annotated_frames(marked, plan.crowds, parts.history[-1], frames, DisFlow(), lambda: advance(1))
-    anomalies, false_alarms = ([one for one in shown if one.anomalous is kind] for kind in (True, False))
-    return FeedbackLearner(network, parts), AnnotatedSamples(plan, anomalies, false_alarms)
+def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], work: ProgressBar) -> AnnotatedSamples:
+    count = min(_ANNOTATED_FRAMES, sum(clip.last - clip.first + 1 for clip in annotated))
+    with work("finding annotated objects", count) as advance:
+        frames = find_annotated_frames(annotated, source.views, source.history[-1], count, DisFlow(), lambda: advance(1))
+    anomalies, false_alarms = ([frame for frame in frames if frame.anomalous is kind] for kind in (True, False))
+    return AnnotatedSamples(source, anomalies, false_alarms)
+
+
+def _at_most(counts: tuple[int, int], views: Views, per_frame: int) -> list[int]:
+    """``counts``, limited to ``per_frame`` times the number of frames."""
+    frames = [sum(len(video) for view in part for video in view.videos) for part in views]
+    return [min(count, per_frame * limit) for count, limit in zip(counts, frames, strict=True)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.trainer.sprites_kit import HEIGHT_PX, WIDTH_PX, one_crowd, road, walk
+from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, one_crowd, road, walk
 from trainer.pseudo_anomalies.objects import PastedObject, anomalous_object, normal_object, textured_shape
 from trainer.pseudo_anomalies.segments import SegmentedView
 
@@ -39,7 +39,7 @@ def test_normal_actors_are_unmarked_and_walk_as_people_do_in_their_own_row(crowd
     assert len(actors) > 100
     for actor in actors:
         assert not actor.anomalous
-        assert not actor.looks_strange
+        assert not actor.abnormal_looks
         assert len(actor.frames) == len(OFFSETS)
         assert min(abs(actor.frames[0].y + 4 - top) for top in (24, 40)) < 8
     assert np.median([speeds_px(actor) for actor in actors]) == pytest.approx(SPEED_PX, abs=0.6)
@@ -49,20 +49,20 @@ def test_strange_actors_are_marked_and_come_in_both_kinds(crowd):
     actors = cast(anomalous_object, crowd)
     assert len(actors) > 100
     assert all(actor.anomalous for actor in actors)
-    strange_looks = np.mean([actor.looks_strange for actor in actors])
+    strange_looks = np.mean([actor.abnormal_looks for actor in actors])
     assert 0.2 < strange_looks < 0.8
 
 
 def test_those_whose_looks_are_normal_are_too_fast(crowd):
     usual = crowd.usual_speed(30)
-    too_fast = [np.mean(speeds_px(actor)) for actor in cast(anomalous_object, crowd) if not actor.looks_strange]
+    too_fast = [np.mean(speeds_px(actor)) for actor in cast(anomalous_object, crowd) if not actor.abnormal_looks]
     assert min(too_fast) > 1.2 * usual
     assert max(too_fast) < 10 * usual
 
 
 def test_those_whose_looks_are_strange_go_evenly_and_unchanged(crowd):
     for actor in cast(anomalous_object, crowd):
-        if actor.looks_strange:
+        if actor.abnormal_looks:
             assert len({id(placed.cutout) for placed in actor.frames}) == 1
             assert speeds_px(actor) == pytest.approx([speeds_px(actor)[0]] * 3, rel=1e-3, abs=1e-3)
 
@@ -82,8 +82,8 @@ def test_where_nothing_ever_moved_there_is_nobody_normal_and_strange_things_stil
     assert cast(normal_object, empty, 20) == []
     actors = cast(anomalous_object, empty, 20)
     assert len(actors) == 20
-    assert all(actor.anomalous and actor.looks_strange for actor in actors)
-    assert all(max(placed.cutout.picture.shape) < HEIGHT_PX for actor in actors for placed in actor.frames)
+    assert all(actor.anomalous and actor.abnormal_looks for actor in actors)
+    assert all(max(placed.cutout.image.shape) < HEIGHT_PX for actor in actors for placed in actor.frames)
 
 
 def test_the_same_chance_gives_the_same_actor(crowd):
@@ -92,7 +92,7 @@ def test_the_same_chance_gives_the_same_actor(crowd):
     assert other is not None
     for placed, again in zip(one.frames, other.frames, strict=True):
         assert (placed.x, placed.y) == (again.x, again.y)
-        assert np.array_equal(placed.cutout.picture, again.cutout.picture)
+        assert np.array_equal(placed.cutout.image, again.cutout.image)
 
 
 def test_people_are_found_again_in_other_places_of_the_picture(crowd):

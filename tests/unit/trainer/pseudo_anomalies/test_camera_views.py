@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from tests.unit.trainer.sprites_kit import HEIGHT_PX, SQUARE_PX, WIDTH_PX, footage, one_place, road, walk
+from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, SQUARE_PX, WIDTH_PX, footage, one_place, road, walk
 from trainer.pseudo_anomalies.segments import camera_views
 
 

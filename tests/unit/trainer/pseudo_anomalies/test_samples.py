@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.trainer.sprites_kit import HEIGHT_PX, WIDTH_PX, Frames, footage, one_crowd, one_place, road, walk
+from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, Frames, footage, one_crowd, one_place, road, walk
 from trainer.data.dis_flow import DisFlow
 from trainer.pseudo_anomalies import samples as made
 from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout
@@ -66,20 +66,20 @@ def test_samples_follow_from_their_numbers(crowd, walked, kind):
 
 def test_frames_are_grey_levels_marks_are_shares_and_places_lie_in_the_frame(crowd):
     for sample in scenes(crowd):
-        frames, clean, anomalous, left_out, place = apart(sample)
+        frames, clean, anomalous, ignored, place = apart(sample)
         assert 0 <= min(frames.min(), clean.min()) <= max(frames.max(), clean.max()) <= 255
-        assert 0 <= min(anomalous.min(), left_out.min()) <= max(anomalous.max(), left_out.max()) <= 1
+        assert 0 <= min(anomalous.min(), ignored.min()) <= max(anomalous.max(), ignored.max()) <= 1
         assert -1 <= place.min() <= place.max() <= 1
-        assert not (np.minimum(anomalous, left_out) > 0.5).any()
+        assert not (np.minimum(anomalous, ignored) > 0.5).any()
 
 
 def test_frames_differ_from_the_clean_ones_only_where_something_is_marked_if_nobody_normal_came(empty):
     """Nobody normal was ever seen there, so all that is pasted is strange."""
     marked = 0
     for sample in scenes(empty):
-        frames, clean, anomalous, left_out, _ = apart(sample)
+        frames, clean, anomalous, ignored, _ = apart(sample)
         changed = np.abs(frames[0] - clean[0]) > 1e-3
-        assert not left_out.any()
+        assert not ignored.any()
         assert not (changed & ~near(anomalous, 3)).any()
         marked += anomalous.any()
         assert changed.any() == anomalous.any()
@@ -89,30 +89,30 @@ def test_frames_differ_from_the_clean_ones_only_where_something_is_marked_if_nob
 def test_people_pasted_at_their_own_pace_are_marked_as_nothing(crowd, monkeypatch):
     monkeypatch.setattr(made, "anomalous_object", lambda *_: None)
     drawn = [apart(sample) for sample in scenes(crowd)]
-    assert not any(anomalous.any() or left_out.any() for _, _, anomalous, left_out, _ in drawn)
+    assert not any(anomalous.any() or ignored.any() for _, _, anomalous, ignored, _ in drawn)
     assert sum(bool((np.abs(frames - clean) > NOISE).any()) for frames, clean, *_ in drawn) > 8
 
 
-def gliding(*, looks_strange: bool) -> Callable[..., PastedObject]:
+def gliding(*, abnormal_looks: bool) -> Callable[..., PastedObject]:
     """Makes an anomalous actor that stands in the middle and goes on at five pixels a frame."""
     white = Cutout(np.full((20, 20), 250, np.float32), np.ones((20, 20), np.float32))
     frames = tuple(PlacedCutout(white, 40.0 - 5 * earlier, 20.0) for earlier in OFFSETS)
-    return lambda *_: PastedObject(frames, anomalous=True, looks_strange=looks_strange)
+    return lambda *_: PastedObject(frames, anomalous=True, abnormal_looks=abnormal_looks)
 
 
-@pytest.mark.parametrize("looks_strange", [False, True])
-def test_in_a_still_picture_only_strange_looks_are_marked_and_the_rest_left_out(crowd, monkeypatch, looks_strange):
+@pytest.mark.parametrize("abnormal_looks", [False, True])
+def test_in_a_still_picture_only_strange_looks_are_marked_and_the_rest_left_out(crowd, monkeypatch, abnormal_looks):
     monkeypatch.setattr(made, "normal_object", lambda *_: None)
-    monkeypatch.setattr(made, "anomalous_object", gliding(looks_strange=looks_strange))
+    monkeypatch.setattr(made, "anomalous_object", gliding(abnormal_looks=abnormal_looks))
     still, moving = set(), set()
     for sample in scenes(crowd, 100):
-        frames, clean, anomalous, left_out, _ = apart(sample)
+        frames, clean, anomalous, ignored, _ = apart(sample)
         if np.array_equal(frames, clean):
             continue
         which = still if np.abs(frames[0] - frames[1]).max() < NOISE else moving
-        which.add((bool(anomalous.max() == 1), bool(left_out.max() == 1)))
+        which.add((bool(anomalous.max() == 1), bool(ignored.max() == 1)))
     assert moving == {(True, False)}
-    assert still == {(True, False) if looks_strange else (False, True)}
+    assert still == {(True, False) if abnormal_looks else (False, True)}
 
 
 def test_a_crop_knows_its_place_in_the_frame(monkeypatch):
@@ -136,7 +136,7 @@ def test_a_crop_knows_its_place_in_the_frame(monkeypatch):
 def test_places_are_chosen_by_the_length_of_their_videos():
     crowds = [one_crowd(walk(60, 0.8)), one_crowd(walk(20, 1.5, street=road(8)))]
     plan, rng = SceneSource(crowds, HISTORY), np.random.default_rng(0)
-    share = np.mean([plan.any_crowd(rng) is crowds[0] for _ in range(400)])
+    share = np.mean([plan.random_view(rng) is crowds[0] for _ in range(400)])
     assert share == pytest.approx(0.75, abs=0.08)
 
 

@@ -13,7 +13,7 @@ HEIGHT_PX, WIDTH_PX = 64, 72
 def made() -> AnomalyNet:
     torch.manual_seed(0)
     judge = AnomalyNet(FINE, COARSE, 12, 4).eval()
-    judge.initialise()
+    judge.init_weights()
     return judge
 
 
@@ -32,15 +32,15 @@ def noise(count: int, height_px: int = HEIGHT_PX, width_px: int = WIDTH_PX) -> T
 @given(st.integers(1, 2), st.integers(8, 12), st.integers(8, 12))
 def test_every_size_of_multiples_of_8_is_judged_on_its_grids(count, rows, columns):
     found = judged(made(), noise(count, 8 * rows, 8 * columns))
-    assert found.strange.shape == (count, 1, 2 * rows, 2 * columns)
-    assert found.distant.shape == (count, 1, rows, columns)
+    assert found.anomaly.shape == (count, 1, 2 * rows, 2 * columns)
+    assert found.distance.shape == (count, 1, rows, columns)
     assert found.scene.shape == (count, 3, 2 * rows, 2 * columns)
 
 
 def test_it_begins_with_the_opinion_that_hardly_anything_is_strange():
     found = judged(made(), noise(2))
-    assert float(torch.sigmoid(found.strange).mean()) < 0.2
-    assert float(torch.sigmoid(found.distant).mean()) < 0.2
+    assert float(torch.sigmoid(found.anomaly).mean()) < 0.2
+    assert float(torch.sigmoid(found.distance).mean()) < 0.2
 
 
 def test_frames_of_a_batch_are_judged_each_by_itself():
@@ -57,7 +57,7 @@ def test_the_larger_the_distance_of_the_latents_the_stranger():
     for away in (0.0, 1.0, 3.0):
         torch.nn.init.zeros_(last.weight)
         torch.nn.init.constant_(last.bias, 10.0 * away)
-        levels.append(float(judged(judge, frames).distant.mean()))
+        levels.append(float(judged(judge, frames).distance.mean()))
     assert levels == sorted(levels)
     assert levels[-1] > levels[0] + 1.0
 
@@ -69,5 +69,5 @@ def test_looks_and_place_both_matter(which):
     with torch.inference_mode():
         before = judge(frame, seen, place)
         after = judge(-frame, seen, place) if which == "frame" else judge(frame, seen, place + 0.5)
-    assert not torch.allclose(before.strange, after.strange, atol=1e-5)
+    assert not torch.allclose(before.anomaly, after.anomaly, atol=1e-5)
     assert not torch.allclose(before.scene, after.scene, atol=1e-6)

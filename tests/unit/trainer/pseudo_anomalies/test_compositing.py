@@ -37,7 +37,7 @@ def covered(x: float, y: float) -> np.ndarray:
 def test_at_whole_pixels_it_is_laid_over_and_cut_off_at_the_edge(x, y):
     wide, cutout = np.pad(street(), 20), disc()
     there = wide[y + 20 : y + 30, x + 20 : x + 32]
-    there += (cutout.picture - there) * cutout.alpha
+    there += (cutout.image - there) * cutout.alpha
     assert np.allclose(painted(x, y), wide[20:-20, 20:-20], atol=0.01)
 
 

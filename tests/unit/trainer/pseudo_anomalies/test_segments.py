@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.trainer.sprites_kit import HEIGHT_PX, SQUARE_PX, WIDTH_PX, one_crowd, one_place, road, walk
+from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, SQUARE_PX, WIDTH_PX, one_crowd, one_place, road, walk
 from trainer.data.dis_flow import DisFlow
 from trainer.pseudo_anomalies.segments import SegmentedView, segment_views
 
@@ -18,14 +18,14 @@ def crowd() -> SegmentedView:
 
 
 def test_a_moving_square_is_found_where_it_is_with_its_velocity(crowd):
-    assert 20 <= len(crowd.blobs) <= 45
-    for blob in crowd.blobs:
+    assert 20 <= len(crowd.segments) <= 45
+    for blob in crowd.segments:
         left, top, width, height = blob.box
         assert abs(left + width / 2 - (6 + SPEED_PX * blob.frame + SQUARE_PX / 2)) < 3
         assert abs(top + height / 2 - ((24, 40)[blob.video] + SQUARE_PX / 2)) < 3
         assert blob.mask.shape == (height, width)
         assert blob.feet_px == top + height
-    velocities = np.array([blob.velocity for blob in crowd.blobs])
+    velocities = np.array([blob.velocity for blob in crowd.segments])
     assert np.median(velocities, axis=0) == pytest.approx([SPEED_PX, 0], abs=0.5)  # the grid of the flow blurs so small a square
 
 
@@ -33,25 +33,25 @@ def test_frames_are_looked_at_all_over_the_footage_and_each_is_told():
     told = []
     (found,) = segment_views([one_place(walk(50, 1.0), walk(50, 1.0, top=40))], 20, DisFlow(), lambda: told.append(1))
     assert 16 <= len(told) <= 24
-    assert {blob.video for blob in found.blobs} == {0, 1}
-    assert max(blob.frame for blob in found.blobs) - min(blob.frame for blob in found.blobs) > 30
+    assert {blob.video for blob in found.segments} == {0, 1}
+    assert max(blob.frame for blob in found.segments) - min(blob.frame for blob in found.segments) > 30
 
 
 def test_each_place_has_its_own_crowd():
     first, second = one_place(walk(40, 1.5)), one_place(walk(40, 1.5, street=road(8)))
     crowds = segment_views([first, second], 40, DisFlow(), lambda: None)
-    assert [crowd.place for crowd in crowds] == [first, second]
-    assert all(crowd.blobs for crowd in crowds)
+    assert [crowd.view for crowd in crowds] == [first, second]
+    assert all(crowd.segments for crowd in crowds)
 
 
 def test_a_street_on_which_nothing_moves_has_no_blobs_and_still_a_usual_speed():
     empty = one_crowd(np.repeat(road()[None], 20, axis=0).astype(np.uint8))
-    assert empty.blobs == ()
+    assert empty.segments == ()
     assert empty.usual_speed(30.0) > 0
 
 
 def test_one_frame_alone_shows_no_motion():
-    assert one_crowd(walk(1, 1.0)).blobs == ()
+    assert one_crowd(walk(1, 1.0)).segments == ()
 
 
 def test_the_usual_speed_of_a_row_is_that_of_those_who_walk_there():
@@ -69,20 +69,20 @@ def test_even_far_outside_the_picture_a_usual_speed_is_positive_and_of_the_order
 
 
 def test_a_cut_out_laid_back_where_it_was_changes_nothing_and_covers_the_blob(crowd):
-    found = [(blob, crowd.cut(blob)) for blob in crowd.blobs]
+    found = [(blob, crowd.cut(blob)) for blob in crowd.segments]
     wholly_inside = [(blob, placed) for blob, placed in found if placed is not None]
     assert len(wholly_inside) > 0.8 * len(found)
     for blob, placed in wholly_inside:
         x, y = int(placed.x), int(placed.y)
-        height, width = placed.cutout.picture.shape
-        frame = crowd.place.videos[blob.video][blob.frame]
-        assert np.array_equal(placed.cutout.picture, frame[y : y + height, x : x + width])
+        height, width = placed.cutout.image.shape
+        frame = crowd.view.videos[blob.video][blob.frame]
+        assert np.array_equal(placed.cutout.image, frame[y : y + height, x : x + width])
         left, top, wide, high = blob.box
         assert placed.cutout.alpha[top - y : top - y + high, left - x : left - x + wide][blob.mask > 0].min() > 0.5
 
 
 def test_earlier_on_its_way_it_is_cut_out_further_back(crowd):
-    blob = next(blob for blob in crowd.blobs if 30 < blob.frame < 40)
+    blob = next(blob for blob in crowd.segments if 30 < blob.frame < 40)
     now, before = crowd.cut(blob), crowd.cut(blob, 4)
     assert now is not None
     assert before is not None
@@ -93,8 +93,8 @@ def test_earlier_on_its_way_it_is_cut_out_further_back(crowd):
 
 
 def test_before_the_video_began_or_outside_the_picture_nothing_can_be_cut(crowd):
-    first = min(crowd.blobs, key=lambda blob: blob.frame)
+    first = min(crowd.segments, key=lambda blob: blob.frame)
     assert crowd.cut(first, first.frame + 1) is None
-    last = max(crowd.blobs, key=lambda blob: blob.frame)
+    last = max(crowd.segments, key=lambda blob: blob.frame)
     assert crowd.cut(replace(last, velocity=np.array([5.0, 0.0], np.float32)), 20) is None
     assert crowd.frame_px == (HEIGHT_PX, WIDTH_PX)

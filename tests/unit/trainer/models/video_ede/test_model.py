@@ -54,7 +54,7 @@ def told(*flows: Tensor, **settings: float) -> list[ScoreMaps]:
 def looks(network: VideoEde, frames: np.ndarray) -> list[ScoreMaps]:
     state, found = nothing_seen(), []
     for frame in frames:
-        terms, state = network.look(as_clip(frame), state)
+        terms, state = network.score_maps(as_clip(frame), state)
         found.append(terms)
     return found
 
@@ -103,10 +103,10 @@ def test_a_first_frame_has_no_motion_whatever_the_motion_net_believes_and_is_sco
     one, other = made(), made()
     one.motion, other.motion = ToldMotion([everywhere(0.0)]), ToldMotion([everywhere(7.0, -3.0)])
     (seen,), (moving,) = looks(one, frames[:1]), looks(other, frames[:1])
-    assert float(seen.watched.max()) == 0.0
+    assert float(seen.observed.max()) == 0.0
     assert float(moving.steady.max()) < 0.01
     assert torch.equal(moving.steady, seen.steady)
-    assert torch.equal(one.scale(seen), one.scale.first(seen.strange))
+    assert torch.equal(one.scale(seen), one.scale.first(seen.anomaly))
 
 
 def test_a_first_frame_is_shown_to_the_motion_net_as_its_own_past(frames):
@@ -129,9 +129,9 @@ def test_the_last_bits_of_the_flow_are_the_last_bits_of_all_that_is_remembered()
 
 
 def test_a_camera_is_known_from_its_sixth_frame_on():
-    watched = [float(terms.watched.min()) for terms in told(*[everywhere(1.0)] * 7)]
+    watched = [float(terms.observed.min()) for terms in told(*[everywhere(1.0)] * 7)]
     assert watched == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0], abs=1e-4)
-    assert watched == [float(terms.watched.max()) for terms in told(*[everywhere(1.0)] * 7)]
+    assert watched == [float(terms.observed.max()) for terms in told(*[everywhere(1.0)] * 7)]
 
 
 def test_the_second_frame_of_a_camera_is_taken_for_what_it_shows():
@@ -174,7 +174,7 @@ def test_strangeness_is_averaged_along_the_way(frames):
     network = made()
     network.motion = ToldMotion([everywhere(0.0)] * 40)
     calm, strange = np.full((20, HEIGHT_PX, WIDTH_PX), 128, np.uint8), np.repeat(frames[:1], 20, axis=0)
-    of_calm, *_, settled, first, second = (term.strange for term in looks(network, np.concatenate([calm, strange]))[:22])
+    of_calm, *_, settled, first, second = (term.anomaly for term in looks(network, np.concatenate([calm, strange]))[:22])
     assert torch.allclose(settled, of_calm, atol=1e-5)
     # The average goes on in the same direction everywhere, in smaller steps.
     step = float((first - settled).abs().max())

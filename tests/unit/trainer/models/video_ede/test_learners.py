@@ -25,7 +25,7 @@ def parts() -> TrainableNetworks:
 
 
 def detector(parts: TrainableNetworks) -> nn.Module:
-    return nn.ModuleDict({"motion": parts.motion, "judge": parts.judge})
+    return nn.ModuleDict({"motion": parts.flow_net, "judge": parts.anomaly_net})
 
 
 def normal(samples: Tensor) -> Batch:
@@ -46,8 +46,8 @@ def scene_samples() -> Tensor:
     frames, patch = clean.clone(), torch.zeros(2, 1, SIDE_PX, SIDE_PX)
     patch[:, :, 16:40, 24:48] = 1.0
     frames += patch * 60 * torch.randn(2, 3, SIDE_PX, SIDE_PX, generator=rng)
-    anomalous, left_out = patch * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), patch * torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
-    return torch.cat([frames, clean, anomalous, left_out, torch.zeros(2, 2, SIDE_PX, SIDE_PX)], dim=1)
+    anomalous, ignored = patch * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), patch * torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    return torch.cat([frames, clean, anomalous, ignored, torch.zeros(2, 2, SIDE_PX, SIDE_PX)], dim=1)
 
 
 def values(module: nn.Module) -> dict[str, Tensor]:
@@ -60,22 +60,22 @@ def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
 
 def test_a_step_of_motion_teaches_every_weight_of_the_motion_net_and_no_other(parts, alone):
     learner = FlowLearner(detector(parts), parts)
-    motion, judge = values(parts.motion), values(parts.judge)
+    motion, judge = values(parts.flow_net), values(parts.anomaly_net)
     losses = [learner.learn(normal(motion_samples()), 0.0, alone) for _ in range(2)]
-    assert changed(motion, parts.motion) == motion.keys()
-    assert changed(judge, parts.judge) == set()
+    assert changed(motion, parts.flow_net) == motion.keys()
+    assert changed(judge, parts.anomaly_net) == set()
     assert all(torch.isfinite(value) for value in losses[-1].values())
 
 
 def test_a_step_of_the_judge_teaches_every_weight_of_it_and_leaves_motion_as_it_was(parts, alone):
     learner = AnomalyLearner(detector(parts), parts)
-    motion, judge = values(parts.motion), values(parts.judge)
+    motion, judge = values(parts.flow_net), values(parts.anomaly_net)
     for _ in range(2):
         learner.learn(normal(scene_samples()), 0.0, alone)
-    assert changed(judge, parts.judge) == judge.keys()
-    assert changed(motion, parts.motion) == set()
-    assert all(parameter.grad is not None for parameter in parts.judge.parameters())
-    assert all(parameter.grad is None for parameter in parts.motion.parameters())
+    assert changed(judge, parts.anomaly_net) == judge.keys()
+    assert changed(motion, parts.flow_net) == set()
+    assert all(parameter.grad is not None for parameter in parts.anomaly_net.parameters())
+    assert all(parameter.grad is None for parameter in parts.flow_net.parameters())
 
 
 @pytest.mark.parametrize(("make", "samples"), [(FlowLearner, motion_samples), (AnomalyLearner, scene_samples)])
@@ -119,7 +119,7 @@ class ToldJudge(nn.Module):
         super().__init__()
         self.scene = nn.Parameter(scene)
 
-    def initialise(self) -> None:
+    def init_weights(self) -> None:
         pass
 
     def forward(self, frame: Tensor, seen: FlowFeatures, place: Tensor) -> AnomalyOutput:
@@ -133,7 +133,7 @@ def test_the_same_error_counts_more_where_something_moves(parts):
     samples, errors = motion_samples(), []
     for true_px in (0.1, 2.0):
         samples[:, -2:] = true_px
-        told = replace(parts, motion=ToldMotion(true_px + 0.5))
+        told = replace(parts, flow_net=ToldMotion(true_px + 0.5))
         errors.append(float(FlowLearner(nn.ModuleDict(), told).validation_loss(samples).detach()))
     assert errors[1] > 1.5 * errors[0] > 0
 
@@ -142,12 +142,12 @@ def test_what_is_to_be_left_out_of_account_may_be_anything(parts):
     learner = AnomalyLearner(detector(parts), parts)
     samples = scene_samples()
     other = samples.clone()
-    split_scene_batch(other).anomalous[1] = split_scene_batch(samples).left_out[1]
-    for name in ("strange", "distant"):
-        assert torch.equal(learner.terms(samples)[name], learner.terms(other)[name])
-    split_scene_batch(other).left_out.zero_()
-    for name in ("strange", "distant"):
-        assert not torch.allclose(learner.terms(samples)[name], learner.terms(other)[name])
+    split_scene_batch(other).anomalous[1] = split_scene_batch(samples).ignored[1]
+    for name in ("anomaly", "latent_distance"):
+        assert torch.equal(learner.losses(samples)[name], learner.losses(other)[name])
+    split_scene_batch(other).ignored.zero_()
+    for name in ("anomaly", "latent_distance"):
+        assert not torch.allclose(learner.losses(samples)[name], learner.losses(other)[name])
 
 
 def test_the_scene_to_draw_is_the_one_without_the_anomalies(parts):
@@ -155,11 +155,11 @@ def test_the_scene_to_draw_is_the_one_without_the_anomalies(parts):
     scenes = split_scene_batch(samples)
     with torch.no_grad():
         brightness = nn.functional.avg_pool2d(normalise_frames(scenes.clean[:, :1]), CELL_PX)
-        told = ToldJudge(torch.cat([brightness, parts.motion(scenes.clean).flow], dim=1))
-    learner = AnomalyLearner(nn.ModuleDict(), replace(parts, judge=told))
+        told = ToldJudge(torch.cat([brightness, parts.flow_net(scenes.clean).flow], dim=1))
+    learner = AnomalyLearner(nn.ModuleDict(), replace(parts, anomaly_net=told))
     with_anomalies = torch.cat(scenes._replace(clean=scenes.frames), dim=1)
-    assert float(learner.terms(samples)["scene"].detach()) == pytest.approx(0.0, abs=1e-6)
-    assert float(learner.terms(with_anomalies)["scene"].detach()) > 1e-3
+    assert float(learner.losses(samples)["scene"].detach()) == pytest.approx(0.0, abs=1e-6)
+    assert float(learner.losses(with_anomalies)["scene"].detach()) > 1e-3
 
 
 def test_samples_come_apart_as_they_were_put_together():

@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
-from trainer.models.video_ede.score_scale import MAX_FRAMES, ScoreMaps, ScoreScale, first_looks, walk
+from trainer.models.video_ede.score_scale import MAX_FRAMES, ScoreMaps, ScoreScale, score_first_frames, score_footage
 from trainer.statistics import normal_tail
 
 GRID = (32, 40)
@@ -64,7 +64,7 @@ def raised(terms: ScoreMaps, name: str, by: float, cell: tuple[int, int]) -> Sco
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["steady", "jerky", "strange"]),
+    st.sampled_from(["steady", "jerky", "anomaly"]),
     st.floats(0, 20),
     st.tuples(st.integers(0, GRID[0] - 1), st.integers(0, GRID[1] - 1)),
     st.booleans(),
@@ -74,7 +74,7 @@ def test_nothing_that_is_more_unusual_in_any_part_scores_lower(scale, name, by, 
     assert bool((scale(raised(before, name, by, cell)) >= scale(before)).all())
 
 
-@pytest.mark.parametrize("name", ["steady", "jerky", "strange"])
+@pytest.mark.parametrize("name", ["steady", "jerky", "anomaly"])
 def test_each_part_can_raise_the_score_by_itself(scale, name):
     before = random_terms(2, 78)
     assert bool((scale(raised(before, name, 1000.0, (3, 5)))[:, 3, 5] > scale(before)[:, 3, 5] + 1.0).all())
@@ -84,7 +84,7 @@ def test_without_a_frame_before_only_looks_count(scale):
     still = random_terms(3, 79, watched=0.0)
     other = still._replace(steady=still.steady + 5.0, jerky=torch.rand_like(still.jerky))
     assert torch.equal(scale(still), scale(other))
-    assert not torch.equal(scale(still), scale(raised(still, "strange", 0.5, (0, 0))))
+    assert not torch.equal(scale(still), scale(raised(still, "anomaly", 0.5, (0, 0))))
 
 
 def walking(count: int, speed: Tensor) -> ScoreMaps:
@@ -129,7 +129,7 @@ def test_what_goes_on_in_its_place_every_day_is_unusual_elsewhere():
 
 
 def test_in_a_cameras_first_frames_what_is_above_the_median_counts_for_less_and_what_is_below_does_not(scale):
-    late, early = (raised(random_terms(2, 79, watched), "strange", 9.0, (3, 5)) for watched in (1.0, 0.25))
+    late, early = (raised(random_terms(2, 79, watched), "anomaly", 9.0, (3, 5)) for watched in (1.0, 0.25))
     with torch.inference_mode():
         whole, begun = scale(late), scale(early)
     assert bool((whole > 0).any() and (whole < 0).any())
@@ -138,13 +138,13 @@ def test_in_a_cameras_first_frames_what_is_above_the_median_counts_for_less_and_
 
 def test_a_corner_that_always_looks_strange_changes_no_score_but_where_it_looks_stranger_than_ever(scale):
     def with_a_corner(frames: list[ScoreMaps]) -> list[ScoreMaps]:
-        return [raised(terms, "strange", 5.0, (31, 39)) for terms in frames]
+        return [raised(terms, "anomaly", 5.0, (31, 39)) for terms in frames]
 
     seen = [normal_frames(seed, watched) for seed, watched in ((1, 1.0), (2, 1.0), (3, 0.0))]
     cornered = fitted(*map(with_a_corner, seen))
     for frames in (normal_frames(4), normal_frames(5, watched=0.0)):
         np.testing.assert_allclose(largest(cornered, with_a_corner(frames)), largest(scale, frames), atol=0.02)
-        stranger = [raised(terms, "strange", 10.0, (31, 39)) for terms in frames]
+        stranger = [raised(terms, "anomaly", 10.0, (31, 39)) for terms in frames]
         assert (largest(cornered, stranger) > largest(scale, frames) + 1.0).all()
 
 
@@ -179,7 +179,7 @@ def test_a_walk_sees_every_frame_but_the_first_of_each_video_after_those_before_
     videos = [numbered(count, 1 + number) for number, count in enumerate(lengths)]
     seen = [
         (frame.item(), before.item())
-        for terms in walk(told_look, bank(*videos), (1, 1, 1))
+        for terms in score_footage(told_look, bank(*videos), (1, 1, 1))
         for frame, before in zip(terms.steady.flatten(), terms.jerky.flatten(), strict=True)
     ]
     expected = [
@@ -192,14 +192,14 @@ def test_a_walk_sees_every_frame_but_the_first_of_each_video_after_those_before_
 
 def test_of_long_footage_a_walk_sees_a_part_from_all_over_it():
     video = np.repeat(np.arange(1, 256, dtype=np.uint8), 80)[:, None, None] * np.ones((1, 1, 1), np.uint8)
-    seen = torch.cat([terms.steady.flatten() for terms in walk(told_look, bank(video), (1, 1, 1))])
+    seen = torch.cat([terms.steady.flatten() for terms in score_footage(told_look, bank(video), (1, 1, 1))])
     assert MAX_FRAMES * 0.9 < len(seen) <= MAX_FRAMES
     assert (float(seen.min()), float(seen.max())) == (1.0, 255.0)
 
 
 def test_first_looks_know_of_no_frame_before():
-    (terms,) = first_looks(told_look, bank(numbered(5, 1)), (1, 1, 1))
-    assert float(terms.watched.max()) == 0.0
+    (terms,) = score_first_frames(told_look, bank(numbered(5, 1)), (1, 1, 1))
+    assert float(terms.observed.max()) == 0.0
     assert terms.steady.flatten().tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.trainer.sprites_kit import Frames, footage, road, walk
+from tests.unit.trainer.pseudo_anomalies.walk import Frames, footage, road, walk
 from trainer.data.clips import Split
 from trainer.errors import TooLittleFootage
 from trainer.models.base import TrainingStage
@@ -32,7 +32,7 @@ def both() -> list[TrainingStage]:
 
 
 def test_first_motion_then_judgement_share_the_whole_run(both):
-    assert [stage.name for stage in both] == ["motion", "judgement"]
+    assert [stage.name for stage in both] == ["flow", "anomaly"]
     assert sum(stage.share for stage in both) == pytest.approx(1.0)
     assert not any(stage.patient for stage in both)
 

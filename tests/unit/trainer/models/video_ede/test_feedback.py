@@ -12,9 +12,9 @@ from trainer.models.video_ede.learners import (
     AnomalyPrediction,
     FeedbackLearner,
     TrainableNetworks,
-    code_loss,
-    information_loss,
-    settle,
+    annotated_entropy_loss,
+    annotated_scene_loss,
+    select_instances,
 )
 from trainer.models.video_ede.model import position_grid
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, normalise_frames
@@ -37,20 +37,20 @@ def row(values):
 
 def looked(known, strange=0.0, drawn=0.0, scene=0.0, code=None):
     """A row of cells that are known to be so, and what the judge thought of them; and where they were told."""
-    anomalous, left_out, told = (row(part) for part in zip(*known, strict=True))
+    anomalous, ignored, told = (row(part) for part in zip(*known, strict=True))
     resize_to = torch.zeros_like(anomalous)
     pictures = [(resize_to + torch.as_tensor(picture)).expand(1, 3, 1, len(known)) for picture in (drawn, scene)]
     judgement = AnomalyOutput(resize_to + torch.as_tensor(strange), resize_to, pictures[0], code)
-    return AnomalyPrediction(judgement, pictures[1], anomalous, left_out), told > 0.5
+    return AnomalyPrediction(judgement, pictures[1], anomalous, ignored), told > 0.5
 
 
 def test_of_what_is_perhaps_anomalous_the_strangest_tenth_is_taken_once_it_is_suspicious():
     logits = torch.linspace(-6.0, 3.0, 30)
-    settled = settle(looked([PERHAPS] * 30, logits)[0])
-    assert (settled.left_out[0, 0, 0] == 0).nonzero().flatten().tolist() == [26, 27, 28, 29]
-    assert settle(looked([PERHAPS] * 30, logits - 5.0)[0]).left_out.min() == 1
+    settled = select_instances(looked([PERHAPS] * 30, logits)[0])
+    assert (settled.ignored[0, 0, 0] == 0).nonzero().flatten().tolist() == [26, 27, 28, 29]
+    assert select_instances(looked([PERHAPS] * 30, logits - 5.0)[0]).ignored.min() == 1
     others, _ = looked([NOBODY_SAID, NORMAL, ANOMALY, OUT], 9.0)
-    assert torch.equal(settle(others).left_out, others.left_out)
+    assert torch.equal(select_instances(others).ignored, others.ignored)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_of_what_is_perhaps_anomalous_the_strangest_tenth_is_taken_once_it_is_su
     ],
 )
 def test_a_labelled_anomaly_should_be_drawn_as_nothing_and_a_labelled_normal_cell_as_it_is(known, drawn, loss):
-    found = information_loss(*looked(known, drawn=torch.tensor(drawn), scene=torch.tensor([1.0, 2.0, 4.0, 8.0])))
+    found = annotated_scene_loss(*looked(known, drawn=torch.tensor(drawn), scene=torch.tensor([1.0, 2.0, 4.0, 8.0])))
     assert float(found) == pytest.approx(loss)
 
 
@@ -75,7 +75,7 @@ def test_codes_should_be_short_where_a_false_alarm_was_and_long_where_an_anomaly
     code = torch.tensor([[3.0, 0.5], [4.0, 0.0]])[None, :, None, :]  # lengths 5 and 0.5
     seen, told = looked(known, code=code)
     fine = seen._replace(anomalous=seen.anomalous.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert float(code_loss(fine, told.repeat_interleave(2, 2).repeat_interleave(2, 3))) == pytest.approx(loss)
+    assert float(annotated_entropy_loss(fine, told.repeat_interleave(2, 2).repeat_interleave(2, 3))) == pytest.approx(loss)
 
 
 def thing_in(street, seed):
@@ -111,8 +111,8 @@ def strangeness_of_the_thing(parts, street):
     clips = torch.from_numpy(np.stack([frames[[n, n - 1, n - 2]] for n in range(2, len(frames))])).float()
     with torch.no_grad():
         place = position_grid(GRID).expand(len(clips), -1, -1, -1)
-        judged = parts.judge(normalise_frames(clips[:, :1]), parts.motion(clips), place)
-    return float(torch.sigmoid(judged.strange[:, 0, rows, columns]).mean())
+        judged = parts.anomaly_net(normalise_frames(clips[:, :1]), parts.flow_net(clips), place)
+    return float(torch.sigmoid(judged.anomaly[:, 0, rows, columns]).mean())
 
 
 def trained(crowds, street, alone, *, anomalous):
@@ -121,7 +121,7 @@ def trained(crowds, street, alone, *, anomalous):
     parts = network()
     mark = AnnotatedClip(footage("marked", frames), 2, len(frames) - 1, anomalous, region, "here")
     shown = find_annotated_frames([mark], crowds, HISTORY[-1], 20, DisFlow(), lambda: None)
-    learner = FeedbackLearner(parts.judge, parts)
+    learner = FeedbackLearner(parts.anomaly_net, parts)
     samples = AnnotatedSamples(SceneSource(crowds, HISTORY), *((shown, []) if anomalous else ([], shown)))
     for step in range(STEPS):
         learner.learn(samples.draw(torch.arange(8) + 8 * step), 0.1 + 0.9 * step / STEPS, alone)
@@ -135,7 +135,7 @@ def test_what_was_marked_as_an_anomaly_becomes_strange_elsewhere_and_what_was_a_
 def test_validation_is_that_of_a_run_without_marks(crowds):
     samples = PseudoAnomalySamples(SceneSource(crowds, HISTORY)).draw(torch.arange(4)).samples
     parts = network()
-    plain, taught = AnomalyLearner(parts.judge, parts), FeedbackLearner(parts.judge, parts)
+    plain, taught = AnomalyLearner(parts.anomaly_net, parts), FeedbackLearner(parts.anomaly_net, parts)
     torch.manual_seed(0)
-    parts.judge.initialise()
+    parts.anomaly_net.init_weights()
     assert float(taught.validation_loss(samples).detach()) == float(plain.validation_loss(samples).detach())
