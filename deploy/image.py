@@ -76,7 +76,7 @@ def decode_picture(encoded: bytes, spec: ClipSpec) -> DecodedFrame[Frame]:
     """
     width_px, height_px = picture_size(encoded)
     reduction = jpeg_reduction(width_px, height_px, spec) if encoded.startswith(_JPEG_MAGIC) else 1
-    picture = _imdecode(encoded, _decode_flag(spec, reduction))
+    picture = imdecode(encoded, _decode_flag(spec, reduction))
     return DecodedFrame(fit_frame(picture, spec), width_px, height_px, "cpu")
 
 
@@ -149,7 +149,14 @@ def _decode_flag(spec: ClipSpec, reduction: int) -> int:
     return int(getattr(cv2, name)) | int(cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
+def imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
+    """Decode an image of a checked format by OpenCV; ``flag`` is one of ``cv2.IMREAD_*``.
+
+    Raises:
+        BadFrame: with ``reason`` ``too_large`` or ``undecodable``.
+    """
+    if len(encoded) > MAX_PICTURE_BYTES:
+        raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_PICTURE_BYTES} are accepted")
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), flag)
     except cv2.error as error:

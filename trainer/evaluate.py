@@ -12,9 +12,10 @@ from deploy.engines.registry import load_engine
 from trainer.baselines.base import FittedBaseline, baseline_spec
 from trainer.baselines.run import FittedBaselines, fit_baselines
 from trainer.calibrate import MIN_FRAMES, calibration_from
-from trainer.data.datasets.registry import labelled_clips, training_sources_if_any
+from trainer.data.datasets.registry import labelled_clips, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_footage
 from trainer.data.labels import LabelledClip, check_labels
+from trainer.errors import NoFootage
 from trainer.evaluation.result import Evaluation, detector_result, labels_of
 from trainer.evaluation.runner import (
     DetectorOutput,
@@ -72,7 +73,10 @@ def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Cal
 
 def _run_baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[FittedBaselines, list[DetectorOutput]]:
     spec = baseline_spec(footage_info([clip.source for clip in clips]))
-    sources = training_sources_if_any(data)
+    try:
+        sources = training_sources(data)
+    except NoFootage:  # there are only test clips
+        sources = []
     with progress_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as advance:
         baselines = fit_baselines(sources, spec, advance)
     for line in baselines.left_out:

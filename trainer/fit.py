@@ -14,7 +14,7 @@ from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
 from trainer.config import FitConfig, network_config
-from trainer.data.annotations import AnnotatedClip, annotated_sources, annotations_hash, load_annotated_clips, read_annotations
+from trainer.data.annotations import AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets.registry import is_plain_footage, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
@@ -101,22 +101,22 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     The last tenth is set aside, unless the data set has test clips to look at.
     """
     model = clip_model(config.model)
-    said = read_annotations(config.feedback) if config.feedback else []
-    if said and not model.learns_marks:
+    annotations = read_annotations(config.feedback) if config.feedback else []
+    if annotations and not model.learns_marks:
         raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
     sources = training_sources(data)
     shape = footage_info(sources)
     height_px, width_px = choose_frame_size(shape, model.frame_area_px, model.side_step_px)
     network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(shape.fps)
-    frames = sum(estimate_frame_count(source) for source in (*sources, *annotated_sources(said)))
+    frames = sum(estimate_frame_count(source) for source in {*sources, *(each.source for each in annotations)})
     with context.rank_zero_first(), progress_bar(console, "decoding", frames) as advance:
         cache = FrameCache(out / CHECKPOINT_FOLDER / "frames", lambda: advance(1))
         footage = load_all_footage(sources, spec, done=lambda clip: print_unreadable_frames(console, clip), load=cache.load)
-        marked = load_annotated_clips(said, sources, spec, cache.load)
+        annotated = load_annotated_clips(annotations, sources, spec, cache.load)
     unreadable_frames = print_unreadable_total(console, footage)
     kept, set_aside = split_off_last_tenth(footage) if is_plain_footage(data) else (footage, ())
-    split = replace(split_by_video(kept, spec.length), holdout=set_aside, annotated=marked)
+    split = replace(split_by_video(kept, spec.length), holdout=set_aside, annotated=annotated)
     require_frames(len(ClipDataset(split.validation, spec.length)))
     print_split(console, split, spec)
     print_feedback(console, split.annotated)

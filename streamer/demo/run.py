@@ -21,7 +21,8 @@ from streamer.config import Settings, settings_toml
 from streamer.demo.embedded import die_with_parent, embedded_kafka, embedded_redis
 from streamer.demo.report import collect_events, match_events, read_ground_truth, result_table, summary_line
 from streamer.errors import StreamError
-from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
+from streamer.ingest.producer import IngestResult
+from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import make_redis
 from streamer.redis.progress import RedisProgressStore
@@ -147,7 +148,7 @@ def _watch(settings: Settings, console: Console, check_service: Callable[[], Non
         while True:
             check_service()
             if sending.done():
-                missing = sending.result().delivery.sent - len(DEMO_VIDEOS) * (clip_length - 1) - len(received.scores)
+                missing = sending.result().sent - len(DEMO_VIDEOS) * (clip_length - 1) - len(received.scores)
                 if missing <= 0:
                     return received
                 if time.monotonic() - last_score_s > _NO_SCORE_TIMEOUT_S:

@@ -19,8 +19,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryCounts:
-    """What became of the frames."""
+class IngestResult:
+    """What became of the frames, and how stable the live cameras were."""
 
     sent: int
     """Acknowledged by the broker."""
@@ -28,6 +28,8 @@ class DeliveryCounts:
     """Refused by the broker, or not acknowledged in time."""
     dropped: int
     """Of live cameras, while too many bytes were unacknowledged."""
+    reconnects: int = 0
+    """How often live cameras were lost and connected again."""
 
 
 class FrameProducer:
@@ -60,14 +62,14 @@ class FrameProducer:
         if not full:
             self._produce(camera_id, frame, captured_at_ms)
 
-    def finish(self, timeout_s: float) -> DeliveryCounts:
+    def finish(self, timeout_s: float) -> IngestResult:
         """Wait for acknowledgements; frames not acknowledged by then count as failed."""
         try:
             self._producer.flush(timeout=timeout_s)
         except KafkaError as error:
             log.warning("frames were not acknowledged in time", error=str(error))
         with self._acknowledged:
-            return DeliveryCounts(self._sent, self._produced - self._sent, self._dropped)
+            return IngestResult(self._sent, self._produced - self._sent, self._dropped)
 
     def _is_full(self) -> bool:
         return self._pending_bytes >= self._max_pending_bytes

@@ -20,7 +20,7 @@ from deploy.errors import ConfigError
 from deploy.video import is_live, redact_password
 from streamer.config import KafkaSettings
 from streamer.errors import SourceUnavailable
-from streamer.ingest.producer import DeliveryCounts, FrameProducer
+from streamer.ingest.producer import FrameProducer, IngestResult
 from streamer.ingest.sources import FOLDER_FPS, EncodedFrame, VideoDecoder, open_source
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.types import CAMERA_ID_RULE, is_camera_id
@@ -70,14 +70,6 @@ class IngestPlan:
             raise ConfigError(f"fps must be above 0 and at most 1000, got {self.fps}")
 
 
-@dataclass(frozen=True, slots=True)
-class IngestResult:
-    """What became of the frames, and how often live cameras were reconnected."""
-
-    delivery: DeliveryCounts
-    reconnects: int
-
-
 def run_ingest(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event) -> str:
     """Connect to Kafka and send until the sources end or ``stop`` is set; returns a summary line.
 
@@ -91,8 +83,7 @@ def run_ingest(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event)
         result = ingest(plan, producer, settings.topic, stop)
     finally:
         producer.close()
-    delivery = result.delivery
-    return f"{delivery.sent} frames sent, {delivery.failed} failed, {delivery.dropped} dropped, {result.reconnects} reconnects"
+    return f"{result.sent} frames sent, {result.failed} failed, {result.dropped} dropped, {result.reconnects} reconnects"
 
 
 def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, clock: Clock = time.time) -> IngestResult:
@@ -121,8 +112,8 @@ def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, c
             stop.set()  # no thread may go on alone
             raise
         finally:
-            delivery = sender.finish(_FLUSH_TIMEOUT_S)
-    return IngestResult(delivery, reconnects)
+            result = sender.finish(_FLUSH_TIMEOUT_S)
+    return replace(result, reconnects=reconnects)
 
 
 class _DueFrame(NamedTuple):

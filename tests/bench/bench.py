@@ -234,9 +234,9 @@ def feed_cameras(kafka: KafkaSettings, cameras: int, *, realtime: bool) -> int:
     """Play the demo's videos as so many cameras; gives the number of frames."""
     feeds = [CameraFeed(f"camera-{number}", str(DEMO_VIDEOS[number % len(DEMO_VIDEOS)])) for number in range(cameras)]
     producer = make_producer(kafka)
-    delivery = ingest(IngestPlan(feeds, realtime=realtime), producer, kafka.topic, threading.Event()).delivery
+    result = ingest(IngestPlan(feeds, realtime=realtime), producer, kafka.topic, threading.Event())
     producer.close()
-    return delivery.sent
+    return result.sent
 
 
 def cpu_s_of(pid: int) -> float:

@@ -13,8 +13,8 @@ import pytest
 from kafka import TopicPartition
 
 from streamer.config import KafkaSettings
-from streamer.ingest.producer import DeliveryCounts
-from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
+from streamer.ingest.producer import IngestResult
+from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer
 from tests.harness.apache_kafka import ApacheKafka
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
@@ -66,7 +66,7 @@ def test_a_folder_arrives_byte_for_byte_with_its_headers(kafka_settings: KafkaSe
     plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=25, start_at_ms=1_000_000, realtime=False)
     result = run_ingest(kafka_settings, plan)
     found = stored(kafka_settings, 40)
-    assert result.delivery == DeliveryCounts(sent=40, failed=0, dropped=0)
+    assert result == IngestResult(sent=40, failed=0, dropped=0)
     assert [record.value for record in found] == pictures
     assert [record.headers for record in found] == [
         {"captured_at_ms": b"%d" % (1_000_000 + 40 * n), "sequence": b"%d" % n, "content_type": b"image/jpeg"} for n in range(40)
@@ -102,8 +102,8 @@ def test_a_loop_goes_on_until_stopped_and_what_was_read_arrives(embedded_setting
     plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=50, loop=True)
     started_s = time.monotonic()
     result = run_ingest(embedded_settings, plan, stop)
-    assert 5 < result.delivery.sent <= 50 * (time.monotonic() - started_s) + 1
-    assert len(stored(embedded_settings, result.delivery.sent)) == result.delivery.sent
+    assert 5 < result.sent <= 50 * (time.monotonic() - started_s) + 1
+    assert len(stored(embedded_settings, result.sent)) == result.sent
 
 
 @pytest.mark.kafka
@@ -118,11 +118,11 @@ def test_nothing_is_lost_while_the_broker_is_away(apache_kafka: ApacheKafka, tmp
         apache_kafka.kill()
         apache_kafka.start()
         stop.set()
-        delivery = running.result().delivery
-    assert delivery == DeliveryCounts(sent=delivery.sent, failed=0, dropped=0)
-    assert delivery.sent > before
-    found = {int(record.headers["sequence"]): record.value for record in stored(settings, delivery.sent)}
-    assert list(found) == list(range(delivery.sent))  # a frame may be there twice, never out of order
+        result = running.result()
+    assert result == IngestResult(sent=result.sent, failed=0, dropped=0)
+    assert result.sent > before
+    found = {int(record.headers["sequence"]): record.value for record in stored(settings, result.sent)}
+    assert list(found) == list(range(result.sent))  # a frame may be there twice, never out of order
     assert all(value == pictures[number % 60] for number, value in found.items())
 
 
@@ -172,11 +172,11 @@ def test_a_live_camera_that_hangs_up_is_connected_to_again(embedded_settings: Ka
         wait_for(lambda: server.connections >= 3, within_s=25)
         stop.set()
         result = running.result(timeout=30)
-    found = stored(embedded_settings, result.delivery.sent)
+    found = stored(embedded_settings, result.sent)
     assert result.reconnects >= 2
-    assert result.delivery.sent >= 50
-    assert result.delivery.failed == 0
-    assert [int(record.headers["sequence"]) for record in found] == list(range(result.delivery.sent))
+    assert result.sent >= 50
+    assert result.failed == 0
+    assert [int(record.headers["sequence"]) for record in found] == list(range(result.sent))
     captured_at_ms = [int(record.headers["captured_at_ms"]) for record in found]
     assert captured_at_ms == sorted(captured_at_ms)
     assert abs(captured_at_ms[-1] - time.time() * 1000) < 60_000

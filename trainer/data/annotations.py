@@ -37,9 +37,9 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One interval of a clip and its label."""
+    """One interval of a clip on disk and its label."""
 
-    video: str
+    source: Source
     first_frame: int
     last_frame: int | None
     """Included; None for the clip's last frame."""
@@ -48,14 +48,6 @@ class Annotation:
     """In pixels of the original image; None for the whole image."""
     where: str
     """File and line of the annotation, for messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatedSource:
-    """An annotation and the clip on disk that it belongs to."""
-
-    annotation: Annotation
-    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +66,25 @@ class AnnotatedClip:
     """File and line of the annotation, for messages."""
 
 
-def read_annotations(path: Path) -> list[AnnotatedSource]:
+def read_annotations(path: Path) -> list[Annotation]:
     """The annotations in a CSV or a folder.
 
     Raises:
         BadFeedback: there are none, a line is invalid, or its clip does not exist; names file, line, value and rule.
         NoFootage: ``anomaly/`` or ``normal/`` holds no clip.
     """
-    annotations = list(_from_folder(path) if path.is_dir() else _from_csv(path))
+    annotations = list(_from_folder(path)) if path.is_dir() else parse_annotations(_read_text(path).splitlines(), path)
     if not annotations:
         raise BadFeedback(f"{path} has no annotation; write a line per interval, or put clips into {ANOMALY}/ or {NORMAL}/")
+    for annotation in annotations:
+        _check_clip(annotation)
     return annotations
 
 
-def _from_folder(path: Path) -> Iterator[AnnotatedSource]:
+def _from_folder(path: Path) -> Iterator[Annotation]:
     for name in (ANOMALY, NORMAL):
         for source in find_sources(path / name) if (path / name).is_dir() else ():
-            annotation = Annotation(f"{name}/{source.path.name}", 0, None, name == ANOMALY, None, str(source.path))
-            yield AnnotatedSource(annotation, source)
-
-
-def _from_csv(path: Path) -> Iterator[AnnotatedSource]:
-    for annotation in parse_annotations(_read_text(path).splitlines(), str(path)):
-        yield AnnotatedSource(annotation, _find_clip(path.parent / annotation.video, annotation))
+            yield Annotation(source, 0, None, name == ANOMALY, None, str(source.path))
 
 
 def _read_text(path: Path) -> str:
@@ -111,18 +99,18 @@ def _read_text(path: Path) -> str:
         raise BadFeedback(f"{path} cannot be read: {error.strerror}; give a CSV, or a folder of clips") from error
 
 
-def _find_clip(path: Path, annotation: Annotation) -> Source:
+def _check_clip(annotation: Annotation) -> None:
+    path = annotation.source.path
     try:
         is_clip = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else path.is_dir() and bool(list_images(path))
     except OSError as error:
-        raise BadFeedback(f"{annotation.where}: {annotation.video[:80]!r} cannot be read: {error.strerror}") from error
+        raise BadFeedback(f"{annotation.where}: {annotation.source.name[:80]!r} cannot be read: {error.strerror}") from error
     if not is_clip:
         raise BadFeedback(f"{annotation.where}: {path} is no video and no folder of images; video is relative to the CSV")
-    return Source(annotation.video, path)
 
 
-def parse_annotations(lines: Iterable[str], name: str) -> list[Annotation]:
-    """The annotations in the lines of a CSV, which messages call ``name``.
+def parse_annotations(lines: Iterable[str], path: Path) -> list[Annotation]:
+    """The annotations in the lines of a CSV at ``path``; clips are not looked for.
 
     Raises:
         BadFeedback: a line is invalid; names line, value and rule.
@@ -131,17 +119,17 @@ def parse_annotations(lines: Iterable[str], name: str) -> list[Annotation]:
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
-        raise BadFeedback(f"{name}: line {reader.line_num} is not valid CSV: {error}") from error
+        raise BadFeedback(f"{path}: line {reader.line_num} is not valid CSV: {error}") from error
     header = tuple(rows[0][1]) if rows else ()
     if header not in (COLUMNS, COLUMNS + REGION_COLUMNS):
         raise BadFeedback(
-            f"{name}: line 1 must be {','.join(COLUMNS)!r}, or the same and {','.join(REGION_COLUMNS)!r}, "
+            f"{path}: line 1 must be {','.join(COLUMNS)!r}, or the same and {','.join(REGION_COLUMNS)!r}, "
             f"got {','.join(header)[:80]!r}"
         )
-    return [_parse_row(f"{name}: line {number}", row, header) for number, row in rows[1:] if any(row)]
+    return [_parse_row(f"{path}: line {number}", row, header, path.parent) for number, row in rows[1:] if any(row)]
 
 
-def _parse_row(where: str, row: list[str], header: tuple[str, ...]) -> Annotation:
+def _parse_row(where: str, row: list[str], header: tuple[str, ...], folder: Path) -> Annotation:
     if len(row) != len(header):
         raise BadFeedback(f"{where} must have the {len(header)} values {','.join(header)}, got {','.join(row)[:80]!r}")
     video, first, last, mark = row[: len(COLUMNS)]
@@ -152,7 +140,8 @@ def _parse_row(where: str, row: list[str], header: tuple[str, ...]) -> Annotatio
     first_frame, last_frame = _parse_number(where, "first_frame", first), _parse_number(where, "last_frame", last)
     if last_frame < first_frame:
         raise BadFeedback(f"{where}: last_frame {last_frame} must not come before first_frame {first_frame}")
-    return Annotation(video, first_frame, last_frame, mark == ANOMALY, _parse_region(where, row[len(COLUMNS) :]), where)
+    region = _parse_region(where, row[len(COLUMNS) :])
+    return Annotation(Source(video, folder / video), first_frame, last_frame, mark == ANOMALY, region, where)
 
 
 def _parse_region(where: str, cells: list[str]) -> Region | None:
@@ -171,42 +160,34 @@ def _parse_number(where: str, name: str, cell: str) -> int:
     return int(cell)
 
 
-def annotated_sources(annotations: Iterable[AnnotatedSource]) -> list[Source]:
-    """The annotated clips, each once."""
-    return list({item.source.path: item.source for item in annotations}.values())
-
-
 def load_annotated_clips(
-    annotations: Sequence[AnnotatedSource], normal: Iterable[Source], spec: ClipSpec, load: LoadFootage
+    annotations: Sequence[Annotation], normal: Iterable[Source], spec: ClipSpec, load: LoadFootage
 ) -> tuple[AnnotatedClip, ...]:
     """Decode the annotated clips, each once, and fit intervals and regions to them.
 
     Raises:
         BadFeedback: an interval or a region lies outside its clip, or an anomaly in one of the ``normal`` sources.
     """
-    _check_normal_sources(annotations, normal)
-    clips: dict[Path, tuple[Footage, VideoInfo]] = {}
-    for item in annotations:
-        if item.source.path not in clips:
-            try:
-                clips[item.source.path] = load(item.source, spec), footage_info([item.source])
-            except NoFootage as error:
-                raise BadFeedback(f"{item.annotation.where}: {error}") from error
-    return tuple(_fitted(item.annotation, *clips[item.source.path], spec) for item in annotations)
-
-
-def _check_normal_sources(annotations: Sequence[AnnotatedSource], normal: Iterable[Source]) -> None:
     normal_paths = {source.path.resolve() for source in normal}
-    for item in annotations:
-        if item.annotation.anomalous and item.source.path.resolve() in normal_paths:
+    for annotation in annotations:
+        if annotation.anomalous and annotation.source.path.resolve() in normal_paths:
             raise BadFeedback(
-                f"{item.annotation.where} marks an anomaly in {item.source.path}, which --data also gives as normal footage; "
+                f"{annotation.where} marks an anomaly in {annotation.source.path}, which --data also gives as normal footage; "
                 "take the clip out of --data"
             )
+    clips: dict[Path, tuple[Footage, VideoInfo]] = {}
+    for annotation in annotations:
+        source = annotation.source
+        if source.path not in clips:
+            try:
+                clips[source.path] = load(source, spec), footage_info([source])
+            except NoFootage as error:
+                raise BadFeedback(f"{annotation.where}: {error}") from error
+    return tuple(_fitted(annotation, *clips[annotation.source.path], spec) for annotation in annotations)
 
 
 def _fitted(annotation: Annotation, footage: Footage, info: VideoInfo, spec: ClipSpec) -> AnnotatedClip:
-    where, video = annotation.where, annotation.video
+    where, video = annotation.where, annotation.source.name
     last_frame = footage.total - 1 if annotation.last_frame is None else annotation.last_frame
     if last_frame >= footage.total:
         raise BadFeedback(f"{where}: {video!r} has frames 0 to {footage.total - 1}, the interval ends at {last_frame}")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import BadFrame, VideoUnreadable
-from deploy.image import MAX_PICTURE_BYTES, Frame, decode_picture, fit_frame, picture_size
+from deploy.image import Frame, decode_picture, fit_frame, imdecode, picture_size
 from deploy.spec import ClipSpec
 from deploy.video import AvFrame, VideoInfo, open_video, to_bgr
 from trainer.errors import NoFootage
@@ -225,7 +225,7 @@ def decode_dataset_image(encoded: bytes, spec: ClipSpec) -> Frame:
     """
     if not encoded.startswith(_TIFF_OR_BMP):
         return decode_picture(encoded, spec).frame
-    return fit_frame(_imdecode(encoded, cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR), spec)
+    return fit_frame(imdecode(encoded, cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR), spec)
 
 
 def dataset_image_size(encoded: bytes) -> tuple[int, int]:
@@ -236,7 +236,7 @@ def dataset_image_size(encoded: bytes) -> tuple[int, int]:
     """
     if not encoded.startswith(_TIFF_OR_BMP):
         return picture_size(encoded)
-    height_px, width_px = _imdecode(encoded, cv2.IMREAD_GRAYSCALE).shape
+    height_px, width_px = imdecode(encoded, cv2.IMREAD_GRAYSCALE).shape
     return width_px, height_px
 
 
@@ -250,16 +250,4 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     encoded = path.read_bytes()
     if not encoded.startswith(_TIFF_OR_BMP):
         picture_size(encoded)
-    return _imdecode(encoded, cv2.IMREAD_GRAYSCALE) > 0
-
-
-def _imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
-    if len(encoded) > MAX_PICTURE_BYTES:
-        raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_PICTURE_BYTES} are accepted")
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), flag)
-    except cv2.error as error:
-        raise BadFrame("undecodable", f"OpenCV: {error.err}") from error
-    if image is None:
-        raise BadFrame("undecodable", f"{len(encoded)} bytes of an image do not decode: truncated or damaged")
-    return np.asarray(image, dtype=np.uint8)
+    return imdecode(encoded, cv2.IMREAD_GRAYSCALE) > 0

@@ -6,7 +6,7 @@ from trainer.data.datasets import avenue, custom, shanghaitech, ucsd
 from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source
 from trainer.data.labels import LabelledClip
-from trainer.errors import BadLabels, NoFootage
+from trainer.errors import BadLabels
 
 LAYOUTS = (ucsd.LAYOUT, avenue.LAYOUT, shanghaitech.LAYOUT, custom.LAYOUT)
 """The first that matches is used; the last matches everything."""
@@ -36,14 +36,6 @@ def training_sources(path: Path) -> list[Source]:
     """
     layout, root = detect_layout(path)
     return layout.training(root)
-
-
-def training_sources_if_any(path: Path) -> list[Source]:
-    """As :func:`training_sources`, but empty where there are only test clips."""
-    try:
-        return training_sources(path)
-    except NoFootage:
-        return []
 
 
 def is_plain_footage(path: Path) -> bool:

@@ -9,7 +9,7 @@ from kafka.future import Future
 
 from deploy.errors import ConfigError
 from streamer.errors import SourceUnavailable
-from streamer.ingest.producer import DeliveryCounts, FrameProducer
+from streamer.ingest.producer import FrameProducer, IngestResult
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest, retry_wait_s
 from streamer.ingest.sources import EncodedFrame
 from tests.harness.fakes import FakeClock
@@ -91,7 +91,7 @@ class TestRecorded:
     ) -> None:
         result = ingest(IngestPlan(folders), producer, "frames", stop, clock)
         assert [sent.key for sent in producer.sent] == [b"gate", b"yard"] * 3
-        assert result.delivery == DeliveryCounts(sent=6, failed=0, dropped=0)
+        assert result == IngestResult(sent=6, failed=0, dropped=0)
 
     def test_sets_headers(self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock) -> None:
         ingest(IngestPlan(folders[:1], start_at_ms=50_000), producer, "frames", stop, clock)
@@ -156,8 +156,8 @@ class TestDelivery:
         self, folders: list[CameraFeed], producer: FakeProducer, stop: SteppingStop, clock: FakeClock, error: Exception
     ) -> None:
         producer.refusal = error
-        delivery = ingest(IngestPlan(folders), producer, "frames", stop, clock).delivery
-        assert delivery == DeliveryCounts(sent=0, failed=6, dropped=0)
+        result = ingest(IngestPlan(folders), producer, "frames", stop, clock)
+        assert result == IngestResult(sent=0, failed=6, dropped=0)
 
     def test_live_frames_are_dropped_when_full(self) -> None:
         producer = FakeProducer(holding=True)
@@ -167,7 +167,7 @@ class TestDelivery:
         producer.futures[0].success(None)
         sender.send_or_drop("gate", self.frame, 0)
         assert len(producer.sent) == 4
-        assert sender.finish(timeout_s=1) == DeliveryCounts(sent=1, failed=3, dropped=2)
+        assert sender.finish(timeout_s=1) == IngestResult(sent=1, failed=3, dropped=2)
 
     def test_recorded_frames_wait_when_full(self) -> None:
         producer = FakeProducer(holding=True)
@@ -211,8 +211,7 @@ class TestLive:
         monkeypatch.setattr("streamer.ingest.run.open_source", flaky)
         result = ingest(IngestPlan([CameraFeed("gate", "rtsp://gate")]), producer, "frames", stop, clock)
         assert [int(sent.headers["sequence"]) for sent in producer.sent] == [0, 1, 2, 3, 4]
-        assert result.reconnects == 3
-        assert result.delivery == DeliveryCounts(sent=5, failed=0, dropped=0)
+        assert result == IngestResult(sent=5, failed=0, dropped=0, reconnects=3)
         captured_at_ms = [int(sent.headers["captured_at_ms"]) for sent in producer.sent]
         assert captured_at_ms[0] == 1_000_000
         assert captured_at_ms[2] >= captured_at_ms[1] + 1500  # two waits of at least half a second and a second

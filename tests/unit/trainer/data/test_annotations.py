@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,6 @@ from trainer.data.annotations import (
     REGION_COLUMNS,
     Annotation,
     Region,
-    annotated_sources,
     annotations_hash,
     load_annotated_clips,
     parse_annotations,
@@ -20,6 +20,7 @@ from trainer.data.footage import Source, load_footage
 from trainer.errors import BadFeedback
 
 HEADER, SHORT = ",".join((*COLUMNS, *REGION_COLUMNS)), ",".join(COLUMNS)
+MARKS = Path("sub/marks.csv")
 SPEC = ClipSpec(length=1, height_px=32, width_px=48, colour="gray", fps=10.0)
 VIDEOS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
 NUMBERS = st.integers(0, 10**6)
@@ -37,16 +38,16 @@ def test_parses_what_was_written(rows):
         for video, first, more, anomalous, region in rows
     ]
     expected = [
-        Annotation(video, first, first + more, anomalous, region, f"marks.csv: line {number}")
+        Annotation(Source(video, Path("sub") / video), first, first + more, anomalous, region, f"sub/marks.csv: line {number}")
         for number, (video, first, more, anomalous, region) in enumerate(rows, 2)
     ]
-    assert parse_annotations([HEADER, *lines], "marks.csv") == expected
+    assert parse_annotations([HEADER, *lines], MARKS) == expected
 
 
 @given(st.lists(st.text(max_size=40), max_size=6), st.sampled_from([HEADER, SHORT]))
 def test_any_text_parses_or_is_rejected(lines, header):
     try:
-        annotations = parse_annotations([header, *lines], "marks.csv")
+        annotations = parse_annotations([header, *lines], MARKS)
     except BadFeedback:
         return
     assert all(0 <= each.first_frame <= each.last_frame for each in annotations)
@@ -74,7 +75,7 @@ def test_any_text_parses_or_is_rejected(lines, header):
 )
 def test_rejects_invalid_lines(text, message):
     with pytest.raises(BadFeedback, match=message):
-        parse_annotations(text.splitlines(), "marks.csv")
+        parse_annotations(text.splitlines(), MARKS)
 
 
 @pytest.fixture
@@ -156,12 +157,8 @@ def test_rejects_anomalies_in_normal_footage(tmp_path, gate):
 def test_reads_folders_of_clips(tmp_path, street, pictures, video):
     pictures(tmp_path / "anomaly" / "cyclist", street(4, 1.0))
     video(tmp_path / "normal" / "rain.mkv", street(5, 1.0))
-    read = read_annotations(tmp_path)
-    assert [(each.annotation.video, each.annotation.anomalous) for each in read] == [
-        ("anomaly/cyclist", True),
-        ("normal/rain.mkv", False),
-    ]
-    assert [source.path.name for source in annotated_sources([*read, *read])] == ["cyclist", "rain.mkv"]
+    read = [(each.source.path, each.anomalous) for each in read_annotations(tmp_path)]
+    assert read == [(tmp_path / "anomaly" / "cyclist", True), (tmp_path / "normal" / "rain.mkv", False)]
     assert [(clip.first, clip.last, clip.region) for clip in load(tmp_path)] == [(0, 3, None), (0, 4, None)]
 
 
