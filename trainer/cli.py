@@ -1,4 +1,4 @@
-"""``oddsight-train``: fit, calibrate, evaluate."""
+"""The command line ``oddsight-train``."""
 
 import json
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.result import Evaluation
 
 app = typer.Typer(
-    help="Learn from normal footage: footage in, a trained, calibrated and evaluated bundle out.",
+    help="Train on normal footage: makes, calibrates and evaluates bundles.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,39 +37,47 @@ def main() -> None:
 def fit(
     data: Annotated[Path, typer.Option(help="Normal footage: a data set, a folder of frames or videos, or a video file.")],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
-    model: Annotated[str, typer.Option(help="Which network: video-ede, video-ganomaly, ganomaly, ama or esad.")] = "video-ede",
-    seed: Annotated[int, typer.Option(help="The same seed, footage and number of steps give the same bundle on a CPU.")] = 0,
-    max_minutes: Annotated[float, typer.Option(help="Time for training steps; decoding and export come on top.")] = 14.0,
-    patience: Annotated[int, typer.Option(help="Validations without a smaller loss of held-out footage that end it early.")] = 20,
+    model: Annotated[str, typer.Option(help="video-ede, video-ganomaly, ganomaly, ama or esad.")] = "video-ede",
+    seed: Annotated[int, typer.Option(help="On a CPU, the same seed, footage and number of steps give the same bundle.")] = 0,
+    max_minutes: Annotated[float, typer.Option(help="Time for training steps, without decoding and export.")] = 14.0,
+    patience: Annotated[int, typer.Option(help="Stop after this many validations without a smaller loss.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
     feedback: Annotated[
         Path | None,
-        typer.Option(help="What operators marked as anomaly or normal: a CSV, or a folder of clips.", show_default=False),
+        typer.Option(help="Annotations of operators: a CSV file, or a folder of clips.", show_default=False),
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Frames in a clip; 1 for pictures that are no video (not video-ganomaly).", show_default="5"),
+        typer.Option(help="Frames per clip; 1 for single pictures (not video-ganomaly).", show_default="5"),
     ] = None,
 ) -> None:
-    """Train on normal footage and write a bundle. After an interruption the same command goes on.
+    """Train on normal footage and write a bundle. After an interruption the same command resumes.
 
-    The last tenth of plain footage (not of a data set with testing/) is set aside: OUT/unusual.json and OUT/unusual/*.jpg tell
+    The last tenth of plain footage (not of a data set with testing/) is set aside: OUT/unusual.json and OUT/unusual/*.jpg show
     what the model finds unusual there, and whether the footage was enough. What --data takes: oddsight-train datasets.
 
     --feedback (video-ede only): lines video,first_frame,last_frame,mark[,x,y,width,height] with mark anomaly or normal, frames
-    from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See docs/train.md.
+    numbered from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See
+    docs/train.md.
 
-    Losses and pictures are written for TensorBoard: tensorboard --logdir OUT/log. Processes share the work under torchrun:
+    Losses and pictures for TensorBoard: tensorboard --logdir OUT/log. With several processes:
     torchrun --nproc-per-node 2 -m trainer fit ...
     """
     from trainer import fit as training
-    from trainer.config import fit_config
+    from trainer.config import FitConfig, validated
     from trainer.export import check_engines
 
     screen = _screen()
-    settings = {"model": model, "seed": seed, "max_minutes": max_minutes, "patience": patience, "precision": precision}
-    network = {} if length is None else {"length": length}
-    bundle = training.fit(data, out, fit_config({**settings, "feedback": feedback, "network": network}), screen)
+    settings = {
+        "model": model,
+        "seed": seed,
+        "max_minutes": max_minutes,
+        "patience": patience,
+        "precision": precision,
+        "feedback": feedback,
+        "network": {} if length is None else {"length": length},
+    }
+    bundle = training.fit(data, out, validated(FitConfig.model_validate, settings), screen)
     if bundle is None:
         return
     for line in check_engines(bundle):
@@ -81,9 +89,9 @@ def fit(
 @app.command()
 def calibrate(
     bundle: _BundlePath,
-    data: Annotated[Path, typer.Option(help="Normal footage of the place the model will watch.")],
+    data: Annotated[Path, typer.Option(help="Normal footage of the place that the model monitors.")],
 ) -> None:
-    """Give a bundle new thresholds, from own normal footage."""
+    """Recalibrate the thresholds of a bundle on normal footage."""
     from trainer.calibrate import calibrate as recalibrate
 
     _screen().print(_calibration_line(recalibrate(bundle, data)), highlight=False)
@@ -92,12 +100,12 @@ def calibrate(
 @app.command()
 def evaluate(
     bundle: _BundlePath,
-    data: Annotated[Path, typer.Option(help="A data set with test clips; oddsight-train datasets lists what is understood.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+    data: Annotated[Path, typer.Option(help="A data set with test clips; see oddsight-train datasets.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
-    report: Annotated[Path | None, typer.Option(help="Folder for a report that a browser shows.", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for an HTML report.", show_default=False)] = None,
 ) -> None:
-    """Compare a bundle's scores with labels, beside measures that learn no network."""
+    """Compare the scores of a bundle, and of baselines without a network, with labels."""
     from trainer.evaluate import evaluate as measure
     from trainer.evaluation.result import as_json as in_json
 
@@ -110,7 +118,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:
-        _tell_evaluation(evaluation)
+        _print_evaluation(evaluation)
     if report is not None:
         from trainer.evaluation.report import write_report
 
@@ -119,7 +127,7 @@ def evaluate(
 
 @app.command()
 def datasets() -> None:
-    """List the supported data sets: their files, where to get them, and on what terms."""
+    """List the supported data sets: their files, where to get them, and their terms of use."""
     from trainer.data.datasets.registry import describe_layouts
 
     typer.echo(describe_layouts())
@@ -137,7 +145,7 @@ def benchmark(
     ratios: Annotated[str | None, typer.Option(help="Of labelled anomalies, such as 0,0.2; for esad.")] = None,
     sets: Annotated[str | None, typer.Option(help="Of ODDS, such as satellite,cardio.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes side by side, of one thread each.", show_default="cores")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Measure a model by its paper's protocol. After an interruption the same command goes on."""
     from trainer.benchmark.protocols import choice, runs
@@ -149,10 +157,10 @@ def benchmark(
     planned = jobs_of(runs(dataset, model, choice(grid, seeds, classes=classes, ratios=ratios, sets=sets)), data)
     with RunsBar(_screen(), quiet=as_json) as bar:
         outcome = measure(planned, out or Path(f"benchmark-{dataset}-{model}.jsonl"), processes_for(jobs), bar)
-    _tell_benchmark(outcome, f"{dataset} {model}", as_json=as_json)
+    _print_benchmark(outcome, f"{dataset} {model}", as_json=as_json)
 
 
-def _tell_evaluation(evaluation: "Evaluation") -> None:
+def _print_evaluation(evaluation: "Evaluation") -> None:
     from trainer.evaluation.summary import events_line, tables
 
     output = _output()
@@ -162,7 +170,7 @@ def _tell_evaluation(evaluation: "Evaluation") -> None:
         output.print(events_line(evaluation.model.events), highlight=False)
 
 
-def _tell_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
+def _print_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
     from trainer.benchmark.report import report, table
     from trainer.errors import RunsUnfinished
 
@@ -175,23 +183,23 @@ def _tell_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
 
 
 def _screen() -> "Console":
-    """Progress and remarks go to stderr: stdout is for results. Of several processes under torchrun the first one speaks."""
+    """Progress and messages, on stderr. Under torchrun only the first process prints."""
     from rich.console import Console
 
     return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def _output() -> "Console":
-    """Results go to stdout."""
+    """Results, on stdout."""
     from rich.console import Console
 
-    # Rich would squeeze tables to 80 columns where nobody looks at a screen.
+    # Without a terminal, Rich would fit tables into 80 columns.
     return Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
 
 
 def _calibration_line(bundle: "Bundle") -> str:
-    found = bundle.calibration
+    calibration = bundle.calibration
     return (
-        f"calibration {found.calibration_id} from {found.frames} normal frames: median {found.median:.3g}, "
-        f"q99 {found.q99:.3g}, enter {found.enter:.3g}, exit {found.exit:.3g}"
+        f"calibration {calibration.calibration_id} from {calibration.frames} normal frames: median {calibration.median:.3g}, "
+        f"q99 {calibration.q99:.3g}, enter {calibration.enter:.3g}, exit {calibration.exit:.3g}"
     )

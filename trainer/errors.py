@@ -1,24 +1,10 @@
-"""Errors of training and evaluation, under the root of ``deploy.errors``.
-
-OddsightError
-└── TrainerError
-    ├── NoFootage             nothing usable was found where footage was expected
-    ├── TooLittleFootage      some footage, but fewer frames than the step needs; names how many
-    ├── BadLabels             frame labels are missing or do not fit the footage
-    ├── BadFeedback           what operators marked cannot be read, or does not fit the footage; names line, value and rule
-    ├── BadShape              samples of a shape that the model cannot take; names shape and rule
-    ├── BadDataset            a benchmark's data are missing, damaged or something else; names file and rule
-    ├── BadRunFile            the file that a benchmark writes its finished runs to is something else
-    ├── RunsUnfinished        runs of a benchmark diverged, or lost their process; the finished ones are kept
-    ├── TrainingDiverged      a loss is no longer a finite number; names step and term
-    └── CheckpointUnusable    a checkpoint is damaged or belongs to another run
-"""
+"""Errors of training and evaluation. Their messages name what is wrong, the rule, and what to do."""
 
 from deploy.errors import OddsightError
 
 
 class TrainerError(OddsightError):
-    """Root of the errors of this package."""
+    """Base of the errors of this package."""
 
 
 class NoFootage(TrainerError):
@@ -26,7 +12,7 @@ class NoFootage(TrainerError):
 
 
 class TooLittleFootage(TrainerError):
-    """There are fewer frames than the step needs."""
+    """There are fewer frames than needed."""
 
 
 class BadLabels(TrainerError):
@@ -34,27 +20,27 @@ class BadLabels(TrainerError):
 
 
 class BadFeedback(TrainerError):
-    """What operators marked cannot be read, or does not fit the footage."""
+    """Annotations of operators cannot be read or do not fit the footage."""
 
 
 class BadShape(TrainerError):
-    """Samples have a shape that the model cannot take."""
+    """The model cannot take samples of this shape."""
 
 
 class BadDataset(TrainerError):
-    """The data of a benchmark are missing, damaged or something else."""
+    """Benchmark data are missing, damaged or in another format."""
 
 
 class BadRunFile(TrainerError):
-    """The file for the finished runs of a benchmark is something else, or cannot be written."""
+    """The file of finished benchmark runs cannot be read or written, or contains something else."""
 
 
 class RunsUnfinished(TrainerError):
-    """Runs of a benchmark did not finish."""
+    """Benchmark runs diverged, or their process was killed. Finished runs are kept."""
 
 
 class TrainingDiverged(TrainerError):
-    """A loss is no longer a finite number."""
+    """A loss, gradient or score is not finite."""
 
 
 class CheckpointUnusable(TrainerError):

@@ -1,4 +1,4 @@
-"""The training run on footage, top to bottom: footage in, bundle out."""
+"""The ``fit`` command: train a model on normal footage and write a bundle."""
 
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,18 +13,25 @@ from deploy.bundle import Bundle, ModelCard
 from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
-from trainer.config import FitConfig, network_config
+from trainer.config import FitConfig, validated
 from trainer.data.annotations import AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets.registry import is_plain_footage, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
-from trainer.export import Finished, make_bundle
-from trainer.holdout import last_tenth_lines, look_at_last_tenth
+from trainer.export import TrainedModel, make_bundle
+from trainer.holdout import holdout_lines, write_holdout_report
 from trainer.models.base import ServingNetwork, TrainingStage
 from trainer.models.registry import clip_model
 from trainer.models.video_ede import model as video_ede
-from trainer.training.callbacks import CHECKPOINT_FOLDER, PICTURES, Checkpoints, ResumeCallback, TrainingCallback, drop_checkpoint
-from trainer.training.callbacks import LOG_FOLDER as LOG_NAME
+from trainer.training.callbacks import (
+    CHECKPOINT_FOLDER,
+    LOG_FOLDER,
+    LOGGED_PICTURES,
+    Checkpoints,
+    ResumeCallback,
+    TrainingCallback,
+    delete_checkpoints,
+)
 from trainer.training.distributed import DistributedContext
 from trainer.training.loop import Callback, LoopSettings, run_loop, validation_loss
 from trainer.training.progress import (
@@ -33,14 +40,13 @@ from trainer.training.progress import (
     print_split,
     print_stopped,
     print_unreadable_frames,
-    print_unreadable_total,
     progress_bar,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """All that does not change during a run."""
+class TrainingRun:
+    """The footage, network and settings of a training run."""
 
     config: FitConfig
     card: ModelCard
@@ -50,7 +56,7 @@ class Run:
     unreadable_frames: int
 
     def checkpoints(self, stage: TrainingStage) -> Checkpoints:
-        """Where those of a stage are, and what they must agree with."""
+        """The checkpoints of one stage."""
         identity = {
             "model": self.card.model_dump(),
             "seed": self.config.seed,
@@ -62,7 +68,7 @@ class Run:
         return Checkpoints(self.out / CHECKPOINT_FOLDER / stage.name, identity, self.config.checkpoint_every_s)
 
     def settings(self, stage: TrainingStage) -> LoopSettings:
-        """How the loop runs."""
+        """The loop settings of one stage."""
         steps = self.config.max_steps
         return LoopSettings(
             seed=self.config.seed,
@@ -75,9 +81,9 @@ class Run:
 
 
 def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | None:
-    """Train a model on the normal footage in ``data`` and write a bundle to ``out``; goes on where a stopped run was.
+    """Train a model on the normal footage in ``data`` and write a bundle to ``out``. An interrupted run is resumed.
 
-    None in processes that only help the first one (``torchrun``).
+    Under ``torchrun`` only the first process returns a bundle, the others return None.
 
     Raises:
         OddsightError: no or too little footage, an unknown model, an unusable checkpoint, or a diverging loss.
@@ -88,62 +94,63 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
     if context.rank:
         return None
     with console.status("scale, calibration, export"):
-        bundle = make_bundle(out, Finished(network, run.card, run.spec, metrics), run.split)
+        bundle = make_bundle(out, TrainedModel(network, run.card, run.spec, metrics), run.split)
     if run.split.holdout:
-        _look_back(bundle, run.split, console)
-    drop_checkpoint(out / CHECKPOINT_FOLDER)
+        _report_holdout(bundle, run.split, console)
+    delete_checkpoints(out / CHECKPOINT_FOLDER)
     return bundle
 
 
-def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContext, console: Console) -> Run:
-    """Find, decode and split the footage, and settle what the network is; :func:`fit` without the training.
+def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContext, console: Console) -> TrainingRun:
+    """Find, decode and split the footage, and configure the network.
 
-    The last tenth is set aside, unless the data set has test clips to look at.
+    The last tenth of plain footage is set aside; a data set has test clips instead.
     """
     model = clip_model(config.model)
     annotations = read_annotations(config.feedback) if config.feedback else []
     if annotations and not model.learns_marks:
         raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
     sources = training_sources(data)
-    shape = footage_info(sources)
-    height_px, width_px = choose_frame_size(shape, model.frame_area_px, model.side_step_px)
-    network = network_config(model, {"height_px": height_px, "width_px": width_px, **config.network})
-    spec = network.spec(shape.fps)
+    info = footage_info(sources)
+    height_px, width_px = choose_frame_size(info, model.frame_area_px, model.side_step_px)
+    network = validated(model.configure, {"height_px": height_px, "width_px": width_px, **config.network})
+    spec = network.spec(info.fps)
     frames = sum(estimate_frame_count(source) for source in {*sources, *(each.source for each in annotations)})
     with context.rank_zero_first(), progress_bar(console, "decoding", frames) as advance:
         cache = FrameCache(out / CHECKPOINT_FOLDER / "frames", lambda: advance(1))
-        footage = load_all_footage(sources, spec, done=lambda clip: print_unreadable_frames(console, clip), load=cache.load)
+        footage = load_all_footage(sources, spec, done=partial(print_unreadable_frames, console), load=cache.load)
         annotated = load_annotated_clips(annotations, sources, spec, cache.load)
-    unreadable_frames = print_unreadable_total(console, footage)
-    kept, set_aside = split_off_last_tenth(footage) if is_plain_footage(data) else (footage, ())
-    split = replace(split_by_video(kept, spec.length), holdout=set_aside, annotated=annotated)
+    unreadable_frames = sum(len(clip.problems) for clip in footage)
+    if unreadable_frames:
+        console.print(f"{unreadable_frames} unreadable frames skipped in total; the bundle's metrics contain the number")
+    learnable, holdout = split_off_last_tenth(footage) if is_plain_footage(data) else (footage, ())
+    split = replace(split_by_video(learnable, spec.length), holdout=holdout, annotated=annotated)
     require_frames(len(ClipDataset(split.validation, spec.length)))
     print_split(console, split, spec)
     print_feedback(console, split.annotated)
-    return Run(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
+    return TrainingRun(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
 
 
-def train(run: Run, context: DistributedContext, console: Console) -> tuple[ServingNetwork, dict[str, Any]]:
-    """Train until time, steps or patience are used up: the network to serve, and what to note of the run in the bundle."""
+def train(run: TrainingRun, context: DistributedContext, console: Console) -> tuple[ServingNetwork, dict[str, Any]]:
+    """Train all stages of the model; the trained network, and the metrics for the bundle."""
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
     network = model.serving(model.configure(run.card.config)).to(context.device)
-    finished = []
+    metrics = []
     for stage in network.stages(run.split, partial(progress_bar, console)):
-        finished.append(_train_stage(run, stage, context, console))
-        torch.manual_seed(run.config.seed)  # the next stage begins the same wherever this one was taken up again
+        metrics.append(_train_stage(run, stage, context, console))
+        torch.manual_seed(run.config.seed)  # the next stage starts the same, wherever this one was resumed
     return network, {
-        **finished[-1],
-        "steps": sum(stage["steps"] for stage in finished),
-        "train_s": round(sum(stage["train_s"] for stage in finished), 1),
-        "processes": context.count,
+        **metrics[-1],
+        "steps": sum(stage["steps"] for stage in metrics),
+        "train_s": round(sum(stage["train_s"] for stage in metrics), 1),
+        "processes": context.world_size,
         "unreadable_frames": run.unreadable_frames,
-        "feedback": _feedback(run.split.annotated),
+        "feedback": _feedback_metrics(run.split.annotated),
     }
 
 
-def _train_stage(run: Run, stage: TrainingStage, context: DistributedContext, console: Console) -> dict[str, Any]:
-    """Train one stage: what to note of it. Its losses are compared when it is over."""
+def _train_stage(run: TrainingRun, stage: TrainingStage, context: DistributedContext, console: Console) -> dict[str, Any]:
     settings = run.settings(stage)
     with closing(_callback(run, stage, context, console)) as callback:
         progress = run_loop(stage.learner, stage.data, settings, context, callback)
@@ -152,34 +159,33 @@ def _train_stage(run: Run, stage: TrainingStage, context: DistributedContext, co
     return {
         "steps": progress.step,
         "train_s": progress.elapsed_s,
-        "validation_loss": progress.best_loss if progress.best_step else None,  # JSON knows no infinity
+        "validation_loss": progress.best_loss if progress.best_step else None,  # JSON has no infinity
         "validation_step": progress.best_step,
         "loss_learned": validation_loss(stage.learner, stage.learned, context.device),
         "loss_held_out": None if held_out is None else validation_loss(stage.learner, held_out, context.device),
     }
 
 
-def _feedback(marked: tuple[AnnotatedClip, ...]) -> dict[str, Any] | None:
-    """What to note of feedback in the bundle: stretches of either kind, and a hash of all."""
-    if not marked:
+def _feedback_metrics(annotated: tuple[AnnotatedClip, ...]) -> dict[str, Any] | None:
+    if not annotated:
         return None
-    anomalies = sum(mark.anomalous for mark in marked)
-    return {"anomaly": anomalies, "normal": len(marked) - anomalies, "sha256": annotations_hash(marked)}
+    anomalies = sum(clip.anomalous for clip in annotated)
+    return {"anomaly": anomalies, "normal": len(annotated) - anomalies, "sha256": annotations_hash(annotated)}
 
 
-def _callback(run: Run, stage: TrainingStage, context: DistributedContext, console: Console) -> Callback:
+def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContext, console: Console) -> Callback:
     checkpoints = run.checkpoints(stage)
     if context.rank:
         return ResumeCallback(checkpoints)
     held_out = stage.learned if stage.data.validation is None else stage.data.validation
-    shown = held_out[torch.linspace(0, len(held_out) - 1, PICTURES).long()].to(context.device).float()
+    logged = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
     bar = TrainingBar(console, run.settings(stage), stage.name)
-    return TrainingCallback(checkpoints, run.out / LOG_NAME / stage.name, partial(stage.draw, shown), bar, console)
+    return TrainingCallback(checkpoints, run.out / LOG_FOLDER / stage.name, partial(stage.draw, logged), bar, console)
 
 
-def _look_back(bundle: Bundle, split: Split, console: Console) -> None:
+def _report_holdout(bundle: Bundle, split: Split, console: Console) -> None:
     frames = len(ClipDataset((*split.validation, *split.holdout), bundle.spec.length))
-    with progress_bar(console, "looking at the last tenth", frames) as advance:
-        found = look_at_last_tenth(bundle, split, advance)
-    for line in last_tenth_lines(found, bundle.calibration.enter):
+    with progress_bar(console, "scoring the last tenth", frames) as advance:
+        report = write_holdout_report(bundle, split, advance)
+    for line in holdout_lines(report, bundle.calibration.enter):
         console.print(line, markup=False, highlight=False)

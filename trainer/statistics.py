@@ -1,10 +1,9 @@
-"""How fast normal things are at each row of the picture: far away everything is slower.
+"""Statistics of normal footage: the tail of its scores, and the normal speed of objects at each row of the picture.
 
-Where normal values end: a 99 % quantile that few frames can give without being at the mercy of one strange moment.
-
-The quantile is read where at least ``TAIL_FRAMES`` values lie above it, and carried on to 99 % as an exponential tail would
-go on: there the distance above the median grows with the logarithm of the period. How sure that is follows from the stretches
-in which the values above come: frames of one stretch show one thing and count once (declustering, in the statistics of extremes).
+A 99 % quantile read from few frames would depend on one unusual moment. So the quantile is read where at least ``TAIL_FRAMES``
+values lie above it, and extrapolated to 99 % as an exponential tail: there the distance above the median grows with the logarithm
+of the return period. Its standard error counts runs of consecutive values above the quantile, not values, because the frames of
+one run show the same thing (declustering, in extreme value statistics).
 """
 
 from dataclasses import dataclass
@@ -13,10 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TAIL_FRAMES = 20
-"""Two seconds of footage: half of them may be one strange moment, and the other half still speaks for the tail."""
+TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
+_MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
 
-_LOWEST_LEVEL = 0.75  # further down the middle of the values decides, not their tail
+_SPEED_QUANTILE = 0.9
+_BINS_PER_CELL = 128
+_BINS = 32 * _BINS_PER_CELL  # up to 32 cells per frame; faster ones count in the last bin
+_MIN_SHARE = 0.25
+_MIN_CELLS = 1e-3
 
 
 class NormalTail(NamedTuple):
@@ -25,75 +28,69 @@ class NormalTail(NamedTuple):
     median: float
     q99: float
     error: float
-    """Standard error of ``q99 - median``, as a share of it."""
+    """Standard error of ``q99 - median``, relative to it."""
 
     def return_level(self, period: float) -> float:
-        """The value that one normal frame in ``period`` passes, if the tail is exponential."""
+        """The value that one normal frame in ``period`` exceeds, if the tail is exponential."""
         return self.median + (self.q99 - self.median) * float(np.log(period / 2.0) / np.log(50.0))
 
 
 def normal_tail(values: NDArray[np.float32]) -> NormalTail:
-    """The tail of the values of normal frames in the order of time, float32 (N,) with N > 0."""
-    level = float(np.clip(1.0 - TAIL_FRAMES / len(values), _LOWEST_LEVEL, 0.99))
+    """The tail of the values of normal frames in temporal order, float32 (N,) with N > 0."""
+    level = float(np.clip(1.0 - TAIL_FRAMES / len(values), _MIN_LEVEL, 0.99))
     median, high = (float(value) for value in np.quantile(values, (0.5, level), method="inverted_cdf"))
-    # The median is passed by one in 2, the level by one in 1 / (1 - level), q99 by one in 100.
+    # One value in 2 exceeds the median, one in 1 / (1 - level) the level, one in 100 q99.
     height = float(np.log(0.5 / (1.0 - level)))
     q99 = median + (high - median) * float(np.log(50.0)) / height
-    # Of n exponential values the k-th largest lies above their median by the sum of 1 / j, j from k to n / 2, with a variance of
-    # the sum of 1 / j ** 2, about 1 / k - 2 / n (Renyi's representation); here stretches are counted in place of k.
-    error = float(np.sqrt((2.0 * level - 1.0) / _stretches(values > high))) / height
+    # The k-th largest of n exponential values lies above their median by the sum of 1 / j, j from k to n / 2, with a variance of
+    # the sum of 1 / j ** 2, about 1 / k - 2 / n (Renyi's representation). Runs are counted in place of k.
+    error = float(np.sqrt((2.0 * level - 1.0) / _count_runs(values > high))) / height
     return NormalTail(median, q99, error)
 
 
-def _stretches(above: NDArray[np.bool_]) -> int:
-    """How often the values rise above; at least 1."""
+def _count_runs(above: NDArray[np.bool_]) -> int:
+    """Runs of consecutive true values, at least 1."""
     return max(1, int(np.count_nonzero(above[1:] & ~above[:-1])) + int(above[0]))
-
-
-_QUANTILE = 0.9
-_STEPS_A_CELL = 128
-_FASTEST_CELLS = 32
-_STEPS = _STEPS_A_CELL * _FASTEST_CELLS
-_LEAST_SHARE = 0.25
-_LEAST_CELLS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedLine:
-    """A straight line over the rows, in cells a frame."""
+    """Normal speed as a linear function of the row, in cells per frame: distant objects move slower in the picture."""
 
     intercept: float
+    """At row 0."""
     slope: float
+    """Per row."""
     rows: int
 
     def row_speeds(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """At the middle of each window row of a map of ``shape`` (h, w): float32 (h, 1), at least a quarter of the largest."""
+        """Normal speed at the middle of each window row of a map (h, w): float32 (h, 1), at least a quarter of the largest."""
         middles = np.arange(shape[0]) + (self.rows - shape[0]) / 2
         line = np.asarray(self.intercept + self.slope * middles, np.float32)[:, None]
-        return np.maximum(line, max(line.max() * np.float32(_LEAST_SHARE), np.float32(_LEAST_CELLS)))
+        return np.maximum(line, max(line.max() * np.float32(_MIN_SHARE), np.float32(_MIN_CELLS)))
 
 
 class SpeedHistogram:
-    """Counts foreground cells by row and speed, so that quantiles need no list of all of them."""
+    """A histogram of the speeds of foreground cells for each row, from which quantiles are taken in constant memory."""
 
     def __init__(self, rows: int) -> None:
-        self._counts = np.zeros((rows, _STEPS), np.int64)
+        self._counts = np.zeros((rows, _BINS), np.int64)
 
     def add(self, speed: NDArray[np.float32], foreground: NDArray[np.bool_]) -> None:
-        """Count one frame's cells. ``speed``: float32 (h, w) in cells a frame; ``foreground``: bool (h, w)."""
+        """Add one frame. ``speed``: float32 (h, w) in cells per frame; ``foreground``: bool (h, w)."""
         rows, columns = np.nonzero(foreground)
-        steps = np.minimum(speed[rows, columns] * _STEPS_A_CELL, _STEPS - 1).astype(np.int64)
-        self._counts += np.bincount(rows * _STEPS + steps, minlength=self._counts.size).reshape(self._counts.shape)
+        bins = np.minimum(speed[rows, columns] * _BINS_PER_CELL, _BINS - 1).astype(np.int64)
+        self._counts += np.bincount(rows * _BINS + bins, minlength=self._counts.size).reshape(self._counts.shape)
 
     def fit_line(self) -> SpeedLine:
-        """Least squares through the 90 % quantile of each row, a row weighing as many cells as it had foreground."""
+        """Least squares line through the 90 % quantiles of the rows, weighted by their foreground cells."""
         cells = self._counts.sum(axis=1)
         if not cells.any():
             return SpeedLine(intercept=1.0, slope=0.0, rows=len(cells))
         rows = np.arange(len(cells))
-        quantiles = np.argmax(self._counts.cumsum(axis=1) >= _QUANTILE * cells[:, None], axis=1) / _STEPS_A_CELL
-        middle, usual = np.average(rows, weights=cells), np.average(quantiles, weights=cells)
-        variance = np.average((rows - middle) ** 2, weights=cells)
-        covariance = np.average((rows - middle) * (quantiles - usual), weights=cells)
+        quantiles = np.argmax(self._counts.cumsum(axis=1) >= _SPEED_QUANTILE * cells[:, None], axis=1) / _BINS_PER_CELL
+        mean_row, mean_speed = np.average(rows, weights=cells), np.average(quantiles, weights=cells)
+        variance = np.average((rows - mean_row) ** 2, weights=cells)
+        covariance = np.average((rows - mean_row) * (quantiles - mean_speed), weights=cells)
         slope = covariance / variance if variance > 0 else 0.0
-        return SpeedLine(intercept=float(usual - slope * middle), slope=float(slope), rows=len(cells))
+        return SpeedLine(intercept=float(mean_speed - slope * mean_row), slope=float(slope), rows=len(cells))

@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, mon
     monkeypatch.setattr(TensorSamples, "draw", real_draw)
     screen = quiet()
     resumed, metrics = train(data, tmp_path / "b", config, screen)
-    assert "going on from step 3" in screen.file.getvalue()
+    assert "resumed at step 3" in screen.file.getvalue()
     assert metrics["steps"] == 6
     for name, tensor in undisturbed[0].state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -177,7 +177,7 @@ def test_losses_and_pictures_are_written_for_tensorboard(bundle):
     log.Reload()
     assert {"loss/contextual", "loss/encoder", "loss/validation"} <= set(log.Tags()["scalars"])
     assert [scalar.step for scalar in log.Scalars("loss/contextual")] == list(range(10, 151, 10))
-    assert log.Images("seen above made")[0].width > WIDTH_PX
+    assert log.Images("input above reconstruction")[0].width > WIDTH_PX
 
 
 def test_unreadable_frames_are_named_skipped_and_counted(data, tmp_path):

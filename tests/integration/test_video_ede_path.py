@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, 
     monkeypatch.setattr(samples, "draw", real_draw)
     screen = quiet()
     resumed, metrics = train(data, tmp_path, SHORT, screen)
-    assert "going on from step" in screen.file.getvalue()
+    assert "resumed at step" in screen.file.getvalue()
     assert metrics["steps"] == 6
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -124,4 +124,4 @@ def test_losses_and_pictures_of_both_stages_are_written_for_tensorboard(bundle):
         log.Reload()
         assert {f"loss/{name}" for name in (*losses, "validation")} == set(log.Tags()["scalars"])
         assert [scalar.step for scalar in log.Scalars(f"loss/{min(losses)}")] == list(range(10, steps + 1, 10))
-        assert log.Images("seen above made")[0].width > WIDTH_PX // 2
+        assert log.Images("input above reconstruction")[0].width > WIDTH_PX // 2

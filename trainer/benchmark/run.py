@@ -28,7 +28,7 @@ from trainer.evaluation.metrics import auc
 from trainer.models.registry import recipe
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Detector
-from trainer.training.loop import Callback, LoopSettings, TrainingData, run_loop, steps_of
+from trainer.training.loop import Callback, LoopSettings, TrainingData, run_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BenchmarkSettings:
 
     def steps_for(self, normals: int, anomalies: int) -> int:
         """Steps of a run that learns from so many samples."""
-        return self.steps or steps_of(self.epochs, normals, self.normals_a_batch(anomalies))
+        return self.steps or max(1, round(self.epochs * max(1, normals // self.normals_a_batch(anomalies))))
 
 
 _GANOMALY_PICTURES = BenchmarkSettings(batch=64, steps=660, network={"width": 16})

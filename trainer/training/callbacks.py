@@ -1,11 +1,7 @@
-"""What accompanies ``fit``: a bar on the screen, the log, and the checkpoints.
+"""Callbacks of a training run: progress bar, TensorBoard logs and checkpoints.
 
-Checkpoints: where a training run stands, so that the same command goes on after Ctrl-C or a kill.
-
-Two files and no pickle: ``state.json`` says which ``step-N.safetensors`` is valid. It is replaced last and atomically, so
-a kill at any moment leaves the previous checkpoint whole.
-
-What a run writes down for TensorBoard: losses, learning, and pictures of what the model makes of held-out footage.
+A checkpoint is two files without pickle: ``state.json`` names the valid ``step-N.safetensors``. It is replaced last and
+atomically, so a kill at any moment leaves the previous checkpoint whole.
 """
 
 import json
@@ -25,57 +21,158 @@ from trainer.training.loop import Callback, Progress, TrainingState
 from trainer.training.progress import TrainingBar, print_resumed
 
 CHECKPOINT_FOLDER = ".checkpoint"
+LOG_FOLDER = "log"
+LOGGED_PICTURES = 8
 _STATE_NAME = "state.json"
 _BEST = "best"
+_LOG_EVERY_STEPS = 10
+
+PicturePairs = Callable[[], tuple[Tensor, Tensor]]
+"""Inputs and reconstructions for the log, (N, C, h, w) in [-1, 1] each."""
 
 
-def save_checkpoint(folder: Path, learner: Learner, state: TrainingState, identity: Mapping[str, Any]) -> Path:
-    """Write a checkpoint of the run that ``identity`` describes, and drop the one before; the file with the weights."""
-    from safetensors.torch import save_file
+class ResumeCallback(Callback):
+    """Resumes from the checkpoint of the first process; for all others, which write nothing."""
 
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{state.progress.step:08d}.safetensors"
-    save_file({key: value.detach().contiguous() for key, value in _tensors(learner, state)}, folder / name)
-    entry = {"file": name, "progress": asdict(state.progress), "identity": dict(identity)}
-    (folder / f"{_STATE_NAME}.new").write_text(json.dumps(entry, indent=2) + "\n")
-    (folder / f"{_STATE_NAME}.new").replace(folder / _STATE_NAME)
-    for old in folder.glob("step-*.safetensors"):
-        if old.name != name:
-            old.unlink()
-    return folder / name
+    def __init__(self, checkpoints: "Checkpoints") -> None:
+        self._checkpoints = checkpoints
+
+    def resume(self, learner: Learner) -> TrainingState:
+        return self._checkpoints.load(learner) or TrainingState()
 
 
-def load_checkpoint(folder: Path, learner: Learner, identity: Mapping[str, Any]) -> TrainingState | None:
-    """Put ``learner`` where the checkpoint in ``folder`` left it; None where there is no checkpoint.
+class TrainingCallback(Callback):
+    """Progress bar, TensorBoard logs and checkpoints of the first process."""
 
-    Raises:
-        CheckpointUnusable: it is damaged, or belongs to a run that ``identity`` does not describe.
-    """
-    if not (folder / _STATE_NAME).is_file():
-        return None
-    try:
-        state = json.loads((folder / _STATE_NAME).read_text())
-        _check_identity(folder, state["identity"], identity)
-        best = _restore(learner, folder / state["file"])
-        return TrainingState(Progress(**state["progress"]), best)
-    except CheckpointUnusable:
-        raise
-    except Exception as error:  # safetensors and torch raise many types for damaged content
-        raise CheckpointUnusable(f"{folder}: the checkpoint is damaged ({error}); delete the folder to begin again") from error
+    def __init__(self, checkpoints: "Checkpoints", log: Path, draw: PicturePairs, bar: TrainingBar, console: Console) -> None:
+        self._checkpoints, self._bar, self._console = checkpoints, bar, console
+        self._log_folder, self._draw = log, draw
+        self._log: TensorBoardLog | None = None
+        self._saved_s = 0.0
+        self._last: Path | None = None
+
+    def resume(self, learner: Learner) -> TrainingState:
+        loaded = self._checkpoints.load(learner)
+        print_resumed(self._console, self._checkpoints.folder, loaded.progress if loaded else None)
+        state = loaded or TrainingState()
+        self._saved_s = state.progress.elapsed_s
+        self._last = self._checkpoints.folder if loaded else None
+        self._log = TensorBoardLog(self._log_folder, state.progress.step)
+        self._bar.start(state.progress)
+        return state
+
+    def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
+        progress = state.progress
+        self._bar.update(progress, losses)
+        if self._log and progress.step % _LOG_EVERY_STEPS == 0:
+            self._log.losses(progress.step, losses)
+        if progress.elapsed_s - self._saved_s >= self._checkpoints.every_s:
+            self._last = self._checkpoints.save(learner, state)
+            self._saved_s = progress.elapsed_s
+
+    def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
+        if not self._log:
+            return
+        self._log.losses(state.progress.step, {"validation": loss})
+        learner.modules["detector"].eval()
+        with torch.inference_mode():
+            self._log.pictures(state.progress.step, *(pictures.cpu() for pictures in self._draw()))
+
+    def last_checkpoint(self) -> str:
+        if self._last is None:
+            return "no checkpoint was written before; look for broken footage, or start again with another --seed"
+        return (
+            f"the last good checkpoint is {self._last}; look for broken footage, or delete "
+            f"{self._checkpoints.folder} and start again with another --seed"
+        )
+
+    def close(self) -> None:
+        self._bar.stop()
+        if self._log:
+            self._log.close()
 
 
-def drop_checkpoint(folder: Path) -> None:
-    """Delete the checkpoint of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
+class TensorBoardLog:
+    """Event files for TensorBoard in a folder."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        # What a killed run logged after its last checkpoint is logged again, so it is purged.
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+
+    def losses(self, step: int, losses: Mapping[str, float]) -> None:
+        """Log loss terms by name."""
+        for name, value in losses.items():
+            self._writer.add_scalar(f"loss/{name}", value, step)
+
+    def pictures(self, step: int, inputs: Tensor, reconstructions: Tensor) -> None:
+        """Log pictures (N, C, h, w) in [-1, 1] above their reconstructions, a column for each channel of each."""
+        both = (inputs, reconstructions)
+        rows = [torch.cat(list(part[:LOGGED_PICTURES].clamp(-1, 1).flatten(0, 1)), dim=1) for part in both]
+        self._writer.add_image("input above reconstruction", (torch.cat(rows)[None] + 1) / 2, step)
+
+    def close(self) -> None:
+        self._writer.close()
 
 
-def _check_identity(folder: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for key, value in expected.items():
-        if found.get(key) != value:
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+    """What a checkpoint must have been made with to be loaded: settings and footage, as plain values."""
+    every_s: float = 0.0
+
+    def save(self, learner: Learner, state: TrainingState) -> Path:
+        """Write a checkpoint, delete the one before, and return the path of the weights."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{state.progress.step:08d}.safetensors"
+        save_file({key: value.detach().contiguous() for key, value in _tensors(learner, state)}, path)
+        content = {"file": path.name, "progress": asdict(state.progress), "identity": dict(self.identity)}
+        new = self.folder / f"{_STATE_NAME}.new"
+        new.write_text(json.dumps(content, indent=2) + "\n")
+        new.replace(self.folder / _STATE_NAME)
+        for old in self.folder.glob("step-*.safetensors"):
+            if old != path:
+                old.unlink()
+        return path
+
+    def load(self, learner: Learner) -> TrainingState | None:
+        """Load the checkpoint into ``learner``; returns None if there is none.
+
+        Raises:
+            CheckpointUnusable: it is damaged, or was made with another ``identity``.
+        """
+        if not (self.folder / _STATE_NAME).is_file():
+            return None
+        try:
+            content = json.loads((self.folder / _STATE_NAME).read_text())
+            self._check_identity(content["identity"])
+            best = _restore(learner, self.folder / content["file"])
+            return TrainingState(Progress(**content["progress"]), best)
+        except CheckpointUnusable:
+            raise
+        except Exception as error:  # safetensors and torch raise many types for damaged content
             raise CheckpointUnusable(
-                f"{folder}: the checkpoint there was made with {key} = {found.get(key)!r}, this run has {value!r}; "
-                "run the first command again to go on, delete the folder to begin again, or choose another --out"
-            )
+                f"{self.folder}: the checkpoint is damaged ({error}); delete the folder to start again"
+            ) from error
+
+    def _check_identity(self, identity: Mapping[str, Any]) -> None:
+        for key, value in self.identity.items():
+            if identity.get(key) != value:
+                raise CheckpointUnusable(
+                    f"{self.folder}: the checkpoint was made with {key} = {identity.get(key)!r}, this run has {value!r}; "
+                    "run the first command again to resume, delete the folder to start again, or choose another --out"
+                )
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a finished run."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tensors(learner: Learner, state: TrainingState) -> Iterator[tuple[str, Tensor]]:
@@ -91,147 +188,20 @@ def _tensors(learner: Learner, state: TrainingState) -> Iterator[tuple[str, Tens
 
 
 def _restore(learner: Learner, path: Path) -> dict[str, Tensor]:
+    """Load modules and optimisers; returns the best weights so far."""
     from safetensors.torch import load_file
 
     tensors = load_file(path)
     for name, module in learner.modules.items():
         module.load_state_dict(_under(tensors, f"module/{name}"))
     for name, optimiser in learner.optimisers.items():
-        state: dict[int, dict[str, Tensor]] = {}
+        entries: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _under(tensors, f"optimiser/{name}").items():
             number, _, entry = key.partition("/")
-            state.setdefault(int(number), {})[entry] = tensor
-        _restore_optimiser(optimiser, state)
+            entries.setdefault(int(number), {})[entry] = tensor
+        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
     return _under(tensors, _BEST)
-
-
-def _restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
-
-
-LOG_FOLDER = "log"
-PICTURES = 8
-
-
-class Logbook:
-    """Event files in a folder; ``tensorboard --logdir`` shows them."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        # Imported here: it takes a second, and nobody but a training run needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What a killed run wrote after its last checkpoint is written again.
-        self._writer = SummaryWriter(str(folder), purge_step=step)
-
-    def losses(self, step: int, losses: Mapping[str, float]) -> None:
-        """Write down the loss terms of a step."""
-        for name, value in losses.items():
-            self._writer.add_scalar(f"loss/{name}", value, step)
-
-    def validation(self, step: int, loss: float) -> None:
-        """Write down the loss of held-out normal samples."""
-        self._writer.add_scalar("loss/validation", loss, step)
-
-    def pictures(self, step: int, seen: Tensor, made: Tensor) -> None:
-        """Write down pictures (N, C, h, w) in [-1, 1] above what the model made of them, a column for each channel of each."""
-        rows = [torch.cat(list(part[:PICTURES].clamp(-1, 1).flatten(0, 1)), dim=1) for part in (seen, made)]
-        self._writer.add_image("seen above made", (torch.cat(rows)[None] + 1) / 2, step)
-
-    def close(self) -> None:
-        """Write out everything."""
-        self._writer.close()
-
-
-Draw = Callable[[], tuple[Tensor, Tensor]]
-"""Pictures for the log, (N, C, h, w) in [-1, 1] each: what was seen, and what the model made of it."""
-
-_LOG_EVERY_STEPS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoints:
-    """Where a run's checkpoints lie, what they must agree with, and how often they are written."""
-
-    folder: Path
-    identity: Mapping[str, Any]
-    every_s: float
-
-    def load(self, learner: Learner) -> TrainingState | None:
-        """See :func:`trainer.training.callbacks.load_checkpoint`."""
-        return load_checkpoint(self.folder, learner, self.identity)
-
-    def save(self, learner: Learner, state: TrainingState) -> Path:
-        """See :func:`trainer.training.callbacks.save_checkpoint`."""
-        return save_checkpoint(self.folder, learner, state, self.identity)
-
-
-class ResumeCallback(Callback):
-    """Of the processes that help: begins where the first one begins, and says nothing."""
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
-
-    def resume(self, learner: Learner) -> TrainingState:
-        """See :class:`Callback`."""
-        return self._checkpoints.load(learner) or TrainingState()
-
-
-class TrainingCallback(Callback):
-    """Of the first process: shows, writes down, keeps checkpoints."""
-
-    def __init__(self, checkpoints: Checkpoints, log: Path, draw: Draw, bar: TrainingBar, console: Console) -> None:
-        self._checkpoints, self._bar, self._console = checkpoints, bar, console
-        self._log, self._draw = log, draw
-        self._logbook: Logbook | None = None
-        self._saved_s = 0.0
-        self._last: Path | None = None
-
-    def resume(self, learner: Learner) -> TrainingState:
-        """See :class:`Callback`."""
-        found = self._checkpoints.load(learner)
-        print_resumed(self._console, self._checkpoints.folder, found.progress if found else None)
-        state = found or TrainingState()
-        self._saved_s = state.progress.elapsed_s
-        self._last = self._checkpoints.folder if found else None
-        self._logbook = Logbook(self._log, state.progress.step)
-        self._bar.start(state.progress)
-        return state
-
-    def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
-        """See :class:`Callback`."""
-        progress = state.progress
-        self._bar.show(progress, losses)
-        if self._logbook and progress.step % _LOG_EVERY_STEPS == 0:
-            self._logbook.losses(progress.step, losses)
-        if progress.elapsed_s - self._saved_s >= self._checkpoints.every_s:
-            self._last = self._checkpoints.save(learner, state)
-            self._saved_s = progress.elapsed_s
-
-    def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
-        """See :class:`Callback`."""
-        step = state.progress.step
-        if not self._logbook:
-            return
-        self._logbook.validation(step, loss)
-        learner.modules["detector"].eval()
-        with torch.inference_mode():
-            self._logbook.pictures(step, *(pictures.cpu() for pictures in self._draw()))
-
-    def last_checkpoint(self) -> str:
-        """See :class:`Callback`."""
-        if self._last is None:
-            return "no checkpoint was written before; look for broken footage, or start again with another --seed"
-        return (
-            f"the last good checkpoint is {self._last}; look for broken footage, or delete "
-            f"{self._checkpoints.folder} and start again with another --seed"
-        )
-
-    def close(self) -> None:
-        """See :class:`Callback`."""
-        self._bar.stop()
-        if self._logbook:
-            self._logbook.close()

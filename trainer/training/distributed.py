@@ -1,7 +1,7 @@
-"""The processes that train one model together, each on its part of every batch; usually there is one.
+"""Data-parallel training with Lightning Fabric: every process (torchrun) learns from its part of each batch.
 
-Lightning Fabric starts them (``torchrun``), picks the device and the precision. Gradients are averaged by ``update`` instead of
-by DistributedDataParallel, whose hooks know neither two players who take turns nor gradients of gradients.
+``update`` averages gradients itself: the hooks of DistributedDataParallel support neither adversarial networks that are updated
+in turns nor gradients of gradients.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from trainer.errors import TrainingDiverged
 
 Precision = Literal["f32", "bf16"]
-"""``bf16``: matrix products in bfloat16, weights and sums in float32. It needs no loss scaling, which float16 would."""
+"""``bf16``: matrix products in bfloat16, weights and sums in float32. Unlike float16 it needs no loss scaling."""
 
 _FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"f32": "32-true", "bf16": "bf16-mixed"}
 
@@ -26,80 +26,87 @@ T = TypeVar("T")
 
 
 class DistributedContext:
-    """One of ``count`` processes, number ``rank``."""
+    """This process among those of a training run: rank, device, precision, and communication with the others."""
 
     def __init__(self, precision: Precision = "f32", accelerator: str = "auto") -> None:
-        # torchrun says how many processes it started here; Fabric wants to be told again.
-        here, hosts = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-        strategy = "ddp" if here * hosts > 1 else "auto"
+        # torchrun tells the number of processes in the environment, but Fabric does not read it there.
+        devices, hosts = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        strategy = "ddp" if devices * hosts > 1 else "auto"
         self._fabric = Fabric(
-            accelerator=accelerator, devices=here, num_nodes=hosts, strategy=strategy, precision=_FABRIC_PRECISION[precision]
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=hosts,
+            strategy=strategy,
+            precision=_FABRIC_PRECISION[precision],
         )
         self._fabric.launch()
 
     @property
     def rank(self) -> int:
-        """0 for the process that talks and writes."""
+        """0 in the process that prints and writes files."""
         return self._fabric.global_rank
 
     @property
-    def count(self) -> int:
-        """How many processes there are."""
+    def world_size(self) -> int:
+        """The number of processes."""
         return self._fabric.world_size
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self._fabric.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The chosen precision, for forward passes."""
+        """Forward passes inside run in the chosen precision."""
         return self._fabric.autocast()
 
     def local_part(self, values: Tensor) -> Tensor:
         """This process's equal part of ``values`` (N, ...)."""
-        size = len(values) // self.count
+        size = len(values) // self.world_size
         return values[self.rank * size : (self.rank + 1) * size]
 
     def rand(self, count: int, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), (count, *shape), for the samples of this process: drawn for all, so that all agree."""
-        return self.local_part(torch.rand(count * self.count, *shape)).to(self.device)
+        """Uniform numbers in [0, 1), (count, *shape), for this process's samples.
+
+        Every process draws the numbers of all, so that their random generators stay in step.
+        """
+        return self.local_part(torch.rand(count * self.world_size, *shape)).to(self.device)
 
     def randn(self, count: int, *shape: int) -> Tensor:
-        """Normal numbers, otherwise like :meth:`rand`."""
-        return self.local_part(torch.randn(count * self.count, *shape)).to(self.device)
+        """Standard normal numbers, like :meth:`rand`."""
+        return self.local_part(torch.randn(count * self.world_size, *shape)).to(self.device)
 
     def broadcast(self, value: T) -> T:
         """The first process's value, in every process."""
-        return self._fabric.broadcast(value) if self.count > 1 else value
+        return self._fabric.broadcast(value) if self.world_size > 1 else value
 
     def mean(self, value: Tensor) -> float:
-        """The mean over the processes of a scalar."""
+        """The mean of a scalar over the processes."""
         return float(self._averaged((value.detach(),))[0])
 
     def rank_zero_first(self) -> AbstractContextManager[None]:
-        """The first process goes through before the others, which then find its work done."""
+        """The first process of each host runs the block before the others do."""
         return self._fabric.rank_zero_first(local=True)
 
     def update(self, name: str, optimiser: Optimizer, terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> None:
-        """One step of ``optimiser`` down the gradient of the sum of ``terms``, averaged over the processes.
+        """Take one optimiser step on ``parameters``, with the gradient of the sum of ``terms`` averaged over the processes.
 
-        ``terms``: the weighted parts of the loss, scalars, by name. Only ``parameters`` learn; ``name`` says whose they are.
+        ``terms``: the weighted terms of the loss, scalars, by name. ``name``: the network, for error messages.
 
         Raises:
-            TrainingDiverged: a term or the gradient is not finite; names it. Nothing was changed.
+            TrainingDiverged: a term or the gradient is not finite; the parameters are left as they were.
         """
         learned = list(parameters)
         with torch.autocast(self.device.type, enabled=False):
             gradients = self._averaged(torch.autograd.grad(torch.stack(list(terms.values())).sum(), learned))
             if not _finite(gradients):
-                raise TrainingDiverged(_culprit(name, terms))
+                raise TrainingDiverged(_divergence(name, terms))
             for parameter, gradient in zip(learned, gradients, strict=True):
                 parameter.grad = gradient
             optimiser.step()
 
     def _averaged(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self.count == 1:
+        if self.world_size == 1:
             return gradients
         flat = self._fabric.all_reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduce_op="mean")
         parts = torch.split(torch.as_tensor(flat), [gradient.numel() for gradient in gradients])
@@ -107,11 +114,13 @@ class DistributedContext:
 
 
 def _finite(gradients: tuple[Tensor, ...]) -> bool:
-    # The sum of norms is finite if and only if every gradient is, short of an overflow that means trouble as well.
+    # The sum of norms is finite if every gradient is, unless it overflows, and then training has diverged, too.
     return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()))
 
 
-def _culprit(name: str, terms: Mapping[str, Tensor]) -> str:
+def _divergence(name: str, terms: Mapping[str, Tensor]) -> str:
     values = {term: float(value.detach()) for term, value in terms.items()}
-    strange = [f"{term} is {value}" for term, value in values.items() if not math.isfinite(value)]
-    return f"{name}: the term {strange[0]}" if strange else f"{name}: every term is finite, but not the gradient"
+    for term, value in values.items():
+        if not math.isfinite(value):
+            return f"{name}: the term {term} is {value}"
+    return f"{name}: every term is finite, but not the gradient"

@@ -1,8 +1,8 @@
-"""What the training loop and a model know of each other: samples go in, losses by name come out.
+"""What a model implements for the training loop.
 
-A model is a *detector* (what is needed to score, and is served) and a *learner* (the detector with everything else that
-training needs: further players, optimisers, losses). Both take samples, float32 in [-1, 1]: pictures (N, C, S, S) or rows of a
-table (N, D), whose values may leave that range where test data does.
+A model is a *detector*, the network that scores samples and is exported, and a *learner*: the detector with all that training
+adds, such as further networks, optimisers and losses. Both take samples, float32 in [-1, 1]: images (N, C, S, S) or rows of a
+table (N, D), whose values may leave that range in test data.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,13 +19,13 @@ Shape = tuple[int, ...]
 """Of one sample: (C, S, S) or (D,)."""
 
 NORMAL = 1.0
-"""Label of a sample that is normal, or of which nothing is known."""
+"""Label of normal and of unlabelled samples."""
 ANOMALY = -1.0
-"""Label of a sample that somebody marked as anomalous."""
+"""Label of a labelled anomaly."""
 
 
 class Batch(NamedTuple):
-    """What a learner is given at a time."""
+    """Training samples with their labels."""
 
     samples: Tensor
     """float32 (N, *Shape)."""
@@ -34,25 +34,22 @@ class Batch(NamedTuple):
 
 
 class Detector(nn.Module):
-    """A network that scores samples; what a bundle carries.
-
-    Scores depend on one sample alone: in eval mode nothing is shared between the samples of a batch.
-    """
+    """A network that scores samples. In eval mode the score of a sample does not depend on the rest of its batch."""
 
     def forward(self, samples: Tensor) -> Tensor:
-        """The model's own score (N,), higher for stranger samples."""
+        """The model's own score (N,), higher for more anomalous samples."""
         raise NotImplementedError
 
     def scores(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """Every score that the model knows, (N,) each, by name; the model's own comes first."""
+        """All scores of the model by name, (N,) each, its own score first."""
         raise NotImplementedError
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        """What the model makes of samples, in their shape."""
+        """The model's reconstruction of samples, in their shape."""
         raise NotImplementedError
 
     def fit_scale(self, normals: Tensor) -> None:
-        """After training, in eval mode: take the scale of the scores from normal samples. Most models need none."""
+        """Fit the scale of the scores to normal samples, after training and in eval mode. Most models need none."""
 
 
 class Learner(Protocol):
@@ -60,45 +57,44 @@ class Learner(Protocol):
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """Everything with weights, by name; the detector's are under ``detector``."""
+        """All modules with weights, by name; the detector is ``detector``."""
         ...
 
     @property
     def optimisers(self) -> Mapping[str, Optimizer]:
-        """Every optimiser, by name."""
+        """All optimisers, by name."""
         ...
 
     def rate_factor(self, share: float) -> float:
-        """What learning rates are multiplied by when ``share``, 0 to 1, of the run is over."""
+        """The learning rate schedule: a factor of all learning rates, by the share of the run that is done, 0 to 1."""
         ...
 
     def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
-        """Learn from one batch; the losses before the step by term, scalars, detached.
+        """Train on one batch and return the loss terms before the update, detached scalars by name.
 
-        Every update goes through ``context.update`` and every random number through ``context``, so that processes that
-        share a batch do what one would.
+        Updates and random numbers come from ``context``, so that several processes compute what one would.
         """
         ...
 
     def validation_loss(self, samples: Tensor) -> Tensor:
-        """What training makes small, of normal samples, scalar; in eval mode, without chance and without the other players."""
+        """The loss of normal samples, a scalar: in eval mode, deterministic, and of the detector alone."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to make a model of one kind; every model file has one."""
+    """The factory functions of one kind of model."""
 
     kind: str
     configure: Callable[[Mapping[str, Any]], Any]
-    """Settings to a frozen configuration (pydantic): all that is needed to build the detector, stored in bundles."""
+    """Settings to a validated configuration (pydantic), from which the detector is built; bundles contain it."""
     detector: Callable[[Any, Shape], Detector]
-    """Configuration and shape of the samples to a detector, not yet trained."""
+    """Configuration and sample shape to an untrained detector."""
     learner: Callable[[Any, Any], Learner]
-    """Detector and configuration to a learner: other players and optimisers; everything initialised."""
+    """Detector and configuration to a learner; initialises all weights."""
 
 
 class Settings(BaseModel):
-    """Base of every model's configuration."""
+    """Base of the configurations of all models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

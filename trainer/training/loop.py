@@ -1,7 +1,7 @@
-"""The training loop, top to bottom: samples in, a learner that has learned out. It knows no model and no footage.
+"""The training loop. It knows neither the models nor the footage.
 
-A run is its seed: which samples a step sees and every random number in it follow from the seed and the number of the step
-alone. So a run that goes on from a checkpoint throws the same dice, and on a CPU ends with the same bits.
+Which samples a step sees, and every random number in it, follow from the seed and the number of the step alone. So resumed CPU
+runs are bit-identical to uninterrupted ones.
 """
 
 import math
@@ -19,23 +19,23 @@ from trainer.errors import TrainingDiverged
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch, Learner
 
-_STEPS_A_SEED = 1_000_000_007
-VALIDATION_BATCH = 64
+_SEED_STRIDE = 1_000_000_007  # random seeds of run ``seed`` start at ``seed * _SEED_STRIDE``, so that runs share none
+_VALIDATION_BATCH = 64
 
 
 class Samples(Protocol):
-    """What there is to learn from."""
+    """The training samples of a run."""
 
     def __len__(self) -> int: ...
 
     def draw(self, numbers: Tensor) -> Batch:
-        """The samples with these numbers, int64 (N,); chance is allowed, it is seeded by the loop."""
+        """The samples with these indices, int64 (N,). They may be random: the loop seeds torch's generator before every step."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSamples:
-    """Samples that are all in memory: float (N, ...) and labels (N,)."""
+    """Training samples in memory: float (N, ...) and labels (N,)."""
 
     samples: Tensor
     labels: Tensor
@@ -44,23 +44,22 @@ class TensorSamples:
         return len(self.samples)
 
     def draw(self, numbers: Tensor) -> Batch:
-        """See :class:`Samples`."""
         return Batch(self.samples[numbers], self.labels[numbers])
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a run learns from, and the normal samples, (N, ...), kept apart for validation; None: no validation."""
+    """Training samples, and held-out normal samples (N, ...); without those the run is not validated."""
 
     samples: Samples
     validation: Tensor | None = None
-    ahead: bool = False
-    """Whether samples follow from their numbers alone, so that the next ones can be drawn while these are learned from."""
+    prefetch: bool = False
+    """Draw the next batch during a step. Only for samples that depend on nothing but their indices."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """How long and how a run learns. It ends with its steps or its time, whichever comes first."""
+    """The length of a run. It ends after its steps or its time, whichever comes first."""
 
     seed: int
     batch: int
@@ -68,7 +67,8 @@ class LoopSettings:
     max_minutes: float = math.inf
     validate_every_steps: int = 100
     patience: int | None = None
-    """Validations in a row without a smaller loss after which the run ends; the weights of the best one are kept."""
+    """Early stopping: validations in a row without a smaller loss before the run ends. Then the best weights are kept, not the
+    last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,73 +78,73 @@ class Progress:
     step: int = 0
     elapsed_s: float = 0.0
     best_loss: float = math.inf
+    """The smallest validation loss."""
     best_step: int = 0
-    stale: int = 0
+    stale_validations: int = 0
     """Validations since the best one."""
 
-    def validated(self, loss: float) -> "Progress":
-        """The progress after a validation."""
+    def after_validation(self, loss: float) -> "Progress":
+        """The progress after a validation with this loss."""
         if loss < self.best_loss:
-            return replace(self, best_loss=loss, best_step=self.step, stale=0)
-        return replace(self, stale=self.stale + 1)
+            return replace(self, best_loss=loss, best_step=self.step, stale_validations=0)
+        return replace(self, stale_validations=self.stale_validations + 1)
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a run stands: with the learner's own state all that there is to go on from."""
+    """What a run needs to resume, besides the learner's weights and optimisers."""
 
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
-    """The detector's state at the best validation; empty before the first."""
+    """The detector's state dict at the best validation; empty before the first one and without early stopping."""
 
 
 class Callback:
-    """What accompanies a run: shows it, writes it down, keeps checkpoints. This one does nothing."""
+    """Hooks into a run, for progress display, logs and checkpoints. These do nothing."""
 
     def resume(self, learner: Learner) -> TrainingState:
-        """Put ``learner`` where an earlier run stopped, if there was one."""
+        """Called first: load the checkpoint of an interrupted run into ``learner``, if there is one."""
         return TrainingState()
 
     def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
-        """Told after every step."""
+        """Called after every step, with the loss terms of the step by name."""
 
     def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
-        """Told after every validation."""
+        """Called after every validation, before ``on_step_end``."""
 
     def close(self) -> None:
-        """Told when the run is over, or has failed."""
+        """Called when the run has ended or failed."""
 
     def last_checkpoint(self) -> str:
-        """Where a diverged run can be taken up again, in words."""
+        """Tell the user from which checkpoint a diverged run can resume, as the end of an error message."""
         return "no checkpoint was kept"
 
 
 def run_loop(
     learner: Learner, data: TrainingData, settings: LoopSettings, context: DistributedContext, callback: Callback
 ) -> Progress:
-    """Train ``learner`` until steps, time or patience are used up; it is left with its best validated weights, if any.
+    """Train ``learner`` until steps, time or patience are used up. With early stopping it ends with its best weights.
 
     Raises:
-        TrainingDiverged: a loss or a gradient is no longer finite; names step, term and last good checkpoint.
+        TrainingDiverged: a loss or a gradient is not finite; names step, term and last checkpoint.
     """
     rates = {name: [group["lr"] for group in optimiser.param_groups] for name, optimiser in learner.optimisers.items()}
     state = callback.resume(learner)
-    order = _Order(len(data.samples), settings, context.count)
     started_s = time.monotonic() - state.progress.elapsed_s
-    with closing(_Drawing(data, order)) as drawing:
-        while _goes_on(settings, state.progress):
-            progress = state.progress
-            torch.manual_seed(settings.seed * _STEPS_A_SEED + progress.step)
-            share = share_done(settings, progress)
+    with closing(_BatchLoader(data, settings, context.world_size)) as loader:
+        while not _is_over(settings, state.progress):
+            step, share = state.progress.step, share_done(settings, state.progress)
+            torch.manual_seed(settings.seed * _SEED_STRIDE + step)
             _set_rates(learner, rates, learner.rate_factor(share))
             try:
-                losses = _learn(learner, drawing.take(progress.step), share, context)
+                losses = _train_step(learner, loader.load(step), share, context)
             except TrainingDiverged as error:
-                raise TrainingDiverged(f"step {progress.step}: {error}; {callback.last_checkpoint()}") from error
-            state.progress = replace(progress, step=progress.step + 1, elapsed_s=context.broadcast(time.monotonic() - started_s))
+                raise TrainingDiverged(f"step {step}: {error}; {callback.last_checkpoint()}") from error
+            elapsed_s = context.broadcast(time.monotonic() - started_s)
+            state.progress = replace(state.progress, step=step + 1, elapsed_s=elapsed_s)
             if data.validation is not None and state.progress.step % settings.validate_every_steps == 0:
                 loss = context.broadcast(validation_loss(learner, data.validation, context.device))
-                _validated(learner, state, loss, keep_best=settings.patience is not None)
+                _record_validation(learner, state, loss, keep_best=settings.patience is not None)
                 callback.on_validation_end(learner, state, loss)
             callback.on_step_end(learner, state, losses)
     if state.best:
@@ -153,77 +153,57 @@ def run_loop(
 
 
 def share_done(settings: LoopSettings, progress: Progress) -> float:
-    """The part of a run that is over, 0 to 1."""
+    """The share of a run that is done, 0 to 1."""
     by_step = progress.step / settings.steps if settings.steps else 0.0
     return min(1.0, max(by_step, progress.elapsed_s / (settings.max_minutes * 60)))
 
 
-def steps_of(epochs: float, samples: int, batch: int) -> int:
-    """Steps that go ``epochs`` times through ``samples``."""
-    return max(1, round(epochs * max(1, samples // batch)))
-
-
 def validation_loss(learner: Learner, validation: Tensor, device: torch.device) -> float:
-    """The learner's loss of normal samples (N, ...) that it does not learn from."""
-    parts = torch.split(validation, VALIDATION_BATCH)
+    """The learner's mean loss over held-out normal samples (N, ...)."""
+    parts = torch.split(validation, _VALIDATION_BATCH)
     with torch.no_grad():
         losses = [float(learner.validation_loss(part.to(device).float())) * len(part) for part in parts]
     return sum(losses) / len(validation)
 
 
-class _Order:
-    """Which samples each step sees: a new order every epoch, the odd samples at its end left out."""
+class _BatchLoader:
+    """Loads the batch of each step. Samples are shuffled every epoch; those left over at its end are not used."""
 
-    def __init__(self, count: int, settings: LoopSettings, processes: int) -> None:
+    def __init__(self, data: TrainingData, settings: LoopSettings, processes: int) -> None:
         # Every process gets an equal part, so that the mean of their gradients is the gradient of the mean.
-        self._batch = max(1, min(settings.batch, count) // processes) * processes
-        self._count, self._seed = count, settings.seed
-        self._epoch = -1
-        self._numbers = torch.empty(0, dtype=torch.int64)
-
-    def numbers(self, step: int) -> Tensor:
-        """Numbers of the samples of one step, for all processes."""
-        epoch, place = divmod(step, max(1, self._count // self._batch))
-        if epoch != self._epoch:
-            chance = torch.Generator().manual_seed(self._seed * _STEPS_A_SEED + epoch)
-            self._epoch, self._numbers = epoch, torch.randperm(self._count, generator=chance)
-        return self._numbers[place * self._batch : (place + 1) * self._batch]
-
-
-class _Drawing:
-    """Draws the samples of each step; those of the next one by another thread meanwhile, where nothing depends on when.
-
-    That thread takes the place of one of torch's: more threads than cores wait for each other at every layer.
-    """
-
-    def __init__(self, data: TrainingData, order: _Order) -> None:
-        self._samples, self._order = data.samples, order
-        self._pool = ThreadPoolExecutor(1) if data.ahead else None
+        self._batch = max(1, min(settings.batch, len(data.samples)) // processes) * processes
+        self._samples, self._seed = data.samples, settings.seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._pool = ThreadPoolExecutor(1) if data.prefetch else None
+        self._next: Future[Batch] | None = None
         self._threads = torch.get_num_threads()
-        if self._pool:
+        if self._pool:  # with more threads than cores, torch's threads wait for each other at every layer
             torch.set_num_threads(max(1, self._threads - 1))
-        self._next: tuple[int, Future[Batch]] | None = None
 
-    def take(self, step: int) -> Batch:
-        """The samples of one step."""
-        drawn = self._next[1].result() if self._next and self._next[0] == step else self._draw(step)
+    def load(self, step: int) -> Batch:
+        """The batch of one step, for all processes; steps come in order."""
+        batch = self._next.result() if self._next else self._samples.draw(self._indices(step))
         if self._pool:
-            self._next = step + 1, self._pool.submit(self._samples.draw, self._order.numbers(step + 1))
-        return drawn
+            self._next = self._pool.submit(self._samples.draw, self._indices(step + 1))
+        return batch
 
     def close(self) -> None:
-        """Draw no further."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self._threads)
 
-    def _draw(self, step: int) -> Batch:
-        return self._samples.draw(self._order.numbers(step))
+    def _indices(self, step: int) -> Tensor:
+        count = len(self._samples)
+        epoch, place = divmod(step, max(1, count // self._batch))
+        if epoch != self._epoch:
+            rng = torch.Generator().manual_seed(self._seed * _SEED_STRIDE + epoch)
+            self._epoch, self._order = epoch, torch.randperm(count, generator=rng)
+        return self._order[place * self._batch : (place + 1) * self._batch]
 
 
-def _goes_on(settings: LoopSettings, progress: Progress) -> bool:
-    patient = settings.patience is None or progress.stale < settings.patience
-    return patient and share_done(settings, progress) < 1.0
+def _is_over(settings: LoopSettings, progress: Progress) -> bool:
+    out_of_patience = settings.patience is not None and progress.stale_validations >= settings.patience
+    return out_of_patience or share_done(settings, progress) >= 1.0
 
 
 def _set_rates(learner: Learner, rates: Mapping[str, list[float]], factor: float) -> None:
@@ -232,18 +212,18 @@ def _set_rates(learner: Learner, rates: Mapping[str, list[float]], factor: float
             group["lr"] = rate * factor
 
 
-def _learn(learner: Learner, drawn: Batch, share: float, context: DistributedContext) -> dict[str, float]:
-    samples, labels = (context.local_part(part).to(context.device).float() for part in drawn)
+def _train_step(learner: Learner, batch: Batch, share: float, context: DistributedContext) -> dict[str, float]:
+    samples, labels = (context.local_part(part).to(context.device).float() for part in batch)
     with context.autocast():
         losses = learner.learn(Batch(samples, labels), share, context)
-    found = {name: float(value) for name, value in losses.items()}
-    for name, value in found.items():
+    values = {name: float(value) for name, value in losses.items()}
+    for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingDiverged(f"the {name} loss is {value}")
-    return found
+    return values
 
 
-def _validated(learner: Learner, state: TrainingState, loss: float, *, keep_best: bool) -> None:
-    state.progress = state.progress.validated(loss)
-    if keep_best and state.progress.stale == 0:
+def _record_validation(learner: Learner, state: TrainingState, loss: float, *, keep_best: bool) -> None:
+    state.progress = state.progress.after_validation(loss)
+    if keep_best and state.progress.stale_validations == 0:
         state.best = {name: value.clone() for name, value in learner.modules["detector"].state_dict().items()}

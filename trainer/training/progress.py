@@ -1,4 +1,4 @@
-"""What training says on the screen."""
+"""Progress bars and messages of training on the screen."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ _PROBLEMS_SHOWN = 5
 
 
 class TrainingBar:
-    """A bar from 0 to the end of the time or step budget, whichever is nearer, with time left and the losses of the last step."""
+    """A bar over the time or step budget of a run, whichever ends first, with the time left and the losses of the last step."""
 
     def __init__(self, console: Console, settings: LoopSettings, name: str) -> None:
         self._settings = settings
@@ -33,12 +33,12 @@ class TrainingBar:
         self._task = self._bar.add_task(name, total=1.0, losses="")
 
     def start(self, progress: Progress) -> None:
-        """Show the bar, at where the run stands."""
+        """Show the bar at the progress of a resumed run."""
         self._bar.update(self._task, completed=share_done(self._settings, progress))
         self._bar.start()
 
-    def show(self, progress: Progress, losses: Mapping[str, float]) -> None:
-        """Move the bar on."""
+    def update(self, progress: Progress, losses: Mapping[str, float]) -> None:
+        """Show the progress after a step."""
         text = " ".join(f"{name[:3]} {value:.4f}" for name, value in losses.items())
         self._bar.update(self._task, completed=share_done(self._settings, progress), losses=f"step {progress.step} {text}")
 
@@ -49,17 +49,15 @@ class TrainingBar:
 
 @contextmanager
 def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, for work of ``total`` parts; gives what moves it on by so many."""
-    # An unknown total shows as a bar that runs to and fro.
-    with bars.Progress(
-        bars.TextColumn(what), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn(), console=console
-    ) as bar:
-        task = bar.add_task(what, total=total or None)
+    """A bar with the time left for ``total`` parts of work; yields the function that advances it by a number of parts."""
+    columns = (bars.TextColumn(what), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total or None)  # without a total the bar pulses
         yield partial(bar.advance, task)
 
 
 def print_unreadable_frames(console: Console, footage: Footage) -> None:
-    """Name unreadable frames; silent about clips that are whole."""
+    """Name the first unreadable frames of a clip, if there are any."""
     if not footage.problems:
         return
     console.print(f"{footage.name}: {len(footage.problems)} of {footage.total} frames unreadable, skipped:")
@@ -67,57 +65,47 @@ def print_unreadable_frames(console: Console, footage: Footage) -> None:
         console.print(f"  {problem}", markup=False, highlight=False)
 
 
-def print_unreadable_total(console: Console, footage: list[Footage]) -> int:
-    """Count the frames that were skipped over all clips; silent where there are none."""
-    count = sum(len(clip.problems) for clip in footage)
-    if count:
-        console.print(f"{count} unreadable frames skipped in all; the bundle's metrics say so, too")
-    return count
-
-
 def print_split(console: Console, split: Split, spec: ClipSpec) -> None:
-    """Say what is learned from and what is held out."""
-    fit, held_out = (sum(len(video.frames) for video in part) for part in (split.train, split.validation))
+    """Print the sizes of the training and held-out footage, and the shape of clips."""
+    train, held_out, set_aside = (
+        sum(len(video.frames) for video in part) for part in (split.train, split.validation, split.holdout)
+    )
     names = ", ".join(video.name for video in split.validation)
     console.print(
-        f"{fit} frames of {len(split.train)} videos to learn from, {held_out} held out ({names}){_aside(split)}; "
+        f"{train} frames of {len(split.train)} videos to train on, {held_out} held out ({names})"
+        f"{f', the last {set_aside} set aside' if set_aside else ''}; "
         f"clips of {spec.length} frames, {spec.width_px} x {spec.height_px}, {spec.colour}",
         highlight=False,
     )
 
 
-def print_feedback(console: Console, marked: Sequence[AnnotatedClip]) -> None:
-    """Say what operators marked; silent where they marked nothing."""
-    if not marked:
+def print_feedback(console: Console, annotated: Sequence[AnnotatedClip]) -> None:
+    """Print how much operators annotated, if anything."""
+    if not annotated:
         return
-    kinds = {kind: [mark for mark in marked if mark.anomalous is (kind == ANOMALY)] for kind in (ANOMALY, NORMAL)}
-    said = ", ".join(
-        f"{len(marks)} stretches of {sum(mark.last - mark.first + 1 for mark in marks)} frames marked {kind}"
-        for kind, marks in kinds.items()
-    )
-    console.print(f"feedback: {said}", highlight=False)
-
-
-def _aside(split: Split) -> str:
-    frames = sum(len(video.frames) for video in split.holdout)
-    return f", the last {frames} set aside" if frames else ""
+    parts = []
+    for kind in (ANOMALY, NORMAL):
+        clips = [clip for clip in annotated if clip.anomalous is (kind == ANOMALY)]
+        frames = sum(clip.last - clip.first + 1 for clip in clips)
+        parts.append(f"{len(clips)} stretches of {frames} frames marked {kind}")
+    console.print(f"feedback: {', '.join(parts)}", highlight=False)
 
 
 def print_resumed(console: Console, folder: Path, progress: Progress | None) -> None:
-    """Say whether a checkpoint was gone on from."""
+    """Print from where training resumes; None: it starts."""
     if progress is not None:
-        console.print(f"going on from step {progress.step} after {progress.elapsed_s:.0f} s (checkpoint in {folder})")
+        console.print(f"resumed at step {progress.step} after {progress.elapsed_s:.0f} s (checkpoint in {folder})")
     else:
-        console.print(f"checkpoints go to {folder}; after an interruption the same command goes on from there")
+        console.print(f"checkpoints go to {folder}; after an interruption the same command resumes from there")
 
 
 def print_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
-    """Say why training ended, and which weights are kept."""
-    if settings.patience is None:  # whose rate falls to nothing: the last weights are the ones to keep
+    """Print why training ended, and which weights are kept."""
+    if settings.patience is None:  # the learning rate decays to nothing, and the last weights are kept
         console.print(f"{progress.step} steps")
         return
-    if progress.stale >= settings.patience:
-        console.print(f"stopped early: no smaller loss of held-out footage in {progress.stale} validations")
+    if progress.stale_validations >= settings.patience:
+        console.print(f"stopped early: no smaller loss of held-out footage in {progress.stale_validations} validations")
     if progress.best_step:
         console.print(
             f"{progress.step} steps; the weights of step {progress.best_step} are kept, where held-out footage had the "

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from tests.harness.toy_model import ToyLearner
+from trainer.errors import TrainingDiverged
 from trainer.models.registry import RECIPES, recipe
 from trainer.training.distributed import DistributedContext
 from trainer.training.loop import Callback, LoopSettings, TensorSamples, TrainingData, run_loop
@@ -8,18 +10,18 @@ from trainer.training.loop import Callback, LoopSettings, TensorSamples, Trainin
 SMALL = {"ganomaly": {"width": 4, "latent": 6}, "ama": {"critic_width": 4, "generator_width": 4}, "esad": {}}
 
 
-def test_one_process_has_all_of_a_batch_and_the_random_numbers_of_the_seed(alone):
+def test_single_process(alone):
     values = torch.arange(6)
-    assert (alone.rank, alone.count) == (0, 1)
+    assert (alone.rank, alone.world_size) == (0, 1)
     assert torch.equal(alone.local_part(values), values)
     torch.manual_seed(3)
-    found = alone.rand(4, 2), alone.randn(2)
+    uniform, normal = alone.rand(4, 2), alone.randn(2)
     torch.manual_seed(3)
-    assert torch.equal(found[0], torch.rand(4, 2))
-    assert torch.equal(found[1], torch.randn(2))
+    assert torch.equal(uniform, torch.rand(4, 2))
+    assert torch.equal(normal, torch.randn(2))
 
 
-def test_an_update_moves_the_named_parameters_alone_down_the_sum_of_the_terms(alone):
+def test_update_of_given_parameters(alone):
     moved, left = (torch.nn.Parameter(torch.tensor([1.0])) for _ in range(2))
     optimiser = torch.optim.SGD([moved, left], lr=0.1)
     alone.update("player", optimiser, {"one": (moved * left * 2).sum(), "other": moved.square().sum()}, [moved])
@@ -27,8 +29,16 @@ def test_an_update_moves_the_named_parameters_alone_down_the_sum_of_the_terms(al
     assert left.tolist() == [1.0]
 
 
+def test_update_rejects_infinite_gradient(alone):
+    learner = ToyLearner()
+    weight = learner.detector.body[0].weight
+    terms = {"kinked": (weight.sum() * 0 + torch.zeros(())).sqrt()}  # 0, with an infinite slope
+    with pytest.raises(TrainingDiverged, match="every term is finite, but not the gradient"):
+        alone.update("detector", learner.optimisers["detector"], terms, [weight])
+
+
 @pytest.mark.parametrize("model", RECIPES)
-def test_every_model_learns_in_bfloat16_with_weights_that_stay_in_float32(model):
+def test_every_model_trains_in_bfloat16(model):
     context = DistributedContext("bf16", accelerator="cpu")
     torch.manual_seed(0)
     config = recipe(model).configure(SMALL[model])

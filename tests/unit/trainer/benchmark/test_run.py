@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy.io import savemat
 from torch import Tensor, nn
-from trainer.benchmark.run.protocols import DATASETS, Choice, OneClass, Part, Run, Table, TableTrial, runs
-from trainer.benchmark.run.report import own_figure, report, run_line, summary, table
-from trainer.benchmark.run.results import Finished, RunFile, processes_for
 
 import trainer.benchmark.run
 from deploy.errors import ConfigError
+from trainer.benchmark.protocols import DATASETS, Choice, OneClass, Part, Run, Table, TableTrial, runs
+from trainer.benchmark.report import own_figure, report, run_line, summary, table
+from trainer.benchmark.results import Finished, RunFile, processes_for
 from trainer.benchmark.run import (
     BENCHMARK_SETTINGS,
     BenchmarkSettings,
@@ -68,7 +68,7 @@ class PlainLearner:
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Recipe("plain", PlainConfig.model_validate, Plain, PlainLearner)
-    monkeypatch.setattr(trainer.benchmark, "recipe", lambda _: made)
+    monkeypatch.setattr(trainer.benchmark.run, "recipe", lambda _: made)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
             except TrainingDiverged as error:
                 take(job, error)
 
-    monkeypatch.setattr(trainer.benchmark, "side_by_side", one_by_one)
+    monkeypatch.setattr(trainer.benchmark.run, "side_by_side", one_by_one)
 
 
 def line_and_outliers(seed: int = 0) -> np.ndarray:
@@ -152,7 +152,7 @@ def test_the_test_part_is_not_touched_before_training_is_over():
 @pytest.mark.usefixtures("plain")
 def test_what_is_learned_is_the_same_when_the_test_part_is_garbage(folder):
     job = grid(folder)[0]
-    values, known = line_and_outliers(), trainer.benchmark_data.read_table(folder, "one").known
+    values, known = line_and_outliers(), trainer.benchmark.data.read_table(folder, "one").known
     rows = job.run.case.rows(known, 0)
     garbage = values.copy()
     garbage[np.concatenate([rows.test_normals, rows.test_anomalies])] = 1e6
@@ -253,7 +253,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(folder, tmp_path, monk
             raise TrainingDiverged("step 3: the loss is nan")
         return train(model, settings, seed, part)
 
-    monkeypatch.setattr(trainer.benchmark, "train", sometimes)
+    monkeypatch.setattr(trainer.benchmark.run, "train", sometimes)
     jobs, notes = grid(folder, "one", seeds=3), Notes()
     outcome = benchmark(jobs, tmp_path / "runs.jsonl", 1, notes)
     assert [run for run, _ in notes.wrong] == list(outcome.failed) == [jobs[1].run]
@@ -264,7 +264,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on(folder, tmp_path, monk
 
 @pytest.mark.usefixtures("plain", "in_one_process")
 def test_data_that_are_missing_are_told_before_anything_is_trained(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.benchmark, "train", pytest.fail)
+    monkeypatch.setattr(trainer.benchmark.run, "train", pytest.fail)
     with pytest.raises(BadDataset, match=r"three\.mat"):
         benchmark(grid(folder, "one", "three"), tmp_path / "runs.jsonl", 1, Notes())
 
