@@ -191,7 +191,7 @@ def test_unreadable_frames_are_named_skipped_and_counted(data, tmp_path):
     said = " ".join(screen.file.getvalue().split())
     assert "one: 2 of 120 frames unreadable, skipped" in said
     assert "005.jpg" in said
-    assert "2 unreadable frames skipped in all" in said
+    assert "2 unreadable frames skipped in total" in said
     assert bundle.manifest.metrics["unreadable_frames"] == 2
     assert bundle.manifest.metrics["validation_loss"] is None  # two steps are too few for one
 

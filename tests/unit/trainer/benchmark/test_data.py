@@ -1,16 +1,12 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
+from tests.harness.replay import DATA
 from trainer.benchmark.data import read_pictures, read_table
 from trainer.benchmark.protocols import TABLES
 from trainer.errors import BadDataset
-
-DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[5] / "shared" / "data"))
 
 IMAGES, CLASSES = np.arange(20, dtype=np.uint8).repeat(28 * 28).reshape(20, 28, 28), np.arange(20, dtype=np.uint8) % 10
 ARRAYS = {"x_train": IMAGES, "y_train": CLASSES, "x_test": IMAGES[10:], "y_test": CLASSES[10:]}
