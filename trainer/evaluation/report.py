@@ -1,12 +1,11 @@
 """``evaluate --report``: one HTML file that holds its images and needs no network."""
 
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -16,14 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
-from deploy.bundle import Calibration
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
 from trainer.evaluation.event_metrics import ClipEvents
 from trainer.evaluation.metrics import Roc, fill, frame_roc
-from trainer.evaluation.mistakes import Image, Mistake, colour_scale, mistake_images, worst_false_alarms, worst_misses
+from trainer.evaluation.mistakes import Image, colour_scale, mistake_images, worst_false_alarms, worst_misses
 from trainer.evaluation.result import Evaluation
 from trainer.evaluation.summary import figure, headlines, interval, rate
 
@@ -38,30 +36,6 @@ _MODEL_COLOUR = "#1f5fbf"
 _BASELINE_COLOURS = ("#8a8a8a", "#c08a2a", "#2a8a5a")
 _TRUTH_COLOUR = "#d9534f"
 _MARGIN = 0.06
-
-
-class MistakeCard(NamedTuple):
-    """A mistake as the page shows it."""
-
-    image: str
-    clip: str
-    frame: int
-    score: str
-    height: str
-    """Of the score: 0 is the median of normal scores, 1 the threshold."""
-    stretch: str
-    wrong: bool
-
-
-class ClipRow(NamedTuple):
-    """A clip as the page shows it."""
-
-    name: str
-    frames: int
-    anomalous: int
-    auc: str
-    events: str
-    chart: str
 
 
 def prepare_folder(folder: Path) -> None:
@@ -83,12 +57,24 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
         OddsightError: the engine or the footage is no longer available.
         ConfigError: the folder cannot be written to.
     """
-    model, bundle = evaluation.model, evaluation.bundle
-    inputs = (model.output.scores, evaluation.labels, bundle.calibration.enter, bundle.spec.fps)
+    model, calibration, fps = evaluation.model, evaluation.bundle.calibration, evaluation.bundle.spec.fps
+    inputs = (model.output.scores, evaluation.labels, calibration.enter, fps)
     misses, false_alarms = worst_misses(*inputs)[:MAX_IMAGES], worst_false_alarms(*inputs)[:MAX_IMAGES]
-    with screen.status("scoring the worst mistakes again"):
-        cards = _mistake_cards(evaluation, [*misses, *false_alarms])
-    page = _render(evaluation, cards[: len(misses)], cards[len(misses) :])
+    with (
+        screen.status("scoring the worst mistakes again"),
+        closing(load_engine(evaluation.bundle, EngineRequest(evaluation.engine))) as engine,
+    ):
+        images = mistake_images(engine, evaluation.clips, [*misses, *false_alarms], calibration)
+    mistakes = [*zip([*misses, *false_alarms], map(_jpeg, images), strict=True)]
+    page = _render(
+        evaluation=evaluation,
+        headlines=list(headlines(evaluation)),
+        roc=_roc(evaluation),
+        timelines=_timelines(evaluation),
+        misses=mistakes[: len(misses)],
+        false_alarms=mistakes[len(misses) :],
+        scale=_jpeg(colour_scale(calibration)),
+    )
     path = folder / PAGE_NAME
     try:
         path.write_text(page, encoding="utf-8")
@@ -97,58 +83,11 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
     return path
 
 
-def _render(evaluation: Evaluation, misses: Sequence[MistakeCard], false_alarms: Sequence[MistakeCard]) -> str:
+def _render(**values: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("trainer.evaluation").joinpath(_TEMPLATE_NAME).read_text(encoding="utf-8"))
-    return template.render(
-        evaluation=evaluation,
-        headlines=list(headlines(evaluation)),
-        figure=figure,
-        interval=interval,
-        rate=rate,
-        roc=_roc(evaluation),
-        clips=list(_clip_rows(evaluation)),
-        misses=misses,
-        false_alarms=false_alarms,
-        scale=_jpeg(colour_scale(evaluation.bundle.calibration)),
-    )
-
-
-def _mistake_cards(evaluation: Evaluation, mistakes: Sequence[Mistake]) -> list[MistakeCard]:
-    calibration = evaluation.bundle.calibration
-    with closing(load_engine(evaluation.bundle, EngineRequest(evaluation.engine))) as engine:
-        images = mistake_images(engine, evaluation.clips, mistakes, calibration)
-    return [_mistake_card(mistake, image, calibration) for mistake, image in zip(mistakes, images, strict=True)]
-
-
-def _mistake_card(mistake: Mistake, image: Image, calibration: Calibration) -> MistakeCard:
-    height = (mistake.score - calibration.median) / (calibration.enter - calibration.median)
-    first, last = mistake.first_frame, mistake.last_frame
-    return MistakeCard(
-        image=_jpeg(image),
-        clip=mistake.clip,
-        frame=mistake.frame,
-        score=f"{mistake.score:.3g}",
-        height=f"{height:.2f}",
-        stretch=f"frames {first} to {last}" if last > first else f"frame {first}",
-        wrong=mistake.wrong,
-    )
-
-
-def _clip_rows(evaluation: Evaluation) -> Iterator[ClipRow]:
-    model, calibration = evaluation.model, evaluation.bundle.calibration
-    filled = np.concatenate(list(fill(model.output.scores, model.output.normal.median).values()))
-    span = (float(filled.min()), max(calibration.enter, float(filled.max())))
-    for name, labels in evaluation.labels.items():
-        events = model.clip_events[name]
-        yield ClipRow(
-            name=name,
-            frames=len(labels),
-            anomalous=int(labels.sum()),
-            auc=figure(model.streaming.clip_auc.get(name), 3),
-            events=f"{events.found} of {len(events.true)} true events found, {events.false} false",
-            chart=_timeline(model.output.scores[name], events, calibration, evaluation.bundle.spec.fps, span),
-        )
+    environment.globals.update(figure=figure, interval=interval, rate=rate)
+    template = files("trainer.evaluation").joinpath(_TEMPLATE_NAME).read_text(encoding="utf-8")
+    return environment.from_string(template).render(values)
 
 
 # --- Charts. No text from disk enters them: matplotlib would read a ``$`` in a clip's name as a formula.
@@ -174,16 +113,23 @@ def _roc(evaluation: Evaluation) -> str | None:
     return _png(figure)
 
 
-def _timeline(
-    scores: NDArray[np.float32], events: ClipEvents, calibration: Calibration, fps: float, span: tuple[float, float]
-) -> str:
-    """One clip's scores, float32 (frames,), over time; ``span``: lowest and highest score shown, the same for all clips."""
+def _timelines(evaluation: Evaluation) -> dict[str, str]:
+    """A chart of the model's scores over time by clip name, all with the same scale."""
+    output, calibration = evaluation.model.output, evaluation.bundle.calibration
+    filled = np.concatenate(list(fill(output.scores, output.normal.median).values()))
+    low, high = float(filled.min()), max(calibration.enter, float(filled.max()))
+    return {
+        name: _timeline(row, evaluation.model.clip_events[name], calibration.enter, evaluation.bundle.spec.fps, (low, high))
+        for name, row in output.scores.items()
+    }
+
+
+def _timeline(scores: NDArray[np.float32], events: ClipEvents, threshold: float, fps: float, span: tuple[float, float]) -> str:
     figure, axes = _figure(8.4, 1.9)
-    seconds = np.arange(len(scores)) / fps
     for first, last in events.true:
         axes.axvspan(first / fps, (last + 1) / fps, color=_TRUTH_COLOUR, alpha=0.18, linewidth=0)
-    axes.axhline(calibration.enter, color="#444444", linewidth=1.0, linestyle="--")
-    axes.plot(seconds, scores, color=_MODEL_COLOUR, linewidth=1.3)
+    axes.axhline(threshold, color="#444444", linewidth=1.0, linestyle="--")
+    axes.plot(np.arange(len(scores)) / fps, scores, color=_MODEL_COLOUR, linewidth=1.3)
     low, high = span
     margin = (high - low) * _MARGIN or 1.0
     for event in events.announced:

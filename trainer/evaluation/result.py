@@ -143,23 +143,18 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _detector_json(result: DetectorResult) -> dict[str, Any]:
-    normal = result.output.normal
+    normal, regions = result.output.normal, result.output.region_metrics
     return {
         "streaming": asdict(result.streaming),
         "literature": asdict(result.literature),
-        "region_metrics": None if result.output.region_metrics is None else asdict(result.output.region_metrics),
-        "events": None if result.events is None else asdict(result.events),
+        "region_metrics": regions and asdict(regions),
+        "events": result.events and asdict(result.events),
         "clip_events": {name: _event_counts(events) for name, events in result.clip_events.items()},
         "fill_value": normal.median,
-        "calibration": None if normal.calibration is None else normal.calibration.model_dump(),
+        "calibration": normal.calibration and normal.calibration.model_dump(),
     }
 
 
 def _event_counts(events: ClipEvents) -> dict[str, int]:
-    return {
-        "true": len(events.true),
-        "announced": len(events.announced),
-        "found": events.found,
-        "false": events.false,
-        "early": events.early,
-    }
+    counts = {"true": len(events.true), "announced": len(events.announced), "found": events.found}
+    return counts | {"false": events.false, "early": events.early}

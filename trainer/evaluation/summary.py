@@ -1,8 +1,9 @@
 """An evaluation in words and in tables for the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from rich import box
 from rich.table import Table
 
 from trainer.evaluation.event_metrics import EventMetrics
@@ -106,57 +107,63 @@ def _comparison(model_auc: float, name: str, baseline_auc: float) -> Headline:
     )
 
 
+_EVENT_HEADINGS = ("precision", "recall", "F1", "delay\ns", "worst\ns", "false/h", "false/day\nat most")
+
+
 def tables(evaluation: Evaluation) -> Iterator[Table]:
-    """A table with one row per detector, and one with one row per clip."""
-    yield _detector_table(evaluation)
-    yield _clip_table(evaluation)
-
-
-_AUC_HEADINGS = ("frame AUC", "mean clip", "pixel AUC", "RBDC", "TBDC", "literature")
-_EVENT_HEADINGS = ("precision", "recall", "F1", "delay s", "worst s", "false/h", "false/day at most")
-
-
-def _detector_table(evaluation: Evaluation) -> Table:
+    """The detectors' AUCs, their events, and one row per clip."""
     bounds = evaluation.model.streaming.frame_auc_interval
-    caption = None if bounds is None else f"below an AUC: 95 % interval, from resampling the {bounds.clips} clips"
-    table = Table(title=f"{evaluation.frames} frames of {len(evaluation.clips)} clips", caption=caption)
-    table.add_column("")
-    for heading in _AUC_HEADINGS + _EVENT_HEADINGS:
+    legend = "" if bounds is None else "; below an AUC its 95 % interval over resampled clips"
+    yield _table(
+        f"{evaluation.frames} frames of {len(evaluation.clips)} clips{legend}",
+        ("frame AUC", "mean clip", "pixel\nAUC", "RBDC", "TBDC", "literature"),
+        map(_auc_row, evaluation.detectors),
+    )
+    yield _table("events", _EVENT_HEADINGS, map(_event_row, evaluation.detectors))
+    yield _table(
+        "clip by clip: frame AUC (streaming), and the model's events",
+        ("frames", "anomalous", *(result.name for result in evaluation.detectors), "true", "found", "false"),
+        _clip_rows(evaluation),
+    )
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for result in evaluation.detectors:
-        table.add_row(result.name, *_auc_cells(result), *_event_cells(result.events))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _auc_cells(result: DetectorResult) -> list[str]:
+def _auc_row(result: DetectorResult) -> list[str]:
     streaming, regions = result.streaming, result.output.region_metrics
     return [
+        result.name,
         figure(streaming.frame_auc, 4) + interval(streaming.frame_auc_interval, "\n"),
         figure(streaming.mean_clip_auc, 4) + interval(streaming.mean_clip_auc_interval, "\n"),
         figure(streaming.pixel_auc, 4),
-        *([UNDEFINED] * 2 if regions is None else [figure(regions.rbdc, 3), figure(regions.tbdc, 3)]),
+        figure(regions.rbdc if regions else None, 3),
+        figure(regions.tbdc if regions else None, 3),
         figure(result.literature.frame_auc, 4),
     ]
 
 
-def _event_cells(events: EventMetrics | None) -> list[str]:
+def _event_row(result: DetectorResult) -> list[str]:
+    events = result.events
     if events is None:
-        return [UNDEFINED] * len(_EVENT_HEADINGS)
+        return [result.name] + [UNDEFINED] * len(_EVENT_HEADINGS)
     return [
+        result.name,
         *(figure(value, 2) for value in (events.precision, events.recall, events.f1)),
         *(figure(value, 1) for value in (events.median_delay_s, events.worst_delay_s, events.false_per_camera_hour)),
         rate(events.false_per_camera_day_bound),
     ]
 
 
-def _clip_table(evaluation: Evaluation) -> Table:
-    table = Table(title="clip by clip: frame AUC (streaming), and the model's events")
-    table.add_column("clip")
-    for heading in ("frames", "anomalous", *(result.name for result in evaluation.detectors), "true", "found", "false"):
-        table.add_column(heading, justify="right")
+def _clip_rows(evaluation: Evaluation) -> Iterator[list[str]]:
     for name, labels in evaluation.labels.items():
         aucs = [figure(result.streaming.clip_auc.get(name), 3) for result in evaluation.detectors]
         events = evaluation.model.clip_events[name]
-        counts = (len(events.true), events.found, events.false)
-        table.add_row(name, str(len(labels)), str(int(labels.sum())), *aucs, *map(str, counts))
-    return table
+        yield [name, str(len(labels)), str(labels.sum()), *aucs, str(len(events.true)), str(events.found), str(events.false)]
