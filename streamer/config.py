@@ -15,11 +15,9 @@ from deploy.decision import DecisionRule
 from deploy.errors import ConfigError
 
 ENVIRONMENT = {
-    "ODDSIGHT_KAFKA_BOOTSTRAP_SERVERS": ("kafka", "bootstrap_servers"),
-    "ODDSIGHT_KAFKA_USERNAME": ("kafka", "username"),
-    "ODDSIGHT_KAFKA_PASSWORD": ("kafka", "password"),
-    "ODDSIGHT_REDIS_URL": ("redis", "url"),
-    "ODDSIGHT_REDIS_PASSWORD": ("redis", "password"),
+    f"ODDSIGHT_{section}_{key}".upper(): (section, key)
+    for section, keys in {"kafka": ("bootstrap_servers", "username", "password"), "redis": ("url", "password")}.items()
+    for key in keys
 }
 """Environment variable -> setting; overrides the file."""
 

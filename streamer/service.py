@@ -22,7 +22,7 @@ from streamer.monitoring import Health, Metrics, serve_http
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.decode import MessageDecoder
-from streamer.pipeline.loop import Pipeline, Stages
+from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import check_redis, make_redis
 from streamer.redis.progress import RedisProgressStore
@@ -62,7 +62,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     client = stack.enter_context(make_redis(settings.redis))
     check_redis(client)
     ensure_topics(settings.kafka)
-    stages = Stages(
+    pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
@@ -76,7 +76,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         start=settings.kafka.start,
     )
     log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **loaded.engine.describe())
-    return Pipeline(stages)
+    return pipeline
 
 
 def _load_engine(settings: Settings, bundle: Bundle, metrics: Metrics, stack: ExitStack) -> LoadedEngine:

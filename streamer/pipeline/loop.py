@@ -6,7 +6,7 @@ offset, in one atomic step that Redis refuses unless the stored offset is the on
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -36,9 +36,9 @@ class QueuedClip:
     queued_at_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
-    """The parts that the pipeline connects."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class Pipeline:
+    """One consumer of the group, built from its stages. Call :meth:`step` repeatedly, then :meth:`drain` once."""
 
     source: FrameSource
     decoder: MessageDecoder
@@ -54,19 +54,14 @@ class Stages:
     """Where a group without progress begins: ``earliest`` or ``latest``."""
     clock_s: Callable[[], float] = time.monotonic
     wall_clock_s: Callable[[], float] = time.time
+    _partitions: PartitionManager = field(init=False)
+    _commit_at_s: float = field(default=0.0, init=False)
+    _uncommitted: dict[Partition, int] = field(default_factory=dict, init=False)
 
-
-class Pipeline:
-    """One consumer of the group. Call :meth:`step` repeatedly, then :meth:`drain` once."""
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
-        self._metrics = stages.metrics
+    def __post_init__(self) -> None:
         self._partitions = PartitionManager(
-            stages.source, stages.store, stages.clips, stages.start, (stages.metrics, stages.health), stages.clock_s
+            self.source, self.store, self.clips, self.start, self.metrics, self.health, self.clock_s
         )
-        self._commit_at_s = 0.0
-        self._uncommitted: dict[Partition, int] = {}
 
     def step(self) -> None:
         """Poll once and process what arrived; returns after about 0.1 s if nothing does.
@@ -75,9 +70,8 @@ class Pipeline:
             BrokerUnavailable: Kafka refuses this consumer permanently.
             EngineError, DecoderError: the engine or the decoder failed; the progress in Redis is not affected.
         """
-        stages = self._stages
-        stages.health.beat()
-        polled = stages.source.poll(self._poll_timeout_s())
+        self.health.beat()
+        polled = self.source.poll(self._poll_timeout_s())
         for change in polled.changes:
             self._partitions.apply(change)
             if change.kind == "revoked":
@@ -86,25 +80,25 @@ class Pipeline:
             self._add_to_clip(active, frame)
         # Only now: this poll's messages were requested before the change and must not reach the partition's new start.
         self._partitions.start_waiting()
-        while batch := stages.batcher.take(stages.clock_s()):
+        while batch := self.batcher.take(self.clock_s()):
             self._score(batch)
         self._publish()
         self._commit()
 
     def drain(self) -> None:
         """Score and publish what has been read, commit, and leave the group."""
-        while batch := self._stages.batcher.take_all():
+        while batch := self.batcher.take_all():
             self._score(batch)
         self._publish()
         self._commit_at_s = 0.0
         self._commit()
-        self._stages.source.close()
+        self.source.close()
 
     def _poll_timeout_s(self) -> float:
-        deadline_s = self._stages.batcher.deadline_s()
+        deadline_s = self.batcher.deadline_s()
         if deadline_s is None:
             return _POLL_S
-        return min(_POLL_S, max(0.0, deadline_s - self._stages.clock_s()))
+        return min(_POLL_S, max(0.0, deadline_s - self.clock_s()))
 
     def _decode(self, messages: list[FrameMessage]) -> Iterator[tuple[ActivePartition, CameraFrame]]:
         """The frames of the messages that are needed; unusable messages are rejected."""
@@ -116,60 +110,60 @@ class Pipeline:
         ]
         if not needed:
             return
-        with self._metrics.decode_s.time():
-            results = self._stages.decoder.decode([message for _, message in needed])
+        with self.metrics.decode_s.time():
+            results = self.decoder.decode([message for _, message in needed])
         for (active, _), result in zip(needed, results, strict=True):
             if isinstance(result, Rejected):
                 self._reject(active, result)
             else:
-                self._metrics.decoded.labels(result.decoder).inc()
+                self.metrics.decoded.labels(result.decoder).inc()
                 yield active, result
 
     def _reject(self, active: ActivePartition, rejected: Rejected) -> None:
         message = rejected.message
         if active.is_replay(message.offset):
             return
-        self._metrics.rejected.labels(rejected.reason).inc()
-        self._stages.dead_letters.send(rejected)
+        self.metrics.rejected.labels(rejected.reason).inc()
+        self.dead_letters.send(rejected)
         active.offsets.finish(message.offset, None)
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)
 
     def _add_to_clip(self, active: ActivePartition, frame: CameraFrame) -> None:
         """Add a frame to its camera's clip, and queue the clip if it is to be scored."""
-        stages, info = self._stages, frame.info
-        clip = stages.clips.push(frame)
-        full = stages.clips.is_full(clip)
+        info = frame.info
+        clip = self.clips.push(frame)
+        full = self.clips.is_full(clip)
         if active.is_replay(info.offset):
-            self._metrics.replayed.inc()
-            if full and stages.scorer.carries_state:
+            self.metrics.replayed.inc()
+            if full and self.scorer.carries_state:
                 self._queue(active, clip)
             return
-        self._metrics.frames.labels(info.camera_id).inc()
+        self.metrics.frames.labels(info.camera_id).inc()
         if full:
             self._queue(active, clip)
         else:
-            self._metrics.unscored.inc()
+            self.metrics.unscored.inc()
             active.offsets.finish(info.offset, Outcome(info, clip.clip_from))
 
     def _queue(self, active: ActivePartition, clip: Clip) -> None:
-        now_s = self._stages.clock_s()
-        key = clip.memory if self._stages.scorer.one_by_one else None
-        self._stages.batcher.add(QueuedClip(active, clip, now_s), now_s, key)
+        now_s = self.clock_s()
+        key = clip.memory if self.scorer.one_by_one else None
+        self.batcher.add(QueuedClip(active, clip, now_s), now_s, key)
 
     def _score(self, batch: list[QueuedClip]) -> None:
         """Score a micro-batch, without the clips whose partition has been dropped meanwhile."""
         batch = [queued for queued in batch if self._partitions.active.get(queued.active.partition) is queued.active]
         if not batch:
             return
-        self._metrics.batch_clips.observe(len(batch))
-        self._metrics.batch_wait_s.observe(self._stages.clock_s() - batch[0].queued_at_s)
-        with self._metrics.score_s.time():
-            scores = self._stages.scorer.score([queued.clip for queued in batch])
+        self.metrics.batch_clips.observe(len(batch))
+        self.metrics.batch_wait_s.observe(self.clock_s() - batch[0].queued_at_s)
+        with self.metrics.score_s.time():
+            scores = self.scorer.score([queued.clip for queued in batch])
         for queued, (score, heatmap) in zip(batch, scores, strict=True):
             active, clip = queued.active, queued.clip
             if not active.is_replay(clip.info.offset):
                 active.offsets.finish(clip.info.offset, Outcome(clip.info, clip.clip_from, score, heatmap))
-                self._metrics.scored.inc()
+                self.metrics.scored.inc()
 
     def _publish(self) -> None:
         """Write the effects of all finished frames, one step a partition."""
@@ -183,7 +177,7 @@ class Pipeline:
         decided = self._decide(active)
         if active.offsets.next_offset == active.stored_offset:
             return
-        self._stages.dead_letters.flush()
+        self.dead_letters.flush()
         step = Step(
             active.partition,
             expected=active.stored_offset,
@@ -193,14 +187,14 @@ class Pipeline:
             events=[event.fields() for _, decision in decided for event in decision.events],
         )
         try:
-            with self._metrics.publish_s.time():
-                self._stages.store.apply(step)
+            with self.metrics.publish_s.time():
+                self.store.apply(step)
         except Fenced as error:
-            self._metrics.redis_commits.labels("fenced").inc()
+            self.metrics.redis_commits.labels("fenced").inc()
             log.warning("fenced: another consumer moved the progress, reading it again", error=str(error))
             self._partitions.restart(active.partition)
             return
-        self._metrics.redis_commits.labels("applied").inc()
+        self.metrics.redis_commits.labels("applied").inc()
         active.stored_offset = self._uncommitted[active.partition] = step.next_offset
         self._count(decided)
 
@@ -211,34 +205,34 @@ class Pipeline:
             if outcome is None:
                 continue
             camera_id = outcome.info.camera_id
-            decision = self._stages.decider.decide(active.cameras.get(camera_id, CameraState()), outcome)
+            decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome)
             active.cameras[camera_id] = decision.state
             decided.append((outcome, decision))
         return decided
 
     def _count(self, decided: list[tuple[Outcome, Decision]]) -> None:
         """Update metrics and log for frames whose effects have been stored."""
-        now_s = self._stages.wall_clock_s()
+        now_s = self.wall_clock_s()
         for outcome, _ in decided:
-            self._metrics.frame_age_s.observe(max(0.0, now_s - outcome.info.captured_at_ms / 1000))
+            self.metrics.frame_age_s.observe(max(0.0, now_s - outcome.info.captured_at_ms / 1000))
             if outcome.score is not None:
-                self._metrics.score.labels(outcome.info.camera_id).set(outcome.score)
+                self.metrics.score.labels(outcome.info.camera_id).set(outcome.score)
         for event in (event for _, decision in decided for event in decision.events):
-            self._metrics.events.labels(event.kind).inc()
+            self.metrics.events.labels(event.kind).inc()
             peak_score = round(event.peak_score, 4)
             log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)
 
     def _commit(self) -> None:
         """About once a second: commit Kafka's offsets, which follow those in Redis, and refresh the gauges."""
-        if self._stages.clock_s() < self._commit_at_s:
+        if self.clock_s() < self._commit_at_s:
             return
-        self._commit_at_s = self._stages.clock_s() + _COMMIT_EVERY_S
-        self._stages.source.commit(self._uncommitted)
+        self._commit_at_s = self.clock_s() + _COMMIT_EVERY_S
+        self.source.commit(self._uncommitted)
         self._uncommitted = {}
         active_partitions = self._partitions.active.values()
         events = [state.event for active in active_partitions for state in active.cameras.values()]
-        self._metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
+        self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
         for active in active_partitions:
-            lag = self._stages.source.lag(active.partition, active.stored_offset)
+            lag = self.source.lag(active.partition, active.stored_offset)
             if lag is not None:
-                self._metrics.lag.labels(str(active.partition.number)).set(lag)
+                self.metrics.lag.labels(str(active.partition.number)).set(lag)

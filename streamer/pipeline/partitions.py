@@ -4,10 +4,9 @@ Everything held of a partition can be rebuilt from Redis and Kafka. Whenever som
 Redis unavailable), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import structlog
@@ -16,7 +15,7 @@ from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
 from streamer.interfaces import CameraState, ChangeKind, FrameSource, PartitionChange, ProgressStore
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
-from streamer.pipeline.replay import plan_start, start_over
+from streamer.pipeline.replay import plan_start
 from streamer.types import FrameMessage, Outcome, Partition
 
 log = structlog.get_logger("oddsight.partitions")
@@ -98,37 +97,34 @@ class ActivePartition:
         return message.key is not None and message.offset >= self.replay_from.get(message.key, self.stored_offset)
 
 
+@dataclass(slots=True, eq=False)
 class PartitionManager:
     """Starts assigned partitions from their stored progress, and drops those that are revoked or must be read again."""
 
-    def __init__(
-        self,
-        source: FrameSource,
-        store: ProgressStore,
-        clips: ClipBuffer,
-        start: str,
-        monitoring: tuple[Metrics, Health],
-        clock_s: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.active: dict[Partition, ActivePartition] = {}
-        self._source, self._store, self._clips, self._start_at = source, store, clips, start
-        self._metrics, self._health = monitoring
-        self._clock_s = clock_s
-        self._waiting: dict[Partition, ChangeKind] = {}
-        """Assigned partitions that are not started yet."""
-        self._retry_at_s = 0.0
-        self._failures = 0
+    source: FrameSource
+    store: ProgressStore
+    clips: ClipBuffer
+    start_at: str
+    """Where a group without progress begins: ``earliest`` or ``latest``."""
+    metrics: Metrics
+    health: Health
+    clock_s: Callable[[], float]
+    active: dict[Partition, ActivePartition] = field(default_factory=dict)
+    _waiting: dict[Partition, ChangeKind] = field(default_factory=dict)
+    """Assigned partitions that are not started yet."""
+    _retry_at_s: float = 0.0
+    _failures: int = 0
 
     def apply(self, change: PartitionChange) -> None:
         """Drop the partition, and queue it for a new start unless it was revoked."""
         log.info("partition changed", partition=str(change.partition), change=change.kind)
         self.active.pop(change.partition, None)
-        self._clips.forget(change.partition)
-        self._metrics.partitions.set(len(self.active))
+        self.clips.forget(change.partition)
+        self.metrics.partitions.set(len(self.active))
         if change.kind == "revoked":
             self._waiting.pop(change.partition, None)
         else:
-            self._source.pause(change.partition)
+            self.source.pause(change.partition)
             self._waiting[change.partition] = change.kind
 
     def restart(self, partition: Partition) -> None:
@@ -143,7 +139,7 @@ class PartitionManager:
 
     def start_waiting(self) -> None:
         """Start the waiting partitions unless the last attempt failed a moment ago."""
-        if self._clock_s() < self._retry_at_s:
+        if self.clock_s() < self._retry_at_s:
             return
         try:
             for partition in sorted(self._waiting):
@@ -155,25 +151,23 @@ class PartitionManager:
             self._back_off(error)
         else:
             self._failures = 0
-            if self._source.joined:
-                self._health.problem = None
+            if self.source.joined:
+                self.health.problem = None
 
     def _start(self, partition: Partition, reason: ChangeKind) -> None:
-        if reason == "out_of_range":
-            start_over(self._source, self._store, partition)
-        plan = plan_start(self._source, self._store, partition, self._start_at)
-        self._metrics.lost.inc(plan.lost)
+        plan = plan_start(self.source, self.store, partition, self.start_at, out_of_range=reason == "out_of_range")
+        self.metrics.lost.inc(plan.lost)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
         self.active[partition] = ActivePartition(partition, plan.next_offset, tracker, dict(plan.cameras), replay_from)
-        self._source.start(partition, plan.read_from)
-        self._metrics.partitions.set(len(self.active))
+        self.source.start(partition, plan.read_from)
+        self.metrics.partitions.set(len(self.active))
         log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)
 
     def _back_off(self, error: Exception) -> None:
         # Nothing is consumed until progress can be read again; Kafka keeps the frames.
         pause_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
         self._failures += 1
-        self._retry_at_s = self._clock_s() + pause_s
-        self._health.problem = str(error)
+        self._retry_at_s = self.clock_s() + pause_s
+        self.health.problem = str(error)
         log.warning("waiting before the next attempt", error=str(error), retry_in_s=pause_s)

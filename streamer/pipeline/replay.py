@@ -1,11 +1,11 @@
-"""Where a partition starts: at its stored progress, after a replay of the frames that its cameras' clips and states need."""
+"""Where a partition starts: at its stored progress, after a replay of the frames its cameras' clips and states need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from streamer.interfaces import CameraState, FrameSource, Progress, ProgressStore, Step
+from streamer.interfaces import CameraState, FrameSource, ProgressStore, Step
 from streamer.types import Partition
 
 log = structlog.get_logger("oddsight.replay")
@@ -30,10 +30,13 @@ class StartPlan:
     """Number of messages that Kafka deleted before they were read."""
 
 
-def plan_start(source: FrameSource, store: ProgressStore, partition: Partition, start: str) -> StartPlan:
-    """Read a partition's progress. If there is none, or Kafka no longer has its offset, store a new one first.
+def plan_start(
+    source: FrameSource, store: ProgressStore, partition: Partition, start: str, *, out_of_range: bool = False
+) -> StartPlan:
+    """Read a partition's progress, and correct it first if there is none or Kafka does not have its offset.
 
-    ``start`` (``earliest`` or ``latest``) is where a group without progress begins.
+    ``start`` (``earliest`` or ``latest``) is where a group without progress begins. ``out_of_range``: Kafka refused the
+    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over.
 
     Raises:
         Fenced: another consumer stored progress at the same time; try again.
@@ -41,42 +44,29 @@ def plan_start(source: FrameSource, store: ProgressStore, partition: Partition, 
     """
     progress = store.read(partition)
     first, end = source.bounds(partition)
-    if progress.next_offset is None:
-        next_offset, lost = _first_offset(source.committed(partition), first, end, start), 0
+    stored, lost = progress.next_offset, 0
+    reset: dict[str, CameraState] = {}
+    if stored is None:
+        next_offset = first if start == "earliest" else end
+        if (committed := source.committed(partition)) is not None:
+            next_offset = max(committed, first)
+    elif out_of_range and stored > end:
+        log.error("progress lies beyond the topic's end, starting over", partition=str(partition), offset=stored, end=end)
+        next_offset, reset = first, dict.fromkeys(progress.cameras, CameraState())
     else:
-        next_offset = max(progress.next_offset, first)
-        lost = next_offset - progress.next_offset
+        next_offset = max(stored, first)
+        lost = next_offset - stored
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
-    if next_offset != progress.next_offset:
-        store.apply(Step(partition, progress.next_offset, next_offset))
-    replay_from = _replay_from(progress, first, next_offset)
-    return StartPlan(next_offset, min(replay_from.values(), default=next_offset), replay_from, progress.cameras, lost)
+    if next_offset != stored:
+        store.apply(Step(partition, stored, next_offset, reset))
+    cameras = {**progress.cameras, **reset}
+    replay_from = _replay_from(cameras, first, next_offset)
+    return StartPlan(next_offset, min(replay_from.values(), default=next_offset), replay_from, cameras, lost)
 
 
-def start_over(source: FrameSource, store: ProgressStore, partition: Partition) -> None:
-    """Reset a partition's progress if it lies beyond the topic's end: the topic was deleted and created again.
-
-    Raises:
-        Fenced, RedisUnavailable, BrokerUnavailable: try again later.
-    """
-    progress = store.read(partition)
-    first, end = source.bounds(partition)
-    if progress.next_offset is not None and progress.next_offset > end:
-        offset = progress.next_offset
-        log.error("progress lies beyond the topic's end, starting over", partition=str(partition), offset=offset, end=end)
-        store.apply(Step(partition, offset, first, dict.fromkeys(progress.cameras, CameraState())))
-
-
-def _first_offset(committed: int | None, first: int, end: int, start: str) -> int:
-    """The group's committed offset, else what ``start`` says."""
-    if committed is not None:
-        return max(committed, first)
-    return first if start == "earliest" else end
-
-
-def _replay_from(progress: Progress, first: int, next_offset: int) -> dict[str, int]:
+def _replay_from(cameras: Mapping[str, CameraState], first: int, next_offset: int) -> dict[str, int]:
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    needed = {name: state.clip_from for name, state in progress.cameras.items() if state.clip_from is not None}
+    needed = {name: state.clip_from for name, state in cameras.items() if state.clip_from is not None}
     available = {name: max(first, offset) for name, offset in needed.items() if offset >= oldest}
     return {name: offset for name, offset in available.items() if offset < next_offset}

@@ -59,25 +59,23 @@ class Scorer:
                 unchanged.
         """
         use_cache = [self._cache is not None and self._cache.admits(clip.memory) for clip in clips]
-        cached = self._score_cached([clip for clip, use in zip(clips, use_cache, strict=True) if use])
-        uploaded = self._score_uploaded([clip for clip, use in zip(clips, use_cache, strict=True) if not use])
-        return [next(cached if use else uploaded) for use in use_cache]
-
-    def _score_cached(self, clips: Sequence[Clip]) -> Iterator[Scored]:
-        return self._scaled(self._cache.score(clips)) if self._cache is not None and clips else iter(())
-
-    def _score_uploaded(self, clips: Sequence[Clip]) -> Iterator[Scored]:
-        if not clips:
-            return iter(())
-        if self._cache is not None:
-            self._count_cache_misses(len(clips))
-        return self._scaled(_score_whole_clips(self._engine, clips))
+        cached = [clip for clip, use in zip(clips, use_cache, strict=True) if use]
+        uploaded = [clip for clip, use in zip(clips, use_cache, strict=True) if not use]
+        results = {}
+        if cached and self._cache is not None:
+            results[True] = self._scaled(self._cache.score(cached))
+        if uploaded:
+            self._count_cache_misses(len(uploaded))
+            results[False] = self._scaled(_score_whole_clips(self._engine, uploaded))
+        return [next(results[use]) for use in use_cache]
 
     def _scaled(self, scores: Scores | NewestScores) -> Iterator[Scored]:
         for score, heatmap in zip(scores.score, scores.heatmap, strict=True):
             yield Scored(float(score) / self._scale, heatmap)
 
     def _count_cache_misses(self, n_clips: int) -> None:
+        if self._cache is None:
+            return
         self._metrics.gpu_cache_misses.inc(n_clips)
         if not self._warned:
             self._warned = True

@@ -59,18 +59,13 @@ class Subscriber:
         updates = Updates([], [])
         for key, entries in _by_stream(answer):
             self._last_ids[key] = entries[-1][0]
-            self._add(key, [_text(fields) for _, fields in entries], updates)
+            for _, raw in entries:
+                fields = {name.decode(): value.decode() for name, value in raw.items()}
+                if key != self._events_key:
+                    updates.scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
+                elif (event := _event(fields)) is not None:
+                    updates.events.append(event)
         return updates
-
-    def _add(self, key: str, entries: list[dict[str, str]], updates: Updates) -> None:
-        if key != self._events_key:
-            updates.scores.extend(_score_entry(key.removeprefix(self._scores_prefix), fields) for fields in entries)
-            return
-        for fields in entries:
-            try:
-                updates.events.append(Event.model_validate(fields))
-            except ValidationError:
-                continue  # written by another version of the schema
 
     def _find_cameras(self, *, from_start: bool) -> None:
         self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S
@@ -90,8 +85,11 @@ def _by_stream(answer: Any) -> list[tuple[str, list[tuple[bytes, dict[bytes, byt
     return [(key.decode(), entries) for key, entries in answer or ()]
 
 
-def _text(fields: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in fields.items()}
+def _event(fields: dict[str, str]) -> Event | None:
+    try:
+        return Event.model_validate(fields)
+    except ValidationError:
+        return None  # written by another version of the schema
 
 
 def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:

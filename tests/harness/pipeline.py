@@ -16,7 +16,7 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.decode import MessageDecoder
-from streamer.pipeline.loop import Pipeline, Stages
+from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import (
@@ -127,21 +127,19 @@ class Rig:
         self.health = Health(self.clock)
         decider = Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0))
         self.pipeline = Pipeline(
-            Stages(
-                source=self.source,
-                decoder=self._decoder,
-                clips=ClipBuffer(self.engine.spec, 5_000),
-                batcher=MicroBatcher(self._max_clips, 0.05),
-                scorer=Scorer(self.engine, self._score_scale, decider.least_exit, self.metrics),
-                decider=decider,
-                store=self.store,
-                dead_letters=self.dead_letters,
-                metrics=self.metrics,
-                health=self.health,
-                start="earliest",
-                clock_s=self.clock,
-                wall_clock_s=self.clock,
-            )
+            source=self.source,
+            decoder=self._decoder,
+            clips=ClipBuffer(self.engine.spec, 5_000),
+            batcher=MicroBatcher(self._max_clips, 0.05),
+            scorer=Scorer(self.engine, self._score_scale, decider.least_exit, self.metrics),
+            decider=decider,
+            store=self.store,
+            dead_letters=self.dead_letters,
+            metrics=self.metrics,
+            health=self.health,
+            start="earliest",
+            clock_s=self.clock,
+            wall_clock_s=self.clock,
         )
 
     def steps(self, count: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 from deploy.decision import OpenEvent
 from streamer.errors import Fenced
 from streamer.interfaces import CameraState, Progress
-from streamer.pipeline.replay import MAX_REPLAY_MESSAGES, StartPlan, plan_start, start_over
+from streamer.pipeline.replay import MAX_REPLAY_MESSAGES, StartPlan, plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.harness.pipeline import message
@@ -25,8 +25,8 @@ class Start:
         self.source = MemoryFrameSource(self.topic)
         self.store = MemoryProgressStore({} if progress is None else {P0: progress})
 
-    def plan(self, start: str = "latest") -> StartPlan:
-        return plan_start(self.source, self.store, P0, start)
+    def plan(self, start: str = "latest", *, out_of_range: bool = False) -> StartPlan:
+        return plan_start(self.source, self.store, P0, start, out_of_range=out_of_range)
 
     def stored(self) -> int | None:
         return self.store.read(P0).next_offset
@@ -137,19 +137,20 @@ def test_concurrent_start_is_fenced() -> None:
     assert case.store.progress[P0] == Progress(12)
 
 
-def test_start_over_resets_progress() -> None:
+def test_recreated_topic_resets_progress() -> None:
     state = CameraState(clip_from=98, event=OPEN_EVENT)
     case = Start(Progress(100, {"gate": state, "yard": state}))
 
-    start_over(case.source, case.store, P0)
+    plan = case.plan(out_of_range=True)
 
-    assert case.store.read(P0) == Progress(FIRST, {"gate": CameraState(), "yard": CameraState()})
+    reset = {"gate": CameraState(), "yard": CameraState()}
+    assert plan == StartPlan(FIRST, FIRST, {}, reset, 0)
+    assert case.store.read(P0) == Progress(FIRST, reset)
 
 
-@pytest.mark.parametrize("progress", [Progress(), Progress(12, needs(11)), Progress(END, needs(18))])
-def test_start_over_keeps_valid_progress(progress: Progress) -> None:
+@pytest.mark.parametrize("progress", [Progress(12, needs(11)), Progress(END, needs(18))])
+def test_out_of_range_keeps_valid_progress(progress: Progress) -> None:
     case = Start(progress)
 
-    start_over(case.source, case.store, P0)
-
+    assert case.plan(out_of_range=True).next_offset == progress.next_offset
     assert case.store.read(P0) == progress
