@@ -72,11 +72,11 @@ class TrainingRun:
         steps = self.config.max_steps
         return LoopSettings(
             seed=self.config.seed,
-            batch=self.config.batch_clips or stage.batch,
-            steps=steps and max(1, round(steps * stage.share)),
-            max_minutes=self.config.max_minutes * stage.share,
+            batch=self.config.batch_clips or stage.batch_size,
+            steps=steps and max(1, round(steps * stage.time_share)),
+            max_minutes=self.config.max_minutes * stage.time_share,
             validate_every_steps=self.config.validate_every_steps,
-            patience=self.config.patience if stage.patient else None,
+            patience=self.config.patience if stage.early_stopping else None,
         )
 
 
@@ -108,7 +108,7 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     """
     model = clip_model(config.model)
     annotations = read_annotations(config.feedback) if config.feedback else []
-    if annotations and not model.learns_marks:
+    if annotations and not model.learns_annotations:
         raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
     sources = training_sources(data)
     info = footage_info(sources)
@@ -135,8 +135,8 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
     """Train all stages of the model; the trained network, and the metrics for the bundle."""
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
-    network = model.serving(model.configure(run.card.config)).to(context.device)
-    metrics = []
+    network = model.build(model.configure(run.card.config)).to(context.device)
+    finished = []
     for stage in network.stages(run.split, partial(progress_bar, console)):
         metrics.append(_train_stage(run, stage, context, console))
         torch.manual_seed(run.config.seed)  # the next stage starts the same, wherever this one was resumed
@@ -161,7 +161,7 @@ def _train_stage(run: TrainingRun, stage: TrainingStage, context: DistributedCon
         "train_s": progress.elapsed_s,
         "validation_loss": progress.best_loss if progress.best_step else None,  # JSON has no infinity
         "validation_step": progress.best_step,
-        "loss_learned": validation_loss(stage.learner, stage.learned, context.device),
+        "loss_learned": validation_loss(stage.learner, stage.train_samples, context.device),
         "loss_held_out": None if held_out is None else validation_loss(stage.learner, held_out, context.device),
     }
 
@@ -177,10 +177,10 @@ def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContex
     checkpoints = run.checkpoints(stage)
     if context.rank:
         return ResumeCallback(checkpoints)
-    held_out = stage.learned if stage.data.validation is None else stage.data.validation
-    logged = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
+    held_out = stage.train_samples if stage.data.validation is None else stage.data.validation
+    shown = held_out[torch.linspace(0, len(held_out) - 1, PICTURES).long()].to(context.device).float()
     bar = TrainingBar(console, run.settings(stage), stage.name)
-    return TrainingCallback(checkpoints, run.out / LOG_FOLDER / stage.name, partial(stage.draw, logged), bar, console)
+    return TrainingCallback(checkpoints, run.out / LOG_NAME / stage.name, partial(stage.log_images, shown), bar, console)
 
 
 def _report_holdout(bundle: Bundle, split: Split, console: Console) -> None:

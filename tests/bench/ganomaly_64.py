@@ -66,7 +66,7 @@ def write_untrained(path: Path, settings: dict[str, Any]) -> tuple[Bundle, int]:
     torch.manual_seed(0)
     model = clip_model("ganomaly")
     config = model.configure(settings)
-    network, spec = model.serving(config).eval().apply(init_dcgan), config.spec(10.0)
+    network, spec = model.build(config).eval().apply(init_dcgan), config.spec(10.0)
     clips = np.random.default_rng(0).integers(0, 256, (GOLDEN_CLIPS, *spec.clip_shape), dtype=np.uint8)
     with torch.inference_mode():
         score, heatmap = network(torch.from_numpy(clips))

@@ -91,7 +91,7 @@ def test_so_are_the_others_with_their_reductions_in_float32(model: str) -> None:
     torch.manual_seed(0)
     kind = clip_model(model)
     config = kind.configure({})
-    graph = export_onnx(kind.serving(config).eval(), config.spec(10.0), half=True)
+    graph = export_onnx(kind.build(config).eval(), config.spec(10.0), half=True)
     assert set(Parsed(graph).types("REDUCE")) == {"FLOAT"}
     assert built_products(graph, "f16") == {"HALF"}
 

@@ -44,17 +44,17 @@ class TrainingStage:
     """One part of a training run. Most models have a single stage."""
 
     name: str
-    share: float
+    time_share: float
     """Share of the run's time and steps."""
-    batch: int
+    batch_size: int
     """Default batch size."""
     learner: Learner
     data: TrainingData
-    learned: Tensor
+    train_samples: Tensor
     """Training samples like ``data.validation``, to compare training and validation loss."""
-    draw: Callable[[Tensor], tuple[Tensor, Tensor]]
+    log_images: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Samples to images for the log, (N, C, h, w) in [-1, 1]: the input, and the model's output."""
-    patient: bool = True
+    early_stopping: bool = True
     """Whether early stopping applies. It does not where the learning rate falls with time."""
 
 
@@ -69,11 +69,11 @@ class ServingNetwork(nn.Module):
     float32 (N, *state_shape), zeros for a camera's first frame, and returns score, heat map and next state.
     """
 
-    def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
+    def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         """The stages of training, in order; each is prepared when the one before has ended."""
         raise NotImplementedError
 
-    def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> None:
         """Fit the scale of the score to normal clips of the training and the validation footage."""
         raise NotImplementedError
 
@@ -81,7 +81,7 @@ class ServingNetwork(nn.Module):
 class ClipViewNetwork(ServingNetwork):
     """A network that learns from one view of each clip (such as brightness and motion), computed once before training."""
 
-    batch: int
+    batch_size: int
     """Default batch size."""
     view: nn.Module
     """Clips to views, float32 (N, C, h, w) in [-1, 1]."""
@@ -107,32 +107,32 @@ class ClipViewNetwork(ServingNetwork):
         """Reconstructions of samples, in their shape."""
         raise NotImplementedError
 
-    def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
+    def fit_clips(self, train: Iterable[Clips], validation: Iterable[Clips]) -> None:
         """Fit the scale of the score to normal clips, uint8 (N, T, H, W, 1), of the training and the validation footage."""
         raise NotImplementedError
 
-    def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
-        self.fit_clips(learned.evenly_spaced(_SCALE_CLIPS, _BATCH_CLIPS), held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS))
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> None:
+        self.fit_clips(train.evenly_spaced(_SCALE_CLIPS, _BATCH_CLIPS), validation.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS))
 
-    def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
+    def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         learner, length = self.learner(), self.length
-        views = self._views(ClipDataset(split.train, length), MAX_CLIPS, work)
-        validation = self.validation(self._views(ClipDataset(split.validation, length), VALIDATION_CLIPS, work))
-        learned = self.validation(evenly_spaced(views, VALIDATION_CLIPS))
+        views = self._views(ClipDataset(split.train, length), MAX_CLIPS, progress)
+        validation = self.validation(self._views(ClipDataset(split.validation, length), VALIDATION_CLIPS, progress))
+        train_samples = self.validation(evenly_spaced(views, VALIDATION_CLIPS))
         data = TrainingData(self.samples(views), validation)
-        yield TrainingStage("training", 1.0, self.batch, learner, data, learned, self._draw)
+        yield TrainingStage("training", 1.0, self.batch_size, learner, data, train_samples, self._log_images)
 
     @torch.no_grad()
-    def _views(self, clips: ClipDataset, max_clips: int, work: ProgressBar) -> Tensor:
+    def _views(self, clips: ClipDataset, max_clips: int, progress: ProgressBar) -> Tensor:
         """Views of at most ``max_clips`` clips, float16 (N, C, h, w). Computing one costs as much as a training step."""
         device, views = next(self.parameters()).device, []
-        with work("computing motion", min(max_clips, len(clips))) as advance:
+        with progress("computing motion", min(max_clips, len(clips))) as advance:
             for batch in clips.evenly_spaced(max_clips, _BATCH_CLIPS):
                 views.append(self.view(torch.from_numpy(batch).to(device)).half().cpu())
                 advance(len(batch))
         return torch.cat(views)
 
-    def _draw(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_images(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         return samples, self.reconstruct(samples)
 
 
@@ -147,9 +147,9 @@ class ClipModel:
     """Height and width are multiples of this."""
     configure: Callable[[Mapping[str, Any]], ClipConfig]
     """Validates settings."""
-    serving: Callable[[Any], ServingNetwork]
+    build: Callable[[Any], ServingNetwork]
     """Builds the untrained network of a configuration."""
-    learns_marks: bool = False
+    learns_annotations: bool = False
     """Whether it learns from operators' annotations."""
 
 

@@ -61,7 +61,7 @@ def clip_model(name: str) -> ClipModel:
 def _build(name: str, config: dict[str, Any]) -> nn.Module:
     """The network of a bundle's model card; its weights are still to be loaded."""
     model = clip_model(name)
-    return model.serving(model.configure(config))
+    return model.build(model.configure(config))
 
 
 build_video_ede = partial(_build, video_ede.KIND)

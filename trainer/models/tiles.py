@@ -24,7 +24,7 @@ SIDE_STEP_PX = 16
 BATCH_TILES = 128
 VALIDATION_VIEWS = 24
 _POSITIONS_TRIED = 4
-_SETTLE_EVERY = 4  # one clip in four is enough to fit score scales: a clip has a hundred tiles
+_FIT_EVERY = 4  # one clip in four is enough to fit score scales: a clip has a hundred tiles
 
 
 class TileConfig(Settings):
@@ -50,7 +50,7 @@ class TileConfig(Settings):
 class TiledNetwork(ClipViewNetwork):
     """An image model that scores the tiles of clips."""
 
-    batch = BATCH_TILES
+    batch_size = BATCH_TILES
 
     def __init__(self, recipe: Recipe, config: TileConfig) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class TiledNetwork(ClipViewNetwork):
         return self.detector.reconstruct(samples)
 
     @torch.no_grad()
-    def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
-        tiles = [self._tiles(torch.from_numpy(clips[::_SETTLE_EVERY])).flatten(0, 2) for clips in learned]
+    def fit_clips(self, train: Iterable[Clips], validation: Iterable[Clips]) -> None:
+        tiles = [self._tiles(torch.from_numpy(clips[::_FIT_EVERY])).flatten(0, 2) for clips in train]
         self.detector.fit_scale(torch.cat(tiles))
-        self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in held_out])
+        self.range.fit([self._tile_scores(torch.from_numpy(clips)) for clips in validation])
 
     def _tiles(self, clips: Tensor) -> Tensor:
         return cut_tiles(self.view(clips), self.config.side, self.config.step)

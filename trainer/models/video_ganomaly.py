@@ -161,7 +161,7 @@ class ScoreTerms(NamedTuple):
 class VideoGanomaly(ClipViewNetwork):
     """Scores clips by the largest window of the three terms, each in units of its own normal range."""
 
-    batch = BATCH_CLIPS
+    batch_size = BATCH_CLIPS
 
     def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()
@@ -217,18 +217,18 @@ class VideoGanomaly(ClipViewNetwork):
         return made.image
 
     @torch.no_grad()
-    def fit_clips(self, learned: Iterable[Clips], held_out: Iterable[Clips]) -> None:
+    def fit_clips(self, train: Iterable[Clips], validation: Iterable[Clips]) -> None:
         """Fit statistics of the latents to training clips, and the terms' normal ranges to validation clips.
 
         On training clips the latent distance is smaller than it will ever be again.
         """
-        made = [self.generator(self.view(torch.from_numpy(clips))) for clips in learned]
+        made = [self.generator(self.view(torch.from_numpy(clips))) for clips in train]
         squares = torch.cat([(part.latent - part.latent_again).square().mean(dim=(2, 3)) for part in made])  # (N, latent)
         self.latent_std.copy_(squares.mean(dim=0).sqrt().clamp_min(_MIN_STD))
         distributions = torch.cat([_distribution(part.latent) for part in made])  # (N, 2 * latent)
         self.scene_mean.copy_(distributions.mean(dim=0))
         self.scene_std.copy_(distributions.std(dim=0).clamp_min(_MIN_STD))
-        terms = [self.terms(torch.from_numpy(clips)) for clips in held_out]
+        terms = [self.terms(torch.from_numpy(clips)) for clips in validation]
         self.latent_range.fit([part.latent for part in terms])
         self.motion_range.fit([part.motion for part in terms])
         self.scene_range.fit([part.scene for part in terms])

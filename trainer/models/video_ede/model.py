@@ -135,15 +135,15 @@ class VideoEde(ServingNetwork):
         motion = _update(before, features.flow, anomaly)
         return self._window_means(motion), torch.cat([packed, *past[:-1], *motion], dim=1)
 
-    def stages(self, split: Split, work: ProgressBar) -> Iterator[TrainingStage]:
+    def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
-        return training_stages(self, networks, split, work)
+        return training_stages(self, networks, split, progress)
 
-    def fit_scale(self, learned: ClipDataset, held_out: ClipDataset) -> None:
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> None:
         shape = self.config.state_shape
-        first = score_first_frames(self.score_maps, held_out, shape)
-        learned_maps, held_out_maps = (score_footage(self.score_maps, clips, shape) for clips in (learned, held_out))
-        self.scale.fit(learned_maps, held_out_maps, first)
+        first = score_first_frames(self.score_maps, validation, shape)
+        train_maps, validation_maps = (score_footage(self.score_maps, clips, shape) for clips in (train, validation))
+        self.scale.fit(train_maps, validation_maps, first)
 
     def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
         """The older frames (N, 16, h, w), the newest first, and the motion state. A camera's first frame is its own past."""
@@ -206,4 +206,4 @@ def position_grid(grid: tuple[int, int]) -> Tensor:
     return torch.stack([across, down])
 
 
-CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoEdeConfig.model_validate, VideoEde, learns_marks=True)
+CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoEdeConfig.model_validate, VideoEde, learns_annotations=True)

@@ -81,10 +81,10 @@ class ScoreScale(nn.Module):
         return maps.anomaly - self.always
 
     @torch.no_grad()
-    def fit(self, learned: Iterable[ScoreMaps], held_out: Iterable[ScoreMaps], first: Iterable[ScoreMaps]) -> None:
+    def fit(self, train: Iterable[ScoreMaps], validation: Iterable[ScoreMaps], first: Iterable[ScoreMaps]) -> None:
         """Fit to score maps of training footage, of validation footage, and of validation frames taken as first frames."""
         speeds, jerky, anomaly = SpeedHistogram(len(self.usual)), [], []
-        for maps in learned:
+        for maps in train:
             for speed in maps.steady.numpy():
                 speeds.add(speed, speed > _MOVING_PX)
             jerky.append(maps.jerky.half().numpy())
@@ -92,11 +92,11 @@ class ScoreScale(nn.Module):
         self.usual.copy_(torch.from_numpy(speeds.fit_line().row_speeds(tuple(self.limits.shape))))
         self.limits.copy_(torch.from_numpy(_limits(np.concatenate(jerky))))
         self.always.copy_(torch.from_numpy(np.median(np.concatenate(anomaly), axis=0).astype(np.float32)))
-        validation = list(held_out)
-        self.steady.fit([maps.steady / self.usual for maps in validation])
-        self.jerky.fit([maps.jerky - self.limits for maps in validation])
-        self.strange.fit([self._above_usual(maps) for maps in validation])
-        self.whole.fit([self._sum(maps) for maps in validation])
+        held_out = list(validation)
+        self.steady.fit([maps.steady / self.usual for maps in held_out])
+        self.jerky.fit([maps.jerky - self.limits for maps in held_out])
+        self.strange.fit([self._above_usual(maps) for maps in held_out])
+        self.whole.fit([self._sum(maps) for maps in held_out])
         self.first.fit([self._above_usual(maps) for maps in first])
 
 

@@ -40,7 +40,7 @@ Views = tuple[list[CameraView], list[CameraView]]
 
 
 def training_stages(
-    network: ServingNetwork, networks: TrainableNetworks, split: Split, work: ProgressBar
+    network: ServingNetwork, networks: TrainableNetworks, split: Split, progress: ProgressBar
 ) -> Iterator[TrainingStage]:
     """The stage of FlowNet, then the stage of AnomalyNet.
 
@@ -53,13 +53,13 @@ def training_stages(
     )
     if not (train and validation):
         raise TooLittleFootage(f"no video has {oldest + 1} frames to see motion in; give longer videos")
-    yield _flow_stage(network, networks, (train, validation), work)
-    yield _anomaly_stage(network, networks, (train, validation), split.annotated, work)
+    yield _flow_stage(network, networks, (train, validation), progress)
+    yield _anomaly_stage(network, networks, (train, validation), split.annotated, progress)
 
 
-def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Views, work: ProgressBar) -> TrainingStage:
+def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Views, progress: ProgressBar) -> TrainingStage:
     teacher, counts = DisFlow(), _at_most((_FLOW_EXAMPLES, _VALIDATION_FLOW_EXAMPLES), views, _EXAMPLES_PER_FRAME)
-    with work("measuring motion", sum(counts)) as advance:
+    with progress("measuring motion", sum(counts)) as advance:
         train_examples, validation_examples = (
             flow_examples(part, networks.history, count, teacher, lambda: advance(1))
             for part, count in zip(views, counts, strict=True)
@@ -67,28 +67,28 @@ def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Vie
     side_px = min(_CROP_PX, *train_examples[0].frames.shape[1:])
     train, validation = (FlowSamples(part, networks.history, side_px) for part in (train_examples, validation_examples))
 
-    def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
+    def log_images(samples: Tensor) -> tuple[Tensor, Tensor]:
         true = nn.functional.avg_pool2d(samples[:, -2:], CELL_PX)  # (N, 2, h, w)
         return true / _WHITE_PX, networks.flow_net(samples[:, :-2]).flow / _WHITE_PX
 
     crops = torch.arange(_VALIDATION_CROPS)
     return TrainingStage(
         name="flow",
-        share=FLOW_SHARE,
-        batch=FLOW_BATCH,
+        time_share=FLOW_SHARE,
+        batch_size=FLOW_BATCH,
         learner=FlowLearner(network, networks),
-        data=TrainingData(train, validation.draw(crops).samples, prefetch=True),
-        learned=train.draw(crops).samples,
-        draw=draw,
-        patient=False,
+        data=TrainingData(train, validation.draw(crops).samples, ahead=True),
+        train_samples=train.draw(crops).samples,
+        log_images=log_images,
+        early_stopping=False,
     )
 
 
 def _anomaly_stage(
-    network: ServingNetwork, networks: TrainableNetworks, views: Views, annotated: Sequence[AnnotatedClip], work: ProgressBar
+    network: ServingNetwork, networks: TrainableNetworks, views: Views, annotated: Sequence[AnnotatedClip], progress: ProgressBar
 ) -> TrainingStage:
     teacher, counts = DisFlow(), _at_most((_SEGMENTED_FRAMES, _VALIDATION_SEGMENTED_FRAMES), views, 1)
-    with work("finding moving objects", sum(counts)) as advance:
+    with progress("finding moving objects", sum(counts)) as advance:
         source, validation = (
             SceneSource(segment_views(part, count, teacher, lambda: advance(1)), networks.history)
             for part, count in zip(views, counts, strict=True)
@@ -96,12 +96,12 @@ def _anomaly_stage(
     normal = PseudoAnomalySamples(source)
     learner: AnomalyLearner
     if annotated:
-        samples: PseudoAnomalySamples | AnnotatedSamples = _annotated_samples(source, annotated, work)
+        samples: PseudoAnomalySamples | AnnotatedSamples = _annotated_samples(source, annotated, progress)
         learner = FeedbackLearner(network, networks)
     else:
         samples, learner = normal, AnomalyLearner(network, networks)
 
-    def draw(samples: Tensor) -> tuple[Tensor, Tensor]:
+    def log_images(samples: Tensor) -> tuple[Tensor, Tensor]:
         frames, _, _, _, position = split_scene_batch(samples)
         newest = normalise_frames(frames[:, :1])  # (N, 1, H, W)
         position = nn.functional.avg_pool2d(position, CELL_PX)
@@ -111,19 +111,19 @@ def _anomaly_stage(
     crops = torch.arange(_VALIDATION_CROPS)
     return TrainingStage(
         name="anomaly",
-        share=1.0 - FLOW_SHARE,
-        batch=ANOMALY_BATCH,
+        time_share=1.0 - FLOW_SHARE,
+        batch_size=ANOMALY_BATCH,
         learner=learner,
-        data=TrainingData(samples, PseudoAnomalySamples(validation).draw(crops).samples, prefetch=True),
-        learned=normal.draw(crops).samples,
-        draw=draw,
-        patient=False,
+        data=TrainingData(samples, PseudoAnomalySamples(validation).draw(crops).samples, ahead=True),
+        train_samples=normal.draw(crops).samples,
+        log_images=log_images,
+        early_stopping=False,
     )
 
 
-def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], work: ProgressBar) -> AnnotatedSamples:
+def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], progress: ProgressBar) -> AnnotatedSamples:
     count = min(_ANNOTATED_FRAMES, sum(clip.last - clip.first + 1 for clip in annotated))
-    with work("finding annotated objects", count) as advance:
+    with progress("finding annotated objects", count) as advance:
         frames = find_annotated_frames(annotated, source.views, source.history[-1], count, DisFlow(), lambda: advance(1))
     anomalies, false_alarms = ([frame for frame in frames if frame.anomalous is kind] for kind in (True, False))
     return AnnotatedSamples(source, anomalies, false_alarms)

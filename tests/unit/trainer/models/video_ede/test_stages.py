@@ -33,19 +33,19 @@ def both() -> list[TrainingStage]:
 
 def test_first_motion_then_judgement_share_the_whole_run(both):
     assert [stage.name for stage in both] == ["flow", "anomaly"]
-    assert sum(stage.share for stage in both) == pytest.approx(1.0)
-    assert not any(stage.patient for stage in both)
+    assert sum(stage.time_share for stage in both) == pytest.approx(1.0)
+    assert not any(stage.early_stopping for stage in both)
 
 
 def test_of_each_stage_losses_and_pictures_can_be_had(both):
     for stage in both:
         held_out = stage.data.validation
         assert held_out is not None
-        assert held_out.shape == stage.learned.shape
-        assert not torch.equal(held_out, stage.learned)
+        assert held_out.shape == stage.train_samples.shape
+        assert not torch.equal(held_out, stage.train_samples)
         with torch.no_grad():
-            losses = [float(stage.learner.validation_loss(samples[:4])) for samples in (held_out, stage.learned)]
-            seen, drawn = stage.draw(held_out[:3])
+            losses = [float(stage.learner.validation_loss(samples[:4])) for samples in (held_out, stage.train_samples)]
+            seen, drawn = stage.log_images(held_out[:3])
         assert np.isfinite(losses).all()
         assert seen.shape == drawn.shape
         assert len(seen) == 3
