@@ -1,4 +1,4 @@
-"""``oddsight-stream``: run the service, feed it, watch it. The only place where this package prints or reads arguments."""
+"""The commands of ``oddsight-stream``. Libraries are imported in the commands, so that ``--help`` is instant."""
 
 import logging
 import signal
@@ -11,18 +11,18 @@ import typer
 from deploy.console import run
 
 app = typer.Typer(
-    help="Frames from Kafka become scores and events in Redis.",
+    help="Score camera frames from Kafka and write scores and events to Redis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+config_app = typer.Typer(help="Inspect the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file with the settings; the defaults without it."),
+    typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults."),
 ]
 
 
@@ -34,9 +34,9 @@ def main() -> None:
 @app.command("run")
 def run_command(
     config: ConfigOption = None,
-    bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle to score with; wins over engine.bundle.")] = None,
+    bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle to score with; overrides engine.bundle.")] = None,
 ) -> None:
-    """Consume frames, score them, write scores and events to Redis, until SIGTERM or Ctrl-C."""
+    """Run the service until SIGTERM or Ctrl-C: consume and score frames, write scores and events to Redis."""
     from streamer.config import load_settings
     from streamer.monitoring import configure_logs
     from streamer.service import run_service
@@ -47,15 +47,15 @@ def run_command(
 
 @app.command("ingest")
 def ingest_command(
-    source: Annotated[str, typer.Argument(help="Video file, folder of pictures, or rtsp:// or http:// URL of a stream.")],
-    camera_id: Annotated[str, typer.Option(metavar="NAME", help="The camera's name; becomes the message key.")],
+    source: Annotated[str, typer.Argument(help="Video file, folder of images, or rtsp:// or http:// URL of a stream.")],
+    camera_id: Annotated[str, typer.Option(metavar="NAME", help="The camera_id; becomes the message key.")],
     config: ConfigOption = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second to send; the source's own rate by default.")] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin recorded footage again at its end.")] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="Send recorded footage as fast as Kafka takes it.")] = False,
-    decoder: Annotated[Literal["cpu", "nvdec"], typer.Option(help="What decodes a video file; nvdec: an NVIDIA GPU.")] = "cpu",
+    fps: Annotated[float | None, typer.Option(help="Frames per second to send; by default the source's own rate.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Repeat recorded footage endlessly.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Send recorded footage as fast as Kafka accepts it.")] = False,
+    decoder: Annotated[Literal["cpu", "nvdec"], typer.Option(help="Decoder of video files; nvdec uses an NVIDIA GPU.")] = "cpu",
 ) -> None:
-    """Send one camera's frames to Kafka. A live stream is held on to until Ctrl-C; a file ends by itself."""
+    """Send one camera's frames to Kafka. A live stream is read, and reconnected if lost, until Ctrl-C."""
     from streamer.config import load_settings
     from streamer.ingest.run import CameraFeed, IngestPlan, run_ingest
     from streamer.monitoring import configure_logs
@@ -67,7 +67,7 @@ def ingest_command(
 
 @app.command("watch")
 def watch_command(config: ConfigOption = None) -> None:
-    """Show cameras, scores and events as they come, until Ctrl-C; one line an event where the output is no terminal."""
+    """Show cameras, scores and events live until Ctrl-C; one line an event if the output is not a terminal."""
     from rich.console import Console
 
     from streamer.config import load_settings
@@ -78,7 +78,7 @@ def watch_command(config: ConfigOption = None) -> None:
 
 @app.command("demo")
 def demo_command() -> None:
-    """Play real footage with hidden anomalies through an embedded Kafka and Redis and the real service. Takes half a minute."""
+    """Score real footage with edited-in anomalies, with an embedded Kafka and Redis. Takes half a minute."""
     from rich.console import Console
 
     from streamer.demo.run import run_demo
@@ -90,20 +90,20 @@ def demo_command() -> None:
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the settings and print all that is in force, as TOML, secrets hidden."""
+    """Check the settings and print those in force as TOML, with secrets hidden."""
     from streamer.config import load_settings, settings_toml
 
     typer.echo(settings_toml(load_settings(config)))
 
 
 def _stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C ends the process at once."""
+    """An event that SIGTERM or the first Ctrl-C sets; a second Ctrl-C ends the process at once."""
     stop = threading.Event()
 
-    def note(_signal: int, _frame: object) -> None:
+    def handle(_signal: int, _frame: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGTERM, note)
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
     return stop
