@@ -107,18 +107,18 @@ def build(
     from deploy.bundle import read_bundle
     from deploy.export.calibration_frames import read_calibration_frames
     from deploy.export.tensorrt import QUANTIZING, make_plan
-    from deploy.records import read_build_options
+    from deploy.records import parse_build_options
     from deploy.report import record_values, value_table, verify_values
     from deploy.validation.admission import verify_engine
 
     if calibration_data and precision != "int8":
         raise ConfigError(f"--calibration-data is for --precision int8, got --precision {precision}")
-    options = read_build_options(
+    options = parse_build_options(
         buckets=bucket or None,
         profiles=profiles,
         optimization_level=optimization_level,
-        workspace_mib=workspace_mib,
-        max_plan_mib=max_plan_mib,
+        workspace_bytes=workspace_mib << 20,
+        max_plan_bytes=max_plan_mib << 20,
     )
     opened = read_bundle(bundle)
     calibration = read_calibration_frames(calibration_data, opened) if calibration_data else None

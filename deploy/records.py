@@ -8,9 +8,8 @@ They are not part of ``bundle.json``, which the trainer writes and which is the 
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -34,8 +33,8 @@ class _Record(BaseModel):
 class BuildOptions(_Record):
     """How a TensorRT plan is built."""
 
-    buckets: tuple[int, ...] = Field(default=(1, 8, 32, 128), min_length=1)
-    """Batch sizes in ascending order; a smaller batch is padded to the next bucket."""
+    buckets: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(default=(1, 8, 32, 128), min_length=1)
+    """Batch sizes; a smaller batch is padded to the next bucket."""
     profiles: Literal["static", "wide"] = "static"
     """``static``: one optimization profile for each bucket; ``wide``: one for all, tuned for the largest."""
     optimization_level: int = Field(default=3, ge=0, le=5)
@@ -47,10 +46,8 @@ class BuildOptions(_Record):
 
     @field_validator("buckets")
     @classmethod
-    def _ascending(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
-        if list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or buckets[-1] > 1024:
-            raise ValueError(f"buckets must rise, from 1 to 1024, got {buckets}")
-        return buckets
+    def _sorted(cls, buckets: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(buckets)))
 
     def profile_bounds(self) -> list[tuple[int, int, int]]:
         """Minimum, optimum and maximum batch size of each optimization profile."""
@@ -164,28 +161,14 @@ class DefaultEngine(_Record):
     """In UTC."""
 
 
-def read_build_options(
-    *,
-    buckets: Sequence[int] | None,
-    profiles: Literal["static", "wide"],
-    optimization_level: int,
-    workspace_mib: int,
-    max_plan_mib: int,
-) -> BuildOptions:
-    """Validate options of the command line: buckets in any order, None for the default ones; sizes in MiB.
+def parse_build_options(**options: object) -> BuildOptions:
+    """Validate options of the command line; None stands for the default.
 
     Raises:
         ConfigError: a value is out of range.
     """
-    values = {
-        "profiles": profiles,
-        "optimization_level": optimization_level,
-        "workspace_bytes": workspace_mib << 20,
-        "max_plan_bytes": max_plan_mib << 20,
-        **({} if buckets is None else {"buckets": tuple(sorted(set(buckets)))}),
-    }
     try:
-        return BuildOptions.model_validate(values)
+        return BuildOptions.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error

@@ -7,7 +7,6 @@ waited long enough; at most one clip of a camera if the model has a state or the
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +23,11 @@ _WARM_UP_CALLS = 2
 _ROUNDING = 1e-6
 
 
-class SyntheticCameras(Protocol):
-    """Cameras that each show one clip over and over."""
-
-    count: int
-    one_by_one: bool
-    """Whether a call may hold only one clip of each camera."""
-
-    def score(self, cameras: NDArray[np.int64]) -> None:
-        """Score the next clip of each of these cameras, int64 (N,)."""
-
-
 class WholeClipCameras:
-    """Cameras whose clips and states are uploaded in every call."""
+    """Cameras that show one clip over and over; clips and states are uploaded in every call.
+
+    ``one_by_one``: a call may hold only one clip of each camera.
+    """
 
     def __init__(self, engine: Engine, clips: Clips) -> None:
         shape = engine.spec.state_shape
@@ -45,13 +36,14 @@ class WholeClipCameras:
         self._state: State | None = None if shape is None else np.zeros((len(clips), *shape), np.float32)
 
     def score(self, cameras: NDArray[np.int64]) -> None:
+        """Score the next clip of each of these cameras, int64 (N,)."""
         scores = self._engine.score(self._clips[cameras], None if self._state is None else self._state[cameras])
         if self._state is not None:
             self._state[cameras] = scores.state
 
 
 class NewestFrameCameras:
-    """Cameras of which only the newest frame is uploaded; the engine caches the rest."""
+    """The same for an engine that caches frames: only the newest frame of each camera is uploaded."""
 
     def __init__(self, engine: ResidentEngine, clips: Clips) -> None:
         self.count, self.one_by_one = len(clips), engine.spec.length > 1 or engine.spec.state_shape is not None
@@ -60,6 +52,7 @@ class NewestFrameCameras:
         self._states: list[StateRow | None] = [None] * len(clips)
 
     def score(self, cameras: NDArray[np.int64]) -> None:
+        """Score the next clip of each of these cameras, int64 (N,)."""
         before, states = [self._before[camera] for camera in cameras], [self._states[camera] for camera in cameras]
         scores = self._engine.score_newest(self._newest[cameras], before, states)
         for camera, frame, state in zip(cameras, scores.frames, scores.states, strict=True):
@@ -69,11 +62,7 @@ class NewestFrameCameras:
 
 @dataclass(frozen=True, slots=True)
 class CameraLoad:
-    """A number of cameras and their frame rate; every frame completes a clip.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
+    """A number of cameras and their frame rate; every frame completes a clip. ConfigError if out of range."""
 
     cameras: int
     frame_rate: float
@@ -107,7 +96,7 @@ class LoadTest:
     load: CameraLoad
     due: int
     """Number of clips that arrive."""
-    cameras: SyntheticCameras
+    cameras: WholeClipCameras | NewestFrameCameras
     """If the load has more cameras, the others show the same clips."""
     clock: Clock
     _at_s: float = 0.0

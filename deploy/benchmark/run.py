@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -71,13 +71,6 @@ class BenchmarkResult:
     """
 
 
-class Measurable(Protocol):
-    """Anything that can be measured in rounds."""
-
-    def measure(self, round_s: float) -> None:
-        """Run for ``round_s`` seconds and record the time of each call."""
-
-
 @dataclass(slots=True)
 class CallTimes:
     """Wall-clock time of every call, and the CPU time of all of them on all threads of the process."""
@@ -104,11 +97,6 @@ class CallTimes:
     def cpu_s_per_call(self) -> float:
         """Mean CPU time of a call."""
         return self.cpu_s / len(self.calls_s)
-
-    @property
-    def latency_ms(self) -> dict[str, float]:
-        """p50, p95 and p99 of a call."""
-        return latency_percentiles_ms(self.calls_s)
 
 
 @dataclass(slots=True)
@@ -175,7 +163,7 @@ def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, i
     """
     with ExitStack() as stack:
         runners, left_out = load_runners(bundle, plan, stack)
-        run_rounds(runners, plan.rounds, on_progress)
+        run_rounds([runner.measure for runner in runners], plan.rounds, on_progress)
     peaks = _peaks(runners)
     return {
         "performance_hint": plan.performance_hint,
@@ -192,7 +180,8 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
     The second value gives, for each engine that cannot run here, the reason.
     """
     runners, left_out = [], {}
-    random_clips = [_random_clips(bundle, batch) for batch in plan.batches]
+    shape, rng = bundle.spec.clip_shape, np.random.default_rng
+    random_clips = [rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8) for batch in plan.batches]
     for name, precision in plan.engines:
         before_bytes = _resident_bytes()
         try:
@@ -212,28 +201,21 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
             continue
         engine = stack.enter_context(closing(loaded))
         engine.heatmaps_from = inf
-        loaded_runners = [EngineRunner(engine, precision, clips) for clips in random_clips]
-        _warm_up(loaded_runners, before_bytes)
-        runners += loaded_runners
+        batches = [EngineRunner(engine, precision, clips) for clips in random_clips]
+        for runner in sorted(batches, key=lambda runner: len(runner.clips)):
+            runner.warm_up()
+            if before_bytes is not None and (now_bytes := _resident_bytes()) is not None:
+                runner.memory_bytes = now_bytes - before_bytes
+        runners += batches
     return runners, left_out
 
 
-def run_rounds(parts: Sequence[Measurable], rounds: int, on_progress: Callable[[int, int], None]) -> None:
-    """Measure every part once a round, in turns."""
-    for number in range(rounds * len(parts)):
-        parts[number % len(parts)].measure(_ROUND_S)
-        on_progress(number + 1, rounds * len(parts))
-
-
-def _random_clips(bundle: Bundle, batch: int) -> Clips:
-    return np.random.default_rng(0).integers(0, 256, (batch, *bundle.spec.clip_shape), dtype=np.uint8)
-
-
-def _warm_up(runners: list[EngineRunner], before_bytes: int | None) -> None:
-    for runner in sorted(runners, key=lambda runner: len(runner.clips)):
-        runner.warm_up()
-        now_bytes = _resident_bytes()
-        runner.memory_bytes = None if before_bytes is None or now_bytes is None else now_bytes - before_bytes
+def run_rounds(measurements: Sequence[Callable[[float], None]], rounds: int, on_progress: Callable[[int, int], None]) -> None:
+    """Run every measurement once a round, in turns, for the given number of seconds."""
+    steps = rounds * len(measurements)
+    for step in range(steps):
+        measurements[step % len(measurements)](_ROUND_S)
+        on_progress(step + 1, steps)
 
 
 def _resident_bytes() -> int | None:
@@ -251,7 +233,10 @@ def _peaks(runners: list[EngineRunner]) -> dict[str, Roofline]:
 
 
 def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Roofline]) -> list[BenchmarkResult]:
-    gflop, moved_bytes = gflop_per_clip(bundle), _moved_bytes(bundle)
+    gflop = gflop_per_clip(bundle)
+    # At least the clip, the state in and out, and the weights, which fit no first-level cache, are moved.
+    state_bytes = 0 if bundle.spec.state_shape is None else 2 * 4 * int(np.prod(bundle.spec.state_shape))
+    moved_bytes = float(np.prod(bundle.spec.clip_shape)) + state_bytes + bundle.file(ONNX_NAME).stat().st_size
     reference = {
         len(runner.clips): runner.clips_per_s for runner in runners if (runner.engine.name, runner.precision) == REFERENCE
     }
@@ -267,7 +252,7 @@ def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Ro
             clips_per_s=clips_per_s,
             clips_per_s_on_device=batch / runner.times_on_device.median_s if runner.times_on_device.calls_s else None,
             cpu_s_per_clip=runner.cpu_s_per_clip,
-            latency_ms=runner.times.latency_ms,
+            latency_ms=latency_percentiles_ms(runner.times.calls_s),
             gflop_per_clip=gflop,
             ratio_to_floor=None if least_s is None else least_s * clips_per_s,
             against_reference=clips_per_s / reference[batch] if batch in reference else None,
@@ -275,9 +260,3 @@ def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Ro
         )
 
     return [result(runner) for runner in runners]
-
-
-def _moved_bytes(bundle: Bundle) -> float:
-    """Bytes that at least move for one clip: the clip, the state in and out, and the weights, which fit no first-level cache."""
-    state = 0 if bundle.spec.state_shape is None else 2 * 4 * int(np.prod(bundle.spec.state_shape))
-    return float(np.prod(bundle.spec.clip_shape)) + state + bundle.file(ONNX_NAME).stat().st_size

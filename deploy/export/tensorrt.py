@@ -8,7 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,10 @@ def make_plan(
     """
     library = import_library(engine)
     current = plan_fingerprint(engine, library)
-    existing = _existing_record(bundle, engine, precision, current)
-    if existing is not None and existing.plan is not None and _up_to_date(existing.plan, options, calibration):
-        return existing
+    with suppress(EngineError, BundleCorrupt):
+        existing, _ = read_plan(bundle, engine, precision, current)
+        if existing.plan is not None and _up_to_date(existing.plan, options, calibration):
+            return existing
     require_writable(bundle, "no plan could be kept; build")
     graph = serving_graph(bundle, precision, calibration, lambda done, total: on_progress(QUANTIZING, done, total))
     graph_sha256, cache = sha256(graph.content), _timing_cache_path(current)
@@ -264,13 +265,6 @@ def _monitor(library: TensorRt, on_progress: OnBuildProgress) -> Any:
                 self.interrupted = error
 
     return Monitor()
-
-
-def _existing_record(bundle: Bundle, engine: str, precision: Precision, current: Fingerprint) -> EngineRecord | None:
-    try:
-        return read_plan(bundle, engine, precision, current)[0]
-    except (EngineError, BundleCorrupt):
-        return None
 
 
 def _up_to_date(plan: PlanRecord, options: BuildOptions, calibration: CalibrationFrames | None) -> bool:

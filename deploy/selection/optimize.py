@@ -35,11 +35,7 @@ _ROUND_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The load and latency to choose an engine for.
-
-    Raises:
-        ConfigError: the latency is out of range.
-    """
+    """The load and latency to choose an engine for. ConfigError if the latency is out of range."""
 
     load: CameraLoad
     latency_ms: float | None = None

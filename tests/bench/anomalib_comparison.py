@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rich.console import Console
 from rich.table import Table
 
+from deploy.benchmark.load_test import latency_percentiles_ms
 from deploy.benchmark.run import BenchmarkPlan, CallTimes, EngineRunner, load_runners, run_rounds
 from deploy.bundle import read_bundle
 from deploy.engines.registry import PRECISIONS
@@ -67,7 +68,7 @@ def main() -> None:
             engines = tuple((name, precision) for name, precisions in PRECISIONS.items() for precision in precisions)
             plan = BenchmarkPlan(engines, rounds=arguments.rounds, threads=arguments.threads)
             ours, left_out = load_runners(read_bundle(arguments.bundle), plan, stack)
-            run_rounds([*ours, *others], plan.rounds, lambda _done, _total: None)
+            run_rounds([part.measure for part in (*ours, *others)], plan.rounds, lambda _done, _total: None)
     except OddsightError as error:
         sys.exit(f"error: {error}")
     console.print(comparison_table(ours, others))
@@ -131,7 +132,7 @@ def comparison_table(ours: Sequence[EngineRunner], others: Sequence[AnomalibRunn
 
 
 def _figures(times: CallTimes, batch: int) -> list[str]:
-    latency_ms = times.latency_ms
+    latency_ms = latency_percentiles_ms(times.calls_s)
     speed = f"{batch / times.median_s:.1f}", f"{times.cpu_s_per_call / batch * 1000:.2f}"
     return [*speed, f"{latency_ms['p50']:.1f}", f"{latency_ms['p95']:.1f}"]
 

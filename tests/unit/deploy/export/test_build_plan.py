@@ -10,7 +10,7 @@ from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engines.tensorrt_library import MODULES, Log, import_library
 from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
 from deploy.export.tensorrt import build_plan
-from deploy.records import BuildOptions, read_build_options
+from deploy.records import BuildOptions, parse_build_options
 from tests.harness.fake_tensorrt import FakeTensorRt, Severity
 
 OPTIONS = BuildOptions(buckets=(1, 4))
@@ -110,22 +110,15 @@ def test_wide_profile() -> None:
 
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=8))
 def test_sorts_buckets(buckets: list[int]) -> None:
-    options = read_build_options(buckets=buckets, profiles="static", optimization_level=3, workspace_mib=1, max_plan_mib=1)
+    options = parse_build_options(buckets=buckets)
     assert options.buckets == tuple(sorted(set(buckets)))
     assert [bounds[2] for bounds in options.profile_bounds()] == list(options.buckets)
 
 
 @pytest.mark.parametrize("wrong", [{"buckets": [0]}, {"buckets": [2000]}, {"optimization_level": 9}])
 def test_rejects_options_out_of_range(wrong: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {
-        "buckets": None,
-        "profiles": "static",
-        "optimization_level": 3,
-        "workspace_mib": 1,
-        "max_plan_mib": 1,
-    }
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        read_build_options(**{**usual, **wrong})
+        parse_build_options(**wrong)
 
 
 @pytest.mark.parametrize("flavour", MODULES)
