@@ -1,4 +1,4 @@
-"""Clips to micro-batches: flushed when full, or when the oldest clip has waited long enough. Pure; the caller has the clock."""
+"""Micro-batches: clips are flushed when a batch is full or its oldest clip has waited long enough. The caller owns the clock."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class _Waiting(Generic[T]):
 
 
 class MicroBatcher(Generic[T]):
-    """First in, first out, over all cameras; of the clips with one key, at most one a micro-batch."""
+    """A first-in, first-out queue over all cameras. A micro-batch holds at most one clip of each key."""
 
     def __init__(self, max_clips: int, max_wait_s: float) -> None:
         self._max_clips = max_clips
@@ -26,40 +26,37 @@ class MicroBatcher(Generic[T]):
         return len(self._waiting)
 
     def add(self, clip: T, now_s: float, key: Hashable | None = None) -> None:
-        """Queue a clip that became ready at ``now_s`` (monotonic).
-
-        ``key``: what the clip must not share a micro-batch with another clip of; None for a clip that may sit beside any.
-        """
+        """Queue a clip that became ready at ``now_s`` (monotonic). Clips with the key None may share a micro-batch."""
         self._waiting.append(_Waiting(clip, now_s, key))
 
     def deadline_s(self) -> float | None:
-        """When the oldest clip must be flushed; None when nothing waits."""
+        """When the oldest clip must be flushed; None if the queue is empty."""
         return self._waiting[0].since_s + self._max_wait_s if self._waiting else None
 
     def take(self, now_s: float) -> list[T]:
-        """The next micro-batch, at most ``max_clips`` clips; empty when none is due yet."""
+        """The next micro-batch, at most ``max_clips`` clips; empty if none is due yet."""
         deadline_s = self.deadline_s()
-        batch, left = self._split()
+        batch, rest = self._split()
         if deadline_s is None or (len(batch) < self._max_clips and now_s < deadline_s):
             return []
-        self._waiting = left
+        self._waiting = rest
         return batch
 
     def take_all(self) -> list[T]:
-        """What waits, due or not, at most ``max_clips`` clips."""
+        """The next micro-batch, due or not."""
         batch, self._waiting = self._split()
         return batch
 
     def _split(self) -> tuple[list[T], list[_Waiting[T]]]:
-        """The oldest clips that may share a micro-batch, and the rest. The oldest of all is always among them."""
+        """The oldest clips that may share a micro-batch, and the rest; the oldest of all is always in the first."""
         batch: list[T] = []
-        left: list[_Waiting[T]] = []
+        rest: list[_Waiting[T]] = []
         keys: set[Hashable] = set()
         for waiting in self._waiting:
             if len(batch) == self._max_clips or waiting.key in keys:
-                left.append(waiting)
+                rest.append(waiting)
                 continue
             batch.append(waiting.clip)
             if waiting.key is not None:
                 keys.add(waiting.key)
-        return batch, left
+        return batch, rest

@@ -84,7 +84,7 @@ class Manifest(_Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenClips:
     """Clips to try an engine on, with the reference's answer: uint8 (N, T, H, W, C), float32 (N,), float32 (N, h, w).
 
     For a recurrent model also the states that go in and come out, float32 (N, *state_shape); None for the others.
@@ -191,7 +191,7 @@ def require_writable(bundle: Bundle, consequence: str) -> None:
         raise BundleError(f"{bundle.path}: cannot be written to, so {consequence} on a copy of it")
 
 
-def golden_bytes(golden: Golden) -> bytes:
+def golden_bytes(golden: GoldenClips) -> bytes:
     """Content of ``golden.safetensors``."""
     from safetensors.numpy import save
 
@@ -199,11 +199,11 @@ def golden_bytes(golden: Golden) -> bytes:
     return save({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
-def read_golden(bundle: Bundle) -> Golden:
+def read_golden(bundle: Bundle) -> GoldenClips:
     """The bundle's golden clips with the reference's scores."""
     from safetensors.numpy import load_file
 
-    return Golden(**load_file(bundle.file(GOLDEN_NAME)))
+    return GoldenClips(**load_file(bundle.file(GOLDEN_NAME)))
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -1,11 +1,10 @@
-"""The decision rule: scores of one camera in, changes of an event's life out. Pure.
+"""The decision rule: turns the scores of one camera into events. A pure function.
 
-It lies in ``deploy`` because it belongs to the contract between training and serving: the trainer counts events found
-and false events with the very rule that the streamer applies.
+An event begins as a candidate at the first score at or above ``enter``. A score below ``exit`` drops a candidate; a candidate
+that lasts ``min_duration_ms`` is announced (``start``). An announced event ends when no score at or above ``exit`` came for more
+than ``merge_gap_ms``, so that short dips do not split it.
 
-An event begins as a candidate at the first score at or above ``enter``. A score below ``exit`` drops a candidate; a
-candidate that lasts ``min_duration_ms`` is announced (``start``). An announced event ends when no score at or above
-``exit`` came for more than ``merge_gap_ms``; until then it goes on, so short dips do not split it.
+Training uses the same rule as serving, to count detected events and false events.
 """
 
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ class DecisionRule(BaseModel):
 
 
 class OpenEvent(BaseModel):
-    """A candidate or an announced event of one camera; ``None`` in its place means that nothing is open."""
+    """A candidate or an announced event of one camera."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +49,7 @@ class OpenEvent(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one frame says: ``score`` is None for a frame that completes no clip. ``event_id`` names the event it may begin."""
+    """The score of one frame, None if it completes no clip. ``event_id`` is the id of an event that begins with it."""
 
     event_id: str
     captured_at_ms: int
@@ -59,7 +58,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class EventChange:
-    """One entry of an event's life, caused by ``observation``."""
+    """A start, update or end of an event, caused by ``observation``."""
 
     kind: EventKind
     event: OpenEvent
@@ -75,9 +74,9 @@ Decision = tuple[OpenEvent | None, tuple[EventChange, ...]]
 
 
 def decide(rule: DecisionRule, event: OpenEvent | None, observation: Observation) -> Decision:
-    """Take one frame of a camera, in capture order, into account: the camera's new state and what changed."""
+    """Apply one frame, in capture order: the camera's open event after it, and what is to be published."""
     if event is not None and abs(observation.captured_at_ms - event.last_active_ms) > rule.merge_gap_ms:
-        # Also when the clock jumped back: the frames no longer follow one another.
+        # abs: also after the clock jumped back, when frames are no longer in order.
         ended = (EventChange("end", event, observation),) if event.announced_at_ms is not None else ()
         state, changes = _begin(rule, observation)
         return state, ended + changes
@@ -85,11 +84,11 @@ def decide(rule: DecisionRule, event: OpenEvent | None, observation: Observation
         return _begin(rule, observation)
     if observation.score is None or observation.score < rule.exit:
         return (event if event.announced_at_ms is not None else None), ()
-    return _go_on(rule, event, observation, observation.score)
+    return _continue(rule, event, observation, observation.score)
 
 
 def finish(event: OpenEvent | None, observation: Observation) -> tuple[EventChange, ...]:
-    """End what is open because no frame will follow ``observation``."""
+    """End an open event because no frame follows ``observation``."""
     if event is None or event.announced_at_ms is None:
         return ()
     return (EventChange("end", event, observation),)
@@ -102,22 +101,22 @@ def _begin(rule: DecisionRule, observation: Observation) -> Decision:
     candidate = OpenEvent(
         event_id=observation.event_id, started_at_ms=now_ms, last_active_ms=now_ms, peak_score=observation.score
     )
-    return _go_on(rule, candidate, observation, observation.score)
+    return _continue(rule, candidate, observation, observation.score)
 
 
-def _go_on(rule: DecisionRule, event: OpenEvent, observation: Observation, score: float) -> Decision:
+def _continue(rule: DecisionRule, event: OpenEvent, observation: Observation, score: float) -> Decision:
     now_ms = observation.captured_at_ms
     event = event.model_copy(
         update={"last_active_ms": max(now_ms, event.last_active_ms), "peak_score": max(score, event.peak_score)}
     )
-    kind = _due(rule, event, now_ms)
+    kind = _due_kind(rule, event, now_ms)
     if kind is None:
         return event, ()
     event = event.model_copy(update={"announced_at_ms": now_ms})
     return event, (EventChange(kind, event, observation),)
 
 
-def _due(rule: DecisionRule, event: OpenEvent, now_ms: int) -> EventKind | None:
+def _due_kind(rule: DecisionRule, event: OpenEvent, now_ms: int) -> EventKind | None:
     if event.announced_at_ms is None:
         return "start" if now_ms - event.started_at_ms >= rule.min_duration_ms else None
     return "update" if now_ms - event.announced_at_ms >= rule.update_interval_ms else None

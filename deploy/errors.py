@@ -1,23 +1,23 @@
 """The root of every error Oddsight raises on purpose, and the errors of bundles, frames, decoders and engines.
 
 OddsightError                 the command line prints it in one line and exits with its ``exit_code``
-├── ConfigError               a setting is wrong: names dotted path, rule and value (exit 2)
+├── ConfigError               a setting is wrong: names its path, the rule and the value (exit 2)
 ├── BundleError               a bundle cannot be used
 │   ├── BundleCorrupt         a file is missing or differs from its sha256
 │   └── BundleIncompatible    made for another format, spec or model kind
-├── BadFrame                  bytes that are no usable picture; ``reason`` is a word for metrics and headers
+├── BadFrame                  bytes that are not a usable image; ``reason`` is a word for metrics and headers
 ├── VideoUnreadable           a video cannot be opened or read, or none of its frames can be decoded
 ├── DecoderError
-│   ├── DecoderUnavailable    the decoder's library or GPU is missing; names the extra
-│   ├── DecoderRefused        its pictures give other scores than those decoded on the CPU
-│   └── DecoderFailed         it no longer decodes
+│   ├── DecoderUnavailable    the decoder's library or GPU is missing; names the extra to install
+│   ├── DecoderRefused        its images give other scores than those decoded on the CPU
+│   └── DecoderFailed         it stopped decoding
 └── EngineError
-    ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra
-    ├── EngineRefused         it has not passed validation on this machine; names what to run
-    │   └── PlanStale         its plan was made for something else; names each difference
-    ├── BadClips              the caller broke the clip contract (dtype, shape, size); names value and rule
+    ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra to install
+    ├── EngineRefused         not validated on this machine; names the command to run
+    │   └── PlanStale         its plan was built for something else; names each difference
+    ├── BadClips              the caller broke the clip contract (dtype, shape, number); names value and rule
     ├── EngineClosed          used after close()
-    └── EngineFailed          the backend failed or gave back something that is no score
+    └── EngineFailed          the backend failed or returned something that is not a score
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class OddsightError(Exception):
 
 
 class ConfigError(OddsightError):
-    """A setting is wrong; the message names its dotted path, the rule and the value."""
+    """A setting is wrong."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class BundleError(OddsightError):
 
 
 class BundleCorrupt(BundleError):
-    """A file of the bundle is missing, unreadable or differs from the sha256 in ``bundle.json``."""
+    """A file of the bundle is missing, unreadable or differs from its sha256."""
 
 
 class BundleIncompatible(BundleError):
@@ -50,10 +50,7 @@ class BundleIncompatible(BundleError):
 
 
 class BadFrame(OddsightError):
-    """Bytes that are no usable picture.
-
-    ``reason`` is one of a fixed set of words, fit for a metric label or a message header; the message says more.
-    """
+    """Bytes that are not a usable image. ``reason`` is one of a fixed set of words, fit for a metric label or a header."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -73,11 +70,11 @@ class DecoderUnavailable(DecoderError):
 
 
 class DecoderRefused(DecoderError):
-    """The decoder's pictures give other scores than those decoded on the CPU."""
+    """The decoder's images give other scores than those decoded on the CPU."""
 
 
 class DecoderFailed(DecoderError):
-    """The decoder no longer decodes what it decoded when it was started."""
+    """The decoder worked at start and no longer does."""
 
 
 class EngineError(OddsightError):
@@ -89,15 +86,15 @@ class EngineUnavailable(EngineError):
 
 
 class EngineRefused(EngineError):
-    """The engine has not passed validation with this bundle on this machine."""
+    """The engine has not been validated with this bundle on this machine."""
 
 
 class PlanStale(EngineRefused):
-    """The engine's plan was made for another model, library or GPU."""
+    """The engine's plan was built for another model, library or GPU."""
 
 
 class BadClips(EngineError):
-    """The clips handed to an engine break the clip contract."""
+    """The clips given to an engine break the clip contract."""
 
 
 class EngineClosed(EngineError):
@@ -105,20 +102,32 @@ class EngineClosed(EngineError):
 
 
 class EngineFailed(EngineError):
-    """The backend failed, or gave back something that is no score."""
+    """The backend failed or returned something that is not a score."""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, or its type if it has none; many libraries append lines of their source code."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 @contextmanager
-def backend_errors(failed: str) -> Iterator[None]:
-    """Turn whatever a backend raises into an EngineFailed that begins with ``failed``."""
+def backend_errors(action: str) -> Iterator[None]:
+    """Turn every error into an EngineFailed whose message begins with ``action``, what failed."""
     try:
         yield
     except Exception as error:
-        # A backend's message goes on for lines of its own source code; the cause keeps them all.
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise EngineFailed(f"{failed}: {reason}") from error
+        raise EngineFailed(f"{action}: {first_line(error)}") from error
 
 
 def missing_library(engine: str, extra: str, error: ImportError) -> EngineUnavailable:
     """The error to raise when an engine's library cannot be imported."""
     return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")
+
+
+@contextmanager
+def required_library(engine: str, extra: str) -> Iterator[None]:
+    """Turn an ImportError into the EngineUnavailable of :func:`missing_library`."""
+    try:
+        yield
+    except ImportError as error:
+        raise missing_library(engine, extra, error) from error

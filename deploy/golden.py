@@ -1,9 +1,7 @@
-"""Golden sequences: a bundle's few stretches of footage, to try an engine on from frame to frame as it watches a camera.
+"""Golden sequences: footage with the reference's scores in a bundle, to validate engines of other precisions than float32.
 
-Golden clips say whether an engine computes what the reference computes. An engine of another precision does not, quite; what
-counts then is whether it ranks frames as the reference does, after many frames of its own states. The second half of each
-sequence is footage played at three times its pace: unusual to a model of motion, so that ordinary and unusual scores are there.
-Footage that a graph is made from is drawn in the same way, see :mod:`deploy.export.calibration_frames`.
+Such an engine does not reproduce the reference's scores exactly. What counts is that it ranks frames in the same order, also
+after many frames of a recurrent state. The second half of each sequence is sped up, so that it holds normal and anomalous scores.
 """
 
 from collections.abc import Iterator
@@ -15,85 +13,85 @@ from numpy.typing import NDArray
 from deploy.bundle import SEQUENCES_NAME, Bundle
 from deploy.engine import Clips, Engine, Scores, State
 from deploy.errors import BundleIncompatible
-from deploy.image import decode_picture, encode_png
+from deploy.image import decode_image, encode_png
 from deploy.spec import ClipSpec
 
-PACE = 3
-"""How many times its own pace hurried footage is played at."""
+SPEEDUP = 3
+"""Sped-up footage consists of every third frame."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sequences:
-    """Frames of some cameras, one after the other, with the reference's scores."""
+class GoldenSequences:
+    """Consecutive frames of some cameras with the reference's scores."""
 
     frames: NDArray[np.uint8]
     """uint8 (S, F, H, W, C)."""
-    hurried: NDArray[np.bool_]
-    """bool (S, F): what is played at three times its pace."""
+    sped_up: NDArray[np.bool_]
+    """bool (S, F): the frames of the sped-up half."""
     score: NDArray[np.float32]
-    """float32 (S, F) of the reference; NaN where no clip ends: at the first ``length`` - 1 frames."""
+    """float32 (S, F); NaN for the first ``length - 1`` frames, which complete no clip."""
 
 
-def places_of(half: int) -> NDArray[np.int64]:
-    """Which frames of a stretch of ``half * (1 + PACE)`` make a sequence, int64 (2 * half,): from the middle on it is hurried."""
-    return np.concatenate([np.arange(half), half + PACE * np.arange(half)])
+def sequence_indices(half: int) -> NDArray[np.int64]:
+    """Indices int64 (2 * half,) of a sequence's frames in a stretch of ``half * (1 + SPEEDUP)`` frames."""
+    return np.concatenate([np.arange(half), half + SPEEDUP * np.arange(half)])
 
 
-def sequences_bytes(sequences: Sequences) -> bytes:
-    """Content of ``sequences.safetensors``: the frames are PNGs, one after the other."""
+def sequences_bytes(sequences: GoldenSequences) -> bytes:
+    """Content of ``sequences.safetensors``; the frames are stored as concatenated PNGs."""
     from safetensors.numpy import save
 
-    pictures = [encode_png(frame) for row in sequences.frames for frame in row]
+    images = [encode_png(frame) for sequence in sequences.frames for frame in sequence]
     return save(
         {
-            "pictures": np.frombuffer(b"".join(pictures), np.uint8),
-            "sizes_bytes": np.array([len(picture) for picture in pictures]).reshape(sequences.hurried.shape),
-            # safetensors writes the memory as it lies, whatever the strides say.
-            "hurried": np.ascontiguousarray(sequences.hurried),
+            "pictures": np.frombuffer(b"".join(images), np.uint8),
+            "sizes_bytes": np.array([len(image) for image in images]).reshape(sequences.sped_up.shape),
+            # safetensors writes the memory as it is and ignores strides.
+            "hurried": np.ascontiguousarray(sequences.sped_up),
             "score": np.ascontiguousarray(sequences.score),
         }
     )
 
 
-def read_sequences(bundle: Bundle) -> Sequences:
+def read_sequences(bundle: Bundle) -> GoldenSequences:
     """The bundle's golden sequences.
 
     Raises:
-        BundleIncompatible: it holds none: it was made by an earlier version.
+        BundleIncompatible: it has none, because an earlier version made it.
     """
     from safetensors.numpy import load_file
 
     if SEQUENCES_NAME not in bundle.manifest.files:
         raise BundleIncompatible(
-            f"{bundle.path}: holds no golden sequences, without which no engine but those of float32 can be tried; "
+            f"{bundle.path}: has no golden sequences, which engines of other precisions than f32 are validated with; "
             "make the bundle again with oddsight-train"
         )
     content = load_file(bundle.file(SEQUENCES_NAME))
     sizes = content["sizes_bytes"]
-    frames = np.stack(list(_decoded(content["pictures"].tobytes(), sizes, bundle.spec)))
-    return Sequences(frames.reshape(*sizes.shape, *bundle.spec.frame_shape), content["hurried"], content["score"])
+    frames = np.stack(list(_decode_all(content["pictures"].tobytes(), sizes, bundle.spec)))
+    return GoldenSequences(frames.reshape(*sizes.shape, *bundle.spec.frame_shape), content["hurried"], content["score"])
 
 
 def score_sequences(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scores of sequences uint8 (S, F, H, W, C), all side by side, float32 (S, F); NaN where no clip ends. S <= ``max_clips``."""
-    scores = np.full(frames.shape[:2], np.nan, np.float32)
-    for frame, (_, _, found) in enumerate(walk(engine, frames), engine.spec.length - 1):
-        scores[:, frame] = found.score
-    return scores
+    """Scores float32 (S, F) of sequences uint8 (S, F, H, W, C), S <= ``max_clips``; NaN where no clip is complete."""
+    result = np.full(frames.shape[:2], np.nan, np.float32)
+    for frame, (_, _, scores) in enumerate(run_sequences(engine, frames), engine.spec.length - 1):
+        result[:, frame] = scores.score
+    return result
 
 
-def walk(engine: Engine, frames: NDArray[np.uint8]) -> Iterator[tuple[Clips, State | None, Scores]]:
-    """What an engine is given and gives on its way through sequences uint8 (S, F, H, W, C), clip by clip."""
+def run_sequences(engine: Engine, frames: NDArray[np.uint8]) -> Iterator[tuple[Clips, State | None, Scores]]:
+    """Score sequences uint8 (S, F, H, W, C) frame by frame; yields the inputs and outputs of each call."""
     length = engine.spec.length
     state = None
     for end in range(length, frames.shape[1] + 1):
         clips = frames[:, end - length : end]
-        found = engine.score(clips, state)
-        yield clips, state, found
-        state = found.state
+        scores = engine.score(clips, state)
+        yield clips, state, scores
+        state = scores.state
 
 
-def _decoded(pictures: bytes, sizes: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.uint8]]:
+def _decode_all(images: bytes, sizes: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.uint8]]:
     ends = np.cumsum(sizes.ravel())
     for end, size in zip(ends, sizes.ravel(), strict=True):
-        yield decode_picture(pictures[end - size : end], spec).frame
+        yield decode_image(images[end - size : end], spec).frame

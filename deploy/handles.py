@@ -1,4 +1,4 @@
-"""Handles of what engines keep on their device: a row is taken, held for as long as somebody refers to it, and free again."""
+"""Handles of frames and states in GPU memory: reference-counted rows of preallocated tables."""
 
 from collections import deque
 from collections.abc import Callable
@@ -6,79 +6,79 @@ from typing import Generic, NoReturn, TypeVar
 
 from deploy.errors import EngineFailed
 
-RESERVED = 2
-SCRATCH = 0
-"""The row that the unused places of a bucket write to and read from. It is 0 so that the launches before a capture, whose inputs
-are zeros, write to no other."""
-NOTHING = 1
-"""The row that is zeros for ever: as a state, "nothing seen yet"."""
+RESERVED_ROWS = 2
+SCRATCH_ROW = 0
+"""Row that the unused clips of a bucket read and write. It is 0 because launches before a CUDA graph capture have zeros as inputs
+and must not write to any other row."""
+ZERO_ROW = 1
+"""Row that always holds zeros: the state of a camera without history."""
 
 
-class Row:
-    """A place on the device whose content never changes while the handle lives. The last reference that goes frees it."""
+class Handle:
+    """A row of a table on the device. Its content never changes; it is freed with the last reference to the handle."""
 
-    __slots__ = ("_give_back", "index", "table")
+    __slots__ = ("_free", "index", "pool")
 
-    def __init__(self, index: int, table: object, give_back: Callable[[int], None]) -> None:
+    def __init__(self, index: int, pool: object, free: Callable[[int], None]) -> None:
         self.index = index
-        self.table = table
-        self._give_back = give_back
+        self.pool = pool
+        self._free = free
 
     def __del__(self) -> None:
-        self._give_back(self.index)
+        self._free(self.index)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a row of a device is referred to, never copied: each copy would free it")
+        raise TypeError("a handle of device memory cannot be copied: each copy would free the row")
 
 
-class FrameRow(Row):
-    """A frame on the device."""
-
-    __slots__ = ()
-
-
-class StateRow(Row):
-    """A state on the device: what a camera's next frame is scored with."""
+class FrameHandle(Handle):
+    """A frame in device memory."""
 
     __slots__ = ()
 
 
-R = TypeVar("R", bound=Row)
+class StateHandle(Handle):
+    """A recurrent model's state of one camera in device memory."""
+
+    __slots__ = ()
 
 
-class Rows(Generic[R]):
-    """Which rows of a table are free. Safe to use from several threads: a handle may die in any of them."""
+H = TypeVar("H", bound=Handle)
 
-    def __init__(self, kind: type[R], what: str, capacity: int, cameras: int) -> None:
+
+class HandlePool(Generic[H]):
+    """Hands out free rows of a table. Thread-safe: a handle may be freed in any thread."""
+
+    def __init__(self, kind: type[H], content: str, capacity: int, cameras: int) -> None:
         self.capacity = capacity
         self._kind = kind
-        self._full = (
-            f"all {capacity} rows for {what} on the device, made for {cameras} cameras, are held; "
-            "let go of handles that no next call needs, or load the engine for more cameras"
+        self._exhausted = (
+            f"all {capacity} rows for {content} on the device, allocated for {cameras} cameras, are in use; "
+            "drop handles that are no longer needed, or load the engine with more gpu_cached_cameras"
         )
-        # Appending to it and popping from it are atomic; a lock could be held by the very thread in which a handle dies.
-        self._free = deque(range(RESERVED, RESERVED + capacity))
+        # append and pop of a deque are atomic. A lock would deadlock if a handle died in the thread that holds it.
+        self._free_rows = deque(range(RESERVED_ROWS, RESERVED_ROWS + capacity))
 
     @property
     def n_free(self) -> int:
-        """Rows that nobody holds."""
-        return len(self._free)
+        """Number of free rows."""
+        return len(self._free_rows)
 
-    def take(self, n_rows: int) -> list[R]:
+    def take(self, n_rows: int) -> list[H]:
         """Handles of ``n_rows`` free rows.
 
         Raises:
-            EngineFailed: there are not as many; none is taken.
+            EngineFailed: fewer rows are free; none is taken.
         """
-        return [self._take() for _ in range(n_rows)]
+        return [self._take_one() for _ in range(n_rows)]
 
-    def owns(self, row: object) -> bool:
-        """Whether ``row`` is a handle of this table."""
-        return isinstance(row, self._kind) and row.table is self
+    def owns(self, handle: object) -> bool:
+        """Whether ``handle`` was handed out by this pool."""
+        return isinstance(handle, self._kind) and handle.pool is self
 
-    def _take(self) -> R:
+    def _take_one(self) -> H:
         try:
-            index = self._free.pop()
+            row = self._free_rows.pop()
         except IndexError as error:
-            raise EngineFailed(self._full) from error
-        return self._kind(index, self, self._free.append)
+            raise EngineFailed(self._exhausted) from error
+        return self._kind(row, self, self._free_rows.append)

@@ -1,7 +1,7 @@
-"""A network in half precision: what an engine that takes each operation's type from the graph is given. Needs PyTorch.
+"""PyTorch networks of bundles: loading, and conversion to half precision for engines that read types from the graph.
 
-Autocast decides what is computed in float16, and it is cautious: convolutions and matrix products. What follows them keeps their
-type until a network asks for float32, as ours do before anything is subtracted, squared or summed up to a score.
+Autocast decides which operations run in float16: convolutions and matrix products. Networks cast their maps back to float32
+before they subtract, square or sum them up to a score.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,49 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from deploy.bundle import WEIGHTS_NAME, Bundle
 from deploy.errors import BundleIncompatible, backend_errors
 
+NETWORKS_GROUP = "oddsight.networks"
+"""Entry point group of network factories, by model kind. A factory takes the model card's ``config`` and returns a module.
 
-class InHalf(nn.Module):
-    """A copy of a network to be exported under :func:`half_precision`; it takes and gives what the network does, float32.
+Its ``forward`` maps clips uint8 (N, T, H, W, C) to scores float32 (N,) and heat maps float32 (N, h, w). If the spec has a state,
+``forward(clips, state)`` also takes float32 (N, *state_shape) and returns the next state as a third value.
+"""
 
-    Batch norms that follow a convolution or a matrix product become part of it: the exporter would put them in later, with
+
+def load_network(bundle: Bundle) -> Any:
+    """The bundle's network with its weights, on the CPU, in evaluation mode.
+
+    Raises:
+        BundleIncompatible: no network of its kind is installed.
+        EngineFailed: it cannot be imported, or its weights do not fit.
+    """
+    factory = _network_factory(bundle)
+    with backend_errors(f"torch: {bundle.path} cannot be loaded"):
+        network = factory(bundle.manifest.model.config)
+        network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
+        return network.eval()
+
+
+def _network_factory(bundle: Bundle) -> Any:
+    kind = bundle.manifest.model.kind
+    installed = entry_points(group=NETWORKS_GROUP)
+    if kind not in installed.names:
+        kinds = ", ".join(sorted(installed.names)) or "none"
+        raise BundleIncompatible(f"{bundle.path}: no network of kind {kind!r} is installed; installed kinds: {kinds}")
+    with backend_errors(f"torch: the network {kind!r} cannot be imported"):
+        return installed[kind].load()
+
+
+class HalfPrecisionNetwork(nn.Module):
+    """A copy of a network, to be exported or run under float16 autocast. Inputs and outputs stay float32.
+
+    Batch norms are fused into the convolution or matrix product before them: the exporter would otherwise insert them with
     float32 weights on float16 maps.
     """
 
@@ -30,10 +62,9 @@ class InHalf(nn.Module):
         self.network = deepcopy(network).eval()
         for module in self.network.modules():
             if isinstance(module, nn.Sequential):
-                _fuse(module)
+                _fuse_batch_norms(module)
 
     def forward(self, clips: Tensor, state: Tensor | None = None) -> tuple[Tensor, ...]:
-        """See the class."""
         results = self.network(clips) if state is None else self.network(clips, state)
         return tuple(result.float() for result in results)
 
@@ -45,10 +76,18 @@ def half_precision() -> Iterator[None]:
         yield
 
 
-def half_share(graph: bytes) -> float:
-    """Of a graph's convolutions and matrix products, the part that gives float16.
+def cast_weights_to_half(network: nn.Module) -> nn.Module:
+    """Cast the weights of convolutions and matrix products to float16, in place, so that autocast has nothing left to cast."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.half()
+    return network
 
-    Look before building: a typed engine given float32 by accident is right, and slow without a word.
+
+def half_share(graph: bytes) -> float:
+    """Share, 0 to 1, of an ONNX graph's convolutions and matrix products whose output is float16.
+
+    A strongly typed engine built from a graph that is float32 by mistake gives right scores, only slowly; so check first.
     """
     import onnx
 
@@ -59,8 +98,7 @@ def half_share(graph: bytes) -> float:
     return len(in_half) / max(1, len(products))
 
 
-def _fuse(layers: nn.Sequential) -> None:
-    """Replace what is followed by a batch norm by both in one, in place."""
+def _fuse_batch_norms(layers: nn.Sequential) -> None:
     for first in range(len(layers) - 1):
         layer, norm = layers[first], layers[first + 1]
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
@@ -72,40 +110,3 @@ def _fuse(layers: nn.Sequential) -> None:
         else:
             continue
         layers[first + 1] = nn.Identity()
-
-
-def in_half_weights(network: nn.Module) -> nn.Module:
-    """Convolutions and matrix products with float16 weights, in place: autocast finds nothing left to cast."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            module.half()
-    return network
-
-
-NETWORKS_GROUP = "oddsight.networks"
-
-
-def _network_factory(bundle: Bundle) -> Any:
-    kind = bundle.manifest.model.kind
-    installed = entry_points(group=NETWORKS_GROUP)
-    if kind not in installed.names:
-        known = ", ".join(sorted(installed.names)) or "none"
-        raise BundleIncompatible(f"{bundle.path}: no network of kind {kind!r} is installed; installed kinds: {known}")
-    with backend_errors(f"torch: the network {kind!r} cannot be imported"):
-        return installed[kind].load()
-
-
-def load_network(bundle: Bundle) -> Any:
-    """The bundle's network with its weights, on the CPU, for serving.
-
-    Raises:
-        BundleIncompatible: no network of its kind is installed.
-        EngineFailed: it cannot be imported, or takes no such weights.
-    """
-    from safetensors.torch import load_file
-
-    factory = _network_factory(bundle)
-    with backend_errors(f"torch: {bundle.path} cannot be loaded"):
-        network = factory(bundle.manifest.model.config)
-        network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
-        return network.eval()

@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import PerformanceHint, Precision
-from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale
+from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale, first_line
 
 ENGINES_FOLDER = "engines"
 _RECORD_NAME = "engine.json"
@@ -318,4 +318,4 @@ def _read(kind: type[_R], path: Path, command: str) -> _R:
     try:
         return kind.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleCorrupt(f"{path}: {str(error).splitlines()[0]}; delete it and run {command} again") from error
+        raise BundleCorrupt(f"{path}: {first_line(error)}; delete it and run {command} again") from error

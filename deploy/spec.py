@@ -1,4 +1,4 @@
-"""``ClipSpec``: what a clip is. The one contract between footage, training and serving."""
+"""``ClipSpec``: shape and meaning of clips, the contract between footage, training and serving."""
 
 from typing import Annotated, Literal
 
@@ -8,12 +8,12 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ClipSpec(BaseModel):
-    """Shape and meaning of the clips a model takes: ``uint8 (length, height_px, width_px, channels)``.
+    """The clips a model takes: ``uint8 (length, height_px, width_px, channels)``.
 
     A clip is the last ``length`` consecutive frames of one camera, oldest first; every frame that completes a clip is
-    scored. A model that wants frames further apart picks them inside its graph, so nothing else has to know.
+    scored. A model that needs frames further apart selects them inside its graph.
 
-    A *recurrent* model takes, besides the clip, a state that it gave back with the camera's frame before.
+    A *recurrent* model also takes a state, which it returned with the camera's previous frame.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,34 +24,33 @@ class ClipSpec(BaseModel):
     width_px: int = Field(ge=16, le=2048)
     colour: Literal["gray", "bgr"] = "gray"
     fps: float = Field(default=10.0, gt=0, le=240)
-    """Frames per second of the footage the model was trained on: motion is measured in frames, so cameras should match it."""
+    """Frames per second of the training footage. Cameras should match it, because motion is measured per frame."""
     state_shape: tuple[Side, Side, Side] | None = None
-    """(C, h, w) of the state of one camera, float32; zeros are "nothing seen yet". None: the model carries no state."""
+    """(C, h, w) of one camera's state, float32, zeros at first; None for a model without a state."""
     state_warmup_frames: int = Field(default=0, ge=0, le=600)
-    """Frames after which a state has forgotten, to rounding, what came before them; 0 where there is no state."""
+    """Number of frames after which a state no longer depends, up to rounding, on earlier frames; 0 without a state."""
 
     @model_validator(mode="after")
-    def _only_a_state_warms_up(self) -> "ClipSpec":
+    def _warmup_needs_state(self) -> "ClipSpec":
         if self.state_shape is None and self.state_warmup_frames:
             raise ValueError(f"state_warmup_frames must be 0 without a state_shape, got {self.state_warmup_frames}")
         return self
 
     @property
     def channels(self) -> int:
-        """1 for gray, 3 for BGR."""
         return 1 if self.colour == "gray" else 3
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of one fitted frame."""
+        """(H, W, C)."""
         return (self.height_px, self.width_px, self.channels)
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C) of one clip."""
+        """(T, H, W, C)."""
         return (self.length, *self.frame_shape)
 
     @property
     def warmup_frames(self) -> int:
-        """Frames of a camera that rebuild its clip and state after a restart, before the next frame can be scored."""
+        """Number of frames that rebuild a camera's clip and state after a restart, before the next frame can be scored."""
         return self.length - 1 + self.state_warmup_frames

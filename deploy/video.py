@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from deploy import MAX_PICTURE_PX
+from deploy import MAX_IMAGE_PX
 from deploy.errors import VideoUnreadable
 
 AvFrame = VideoFrame
@@ -82,9 +82,9 @@ class Video:
             raise VideoUnreadable(f"{self._name}: reading failed: {_reason(error)}") from error
 
     def _check_size(self, frame: AvFrame) -> None:
-        if frame.width * frame.height > MAX_PICTURE_PX:
+        if frame.width * frame.height > MAX_IMAGE_PX:
             raise VideoUnreadable(
-                f"{self._name}: frames of {frame.width} x {frame.height} pixels; at most {MAX_PICTURE_PX} pixels are accepted"
+                f"{self._name}: frames of {frame.width} x {frame.height} pixels; at most {MAX_IMAGE_PX} pixels are accepted"
             )
 
 

@@ -8,8 +8,8 @@ import structlog
 
 from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.registry import STAY_ON_DEVICE, CpuDecoder, load_decoder
-from deploy.engine import Engine, EngineRequest, resident
+from deploy.decoders.registry import GPU_DECODERS, CpuDecoder, load_decoder
+from deploy.engine import Engine, EngineRequest, caching_engine
 from deploy.errors import ConfigError
 from deploy.selection.select import load_serving_engine
 from deploy.validation.accuracy import check_decoder
@@ -105,7 +105,7 @@ def _load_engine(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Ex
 
 def _load_decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics, stack: ExitStack) -> MessageDecoder:
     name, threads = settings.decode.backend, min(_MAX_DECODE_THREADS, os.cpu_count() or 1)
-    on_device = name in STAY_ON_DEVICE and resident(engine) is not None
+    on_device = name in GPU_DECODERS and caching_engine(engine) is not None
     images = load_decoder(name, bundle.spec, threads, on_device=on_device)
     stack.callback(images.close)
     described = images.describe()

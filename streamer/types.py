@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.handles import FrameRow, StateRow
+from deploy.handles import FrameHandle, StateHandle
 from deploy.image import AnyFrame
 
 UNREADABLE = "oddsight-unreadable"
@@ -88,9 +88,9 @@ class CameraFrame:
 class DeviceRows(NamedTuple):
     """What the engine caches on its device for a camera's next clip."""
 
-    frames: tuple[FrameRow, ...]
+    frames: tuple[FrameHandle, ...]
     """All frames of the next clip but the newest, oldest first."""
-    state: StateRow | None
+    state: StateHandle | None
     """None before the first clip, or for a model without a state."""
 
 

@@ -16,17 +16,17 @@ from deploy.bundle import (
     SEQUENCES_NAME,
     WEIGHTS_NAME,
     Bundle,
-    Golden,
+    GoldenClips,
     ModelCard,
     golden_bytes,
     read_golden,
     write_bundle,
 )
 from deploy.engine import EngineRequest
-from deploy.engines.registry import ENGINES, ON_GPU, load_engine
+from deploy.engines.registry import ENGINES, GPU_ENGINES, load_engine
 from deploy.errors import EngineUnavailable
 from deploy.export.onnx import export_onnx, save_weights
-from deploy.golden import PACE, Sequences, places_of, sequences_bytes
+from deploy.golden import SPEEDUP, GoldenSequences, sequence_indices, sequences_bytes
 from deploy.spec import ClipSpec
 from deploy.validation.parity import check_parity
 from trainer.calibrate import calibration_from
@@ -88,7 +88,7 @@ def check_engines(bundle: Bundle) -> Iterator[str]:
         EngineFailed: an engine differs from the trained network.
     """
     golden = read_golden(bundle)
-    for name in (name for name in ENGINES if name not in ON_GPU):
+    for name in (name for name in ENGINES if name not in GPU_ENGINES):
         try:
             engine = load_engine(bundle, EngineRequest(name))
         except EngineUnavailable as error:
@@ -101,19 +101,19 @@ def check_engines(bundle: Bundle) -> Iterator[str]:
         yield f"engine {name}: agrees on {parity.clips} clips, largest score error {parity.max_score_error:.1e}"
 
 
-def golden_sequences(network: ServingNetwork, spec: ClipSpec, held_out: Sequence[Footage]) -> Sequences:
+def golden_sequences(network: ServingNetwork, spec: ClipSpec, held_out: Sequence[Footage]) -> GoldenSequences:
     """Golden sequences of held-out footage, scored by the network. Short footage gives shorter or fewer sequences."""
     videos = [video.frames for video in held_out]
     half = SEQUENCE_FRAMES // 2
-    length = half * (1 + PACE)
+    length = half * (1 + SPEEDUP)
     stretches = [video[first : first + length] for video in videos for first in range(0, len(video) - length + 1, length)]
     if not stretches:
         stretches = [max(videos, key=len)]
-        half = max(1, len(stretches[0]) // (1 + PACE))
+        half = max(1, len(stretches[0]) // (1 + SPEEDUP))
     chosen = np.unique(np.linspace(0, len(stretches) - 1, GOLDEN_SEQUENCES).astype(int))
-    frames = np.stack([stretches[number][np.minimum(places_of(half), len(stretches[number]) - 1)] for number in chosen])
-    hurried = np.broadcast_to(np.arange(2 * half) >= half, frames.shape[:2]).copy()
-    return Sequences(frames, hurried, _score_sequences(network, spec, frames))
+    frames = np.stack([stretches[number][np.minimum(sequence_indices(half), len(stretches[number]) - 1)] for number in chosen])
+    sped_up = np.broadcast_to(np.arange(2 * half) >= half, frames.shape[:2]).copy()
+    return GoldenSequences(frames, sped_up, _score_sequences(network, spec, frames))
 
 
 @torch.inference_mode()
@@ -129,7 +129,7 @@ def _score_sequences(network: ServingNetwork, spec: ClipSpec, frames: NDArray[np
 
 
 @torch.inference_mode()
-def _reference_outputs(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset) -> tuple[NDArray[np.float32], Golden]:
+def _reference_outputs(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset) -> tuple[NDArray[np.float32], GoldenClips]:
     """Scores of held-out clips, float32 (N,), and the golden clips, evenly spaced, with all outputs of the network.
 
     A recurrent network scores every clip, because its state depends on them; others at most ``CALIBRATION_CLIPS``.
@@ -140,29 +140,29 @@ def _reference_outputs(network: ServingNetwork, spec: ClipSpec, held_out: ClipDa
     score, heatmap = network(torch.from_numpy(clips))
     batches = held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS)
     scores = [network(torch.from_numpy(batch))[0].numpy() for batch in batches]
-    return np.concatenate(scores), Golden(clips, score.numpy(), heatmap.numpy())
+    return np.concatenate(scores), GoldenClips(clips, score.numpy(), heatmap.numpy())
 
 
 def _recurrent_outputs(
     network: ServingNetwork, state_shape: tuple[int, ...], held_out: ClipDataset
-) -> tuple[NDArray[np.float32], Golden]:
+) -> tuple[NDArray[np.float32], GoldenClips]:
     # From the middle of equal parts, because the first clip has no state yet.
     chosen = {(2 * part + 1) * len(held_out) // (2 * GOLDEN_STATES) for part in range(GOLDEN_STATES)}
     scores: list[NDArray[np.float32]] = []
-    golden: list[Golden] = []
+    golden: list[GoldenClips] = []
     for number, outputs in enumerate(_recurrent_clips(network, state_shape, held_out)):
         scores.append(outputs.score)
         if number in chosen:
             golden.append(outputs)
-    merged = {field.name: np.concatenate([getattr(outputs, field.name) for outputs in golden]) for field in fields(Golden)}
-    return np.concatenate(scores), Golden(**merged)
+    merged = {field.name: np.concatenate([getattr(outputs, field.name) for outputs in golden]) for field in fields(GoldenClips)}
+    return np.concatenate(scores), GoldenClips(**merged)
 
 
-def _recurrent_clips(network: ServingNetwork, state_shape: tuple[int, ...], dataset: ClipDataset) -> Iterator[Golden]:
+def _recurrent_clips(network: ServingNetwork, state_shape: tuple[int, ...], dataset: ClipDataset) -> Iterator[GoldenClips]:
     """The network's inputs and outputs for every clip in order, one at a time. Every video starts with a state of zeros."""
     for video in dataset.footage:
         state = torch.zeros((1, *state_shape))
         for clip in ClipDataset((video,), dataset.length).batches(1):
             score, heatmap, next_state = network(torch.from_numpy(clip), state)
-            yield Golden(clip, score.numpy(), heatmap.numpy(), state.numpy(), next_state.numpy())
+            yield GoldenClips(clip, score.numpy(), heatmap.numpy(), state.numpy(), next_state.numpy())
             state = next_state

@@ -25,8 +25,6 @@ from trainer.models.registry import clip_model
 from trainer.models.video_ede import model as video_ede
 from trainer.training.callbacks import (
     CHECKPOINT_FOLDER,
-    LOG_FOLDER,
-    LOGGED_PICTURES,
     Checkpoints,
     ResumeCallback,
     TrainingCallback,

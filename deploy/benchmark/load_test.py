@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.engine import Clips, Engine, ResidentEngine, State, resident, upload_before
+from deploy.engine import CachingEngine, Clips, Engine, State, caching_engine, upload_history
 from deploy.errors import ConfigError
-from deploy.handles import StateRow
+from deploy.handles import StateHandle
 from deploy.records import LoadTestResult
 
 MAX_WAIT_S = 0.05
@@ -45,11 +45,11 @@ class WholeClipCameras:
 class NewestFrameCameras:
     """The same for an engine that caches frames: only the newest frame of each camera is uploaded."""
 
-    def __init__(self, engine: ResidentEngine, clips: Clips) -> None:
+    def __init__(self, engine: CachingEngine, clips: Clips) -> None:
         self.count, self.one_by_one = len(clips), engine.spec.length > 1 or engine.spec.state_shape is not None
         self._engine, self._newest = engine, clips[:, -1]
-        self._before = upload_before(engine, clips)
-        self._states: list[StateRow | None] = [None] * len(clips)
+        self._before = upload_history(engine, clips)
+        self._states: list[StateHandle | None] = [None] * len(clips)
 
     def score(self, cameras: NDArray[np.int64]) -> None:
         """Score the next clip of each of these cameras, int64 (N,)."""
@@ -182,7 +182,7 @@ def start_load_test(engine: Engine, load: CameraLoad, duration_s: float, clips: 
         EngineFailed: the backend failed.
     """
     numbers = np.arange(min(load.cameras, engine.max_clips))
-    shown, caching = clips[numbers % len(clips)], resident(engine)
+    shown, caching = clips[numbers % len(clips)], caching_engine(engine)
     cameras = WholeClipCameras(engine, shown) if caching is None else NewestFrameCameras(caching, shown)
     for _ in range(_WARM_UP_CALLS):
         cameras.score(numbers)

@@ -18,8 +18,8 @@ import numpy as np
 from deploy.benchmark.load_test import NewestFrameCameras, latency_percentiles_ms
 from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu, measure_gpu
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import Clips, Engine, EngineRequest, PerformanceHint, Precision, State, resident
-from deploy.engines.registry import ON_GPU, load_engine
+from deploy.engine import Clips, Engine, EngineRequest, PerformanceHint, Precision, State, caching_engine
+from deploy.engines.registry import GPU_ENGINES, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class EngineRunner:
 
     def warm_up(self) -> None:
         """Score the clips twice."""
-        if (device_engine := resident(self.engine)) is not None:
+        if (device_engine := caching_engine(self.engine)) is not None:
             self.newest_frames = NewestFrameCameras(device_engine, self.clips)
         for _ in range(_WARM_UP_CALLS):
             self.state = self._score()
@@ -130,7 +130,7 @@ class EngineRunner:
     @property
     def device(self) -> str:
         """``gpu`` or ``cpu``."""
-        return "gpu" if self.engine.name in ON_GPU else "cpu"
+        return "gpu" if self.engine.name in GPU_ENGINES else "cpu"
 
     @property
     def clips_per_s(self) -> float:
@@ -200,7 +200,7 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
             left_out[f"{name} {precision}"] = str(error)
             continue
         engine = stack.enter_context(closing(loaded))
-        engine.heatmaps_from = inf
+        engine.heatmap_threshold = inf
         batches = [EngineRunner(engine, precision, clips) for clips in random_clips]
         for runner in sorted(batches, key=lambda runner: len(runner.clips)):
             runner.warm_up()

@@ -1,1 +1,1 @@
-"""Backends that run a bundle, one file each: the only files that import a backend for serving."""
+"""Engines that score the clips of a bundle, one backend in each file."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from deploy.bundle import Bundle
 from deploy.engine import Engine, EngineRequest, Precision
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, required_library
 
 
 def load_engine(bundle: Bundle, request: EngineRequest) -> Engine:
@@ -38,13 +38,15 @@ def _load_onnx(bundle: Bundle, request: EngineRequest) -> Engine:
 
 
 def _load_torch(bundle: Bundle, request: EngineRequest) -> Engine:
-    from deploy.engines.torch import TorchEngine
+    with required_library(request.engine, "train"):
+        from deploy.engines.torch import TorchEngine
 
     return TorchEngine(bundle, request)
 
 
 def _load_torch_cuda(bundle: Bundle, request: EngineRequest) -> Engine:
-    from deploy.engines.torch import TorchCudaEngine
+    with required_library(request.engine, "train"):
+        from deploy.engines.torch import TorchCudaEngine
 
     return TorchCudaEngine(bundle, request)
 
@@ -74,8 +76,8 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 }
 """Precisions of each engine. The first works on any hardware that the engine runs on."""
 
-TUNABLE = frozenset({"openvino", "onnx"})
+TUNABLE_ENGINES = frozenset({"openvino", "onnx"})
 """Engines that follow ``EngineRequest.performance_hint``."""
 
-ON_GPU = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})
+GPU_ENGINES = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})
 """Engines that compute on an NVIDIA GPU; the others compute on the CPU."""

@@ -70,7 +70,7 @@ class PlanProgram:
         context = self._context(bucket, tensors)
 
         def launch() -> None:
-            self._log.require(context.execute_async_v3(self._driver.handle()), f"{bucket} clips cannot be enqueued")
+            self._log.require(context.execute_async_v3(self._driver.stream_handle()), f"{bucket} clips cannot be enqueued")
 
         return launch
 
@@ -78,7 +78,9 @@ class PlanProgram:
         log, strategy = self._log, self._library.ExecutionContextAllocationStrategy.STATIC
         context = log.require(self._engine.create_execution_context(strategy), f"no context for {bucket} clips")
         profile = _profile_of(bucket, self._options)
-        log.require(context.set_optimization_profile_async(profile, self._driver.handle()), f"profile {profile} is refused")
+        log.require(
+            context.set_optimization_profile_async(profile, self._driver.stream_handle()), f"profile {profile} is refused"
+        )
         for name, tensor in tensors.items():
             if name in INPUTS:
                 shape = (bucket, *tuple(tensor.shape)[1:])

@@ -1,10 +1,6 @@
-"""PyTorch on an NVIDIA GPU: for machines with a GPU and without TensorRT. Channels last, one CUDA graph for each bucket.
+"""PyTorch engines: ``torch`` on the CPU, the reference for all others, and ``torch-cuda`` for GPUs without TensorRT.
 
-PyTorch on the CPU: the reference that the other engines are compared with.
-
-The network itself is found by its kind under the entry point group ``oddsight.networks``: a factory that takes the model
-card's ``config`` and gives a module whose ``forward`` maps uint8 (N, T, H, W, C) to score (N,) and heat map (N, h, w). Where
-the spec has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and gives the next one as its third value.
+On the GPU tensors are channels last, and each bucket is one CUDA graph.
 """
 
 import threading
@@ -12,54 +8,51 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
+
 from deploy.bundle import Bundle
 from deploy.engine import CheckedEngine, Clips, EngineRequest, Precision, Scores, State
-from deploy.errors import backend_errors, missing_library
-from deploy.gpu.driver import CudaDriver, Driver, Gpu, Launch, find_gpu, import_torch
+from deploy.errors import backend_errors
+from deploy.gpu.driver import CudaDriver, Driver, Launch, find_gpu
 from deploy.gpu.engine import GpuEngine, buckets_for, program_shapes
+from deploy.network import HalfPrecisionNetwork, cast_weights_to_half, load_network
 from deploy.spec import ClipSpec
+
+BUCKETS = (1, 8, 32, 128)
 
 _thread_setting = threading.Lock()
 
 
 class TorchEngine(CheckedEngine):
-    """See :class:`deploy.engine.Engine`.
+    """PyTorch on the CPU.
 
-    There is nothing to set for latency or throughput besides threads.
-    ``threads``: CPU threads; 0 leaves PyTorch's setting alone. That setting belongs to the whole process, so it is put in
-    place for each call only and then put back, and engines that set it take turns.
+    ``request.threads`` is a setting of the whole process, so it is changed only during a call, and engines that change it take
+    turns; 0 leaves it alone.
     """
 
     name = "torch"
 
     def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
         super().__init__(bundle.spec, request.max_clips)
-        self._torch = _import_torch()
         self._threads = request.threads
-        from deploy.network import load_network
-
         self._network = load_network(bundle)
-        self._description = self._read_back()
-
-    def describe(self) -> dict[str, str]:
-        """See :meth:`Engine.describe`."""
-        return dict(self._description)
-
-    def _read_back(self) -> dict[str, str]:
         parameter = next(self._network.parameters())
-        return {
+        self._description = {
             "backend": self.name,
-            "version": self._torch.__version__,
+            "version": torch.__version__,
             "device": str(parameter.device),
             "precision": str(parameter.dtype).removeprefix("torch."),
-            "threads": str(self._threads or self._torch.get_num_threads()),
+            "threads": str(self._threads or torch.get_num_threads()),
         }
 
+    def describe(self) -> dict[str, str]:
+        return dict(self._description)
+
     def _run(self, clips: Clips, state: State | None) -> Scores:
-        with self._own_threads(), self._torch.inference_mode():
-            # tensor() copies: from_numpy() would warn of arrays that cannot be written to.
-            inputs = [self._torch.tensor(given) for given in (clips, state) if given is not None]
-            # Cloned, because a network may give the same memory twice: a view of its heat map as state.
+        with self._own_threads(), torch.inference_mode():
+            # tensor() copies; from_numpy() would warn about arrays that are not writable.
+            inputs = [torch.tensor(array) for array in (clips, state) if array is not None]
+            # Cloned, because a network may return the same memory twice, such as a view of its heat map as state.
             return Scores(*(output.clone().numpy() for output in self._network(*inputs)))
 
     def _release(self) -> None:
@@ -71,95 +64,69 @@ class TorchEngine(CheckedEngine):
             yield
             return
         with _thread_setting:
-            before = self._torch.get_num_threads()
-            self._torch.set_num_threads(self._threads)
+            before = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
             try:
                 yield
             finally:
-                self._torch.set_num_threads(before)
-
-
-def _import_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise missing_library("torch", "train", error) from error
-    return torch
-
-
-BUCKETS = (1, 8, 32, 128)
-"""Clips that are launched at once."""
+                torch.set_num_threads(before)
 
 
 class TorchCudaEngine(GpuEngine):
-    """See :class:`deploy.engine.Engine`."""
+    """PyTorch on an NVIDIA GPU."""
 
     name = "torch-cuda"
 
     def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
-        self._gpu = find_gpu(self.name)
+        gpu = find_gpu(self.name)
         driver = CudaDriver(self.name)
-        self._precision = request.precision
-        from deploy.network import load_network
-
         network = load_network(bundle)
         with backend_errors(f"{self.name}: {bundle.path} cannot be loaded"):
             program = TorchProgram(network, bundle.spec, request.precision, driver)
             super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, BUCKETS))
+        self._description = {
+            "backend": self.name,
+            "version": torch.__version__,
+            "gpu": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "precision": request.precision,
+        }
 
     def describe(self) -> dict[str, str]:
-        """See :meth:`deploy.engine.Engine.describe`."""
-        return {
-            "backend": self.name,
-            "version": import_torch(self.name).__version__,
-            **described(self._gpu),
-            "precision": self._precision,
-        }
+        return dict(self._description)
 
 
 class TorchProgram:
-    """:class:`deploy.gpu.engine.Program` of a network. In ``f16`` its convolutions and products compute in half precision."""
+    """:class:`deploy.gpu.engine.Program` of a network; in ``f16`` convolutions and matrix products run in half precision."""
 
     def __init__(self, network: Any, spec: ClipSpec, precision: Precision, driver: Driver) -> None:
-        self._torch = import_torch("torch-cuda")
         self._device = driver.device
         self._half = precision == "f16"
-        self._network = self._placed(network)
-        with self._torch.inference_mode(), self._precision():
-            clips = self._torch.zeros((1, *spec.clip_shape), dtype=self._torch.uint8, device=self._device)
-            state = [] if spec.state_shape is None else [self._torch.zeros((1, *spec.state_shape), device=self._device)]
+        if self._half:
+            network = cast_weights_to_half(HalfPrecisionNetwork(network))
+        self._network = network.to(self._device, memory_format=torch.channels_last).eval()
+        with torch.inference_mode(), self._precision():
+            clips = torch.zeros((1, *spec.clip_shape), dtype=torch.uint8, device=self._device)
+            state = [] if spec.state_shape is None else [torch.zeros((1, *spec.state_shape), device=self._device)]
             _, heatmap, *_ = self._network(clips, *state)
         self._shapes = program_shapes(spec, tuple(heatmap.shape[1:]))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """See :meth:`deploy.gpu.engine.Program.shapes`."""
         return self._shapes
 
     def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
-        """See :meth:`deploy.gpu.engine.Program.launcher`."""
-        given = [tensors[name][:bucket] for name in ("clips", "state") if name in tensors]
-        taken = [tensors[name][:bucket] for name in ("score", "heatmap", "next_state") if name in tensors]
+        inputs = [tensors[name][:bucket] for name in ("clips", "state") if name in tensors]
+        targets = [tensors[name][:bucket] for name in ("score", "heatmap", "next_state") if name in tensors]
 
         def launch() -> None:
-            with self._torch.inference_mode(), self._precision():
-                for target, output in zip(taken, self._network(*given), strict=True):
+            with torch.inference_mode(), self._precision():
+                for target, output in zip(targets, self._network(*inputs), strict=True):
                     target.copy_(output)
 
         return launch
 
-    def _placed(self, network: Any) -> Any:
-        from deploy.network import InHalf, in_half_weights
-
-        placed: Any = in_half_weights(InHalf(network)) if self._half else network
-        return placed.to(self._device, memory_format=self._torch.channels_last).eval()
-
     def _precision(self) -> Any:
         if not self._half:
             return nullcontext()
-        # Weights are in half precision already, and a cache of casts does not outlive the capture of a graph.
-        return self._torch.autocast(self._device.type, dtype=self._torch.float16, cache_enabled=False)
-
-
-def described(gpu: Gpu) -> dict[str, str]:
-    """A GPU in an engine's description."""
-    return {"gpu": gpu.name, "compute_capability": gpu.compute_capability}
+        # Weights are in half precision already, and a cache of casts would not survive the capture of a graph.
+        return torch.autocast(self._device.type, dtype=torch.float16, cache_enabled=False)

@@ -5,7 +5,6 @@ are high scores as well, and it is long enough for a state to settle. Stretches 
 golden sequences validate the result.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, sha256
 from deploy.errors import BadFrame, ConfigError
-from deploy.golden import PACE, places_of, read_sequences
-from deploy.image import Frame, decode_picture
+from deploy.golden import SPEEDUP, read_sequences, sequence_indices
+from deploy.image import Frame, decode_image, natural_key
 from deploy.records import CalibrationInfo
 from deploy.spec import ClipSpec
 
 HALF_FRAMES: Final = 24
-STRETCH_PICTURES: Final = HALF_FRAMES * (1 + PACE)
+STRETCH_PICTURES: Final = HALF_FRAMES * (1 + SPEEDUP)
 """Consecutive pictures of a camera that one stretch needs."""
 MOST_STRETCHES: Final = 4
 
@@ -40,13 +39,13 @@ class CalibrationFrames:
 
     frames: NDArray[np.uint8]
     """uint8 (S, F, H, W, C)."""
-    hurried: NDArray[np.bool_]
+    sped_up: NDArray[np.bool_]
     """bool (S, F): played at three times its pace."""
 
     @property
     def info(self) -> CalibrationInfo:
         """Number and checksum, for records."""
-        stretches, frames = self.hurried.shape
+        stretches, frames = self.sped_up.shape
         return CalibrationInfo(stretches=stretches, frames=stretches * frames, sha256=sha256(self.frames.tobytes()))
 
 
@@ -75,11 +74,11 @@ def read_calibration_frames(folders: Sequence[Path], bundle: Bundle) -> Calibrat
         )
     chosen = np.unique(np.linspace(0, len(stretches) - 1, MOST_STRETCHES).round().astype(int))
     decoded = (np.stack([_decode(path, bundle.spec) for path in stretches[number]]) for number in chosen)
-    rows = [frames[places_of(HALF_FRAMES)] for frames in decoded if not _shares_frame(_subsample(frames), golden)]
+    rows = [frames[sequence_indices(HALF_FRAMES)] for frames in decoded if not _shares_frame(_subsample(frames), golden)]
     if not rows:
         raise ConfigError(f"{_OPTION}: every stretch shows frames of the bundle's golden sequences; give other footage")
-    hurried = np.arange(2 * HALF_FRAMES) >= HALF_FRAMES
-    return CalibrationFrames(np.stack(rows), np.broadcast_to(hurried, (len(rows), len(hurried))).copy())
+    sped_up = np.arange(2 * HALF_FRAMES) >= HALF_FRAMES
+    return CalibrationFrames(np.stack(rows), np.broadcast_to(sped_up, (len(rows), len(sped_up))).copy())
 
 
 def _cameras(folder: Path) -> Iterator[list[Path]]:
@@ -98,19 +97,14 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _list(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir(), key=_natural_key)
+        return sorted(folder.iterdir(), key=natural_key)
     except OSError as error:
         raise ConfigError(f"{_OPTION} {folder}: {error.strerror}; give a folder of pictures") from error
 
 
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    """``frame10`` after ``frame9``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
-
-
 def _decode(path: Path, spec: ClipSpec) -> Frame:
     try:
-        return decode_picture(path.read_bytes(), spec).frame
+        return decode_image(path.read_bytes(), spec).frame
     except OSError as error:
         raise ConfigError(f"{_OPTION} {path}: {error.strerror}") from error
     except BadFrame as error:

@@ -18,7 +18,7 @@ from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.errors import EngineRefused
 from deploy.export.calibration_frames import CalibrationFrames
-from deploy.golden import Sequences, score_sequences, walk
+from deploy.golden import GoldenSequences, run_sequences, score_sequences
 from deploy.records import AccuracyResult
 from deploy.validation.accuracy import ACCURACY_LIMITS, MIN_FRAMES, compare_scores
 
@@ -101,26 +101,26 @@ def _fits(result: AccuracyResult) -> bool:
     return result.passed and in_order and result.auc_difference <= _AUC_SHARE * limits.max_auc_difference
 
 
-def _strict_accuracy(scores: NDArray[np.float32], sequences: Sequences) -> AccuracyResult:
+def _strict_accuracy(scores: NDArray[np.float32], sequences: GoldenSequences) -> AccuracyResult:
     """Accuracy whose rank correlation is the lower of that of all frames and that of ordinary frames alone.
 
     Where half the frames are sped up, most of the order is that these are above the others, which is hard to lose.
     """
     whole = compare_scores("int8", scores, sequences)
-    ordinary_scores = np.where(sequences.hurried, np.nan, sequences.score)
+    ordinary_scores = np.where(sequences.sped_up, np.nan, sequences.score)
     ordinary = compare_scores("int8", scores, replace(sequences, score=ordinary_scores))
     return whole.model_copy(update={"spearman": min(whole.spearman, ordinary.spearman)})
 
 
-def _reference_scores(bundle: Bundle, calibration: CalibrationFrames) -> Sequences:
+def _reference_scores(bundle: Bundle, calibration: CalibrationFrames) -> GoldenSequences:
     """The calibration frames with the scores of the float32 graph."""
     score = score_sequences(_engine(bundle, calibration.frames), calibration.frames)
-    if (scored := int(np.isfinite(score[~calibration.hurried]).sum())) < MIN_FRAMES:
+    if (scored := int(np.isfinite(score[~calibration.sped_up]).sum())) < MIN_FRAMES:
         raise EngineRefused(
             f"{bundle.path}: of the footage, {scored} ordinary frames have a score, since a clip is {bundle.spec.length} frames; "
             f"at least {MIN_FRAMES} are needed; give more"
         )
-    return Sequences(calibration.frames, calibration.hurried, score)
+    return GoldenSequences(calibration.frames, calibration.sped_up, score)
 
 
 def _engine(bundle: Bundle, frames: NDArray[np.uint8], graph: bytes | None = None) -> OnnxEngine:
@@ -212,7 +212,7 @@ class _CalibrationReader:
     @staticmethod
     def _walk(engine: OnnxEngine, frames: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[Any]]]:
         shape = engine.spec.state_shape
-        for clips, state, _ in walk(engine, frames):
+        for clips, state, _ in run_sequences(engine, frames):
             if shape is None:
                 yield {"clips": clips}
             else:

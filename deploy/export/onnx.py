@@ -77,9 +77,9 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
 
 
 def _export_half(network: "nn.Module", spec: ClipSpec) -> Any:
-    from deploy.network import InHalf, half_precision
+    from deploy.network import HalfPrecisionNetwork, half_precision
 
-    copy = InHalf(network)
+    copy = HalfPrecisionNetwork(network)
     with half_precision():
         return _export(copy, spec)
 

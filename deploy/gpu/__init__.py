@@ -1,1 +1,1 @@
-"""What engines and decoders on NVIDIA GPUs share: the driver, micro-batch slots, and the frame and state store."""
+"""What NVIDIA GPU engines and decoders share: the CUDA driver, micro-batch slots, and the cache of frames and states."""

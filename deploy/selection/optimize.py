@@ -10,7 +10,7 @@ from typing import Final, Literal
 from deploy.benchmark.load_test import CameraLoad, LoadTest, start_load_test
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
 from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest
-from deploy.engines.registry import PRECISIONS, TUNABLE
+from deploy.engines.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
 from deploy.records import DefaultEngine, Fingerprint, LoadTestResult, write_default
 from deploy.validation.admission import (
@@ -132,7 +132,7 @@ def candidates(cameras: int) -> list[EngineRequest]:
         EngineRequest(engine, precision, performance_hint=hint, gpu_cached_cameras=min(cameras, DEFAULT_MAX_CLIPS))
         for engine, precisions in PRECISIONS.items()
         for precision in precisions
-        for hint in (("throughput", "latency") if engine in TUNABLE else ("throughput",))
+        for hint in (("throughput", "latency") if engine in TUNABLE_ENGINES else ("throughput",))
     ]
 
 

@@ -16,8 +16,8 @@ from deploy.bundle import SEQUENCES_NAME, Bundle
 from deploy.decoders.registry import CpuDecoder
 from deploy.engine import Engine, Precision
 from deploy.errors import BadFrame, DecoderRefused
-from deploy.golden import Sequences, read_sequences, score_sequences
-from deploy.image import AnyFrame, DeviceFrame, Frame, PictureDecoder, encode_jpeg
+from deploy.golden import GoldenSequences, read_sequences, score_sequences
+from deploy.image import AnyFrame, DeviceFrame, Frame, ImageDecoder, encode_jpeg
 from deploy.records import AccuracyResult
 
 MIN_FRAMES = 20
@@ -50,7 +50,7 @@ _ENLARGED = (1, 3)
 """Frames as they are, and with every pixel three times as wide and high: the CPU decodes such a JPEG at reduced size."""
 
 
-def measure_accuracy(engine: Engine, precision: Precision, sequences: Sequences) -> AccuracyResult:
+def measure_accuracy(engine: Engine, precision: Precision, sequences: GoldenSequences) -> AccuracyResult:
     """Score the golden sequences with ``engine``, in each of its buckets, and return the worst result.
 
     Raises:
@@ -63,10 +63,10 @@ def measure_accuracy(engine: Engine, precision: Precision, sequences: Sequences)
     return worst.model_copy(update={"buckets": engine.buckets})
 
 
-def compare_scores(precision: Precision, scores: NDArray[np.float32], sequences: Sequences) -> AccuracyResult:
+def compare_scores(precision: Precision, scores: NDArray[np.float32], sequences: GoldenSequences) -> AccuracyResult:
     """Compare scores float32 (S, F) with the reference's, by the limits of ``precision``."""
     scored = np.isfinite(sequences.score)
-    expected, actual, hurried = sequences.score[scored], scores[scored], sequences.hurried[scored]
+    expected, actual, sped_up = sequences.score[scored], scores[scored], sequences.sped_up[scored]
     if (frames := len(expected)) < MIN_FRAMES:
         failure = f"the bundle's golden sequences have {frames} scores, at least {MIN_FRAMES} are needed"
         return AccuracyResult(frames=frames, max_error=0, median_error=0, spearman=0, auc_difference=0, failures=(failure,))
@@ -76,14 +76,14 @@ def compare_scores(precision: Precision, scores: NDArray[np.float32], sequences:
         max_error=float(errors.max()),
         median_error=float(np.median(errors)),
         spearman=_spearman(expected, actual),
-        auc_difference=abs(_auc(expected, hurried) - _auc(actual, hurried)),
+        auc_difference=abs(_auc(expected, sped_up) - _auc(actual, sped_up)),
         score_scale=_slope(expected, actual),
         failures=(),
     )
     return result.model_copy(update={"failures": tuple(_failures(result, ACCURACY_LIMITS[precision]))})
 
 
-def check_decoder(decoder: PictureDecoder[AnyFrame], engine: Engine, bundle: Bundle) -> float:
+def check_decoder(decoder: ImageDecoder[AnyFrame], engine: Engine, bundle: Bundle) -> float:
     """Compare the scores of golden frames decoded by ``decoder`` and on the CPU; returns the largest relative difference.
 
     Raises:
@@ -105,7 +105,7 @@ def check_decoder(decoder: PictureDecoder[AnyFrame], engine: Engine, bundle: Bun
     return error
 
 
-def _bucket_results(engine: Engine, precision: Precision, sequences: Sequences, bucket: int) -> Iterator[AccuracyResult]:
+def _bucket_results(engine: Engine, precision: Precision, sequences: GoldenSequences, bucket: int) -> Iterator[AccuracyResult]:
     """Repeat the sequences to fill a large bucket; split them where the bucket holds fewer."""
     count = len(sequences.frames)
     rows = np.arange(-(-max(bucket, count) // bucket) * bucket) % count
@@ -153,7 +153,7 @@ def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return ranks
 
 
-def _decoder_error(decoder: PictureDecoder[AnyFrame], engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
+def _decoder_error(decoder: ImageDecoder[AnyFrame], engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
     pictures = [encode_jpeg(frame.repeat(times, 0).repeat(times, 1), _JPEG_QUALITY) for row in frames for frame in row]
     cpu = CpuDecoder(engine.spec, threads=1)
     try:
@@ -166,7 +166,7 @@ def _decoder_error(decoder: PictureDecoder[AnyFrame], engine: Engine, frames: ND
     return float(np.abs(actual - expected)[scored].max()) / largest
 
 
-def _decoded(decoder: PictureDecoder[AnyFrame], pictures: list[bytes]) -> Iterator[Frame]:
+def _decoded(decoder: ImageDecoder[AnyFrame], pictures: list[bytes]) -> Iterator[Frame]:
     for result in decoder.decode(pictures):
         if isinstance(result, BadFrame) or result.decoder != decoder.name:
             reason = f"refuses it: {result}" if isinstance(result, BadFrame) else f"leaves it to {result.decoder}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, read_golden
-from deploy.engine import Engine, EngineRequest, PerformanceHint, Precision, resident
+from deploy.engine import Engine, EngineRequest, PerformanceHint, Precision, caching_engine
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
 from deploy.golden import read_sequences
@@ -83,7 +83,7 @@ def load_validated(bundle: Bundle, request: EngineRequest) -> LoadedEngine:
             check_parity(engine, read_golden(bundle))
         else:
             score_scale = require_validated(bundle, request.engine, request.precision, fingerprint(engine)).score_scale
-        if (caching := resident(engine)) is not None:
+        if (caching := caching_engine(engine)) is not None:
             check_resident(caching, read_golden(bundle))
     except BaseException:
         engine.close()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Golden
-from deploy.engine import Engine, ResidentEngine, Scores, State, upload_before
+from deploy.bundle import GoldenClips
+from deploy.engine import CachingEngine, Engine, Scores, State, upload_history
 from deploy.errors import EngineFailed
 
 F32_TOLERANCE = 1e-4
@@ -28,7 +28,7 @@ class Parity:
     """Of the next states, each channel relative to its own largest value: channels have different units. None without a state."""
 
 
-def measure_parity(engine: Engine, golden: Golden) -> Parity:
+def measure_parity(engine: Engine, golden: GoldenClips) -> Parity:
     """Score the golden clips with ``engine`` and compare the results with the reference's.
 
     Raises:
@@ -51,7 +51,7 @@ def measure_parity(engine: Engine, golden: Golden) -> Parity:
     )
 
 
-def check_parity(engine: Engine, golden: Golden, tolerance: float = F32_TOLERANCE) -> Parity:
+def check_parity(engine: Engine, golden: GoldenClips, tolerance: float = F32_TOLERANCE) -> Parity:
     """Measure parity, and refuse an engine whose largest error is above ``tolerance``.
 
     Raises:
@@ -69,7 +69,7 @@ def check_parity(engine: Engine, golden: Golden, tolerance: float = F32_TOLERANC
     return parity
 
 
-def check_resident(engine: ResidentEngine, golden: Golden, tolerance: float = F32_TOLERANCE) -> None:
+def check_resident(engine: CachingEngine, golden: GoldenClips, tolerance: float = F32_TOLERANCE) -> None:
     """Refuse an engine that gives other scores from cached frames and states than from whole clips.
 
     The golden clips are scored both ways, and once more as if each camera had sent its newest frame again.
@@ -79,7 +79,7 @@ def check_resident(engine: ResidentEngine, golden: Golden, tolerance: float = F3
     """
     clips = golden.clips[: min(engine.max_clips, engine.gpu_cached_cameras)]
     again = np.concatenate([clips[:, 1:], clips[:, -1:]], axis=1)
-    before = upload_before(engine, clips)
+    before = upload_history(engine, clips)
     whole = engine.score(clips)
     newest = engine.score_newest(clips[:, -1], before, [None] * len(clips))
     following = [[*frames, last][1:] for frames, last in zip(before, newest.frames, strict=True)]
@@ -92,7 +92,7 @@ def check_resident(engine: ResidentEngine, golden: Golden, tolerance: float = F3
         )
 
 
-def _score_all(engine: Engine, golden: Golden) -> Scores:
+def _score_all(engine: Engine, golden: GoldenClips) -> Scores:
     batches = [slice(first, first + engine.max_clips) for first in range(0, len(golden.clips), engine.max_clips)]
     parts = [engine.score(golden.clips[batch], None if golden.state is None else golden.state[batch]) for batch in batches]
     states = [part.state for part in parts if part.state is not None]

@@ -14,7 +14,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from deploy.errors import DecoderUnavailable, VideoUnreadable
+from deploy.errors import DecoderUnavailable, VideoUnreadable, first_line
 from deploy.video import Video, to_bgr
 from streamer.errors import SourceUnavailable
 
@@ -49,7 +49,7 @@ def nvdec_frames(path: Path, video: Video) -> Iterator[VideoFrame]:
     except (SourceUnavailable, VideoUnreadable):
         raise
     except Exception as error:
-        raise SourceUnavailable(f"{path}: nvdec failed: {_reason(error)}; leave --decoder out") from error
+        raise SourceUnavailable(f"{path}: nvdec failed: {first_line(error)}; leave --decoder out") from error
 
 
 def _decoded(library: Any, path: Path, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -68,7 +68,7 @@ def _import_pynvvideocodec() -> Any:
         import PyNvVideoCodec
     except Exception as error:  # without a driver its import raises a RuntimeError, whose later lines are advice for Docker
         raise DecoderUnavailable(
-            f"nvdec cannot be used: {_reason(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, or leave "
+            f"nvdec cannot be used: {first_line(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, or leave "
             "--decoder out"
         ) from error
     return PyNvVideoCodec
@@ -103,7 +103,3 @@ def _frame(decoded: Any, size: tuple[int, int], time_base: Fraction, stream: Vid
     frame.colorspace = stream.codec_context.colorspace
     frame.color_range = stream.codec_context.color_range
     return frame
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,7 +1,6 @@
 """Encoded frames from a folder of images, a video file or a live stream, each at most once and with its own time."""
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Literal
 import structlog
 
 from deploy.errors import VideoUnreadable
-from deploy.image import encode_jpeg
+from deploy.image import encode_jpeg, natural_key
 from deploy.video import AvFrame, Video, is_live, open_video, redact_password, to_bgr
 from streamer.errors import SourceUnavailable
 from streamer.ingest.nvdec import nvdec_frames
@@ -69,7 +68,7 @@ def open_source(
 
 
 def _folder_frames(folder: Path, fps: float) -> Iterator[EncodedFrame]:
-    files = sorted((path for path in folder.iterdir() if path.suffix.lower() in _CONTENT_TYPES), key=_natural)
+    files = sorted((path for path in folder.iterdir() if path.suffix.lower() in _CONTENT_TYPES), key=natural_key)
     if not files:
         raise SourceUnavailable(f"{folder}: no .jpg, .jpeg or .png file in this folder")
     for sequence, path in enumerate(files):
@@ -142,8 +141,3 @@ def _encoded(frames: Iterator[tuple[AvFrame, float]], fps: float | None) -> Iter
         if next_slot > slot:
             yield EncodedFrame(encode_jpeg(to_bgr(frame), _JPEG_QUALITY), "image/jpeg", sequence, round(offset_s * 1000))
             sequence, slot = sequence + 1, next_slot
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """``frame10`` after ``frame9``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

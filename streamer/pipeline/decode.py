@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import structlog
 
 from deploy.errors import BadFrame
-from deploy.image import AnyFrame, DecodedFrame, PictureDecoder
+from deploy.image import AnyFrame, DecodedFrame, ImageDecoder
 from streamer.types import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameInfo, FrameMessage, Rejected, is_camera_id
 
 _LATEST_MS = 253_402_300_799_999
@@ -17,7 +17,7 @@ log = structlog.get_logger("oddsight.decode")
 class MessageDecoder:
     """Decodes the messages of one poll together; accepts and rejects the same messages with every image decoder."""
 
-    def __init__(self, images: PictureDecoder[AnyFrame]) -> None:
+    def __init__(self, images: ImageDecoder[AnyFrame]) -> None:
         self._images = images
         self._warned = False
 
@@ -25,7 +25,7 @@ class MessageDecoder:
         """Decode messages; one result a message, in order.
 
         Reasons of rejection: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` and those of
-        :func:`deploy.image.decode_picture`.
+        :func:`deploy.image.decode_image`.
 
         Raises:
             DecoderFailed: the decoder itself no longer works.

@@ -12,9 +12,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.engine import Clips, Engine, Frames, NewestScores, ResidentEngine, Scores, State, resident
+from deploy.engine import CachingEngine, Clips, Engine, Frames, NewestScores, Scores, State, caching_engine
 from deploy.errors import backend_errors
-from deploy.handles import FrameRow
+from deploy.handles import FrameHandle
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from streamer.monitoring import Metrics
 from streamer.types import CameraMemory, Clip, DeviceRows
@@ -22,7 +22,7 @@ from streamer.types import CameraMemory, Clip, DeviceRows
 log = structlog.get_logger("oddsight.score")
 
 _SCORE_ROUNDING = 1e-3
-"""Relative margin below ``heatmaps_from``: scores and their scale are rounded, and no heat map of an event may be missing."""
+"""Relative margin below ``heatmap_threshold``: scores and their scale are rounded, and no heat map of an event may be missing."""
 
 
 class Scored(NamedTuple):
@@ -30,20 +30,20 @@ class Scored(NamedTuple):
 
     score: float
     heatmap: NDArray[np.float32]
-    """float32 (h, w); may be NaN if the clip scores less than ``heatmaps_from``."""
+    """float32 (h, w); may be NaN if the clip scores less than ``heatmap_threshold``."""
 
 
 class Scorer:
     """Scores clips; those of one camera must come in order.
 
-    ``score_scale``: the engine's scores divided by the reference's. ``heatmaps_from``: heat maps are needed only of clips that
+    ``score_scale``: the engine's scores divided by the reference's. ``heatmap_threshold``: heat maps are needed only of clips that
     score at least this, in units of the reference's scores.
     """
 
-    def __init__(self, engine: Engine, score_scale: float, heatmaps_from: float, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, score_scale: float, heatmap_threshold: float, metrics: Metrics) -> None:
         self._engine, self._scale, self._metrics = engine, score_scale, metrics
-        engine.heatmaps_from = score_scale * (heatmaps_from - _SCORE_ROUNDING * abs(heatmaps_from))
-        caching = resident(engine)
+        engine.heatmap_threshold = score_scale * (heatmap_threshold - _SCORE_ROUNDING * abs(heatmap_threshold))
+        caching = caching_engine(engine)
         self._cache = None if caching is None else _GpuCache(caching)
         self._warned = False
         self.carries_state = engine.spec.state_shape is not None
@@ -88,7 +88,7 @@ class Scorer:
 class _GpuCache:
     """The cameras whose last frames and states are cached on the engine's device, each as long as its memory is referenced."""
 
-    def __init__(self, engine: ResidentEngine) -> None:
+    def __init__(self, engine: CachingEngine) -> None:
         self._engine = engine
         self._memories: WeakSet[CameraMemory] = WeakSet()
 
@@ -114,7 +114,7 @@ class _GpuCache:
         uploaded = self._upload([frame for clip in clips if clip.memory.device_rows is None for frame in clip.frames[:-1]])
         return [clip.memory.device_rows or DeviceRows(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips]
 
-    def _upload(self, frames: Sequence[AnyFrame]) -> Iterator[FrameRow]:
+    def _upload(self, frames: Sequence[AnyFrame]) -> Iterator[FrameHandle]:
         size = self._engine.max_clips
         batches = [frames[begin : begin + size] for begin in range(0, len(frames), size)]
         return iter([row for batch in batches for row in self._engine.upload(_one_kind(batch))])

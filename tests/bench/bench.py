@@ -30,7 +30,7 @@ from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import CpuDecoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
-from deploy.image import picture_size
+from deploy.image import image_size
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka, embedded_redis
 from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS
@@ -99,7 +99,7 @@ def measure(bundle: Bundle) -> dict[str, Any]:
         "ratio_to_slowest_stage": throughput.frames_per_s / min(stage.frames_per_s for stage in stages.values()),
         "peak_rss_bytes": peak_rss_bytes,
         "cameras": CAMERAS,
-        "frame_size_px": list(picture_size(pictures[0])),
+        "frame_size_px": list(image_size(pictures[0])),
         "frame_bytes": round(median(map(len, pictures))),
         "clip_shape": list(bundle.spec.clip_shape),
         "latency_measured_at_frames_per_s": latency_cameras * LATENCY_FPS,

@@ -24,7 +24,17 @@ import numpy as np
 import torch
 
 from deploy.benchmark.roofline import gflop_per_clip
-from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Calibration, Golden, ModelCard, golden_bytes, write_bundle
+from deploy.bundle import (
+    GOLDEN_NAME,
+    ONNX_NAME,
+    WEIGHTS_NAME,
+    Bundle,
+    Calibration,
+    GoldenClips,
+    ModelCard,
+    golden_bytes,
+    write_bundle,
+)
 from deploy.export.onnx import export_onnx, save_weights
 from trainer.models.layers import init_dcgan
 from trainer.models.registry import clip_model
@@ -73,7 +83,7 @@ def write_untrained(path: Path, settings: dict[str, Any]) -> tuple[Bundle, int]:
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
-        GOLDEN_NAME: golden_bytes(Golden(clips, score.numpy(), heatmap.numpy())),
+        GOLDEN_NAME: golden_bytes(GoldenClips(clips, score.numpy(), heatmap.numpy())),
     }
     card = ModelCard(kind=model.kind, config=config.model_dump())
     calibration = Calibration(median=0.0, q99=1.0, q999=1.0, enter=1.0, exit=1.0, frames=1)

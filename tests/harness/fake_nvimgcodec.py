@@ -86,7 +86,7 @@ class Decoder:
         assert options == ":fancy_upsampling=1"
         assert BackendKind.CPU_ONLY not in {backend.backend_kind for backend in backends}
         assert max_num_cpu_threads > 0
-        self._stream = driver.handle()
+        self._stream = driver.stream_handle()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +160,6 @@ def make_up_device(patch: pytest.MonkeyPatch) -> Any:
     from tests.harness.host_driver import HostDriver
 
     device = HostDriver()
-    patch.setattr("deploy.decoders.nvjpeg.lacking_cuda", lambda _torch: None)
+    patch.setattr("deploy.decoders.nvjpeg.missing_cuda", lambda _torch: None)
     patch.setattr("deploy.decoders.nvjpeg.CudaDriver", lambda _name: device)
     return device

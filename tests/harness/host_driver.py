@@ -35,36 +35,36 @@ class HostDriver:
         self.wishes: list[tuple[Any, ...]] = []
         self._made = 0
 
-    def stream(self) -> HostStream:
+    def new_stream(self) -> HostStream:
         return HostStream(self._number())
 
-    def handle(self) -> int:
+    def stream_handle(self) -> int:
         return 7
 
-    def event(self) -> HostEvent:
+    def new_event(self) -> HostEvent:
         return HostEvent(self, self._number())
 
     @contextmanager
-    def on(self, stream: HostStream) -> Iterator[None]:
+    def use_stream(self, stream: HostStream) -> Iterator[None]:
         self.wishes.append(("on", stream.number))
         yield
 
-    def zeros(self, shape: Sequence[int], kind: str) -> torch.Tensor:
-        return torch.zeros(tuple(shape), dtype=getattr(torch, kind))
+    def zeros(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
+        return torch.zeros(tuple(shape), dtype=getattr(torch, dtype))
 
-    def gather(self, table: torch.Tensor, rows: torch.Tensor, into: torch.Tensor) -> None:
-        torch.index_select(table, 0, rows, out=into)
+    def gather(self, table: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+        torch.index_select(table, 0, rows, out=out)
 
-    def stack(self, tensors: Sequence[torch.Tensor], into: torch.Tensor) -> None:
-        torch.stack(list(tensors), out=into)
+    def stack(self, tensors: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+        torch.stack(list(tensors), out=out)
 
-    def shared(self, foreign: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(foreign))
+    def as_tensor(self, array: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(array))
 
     def pinned_like(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(tensor)
 
-    def captured(self, launch: Launch, stream: HostStream) -> Launch:
+    def capture(self, launch: Launch, stream: HostStream) -> Launch:
         def launched() -> None:
             self.wishes.append(("launch", stream.number))
             launch()

@@ -9,7 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.bundle import GOLDEN_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, Calibration, Golden, ModelCard, golden_bytes, write_bundle
+from deploy.bundle import (
+    GOLDEN_NAME,
+    ONNX_NAME,
+    WEIGHTS_NAME,
+    Bundle,
+    Calibration,
+    GoldenClips,
+    ModelCard,
+    golden_bytes,
+    write_bundle,
+)
 from deploy.export.onnx import export_onnx, save_weights
 from deploy.spec import ClipSpec
 
@@ -55,7 +65,7 @@ def toy_spec(height_px: int, width_px: int, length: int = 1) -> ClipSpec:
     )
 
 
-def chain(network: RecurrentToy, clips: NDArray[np.uint8]) -> Golden:
+def chain(network: RecurrentToy, clips: NDArray[np.uint8]) -> GoldenClips:
     """What the network says of clips of one camera, one after the other, uint8 (N, T, H, W, C)."""
     _, _, height_px, width_px, _ = clips.shape
     states = [torch.zeros(1, CHANNELS, height_px // CELL_PX, width_px // CELL_PX)]
@@ -67,7 +77,7 @@ def chain(network: RecurrentToy, clips: NDArray[np.uint8]) -> Golden:
             heatmaps.append(heatmap)
             states.append(following)
     score, heatmap, state = (torch.cat(values).numpy() for values in (scores, heatmaps, states))
-    return Golden(clips, score, heatmap, state[:-1], state[1:])
+    return GoldenClips(clips, score, heatmap, state[:-1], state[1:])
 
 
 def write_toy_bundle(path: Path, spec: ClipSpec, clips: NDArray[np.uint8], calibration: Calibration) -> Bundle:

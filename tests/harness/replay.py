@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.image import decode_picture
+from deploy.image import decode_image
 from deploy.spec import ClipSpec
 from streamer.config import KafkaSettings
 from streamer.kafka.client import ensure_topics, make_producer
@@ -30,7 +30,7 @@ def ped2_cameras() -> Cameras:
 
 def footage(name: str, pictures: list[bytes], spec: ClipSpec) -> Footage:
     """A camera's frames as the lab reads them."""
-    frames = np.stack([decode_picture(picture, spec).frame for picture in pictures])
+    frames = np.stack([decode_image(picture, spec).frame for picture in pictures])
     return Footage(name, frames, np.arange(len(frames)), len(frames), ())
 
 

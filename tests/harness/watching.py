@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.engine import Frames, NewestScores, ResidentEngine, Scores
-from deploy.handles import FrameRow, StateRow
+from deploy.engine import CachingEngine, Frames, NewestScores, Scores
+from deploy.handles import FrameHandle, StateHandle
 from deploy.image import DeviceFrame
 
 Event = Literal["next", "gap", "again"]
@@ -20,8 +20,8 @@ Event = Literal["next", "gap", "again"]
 class Watched:
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     state: NDArray[np.float32] | None = None
-    frame_rows: list[FrameRow] = field(default_factory=list)
-    state_row: StateRow | None = None
+    frame_rows: list[FrameHandle] = field(default_factory=list)
+    state_row: StateHandle | None = None
 
 
 class Watching:
@@ -30,7 +30,7 @@ class Watching:
     ``on_device``: newest frames are there before the engine is given them, as a decoder leaves them.
     """
 
-    def __init__(self, engine: ResidentEngine, seed: int, *, on_device: bool = False) -> None:
+    def __init__(self, engine: CachingEngine, seed: int, *, on_device: bool = False) -> None:
         self.engine = engine
         self.on_device = on_device
         self.spec = engine.spec
@@ -107,6 +107,6 @@ def assert_same(engine: Any, found: NewestScores, expected: Scores) -> None:
 
 def contents(engine: Any, rows: Sequence[Any]) -> NDArray[Any]:
     """What lies in these rows, which are of one table."""
-    table = "frames" if isinstance(rows[0], FrameRow) else "states"
+    table = "frames" if isinstance(rows[0], FrameHandle) else "states"
     content: NDArray[Any] = engine._store._tables[table].cpu().numpy()[[row.index for row in rows]]
     return content

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from deploy.bundle import read_bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
-from deploy.golden import Sequences, read_sequences, score_sequences
-from deploy.image import DeviceFrame, decode_picture, encode_jpeg, encode_png
+from deploy.golden import GoldenSequences, read_sequences, score_sequences
+from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
 from streamer.config import RedisSettings, Settings
 from streamer.demo.run import DEMO_BUNDLE
 from streamer.service import run_service
@@ -39,8 +39,8 @@ def short_bundle(folder: Path) -> Path:
     """The shipped one, with golden sequences that a decoder's gate is soon done with."""
     bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, folder / "bundle"))
     whole = read_sequences(bundle)
-    short = (part[:, :GATE_FRAMES] for part in (whole.frames, whole.hurried, whole.score))
-    return with_sequences(bundle, Sequences(*short)).path
+    short = (part[:, :GATE_FRAMES] for part in (whole.frames, whole.sped_up, whole.score))
+    return with_sequences(bundle, GoldenSequences(*short)).path
 
 
 def encoded(frames: NDArray[np.uint8], decoder: str) -> list[bytes]:
@@ -102,7 +102,7 @@ def test_scores_in_redis_are_those_of_the_reference_after_a_restart_and_with_one
             produce(kafka, pictures, first, last)
             serve_until(settings, partial(are_done, results, last * len(pictures)))
 
-    seen = np.stack([[decode_picture(picture, SPEC).frame for picture in row] for row in pictures.values()])
+    seen = np.stack([[decode_image(picture, SPEC).frame for picture in row] for row in pictures.values()])
     expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), EngineRequest("onnx")), seen)
     for camera_id, row in zip(watched, expected, strict=True):
         found = {frame_index(entry["captured_at_ms"]): float(entry["score"]) for entry in results.scores()[camera_id]}

@@ -72,7 +72,7 @@ def test_a_graph_replays_what_kernels_launched_one_by_one_compute(
     with capture_logs() as lines:
         replayed = scores(load_engine(bundle, EngineRequest(name, max_clips=11)), clips)
     assert [line for line in lines if "no CUDA graph" in line["event"]] == []
-    monkeypatch.setattr(CudaDriver, "captured", lambda _driver, launch, _stream: launch)
+    monkeypatch.setattr(CudaDriver, "capture", lambda _driver, launch, _stream: launch)
     launched = scores(load_engine(bundle, EngineRequest(name, max_clips=11)), clips)
     np.testing.assert_allclose(replayed.score, launched.score, rtol=ROUNDING)
     np.testing.assert_allclose(replayed.state, launched.state, rtol=ROUNDING, atol=ROUNDING)

@@ -5,7 +5,6 @@ Footage is a folder of images, a folder of such folders, a folder of videos, a v
 Files are untrusted; the limits on bytes and pixels are those of :mod:`deploy.image`.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import BadFrame, VideoUnreadable
-from deploy.image import Frame, decode_picture, fit_frame, imdecode, picture_size
+from deploy.image import Frame, decode_image, fit_frame, image_size, imdecode, natural_key
 from deploy.spec import ClipSpec
 from deploy.video import AvFrame, VideoInfo, open_video, to_bgr
 from trainer.errors import NoFootage
@@ -87,7 +86,7 @@ def _sources(path: Path) -> list[Source]:
 
 
 def _clips_in(folder: Path) -> list[Source]:
-    entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+    entries = sorted(folder.iterdir(), key=natural_key)
     return [Source(entry.name if entry.is_dir() else entry.stem, entry) for entry in entries if _is_clip(entry)]
 
 
@@ -100,12 +99,7 @@ def _is_clip(entry: Path) -> bool:
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder, in natural order of their names, without hidden files."""
     found = [entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")]
-    return sorted(found, key=lambda entry: natural_key(entry.name))
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which ``frame9`` comes before ``frame10``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return sorted(found, key=natural_key)
 
 
 def footage_info(sources: list[Source]) -> VideoInfo:
@@ -221,10 +215,10 @@ def decode_dataset_image(encoded: bytes, spec: ClipSpec) -> Frame:
     """Decode one JPEG, PNG, TIFF or BMP and fit it to ``spec``; JPEG and PNG exactly as the service does.
 
     Raises:
-        BadFrame: as :func:`deploy.image.decode_picture`.
+        BadFrame: as :func:`deploy.image.decode_image`.
     """
     if not encoded.startswith(_TIFF_OR_BMP):
-        return decode_picture(encoded, spec).frame
+        return decode_image(encoded, spec).frame
     return fit_frame(imdecode(encoded, cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR), spec)
 
 
@@ -232,10 +226,10 @@ def dataset_image_size(encoded: bytes) -> tuple[int, int]:
     """Width and height of one JPEG, PNG, TIFF or BMP.
 
     Raises:
-        BadFrame: as :func:`deploy.image.decode_picture`.
+        BadFrame: as :func:`deploy.image.decode_image`.
     """
     if not encoded.startswith(_TIFF_OR_BMP):
-        return picture_size(encoded)
+        return image_size(encoded)
     height_px, width_px = imdecode(encoded, cv2.IMREAD_GRAYSCALE).shape
     return width_px, height_px
 
@@ -244,10 +238,10 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """An image as a mask, bool (H, W): True where it is not black.
 
     Raises:
-        BadFrame: as :func:`deploy.image.decode_picture`.
+        BadFrame: as :func:`deploy.image.decode_image`.
         OSError: the file cannot be read.
     """
     encoded = path.read_bytes()
     if not encoded.startswith(_TIFF_OR_BMP):
-        picture_size(encoded)
+        image_size(encoded)
     return imdecode(encoded, cv2.IMREAD_GRAYSCALE) > 0

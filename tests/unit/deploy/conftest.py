@@ -14,7 +14,7 @@ from deploy.bundle import (
     WEIGHTS_NAME,
     Bundle,
     Calibration,
-    Golden,
+    GoldenClips,
     ModelCard,
     golden_bytes,
     read_bundle,
@@ -70,7 +70,7 @@ def write_tiny_bundle(path: Path, clips: NDArray[np.uint8]) -> Bundle:
     network = tiny_network.build(config).eval()
     with torch.inference_mode():
         score, heatmap = network(torch.tensor(clips))
-    golden = Golden(clips=clips, score=score.numpy(), heatmap=heatmap.numpy())
+    golden = GoldenClips(clips=clips, score=score.numpy(), heatmap=heatmap.numpy())
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),

@@ -18,7 +18,7 @@ from deploy.bundle import (
     WEIGHTS_NAME,
     Bundle,
     Calibration,
-    Golden,
+    GoldenClips,
     ModelCard,
     golden_bytes,
     read_bundle,
@@ -35,14 +35,14 @@ FILES = {WEIGHTS_NAME: b"weights", ONNX_NAME: b"graph"}
 
 
 @pytest.fixture
-def golden() -> Golden:
+def golden() -> GoldenClips:
     rng = np.random.default_rng(1)
     clips = rng.integers(0, 256, (3, *SPEC.clip_shape), dtype=np.uint8)
-    return Golden(clips=clips, score=rng.random(3, np.float32), heatmap=rng.random((3, 4, 4), np.float32))
+    return GoldenClips(clips=clips, score=rng.random(3, np.float32), heatmap=rng.random((3, 4, 4), np.float32))
 
 
 @pytest.fixture
-def written(tmp_path: Path, golden: Golden) -> Bundle:
+def written(tmp_path: Path, golden: GoldenClips) -> Bundle:
     return write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(golden)})
 
 
@@ -65,7 +65,7 @@ def edit_manifest(bundle: Bundle, edit: Callable[[dict[str, Any]], object]) -> N
     path.write_text(json.dumps(content))
 
 
-def test_what_was_written_is_read_back(written: Bundle, golden: Golden) -> None:
+def test_what_was_written_is_read_back(written: Bundle, golden: GoldenClips) -> None:
     bundle = read_bundle(written.path)
     assert bundle == written
     assert (bundle.spec, bundle.calibration) == (SPEC, CALIBRATION)
@@ -78,7 +78,7 @@ def test_what_was_written_is_read_back(written: Bundle, golden: Golden) -> None:
         np.testing.assert_array_equal(getattr(found, name), expected, strict=True)
 
 
-def test_golden_states_are_read_back(tmp_path: Path, golden: Golden) -> None:
+def test_golden_states_are_read_back(tmp_path: Path, golden: GoldenClips) -> None:
     state = np.arange(3 * 2 * 4 * 4, dtype=np.float32).reshape(3, 2, 4, 4)
     bundle = write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(replace(golden, state=state, next_state=state + 1))})
     found = read_golden(bundle)

@@ -15,19 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.decoders import nvjpeg
-from deploy.decoders.gpu_resize import Fitter
+from deploy.decoders.gpu_resize import GpuResizer
 from deploy.decoders.nvjpeg import NvJpegDecoder
-from deploy.decoders.registry import DECODERS, STAY_ON_DEVICE, CpuDecoder, load_decoder
+from deploy.decoders.registry import DECODERS, GPU_DECODERS, CpuDecoder, load_decoder
 from deploy.errors import BadFrame, ConfigError, DecoderFailed, DecoderUnavailable
-from deploy.gpu.driver import lacking_cuda
+from deploy.gpu.driver import missing_cuda
 from deploy.image import (
-    MAX_PICTURE_BYTES,
+    MAX_IMAGE_BYTES,
     AnyFrame,
     DecodedFrame,
     DeviceFrame,
     Frame,
-    PictureDecoder,
-    decode_picture,
+    ImageDecoder,
+    decode_image,
     encode_jpeg,
 )
 from deploy.spec import ClipSpec
@@ -57,7 +57,7 @@ BAD = {
     "nothing": b"",
     "text": b"hello",
     "gif": b"GIF89a" + bytes(50),
-    "too-long": JPEG + bytes(MAX_PICTURE_BYTES),
+    "too-long": JPEG + bytes(MAX_IMAGE_BYTES),
     "too-many-pixels": b"\xff\xd8" + jpeg_header(30_000, 30_000) + b"\xff\xd9",
     "no-pixels": b"\xff\xd8" + jpeg_header(0, 10) + b"\xff\xd9",
     "no-header": b"\xff\xd8\xff\xd9",
@@ -78,7 +78,7 @@ class LibrarysOwnCpuDecoder(NvJpegDecoder):
         return stack.enter_context(decoder)
 
 
-def opened(kind: str, spec: ClipSpec) -> PictureDecoder[AnyFrame]:
+def opened(kind: str, spec: ClipSpec) -> ImageDecoder[AnyFrame]:
     on_device = kind.endswith(ON_DEVICE)
     if kind.startswith("library"):
         pytest.importorskip("nvidia.nvimgcodec", reason="no nvImageCodec: pip install 'oddsight[nvjpeg]'")
@@ -111,7 +111,7 @@ def spec(request: pytest.FixtureRequest) -> ClipSpec:
 
 
 @pytest.fixture
-def decoder(kind: str, spec: ClipSpec) -> Iterator[PictureDecoder[AnyFrame]]:
+def decoder(kind: str, spec: ClipSpec) -> Iterator[ImageDecoder[AnyFrame]]:
     decoder = opened(kind, spec)
     yield decoder
     decoder.close()
@@ -127,17 +127,17 @@ def on_host(frame: AnyFrame) -> Frame:
 
 def on_the_cpu(encoded: bytes, spec: ClipSpec) -> str:
     try:
-        decode_picture(encoded, spec)
+        decode_image(encoded, spec)
     except BadFrame as error:
         return error.reason
     return "decoded"
 
 
 def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(
-    decoder: PictureDecoder[AnyFrame], spec: ClipSpec, kind: str
+    decoder: ImageDecoder[AnyFrame], spec: ClipSpec, kind: str
 ) -> None:
     for (name, encoded), found in zip(GOOD.items(), decoder.decode(list(GOOD.values())), strict=True):
-        expected = decode_picture(encoded, spec)
+        expected = decode_image(encoded, spec)
         assert isinstance(found, DecodedFrame), name
         assert (found.width_px, found.height_px) == (expected.width_px, expected.height_px), name
         assert isinstance(found.frame, DeviceFrame) == kind.endswith(ON_DEVICE), name
@@ -148,20 +148,20 @@ def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(
         assert difference.max() <= 6, name
 
 
-def test_what_is_refused_in_training_is_refused_for_the_same_reason(decoder: PictureDecoder[AnyFrame], spec: ClipSpec) -> None:
+def test_what_is_refused_in_training_is_refused_for_the_same_reason(decoder: ImageDecoder[AnyFrame], spec: ClipSpec) -> None:
     expected = {name: on_the_cpu(encoded, spec) for name, encoded in BAD.items()}
     assert "decoded" not in expected.values()
     assert {name: told(decoder.decode([encoded])[0]) for name, encoded in BAD.items()} == expected
 
 
 @pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
-def test_a_cut_picture_is_refused_wherever_it_is_cut(decoder: PictureDecoder[AnyFrame], whole: bytes) -> None:
+def test_a_cut_picture_is_refused_wherever_it_is_cut(decoder: ImageDecoder[AnyFrame], whole: bytes) -> None:
     results = decoder.decode([whole[:cut] for cut in range(0, len(whole), 3)])
     assert "decoded" not in set(map(told, results))
 
 
 def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(
-    decoder: PictureDecoder[AnyFrame], spec: ClipSpec
+    decoder: ImageDecoder[AnyFrame], spec: ClipSpec
 ) -> None:
     sides = range(24, 64)
     pictures = [encode((".jpg", ".png")[side % 2], picture(side, side + 8)) for side in sides]
@@ -173,11 +173,11 @@ def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(
     assert sizes == {at: (side + 8, side) for at, side in enumerate(sides) if at % 5}
 
 
-def test_no_pictures_give_no_frames(decoder: PictureDecoder[AnyFrame]) -> None:
+def test_no_pictures_give_no_frames(decoder: ImageDecoder[AnyFrame]) -> None:
     assert decoder.decode([]) == []
 
 
-def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: PictureDecoder[AnyFrame]) -> None:
+def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: ImageDecoder[AnyFrame]) -> None:
     assert decoder.describe()["backend"] == decoder.name == ("cpu" if kind == "cpu" else "nvjpeg")
     assert {"version", "device"} <= decoder.describe().keys()
     decoder.close()
@@ -185,11 +185,11 @@ def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: PictureD
 
 
 @pytest.fixture(scope="module")
-def lasting() -> Iterator[dict[str, PictureDecoder[AnyFrame]]]:
+def lasting() -> Iterator[dict[str, ImageDecoder[AnyFrame]]]:
     """Decoders for many examples; hypothesis has no patience for new ones."""
     with pytest.MonkeyPatch.context() as patch:
         fake_nvimgcodec.install(patch)
-        decoders: dict[str, PictureDecoder[AnyFrame]] = {
+        decoders: dict[str, ImageDecoder[AnyFrame]] = {
             "cpu": CpuDecoder(BGR, threads=2),
             "fake": NvJpegDecoder(BGR, threads=2),
             "fake" + ON_DEVICE: NvJpegDecoder(BGR, threads=2, on_device=True),
@@ -212,7 +212,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @given(pictures=st.lists(st.just(JPEG) | damaged() | st.binary(max_size=60).map(b"\xff\xd8\xff".__add__), max_size=5))
 @pytest.mark.parametrize("kind", ["cpu", "fake", "fake" + ON_DEVICE])
 def test_any_bytes_become_a_frame_or_a_refusal(
-    lasting: dict[str, PictureDecoder[AnyFrame]], kind: str, pictures: Sequence[bytes]
+    lasting: dict[str, ImageDecoder[AnyFrame]], kind: str, pictures: Sequence[bytes]
 ) -> None:
     results = lasting[kind].decode(pictures)
     assert len(results) == len(pictures)
@@ -228,7 +228,7 @@ def test_an_unknown_decoder_is_a_wrong_setting() -> None:
 
 
 def test_frames_stay_on_the_gpu_only_where_that_is_where_they_are() -> None:
-    assert {"nvjpeg"} == STAY_ON_DEVICE <= DECODERS.keys()
+    assert {"nvjpeg"} == GPU_DECODERS <= DECODERS.keys()
     with pytest.raises(ConfigError, match=r"decode\.backend must be one of nvjpeg for frames that stay on the GPU, got 'cpu'"):
         load_decoder("cpu", GRAY, threads=1, on_device=True)
 
@@ -239,26 +239,26 @@ class TestNvJpeg:
         return fake_nvimgcodec.install(monkeypatch)
 
     @pytest.fixture
-    def decoder(self, library: ModuleType) -> Iterator[PictureDecoder[AnyFrame]]:
+    def decoder(self, library: ModuleType) -> Iterator[ImageDecoder[AnyFrame]]:
         decoder = load_decoder("nvjpeg", GRAY, threads=2)
         library.calls.clear()
         yield decoder
         decoder.close()
 
     @pytest.fixture
-    def on_device(self, library: ModuleType) -> Iterator[PictureDecoder[AnyFrame]]:
+    def on_device(self, library: ModuleType) -> Iterator[ImageDecoder[AnyFrame]]:
         decoder = load_decoder("nvjpeg", GRAY, threads=2, on_device=True)
         yield decoder
         decoder.close()
 
     def test_the_jpegs_of_a_poll_are_one_call_and_pngs_are_left_to_opencv(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame]
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame]
     ) -> None:
         assert decoders(decoder.decode([JPEG, PNG, JPEG, GOOD["progressive"]])) == ["nvjpeg", "cpu", "nvjpeg", "nvjpeg"]
         assert library.calls == [3]
 
     def test_a_poll_of_large_pictures_is_several_calls(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nvjpeg, "MAX_CALL_PX", 2 * 48 * 64)
         small, large = encode_jpeg(picture(16, 16), 90), encode_jpeg(picture(200, 200), 90)
@@ -266,67 +266,67 @@ class TestNvJpeg:
         assert library.calls == [2, 1, 1, 2]
 
     def test_what_it_declines_is_left_to_opencv_which_says_so(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([GOOD["progressive"], JPEG])) == ["cpu", "nvjpeg"]
 
     def test_a_picture_of_another_size_than_its_header_says_is_left_to_opencv(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "distort", lambda pixels: pixels[: 47 if len(pixels) == 48 else None].astype(np.uint8))
         [found] = decoder.decode([JPEG])
         assert isinstance(found, DecodedFrame)
         assert found.decoder == "cpu"
-        np.testing.assert_array_equal(on_host(found.frame), decode_picture(JPEG, GRAY).frame)
+        np.testing.assert_array_equal(on_host(found.frame), decode_image(JPEG, GRAY).frame)
 
     def test_a_picture_that_makes_a_call_fail_takes_its_neighbours_to_opencv_and_ends_nothing(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "poisonous", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([JPEG, GOOD["progressive"]])) == ["cpu", "cpu"]
         assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
 
     def test_a_gpu_that_is_lost_is_an_error_and_not_a_slower_service(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "lost", True)
-        with pytest.raises(DecoderFailed, match="the GPU decodes no more: CUDA error: the launch failed; start again"):
+        with pytest.raises(DecoderFailed, match="GPU decoding failed: CUDA error: the launch failed; restart"):
             decoder.decode([JPEG])
 
     def test_a_gpu_that_gives_nothing_any_more_is_an_error_too(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
-        with pytest.raises(DecoderFailed, match="gives back no picture, or none of the right size"):
+        with pytest.raises(DecoderFailed, match="returns no image, or none of the right size"):
             decoder.decode([JPEG, PNG])
 
     def test_pictures_that_the_gpu_cannot_fit_are_left_to_opencv(
-        self, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fitted = Fitter.fit
+        fitted = GpuResizer.fit
 
-        def only_small_ones(self: Fitter, pictures: Sequence[Any]) -> list[DeviceFrame]:
+        def only_small_ones(self: GpuResizer, pictures: Sequence[Any]) -> list[DeviceFrame]:
             if len(pictures) > 1:
                 raise RuntimeError("CUDA out of memory")
             return fitted(self, pictures)
 
-        monkeypatch.setattr(Fitter, "fit", only_small_ones)
+        monkeypatch.setattr(GpuResizer, "fit", only_small_ones)
         assert decoders(decoder.decode([JPEG, JPEG])) == ["cpu", "cpu"]
         assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
-        monkeypatch.setattr(Fitter, "fit", fails)
-        with pytest.raises(DecoderFailed, match="the GPU decodes no more: CUDA error: out of luck; start again"):
+        monkeypatch.setattr(GpuResizer, "fit", fails)
+        with pytest.raises(DecoderFailed, match="GPU decoding failed: CUDA error: out of luck; restart"):
             decoder.decode([JPEG])
 
-    def test_on_the_device_every_frame_stays_there_whoever_decoded_it(self, on_device: PictureDecoder[AnyFrame]) -> None:
+    def test_on_the_device_every_frame_stays_there_whoever_decoded_it(self, on_device: ImageDecoder[AnyFrame]) -> None:
         results = on_device.decode([JPEG, PNG, b"", JPEG, GOOD["five-times-and-a-bit"]])
         assert decoders(results) == ["nvjpeg", "cpu", "empty", "nvjpeg", "nvjpeg"]
         frames = [result.frame for result in results if isinstance(result, DecodedFrame)]
         assert [type(frame) for frame in frames] == [DeviceFrame] * 4
-        np.testing.assert_array_equal(on_host(frames[1]), decode_picture(PNG, GRAY).frame)
+        np.testing.assert_array_equal(on_host(frames[1]), decode_image(PNG, GRAY).frame)
 
     def test_frames_on_the_device_are_those_on_the_host(
-        self, decoder: PictureDecoder[AnyFrame], on_device: PictureDecoder[AnyFrame]
+        self, decoder: ImageDecoder[AnyFrame], on_device: ImageDecoder[AnyFrame]
     ) -> None:
         pairs = zip(decoder.decode(list(GOOD.values())), on_device.decode(list(GOOD.values())), strict=True)
         for found, expected in pairs:
@@ -336,15 +336,15 @@ class TestNvJpeg:
             np.testing.assert_array_equal(on_host(expected.frame), found.frame)
 
     def test_frames_that_the_gpu_does_not_take_are_an_error(
-        self, on_device: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, on_device: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Fitter, "moved_up", fails)
+        monkeypatch.setattr(GpuResizer, "to_device", fails)
         assert decoders(on_device.decode([JPEG])) == ["nvjpeg"]
-        with pytest.raises(DecoderFailed, match="nvjpeg: the GPU takes no frames: CUDA error: out of luck; start again"):
+        with pytest.raises(DecoderFailed, match="nvjpeg: frames cannot be copied to the GPU: CUDA error: out of luck; restart"):
             on_device.decode([JPEG, PNG])
 
     def test_a_call_is_waited_for_once_on_its_own_stream_and_its_pictures_live_until_then(
-        self, library: ModuleType, decoder: PictureDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alive = []
         wait = HostEvent.synchronize
@@ -357,7 +357,7 @@ class TestNvJpeg:
         assert alive == [3]
         assert len(library.images) == 0
 
-    def test_closing_frees_the_gpu(self, library: ModuleType, decoder: PictureDecoder[AnyFrame]) -> None:
+    def test_closing_frees_the_gpu(self, library: ModuleType, decoder: ImageDecoder[AnyFrame]) -> None:
         decoder.close()
         assert library.calls == [-1]
 
@@ -383,14 +383,14 @@ class TestNvJpeg:
     ) -> None:
         monkeypatch.setattr("torch.version.cuda", cuda)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-        monkeypatch.setattr(nvjpeg, "lacking_cuda", lacking_cuda)
+        monkeypatch.setattr(nvjpeg, "missing_cuda", missing_cuda)
         with pytest.raises(DecoderUnavailable, match=f"^the nvjpeg decoder needs {lacks}; or set decode.backend to cpu$"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
     def test_a_gpu_that_gives_pytorch_no_stream_is_not_started_and_says_why(
         self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(library.driver, "stream", fails)
+        monkeypatch.setattr(library.driver, "new_stream", fails)
         with pytest.raises(DecoderUnavailable, match=r"no GPU it can decode on: CUDA error: out of luck; check .* nvidia-smi"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
@@ -404,7 +404,7 @@ class TestNvJpeg:
     ) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
         with pytest.raises(
-            DecoderUnavailable, match=r"there: it gives back no picture, or none of the right size; install nvJPEG: pip install"
+            DecoderUnavailable, match=r"on it: it returns no image, or none of the right size; install nvJPEG: pip install"
         ):
             load_decoder("nvjpeg", GRAY, threads=1)
         assert library.calls == [1, -1]
@@ -412,8 +412,8 @@ class TestNvJpeg:
     def test_a_gpu_that_cannot_fit_is_not_started_and_says_why(
         self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Fitter, "fit", fails)
-        with pytest.raises(DecoderUnavailable, match="no JPEG becomes a frame there: CUDA error: out of luck"):
+        monkeypatch.setattr(GpuResizer, "fit", fails)
+        with pytest.raises(DecoderUnavailable, match="cannot decode an ordinary JPEG on it: CUDA error: out of luck"):
             load_decoder("nvjpeg", GRAY, threads=1)
         assert library.calls == [1, -1]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
 from deploy.engine import Engine, EngineRequest, PerformanceHint, Scores
-from deploy.engines.registry import ENGINES, TUNABLE, load_engine
+from deploy.engines.registry import ENGINES, TUNABLE_ENGINES, load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, BundleCorrupt, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
 from deploy.spec import ClipSpec
@@ -293,7 +293,7 @@ def test_a_state_for_a_model_without_one_is_refused(
     stateless = read_bundle(shutil.copytree(bundle_folder, tmp_path / "stateless"))
     with (
         closing(load_engine(stateless, EngineRequest(name))) as engine,
-        pytest.raises(BadClips, match="carries no state"),
+        pytest.raises(BadClips, match="has no state"),
     ):
         engine.score(clips[:1], np.zeros((1, 1, 1, 1), np.float32))
 
@@ -304,7 +304,7 @@ def test_a_next_state_that_is_no_number_fails_and_leaves_the_engine_usable(name:
     broken = golden.state.copy()
     broken[3, 2] = np.inf
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
-        with pytest.raises(EngineFailed, match="a next state holds values that are no finite numbers"):
+        with pytest.raises(EngineFailed, match="a next state holds values that are not finite numbers"):
             engine.score(golden.clips, broken)
         assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
 
@@ -342,7 +342,7 @@ def test_describe_tells_the_number_of_threads_asked_for(cpu_name: str, bundle: B
     assert_reference_scores(engine.score(*given), bundle)
 
 
-@pytest.mark.parametrize("name", sorted(TUNABLE))
+@pytest.mark.parametrize("name", sorted(TUNABLE_ENGINES))
 def test_the_tune_changes_what_is_in_force_and_no_score(name: str, bundle: Bundle, given: Input) -> None:
     pytest.importorskip(CPU_LIBRARIES[name][0])
     with (

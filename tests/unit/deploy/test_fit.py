@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.decoders import gpu_resize as fit
-from deploy.decoders.gpu_resize import MAX_PLANS, Fitter, resize_weights
+from deploy.decoders.gpu_resize import MAX_PLANS, GpuResizer, resize_weights
 from deploy.gpu.driver import CudaDriver
-from deploy.image import DeviceFrame, decode_picture, fit_frame, jpeg_reduction
+from deploy.image import DeviceFrame, decode_image, fit_frame, jpeg_reduction
 from deploy.spec import ClipSpec
 from tests.harness.host_driver import HostDriver
 from tests.unit.deploy.test_frames import BGR, GRAY, encode
@@ -50,13 +50,13 @@ def noise(height_px: int, width_px: int, spec: ClipSpec, seed: int = 0) -> NDArr
     return np.random.default_rng(seed).integers(0, 256, (height_px, width_px, spec.channels), np.uint8)
 
 
-def fitted(fitter: Fitter, driver: Any, *pictures: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def fitted(fitter: GpuResizer, driver: Any, *pictures: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return [frame.on_host() for frame in fitter.fit([torch.tensor(picture, device=driver.device) for picture in pictures])]
 
 
 def assert_as_opencv(driver: Any, spec: ClipSpec, height_px: int, width_px: int) -> None:
     picture = noise(height_px, width_px, spec)
-    [frame] = fitted(Fitter(spec, driver), driver, picture)
+    [frame] = fitted(GpuResizer(spec, driver), driver, picture)
     assert (frame.shape, frame.dtype) == (spec.frame_shape, np.uint8)
     difference = np.abs(frame - by_opencv(picture, spec))
     assert difference.max() <= 1
@@ -89,7 +89,7 @@ def test_so_does_it_on_any_device(driver: Any, spec: ClipSpec, height_px: int, w
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16])
 def test_blocks_are_averaged_to_the_very_bits(factor: int) -> None:
     picture = noise(24 * factor, 32 * factor, BGR)
-    [frame] = fitted(Fitter(BGR, HostDriver()), HostDriver(), picture)
+    [frame] = fitted(GpuResizer(BGR, HostDriver()), HostDriver(), picture)
     np.testing.assert_array_equal(frame, by_opencv(picture, BGR))
 
 
@@ -100,8 +100,8 @@ def test_a_jpeg_decoded_at_full_size_is_fitted_as_if_opencv_had_decoded_it(spec:
     encoded = encode(".jpg", rough, cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111)
     colour = cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR
     full = np.asarray(cv2.imdecode(np.frombuffer(encoded, np.uint8), colour), np.uint8).reshape(height_px, width_px, -1)
-    [frame] = fitted(Fitter(spec, HostDriver()), HostDriver(), full)
-    assert np.abs(frame - decode_picture(encoded, spec).frame.astype(int)).mean() < 0.5  # in one step: 2.6 to 8.8
+    [frame] = fitted(GpuResizer(spec, HostDriver()), HostDriver(), full)
+    assert np.abs(frame - decode_image(encoded, spec).frame.astype(int)).mean() < 0.5  # in one step: 2.6 to 8.8
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
@@ -125,7 +125,7 @@ SIZES = [(48, 64), (24, 32), (131, 175), (48, 64), (10, 12), (131, 175), (48, 64
 
 def test_pictures_of_several_sizes_come_out_in_their_order(driver: Any) -> None:
     pictures = [noise(*size, BGR, seed) for seed, size in enumerate(SIZES)]
-    fitter = Fitter(BGR, driver)
+    fitter = GpuResizer(BGR, driver)
     for picture, frame in zip(pictures, fitted(fitter, driver, *pictures), strict=True):
         np.testing.assert_array_equal(frame, fitted(fitter, driver, picture)[0])
 
@@ -139,11 +139,11 @@ def test_no_more_pixels_are_worked_on_at_once_than_the_largest_picture_has(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], room_px: int
 ) -> None:
     pictures = [noise(*size, GRAY, seed) for seed in range(5)]
-    fitter = Fitter(GRAY, HostDriver())
+    fitter = GpuResizer(GRAY, HostDriver())
     expected = fitted(fitter, HostDriver(), *pictures)
     stacked, stack = [], torch.stack
     monkeypatch.setattr(torch, "stack", lambda tensors: (stacked.append(len(tensors)), stack(tensors))[1])
-    monkeypatch.setattr(fit, "MAX_PICTURE_PX", room_px)
+    monkeypatch.setattr(fit, "MAX_IMAGE_PX", room_px)
     found = fitted(fitter, HostDriver(), *pictures)
     assert stacked == [2, 2, 1]
     np.testing.assert_array_equal(np.stack(found), np.stack(expected))
@@ -151,26 +151,26 @@ def test_no_more_pixels_are_worked_on_at_once_than_the_largest_picture_has(
 
 def test_a_frame_holds_no_memory_but_its_own(driver: Any) -> None:
     pictures = [torch.tensor(noise(*size, BGR), device=driver.device) for size in SIZES]
-    for frame, picture in zip(Fitter(BGR, driver).fit(pictures), pictures, strict=True):
+    for frame, picture in zip(GpuResizer(BGR, driver).fit(pictures), pictures, strict=True):
         assert frame.pixels.is_contiguous()
         assert frame.pixels.untyped_storage().nbytes() == np.prod(BGR.frame_shape)
         assert frame.pixels.data_ptr() != picture.data_ptr()
 
 
 def test_weights_are_kept_for_a_few_sizes_only() -> None:
-    fitter = Fitter(GRAY, HostDriver())
+    fitter = GpuResizer(GRAY, HostDriver())
     for side in range(30, 30 + 2 * MAX_PLANS):
         fitted(fitter, HostDriver(), noise(side, side, GRAY))
     assert fitter._plan.cache_info().currsize == MAX_PLANS
 
 
 def test_no_pictures_give_no_frames() -> None:
-    assert Fitter(GRAY, HostDriver()).fit([]) == []
+    assert GpuResizer(GRAY, HostDriver()).fit([]) == []
 
 
 def test_a_frame_of_the_host_is_moved_up_as_a_copy(driver: Any) -> None:
     frame = noise(24, 32, GRAY)
-    moved = Fitter(GRAY, driver).moved_up(frame)
+    moved = GpuResizer(GRAY, driver).to_device(frame)
     expected = frame.copy()
     frame[:] = 0
     assert isinstance(moved, DeviceFrame)

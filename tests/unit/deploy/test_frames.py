@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy import MAX_PICTURE_PX
+from deploy import MAX_IMAGE_PX
 from deploy.errors import BadFrame
 from deploy.image import (
+    MAX_IMAGE_BYTES,
     MAX_JPEG_SCANS,
-    MAX_PICTURE_BYTES,
-    decode_picture,
+    decode_image,
     encode_jpeg,
     fit_frame,
-    is_whole_jpeg,
-    picture_size,
+    image_size,
+    is_complete_jpeg,
 )
 from deploy.spec import ClipSpec
 
@@ -76,14 +76,14 @@ def cmyk_jpeg() -> bytes:
 
 def refused(encoded: bytes) -> str:
     with pytest.raises(BadFrame) as caught:
-        decode_picture(encoded, GRAY)
+        decode_image(encoded, GRAY)
     assert str(caught.value)
     return caught.value.reason
 
 
 def decoded_or_reason(encoded: bytes) -> str:
     try:
-        decoded = decode_picture(encoded, GRAY)
+        decoded = decode_image(encoded, GRAY)
     except BadFrame as error:
         return error.reason
     assert decoded.frame.shape == GRAY.frame_shape
@@ -108,13 +108,13 @@ def decoded_or_reason(encoded: bytes) -> str:
 )
 @pytest.mark.parametrize("spec", [GRAY, BGR], ids=["gray", "bgr"])
 def test_every_common_kind_of_jpeg_and_png_gives_a_frame_of_the_spec(encoded: bytes, spec: ClipSpec) -> None:
-    decoded = decode_picture(encoded, spec)
+    decoded = decode_image(encoded, spec)
     assert (decoded.frame.shape, decoded.frame.dtype) == (spec.frame_shape, np.uint8)
-    assert (decoded.width_px, decoded.height_px) == picture_size(encoded)
+    assert (decoded.width_px, decoded.height_px) == image_size(encoded)
 
 
 def test_jpeg_and_png_of_one_picture_give_nearly_the_same_frame() -> None:
-    frames = [decode_picture(encoded, BGR).frame.astype(int) for encoded in (JPEG, PNG)]
+    frames = [decode_image(encoded, BGR).frame.astype(int) for encoded in (JPEG, PNG)]
     assert np.abs(frames[0] - frames[1]).max() <= 12
     assert np.abs(frames[1] - cv2.resize(picture(), (32, 24), interpolation=cv2.INTER_AREA)).max() <= 1
 
@@ -122,7 +122,7 @@ def test_jpeg_and_png_of_one_picture_give_nearly_the_same_frame() -> None:
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_a_picture_decoded_at_reduced_size_looks_like_the_whole_one_scaled_down(factor: int) -> None:
     large = picture(24 * factor, 32 * factor)
-    decoded = decode_picture(encode(".jpg", large, cv2.IMWRITE_JPEG_QUALITY, 98), BGR)
+    decoded = decode_image(encode(".jpg", large, cv2.IMWRITE_JPEG_QUALITY, 98), BGR)
     assert (decoded.width_px, decoded.height_px) == (32 * factor, 24 * factor)
     expected = cv2.resize(large, (32, 24), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(decoded.frame - expected).mean() < 3
@@ -130,18 +130,18 @@ def test_a_picture_decoded_at_reduced_size_looks_like_the_whole_one_scaled_down(
 
 def test_a_side_that_has_no_pixels_to_spare_keeps_its_detail() -> None:
     stripes = np.tile(np.repeat([0, 255], 2), (24 * 8, 8)).astype(np.uint8)
-    decoded = decode_picture(encode(".jpg", stripes, cv2.IMWRITE_JPEG_QUALITY, 98), GRAY)
+    decoded = decode_image(encode(".jpg", stripes, cv2.IMWRITE_JPEG_QUALITY, 98), GRAY)
     np.testing.assert_allclose(decoded.frame[:, :, 0], stripes[:24], atol=30)
 
 
 def test_a_picture_smaller_than_the_spec_is_scaled_up() -> None:
-    assert decode_picture(encode(".png", picture(5, 7)), BGR).frame.shape == BGR.frame_shape
+    assert decode_image(encode(".png", picture(5, 7)), BGR).frame.shape == BGR.frame_shape
 
 
 def test_a_rotation_tag_does_not_turn_the_frame() -> None:
     exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
     tagged = JPEG[:2] + jpeg_segment(0xE1, exif) + JPEG[2:]
-    np.testing.assert_array_equal(decode_picture(tagged, BGR).frame, decode_picture(JPEG, BGR).frame)
+    np.testing.assert_array_equal(decode_image(tagged, BGR).frame, decode_image(JPEG, BGR).frame)
 
 
 def test_a_gray_picture_stays_gray_and_a_frame_that_fits_is_not_touched() -> None:
@@ -150,10 +150,10 @@ def test_a_gray_picture_stays_gray_and_a_frame_that_fits_is_not_touched() -> Non
 
 
 def test_a_jpeg_is_whole_if_it_reaches_its_end_marker() -> None:
-    assert is_whole_jpeg(JPEG)
-    assert is_whole_jpeg(JPEG + bytes(100))
-    assert not any(is_whole_jpeg(JPEG[:cut]) for cut in range(len(JPEG)))
-    assert not is_whole_jpeg(PNG + b"\xff\xd9")
+    assert is_complete_jpeg(JPEG)
+    assert is_complete_jpeg(JPEG + bytes(100))
+    assert not any(is_complete_jpeg(JPEG[:cut]) for cut in range(len(JPEG)))
+    assert not is_complete_jpeg(PNG + b"\xff\xd9")
 
 
 def test_an_encoded_frame_decodes_again() -> None:
@@ -176,7 +176,7 @@ def test_an_encoded_frame_decodes_again() -> None:
         (PNG[:12] + b"IDAT" + PNG[16:], "bad_header"),
         (b"\xff\xd8" + jpeg_header(64, 48), "undecodable"),
         (PNG[:-40] + bytes(40), "undecodable"),
-        (JPEG + bytes(MAX_PICTURE_BYTES), "too_large"),
+        (JPEG + bytes(MAX_IMAGE_BYTES), "too_large"),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)}-bytes",
 )
@@ -283,8 +283,8 @@ def assert_cheap(encoded: bytes, reasons: set[str]) -> None:
 
 
 def test_the_largest_accepted_picture_is_at_the_limit() -> None:
-    side = int(MAX_PICTURE_PX**0.5)
-    assert picture_size(b"\xff\xd8" + jpeg_header(side, side)) == (side, side)
+    side = int(MAX_IMAGE_PX**0.5)
+    assert image_size(b"\xff\xd8" + jpeg_header(side, side)) == (side, side)
     assert refused(b"\xff\xd8" + jpeg_header(side, side + 1)) == "too_large"
 
 

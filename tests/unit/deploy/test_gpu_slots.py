@@ -15,9 +15,9 @@ from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.engines.torch import TorchProgram
 from deploy.errors import BundleIncompatible, EngineFailed
-from deploy.golden import Sequences, score_sequences
+from deploy.golden import GoldenSequences, score_sequences
 from deploy.gpu.driver import Launch
-from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, cut, program_shapes
+from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, program_shapes, split_call
 from deploy.network import load_network
 from deploy.spec import ClipSpec
 from deploy.validation.accuracy import compare_scores, measure_accuracy
@@ -53,10 +53,10 @@ class Means:
 class OnHost(GpuEngine):
     name = "on-host"
 
-    def __init__(self, program: Any, buckets: tuple[int, ...], spec: ClipSpec = SPEC, heatmaps_from: float = -np.inf) -> None:
+    def __init__(self, program: Any, buckets: tuple[int, ...], spec: ClipSpec = SPEC, heatmap_threshold: float = -np.inf) -> None:
         self.driver = HostDriver()
         super().__init__(spec, EngineRequest(max_clips=256), self.driver, program, buckets)
-        self.heatmaps_from = heatmaps_from
+        self.heatmap_threshold = heatmap_threshold
 
     def describe(self) -> dict[str, str]:
         return {}
@@ -68,7 +68,7 @@ def grey(levels: list[int]) -> NDArray[np.uint8]:
 
 @given(st.integers(0, 500), BUCKETS)
 def test_a_call_is_cut_into_full_buckets_and_a_rest_in_the_smallest_that_holds_it(n_clips: int, buckets: tuple[int, ...]) -> None:
-    pieces = list(cut(n_clips, buckets))
+    pieces = list(split_call(n_clips, buckets))
     assert [row for piece in pieces for row in range(piece.begin, piece.end)] == list(range(n_clips))
     assert all(piece.end - piece.begin == piece.bucket == buckets[-1] for piece in pieces[:-1])
     for piece in pieces[-1:]:
@@ -77,7 +77,9 @@ def test_a_call_is_cut_into_full_buckets_and_a_rest_in_the_smallest_that_holds_i
 
 @given(st.integers(1, 70), BUCKETS)
 def test_only_buckets_that_a_call_may_need_are_loaded(max_clips: int, offered: tuple[int, ...]) -> None:
-    needed = {piece.bucket for n_clips in range(1, max_clips + 1) for piece in cut(n_clips, buckets_for(max_clips, offered))}
+    needed = {
+        piece.bucket for n_clips in range(1, max_clips + 1) for piece in split_call(n_clips, buckets_for(max_clips, offered))
+    }
     assert set(buckets_for(max_clips, offered)) == needed
 
 
@@ -89,7 +91,7 @@ def test_every_clip_gets_its_own_score_and_heat_map_whatever_the_buckets(levels:
 
 
 def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
-    scores = OnHost(Means(), (2, 4), heatmaps_from=100).score(grey([5, 100, 99, 101, 0, 200]))
+    scores = OnHost(Means(), (2, 4), heatmap_threshold=100).score(grey([5, 100, 99, 101, 0, 200]))
     assert np.isnan(scores.heatmap).all((1, 2)).tolist() == [True, False, True, False, True, False]
     assert scores.heatmap[5].max() == 200
 
@@ -157,8 +159,8 @@ def test_the_gate_tries_every_bucket_and_tells_the_worst() -> None:
             return wrong
 
     frames = np.random.default_rng(0).integers(0, 256, (3, 30, *SPEC.frame_shape), dtype=np.uint8)
-    hurried = np.arange(30) >= 15
-    sequences = Sequences(frames, np.tile(hurried, (3, 1)), score_sequences(OnHost(Means(), (1,)), frames))
+    sped_up = np.arange(30) >= 15
+    sequences = GoldenSequences(frames, np.tile(sped_up, (3, 1)), score_sequences(OnHost(Means(), (1,)), frames))
     right = measure_accuracy(OnHost(Means(), (1, 2, 4)), "f32", sequences)
     assert (right.passed, right.buckets, right.max_error) == (True, (1, 2, 4), 0)
     wrong = measure_accuracy(OnHost(WrongInFours(), (1, 2, 4)), "f32", sequences)

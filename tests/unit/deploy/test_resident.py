@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.decoders.registry import load_decoder
-from deploy.engine import EngineRequest, ResidentEngine, Scores, resident
+from deploy.engine import CachingEngine, EngineRequest, Scores, caching_engine
 from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
 from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, program_shapes
-from deploy.handles import NOTHING, RESERVED, FrameRow, Rows
-from deploy.image import AnyFrame, DecodedFrame, DeviceFrame, PictureDecoder, encode_jpeg
+from deploy.handles import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool
+from deploy.image import AnyFrame, DecodedFrame, DeviceFrame, ImageDecoder, encode_jpeg
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
 from tests.harness.fake_tensorrt import FakeTensorRt
@@ -140,7 +140,9 @@ def test_a_full_table_is_an_error_that_names_its_size_and_takes_nothing() -> Non
     before = engine.upload(grey(1, 2))
     results = [engine.score_newest(grey(3), [before], [None]) for _ in range(4)]
     assert engine.free == (0, 1)
-    with pytest.raises(EngineFailed, match=r"^all 6 rows for frames on the device, made for 1 cameras, are held; let go"):
+    with pytest.raises(
+        EngineFailed, match=r"^all 6 rows for frames on the device, allocated for 1 cameras, are in use; drop handles"
+    ):
         engine.score_newest(grey(3), [before], [None])
     results.pop()
     with pytest.raises(EngineFailed):
@@ -187,7 +189,7 @@ def test_what_fills_a_bucket_up_writes_to_no_row_of_a_camera(spec: ClipSpec) -> 
     if spec.state_shape:
         clips = np.stack([np.stack([*grey(*[1] * len(before)), *grey(level)]) for level in levels])
         np.testing.assert_array_equal(contents(engine, [one.states[0] for one in held]), engine.score(clips).state)
-        assert not engine.table("states")[NOTHING].any()
+        assert not engine.table("states")[ZERO_ROW].any()
 
 
 def test_a_launch_that_fails_leaves_every_handle_as_it_was_and_gives_its_rows_back(spec: ClipSpec) -> None:
@@ -209,7 +211,7 @@ def test_a_launch_that_fails_leaves_every_handle_as_it_was_and_gives_its_rows_ba
 
 
 @pytest.mark.parametrize(
-    ("poison", "says"), [(np.inf, "a next state holds values that are no finite numbers"), (np.nan, "a next state holds")]
+    ("poison", "says"), [(np.inf, "a next state holds values that are not finite numbers"), (np.nan, "a next state holds")]
 )
 def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison: float, says: str) -> None:
     engine = OnHost(spec_of(1, recurrent=True))
@@ -225,7 +227,7 @@ def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison
 
 def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
     engine = OnHost(spec_of(1, recurrent=False))
-    engine.heatmaps_from = 100
+    engine.heatmap_threshold = 100
     found = engine.score_newest(grey(99, 100, 7, 200), [[]] * 4, [None] * 4)
     assert np.isnan(found.heatmap).all((1, 2)).tolist() == [True, False, True, False]
     assert found.heatmap[3].max() == 200
@@ -286,8 +288,8 @@ def test_frames_on_the_device_live_until_what_reads_them_is_done(monkeypatch: py
 def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -> None:
     plain, engine = OnHost(spec_of(1, recurrent=False), cameras=0), OnHost(spec_of(1, recurrent=False))
     assert (plain.program.launched, engine.program.launched) == (2 * SLOTS, 2 * 2 * SLOTS)
-    assert resident(plain) is None
-    assert resident(engine) is engine
+    assert caching_engine(plain) is None
+    assert caching_engine(engine) is engine
     with pytest.raises(ConfigError, match=r"^the on-host engine caches no frames; load it with gpu_cached_cameras of at least 1"):
         plain.score_newest(grey(1), [[]], [None])
 
@@ -298,11 +300,11 @@ def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -
         (lambda row, state: (grey(1)[0], [[row]], [state]), "frames must have shape (N, 16, 16, 1), got (16, 16, 1)"),
         (lambda row, state: (grey(1).astype(np.float32), [[row]], [state]), "frames must be of dtype uint8, got float32"),
         (lambda row, state: (grey(*range(5)), [[row]] * 5, [state] * 5), "at most 4 frames a call (max_clips), got 5"),
-        (lambda row, state: (grey(1, 2), [[row]], [state] * 2), "2 newest frames need the frames before each, got those of 1"),
-        (lambda row, state: (grey(1), [[row, row]], [state]), "a clip of this model is 1 frames before the newest, got 2"),
-        (lambda _, state: (grey(1), [[state]], [state]), "must be FrameRows that this engine gave"),
+        (lambda row, state: (grey(1, 2), [[row]], [state] * 2), "2 newest frames need the history of each, got 1"),
+        (lambda row, state: (grey(1), [[row, row]], [state]), "a clip of this model has 1 frames before the newest, got 2"),
+        (lambda _, state: (grey(1), [[state]], [state]), "must be FrameHandles of this engine"),
         (lambda row, state: (grey(1), [[row]], [state] * 2), "1 newest frames need a state (or None) each, got 2"),
-        (lambda row, _: (grey(1), [[row]], [row]), "states must be StateRows that this engine gave, or None"),
+        (lambda row, _: (grey(1), [[row]], [row]), "states must be StateHandles of this engine, or None"),
     ],
 )
 def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any], Any], says: str) -> None:
@@ -347,11 +349,11 @@ def test_frames_on_the_device_that_do_not_fit_are_named(wrong: Callable[[Any], A
 def test_handles_of_another_engine_and_states_for_a_model_without_one_are_refused() -> None:
     one, other = OnHost(spec_of(2, recurrent=True)), OnHost(spec_of(2, recurrent=True))
     strange = one.upload(grey(1))
-    with pytest.raises(BadClips, match="FrameRows that this engine gave"):
+    with pytest.raises(BadClips, match="FrameHandles of this engine"):
         other.score_newest(grey(1), [strange], [None])
     stateless = OnHost(spec_of(1, recurrent=False))
     state: Any = one.score_newest(grey(1), [strange], [None]).states[0]
-    with pytest.raises(BadClips, match="this model carries no state"):
+    with pytest.raises(BadClips, match="this model has no state"):
         stateless.score_newest(grey(1), [[]], [state])
 
 
@@ -380,13 +382,13 @@ def test_a_closed_engine_says_so_and_handles_outlive_it(spec: ClipSpec) -> None:
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_handle_cannot_be_copied(copied: Callable[[Any], Any]) -> None:
-    (row,) = Rows(FrameRow, "frames", 1, 1).take(1)
-    with pytest.raises(TypeError, match="never copied"):
+    (row,) = HandlePool(FrameHandle, "frames", 1, 1).take(1)
+    with pytest.raises(TypeError, match="cannot be copied"):
         copied(row)
 
 
 def test_handles_that_die_in_several_threads_are_each_given_back_once() -> None:
-    rows = Rows(FrameRow, "frames", 64, 1)
+    rows = HandlePool(FrameHandle, "frames", 64, 1)
 
     def take_and_drop(_: int) -> bool:
         mine = rows.take(8)
@@ -395,7 +397,7 @@ def test_handles_that_die_in_several_threads_are_each_given_back_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(take_and_drop, range(2000)))
     assert rows.n_free == 64
-    assert sorted(row.index for row in rows.take(64)) == list(range(RESERVED, RESERVED + 64))
+    assert sorted(row.index for row in rows.take(64)) == list(range(RESERVED_ROWS, RESERVED_ROWS + 64))
 
 
 # --- real models and engines ------------------------------------------------------------------------------------------
@@ -419,16 +421,16 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.fixture(params=["bundle_folder", "recurrent_folder", "newest_only_folder", "recurrent_newest_only_folder"])
-def engine(request: pytest.FixtureRequest, name: str) -> Iterator[ResidentEngine]:
+def engine(request: pytest.FixtureRequest, name: str) -> Iterator[CachingEngine]:
     folder: Path = request.getfixturevalue(request.param)
     with closing(load_engine(read_bundle(folder), EngineRequest(name, max_clips=CAMERAS, gpu_cached_cameras=CAMERAS))) as loaded:
-        found = resident(loaded)
+        found = caching_engine(loaded)
         assert found is not None
         yield found
 
 
 @pytest.mark.parametrize("on_device", WHERE)
-def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: ResidentEngine, on_device: bool) -> None:
+def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: CachingEngine, on_device: bool) -> None:
     watching, random = Watching(engine, 0, on_device=on_device), np.random.default_rng(1)
     for _ in range(30):
         numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
@@ -437,7 +439,7 @@ def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: Reside
 
 
 @pytest.fixture
-def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureDecoder[AnyFrame]]:
+def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageDecoder[AnyFrame]]:
     """On the engine's device, be that one made up or not."""
     if engine._store._driver.device.type == "cpu":
         fake_nvimgcodec.install(monkeypatch)
@@ -448,7 +450,7 @@ def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureDec
 
 
 def test_what_a_decoder_leaves_on_the_device_is_scored_as_the_same_frames_from_the_host(
-    engine: ResidentEngine, decoder: PictureDecoder[AnyFrame]
+    engine: CachingEngine, decoder: ImageDecoder[AnyFrame]
 ) -> None:
     noise, length = np.random.default_rng(0), engine.spec.length
     sizes = [(24, 40), (48, 80), (100, 130), (24, 40), (20, 50), (480, 640)][: length * 2]
@@ -468,7 +470,7 @@ def test_half_precision_gives_the_bits_of_whole_clips_too(
     recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    engine = resident(
+    engine = caching_engine(
         load_engine(
             recurrent_bundle,
             EngineRequest("torch-cuda", precision="f16", max_clips=CAMERAS, gpu_cached_cameras=CAMERAS),
@@ -486,7 +488,7 @@ def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_wo
 ) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
-    engine = resident(load_engine(bundle, EngineRequest("tensorrt", gpu_cached_cameras=1)))
+    engine = caching_engine(load_engine(bundle, EngineRequest("tensorrt", gpu_cached_cameras=1)))
     assert engine is not None
     frames = np.random.default_rng(0).integers(0, 255, (3, *bundle.spec.frame_shape), dtype=np.uint8)
     before = engine.upload(frames[:2])
@@ -502,4 +504,4 @@ def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_wo
 def test_an_engine_on_the_cpu_keeps_nothing_for_any_number_of_cameras(name: str, bundle: Bundle) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
     with closing(load_engine(bundle, EngineRequest(name, gpu_cached_cameras=CAMERAS))) as loaded:
-        assert resident(loaded) is None
+        assert caching_engine(loaded) is None

@@ -5,10 +5,10 @@ from deploy.bundle import SEQUENCES_NAME, Bundle, read_bundle, read_golden, writ
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible
-from deploy.golden import Sequences, read_sequences, score_sequences, sequences_bytes
+from deploy.golden import GoldenSequences, read_sequences, score_sequences, sequences_bytes
 
 
-def with_sequences(bundle: Bundle, sequences: Sequences) -> Bundle:
+def with_sequences(bundle: Bundle, sequences: GoldenSequences) -> Bundle:
     files = {name: bundle.file(name).read_bytes() for name in bundle.manifest.files if name != "calibration.json"}
     return write_bundle(
         bundle.path,
@@ -21,19 +21,19 @@ def with_sequences(bundle: Bundle, sequences: Sequences) -> Bundle:
     )
 
 
-def noise(bundle: Bundle, frames: int = 9) -> Sequences:
+def noise(bundle: Bundle, frames: int = 9) -> GoldenSequences:
     rng = np.random.default_rng(0)
     strength = rng.uniform(0.1, 1.0, (2, frames, 1, 1, 1))  # so that all scores differ
     pictures = (rng.integers(0, 256, (2, frames, *bundle.spec.frame_shape)) * strength).astype(np.uint8)
     score = rng.normal(size=(2, frames)).astype(np.float32)
     score[:, : bundle.spec.length - 1] = np.nan
-    return Sequences(pictures, np.broadcast_to(np.arange(frames) > 4, (2, frames)), score)
+    return GoldenSequences(pictures, np.broadcast_to(np.arange(frames) > 4, (2, frames)), score)
 
 
 def test_they_come_back_as_they_were(bundle: Bundle) -> None:
     written = noise(bundle)
     found = read_sequences(with_sequences(bundle, written))
-    for name in ("frames", "hurried", "score"):
+    for name in ("frames", "sped_up", "score"):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
 
 

@@ -38,7 +38,7 @@ def test_rejects_a_video_without_decodable_frame(tmp_path: Path) -> None:
 
 
 def test_rejects_too_large_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_module, "MAX_PICTURE_PX", 1000)
+    monkeypatch.setattr(video_module, "MAX_IMAGE_PX", 1000)
     with (
         open_video(write_video(tmp_path / "v.mp4", seconds=1, fps=10)) as video,
         pytest.raises(VideoUnreadable, match=r"frames of 64 x 48 pixels; at most 1000"),

@@ -81,7 +81,7 @@ def test_second_half_of_sequences_is_hurried():
     np.testing.assert_array_equal(found.frames[0, :half], video.frames[:half])
     np.testing.assert_array_equal(found.frames[0, half:], video.frames[half : half + 3 * half : 3])
     np.testing.assert_array_equal(found.frames[1, 0], video.frames[4 * half])
-    assert found.hurried.tolist() == [[False] * half + [True] * half] * 2
+    assert found.sped_up.tolist() == [[False] * half + [True] * half] * 2
 
 
 def test_sequences_are_spread_over_videos():

@@ -41,7 +41,7 @@ def test_stretch_order_and_pace(judged: Bundle, tmp_path: Path) -> None:
     frames = pictures(judged, STRETCH_PICTURES)
     found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
     np.testing.assert_array_equal(found.frames, frames[np.newaxis, SHOWN])
-    assert found.hurried.tolist() == [[False] * HALF_FRAMES + [True] * HALF_FRAMES]
+    assert found.sped_up.tolist() == [[False] * HALF_FRAMES + [True] * HALF_FRAMES]
     assert (found.info.stretches, found.info.frames) == (1, 2 * HALF_FRAMES)
 
 

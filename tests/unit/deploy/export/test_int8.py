@@ -18,7 +18,7 @@ from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.graph_cache import serving_graph
 from deploy.export.int8 import _strict_accuracy, choose_convolutions, quantize_graph
 from deploy.export.tensorrt import build_plan
-from deploy.golden import Sequences, read_sequences, score_sequences
+from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.records import AccuracyResult, BuildOptions
 from deploy.validation.accuracy import compare_scores
 from tests.harness.fake_tensorrt import FakeTensorRt
@@ -42,7 +42,7 @@ def judged(bundle: Bundle) -> Bundle:
     """With golden sequences of two other such cameras."""
     seen = footage(bundle, seed=0)
     score = score_sequences(load_engine(bundle, EngineRequest("onnx")), seen.frames)
-    return with_sequences(bundle, Sequences(seen.frames, seen.hurried, score))
+    return with_sequences(bundle, GoldenSequences(seen.frames, seen.sped_up, score))
 
 
 def quantised(bundle: Bundle, names: list[str] | None = None) -> bytes:
@@ -126,9 +126,9 @@ def test_chooses_least_harmful() -> None:
 
 def test_ordinary_frames_count_alone(bundle: Bundle, monkeypatch: Any) -> None:
     sequences = read_sequences(judged(bundle))
-    score = np.where(sequences.hurried, 100, 0) + np.random.default_rng(0).normal(size=sequences.score.shape).astype(np.float32)
+    score = np.where(sequences.sped_up, 100, 0) + np.random.default_rng(0).normal(size=sequences.score.shape).astype(np.float32)
     sequences = replace(sequences, score=score)
-    found = np.where(sequences.hurried, score, np.round(score))
+    found = np.where(sequences.sped_up, score, np.round(score))
     whole = compare_scores("int8", found, sequences)
     assert _strict_accuracy(found, sequences).spearman < whole.spearman
     assert _strict_accuracy(score, sequences) == compare_scores("int8", score, sequences)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deploy.benchmark.load_test import CameraLoad, LoadTest
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import PRECISIONS, TUNABLE
+from deploy.engines.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.records import DefaultEngine, LoadTestResult, read_default, read_plan
 from deploy.selection.optimize import Goal, OptimizeResult, Trial, best_trial, candidates, optimize, shortfall
@@ -112,7 +112,7 @@ def test_candidates_are_complete_and_unique() -> None:
     found = candidates(4)
     assert len(set(found)) == len(found)
     assert {(one.engine, one.precision) for one in found} == {(name, one) for name in PRECISIONS for one in PRECISIONS[name]}
-    assert {one.engine for one in found if one.performance_hint == "latency"} == TUNABLE
+    assert {one.engine for one in found if one.performance_hint == "latency"} == TUNABLE_ENGINES
 
 
 class Tried:

@@ -14,7 +14,7 @@ from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable, PlanStale
 from deploy.export.graph_cache import serving_graph
 from deploy.export.tensorrt import make_plan
-from deploy.golden import Sequences, score_sequences
+from deploy.golden import GoldenSequences, score_sequences
 from deploy.records import BuildOptions, DefaultEngine, LoadTestResult, find_record, read_default, write_default
 from deploy.records import read_plan as really_read_plan
 from deploy.selection.select import FALLBACKS, load_serving_engine
@@ -212,7 +212,7 @@ class TestOnUnavailable:
         """With golden sequences that hold the reference's scores."""
         frames = noise(bundle, 40)
         score = score_sequences(load_engine(bundle, EngineRequest("torch")), frames.frames)
-        return with_sequences(bundle, Sequences(frames.frames, frames.hurried, score))
+        return with_sequences(bundle, GoldenSequences(frames.frames, frames.sped_up, score))
 
     def test_available_engine_is_loaded(self, bundle: Bundle) -> None:
         loaded = load(bundle, engine="onnx", on_unavailable="fallback")

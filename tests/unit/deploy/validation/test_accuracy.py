@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.golden import Sequences
+from deploy.golden import GoldenSequences
 from deploy.validation.accuracy import ACCURACY_LIMITS, MIN_FRAMES, compare_scores
 
 RNG = np.random.default_rng(5)
@@ -11,8 +11,8 @@ SCORES = np.concatenate([RNG.normal(0, 0.3, (2, 24)), RNG.normal(4, 1, (2, 24))]
 HURRIED = np.broadcast_to(np.arange(48) >= 24, SCORES.shape)
 
 
-def sequences(scores=SCORES, hurried=HURRIED):
-    return Sequences(np.empty((*scores.shape, 1, 1, 1), np.uint8), hurried, scores)
+def sequences(scores=SCORES, sped_up=HURRIED):
+    return GoldenSequences(np.empty((*scores.shape, 1, 1, 1), np.uint8), sped_up, scores)
 
 
 @pytest.mark.parametrize("precision", ACCURACY_LIMITS)

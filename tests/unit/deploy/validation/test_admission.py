@@ -11,7 +11,7 @@ from deploy.engine import EngineRequest
 from deploy.engines.openvino import _require
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
-from deploy.golden import Sequences, score_sequences
+from deploy.golden import GoldenSequences, score_sequences
 from deploy.records import AccuracyResult, EngineRecord, read_records, require_validated, write_record
 from deploy.validation.admission import VerifyResult, all_passed, fingerprint, load_validated, validate_engine, verify_engine
 from tests.harness.gpu_engines import make_up_gpu
@@ -45,7 +45,7 @@ def scored(bundle: Bundle) -> Bundle:
     """With golden sequences that hold an engine's own scores."""
     frames = noise(bundle, 40)
     score = score_sequences(load_engine(bundle, EngineRequest("openvino")), frames.frames)
-    return with_sequences(bundle, Sequences(frames.frames, frames.hurried, score))
+    return with_sequences(bundle, GoldenSequences(frames.frames, frames.sped_up, score))
 
 
 def test_record_round_trip(bundle: Bundle) -> None:

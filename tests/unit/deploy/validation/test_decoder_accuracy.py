@@ -13,7 +13,7 @@ from deploy.decoders.registry import CpuDecoder, load_decoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
-from deploy.image import AnyFrame, PictureDecoder
+from deploy.image import AnyFrame, ImageDecoder
 from deploy.validation.accuracy import DECODER_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_sequences import noise, with_sequences
@@ -37,7 +37,7 @@ def engine(golden: Bundle) -> Iterator[Engine]:
 
 
 @pytest.fixture(params=[False, True], ids=["frames on the host", "frames on the device"])
-def decoder(library: ModuleType, golden: Bundle, request: pytest.FixtureRequest) -> Iterator[PictureDecoder[AnyFrame]]:
+def decoder(library: ModuleType, golden: Bundle, request: pytest.FixtureRequest) -> Iterator[ImageDecoder[AnyFrame]]:
     decoder = load_decoder("nvjpeg", golden.spec, threads=1, on_device=request.param)
     yield decoder
     decoder.close()
@@ -60,14 +60,14 @@ def test_cpu_decoder_has_no_error(engine: Engine, golden: Bundle) -> None:
 
 
 def test_accepts_rounding(
-    library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", rounded_otherwise)
     assert 0 < check_decoder(decoder, engine, golden) <= DECODER_TOLERANCE
 
 
 def test_refuses_other_brightness(
-    library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", brighter)
     with pytest.raises(
@@ -77,7 +77,7 @@ def test_refuses_other_brightness(
 
 
 def test_refuses_other_resizing(
-    decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("deploy.decoders.gpu_resize.jpeg_reduction", lambda *_: 1)  # in one step from the full size
     with pytest.raises(DecoderRefused, match="scores differ"):
@@ -85,14 +85,14 @@ def test_refuses_other_resizing(
 
 
 def test_refuses_declined_jpeg(
-    library: ModuleType, decoder: PictureDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "declines", lambda encoded: len(encoded) > 1000)  # not the one it is tried with at its start
     with pytest.raises(DecoderRefused, match="an ordinary JPEG, and it leaves it to cpu"):
         check_decoder(decoder, engine, golden)
 
 
-def test_needs_golden_sequences(decoder: PictureDecoder[AnyFrame], bundle_folder: Path, engine: Engine) -> None:
+def test_needs_golden_sequences(decoder: ImageDecoder[AnyFrame], bundle_folder: Path, engine: Engine) -> None:
     bare = read_bundle(bundle_folder)
     with pytest.raises(DecoderRefused, match=r"holds no golden sequences to try the nvjpeg decoder on; make the bundle again"):
         check_decoder(decoder, engine, bare)

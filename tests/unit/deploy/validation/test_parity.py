@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deploy.bundle import Bundle, Golden, read_golden
+from deploy.bundle import Bundle, GoldenClips, read_golden
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import EngineFailed
@@ -17,7 +17,7 @@ def engine(bundle_folder, plugin_paths) -> Engine:
     return load_engine(read_bundle(bundle_folder), EngineRequest("onnx", max_clips=3))
 
 
-def altered_score(golden: Golden, factor: float) -> Golden:
+def altered_score(golden: GoldenClips, factor: float) -> GoldenClips:
     score = golden.score.copy()
     score[3] *= factor
     return replace(golden, score=score)
@@ -64,28 +64,28 @@ class TestStates:
         return load_engine(recurrent_bundle, EngineRequest("onnx", max_clips=3))
 
     @pytest.fixture
-    def golden(self, recurrent_bundle: Bundle) -> Golden:
+    def golden(self, recurrent_bundle: Bundle) -> GoldenClips:
         return read_golden(recurrent_bundle)
 
-    def altered(self, golden: Golden, channel: int, factor: float) -> Golden:
+    def altered(self, golden: GoldenClips, channel: int, factor: float) -> GoldenClips:
         assert golden.next_state is not None
         next_state = golden.next_state.copy()
         next_state[3, channel] *= factor
         return replace(golden, next_state=next_state)
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
-    def test_error_per_channel(self, engine: Engine, golden: Golden, channel: int) -> None:
+    def test_error_per_channel(self, engine: Engine, golden: GoldenClips, channel: int) -> None:
         assert golden.next_state is not None
         values = golden.next_state[:, channel]
         found = measure_parity(engine, self.altered(golden, channel, 0.9)).max_state_error
         assert found == pytest.approx(0.1 * values[3].max() / np.delete(values, 3, 0).max(), rel=1e-3)
 
     @pytest.mark.parametrize("factor", [1 + 20 * F32_TOLERANCE, float("nan")])
-    def test_refuses_wrong_state(self, engine: Engine, golden: Golden, factor: float) -> None:
+    def test_refuses_wrong_state(self, engine: Engine, golden: GoldenClips, factor: float) -> None:
         with pytest.raises(EngineFailed, match="states by up to"):
             check_parity(engine, self.altered(golden, 0, factor))
 
-    def test_zero_channel_uses_rounding_floor(self, engine: Engine, golden: Golden) -> None:
+    def test_zero_channel_uses_rounding_floor(self, engine: Engine, golden: GoldenClips) -> None:
         black = replace(golden, clips=golden.clips * 0, state=np.zeros_like(golden.state))
         scores = engine.score(black.clips[:3], black.state[:3])
         expected = replace(black, clips=black.clips[:3], state=black.state[:3], score=scores.score, heatmap=scores.heatmap)
@@ -93,7 +93,7 @@ class TestStates:
         trail[:, 2] = 1e-12
         assert measure_parity(engine, replace(expected, next_state=trail)).max_state_error < F32_TOLERANCE
 
-    def test_refuses_missing_states(self, engine: Engine, golden: Golden) -> None:
+    def test_refuses_missing_states(self, engine: Engine, golden: GoldenClips) -> None:
         with pytest.raises(EngineFailed, match=r"states \(8, 3, 6, 10\), the reference's are None"):
             check_parity(engine, replace(golden, next_state=None))
 
@@ -105,4 +105,4 @@ def test_no_state_error_without_state(engine: Engine, bundle: Bundle) -> None:
 def test_refuses_without_golden_clips(engine: Engine, bundle: Bundle) -> None:
     golden = read_golden(bundle)
     with pytest.raises(EngineFailed, match="no golden clips"):
-        check_parity(engine, Golden(golden.clips[:0], golden.score[:0], golden.heatmap[:0]))
+        check_parity(engine, GoldenClips(golden.clips[:0], golden.score[:0], golden.heatmap[:0]))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from deploy.image import picture_size
+from deploy.image import image_size
 from streamer.errors import SourceUnavailable
 from streamer.ingest.sources import open_source
 from tests.harness.footage import write_damaged_video, write_folder, write_video
@@ -41,7 +41,7 @@ class TestVideo:
         frames = list(open_source(str(write_video(tmp_path / "v.mp4", seconds=2, fps=25))))
         assert [each.offset_ms for each in frames] == [number * 40 for number in range(50)]
         assert [each.sequence for each in frames] == list(range(50))
-        assert {picture_size(each.encoded) for each in frames} == {(64, 48)}
+        assert {image_size(each.encoded) for each in frames} == {(64, 48)}
 
     def test_rate_limit_keeps_even_spacing(self, tmp_path: Path) -> None:
         frames = list(open_source(str(write_video(tmp_path / "v.mp4", seconds=2, fps=25)), fps=10))

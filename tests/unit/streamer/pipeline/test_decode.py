@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from deploy.decoders.registry import CpuDecoder, load_decoder
 from deploy.errors import BadFrame
-from deploy.image import MAX_PICTURE_BYTES, DecodedFrame
+from deploy.image import MAX_IMAGE_BYTES, DecodedFrame
 from streamer.pipeline.decode import MessageDecoder
 from streamer.types import MAX_CAMERA_ID_CHARS, CameraFrame, FrameInfo, FrameMessage, Partition, Rejected
 from tests.harness import fake_nvimgcodec
@@ -107,7 +107,7 @@ BAD = {
     "a record after the year 9999": ("bad_captured_at", replace(GOOD, headers=(), timestamp_ms=END_OF_TIME_MS + 1)),
     "no value": ("empty", replace(GOOD, value=None)),
     "an empty value": ("empty", replace(GOOD, value=b"")),
-    "too many bytes": ("too_large", replace(GOOD, value=JPEG_MAGIC + bytes(MAX_PICTURE_BYTES))),
+    "too many bytes": ("too_large", replace(GOOD, value=JPEG_MAGIC + bytes(MAX_IMAGE_BYTES))),
     "too many pixels": ("too_large", replace(GOOD, value=png_header(30_000, 30_000))),
     "another format": ("unsupported_type", replace(GOOD, value=b"GIF89a" + bytes(20))),
     "a PNG of no pixels": ("bad_header", replace(GOOD, value=png_header(0, 16))),

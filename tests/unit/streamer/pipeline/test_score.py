@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from deploy.engine import NewestScores
 from deploy.errors import EngineFailed
-from deploy.handles import FrameRow, StateRow
+from deploy.handles import FrameHandle, StateHandle
 from deploy.spec import ClipSpec
 from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer
@@ -33,12 +33,12 @@ class Counting(OnHost):
     sent = 0
 
     def score_newest(
-        self, newest: NDArray[np.uint8], before: Sequence[Sequence[FrameRow]], states: Sequence[StateRow | None]
+        self, newest: NDArray[np.uint8], before: Sequence[Sequence[FrameHandle]], states: Sequence[StateHandle | None]
     ) -> NewestScores:
         self.sent += len(newest)
         return super().score_newest(newest, before, states)
 
-    def upload(self, frames: NDArray[np.uint8]) -> list[FrameRow]:
+    def upload(self, frames: NDArray[np.uint8]) -> list[FrameHandle]:
         self.sent += len(frames)
         return super().upload(frames)
 
@@ -158,5 +158,5 @@ def test_events_have_regions(cameras: int) -> None:
 
     served.finish()
 
-    assert engine.heatmaps_from == pytest.approx(0.4 * LARGEST, rel=0.01)
+    assert engine.heatmap_threshold == pytest.approx(0.4 * LARGEST, rel=0.01)
     assert served.events("kind", "region") == [("start", "0,0,16,16"), ("end", "")]

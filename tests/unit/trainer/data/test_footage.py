@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import BadFrame
-from deploy.image import decode_picture, encode_jpeg
+from deploy.image import decode_image, encode_jpeg
 from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
 from tests.harness.footage import write_damaged_video
@@ -74,7 +74,7 @@ class TestLoadFootage:
     def test_images_have_the_streamers_pixels(self, tmp_path, street, pictures):
         folder = pictures(tmp_path / "gate", street(12, 1.0))
         footage = load_footage(Source("gate", folder), SPEC)
-        expected = [decode_picture((folder / f"{number}.jpg").read_bytes(), SPEC).frame for number in range(12)]
+        expected = [decode_image((folder / f"{number}.jpg").read_bytes(), SPEC).frame for number in range(12)]
         assert np.array_equal(footage.frames, np.stack(expected))
 
     def test_videos_are_decoded_whole(self, tmp_path, street, video):
@@ -151,7 +151,7 @@ class TestImages:
 
     def test_jpegs_are_decoded_as_by_the_service(self):
         content = encode_jpeg(np.kron(IMAGE, np.ones((4, 4), np.uint8)), 90)
-        assert np.array_equal(decode_dataset_image(content, GRAY), decode_picture(content, GRAY).frame)
+        assert np.array_equal(decode_dataset_image(content, GRAY), decode_image(content, GRAY).frame)
 
     def test_converts_16_bit_tiffs_to_8(self):
         assert np.array_equal(decode_dataset_image(encoded(".tif", IMAGE.astype(np.uint16) * 257), GRAY)[..., 0], IMAGE)
