@@ -16,7 +16,7 @@ from trainer.data.datasets.registry import labelled_clips, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_footage
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.errors import NoFootage
-from trainer.evaluation.result import Evaluation, detector_result, labels_of
+from trainer.evaluation.result import Evaluation, detector_result
 from trainer.evaluation.runner import (
     DetectorOutput,
     FrameResult,
@@ -40,7 +40,7 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -
     """
     bundle = read_bundle(bundle_path)
     clips = tuple(labelled_clips(data))
-    labels, fps = labels_of(clips), bundle.spec.fps
+    labels, fps = {clip.source.name: clip.labels for clip in clips}, bundle.spec.fps
     with closing(load_engine(bundle, EngineRequest(engine_name))) as engine:
         output = _run_model(engine, clips, bundle.calibration, screen)
         name, details = engine.name, engine.describe()

@@ -69,18 +69,6 @@ class FittedBaseline:
         return float(np.median(self.normal_scores)) if len(self.normal_scores) else 0.0
 
 
-class BaselineFitter(Protocol):
-    """Fits a baseline on normal footage, clip by clip."""
-
-    def start_clip(self) -> Callable[[FramePair], None]:
-        """Start a clip; the result takes the clip's frames in order."""
-        ...
-
-    def fitted(self) -> FittedBaseline:
-        """The fitted baseline, after the last clip."""
-        ...
-
-
 def baseline_spec(info: VideoInfo) -> ClipSpec:
     """Grey frames at the footage's own size, or scaled down to ``MAX_AREA_PX`` if it is larger."""
     scale = min(1.0, (MAX_AREA_PX / (info.width_px * info.height_px)) ** 0.5)
@@ -146,15 +134,17 @@ FRAME_DIFFERENCE = WindowBaseline("frame_difference", lambda pair: np.abs(pair.c
 
 
 class ScoreCollector:
-    """Fitter of a baseline that has nothing to estimate: it only collects the scores of normal footage."""
+    """Fits a baseline that has nothing to estimate on normal footage, clip by clip: it only collects the scores."""
 
     def __init__(self, baseline: Baseline) -> None:
         self._baseline = baseline
         self._scores: list[float] = []
 
     def start_clip(self) -> Callable[[FramePair], None]:
+        """Start a clip; the result takes the clip's frames in order."""
         scorer = self._baseline.start_clip()
         return lambda pair: self._scores.append(float(scorer(pair).max()))
 
     def fitted(self) -> FittedBaseline:
+        """The fitted baseline, after the last clip."""
         return FittedBaseline(self._baseline, np.asarray(self._scores, np.float32))

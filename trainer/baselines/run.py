@@ -8,7 +8,6 @@ from trainer.baselines.base import (
     FLOW_MAGNITUDE,
     FRAME_DIFFERENCE,
     Baseline,
-    BaselineFitter,
     FittedBaseline,
     HeatMap,
     ScoreCollector,
@@ -35,7 +34,7 @@ def fit_baselines(sources: Sequence[Source], spec: ClipSpec, advance: Callable[[
     Raises:
         NoFootage: no frame of ``sources`` is readable.
     """
-    fitters: list[BaselineFitter] = [ScoreCollector(FRAME_DIFFERENCE), ScoreCollector(FLOW_MAGNITUDE)]
+    fitters: list[ScoreCollector | SteadySpeedFitter] = [ScoreCollector(FRAME_DIFFERENCE), ScoreCollector(FLOW_MAGNITUDE)]
     left_out: tuple[str, ...] = ()
     if len(sources) >= MIN_CLIPS:
         background = median_background(sources, spec, sum(estimate_frame_count(source) for source in sources))

@@ -193,7 +193,7 @@ class SteadySpeed:
 
 
 class SteadySpeedFitter:
-    """Fits :class:`SteadySpeed` on at least ``MIN_CLIPS`` clips; see :class:`~trainer.baselines.base.BaselineFitter`."""
+    """Fits :class:`SteadySpeed` on at least ``MIN_CLIPS`` clips; used like :class:`~trainer.baselines.base.ScoreCollector`."""
 
     def __init__(self, background: NDArray[np.float32]) -> None:
         self._background = background

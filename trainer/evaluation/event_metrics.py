@@ -93,6 +93,7 @@ def event_metrics(clips: Mapping[str, ClipEvents], labels: Labels, fps: float) -
     precision, recall = _share(matched, matched + false), _share(found, true)
     delays_s = [delay / fps for clip in clips.values() for delay in clip.delays]
     normal_frames = sum(int((row == 0).sum()) for row in labels.values())
+    alarms = [labels[name][event.started : event.ended + 1] for name, clip in clips.items() for event in clip.announced]
     return EventMetrics(
         true=true,
         announced=announced,
@@ -108,7 +109,7 @@ def event_metrics(clips: Mapping[str, ClipEvents], labels: Labels, fps: float) -
         normal_frames=normal_frames,
         normal_s=normal_frames / fps,
         false_per_camera_day_bound=rate_bound(false, normal_frames / fps / 86400),
-        alarmed_normal_share=_share(_alarmed_normal_frames(clips, labels), normal_frames),
+        alarmed_normal_share=_share(sum(int((alarm == 0).sum()) for alarm in alarms), normal_frames),
     )
 
 
@@ -185,13 +186,3 @@ def _f1(precision: float | None, recall: float | None) -> float | None:
     if precision is None and recall is None:
         return None
     return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
-
-
-def _alarmed_normal_frames(clips: Mapping[str, ClipEvents], labels: Labels) -> int:
-    alarmed = 0
-    for name, row in labels.items():
-        inside = np.zeros(len(row), np.bool_)
-        for event in clips[name].announced:
-            inside[event.started : event.ended + 1] = True
-        alarmed += int((inside & (row == 0)).sum())
-    return alarmed

@@ -117,7 +117,7 @@ class RegionCounter:
             matched = set()
             for (predicted, region), shared in _overlaps(components, true).items():
                 union = np.count_nonzero(components == predicted + 1) + true.areas[region] - shared
-                if shared >= BETA * union:
+                if shared / union >= BETA:
                     matched.add(predicted)
                     detected[region, level] = True
             self._false_positives[level] += predictions - len(matched)
@@ -133,7 +133,7 @@ class RegionCounter:
         false_positive_rate = self._false_positives / self._frames
         return RegionMetrics(
             rbdc=area_under_curve(false_positive_rate, detected.mean(axis=0)),
-            tbdc=area_under_curve(false_positive_rate, (per_track >= ALPHA * lengths[:, None]).mean(axis=0)),
+            tbdc=area_under_curve(false_positive_rate, (per_track / lengths[:, None] >= ALPHA).mean(axis=0)),
             regions=len(tracks),
             tracks=len(numbers),
         )

@@ -77,7 +77,7 @@ class Evaluation:
     @property
     def labels(self) -> Labels:
         """Labels by clip name."""
-        return labels_of(self.clips)
+        return {clip.source.name: clip.labels for clip in self.clips}
 
     @property
     def frames(self) -> int:
@@ -90,39 +90,28 @@ class Evaluation:
         return (self.model, *self.baselines)
 
 
-def labels_of(clips: tuple[LabelledClip, ...]) -> Labels:
-    """Labels by clip name."""
-    return {clip.source.name: clip.labels for clip in clips}
-
-
 def detector_result(name: str, output: DetectorOutput, labels: Labels, fps: float) -> DetectorResult:
     """Compute all metrics of one detector; ``fps`` turns frames into seconds."""
-    calibration = output.normal.calibration
+    calibration, median = output.normal.calibration, output.normal.median
     events: Mapping[str, ClipEvents] = {}
     if calibration is not None:
         rule = DecisionRule(enter=calibration.enter, exit=calibration.exit)
         events = clip_events(rule, output.scores, labels, fps)
-    scaled = literature_scores(output.scores, output.normal.median)
+    aucs = clip_aucs(output.scores, labels, median)
     return DetectorResult(
         name=name,
         output=output,
-        streaming=_streaming_metrics(output, labels),
-        literature=LiteratureMetrics(frame_auc(scaled, labels, 0.0), SMOOTHING_FRAMES),
+        streaming=StreamingMetrics(
+            frame_auc=frame_auc(output.scores, labels, median),
+            frame_auc_interval=frame_auc_interval(output.scores, labels, median),
+            mean_clip_auc=float(np.mean(list(aucs.values()))) if aucs else None,
+            mean_clip_auc_interval=mean_clip_auc_interval(aucs.values()),
+            clip_auc=aucs,
+            pixel_auc=output.pixel_auc,
+        ),
+        literature=LiteratureMetrics(frame_auc(literature_scores(output.scores, median), labels, 0.0), SMOOTHING_FRAMES),
         events=None if calibration is None else event_metrics(events, labels, fps),
         clip_events=events,
-    )
-
-
-def _streaming_metrics(output: DetectorOutput, labels: Labels) -> StreamingMetrics:
-    inputs = (output.scores, labels, output.normal.median)
-    per_clip = clip_aucs(*inputs)
-    return StreamingMetrics(
-        frame_auc=frame_auc(*inputs),
-        frame_auc_interval=frame_auc_interval(*inputs),
-        mean_clip_auc=float(np.mean(list(per_clip.values()))) if per_clip else None,
-        mean_clip_auc_interval=mean_clip_auc_interval(per_clip.values()),
-        clip_auc=per_clip,
-        pixel_auc=output.pixel_auc,
     )
 
 

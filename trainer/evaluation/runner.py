@@ -119,9 +119,7 @@ def run_detectors(
         for number, (results, mask) in enumerate(zip(frames(clip), masks, strict=False)):
             regions = None if mask is None else linker.next_frame(mask)
             for recorder, result in zip(recorders, results, strict=True):
-                recorder.add_score(number, result)
-                if mask is not None and regions is not None:
-                    recorder.add_heatmap(None if result is None else result[1], mask, regions)
+                recorder.add(number, result, mask, regions)
             advance(1)
     return [recorder.output() for recorder in recorders]
 
@@ -139,13 +137,12 @@ class _Recorder:
     def start_clip(self, clip: LabelledClip) -> None:
         self._row = self._scores[clip.source.name] = np.full(len(clip.labels), np.nan, np.float32)
 
-    def add_score(self, number: int, result: FrameResult | None) -> None:
-        if result is not None:
-            self._row[number] = result[0]
-
-    def add_heatmap(self, heatmap: HeatMap | None, mask: NDArray[np.bool_], regions: TrueRegions) -> None:
-        self._pixels.add(heatmap, mask)
-        if self._regions is not None:
+    def add(self, number: int, result: FrameResult | None, mask: NDArray[np.bool_] | None, regions: TrueRegions | None) -> None:
+        score, heatmap = (np.nan, None) if result is None else result
+        self._row[number] = score
+        if mask is not None:
+            self._pixels.add(heatmap, mask)
+        if regions is not None and self._regions is not None:
             self._regions.add(heatmap, regions)
 
     def output(self) -> DetectorOutput:

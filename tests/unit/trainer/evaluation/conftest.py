@@ -7,7 +7,7 @@ import pytest
 
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.spec import ClipSpec
-from trainer.evaluation.result import Evaluation, detector_result, labels_of
+from trainer.evaluation.result import Evaluation, detector_result
 from trainer.evaluation.runner import DetectorOutput, NormalScores
 
 CALIBRATION = Calibration(median=1.0, q99=2.0, q999=3.0, enter=4.0, exit=3.0, frames=100)
@@ -16,7 +16,7 @@ FPS = 10.0
 
 def make_evaluation(clips, scores, *, spec=None, pixel_auc=0.75, regions=None):
     """The model has these scores; the only baseline, without a calibration, has their negatives."""
-    labels = labels_of(clips)
+    labels = {clip.source.name: clip.labels for clip in clips}
     negated = {name: -row for name, row in scores.items()}
     model = detector_result("net-1", DetectorOutput(scores, NormalScores(1.0, CALIBRATION), pixel_auc, regions), labels, FPS)
     plain = detector_result("plain", DetectorOutput(negated, NormalScores(0.0, None), None, None), labels, FPS)
