@@ -25,6 +25,8 @@ from trainer.models.registry import clip_model
 from trainer.models.video_ede import model as video_ede
 from trainer.training.callbacks import (
     CHECKPOINT_FOLDER,
+    LOG_FOLDER,
+    LOGGED_PICTURES,
     Checkpoints,
     ResumeCallback,
     TrainingCallback,
@@ -134,7 +136,7 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
     network = model.build(model.configure(run.card.config)).to(context.device)
-    finished = []
+    metrics = []
     for stage in network.stages(run.split, partial(progress_bar, console)):
         metrics.append(_train_stage(run, stage, context, console))
         torch.manual_seed(run.config.seed)  # the next stage starts the same, wherever this one was resumed
@@ -176,9 +178,9 @@ def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContex
     if context.rank:
         return ResumeCallback(checkpoints)
     held_out = stage.train_samples if stage.data.validation is None else stage.data.validation
-    shown = held_out[torch.linspace(0, len(held_out) - 1, PICTURES).long()].to(context.device).float()
+    shown = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
     bar = TrainingBar(console, run.settings(stage), stage.name)
-    return TrainingCallback(checkpoints, run.out / LOG_NAME / stage.name, partial(stage.log_images, shown), bar, console)
+    return TrainingCallback(checkpoints, run.out / LOG_FOLDER / stage.name, partial(stage.log_images, shown), bar, console)
 
 
 def _report_holdout(bundle: Bundle, split: Split, console: Console) -> None:
