@@ -100,5 +100,5 @@ def test_models_that_cannot_learn_from_marks_say_so(data, tmp_path):
 
 
 def test_marks_that_do_not_fit_their_footage_are_told_before_the_training(data, tmp_path):
-    with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: 'gate' has frames 0 to 59, the stretch ends at 60"):
+    with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: 'gate' has frames 0 to 59, the interval ends at 60"):
         training.prepare(data, tmp_path / "out", told(tmp_path, "gate,5,60,anomaly,,,,"), DistributedContext(), quiet())
