@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.bundle import replace_file
 from deploy.engine import Clips
 from deploy.image import Frame
 from deploy.spec import ClipSpec
@@ -45,8 +46,7 @@ class FrameCache:
             with frames_path.open("wb") as file:
                 outcomes = self._counted(decode_frames(source, spec))
                 index, total, problems = collect_frames(outcomes, lambda frame: file.write(frame.tobytes()))
-            index_path.with_suffix(".new").write_text(json.dumps({"index": index, "total": total, "problems": problems}))
-            index_path.with_suffix(".new").replace(index_path)
+            replace_file(index_path, json.dumps({"index": index, "total": total, "problems": problems}).encode())
         content = json.loads(index_path.read_text())
         numbers = np.asarray(content["index"], np.int64)
         frames = _memory_map(frames_path, (len(numbers), *spec.frame_shape))
