@@ -1,4 +1,4 @@
-"""Ped2's test clips replayed as twelve cameras, frames byte for byte as they lie on disk."""
+"""Ped2's test clips replayed as twelve cameras; images are sent as they are on disk."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ Cameras = dict[str, list[bytes]]
 
 
 def ped2_cameras() -> Cameras:
-    """Encoded frames by camera; skips where the data is not."""
+    """Encoded frames by camera; skips the test if the data set is not available."""
     clips = PED2 / "testing" / "frames"
     if not clips.is_dir():
         pytest.skip(f"no Ped2 in {PED2}: set ODDSIGHT_DATA")
@@ -29,13 +29,13 @@ def ped2_cameras() -> Cameras:
 
 
 def footage(name: str, pictures: list[bytes], spec: ClipSpec) -> Footage:
-    """A camera's frames as the lab reads them."""
+    """A camera's frames as the offline evaluation reads them."""
     frames = np.stack([decode_image(picture, spec).frame for picture in pictures])
     return Footage(name, frames, np.arange(len(frames)), len(frames), ())
 
 
 def produce(settings: KafkaSettings, cameras: Cameras, first: int = 0, last: int | None = None) -> int:
-    """Send the frames ``first`` to ``last`` of every camera, interleaved as if all ran at the same time; gives their number."""
+    """Send the frames ``first`` to ``last`` of all cameras, interleaved by time; returns their number."""
     ensure_topics(settings)
     producer = make_producer(settings)
     frames = 0
@@ -53,5 +53,5 @@ def produce(settings: KafkaSettings, cameras: Cameras, first: int = 0, last: int
 
 
 def frame_index(captured_at_ms: str) -> int:
-    """Which frame of its camera a score belongs to."""
+    """Index of a frame within its camera, from its capture time."""
     return (int(captured_at_ms) - START_MS) // FRAME_MS

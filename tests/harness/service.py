@@ -1,4 +1,4 @@
-"""The service as its users run it: a process of its own, started from a TOML file, watched through Redis and HTTP."""
+"""The service as users run it: a process started from a TOML file, observed through Redis and HTTP."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ Entry = dict[str, str]
 
 
 class Service:
-    """One ``oddsight-stream run`` process at a time; it may be killed and started again."""
+    """An ``oddsight-stream run`` process that may be killed and started again."""
 
     def __init__(self, folder: Path, kafka: KafkaSettings, redis_: RedisSettings, **sections: dict[str, Any]) -> None:
         http = {"port": free_ports(1)[0]}
@@ -32,7 +32,7 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start; returns at once."""
+        """Start without waiting until it is ready."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streamer", "run", "--config", str(self._config_path)],
@@ -43,19 +43,19 @@ class Service:
             )
 
     def kill(self) -> None:
-        """SIGKILL: nothing in memory survives."""
+        """Send SIGKILL and wait."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM, as an operator or a container engine does; gives the exit code."""
+        """Send SIGTERM and wait; returns the exit code."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(timeout=30)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and text of an HTTP endpoint; (0, "") while nothing listens."""
+        """Status and text of an HTTP endpoint; (0, "") if nothing listens."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.http.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -69,10 +69,10 @@ class Service:
         lines = self.log_path.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def wait_until(self, is_so: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-        """Look until ``is_so``; fails with the log when it takes too long or the process ends."""
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+        """Wait until ``condition()``; fails with the log if it takes too long or the process ends."""
         deadline_s = time.monotonic() + timeout_s
-        while not is_so():
+        while not condition():
             assert self.process is not None
             assert self.process.poll() is None, f"the service ended:\n{self.log_path.read_text()[-4000:]}"
             assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s:\n{self.log_path.read_text()[-4000:]}"
@@ -81,7 +81,7 @@ class Service:
 
 @contextmanager
 def running(service: Service, *, started: bool = False) -> Iterator[Service]:
-    """Start the service unless it is ``started``; when the block ends, whatever runs of it is killed."""
+    """Start the service unless it is ``started``, and kill it when the block ends."""
     if not started:
         service.start()
     try:
@@ -92,7 +92,7 @@ def running(service: Service, *, started: bool = False) -> Iterator[Service]:
 
 
 class Results:
-    """What a service left in Redis."""
+    """What a service wrote to Redis."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._client = redis.Redis.from_url(settings.url, decode_responses=True)
@@ -108,11 +108,11 @@ class Results:
         return {str(key).removeprefix(prefix): self._entries(str(key)) for key in self._client.scan_iter(f"{prefix}*")}
 
     def score_count(self) -> int:
-        """How many scores are stored."""
-        return sum(int(self._client.xlen(key)) for key in self._client.scan_iter(f"{self._prefix}:scores:*"))  # type: ignore[arg-type]  # the synchronous client answers at once
+        """Number of scores stored."""
+        return sum(int(self._client.xlen(key)) for key in self._client.scan_iter(f"{self._prefix}:scores:*"))  # type: ignore[arg-type]  # the client is synchronous
 
     def next_offsets(self) -> int:
-        """Sum of the next offsets of all partitions: how many messages are done."""
+        """Sum of the next offsets of all partitions: the number of messages done."""
         keys = self._client.scan_iter(f"{self._prefix}:progress:*")
         return sum(int(str(self._client.hget(key, "next_offset") or 0)) for key in keys)
 

@@ -1,4 +1,4 @@
-"""Cameras watched twice by one engine: with whole clips and states in the host's memory, and with what stays on the device."""
+"""Scores cameras twice with one engine, from uploaded clips and from cached frames, and compares bit for bit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from deploy.handles import FrameHandle, StateHandle
 from deploy.image import DeviceFrame
 
 Event = Literal["next", "gap", "again"]
-"""What becomes of a camera in a step: its next frame, its first after a gap, or its next one, scored twice."""
+"""A camera's next frame, its first after a gap, or its next one scored twice."""
 
 
 @dataclass
@@ -24,11 +24,8 @@ class Watched:
     state_row: StateHandle | None = None
 
 
-class Watching:
-    """:meth:`step` fails where the two ways differ in a single bit.
-
-    ``on_device``: newest frames are there before the engine is given them, as a decoder leaves them.
-    """
+class CacheComparison:
+    """Feeds random frames; ``on_device``: newest frames are on the device already, as a GPU decoder leaves them."""
 
     def __init__(self, engine: CachingEngine, seed: int, *, on_device: bool = False) -> None:
         self.engine = engine
@@ -85,11 +82,11 @@ class Watching:
         return self.engine.score_newest(self._given([*newest]), before, states)
 
     def _given(self, frames: Sequence[NDArray[np.uint8]]) -> Frames | list[DeviceFrame]:
-        return moved_up(self.engine, frames) if self.on_device else np.stack(frames)
+        return to_device(self.engine, frames) if self.on_device else np.stack(frames)
 
 
-def moved_up(engine: Any, frames: Sequence[NDArray[np.uint8]]) -> list[DeviceFrame]:
-    """The frames on the engine's device, complete."""
+def to_device(engine: Any, frames: Sequence[NDArray[np.uint8]]) -> list[DeviceFrame]:
+    """Copies of the frames on the engine's device."""
     found = [DeviceFrame(torch.tensor(frame, device=engine._store._tables["frames"].device)) for frame in frames]
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -106,7 +103,7 @@ def assert_same(engine: Any, found: NewestScores, expected: Scores) -> None:
 
 
 def contents(engine: Any, rows: Sequence[Any]) -> NDArray[Any]:
-    """What lies in these rows, which are of one table."""
+    """The content of rows of one table."""
     table = "frames" if isinstance(rows[0], FrameHandle) else "states"
     content: NDArray[Any] = engine._store._tables[table].cpu().numpy()[[row.index for row in rows]]
     return content

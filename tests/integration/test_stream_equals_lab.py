@@ -1,4 +1,4 @@
-"""The stream equals the lab: scores found in Redis are those of the offline evaluation, frame by frame."""
+"""Scores in Redis equal those of the offline evaluation, frame by frame."""
 
 import shutil
 from io import StringIO
@@ -30,13 +30,13 @@ pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def kafka(request: pytest.FixtureRequest) -> KafkaSettings:
-    """The real broker where there is one; the embedded one elsewhere."""
+    """The real broker if it is installed, else the embedded one."""
     broker = request.getfixturevalue("embedded_broker" if missing_part() else "apache_kafka")
     return unique_kafka_settings(broker.address)
 
 
 def stream_scores(folder: Path, bundle: Path, kafka: KafkaSettings, redis_settings: RedisSettings, clips: int) -> Scores:
-    """Ped2's first test clips through Kafka, the service and Redis: one score a frame, NaN where there is none."""
+    """Scores of Ped2's first test clips through Kafka, the service and Redis; NaN for frames without a score."""
     cameras = dict(list(ped2_cameras().items())[:clips])
     frames = produce(kafka, cameras)
     results = Results(redis_settings)
@@ -59,9 +59,7 @@ def lab_scores(path: Path, clips: int) -> Scores:
         engine.close()
 
 
-def test_scores_in_redis_are_those_of_the_offline_evaluation(
-    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings
-) -> None:
+def test_demo_model(tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings) -> None:
     streamed = stream_scores(tmp_path, DEMO_BUNDLE, kafka, redis_settings, clips=3)
     offline = lab_scores(DEMO_BUNDLE, clips=3)
     labels = {clip.source.name: clip.labels for clip in labelled_clips(PED2)[:3]}
@@ -73,21 +71,18 @@ def test_scores_in_redis_are_those_of_the_offline_evaluation(
     assert frame_auc(streamed, labels, median) == pytest.approx(frame_auc(offline, labels, median), abs=1e-3)
 
 
-def test_so_are_those_of_the_default_model_which_carries_a_state(
+def test_default_recurrent_model(
     tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, ped2_bundle: Bundle
 ) -> None:
-    """A camera's first frame is scored, too."""
     streamed = stream_scores(tmp_path, ped2_bundle.path, kafka, redis_settings, clips=2)
     for camera_id, row in lab_scores(ped2_bundle.path, clips=2).items():
-        assert np.isfinite(row).all()
+        assert np.isfinite(row).all(), "a camera's first frame is scored, too"
         np.testing.assert_allclose(streamed[camera_id], row, rtol=1e-4, atol=1e-4 * float(np.std(row)))
 
 
 @pytest.mark.parametrize(("model", "length"), [("ganomaly", 1), ("esad", 5)])
-def test_models_of_the_papers_go_through_training_export_parity_and_the_service(
-    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, model: str, length: int
-) -> None:
-    """Trained for a moment: what they find is no matter here, that all compute the same is."""
+def test_models_of_papers(tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, model: str, length: int) -> None:
+    """Hardly trained: only that all compute the same matters here."""
     for clip in ("01", "02"):
         shutil.copytree(PED2 / "training" / "frames" / clip, tmp_path / "own" / clip)
     config = FitConfig(model=model, max_steps=10, batch_clips=16, network={"length": length})

@@ -1,4 +1,4 @@
-"""Two processes under torchrun do what one does: the same gradients, and a bundle at the end."""
+"""Two processes under torchrun compute the gradients of one, and write one bundle."""
 
 import os
 import subprocess
@@ -50,26 +50,26 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, t
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_two_processes_compute_the_gradients_of_one(gradients, model):
+def test_gradients_equal_one_process(gradients, model):
     of_one, of_two = ({key: value for key, value in found.items() if key.startswith(f"{model}/")} for found in gradients.values())
     assert of_one.keys() == of_two.keys()
     assert len(of_one) > 5
     largest = max(float(value.abs().max()) for value in of_one.values())
     assert largest > 0
     for key, value in of_one.items():
-        # Some gradients are 0 but for rounding: of a bias before batch normalisation, for one.
+        # Some gradients are 0 apart from rounding, such as that of a bias before batch normalisation.
         assert torch.allclose(value, of_two[key], rtol=1e-6, atol=1e-9 * largest), key
 
 
-def test_fit_under_torchrun_is_one_run_with_one_bundle_and_one_voice(tmp_path):
+def test_fit_under_torchrun(tmp_path):
     frames = tmp_path / "own"
     frames.mkdir()
     for number in range(300):
         (frames / f"{number}.jpg").write_bytes(picture(number % 50, 96, 64))
-    said = torchrun("-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", "--max-minutes", 0.05)
+    output = torchrun("-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", "--max-minutes", 0.05)
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.metrics["processes"] == 2
     assert bundle.manifest.metrics["steps"] > 1
-    assert said.count("frames of 1 videos to learn from") == 1
-    assert said.count("calibration ") == 1
+    assert output.count("frames of 1 videos to learn from") == 1
+    assert output.count("calibration ") == 1
     assert not (tmp_path / "bundle" / ".checkpoint").exists()
