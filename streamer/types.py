@@ -85,7 +85,7 @@ class CameraFrame:
     """Name of the decoder that decoded it, see :mod:`deploy.decoders.registry`."""
 
 
-class DeviceRows(NamedTuple):
+class DeviceHandles(NamedTuple):
     """What the engine caches on its device for a camera's next clip."""
 
     frames: tuple[FrameHandle, ...]
@@ -103,7 +103,7 @@ class CameraMemory:
 
     state: NDArray[np.float32] | None = None
     """State of a recurrent model on the host, float32 (C, h, w); None before the first clip, or if cached on the device."""
-    device_rows: DeviceRows | None = None
+    device_handles: DeviceHandles | None = None
     """None if nothing is cached on the device for this camera."""
 
 

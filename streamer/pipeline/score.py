@@ -17,7 +17,7 @@ from deploy.errors import backend_errors
 from deploy.handles import FrameHandle
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from streamer.monitoring import Metrics
-from streamer.types import CameraMemory, Clip, DeviceRows
+from streamer.types import CameraMemory, Clip, DeviceHandles
 
 log = structlog.get_logger("oddsight.score")
 
@@ -103,16 +103,18 @@ class _GpuCache:
 
     def score(self, clips: Sequence[Clip]) -> NewestScores:
         """Score clips by their newest frames; older frames are uploaded only for a new memory."""
-        rows = self._cached_rows(clips)
+        handles = self._cached_handles(clips)
         newest = _one_kind([clip.frames[-1] for clip in clips])
-        scores = self._engine.score_newest(newest, [each.frames for each in rows], [each.state for each in rows])
-        for clip, before, frame, state in zip(clips, rows, scores.frames, scores.states, strict=True):
-            clip.memory.device_rows = DeviceRows((*before.frames, frame)[1:], state)
+        scores = self._engine.score_newest(newest, [each.frames for each in handles], [each.state for each in handles])
+        for clip, before, frame, state in zip(clips, handles, scores.frames, scores.states, strict=True):
+            clip.memory.device_handles = DeviceHandles((*before.frames, frame)[1:], state)
         return scores
 
-    def _cached_rows(self, clips: Sequence[Clip]) -> list[DeviceRows]:
-        uploaded = self._upload([frame for clip in clips if clip.memory.device_rows is None for frame in clip.frames[:-1]])
-        return [clip.memory.device_rows or DeviceRows(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips]
+    def _cached_handles(self, clips: Sequence[Clip]) -> list[DeviceHandles]:
+        uploaded = self._upload([frame for clip in clips if clip.memory.device_handles is None for frame in clip.frames[:-1]])
+        return [
+            clip.memory.device_handles or DeviceHandles(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips
+        ]
 
     def _upload(self, frames: Sequence[AnyFrame]) -> Iterator[FrameHandle]:
         size = self._engine.max_clips

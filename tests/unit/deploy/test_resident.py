@@ -29,10 +29,10 @@ from deploy.handles import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool
 from deploy.image import AnyFrame, DecodedFrame, DeviceFrame, ImageDecoder, encode_jpeg
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
+from tests.harness.cache_comparison import CacheComparison, assert_same, contents, to_device
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
 from tests.harness.host_driver import HostDriver, HostEvent
-from tests.harness.watching import Watching, assert_same, contents, moved_up
 
 CAMERAS = 4
 KINDS = [(length, recurrent) for length in (1, 3) for recurrent in (False, True)]
@@ -115,23 +115,23 @@ def test_whatever_the_cameras_do_scores_and_states_are_those_of_whole_clips(
     on_device: bool, kind: tuple[int, bool], buckets: tuple[int, ...], steps: list[dict[int, Any]], seed: int
 ) -> None:
     engine = OnHost(spec_of(kind[0], recurrent=kind[1]), buckets)
-    everything, watching = engine.free, Watching(engine, seed, on_device=on_device)
+    everything, comparison = engine.free, CacheComparison(engine, seed, on_device=on_device)
     for events in steps:
-        watching.step(events)
-    watching.cameras.clear()
+        comparison.step(events)
+    comparison.cameras.clear()
     assert engine.free == everything
 
 
 def test_a_thousand_steps_lose_no_row(spec: ClipSpec) -> None:
     engine = OnHost(spec)
-    everything, watching, random = engine.free, Watching(engine, 0), np.random.default_rng(1)
+    everything, comparison, random = engine.free, CacheComparison(engine, 0), np.random.default_rng(1)
     for _ in range(1000):
         numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
-        watching.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
-    assert watching.scored > 1000
-    held = sum(len(camera.frame_rows) for camera in watching.cameras.values())
+        comparison.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
+    assert comparison.scored > 1000
+    held = sum(len(camera.frame_rows) for camera in comparison.cameras.values())
     assert engine.free[0] == everything[0] - held
-    watching.cameras.clear()
+    comparison.cameras.clear()
     assert engine.free == everything
 
 
@@ -236,7 +236,7 @@ def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
 def test_copies_and_launches_are_ordered_as_those_of_whole_clips() -> None:
     engine = OnHost(spec_of(1, recurrent=False), (1,))
     orders = []
-    there = moved_up(engine, grey(1, 2))
+    there = to_device(engine, grey(1, 2))
     for call in (
         lambda: engine.score(grey(1, 2)[:, np.newaxis]),
         lambda: engine.score_newest(grey(1, 2), [[], []], [None] * 2),
@@ -254,10 +254,10 @@ def test_frames_that_lie_on_the_device_take_no_way_over_the_host(spec: ClipSpec)
     on_host = [slot._on_host["newest"] for slot in engine._slots]
     for values in on_host:
         values.fill_(77)
-    first = moved_up(engine, grey(1, 2, 3, 4))
+    first = to_device(engine, grey(1, 2, 3, 4))
     rows = [engine.upload(first) for _ in range(spec.length - 1)]
     found = engine.score_newest(
-        moved_up(engine, grey(5, 6, 7, 8)), [list(each) for each in zip(*rows, strict=True)] or [[]] * 4, [None] * 4
+        to_device(engine, grey(5, 6, 7, 8)), [list(each) for each in zip(*rows, strict=True)] or [[]] * 4, [None] * 4
     )
     assert {int(value) for values in on_host for value in values.unique()} == {77}
     np.testing.assert_array_equal(contents(engine, found.frames), grey(5, 6, 7, 8))
@@ -266,7 +266,7 @@ def test_frames_that_lie_on_the_device_take_no_way_over_the_host(spec: ClipSpec)
 
 def test_frames_on_the_device_live_until_what_reads_them_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OnHost(spec_of(1, recurrent=False), (1,))
-    frames = moved_up(engine, grey(1, 2, 3))
+    frames = to_device(engine, grey(1, 2, 3))
     pixels = [weakref.ref(frame.pixels) for frame in frames]
     waited, synchronize = [], HostEvent.synchronize
     monkeypatch.setattr(
@@ -277,7 +277,7 @@ def test_frames_on_the_device_live_until_what_reads_them_is_done(monkeypatch: py
     assert waited == [3, 3, 3]
     assert not any(ref() for ref in pixels)
     engine.program.broken = RuntimeError("an illegal memory access")
-    frames = moved_up(engine, grey(1))
+    frames = to_device(engine, grey(1))
     pixels[:] = [weakref.ref(frame.pixels) for frame in frames]
     waited.clear()
     with pytest.raises(EngineFailed):
@@ -336,7 +336,7 @@ def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any]
 )
 def test_frames_on_the_device_that_do_not_fit_are_named(wrong: Callable[[Any], Any], says: str) -> None:
     engine = OnHost(spec_of(1, recurrent=False))
-    there, everything = moved_up(engine, grey(3)), engine.free
+    there, everything = to_device(engine, grey(3)), engine.free
     given = wrong(there)
     with pytest.raises(BadClips, match=re.escape(says)):
         engine.score_newest(given, [[]] * 5, [None] * 5)
@@ -367,7 +367,7 @@ def test_no_frames_give_no_scores(spec: ClipSpec) -> None:
 
 def test_a_closed_engine_says_so_and_handles_outlive_it(spec: ClipSpec) -> None:
     engine = OnHost(spec)
-    rows, there = engine.upload(grey(1)), moved_up(engine, grey(1))
+    rows, there = engine.upload(grey(1)), to_device(engine, grey(1))
     engine.close()
     with pytest.raises(EngineClosed):
         engine.upload(grey(1))
@@ -431,11 +431,11 @@ def engine(request: pytest.FixtureRequest, name: str) -> Iterator[CachingEngine]
 
 @pytest.mark.parametrize("on_device", WHERE)
 def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: CachingEngine, on_device: bool) -> None:
-    watching, random = Watching(engine, 0, on_device=on_device), np.random.default_rng(1)
+    comparison, random = CacheComparison(engine, 0, on_device=on_device), np.random.default_rng(1)
     for _ in range(30):
         numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
-        watching.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
-    assert watching.scored > 30
+        comparison.step({number: random.choice(["next", "next", "next", "gap", "again"]) for number in numbers})
+    assert comparison.scored > 30
 
 
 @pytest.fixture
@@ -477,10 +477,10 @@ def test_half_precision_gives_the_bits_of_whole_clips_too(
         )
     )
     assert engine is not None
-    watching = Watching(engine, 0)
+    comparison = CacheComparison(engine, 0)
     for _ in range(6):
-        watching.step(dict.fromkeys(range(CAMERAS), "next"))
-    assert watching.scored == CAMERAS * 4
+        comparison.step(dict.fromkeys(range(CAMERAS), "next"))
+    assert comparison.scored == CAMERAS * 4
 
 
 def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(

@@ -130,7 +130,7 @@ def test_engine_failure_keeps_memory() -> None:
     room = engine.free
     with pytest.raises(EngineFailed):
         scorer.score([clip])
-    assert clip.memory.device_rows is None
+    assert clip.memory.device_handles is None
     engine.program.broken = None
     assert scorer.score([clip])[0].score == pytest.approx(1 * 10 + 2 * 20 + 3 * 30)
     assert engine.free == (room[0] - 2, room[1] - 1)

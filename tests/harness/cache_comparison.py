@@ -17,7 +17,7 @@ Event = Literal["next", "gap", "again"]
 
 
 @dataclass
-class Watched:
+class _Camera:
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     state: NDArray[np.float32] | None = None
     frame_rows: list[FrameHandle] = field(default_factory=list)
@@ -32,13 +32,13 @@ class CacheComparison:
         self.on_device = on_device
         self.spec = engine.spec
         self.scored = 0
-        self.cameras: dict[int, Watched] = {}
+        self.cameras: dict[int, _Camera] = {}
         self._random = np.random.default_rng(seed)
 
     def step(self, events: Mapping[int, Event]) -> None:
         for number, event in events.items():
             if event == "gap" or number not in self.cameras:
-                self.cameras[number] = Watched()
+                self.cameras[number] = _Camera()
         frames = {number: self._random.integers(0, 255, self.spec.frame_shape, dtype=np.uint8) for number in events}
         short = [number for number in events if len(self.cameras[number].frames) < self.spec.length - 1]
         full = [number for number in events if number not in short]
@@ -49,57 +49,57 @@ class CacheComparison:
     def _upload(self, numbers: Sequence[int], frames: Mapping[int, NDArray[np.uint8]]) -> None:
         if not numbers:
             return
-        for number, row in zip(numbers, self.engine.upload(self._given([frames[n] for n in numbers])), strict=True):
+        for number, row in zip(numbers, self.engine.upload(self._newest_frames([frames[n] for n in numbers])), strict=True):
             self.cameras[number].frames.append(frames[number])
             self.cameras[number].frame_rows.append(row)
 
     def _score(self, numbers: Sequence[int], frames: Mapping[int, NDArray[np.uint8]], again: Sequence[bool]) -> None:
-        watched = [self.cameras[number] for number in numbers]
+        cameras = [self.cameras[number] for number in numbers]
         newest = np.stack([frames[number] for number in numbers])
-        expected = self._whole(watched, newest)
-        found = self._newest(watched, newest)
-        assert_same(self.engine, found, expected)
+        expected = self._uploaded_scores(cameras, newest)
+        cached = self._cached_scores(cameras, newest)
+        assert_same(self.engine, cached, expected)
         if any(again):
-            found = self._newest(watched, newest)
-            assert_same(self.engine, found, expected)
-        for place, camera in enumerate(watched):
+            cached = self._cached_scores(cameras, newest)
+            assert_same(self.engine, cached, expected)
+        for place, camera in enumerate(cameras):
             camera.frames = [*camera.frames, newest[place]][1:]
-            camera.frame_rows = [*camera.frame_rows, found.frames[place]][1:]
+            camera.frame_rows = [*camera.frame_rows, cached.frames[place]][1:]
             camera.state = None if expected.state is None else expected.state[place]
-            camera.state_row = found.states[place]
-        self.scored += len(watched)
+            camera.state_row = cached.states[place]
+        self.scored += len(cameras)
 
-    def _whole(self, watched: Sequence[Watched], newest: NDArray[np.uint8]) -> Scores:
-        clips = np.stack([np.stack([*camera.frames, frame]) for camera, frame in zip(watched, newest, strict=True)])
+    def _uploaded_scores(self, cameras: Sequence[_Camera], newest: NDArray[np.uint8]) -> Scores:
+        clips = np.stack([np.stack([*camera.frames, frame]) for camera, frame in zip(cameras, newest, strict=True)])
         shape = self.spec.state_shape
         if shape is None:
             return self.engine.score(clips)
-        states = [np.zeros(shape, np.float32) if camera.state is None else camera.state for camera in watched]
+        states = [np.zeros(shape, np.float32) if camera.state is None else camera.state for camera in cameras]
         return self.engine.score(clips, np.stack(states))
 
-    def _newest(self, watched: Sequence[Watched], newest: NDArray[np.uint8]) -> NewestScores:
-        before, states = [camera.frame_rows for camera in watched], [camera.state_row for camera in watched]
-        return self.engine.score_newest(self._given([*newest]), before, states)
+    def _cached_scores(self, cameras: Sequence[_Camera], newest: NDArray[np.uint8]) -> NewestScores:
+        before, states = [camera.frame_rows for camera in cameras], [camera.state_row for camera in cameras]
+        return self.engine.score_newest(self._newest_frames([*newest]), before, states)
 
-    def _given(self, frames: Sequence[NDArray[np.uint8]]) -> Frames | list[DeviceFrame]:
+    def _newest_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Frames | list[DeviceFrame]:
         return to_device(self.engine, frames) if self.on_device else np.stack(frames)
 
 
 def to_device(engine: Any, frames: Sequence[NDArray[np.uint8]]) -> list[DeviceFrame]:
     """Copies of the frames on the engine's device."""
-    found = [DeviceFrame(torch.tensor(frame, device=engine._store._tables["frames"].device)) for frame in frames]
+    cached = [DeviceFrame(torch.tensor(frame, device=engine._store._tables["frames"].device)) for frame in frames]
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return found
+    return cached
 
 
-def assert_same(engine: Any, found: NewestScores, expected: Scores) -> None:
-    np.testing.assert_array_equal(found.score, expected.score)
-    np.testing.assert_array_equal(found.heatmap, expected.heatmap)
+def assert_same(engine: Any, cached: NewestScores, expected: Scores) -> None:
+    np.testing.assert_array_equal(cached.score, expected.score)
+    np.testing.assert_array_equal(cached.heatmap, expected.heatmap)
     if expected.state is None:
-        assert found.states == [None] * len(found.score)
+        assert cached.states == [None] * len(cached.score)
     else:
-        np.testing.assert_array_equal(contents(engine, found.states), expected.state)
+        np.testing.assert_array_equal(contents(engine, cached.states), expected.state)
 
 
 def contents(engine: Any, rows: Sequence[Any]) -> NDArray[Any]:
