@@ -68,8 +68,8 @@ def _import_pynvvideocodec() -> Any:
         import PyNvVideoCodec
     except Exception as error:  # without a driver its import raises a RuntimeError, whose later lines are advice for Docker
         raise DecoderUnavailable(
-            f"nvdec cannot be used: {first_line(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, or leave "
-            "--decoder out"
+            f"nvdec cannot be used: {first_line(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, "
+            "or leave --decoder out"
         ) from error
     return PyNvVideoCodec
 

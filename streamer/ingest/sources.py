@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,12 +58,16 @@ def open_source(
         DecoderUnavailable: while iterating: nvdec is asked for, and its library or driver is missing.
         SourceUnavailable: while iterating: nothing there, no video, or a live stream that ended or broke.
     """
-    if is_live(location):
-        return _live_frames(location, fps, clock)
     path = Path(location)
-    if path.is_dir():
-        return _folder_frames(path, fps or FOLDER_FPS)
-    return _file_frames(path, fps, decoder)
+    try:
+        if is_live(location):
+            yield from _live_frames(location, fps, clock)
+        elif path.is_dir():
+            yield from _folder_frames(path, fps or FOLDER_FPS)
+        else:
+            yield from _file_frames(path, fps, decoder)
+    except VideoUnreadable as error:
+        raise SourceUnavailable(str(error)) from error
 
 
 def _folder_frames(folder: Path, fps: float) -> Iterator[EncodedFrame]:
@@ -82,25 +85,16 @@ def _folder_frames(folder: Path, fps: float) -> Iterator[EncodedFrame]:
 def _file_frames(path: Path, fps: float | None, decoder: VideoDecoder) -> Iterator[EncodedFrame]:
     if not path.exists():
         raise SourceUnavailable(f"{path}: no such file or folder; give a folder of images, a video file or a URL")
-    with _opened(str(path)) as video:
+    with open_video(path) as video:
         frames = nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video, str(path))
         yield from _encoded(_recorded_times(frames, video.info(_DEFAULT_VIDEO_FPS).fps), fps)
 
 
 def _live_frames(location: str, fps: float | None, clock: Callable[[], float]) -> Iterator[EncodedFrame]:
     name = redact_password(location)
-    with _opened(location) as video:
+    with open_video(location) as video:
         yield from _encoded(_arrival_times(_cpu_frames(video, name), clock), fps)
     raise SourceUnavailable(f"{name}: the stream ended")
-
-
-@contextmanager
-def _opened(location: str) -> Iterator[Video]:
-    try:
-        with open_video(location) as video:
-            yield video
-    except VideoUnreadable as error:
-        raise SourceUnavailable(str(error)) from error
 
 
 def _cpu_frames(video: Video, name: str) -> Iterator[AvFrame]:

@@ -24,7 +24,7 @@ def kafka_home() -> Path:
 
 
 def missing_part() -> str | None:
-    """What a real Kafka lacks here, None if it can be started."""
+    """What is missing to start a real Kafka, None if nothing is."""
     if not list((kafka_home() / "libs").glob("kafka_*.jar")):
         return f"no Kafka jars in {kafka_home()}/libs: set KAFKA_HOME"
     if shutil.which("java") is None or shutil.which("keytool") is None:
@@ -54,7 +54,7 @@ class ApacheKafka:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start, or start again with the same data on the same ports; returns when clients are answered."""
+        """Start, or restart with the same data on the same ports; returns when the broker answers clients."""
         with (self._folder / "output.txt").open("ab") as output:
             self._process = subprocess.Popen(
                 ["java", *_JAVA_OPTIONS, "-cp", self._classpath, "kafka.Kafka", str(self._properties)],
@@ -70,7 +70,7 @@ class ApacheKafka:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """SIGKILL: what a crash leaves on disk is what the next start finds."""
+        """Kill by SIGKILL, so that the next start finds on disk what a crash leaves."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -112,7 +112,7 @@ class ApacheKafka:
         }
 
     def _make_certificate(self) -> None:
-        """A certificate signed by itself, with the tool that comes with Java."""
+        """A self-signed certificate, made by Java's keytool."""
         store = ["-alias", "broker", "-keystore", str(self._folder / "server.p12"), "-storepass", _STORE_PASSWORD]
         names = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1,dns:localhost", "-ext", "bc=ca:true"]
         key = ["-keyalg", "RSA", "-keysize", "2048", "-validity", "2", "-storetype", "PKCS12"]

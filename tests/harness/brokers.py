@@ -1,4 +1,4 @@
-"""What a delivery test needs of a broker, and the embedded one in that form."""
+"""The interface of a broker in delivery tests, implemented by the embedded one, and free ports."""
 
 import os
 import random
@@ -53,10 +53,10 @@ class EmbeddedBroker:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, all different, and each given once in a thousand.
+    """Different ports on which nobody listens, none of the last thousand.
 
-    Who asked for one listens there only later, or not at all. So these are ports that the system gives to nobody by itself (Linux
-    begins at 32768), and each worker of a run that is shared out has some of its own.
+    A caller may listen on its port only later. So these ports are outside the range from which the system assigns them (Linux
+    starts at 32768), and each pytest-xdist worker has its own range.
     """
     return list(islice(filter(_is_free, _own_ports), count))
 
@@ -70,7 +70,7 @@ def _is_free(port: int) -> bool:
 
 
 def unique_kafka_settings(address: str) -> KafkaSettings:
-    """Settings with topics and a group that nobody else uses."""
+    """Settings with topics and a group of their own."""
     name = uuid.uuid4().hex[:12]
     return KafkaSettings(
         bootstrap_servers=address,

@@ -1,6 +1,6 @@
-"""Stands in for ``PyNvVideoCodec`` where there is no GPU: PyAV reads and decodes, and gives frames as that library does.
+"""A fake of ``PyNvVideoCodec`` for machines without a GPU: PyAV decodes, and frames have that library's interface.
 
-It has only members that the real library has, which a test checks where that can be imported.
+It has only members that the real library has; a test checks this where the library can be imported.
 """
 
 import enum
@@ -64,7 +64,7 @@ class DecodedFrame:
 
 
 class PyNvDecoder:
-    """Writes all frames to the same memory, which is the least that a decoder promises."""
+    """Writes all frames to the same memory, as a decoder may."""
 
     def __init__(self) -> None:
         self._memory = np.zeros(1_000_000, np.uint8)
@@ -102,11 +102,11 @@ def unchanged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 broken = False
 layout = Pixel_Format.NV12
 distort: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = unchanged
-"""What becomes of a frame's memory, (H * 3 / 2, W)."""
+"""Changes a frame's memory, uint8 (H * 3 / 2, W)."""
 
 
 def install(patch: pytest.MonkeyPatch) -> ModuleType:
-    """Be ``PyNvVideoCodec`` until the patch is undone."""
+    """Replace ``PyNvVideoCodec`` until the patch is undone."""
     module = sys.modules[__name__]
     patch.setitem(sys.modules, "PyNvVideoCodec", module)
     for name, value in {"broken": False, "layout": Pixel_Format.NV12, "distort": unchanged}.items():

@@ -1,4 +1,4 @@
-"""A street made for tests of training: calm videos to learn from, and two to test in which something speeds up half-way."""
+"""A synthetic data set for tests of training: a blob crosses a street, and speeds up half-way in two of the test clips."""
 
 from io import StringIO
 from pathlib import Path
@@ -34,7 +34,7 @@ def write(folder: Path, frames: NDArray[np.uint8]) -> None:
 
 
 def write_data_set(root: Path) -> None:
-    """Six calm videos to learn from; two to test, in which the blob speeds up half-way; one calm throughout."""
+    """Six calm training clips; two test clips in which the blob speeds up half-way, and one calm one."""
     for number in range(6):
         write(root / "training" / "frames" / f"calm{number}", street(60, np.full(60, SLOW_PX), number))
     speed_px = np.r_[np.full(30, SLOW_PX), np.full(30, FAST_PX)]
@@ -50,7 +50,7 @@ def quiet() -> Console:
 
 
 def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[ServingNetwork, dict[str, Any]]:
-    """All of ``fit`` but the bundle."""
+    """``fit`` without making the bundle."""
     screen = screen or quiet()
     context = DistributedContext(config.precision)
     return training.train(training.prepare(data, out, config, context, screen), context, screen)

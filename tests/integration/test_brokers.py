@@ -1,4 +1,4 @@
-"""What the service relies on of a broker and of Redis, and that a connection that fails says why."""
+"""Guarantees of brokers and Redis that the service relies on, and the reasons given for failed connections."""
 
 import socket
 import subprocess
@@ -58,7 +58,7 @@ def read_topic(settings: KafkaSettings, count: int) -> list[tuple[TopicPartition
 
 
 def member(settings: KafkaSettings, **overrides: object) -> KafkaConsumer:
-    """In the group, as the service is: the mere client may lose the answer to its joining where others have the processors."""
+    """A member of the group, patched as in the service: without the patch a busy machine loses the result of the join."""
     consumer = make_consumer(settings, **overrides)
     patch_group_join(consumer)
     consumer.subscribe([settings.topic])
@@ -66,7 +66,7 @@ def member(settings: KafkaSettings, **overrides: object) -> KafkaConsumer:
 
 
 class TestDelivery:
-    def test_topics_are_created_once_with_room_for_large_frames(self, kafka_settings: KafkaSettings) -> None:
+    def test_topics_are_created_once(self, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings, partitions=3)
         ensure_topics(kafka_settings, partitions=5)
         with open_admin(kafka_settings) as admin:
@@ -74,14 +74,14 @@ class TestDelivery:
         assert topics[kafka_settings.topic] == 3
         assert topics[kafka_settings.deadletter_topic] == 3
 
-    def test_a_frame_of_nearly_four_mebibytes_passes_unchanged(self, kafka_settings: KafkaSettings) -> None:
+    def test_frames_of_4_mib_pass_unchanged(self, kafka_settings: KafkaSettings) -> None:
         frame = bytes(range(256)) * 16_000
         ensure_topics(kafka_settings)
         send(kafka_settings, [frame])
         ((_, _, received),) = read_topic(kafka_settings, 1)
         assert received == frame
 
-    def test_a_new_member_goes_on_where_the_group_committed(self, kafka_settings: KafkaSettings) -> None:
+    def test_new_member_continues_at_the_commit(self, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings)
         send(kafka_settings, [b"%d" % number for number in range(10)])
         first = member(kafka_settings, auto_offset_reset="earliest")
@@ -93,7 +93,7 @@ class TestDelivery:
         second.close(timeout_ms=1000)
         assert values == [b"4", b"5", b"6", b"7", b"8", b"9"]
 
-    def test_what_one_camera_sends_arrives_in_order_on_one_partition(self, kafka_settings: KafkaSettings) -> None:
+    def test_frames_of_one_camera_stay_in_order(self, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings)
         values = [b"%d" % number for number in range(300)]
         send(kafka_settings, values)
@@ -101,8 +101,8 @@ class TestDelivery:
         assert [value for _, _, value in received] == values
         assert len({where for where, _, _ in received}) == 1
 
-    def test_members_whose_polls_are_short_get_their_partitions(self, kafka_settings: KafkaSettings) -> None:
-        """They join before they know the topic, and again at once; an answer that came between two polls used to be lost."""
+    def test_short_polls_get_their_partitions(self, kafka_settings: KafkaSettings) -> None:
+        """They join before they know the topic, and again at once; kafka-python loses a result that arrives between two polls."""
         ensure_topics(kafka_settings, partitions=4)
         groups = [f"{kafka_settings.consumer_group}-{number}" for number in range(5)]
         sources = [KafkaFrameSource(kafka_settings.model_copy(update={"consumer_group": group})) for group in groups]
@@ -115,16 +115,14 @@ class TestDelivery:
             source.close()
         assert [len(partitions) for partitions in assigned] == [4] * 5
 
-    def test_no_offset_is_made_up_for_a_group_without_one(self, kafka_settings: KafkaSettings) -> None:
+    def test_missing_offset_raises(self, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings)
         consumer = member(kafka_settings)
         with pytest.raises(NoOffsetForPartitionError):
             read(consumer, 1)
         consumer.close(timeout_ms=1000)
 
-    def test_a_producer_recovers_when_a_killed_broker_comes_back(
-        self, kafka_broker: Broker, kafka_settings: KafkaSettings
-    ) -> None:
+    def test_producer_survives_a_broker_restart(self, kafka_broker: Broker, kafka_settings: KafkaSettings) -> None:
         ensure_topics(kafka_settings)
         producer = make_producer(kafka_settings)
         producer.send(kafka_settings.topic, b"before", key=b"north").get(timeout=20)
@@ -137,7 +135,7 @@ class TestDelivery:
         assert [value for _, _, value in read_topic(kafka_settings, len(expected))] == expected
 
     @pytest.mark.kafka
-    def test_an_offset_kafka_does_not_have_is_an_error_that_names_the_partition(self, apache_kafka: ApacheKafka) -> None:
+    def test_unknown_offset_names_the_partition(self, apache_kafka: ApacheKafka) -> None:
         settings = unique_kafka_settings(apache_kafka.address)
         ensure_topics(settings)
         where = TopicPartition(settings.topic, 0)
@@ -152,14 +150,14 @@ class TestDelivery:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Somebody listens and says nothing."""
+    """A listener that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @pytest.fixture
 def web_port() -> Iterator[int]:
-    """Somebody answers, but not as Kafka does."""
+    """A listener that answers, but not as Kafka does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -182,39 +180,39 @@ class TestKafkaDiagnosis:
             make_producer(KafkaSettings.model_validate(settings))
         assert time.monotonic() - started_s < 10
 
-    def test_a_name_that_does_not_resolve(self) -> None:
+    def test_unresolvable_name(self) -> None:
         self.expect(
             r"nowhere\.invalid:9092.*does not resolve.*kafka\.bootstrap_servers", bootstrap_servers="nowhere.invalid:9092"
         )
 
-    def test_a_port_where_nothing_listens(self) -> None:
+    def test_closed_port(self) -> None:
         port = free_ports(1)[0]
         self.expect(rf"127\.0\.0\.1:{port}: nothing listens.*refused", bootstrap_servers=f"127.0.0.1:{port}")
 
-    def test_a_listener_that_is_silent(self, silent_port: int) -> None:
+    def test_silent_listener(self, silent_port: int) -> None:
         self.expect(r"does not answer within 3 s", bootstrap_servers=f"127.0.0.1:{silent_port}")
 
-    def test_a_silent_listener_where_tls_is_asked_for(self, silent_port: int) -> None:
+    def test_silent_listener_with_tls(self, silent_port: int) -> None:
         self.expect(r"does not answer the TLS handshake", bootstrap_servers=f"127.0.0.1:{silent_port}", security_protocol="SSL")
 
-    def test_a_listener_that_is_no_broker(self, web_port: int) -> None:
+    def test_other_protocol(self, web_port: int) -> None:
         self.expect(r"no Kafka broker", bootstrap_servers=f"127.0.0.1:{web_port}")
 
-    def test_every_server_that_fails_is_named(self) -> None:
+    def test_names_every_failing_server(self) -> None:
         one, two = free_ports(2)
         self.expect(rf":{one}: nothing listens.*:{two}: nothing listens", bootstrap_servers=f"127.0.0.1:{one},127.0.0.1:{two}")
 
-    def test_one_server_that_answers_is_enough(self, kafka_broker: Broker) -> None:
+    def test_one_working_server_is_enough(self, kafka_broker: Broker) -> None:
         dead = free_ports(1)[0]
         settings = unique_kafka_settings(f"127.0.0.1:{dead},{kafka_broker.address}")
         ensure_topics(settings)
         send(settings, [b"frame"])
 
-    def test_an_address_that_is_none_is_an_error_of_configuration(self) -> None:
+    def test_rejects_invalid_addresses(self) -> None:
         with pytest.raises(ConfigError, match=r"kafka\.bootstrap_servers: 'host:port' is no address"):
             make_producer(KafkaSettings(bootstrap_servers="host:port"))
 
-    def test_every_client_says_why(self) -> None:
+    def test_every_client_gives_the_reason(self) -> None:
         settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}")
         for connect in (make_producer, make_consumer, ensure_topics):
             with pytest.raises(BrokerUnavailable, match="nothing listens"):
@@ -235,7 +233,7 @@ class TestSecureKafka:
         )
 
     @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-    def test_the_right_password_lets_frames_through(self, secure: KafkaSettings, mechanism: str) -> None:
+    def test_accepts_the_right_password(self, secure: KafkaSettings, mechanism: str) -> None:
         settings = secure.model_copy(update={"sasl_mechanism": mechanism})
         ensure_topics(settings)
         send(settings, [b"frame"])
@@ -249,32 +247,32 @@ class TestSecureKafka:
         assert time.monotonic() - started_s < 10
 
     @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-    def test_a_wrong_password_which_the_message_does_not_repeat(self, secure: KafkaSettings, mechanism: str) -> None:
+    def test_wrong_password_is_not_repeated(self, secure: KafkaSettings, mechanism: str) -> None:
         settings = secure.model_copy(update={"password": SecretStr("wr0ng"), "sasl_mechanism": mechanism})
         self.expect(r"^(?!.*wr0ng).*password refused for 'app'.*kafka\.password", settings)
 
-    def test_a_mechanism_that_is_not_offered(self, secure: KafkaSettings) -> None:
+    def test_mechanism_not_offered(self, secure: KafkaSettings) -> None:
         self.expect(r"does not offer SCRAM-SHA-256", secure.model_copy(update={"sasl_mechanism": "SCRAM-SHA-256"}))
 
-    def test_an_authority_we_do_not_know(self, secure: KafkaSettings) -> None:
+    def test_unknown_authority(self, secure: KafkaSettings) -> None:
         self.expect(r"certificate is not trusted.*kafka\.ca_file", secure.model_copy(update={"ca_file": None}))
 
-    def test_tls_settings_at_a_plain_listener(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
+    def test_tls_to_a_plain_listener(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
         self.expect(r"listener without TLS", secure.model_copy(update={"bootstrap_servers": apache_kafka.address}))
 
-    def test_plain_settings_at_a_tls_listener(self, apache_kafka: ApacheKafka) -> None:
+    def test_plaintext_to_a_tls_listener(self, apache_kafka: ApacheKafka) -> None:
         self.expect(r"expects TLS.*kafka\.security_protocol", unique_kafka_settings(apache_kafka.secure_address))
 
-    def test_a_password_where_none_is_taken(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
+    def test_password_to_a_plain_listener(self, secure: KafkaSettings, apache_kafka: ApacheKafka) -> None:
         plain = {"security_protocol": "SASL_PLAINTEXT", "bootstrap_servers": apache_kafka.address}
         self.expect(r"accepts no user name and password", secure.model_copy(update=plain))
 
-    def test_no_password_where_one_is_needed(self, secure: KafkaSettings) -> None:
+    def test_missing_password(self, secure: KafkaSettings) -> None:
         self.expect(r"may require a user name and password", secure.model_copy(update={"security_protocol": "SSL"}))
 
 
 class TestRedis:
-    def test_a_password_that_is_right_and_one_that_is_wrong(self, redis_settings: RedisSettings) -> None:
+    def test_right_and_wrong_password(self, redis_settings: RedisSettings) -> None:
         with make_redis(redis_settings) as redis:
             redis.acl_setuser("guarded", enabled=True, passwords=["+right"], categories=["+@all"], keys=["*"])
         url = redis_settings.url.replace("redis://", "redis://guarded@")
@@ -286,16 +284,16 @@ class TestRedis:
         ):
             check_redis(redis)
 
-    def test_a_port_where_nothing_listens(self) -> None:
+    def test_closed_port(self) -> None:
         redis = make_redis(RedisSettings(url=f"redis://127.0.0.1:{free_ports(1)[0]}"))
         with pytest.raises(RedisUnavailable, match="nothing listens there"):
             check_redis(redis)
 
-    def test_a_name_that_does_not_resolve(self) -> None:
+    def test_unresolvable_name(self) -> None:
         with pytest.raises(RedisUnavailable, match="does not resolve"):
             check_redis(make_redis(RedisSettings(url="redis://nowhere.invalid")))
 
-    def test_a_client_goes_on_when_redis_comes_back(self) -> None:
+    def test_client_survives_a_restart(self) -> None:
         port = free_ports(1)[0]
         redis = make_redis(RedisSettings(url=f"redis://127.0.0.1:{port}"))
         with embedded_redis(port):
@@ -314,7 +312,7 @@ class TestRedis:
             assert redis.get("key") == b"value"
 
 
-def test_an_embedded_server_that_fails_to_start_says_what_it_said(tmp_path: Path) -> None:
+def test_embedded_server_prints_why_it_failed(tmp_path: Path) -> None:
     with (
         pytest.raises(EmbeddedUnavailable, match=r"(?s)did not start; it printed: .*No such file"),
         embedded_redis(data_dir=tmp_path / "none"),
@@ -324,7 +322,7 @@ def test_an_embedded_server_that_fails_to_start_says_what_it_said(tmp_path: Path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
 @pytest.mark.parametrize("server", ["embedded_kafka", "embedded_redis"])
-def test_an_embedded_server_does_not_outlive_a_parent_that_is_killed(server: str) -> None:
+def test_embedded_server_dies_with_its_parent(server: str) -> None:
     port = free_ports(1)[0]
     program = (
         f"import time; from streamer.demo.embedded import {server}\n"

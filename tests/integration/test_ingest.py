@@ -1,4 +1,4 @@
-"""Ingest over real TCP: what a consumer finds in the topic, and what becomes of a live camera that goes away."""
+"""Ingest over real TCP: the records in the topic, and live cameras that go away."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ def run_ingest(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event 
 
 
 def stored(settings: KafkaSettings, count: int, quiet_polls: int = 3) -> list[Stored]:
-    """The topic from its beginning: at least ``count`` records, and whatever is there until so many polls give nothing."""
+    """All records of the topic: at least ``count``, until ``quiet_polls`` polls return nothing."""
     consumer = make_consumer(settings, group_id=None)
     partitions = [TopicPartition(settings.topic, number) for number in consumer.partitions_for_topic(settings.topic)]
     consumer.assign(partitions)
@@ -60,7 +60,7 @@ def embedded_settings(embedded_broker: EmbeddedBroker) -> KafkaSettings:
     return settings
 
 
-def test_a_folder_arrives_byte_for_byte_with_its_headers(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+def test_folder_arrives_unchanged_with_headers(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
     ensure_topics(kafka_settings)
     pictures = write_folder(tmp_path / "frames", 40)
     plan = IngestPlan([CameraFeed("gate", str(tmp_path / "frames"))], fps=25, start_at_ms=1_000_000, realtime=False)
@@ -73,7 +73,7 @@ def test_a_folder_arrives_byte_for_byte_with_its_headers(kafka_settings: KafkaSe
     ]
 
 
-def test_many_cameras_keep_their_order_each_on_its_partition(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+def test_cameras_keep_order_and_partition(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
     ensure_topics(kafka_settings)
     pictures = {f"camera-{n}": write_folder(tmp_path / str(n), 20, first_brightness=10 * n) for n in range(8)}
     feeds = [CameraFeed(f"camera-{n}", str(tmp_path / str(n))) for n in range(8)]
@@ -85,7 +85,7 @@ def test_many_cameras_keep_their_order_each_on_its_partition(kafka_settings: Kaf
         assert len({record.partition for record in own}) == 1
 
 
-def test_a_video_plays_at_the_rate_asked_for(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
+def test_video_plays_at_the_requested_rate(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", seconds=2, fps=25)
     started_s = time.monotonic()
     run_ingest(embedded_settings, IngestPlan([CameraFeed("gate", str(video))], fps=10))
@@ -95,7 +95,7 @@ def test_a_video_plays_at_the_rate_asked_for(embedded_settings: KafkaSettings, t
     assert len(captured_at_ms) == 20
 
 
-def test_a_loop_goes_on_until_stopped_and_what_was_read_arrives(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
+def test_loop_runs_until_stopped(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
     write_folder(tmp_path / "frames", 5)
     stop = threading.Event()
     threading.Timer(1.0, stop.set).start()
@@ -107,7 +107,7 @@ def test_a_loop_goes_on_until_stopped_and_what_was_read_arrives(embedded_setting
 
 
 @pytest.mark.kafka
-def test_nothing_is_lost_while_the_broker_is_away(apache_kafka: ApacheKafka, tmp_path: Path) -> None:
+def test_broker_restart_loses_no_frame(apache_kafka: ApacheKafka, tmp_path: Path) -> None:
     settings = unique_kafka_settings(apache_kafka.address)
     ensure_topics(settings)
     pictures = write_folder(tmp_path / "frames", 60)
@@ -127,7 +127,7 @@ def test_nothing_is_lost_while_the_broker_is_away(apache_kafka: ApacheKafka, tmp
 
 
 class MjpegCamera(BaseHTTPRequestHandler):
-    """Sends thirty pictures and hangs up, as a camera that restarts."""
+    """Sends thirty images and disconnects, as a camera that restarts."""
 
     def do_GET(self) -> None:
         self.server.connections += 1  # type: ignore[attr-defined]  # kept on the server: a handler lives for one request
@@ -164,7 +164,7 @@ def wait_for(is_so: Callable[[], bool], within_s: float) -> None:
         time.sleep(0.05)
 
 
-def test_a_live_camera_that_hangs_up_is_connected_to_again(embedded_settings: KafkaSettings) -> None:
+def test_reconnects_to_a_live_camera(embedded_settings: KafkaSettings) -> None:
     stop = threading.Event()
     with camera_server() as server, ThreadPoolExecutor(1) as pool:
         plan = IngestPlan([CameraFeed("gate", f"http://127.0.0.1:{server.server_port}/stream")])
@@ -182,7 +182,7 @@ def test_a_live_camera_that_hangs_up_is_connected_to_again(embedded_settings: Ka
     assert abs(captured_at_ms[-1] - time.time() * 1000) < 60_000
 
 
-def test_a_camera_that_is_not_there_does_not_hold_up_the_others(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
+def test_missing_camera_does_not_block_others(embedded_settings: KafkaSettings, tmp_path: Path) -> None:
     pictures = write_folder(tmp_path / "frames", 10)
     stop = threading.Event()
     threading.Timer(2.0, stop.set).start()

@@ -19,10 +19,6 @@ def _find(path: Path) -> Path | None:
     return roots[0] if roots else None
 
 
-def _training(root: Path) -> list[Source]:
-    return _videos(root / "training_videos")
-
-
 def _testing(root: Path) -> list[LabelledClip]:
     videos = _videos(root / "testing_videos")
     folder = _masks_folder(root)
@@ -64,6 +60,6 @@ LAYOUT = Layout(
     origin=f"{_PAGE} (Avenue_Dataset.zip and ground_truth_demo.zip)",
     terms="for research, see its page; cite Lu, Shi, Jia: Abnormal Event Detection at 150 FPS in MATLAB, ICCV 2013",
     find=_find,
-    training=_training,
+    training=lambda root: _videos(root / "training_videos"),
     testing=_testing,
 )

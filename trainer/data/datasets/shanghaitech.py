@@ -25,10 +25,6 @@ def _training(root: Path) -> list[Source]:
     return find_sources(root / "training")
 
 
-def _testing(root: Path) -> list[LabelledClip]:
-    return [_labelled(source, root / "testing") for source in find_sources(root / "testing")]
-
-
 def _labelled(source: Source, split: Path) -> LabelledClip:
     labels = _existing(split / _LABELS / f"{source.name}.npy", "the frame labels", source)
     masks = _existing(split / _MASKS / f"{source.name}.npy", "the masks", source) if (split / _MASKS).is_dir() else None
@@ -54,5 +50,5 @@ LAYOUT = Layout(
     terms="for research, see its page; cite Liu, Luo, Lian, Gao: Future Frame Prediction for Anomaly Detection, CVPR 2018",
     find=_find,
     training=_training,
-    testing=_testing,
+    testing=lambda root: [_labelled(source, root / "testing") for source in find_sources(root / "testing")],
 )

@@ -34,10 +34,6 @@ def _find(path: Path) -> Path | None:
     return sets[0] if sets else None
 
 
-def _training(root: Path) -> list[Source]:
-    return _clips(root / "Train")
-
-
 def _testing(root: Path) -> list[LabelledClip]:
     clips = _clips(root / "Test")
     script = next(root.glob("Test/*.m"), root / "Test" / f"{root.name}.m")
@@ -108,6 +104,6 @@ LAYOUT = Layout(
     origin=_ORIGIN,
     terms="for research; cite Mahadevan, Li, Bhalodia, Vasconcelos: Anomaly Detection in Crowded Scenes, CVPR 2010",
     find=_find,
-    training=_training,
+    training=lambda root: _clips(root / "Train"),
     testing=_testing,
 )
