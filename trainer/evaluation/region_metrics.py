@@ -1,4 +1,4 @@
-"""Region-based and track-based detection criterion (RBDC, TBDC): are the anomalies found where they are?
+"""Region-based and track-based detection criterion (RBDC, TBDC): does the heat map point at the anomalies?
 
 Ramachandra and Jones, "Street Scene: A new dataset and evaluation protocol for video anomaly detection", WACV 2020. Predicted
 regions are the connected components of the heat map above a threshold, true regions those of the mask. A true region is detected
