@@ -47,27 +47,23 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.mark.parametrize("engine", list(MODULES))
 @pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
-def test_a_plan_is_built_here_and_passes_the_gate_in_every_bucket(
-    bundle: Bundle, engine: str, precision: Precision, demo_footage: CalibrationFrames
-) -> None:
+def test_plan_passes_in_every_bucket(bundle: Bundle, engine: str, precision: Precision, demo_footage: CalibrationFrames) -> None:
     pytest.importorskip(MODULES[engine])
     options = BuildOptions(buckets=(1, 8, 32))
     make_plan(bundle, engine, precision, options, lambda *_: None, demo_footage if precision == "int8" else None)
-    gate = validate_engine(bundle, engine, precision).accuracy
-    assert gate is not None
-    assert (gate.failures, gate.buckets) == ((), options.buckets)
+    accuracy = validate_engine(bundle, engine, precision).accuracy
+    assert accuracy is not None
+    assert (accuracy.failures, accuracy.buckets) == ((), options.buckets)
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
-def test_pytorch_passes_the_gate_in_every_bucket(bundle: Bundle, precision: Precision) -> None:
-    gate = validate_engine(bundle, "torch-cuda", precision).accuracy
-    assert gate is not None
-    assert (gate.failures, gate.buckets) == ((), BUCKETS)
+def test_torch_cuda_passes_in_every_bucket(bundle: Bundle, precision: Precision) -> None:
+    accuracy = validate_engine(bundle, "torch-cuda", precision).accuracy
+    assert accuracy is not None
+    assert (accuracy.failures, accuracy.buckets) == ((), BUCKETS)
 
 
-def test_a_graph_replays_what_kernels_launched_one_by_one_compute(
-    bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuda_graph_equals_single_launches(bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = noise(bundle, 11)
     with capture_logs() as lines:
         replayed = scores(load_engine(bundle, EngineRequest(name, max_clips=11)), clips)
@@ -78,7 +74,7 @@ def test_a_graph_replays_what_kernels_launched_one_by_one_compute(
     np.testing.assert_allclose(replayed.state, launched.state, rtol=ROUNDING, atol=ROUNDING)
 
 
-def test_copies_go_on_while_another_piece_is_computed(bundle: Bundle, name: str) -> None:
+def test_copies_overlap_kernels(bundle: Bundle, name: str) -> None:
     clips = noise(bundle, 96)
     with closing(load_engine(bundle, EngineRequest(name, max_clips=96))) as engine:
         engine.buckets = (32,)
@@ -100,7 +96,7 @@ def spans(profiled: Any, *, copies: bool) -> list[tuple[float, float]]:
     return [(event.time_range.start, event.time_range.end) for event in on_device if wanted(event.name)]
 
 
-def test_the_benchmark_holds_an_engine_to_the_gpus_own_peaks(bundle: Bundle, name: str) -> None:
+def test_benchmark_uses_gpu_roofline(bundle: Bundle, name: str) -> None:
     report = benchmark(bundle, BenchmarkPlan(((name, "f32"), (name, "f16")), batches=(1, 32), rounds=1), lambda *_: None)
     assert report["gpu_floor"]["flop_per_s"].keys() == {"f32", "f16"}
     assert len(report["results"]) == 4

@@ -1,7 +1,6 @@
-"""NVIDIA's own parser and builder (TensorRT for RTX, on the CPU) take the shipped model, typed as it was exported.
+"""NVIDIA's parser and builder (TensorRT for RTX, on the CPU) accept the exported graphs.
 
-It proves that the parser and the rules of strong typing accept the graph and its profiles, and which precision the convolutions
-are really given. It proves nothing about speed, numbers, or the other TensorRT, which has a compiler of its own.
+Checks strong typing, profiles and the precision of convolutions; not speed, numbers, or the other TensorRT's compiler.
 """
 
 import json
@@ -62,9 +61,7 @@ def built_products(graph: bytes, precision: Precision) -> set[str]:
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("f32", "FLOAT"), ("f16", "HALF")], ids=["f32", "f16"])
-def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_precision(
-    precision: Precision, expected: str, shipped: bytes, shipped_in_half: bytes
-) -> None:
+def test_builds_shipped_model(precision: Precision, expected: str, shipped: bytes, shipped_in_half: bytes) -> None:
     graph = shipped if precision == "f32" else shipped_in_half
     parsed = Parsed(graph)
     assert parsed.types("CONVOLUTION") == {expected: 29}
@@ -72,9 +69,7 @@ def test_the_shipped_model_is_parsed_and_built_with_all_convolutions_in_its_prec
     assert built_products(graph, precision) == {expected}
 
 
-def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_quantised_in_8_bits(
-    shipped: bytes, demo_footage: CalibrationFrames
-) -> None:
+def test_builds_quantized_convolutions(shipped: bytes, demo_footage: CalibrationFrames) -> None:
     chosen = ["node_conv2d_19", "node_conv2d_21", "node_conv2d_27"]  # the first two read the same maps
     graph = quantize_graph(read_bundle(DEMO_BUNDLE), demo_footage, lambda *_: None, chosen)
     before, after = (
@@ -87,7 +82,7 @@ def test_the_shipped_model_is_parsed_and_built_with_the_convolutions_that_were_q
 
 
 @pytest.mark.parametrize("model", ["ganomaly", "ama", "esad", "video-ganomaly"])
-def test_so_are_the_others_with_their_reductions_in_float32(model: str) -> None:
+def test_builds_other_models_in_f16(model: str) -> None:
     torch.manual_seed(0)
     kind = clip_model(model)
     config = kind.configure({})
@@ -96,7 +91,7 @@ def test_so_are_the_others_with_their_reductions_in_float32(model: str) -> None:
     assert built_products(graph, "f16") == {"HALF"}
 
 
-def test_bytes_before_they_are_cast_are_refused_by_the_parser() -> None:
+def test_parser_refuses_uint8_operations() -> None:
     """Why every network casts first: this is what it would be told elsewhere, on a GPU."""
 
     class GathersFirst(torch.nn.Module):
@@ -109,7 +104,7 @@ def test_bytes_before_they_are_cast_are_refused_by_the_parser() -> None:
         Parsed(export_onnx(GathersFirst(), spec))
 
 
-def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_gate_is_still_to_come(
+def test_command_builds_without_gpu(
     tmp_path: Path,
 ) -> None:
     bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
@@ -119,10 +114,10 @@ def test_the_command_builds_the_shipped_model_without_a_gpu_and_says_that_the_ga
     command = [program, "build", bundle.path, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     report = json.loads(done.stdout)
-    assert (done.returncode, report["verdict"]["status"], report["built"]["gate"]) == (0, "unavailable", None)
+    assert (done.returncode, report["verdict"]["status"], report["built"]["accuracy"]) == (0, "unavailable", None)
     assert report["built"]["plan"]["products"] == {"FLOAT": 29}
-    variant, plan = read_plan(bundle, "tensorrt-rtx", "f32", plan_fingerprint("tensorrt-rtx", trt))
-    assert variant.plan is not None
-    assert (len(plan) > 1 << 20, variant.plan.options.buckets) == (True, (4,))
+    record, plan = read_plan(bundle, "tensorrt-rtx", "f32", plan_fingerprint("tensorrt-rtx", trt))
+    assert record.plan is not None
+    assert (len(plan) > 1 << 20, record.plan.options.buckets) == (True, (4,))
     with pytest.raises(EngineUnavailable, match=r"needs (PyTorch with CUDA|an NVIDIA GPU)"):
         load_validated(bundle, EngineRequest("tensorrt-rtx", max_clips=4))

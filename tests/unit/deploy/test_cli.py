@@ -11,7 +11,7 @@ from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.engines.registry import ENGINES
 from deploy.export.calibration_frames import STRETCH_PICTURES
 from tests.unit.deploy.export.test_calibration_frames import written
-from tests.unit.deploy.export.test_int8 import footage, judged
+from tests.unit.deploy.export.test_int8 import calibration_frames, with_golden
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CPU_ENGINES = ("openvino", "onnx", "torch")
@@ -68,10 +68,10 @@ def test_verify_validates_every_engine(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"]) == (0, True)
-    assert {verdict["engine"] for verdict in report["engines"]} == set(ENGINES)
-    in_f32 = [verdict for verdict in report["engines"] if verdict["precision"] == "f32" and verdict["engine"] in CPU_ENGINES]
-    assert {verdict["engine"]: verdict["status"] for verdict in in_f32} == dict.fromkeys(CPU_ENGINES, "ok")
-    assert all(verdict["parity"]["clips"] == len(read_golden(bundle).clips) for verdict in in_f32)
+    assert {result["engine"] for result in report["engines"]} == set(ENGINES)
+    in_f32 = [result for result in report["engines"] if result["precision"] == "f32" and result["engine"] in CPU_ENGINES]
+    assert {result["engine"]: result["status"] for result in in_f32} == dict.fromkeys(CPU_ENGINES, "ok")
+    assert all(result["parity"]["clips"] == len(read_golden(bundle).clips) for result in in_f32)
 
 
 def test_verify_reports_missing_library(run: Run, bundle: Bundle) -> None:
@@ -85,7 +85,7 @@ def test_verify_fails_if_requested_is_missing(run: Run, bundle: Bundle) -> None:
     done = run("verify", bundle.path, "--engine", "onnx", "--json", before="sys.modules['onnxruntime'] = None")
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"]) == (1, False)
-    assert [verdict["status"] for verdict in report["engines"]] == ["unavailable"]
+    assert [result["status"] for result in report["engines"]] == ["unavailable"]
 
 
 def test_verify_fails_without_engines(run: Run, bundle: Bundle) -> None:
@@ -95,8 +95,8 @@ def test_verify_fails_without_engines(run: Run, bundle: Bundle) -> None:
 
 def test_verify_fails_on_wrong_scores(run: Run, bundle_with_other_weights: Bundle) -> None:
     done = run("verify", bundle_with_other_weights.path, "--json")
-    verdicts = json.loads(done.stdout)["engines"]
-    statuses = {verdict["engine"]: verdict["status"] for verdict in verdicts if verdict["precision"] == "f32"}
+    results = json.loads(done.stdout)["engines"]
+    statuses = {result["engine"]: result["status"] for result in results if result["precision"] == "f32"}
     assert done.returncode == 1
     assert {name: statuses[name] for name in CPU_ENGINES} == {"openvino": "ok", "onnx": "ok", "torch": "failed"}
 
@@ -143,8 +143,8 @@ def tensorrt_as_a_script(cache: Path) -> str:
 
 
 def test_build_int8_records_calibration(run: Run, bundle: Bundle, tmp_path: Path) -> None:
-    bundle = judged(bundle)
-    for number, frames in enumerate(footage(bundle, frames=2 * STRETCH_PICTURES).frames):
+    bundle = with_golden(bundle)
+    for number, frames in enumerate(calibration_frames(bundle, frames=2 * STRETCH_PICTURES).frames):
         written(tmp_path / "cameras" / str(number), frames)
     command = "build", bundle.path, "--precision", "int8", "--bucket", "2", "--json"
     before = tensorrt_as_a_script(tmp_path)
@@ -157,8 +157,8 @@ def test_build_int8_records_calibration(run: Run, bundle: Bundle, tmp_path: Path
     plan = json.loads(done.stdout)["built"]["plan"]
     assert (done.returncode, plan["calibration"]["stretches"], plan["calibration"]["frames"]) == (0, 4, 192)
     assert plan["products"]["INT8"] >= 1
-    shown = json.loads(run("inspect", bundle.path, "--json").stdout)["engines"]["tensorrt int8"]
-    assert shown["plan"]["calibration"] == plan["calibration"]
+    recorded = json.loads(run("inspect", bundle.path, "--json").stdout)["engines"]["tensorrt int8"]
+    assert recorded["plan"]["calibration"] == plan["calibration"]
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "f32")])
@@ -169,7 +169,7 @@ def test_calibration_data_needs_int8(run: Run, bundle: Bundle, precision: tuple[
 
 
 def test_build_rejects_empty_folder(run: Run, bundle: Bundle, tmp_path: Path) -> None:
-    done = run("build", judged(bundle).path, "--precision", "int8", "--calibration-data", tmp_path)
+    done = run("build", with_golden(bundle).path, "--precision", "int8", "--calibration-data", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: --calibration-data {tmp_path}: no .jpg, .jpeg or .png file")
     assert done.stderr.count("\n") == 1
@@ -198,8 +198,8 @@ def test_optimize_writes_default(run: Run, bundle: Bundle) -> None:
     (best,) = (trial for trial in report["trials"] if trial["best"])
     assert (best["engine"], best["precision"]) == ("openvino", "f32")
     assert best["figures"]["scored"] > 0
-    shown = json.loads(run("inspect", bundle.path, "--json").stdout)["default engine"]
-    assert {name: shown[name] for name in ("engine", "precision", "performance_hint")} == {
+    recorded = json.loads(run("inspect", bundle.path, "--json").stdout)["default engine"]
+    assert {name: recorded[name] for name in ("engine", "precision", "performance_hint")} == {
         name: best[name] for name in ("engine", "precision", "performance_hint")
     }
 

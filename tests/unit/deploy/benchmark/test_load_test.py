@@ -1,4 +1,4 @@
-"""The load of some cameras, on a clock that only the engine's work and the run's own waiting move on."""
+"""Load tests on a fake clock, which only scoring and waiting advance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a benchmark reports, not how fast anything is: that depends on the machine, and lies in no test."""
+"""What a benchmark reports."""
 
 from itertools import count
 from mmap import PAGESIZE
@@ -42,11 +42,11 @@ def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
 def test_measures_every_engine_and_batch(request: pytest.FixtureRequest, kind: str) -> None:
-    told = []
+    progress = []
     plan = BenchmarkPlan((("onnx", "f32"), ("torch", "f32")), batches=(1, 3), rounds=2)
-    report = benchmark(request.getfixturevalue(kind), plan, lambda done, total: told.append((done, total)))
+    report = benchmark(request.getfixturevalue(kind), plan, lambda done, total: progress.append((done, total)))
     assert report["performance_hint"] == "throughput"
-    assert told == [(number, 8) for number in range(1, 9)]
+    assert progress == [(number, 8) for number in range(1, 9)]
     assert [(row["engine"], row["batch"]) for row in report["results"]] == [
         (name, size) for name in ("onnx", "torch") for size in (1, 3)
     ]
@@ -111,12 +111,12 @@ def test_unavailable_engine_is_left_out(bundle: Bundle, monkeypatch: pytest.Monk
 
 
 def test_table_shows_each_engine(bundle: Bundle) -> None:
-    text = shown(benchmark(bundle, BenchmarkPlan((("onnx", "f32"),), batches=(1,), rounds=1), lambda *_: None))
+    text = table_text(benchmark(bundle, BenchmarkPlan((("onnx", "f32"),), batches=(1,), rounds=1), lambda *_: None))
     for figure in ("tiny, for throughput", "onnx", "GB/s"):
         assert figure in text
 
 
-def shown(report: dict[str, Any]) -> str:
+def table_text(report: dict[str, Any]) -> str:
     console = Console(width=200)
     with console.capture() as captured:
         console.print(benchmark_table({"model_id": "tiny", **report}))

@@ -1,4 +1,4 @@
-"""Building a plan: every way in which TensorRT says no becomes an error with what it said. The library is a script."""
+"""Building a plan: every refusal of TensorRT becomes an error with its reason. The library is a fake."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.harness.fake_tensorrt import FakeTensorRt, Severity
 OPTIONS = BuildOptions(buckets=(1, 4))
 
 
-def built(library: FakeTensorRt, bundle: Bundle, options: BuildOptions = OPTIONS, **more: Any) -> Any:
+def build(library: FakeTensorRt, bundle: Bundle, options: BuildOptions = OPTIONS, **more: Any) -> Any:
     return build_plan(library, bundle.file(ONNX_NAME).read_bytes(), "f32", options, name="mine", **more)
 
 
@@ -34,7 +34,7 @@ def built(library: FakeTensorRt, bundle: Bundle, options: BuildOptions = OPTIONS
 )
 def test_refusal_is_an_error(bundle: Bundle, call: str, answer: object, message: str) -> None:
     with pytest.raises(EngineFailed, match=message) as failed:
-        built(FakeTensorRt({call: answer}), bundle)
+        build(FakeTensorRt({call: answer}), bundle)
     if call != "parse":
         assert str(failed.value).endswith(": out of luck")
 
@@ -42,7 +42,7 @@ def test_refusal_is_an_error(bundle: Bundle, call: str, answer: object, message:
 def test_names_too_little_memory(bundle: Bundle) -> None:
     library = FakeTensorRt({"build_serialized_network": None}, says="Could not find any implementation for node conv_1")
     with pytest.raises(EngineFailed, match="too little GPU memory"):
-        built(library, bundle)
+        build(library, bundle)
 
 
 def test_refusal_without_reason() -> None:
@@ -66,7 +66,7 @@ def test_log_keeps_last_lines() -> None:
 
 def test_build_configuration(bundle: Bundle) -> None:
     library = FakeTensorRt()
-    plan = built(library, bundle, timing_cache=b"before")
+    plan = build(library, bundle, timing_cache=b"before")
     profiles = [seen[0] for call, *seen in library.calls if call == "add_optimization_profile"]
     assert [profile["clips"] for profile in profiles] == [[(clips, *bundle.spec.clip_shape)] * 3 for clips in (1, 4)]
     assert ("clear_flag", library.BuilderFlag.TF32) in library.calls
@@ -76,7 +76,7 @@ def test_build_configuration(bundle: Bundle) -> None:
 
 
 def test_library_without_timing_cache(bundle: Bundle) -> None:
-    assert built(FakeTensorRt({"get_timing_cache": None}), bundle).timing_cache == b""
+    assert build(FakeTensorRt({"get_timing_cache": None}), bundle).timing_cache == b""
 
 
 def test_refuses_graph_of_other_precision(bundle: Bundle) -> None:
@@ -86,12 +86,12 @@ def test_refuses_graph_of_other_precision(bundle: Bundle) -> None:
 
 def test_refuses_large_plan(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=r"the plan has \d+ bytes, max_plan_bytes allows 10"):
-        built(FakeTensorRt(), bundle, OPTIONS.model_copy(update={"max_plan_bytes": 10}))
+        build(FakeTensorRt(), bundle, OPTIONS.model_copy(update={"max_plan_bytes": 10}))
 
 
 def test_progress_and_interrupt(bundle: Bundle) -> None:
     steps: list[tuple[str, int, int]] = []
-    built(FakeTensorRt(), bundle, on_progress=lambda *step: steps.append(step))
+    build(FakeTensorRt(), bundle, on_progress=lambda *step: steps.append(step))
     assert steps == [("all", 0, 2), ("all", 1, 2), ("all", 2, 2), ("all", 2, 2)]
 
     def interrupt(_phase: str, done: int, _total: int) -> None:
@@ -100,7 +100,7 @@ def test_progress_and_interrupt(bundle: Bundle) -> None:
 
     library = FakeTensorRt()
     with pytest.raises(KeyboardInterrupt):
-        built(library, bundle, on_progress=interrupt)
+        build(library, bundle, on_progress=interrupt)
     assert "build_serialized_network" not in [call for call, *_ in library.calls]
 
 

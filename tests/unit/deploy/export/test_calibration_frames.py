@@ -1,4 +1,4 @@
-"""Footage that a graph is made from: which pictures are taken, and what is told of folders that are of no use."""
+"""Calibration frames: which pictures are taken, and errors of unusable folders."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +14,14 @@ from deploy.golden import read_sequences
 from deploy.image import encode_png
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
-SHOWN = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]
+FRAMES_OF_STRETCH = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]
 
 
 def pictures(bundle: Bundle, number: int, seed: int = 0) -> NDArray[np.uint8]:
-    """uint8 (number, H, W, C); the first pixel of each is its number, so that it can be told from others."""
-    found = np.random.default_rng(seed).integers(0, 256, (number, *bundle.spec.frame_shape), np.uint8)
-    found[:, 0, 0, 0] = np.arange(number) % 256
-    return found
+    """uint8 (number, H, W, C); the first pixel of each is its number, so that it can be message from others."""
+    frames_read = np.random.default_rng(seed).integers(0, 256, (number, *bundle.spec.frame_shape), np.uint8)
+    frames_read[:, 0, 0, 0] = np.arange(number) % 256
+    return frames_read
 
 
 def written(folder: Path, frames: NDArray[np.uint8], name: str = "{}.png") -> Path:
@@ -32,59 +32,59 @@ def written(folder: Path, frames: NDArray[np.uint8], name: str = "{}.png") -> Pa
 
 
 @pytest.fixture
-def judged(bundle: Bundle) -> Bundle:
+def with_golden(bundle: Bundle) -> Bundle:
     """With golden sequences."""
     return with_sequences(bundle, noise(bundle, 40))
 
 
-def test_stretch_order_and_pace(judged: Bundle, tmp_path: Path) -> None:
-    frames = pictures(judged, STRETCH_PICTURES)
-    found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
-    np.testing.assert_array_equal(found.frames, frames[np.newaxis, SHOWN])
-    assert found.sped_up.tolist() == [[False] * HALF_FRAMES + [True] * HALF_FRAMES]
-    assert (found.info.stretches, found.info.frames) == (1, 2 * HALF_FRAMES)
+def test_stretch_order_and_pace(with_golden: Bundle, tmp_path: Path) -> None:
+    frames = pictures(with_golden, STRETCH_PICTURES)
+    frames_read = read_calibration_frames([written(tmp_path / "gate", frames)], with_golden)
+    np.testing.assert_array_equal(frames_read.frames, frames[np.newaxis, FRAMES_OF_STRETCH])
+    assert frames_read.sped_up.tolist() == [[False] * HALF_FRAMES + [True] * HALF_FRAMES]
+    assert (frames_read.info.stretches, frames_read.info.frames) == (1, 2 * HALF_FRAMES)
 
 
-def test_stretches_are_far_apart(judged: Bundle, tmp_path: Path) -> None:
+def test_stretches_are_far_apart(with_golden: Bundle, tmp_path: Path) -> None:
     many = 2 * MOST_STRETCHES
-    frames = pictures(judged, many * STRETCH_PICTURES + 5)
-    found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
-    begin = {row[0].tobytes() for row in found.frames}
+    frames = pictures(with_golden, many * STRETCH_PICTURES + 5)
+    frames_read = read_calibration_frames([written(tmp_path / "gate", frames)], with_golden)
+    begin = {row[0].tobytes() for row in frames_read.frames}
     at = [place for place, frame in enumerate(frames[::STRETCH_PICTURES]) if frame.tobytes() in begin]
-    assert len(found.frames) == len(at) == MOST_STRETCHES
+    assert len(frames_read.frames) == len(at) == MOST_STRETCHES
     assert (at[0], at[-1]) == (0, many - 1)
     assert min(np.diff(at)) >= 2
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in one folder", "one by one"])
-def test_folders_are_cameras(judged: Bundle, tmp_path: Path, inside: bool) -> None:
-    cameras = [pictures(judged, STRETCH_PICTURES + 50, seed) for seed in range(2)]
+def test_folders_are_cameras(with_golden: Bundle, tmp_path: Path, inside: bool) -> None:
+    cameras = [pictures(with_golden, STRETCH_PICTURES + 50, seed) for seed in range(2)]
     folders = [written(tmp_path / "all" / f"camera {number}", frames) for number, frames in enumerate(cameras)]
     (tmp_path / "all" / "notes.txt").touch()
     (tmp_path / "all" / "empty").mkdir()
-    found = read_calibration_frames([tmp_path / "all"] if inside else folders, judged)
-    np.testing.assert_array_equal(found.frames, [frames[SHOWN] for frames in cameras])
+    frames_read = read_calibration_frames([tmp_path / "all"] if inside else folders, with_golden)
+    np.testing.assert_array_equal(frames_read.frames, [frames[FRAMES_OF_STRETCH] for frames in cameras])
 
 
-def test_checksum_identifies_footage(judged: Bundle, tmp_path: Path) -> None:
+def test_checksum_identifies_footage(with_golden: Bundle, tmp_path: Path) -> None:
     first, second = (
-        read_calibration_frames([written(tmp_path / str(seed), pictures(judged, STRETCH_PICTURES, seed))], judged)
+        read_calibration_frames([written(tmp_path / str(seed), pictures(with_golden, STRETCH_PICTURES, seed))], with_golden)
         for seed in range(2)
     )
-    again = read_calibration_frames([tmp_path / "0"], judged)
+    again = read_calibration_frames([tmp_path / "0"], with_golden)
     assert first.info == again.info
     assert first.info.sha256 != second.info.sha256
 
 
 @pytest.mark.parametrize("off_by", [0, 10], ids=["the same", "encoded in another way"])
-def test_leaves_out_golden_frames(judged: Bundle, tmp_path: Path, off_by: int) -> None:
-    judging = read_sequences(judged).frames[1, 3]
-    frames = pictures(judged, 2 * STRETCH_PICTURES)
+def test_leaves_out_golden_frames(with_golden: Bundle, tmp_path: Path, off_by: int) -> None:
+    judging = read_sequences(with_golden).frames[1, 3]
+    frames = pictures(with_golden, 2 * STRETCH_PICTURES)
     frames[40] = np.clip(judging.astype(int) + off_by, 0, 255)
-    found = read_calibration_frames([written(tmp_path / "gate", frames)], judged)
-    np.testing.assert_array_equal(found.frames, frames[np.newaxis, STRETCH_PICTURES:][:, SHOWN])
+    frames_read = read_calibration_frames([written(tmp_path / "gate", frames)], with_golden)
+    np.testing.assert_array_equal(frames_read.frames, frames[np.newaxis, STRETCH_PICTURES:][:, FRAMES_OF_STRETCH])
     with pytest.raises(ConfigError, match="every stretch shows frames of the bundle's golden sequences"):
-        read_calibration_frames([written(tmp_path / "path", frames[:STRETCH_PICTURES])], judged)
+        read_calibration_frames([written(tmp_path / "path", frames[:STRETCH_PICTURES])], with_golden)
 
 
 def test_needs_golden_sequences(bundle: Bundle, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def no_picture(folder: Path, bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("make", "message"),
     [
         (nothing_there, r"footage: No such file or directory; give a folder of pictures"),
         (a_file, r"footage: Not a directory; give a folder of pictures"),
@@ -135,7 +135,7 @@ def no_picture(folder: Path, bundle: Bundle) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_rejects_unusable_folder(judged: Bundle, tmp_path: Path, made: Callable[[Path, Bundle], None], told: str) -> None:
-    made(tmp_path / "footage", judged)
-    with pytest.raises(ConfigError, match=f"^--calibration-data.*{told}"):
-        read_calibration_frames([tmp_path / "footage"], judged)
+def test_rejects_unusable_folder(with_golden: Bundle, tmp_path: Path, make: Callable[[Path, Bundle], None], message: str) -> None:
+    make(tmp_path / "footage", with_golden)
+    with pytest.raises(ConfigError, match=f"^--calibration-data.*{message}"):
+        read_calibration_frames([tmp_path / "footage"], with_golden)

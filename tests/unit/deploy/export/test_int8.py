@@ -1,4 +1,4 @@
-"""8-bit convolutions: as many as footage bears that the gate does not judge by, the same ones every time, and nothing else."""
+"""Quantization: which convolutions are chosen, and what the graph looks like."""
 
 import json
 from dataclasses import replace
@@ -31,49 +31,49 @@ def nodes(graph: bytes, kind: str) -> list[onnx.NodeProto]:
     return [node for node in onnx.load_from_string(graph).graph.node if node.op_type == kind]
 
 
-def footage(bundle: Bundle, seed: int = 1, frames: int = 40) -> CalibrationFrames:
-    """Two cameras in growing light, before walls of their own: scores far enough apart to bear a lot."""
+def calibration_frames(bundle: Bundle, seed: int = 1, frames: int = 40) -> CalibrationFrames:
+    """Two cameras in growing light before different walls: scores far enough apart to tolerate quantization."""
     walls = np.random.default_rng(seed).integers(0, 50, (1, 1, *bundle.spec.frame_shape))
     light = (np.arange(2 * frames) * 100 / frames).reshape(frames, 2).T[..., np.newaxis, np.newaxis, np.newaxis]
     return CalibrationFrames((walls + light).astype(np.uint8), np.broadcast_to(np.arange(frames) >= frames // 2, (2, frames)))
 
 
-def judged(bundle: Bundle) -> Bundle:
+def with_golden(bundle: Bundle) -> Bundle:
     """With golden sequences of two other such cameras."""
-    seen = footage(bundle, seed=0)
-    score = score_sequences(load_engine(bundle, EngineRequest("onnx")), seen.frames)
-    return with_sequences(bundle, GoldenSequences(seen.frames, seen.sped_up, score))
+    golden = calibration_frames(bundle, seed=0)
+    score = score_sequences(load_engine(bundle, EngineRequest("onnx")), golden.frames)
+    return with_sequences(bundle, GoldenSequences(golden.frames, golden.sped_up, score))
 
 
-def quantised(bundle: Bundle, names: list[str] | None = None) -> bytes:
-    return quantize_graph(bundle, footage(bundle), lambda *_: None, names)
+def quantized(bundle: Bundle, names: list[str] | None = None) -> bytes:
+    return quantize_graph(bundle, calibration_frames(bundle), lambda *_: None, names)
 
 
-def chosen(names: Any, gate: Any) -> list[str]:
-    return choose_convolutions(Path("bundle"), list(names), gate, lambda *_: None)
+def chosen(names: Any, check: Any) -> list[str]:
+    return choose_convolutions(Path("bundle"), list(names), check, lambda *_: None)
 
 
 def convolutions(bundle: Bundle) -> list[str]:
     return [node.name for node in nodes(bundle.file(ONNX_NAME).read_bytes(), "Conv")]
 
 
-def gate_of(costs: dict[str, float]):
-    """A gate to which errors add up; a cost is of the rank correlation."""
+def check_of(costs: dict[str, float]):
+    """An accuracy check in which the costs, of rank correlation, add up."""
 
-    def gate(names):
+    def check(names):
         cost = sum(costs[name] for name in names)
         failures = ("refused",) if abs(cost) > 0.005 else ()
         return AccuracyResult(
             frames=90, max_error=abs(cost), median_error=0, spearman=1 - abs(cost), auc_difference=0, failures=failures
         )
 
-    return gate
+    return check
 
 
 def test_deterministic_and_accurate_on_other_footage(bundle: Bundle) -> None:
-    bundle = judged(bundle)
-    graph = quantised(bundle)
-    assert graph == quantised(bundle)
+    bundle = with_golden(bundle)
+    graph = quantized(bundle)
+    assert graph == quantized(bundle)
     assert graph != bundle.file(ONNX_NAME).read_bytes()
     assert 1 <= len(nodes(graph, "QuantizeLinear")) <= len(convolutions(bundle))
     golden = read_sequences(bundle)
@@ -82,14 +82,14 @@ def test_deterministic_and_accurate_on_other_footage(bundle: Bundle) -> None:
 
 
 def test_independent_of_golden_sequences(bundle: Bundle) -> None:
-    without = quantised(bundle)
-    assert without == quantised(judged(bundle))
-    assert without != quantize_graph(bundle, footage(bundle, seed=2), lambda *_: None, None)
+    without = quantized(bundle)
+    assert without == quantized(with_golden(bundle))
+    assert without != quantize_graph(bundle, calibration_frames(bundle, seed=2), lambda *_: None, None)
 
 
 def test_quantizes_named_convolutions_only(bundle: Bundle) -> None:
     first, *_ = names = convolutions(bundle)
-    graph = quantised(bundle, [first])
+    graph = quantized(bundle, [first])
     assert (len(nodes(graph, "QuantizeLinear")), len(nodes(graph, "DequantizeLinear")), len(names)) == (1, 2, 3)
     changed = {node.name: list(node.input) for node in nodes(graph, "Conv")}
     before = {node.name: list(node.input) for node in nodes(bundle.file(ONNX_NAME).read_bytes(), "Conv")}
@@ -103,29 +103,29 @@ def test_quantizes_named_convolutions_only(bundle: Bundle) -> None:
 
 
 def test_no_names_no_pairs(bundle: Bundle) -> None:
-    graph = quantised(bundle, [])
+    graph = quantized(bundle, [])
     assert nodes(graph, "QuantizeLinear") == nodes(graph, "DequantizeLinear") == []
 
 
 def test_refuses_without_convolutions(recurrent_bundle: Bundle) -> None:
     with pytest.raises(EngineRefused, match="no convolution can be computed in int8: there is none; use f16 or f32"):
-        quantised(recurrent_bundle)
+        quantized(recurrent_bundle)
 
 
 def test_refuses_too_few_scores(bundle: Bundle) -> None:
     with pytest.raises(
         EngineRefused, match="of the footage, 16 ordinary frames have a score, since a clip is 3 frames; at least 20 are"
     ):
-        quantize_graph(bundle, footage(bundle, frames=20), lambda *_: None)
+        quantize_graph(bundle, calibration_frames(bundle, frames=20), lambda *_: None)
 
 
 def test_chooses_least_harmful() -> None:
     costs = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}
-    assert chosen(costs, gate_of(costs)) == ["a", "b", "c"]
+    assert chosen(costs, check_of(costs)) == ["a", "b", "c"]
 
 
 def test_ordinary_frames_count_alone(bundle: Bundle, monkeypatch: Any) -> None:
-    sequences = read_sequences(judged(bundle))
+    sequences = read_sequences(with_golden(bundle))
     score = np.where(sequences.sped_up, 100, 0) + np.random.default_rng(0).normal(size=sequences.score.shape).astype(np.float32)
     sequences = replace(sequences, score=score)
     found = np.where(sequences.sped_up, score, np.round(score))
@@ -136,7 +136,7 @@ def test_ordinary_frames_count_alone(bundle: Bundle, monkeypatch: Any) -> None:
 
 def test_progress_and_ctrl_c() -> None:
     costs, progress = {"b": 0.0002, "c": 0.00021, "a": 0.00002, "d": 0.0004}, []
-    choose_convolutions(Path("bundle"), list(costs), gate_of(costs), lambda done, total: progress.append((done, total)))
+    choose_convolutions(Path("bundle"), list(costs), check_of(costs), lambda done, total: progress.append((done, total)))
     assert [done for done, _ in progress] == list(range(1, len(progress) + 1))
     assert progress[:4] == [(1, 5), (2, 5), (3, 5), (4, 5)]
     assert all(done < total for done, total in progress)
@@ -145,32 +145,32 @@ def test_progress_and_ctrl_c() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        choose_convolutions(Path("bundle"), list(costs), gate_of(costs), interrupted)
+        choose_convolutions(Path("bundle"), list(costs), check_of(costs), interrupted)
 
 
 def test_errors_do_not_cancel() -> None:
     costs = {"a": 0.002, "b": -0.002, "c": 0.0001}
-    assert chosen(costs, gate_of(costs)) == ["c"]
+    assert chosen(costs, check_of(costs)) == ["c"]
 
 
 def test_refusal_names_cost() -> None:
     with pytest.raises(EngineRefused, match=r"the least rank correlation that one costs is 0\.0040; use f16 or f32"):
-        chosen(["a", "b"], gate_of({"a": 0.004, "b": 0.1}))
+        chosen(["a", "b"], check_of({"a": 0.004, "b": 0.1}))
 
 
 def test_graph_is_cached(bundle: Bundle) -> None:
-    graph = serving_graph(bundle, "int8", footage(bundle))
-    assert graph.calibration == footage(bundle).info
+    graph = serving_graph(bundle, "int8", calibration_frames(bundle))
+    assert graph.calibration == calibration_frames(bundle).info
     kept = bundle.path / "engines" / "graph-int8" / ONNX_NAME
     assert kept.read_bytes() == graph.content
-    assert serving_graph(bundle, "int8") == graph == serving_graph(bundle, "int8", footage(bundle))
+    assert serving_graph(bundle, "int8") == graph == serving_graph(bundle, "int8", calibration_frames(bundle))
     kept.write_bytes(b"touched")
-    assert serving_graph(bundle, "int8", footage(bundle)) == graph
+    assert serving_graph(bundle, "int8", calibration_frames(bundle)) == graph
     assert kept.read_bytes() == graph.content
 
 
 def test_other_footage_other_graph(bundle: Bundle) -> None:
-    first, second = (serving_graph(bundle, "int8", footage(bundle, seed)) for seed in (1, 2))
+    first, second = (serving_graph(bundle, "int8", calibration_frames(bundle, seed)) for seed in (1, 2))
     assert first.content != second.content
     assert serving_graph(bundle, "int8") == second
     with pytest.raises(ConfigError, match="graphs are made in f32, f16 and int8, got 'bf16'"):
@@ -180,7 +180,7 @@ def test_other_footage_other_graph(bundle: Bundle) -> None:
 @pytest.mark.parametrize("changed", ["model_sha256", "sha256", "calibration", None])
 def test_changed_cache_is_not_used(bundle: Bundle, changed: str | None) -> None:
     if changed is not None:
-        serving_graph(bundle, "int8", footage(bundle))
+        serving_graph(bundle, "int8", calibration_frames(bundle))
         record = bundle.path / "engines" / "graph-int8" / "graph.json"
         content = json.loads(record.read_text())
         record.write_text(json.dumps({**content, changed: None if changed == "calibration" else "0" * 64}))
@@ -189,7 +189,7 @@ def test_changed_cache_is_not_used(bundle: Bundle, changed: str | None) -> None:
 
 
 def test_plan_counts_int8_convolutions(bundle: Bundle) -> None:
-    graph = quantised(bundle, convolutions(bundle)[:2])
+    graph = quantized(bundle, convolutions(bundle)[:2])
     assert build_plan(FakeTensorRt(), graph, "int8", OPTIONS, name="mine").products == {"INT8": 2, "FLOAT": 1}
     with pytest.raises(EngineFailed, match=r"the graph is not in int8: .*FLOAT"):
         build_plan(FakeTensorRt(), bundle.file(ONNX_NAME).read_bytes(), "int8", OPTIONS, name="mine")

@@ -1,4 +1,4 @@
-"""Which engine is chosen, and what stays if none can be, or somebody presses Ctrl-C."""
+"""Choice of the bundle's default engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,12 +78,12 @@ TRIALS = st.builds(
 @given(trials=st.lists(TRIALS, max_size=8), latency_ms=st.none() | st.floats(1, 1000))
 def test_best_reaches_goal_if_any_does(trials: list[Trial], latency_ms: float | None) -> None:
     goal = Goal(LOAD, latency_ms)
-    winner = best_trial(trials, goal)
+    best = best_trial(trials, goal)
     judged = [goal.judge(trial.figures) for trial in trials if trial.status == "ok" and trial.figures is not None]
-    assert (winner is None) == (judged == [])
-    if winner is not None and winner.figures is not None:
-        assert winner.status == "ok"
-        assert goal.judge(winner.figures) == min(judged, key=("good", "too late", "too slow").index)
+    assert (best is None) == (judged == [])
+    if best is not None and best.figures is not None:
+        assert best.status == "ok"
+        assert goal.judge(best.figures) == min(judged, key=("good", "too late", "too slow").index)
 
 
 def figures_of(trial: Trial) -> LoadTestResult:
@@ -115,8 +115,8 @@ def test_candidates_are_complete_and_unique() -> None:
     assert {one.engine for one in found if one.performance_hint == "latency"} == TUNABLE_ENGINES
 
 
-class Tried:
-    """Stands in for what takes long: the gate, the engines and their runs."""
+class Fakes:
+    """Fakes of validation, engines and load tests."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.verdicts: dict[tuple[str, str], VerifyStatus] = {}
@@ -129,7 +129,7 @@ class Tried:
 
     def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> VerifyResult:
         self.validated.append((engine, precision, hint))
-        return VerifyResult(engine, precision, self.verdicts.get((engine, precision), "ok"), "as the gate says")
+        return VerifyResult(engine, precision, self.verdicts.get((engine, precision), "ok"), "as validated")
 
     def load(self, _: Bundle, request: EngineRequest) -> Any:
         class Engine:
@@ -161,59 +161,59 @@ class Tried:
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> Tried:
-    return Tried(monkeypatch)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    return Fakes(monkeypatch)
 
 
-def outcome_of(bundle: Bundle, progress: list[tuple[int, int]] | None = None) -> OptimizeResult:
+def optimize_bundle(bundle: Bundle, progress: list[tuple[int, int]] | None = None) -> OptimizeResult:
     report = (progress if progress is not None else []).append
     return optimize(bundle, Goal(LOAD), lambda done, total: report((done, total)))
 
 
-def test_best_becomes_default(bundle: Bundle, tried: Tried) -> None:
+def test_best_becomes_default(bundle: Bundle, fakes: Fakes) -> None:
     progress: list[tuple[int, int]] = []
-    outcome = outcome_of(bundle, progress)
-    assert outcome.best is not None
-    assert (outcome.best.request, outcome.shortfall) == (EngineRequest("onnx", "f32", gpu_cached_cameras=4), None)
-    assert outcome.best.detail == "threads 2, performance_hint throughput"
+    result = optimize_bundle(bundle, progress)
+    assert result.best is not None
+    assert (result.best.request, result.shortfall) == (EngineRequest("onnx", "f32", gpu_cached_cameras=4), None)
+    assert result.best.detail == "threads 2, performance_hint throughput"
     default = read_default(bundle)
     assert default is not None
     assert (default.engine, default.precision, default.performance_hint) == ("onnx", "f32", "throughput")
     assert (default.cameras, default.frame_rate, default.keeps_up) == (4, 10.0, True)
     assert default.model_sha256 == bundle.manifest.files["model.onnx"]
     assert default.fingerprint == {"backend": "onnx", "precision": "f32"}
-    assert default.measured == outcome.best.figures
+    assert default.measured == result.best.figures
     assert default.chosen_at.utcoffset() is not None
     assert progress[-1][0] == progress[-1][1] == 5 * len(candidates(4))
     assert [done for done, _ in progress] == list(range(1, len(progress) + 1))
 
 
-def test_interleaves_load_tests(bundle: Bundle, tried: Tried) -> None:
-    outcome_of(bundle)
+def test_interleaves_load_tests(bundle: Bundle, fakes: Fakes) -> None:
+    optimize_bundle(bundle)
     order = [one.engine for one in candidates(4)]
-    assert tried.turns == [(name, until_s) for until_s in (4.0, 8.0, 12.0, None) for name in order]
+    assert fakes.turns == [(name, until_s) for until_s in (4.0, 8.0, 12.0, None) for name in order]
 
 
-def test_measures_only_validated_engines(bundle: Bundle, tried: Tried) -> None:
-    tried.verdicts = {("onnx", "f32"): "failed", ("openvino", "bf16"): "refused"}
-    outcome = outcome_of(bundle)
-    assert outcome.best is not None
-    assert outcome.best.request == REQUEST
-    assert ("onnx", "f32", "latency") not in tried.validated
-    assert "onnx" not in {turn[0] for turn in tried.turns if isinstance(turn, tuple)}
-    out = {(one.request.engine, one.status, one.detail) for one in outcome.trials if one.figures is None}
-    assert out == {("onnx", "failed", "as the gate says"), ("openvino", "refused", "as the gate says")}
+def test_measures_only_validated_engines(bundle: Bundle, fakes: Fakes) -> None:
+    fakes.verdicts = {("onnx", "f32"): "failed", ("openvino", "bf16"): "refused"}
+    result = optimize_bundle(bundle)
+    assert result.best is not None
+    assert result.best.request == REQUEST
+    assert ("onnx", "f32", "latency") not in fakes.validated
+    assert "onnx" not in {turn[0] for turn in fakes.turns if isinstance(turn, tuple)}
+    out = {(one.request.engine, one.status, one.detail) for one in result.trials if one.figures is None}
+    assert out == {("onnx", "failed", "as validated"), ("openvino", "refused", "as validated")}
 
 
-def test_failed_engine_drops_out(bundle: Bundle, tried: Tried) -> None:
-    tried.fails_at = EngineFailed("onnx: no memory")
-    outcome = outcome_of(bundle)
-    assert outcome.best is not None
-    assert outcome.best.request.engine == "openvino"
-    assert {(one.status, one.detail) for one in outcome.trials if one.request.engine == "onnx"} == {("failed", "onnx: no memory")}
+def test_failed_engine_drops_out(bundle: Bundle, fakes: Fakes) -> None:
+    fakes.fails_at = EngineFailed("onnx: no memory")
+    result = optimize_bundle(bundle)
+    assert result.best is not None
+    assert result.best.request.engine == "openvino"
+    assert {(one.status, one.detail) for one in result.trials if one.request.engine == "onnx"} == {("failed", "onnx: no memory")}
 
 
-def kept() -> DefaultEngine:
+def earlier_default() -> DefaultEngine:
     return DefaultEngine.model_validate(
         {
             "engine": "torch",
@@ -235,30 +235,30 @@ def unchanged(bundle: Bundle) -> Iterator[None]:
     """With an earlier default in place, which the block must leave."""
     path = bundle.path / "engines" / "default.json"
     path.parent.mkdir()
-    path.write_text(kept().model_dump_json())
+    path.write_text(earlier_default().model_dump_json())
     before = path.read_bytes()
     yield
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_default_unchanged_if_none_passes(bundle: Bundle, tried: Tried) -> None:
-    tried.verdicts = {(one.engine, one.precision): "failed" for one in candidates(4)}
+def test_default_unchanged_if_none_passes(bundle: Bundle, fakes: Fakes) -> None:
+    fakes.verdicts = {(one.engine, one.precision): "failed" for one in candidates(4)}
     with unchanged(bundle):
-        assert outcome_of(bundle).best is None
+        assert optimize_bundle(bundle).best is None
 
 
-def test_default_unchanged_after_ctrl_c(bundle: Bundle, tried: Tried) -> None:
-    tried.fails_at = KeyboardInterrupt()
+def test_default_unchanged_after_ctrl_c(bundle: Bundle, fakes: Fakes) -> None:
+    fakes.fails_at = KeyboardInterrupt()
     with unchanged(bundle), pytest.raises(KeyboardInterrupt):
-        outcome_of(bundle)
+        optimize_bundle(bundle)
 
 
-def test_unwritable_bundle_fails_first(bundle: Bundle, tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_bundle_fails_first(bundle: Bundle, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.bundle.os.access", lambda *_: False)
     with pytest.raises(BundleError, match="cannot be written to"):
-        outcome_of(bundle)
-    assert tried.validated == []
+        optimize_bundle(bundle)
+    assert fakes.validated == []
 
 
 def test_missing_int8_plan_names_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_measures_real_engines(recurrent_bundle: Bundle, monkeypatch: pytest.Mon
     runs = []
     run = LoadTest.run
     monkeypatch.setattr(LoadTest, "run", lambda self, until_s: (runs.append(until_s), run(self, until_s)))
-    outcome = optimize(recurrent_bundle, Goal(CameraLoad(2, 20.0)), lambda *_: None)
+    result = optimize(recurrent_bundle, Goal(CameraLoad(2, 20.0)), lambda *_: None)
     assert len(runs) == 2 * 4
-    assert [one.figures is not None and one.figures.scored > 0 for one in outcome.trials] == [True, True]
+    assert [one.figures is not None and one.figures.scored > 0 for one in result.trials] == [True, True]
     assert read_default(recurrent_bundle) is not None

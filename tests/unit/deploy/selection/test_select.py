@@ -21,7 +21,7 @@ from deploy.selection.select import FALLBACKS, load_serving_engine
 from deploy.validation.admission import LoadedEngine, fingerprint
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
-from tests.unit.deploy.export.test_int8 import footage, judged
+from tests.unit.deploy.export.test_int8 import calibration_frames, with_golden
 from tests.unit.deploy.test_sequences import noise, with_sequences
 
 MEASURED = LoadTestResult(
@@ -245,13 +245,13 @@ class TestOnUnavailable:
         assert record.plan.options == options
 
     def test_rebuild_int8_needs_graph(self, bundle: Bundle, library: FakeTensorRt) -> None:
-        with_golden, settings = judged(bundle), {**TENSORRT, "precision": "int8", "on_unavailable": "rebuild"}
+        copy, settings = with_golden(bundle), {**TENSORRT, "precision": "int8", "on_unavailable": "rebuild"}
         with pytest.raises(EngineRefused, match=r"no int8 graph of this model was made yet.*--calibration-data FOLDER"):
-            load_serving_engine(with_golden, REQUEST, **settings)
-        graph = serving_graph(with_golden, "int8", footage(with_golden))
-        loaded = load_serving_engine(with_golden, REQUEST, **settings)
+            load_serving_engine(copy, REQUEST, **settings)
+        graph = serving_graph(copy, "int8", calibration_frames(copy))
+        loaded = load_serving_engine(copy, REQUEST, **settings)
         assert (loaded.engine.describe()["precision"], loaded.recovery) == ("int8", "rebuild")
-        record: Any = find_record(with_golden, "tensorrt", "int8")
+        record: Any = find_record(copy, "tensorrt", "int8")
         assert record.plan.calibration == graph.calibration
 
     def test_rebuild_refuses_inaccurate_plan(self, bundle: Bundle, library: FakeTensorRt) -> None:

@@ -17,9 +17,9 @@ def sequences(scores=SCORES, sped_up=HURRIED):
 
 @pytest.mark.parametrize("precision", ACCURACY_LIMITS)
 def test_reference_scores_pass(precision):
-    gate = compare_scores(precision, SCORES, sequences())
-    assert gate.passed
-    assert (gate.frames, gate.max_error, gate.spearman, gate.auc_difference) == (96, 0.0, pytest.approx(1.0), 0.0)
+    result = compare_scores(precision, SCORES, sequences())
+    assert result.passed
+    assert (result.frames, result.max_error, result.spearman, result.auc_difference) == (96, 0.0, pytest.approx(1.0), 0.0)
 
 
 @given(st.floats(0.5, 2.0), st.floats(-3.0, 3.0))
@@ -31,19 +31,19 @@ def test_scale_matters_for_float32_only(slope, offset):
 
 def test_fails_on_changed_order():
     shuffled = SCORES + RNG.normal(0, 0.3, SCORES.shape).astype(np.float32)
-    gate = compare_scores("bf16", shuffled, sequences())
-    assert not gate.passed
-    assert gate.failures[0].startswith(f"the rank correlation is {gate.spearman:.4f}, at least 0.995")
+    result = compare_scores("bf16", shuffled, sequences())
+    assert not result.passed
+    assert result.failures[0].startswith(f"the rank correlation is {result.spearman:.4f}, at least 0.995")
 
 
 def test_statistics_equal_libraries():
     scipy_stats, metrics = pytest.importorskip("scipy.stats"), pytest.importorskip("sklearn.metrics")
     near = SCORES - 3.0 * HURRIED + RNG.normal(0, 0.5, SCORES.shape).astype(np.float32)
-    gate = compare_scores("bf16", near, sequences())
+    result = compare_scores("bf16", near, sequences())
     before, after = (metrics.roc_auc_score(HURRIED.ravel(), scores.ravel()) for scores in (SCORES, near))
-    assert gate.spearman == pytest.approx(scipy_stats.spearmanr(SCORES.ravel(), near.ravel())[0])
-    assert gate.auc_difference == pytest.approx(abs(before - after))
-    assert any("the AUC differs" in failure for failure in gate.failures)
+    assert result.spearman == pytest.approx(scipy_stats.spearmanr(SCORES.ravel(), near.ravel())[0])
+    assert result.auc_difference == pytest.approx(abs(before - after))
+    assert any("the AUC differs" in failure for failure in result.failures)
 
 
 def test_fails_on_constant_scores():
@@ -59,5 +59,5 @@ def test_ignores_frames_without_score():
 
 def test_fails_on_too_few_scores():
     few = slice(0, 1), slice(15, 15 + MIN_FRAMES - 1)
-    gate = compare_scores("bf16", SCORES[few], sequences(SCORES[few], HURRIED[few]))
-    assert gate.failures == (f"the bundle's golden sequences have {MIN_FRAMES - 1} scores, at least {MIN_FRAMES} are needed",)
+    result = compare_scores("bf16", SCORES[few], sequences(SCORES[few], HURRIED[few]))
+    assert result.failures == (f"the bundle's golden sequences have {MIN_FRAMES - 1} scores, at least {MIN_FRAMES} are needed",)

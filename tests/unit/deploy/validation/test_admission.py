@@ -1,4 +1,4 @@
-"""Which engines may serve: float32 by its golden clips, others by a record that belongs to this machine and this model."""
+"""Validation of engines, and which ones may serve."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ def write(bundle: Bundle, **changes: object) -> EngineRecord:
     return record
 
 
-def scored(bundle: Bundle) -> Bundle:
+def with_scores(bundle: Bundle) -> Bundle:
     """With golden sequences that hold an engine's own scores."""
     frames = noise(bundle, 40)
     score = score_sequences(load_engine(bundle, EngineRequest("openvino")), frames.frames)
@@ -105,7 +105,7 @@ def test_names_processor_without_bf16() -> None:
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
 def test_bf16_serves_after_validation(request: pytest.FixtureRequest, kind: str) -> None:
-    bundle = scored(request.getfixturevalue(kind))
+    bundle = with_scores(request.getfixturevalue(kind))
     try:
         load_engine(bundle, EngineRequest("openvino", precision="bf16")).close()
     except EngineUnavailable as error:
@@ -144,7 +144,7 @@ def test_cached_frames_give_same_scores(
 
 
 def test_validates_float32(bundle: Bundle) -> None:
-    accuracy = validate_engine(scored(bundle), "onnx", "f32").accuracy
+    accuracy = validate_engine(with_scores(bundle), "onnx", "f32").accuracy
     assert accuracy.passed
     assert accuracy.max_error < 1e-5
     wrong = noise(bundle, 40)
@@ -153,7 +153,7 @@ def test_validates_float32(bundle: Bundle) -> None:
 
 
 def test_verify_scores_golden_sequences(bundle: Bundle) -> None:
-    good = verify_engine(scored(bundle), "onnx", "f32")
+    good = verify_engine(with_scores(bundle), "onnx", "f32")
     assert good.accuracy is not None
     assert (good.status, good.accuracy.spearman) == ("ok", pytest.approx(1.0))
     wrong = verify_engine(with_sequences(bundle, noise(bundle, 40)), "onnx", "f32")
