@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deploy.decoders.cpu import CpuDecoder
 from deploy.decoders.gpu_resize import GpuResizer
-from deploy.decoders.registry import CpuDecoder
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable, first_line
 from deploy.gpu.driver import CudaDriver, Driver, missing_cuda
 from deploy.image import AnyFrame, DecodedFrame, Frame, encode_jpeg, image_size, is_complete_jpeg

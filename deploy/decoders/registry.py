@@ -1,38 +1,12 @@
-"""The table of image decoders, ``load_decoder``, and the decoder on the CPU."""
+"""The table of image decoders, and ``load_decoder``."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Literal, overload
 
-from deploy.errors import BadFrame, ConfigError
-from deploy.image import OPENCV_VERSION, AnyFrame, DecodedFrame, Frame, ImageDecoder, decode_image
+from deploy.decoders.cpu import CpuDecoder
+from deploy.errors import ConfigError
+from deploy.image import AnyFrame, Frame, ImageDecoder
 from deploy.spec import ClipSpec
-
-
-class CpuDecoder:
-    """An :class:`ImageDecoder` on ``threads`` threads: OpenCV releases the interpreter lock while it decodes."""
-
-    name = "cpu"
-
-    def __init__(self, spec: ClipSpec, threads: int) -> None:
-        self._spec = spec
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode")
-
-    def decode(self, images: Sequence[bytes]) -> list[DecodedFrame[Frame] | BadFrame]:
-        return list(self._pool.map(self._decode_one, images))
-
-    def describe(self) -> dict[str, str]:
-        return {"backend": self.name, "version": f"OpenCV {OPENCV_VERSION}", "device": "CPU", "threads": str(self._threads)}
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-    def _decode_one(self, image: bytes) -> DecodedFrame[Frame] | BadFrame:
-        try:
-            return decode_image(image, self._spec)
-        except BadFrame as error:
-            return error
 
 
 @overload

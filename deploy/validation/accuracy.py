@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import SEQUENCES_NAME, Bundle
-from deploy.decoders.registry import CpuDecoder
+from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine, Precision
 from deploy.errors import BadFrame, DecoderRefused
 from deploy.golden import GoldenSequences, read_sequences, score_sequences

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.registry import CpuDecoder
+from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.image import image_size

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
-from deploy.decoders.registry import CpuDecoder
+from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine
 from deploy.spec import ClipSpec
 from streamer.config import Settings

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.decoders import nvjpeg
+from deploy.decoders.cpu import CpuDecoder
 from deploy.decoders.gpu_resize import GpuResizer
 from deploy.decoders.nvjpeg import NvJpegDecoder
-from deploy.decoders.registry import DECODERS, GPU_DECODERS, CpuDecoder, load_decoder
+from deploy.decoders.registry import DECODERS, GPU_DECODERS, load_decoder
 from deploy.errors import BadFrame, ConfigError, DecoderFailed, DecoderUnavailable
 from deploy.gpu.driver import missing_cuda
 from deploy.image import (

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.registry import CpuDecoder, load_decoder
+from deploy.decoders.cpu import CpuDecoder
+from deploy.decoders.registry import load_decoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from deploy.decoders.registry import CpuDecoder, load_decoder
+from deploy.decoders.cpu import CpuDecoder
+from deploy.decoders.registry import load_decoder
 from deploy.errors import BadFrame
 from deploy.image import MAX_IMAGE_BYTES, DecodedFrame
 from streamer.pipeline.decode import MessageDecoder
