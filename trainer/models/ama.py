@@ -206,15 +206,11 @@ class AmaLearner:
             return batch
         count = len(batch.samples)
         drawn = (context.rand(count) < self._config.atypical_share) & (batch.labels > 0)  # (N,)
-        negatives = self._negatives(batch.samples, context.rand(count, 1))
+        draws, detector = context.rand(count, 1), self._detector.eval()
+        with torch.no_grad():
+            negatives = detector.generator(inward(detector.encoder(batch.samples), draws))  # (N, *Shape)
         where = drawn.view(-1, *[1] * (negatives.dim() - 1))
         return Batch(torch.where(where, negatives, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
-
-    @torch.no_grad()
-    def _negatives(self, samples: Tensor, draws: Tensor) -> Tensor:
-        detector = self._detector.eval()
-        negatives: Tensor = detector.generator(inward(detector.encoder(samples), draws))
-        return negatives
 
     def _pairs(self, batch: Batch, latents: Tensor, context: DistributedContext) -> dict[str, Pairs]:
         """The pairs that both players learn from, by loss, with the weight of the loss in the label weights."""

@@ -83,13 +83,10 @@ class ClipViewNetwork(ServingNetwork):
 
     batch_size: int
     """Default batch size."""
+    length: int
+    """Frames in a clip."""
     view: nn.Module
     """Clips to views, float32 (N, C, h, w) in [-1, 1]."""
-
-    @property
-    def length(self) -> int:
-        """Frames in a clip."""
-        raise NotImplementedError
 
     def learner(self) -> Learner:
         """Create the learner, which initialises this network's weights."""

@@ -54,7 +54,7 @@ class TiledNetwork(ClipViewNetwork):
 
     def __init__(self, recipe: Recipe, config: TileConfig) -> None:
         super().__init__()
-        self.config, self._recipe = config, recipe
+        self.config, self.length, self._recipe = config, config.length, recipe
         self.view: MotionView | StillView
         if config.length == 1:
             self.view = StillView()
@@ -67,10 +67,6 @@ class TiledNetwork(ClipViewNetwork):
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         heatmap = self.range(self._tile_scores(clips))  # (N, rows, columns)
         return torch.amax(heatmap, dim=(1, 2)), heatmap
-
-    @property
-    def length(self) -> int:
-        return self.config.length
 
     def learner(self) -> Learner:
         return self._recipe.learner(self.detector, self._settings)

@@ -165,7 +165,7 @@ class VideoGanomaly(ClipViewNetwork):
 
     def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.length = config, config.length
         self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=config.motion)
         self.generator = VideoGenerator(config)
         self.latent_std: Tensor
@@ -198,10 +198,6 @@ class VideoGanomaly(ClipViewNetwork):
             window_means(motion, self.config.motion_window),
             scene[:, None, None],
         )
-
-    @property
-    def length(self) -> int:
-        return self.config.length
 
     def learner(self) -> Learner:
         return VideoGanomalyLearner(self.generator, self.config)

@@ -22,17 +22,15 @@ from trainer.errors import TooLittleFootage
 from trainer.pseudo_anomalies.compositing import PlacedCutout
 from trainer.pseudo_anomalies.objects import Offsets, PastedObject
 from trainer.pseudo_anomalies.samples import (
-    SAMPLES,
+    CropSamples,
     SceneCanvas,
     SceneSource,
-    as_batch,
     composite_crop,
     crop_window,
     frame_indices,
     random_objects,
 )
 from trainer.pseudo_anomalies.segments import CameraView, Segment, SegmentedView, find_view, single_video_view
-from trainer.training.interfaces import Batch
 
 ANNOTATED_EVERY = 4
 """One sample of so many comes from an annotation."""
@@ -101,8 +99,8 @@ def find_annotated_frames(
     return [frame for clip in clips for frame in _frames_of(clip, views, oldest, share, teacher, advance)]
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotatedSamples:
+@dataclass(frozen=True)
+class AnnotatedSamples(CropSamples):
     """:class:`PseudoAnomalySamples` with one more channel, where an annotation applies; every fourth is from an annotation.
 
     Anomalies and false alarms are equally likely, so that many of one kind do not outweigh the other.
@@ -111,13 +109,6 @@ class AnnotatedSamples:
     source: SceneSource
     anomalies: Sequence[AnnotatedFrame]
     false_alarms: Sequence[AnnotatedFrame]
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def draw(self, numbers: Tensor) -> Batch:
-        rng = np.random.default_rng(numbers.tolist())
-        return as_batch([self._crop(index, rng) for index in range(len(numbers))])
 
     def _crop(self, index: int, rng: Generator) -> Tensor:
         if index % ANNOTATED_EVERY:

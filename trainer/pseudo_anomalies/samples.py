@@ -63,8 +63,24 @@ def flow_examples(
     return examples
 
 
-@dataclass(frozen=True, slots=True)
-class FlowSamples:
+class CropSamples:
+    """Samples that are crops, drawn one after the other from one random generator; labels are not used."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def draw(self, numbers: Tensor) -> Batch:
+        rng = np.random.default_rng(numbers.tolist())
+        crops = [self._crop(index, rng) for index in range(len(numbers))]
+        return Batch(torch.stack(crops), torch.full((len(crops),), NORMAL))
+
+    def _crop(self, index: int, rng: Generator) -> Tensor:
+        """The crop at this place of the batch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FlowSamples(CropSamples):
     """Crops for FlowNet: float32 (N, 1 + history + 2, side, side), the frames, then the true flow of each pixel's cell."""
 
     examples: Sequence[FlowExample]
@@ -72,14 +88,7 @@ class FlowSamples:
     side_px: int
     """At most the frames' height and width."""
 
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def draw(self, numbers: Tensor) -> Batch:
-        rng = np.random.default_rng(numbers.tolist())
-        return as_batch([self._crop(rng) for _ in numbers])
-
-    def _crop(self, rng: Generator) -> Tensor:
+    def _crop(self, index: int, rng: Generator) -> Tensor:
         example = self.examples[int(rng.integers(len(self.examples)))]
         top, left = self._corner(example, rng)
         side, cells = self.side_px, self.side_px // CELL_PX
@@ -119,8 +128,8 @@ class SceneSource:
         return self.views[int(rng.choice(len(self.views), p=frames / frames.sum()))]
 
 
-@dataclass(frozen=True, slots=True)
-class PseudoAnomalySamples:
+@dataclass(frozen=True)
+class PseudoAnomalySamples(CropSamples):
     """Crops for AnomalyNet: float32 (N, 2 (1 + history) + 4, height, width).
 
     Channels: the frames with pasted objects, the frames without, the share of each pixel that is anomalous, the share to ignore
@@ -129,12 +138,8 @@ class PseudoAnomalySamples:
 
     source: SceneSource
 
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def draw(self, numbers: Tensor) -> Batch:
-        rng = np.random.default_rng(numbers.tolist())
-        return as_batch([composite_crop(self.source, self.source.random_view(rng), (), rng)[:-1] for _ in numbers])
+    def _crop(self, index: int, rng: Generator) -> Tensor:
+        return composite_crop(self.source, self.source.random_view(rng), (), rng)[:-1]
 
 
 def composite_crop(source: SceneSource, view: SegmentedView, extra: Sequence[PastedObject], rng: Generator) -> Tensor:
@@ -191,11 +196,6 @@ class SceneCanvas:
             frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
         lit = _relit(frames.reshape(2, count, *frames.shape[1:]), rng, 1.5).reshape(frames.shape)
         return torch.from_numpy(np.concatenate([lit, masks[:2], np.stack([across, down])[:, *window], masks[2:]]))
-
-
-def as_batch(crops: list[Tensor]) -> Batch:
-    """Crops of one size as a batch; labels are not used."""
-    return Batch(torch.stack(crops), torch.full((len(crops),), NORMAL))
 
 
 def frame_indices(history: int, rng: Generator, *, still: float) -> list[int]:

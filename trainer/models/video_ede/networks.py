@@ -130,22 +130,9 @@ class AnomalyNet(nn.Module):
         self.from_coarse = nn.Conv2d(width, width // 2, 1)
         self.from_fine = nn.Conv2d(fine + looks, width // 2, 1)
         self.strange = FewChannelConv2d(width // 2, 1)
-        self.decoder = nn.Sequential(
-            nn.Conv2d(latent + 2, width, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, 4 * _SCENE_CHANNELS, 1),
-            nn.PixelShuffle(2),
-        )
+        self.decoder = nn.Sequential(*_three_convs(latent + 2, width, 4 * _SCENE_CHANNELS), nn.PixelShuffle(2))
         self.again = nn.Sequential(nn.Conv2d(_SCENE_CHANNELS, width // 2, 3, 2, 1), nn.ReLU())
-        self.encoder_again = nn.Sequential(
-            nn.Conv2d(width // 2 + 2, width, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(width, latent, 1),
-        )
+        self.encoder_again = nn.Sequential(*_three_convs(width // 2 + 2, width, latent))
         self.slope = nn.Parameter(torch.tensor(_INITIAL_SLOPE))
         self.level = nn.Parameter(torch.tensor(_INITIAL_OFFSET))
 
@@ -174,6 +161,12 @@ class AnomalyNet(nn.Module):
         # softplus keeps the slope positive: a larger distance must mean more anomalous.
         logit = nn.functional.softplus(self.slope) * distance + self.level
         return AnomalyOutput(to_float32(anomaly), logit, scene, latent_again)
+
+
+def _three_convs(before: int, width: int, after: int) -> list[nn.Module]:
+    """Two 3 x 3 convolutions with ReLU and a linear 1 x 1 convolution."""
+    wide, deep = nn.Conv2d(before, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
+    return [wide, nn.ReLU(), deep, nn.ReLU(), nn.Conv2d(width, after, 1)]
 
 
 def warp(maps: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

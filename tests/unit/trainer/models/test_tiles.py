@@ -28,7 +28,7 @@ RECIPE = Recipe("brightness", Settings.model_validate, Brightness, lambda detect
 STILL = TileConfig(length=1, height_px=64, width_px=96)
 
 
-def test_tiles_cover_a_picture_and_overlap():
+def test_tiles_overlap_and_cover_view():
     picture = torch.arange(32 * 48).float().view(1, 1, 32, 48)
     tiles = cut_tiles(picture, 16, 8)
     assert tiles.shape == (1, 3, 5, 1, 16, 16)
@@ -36,7 +36,7 @@ def test_tiles_cover_a_picture_and_overlap():
     assert torch.equal(tiles[0, -1, -1, 0], picture[0, 0, 16:, 32:])
 
 
-def test_the_score_is_the_strangest_tiles_and_the_heat_map_shows_it():
+def test_score_is_maximum_of_tiles():
     clips = torch.zeros(2, 1, 64, 96, 1, dtype=torch.uint8)
     clips[1, :, 32:, 64:] = 255
     with torch.inference_mode():
@@ -47,7 +47,7 @@ def test_the_score_is_the_strangest_tiles_and_the_heat_map_shows_it():
     assert float(heatmap[1, 0, 0]) == pytest.approx(-1.0)
 
 
-def test_scores_do_not_depend_on_the_other_clips_of_a_batch(street):
+def test_scores_ignore_batch_and_order(street):
     frames = street(8, 1.0)
     clips = torch.from_numpy(frames)[:, None, :, :, None]
     network = TiledNetwork(RECIPE, STILL).eval()
@@ -57,12 +57,12 @@ def test_scores_do_not_depend_on_the_other_clips_of_a_batch(street):
         assert torch.equal(batched[3:4], network(clips[3:4])[0])
 
 
-def test_clips_of_several_frames_are_seen_as_brightness_and_motion():
+def test_views_have_motion_channels():
     assert TiledNetwork(RECIPE, TileConfig(length=5)).detector.shape == (3, 16, 16)
     assert TiledNetwork(RECIPE, STILL).detector.shape == (1, 16, 16)
 
 
-def test_the_scale_is_the_normal_range_of_held_out_clips(street):
+def test_scale_fits_validation_clips(street):
     network = TiledNetwork(RECIPE, STILL).eval()
     held_out = [street(40, 1.0, seed=seed)[:, None, :, :, None] for seed in (1, 2)]
     network.fit_clips(held_out, held_out)
@@ -72,7 +72,7 @@ def test_the_scale_is_the_normal_range_of_held_out_clips(street):
     assert normal_tail(scores.numpy())[:2] == pytest.approx((0.0, 1.0), abs=1e-3)
 
 
-def test_random_tiles_are_parts_of_the_pictures_asked_for_and_every_second_one_is_livelier():
+def test_random_tiles_prefer_texture():
     torch.manual_seed(0)
     pictures = torch.arange(200).float()[:, None, None, None].expand(-1, 1, 40, 60).clone()
     pictures[:, :, :20, :30] += 0.5 * torch.rand(200, 1, 20, 30)  # something to see in a quarter of each
@@ -84,7 +84,7 @@ def test_random_tiles_are_parts_of_the_pictures_asked_for_and_every_second_one_i
     assert lively[::2].float().mean() > lively[1::2].float().mean() + 0.2
 
 
-def test_settings_of_the_network_can_differ_from_its_defaults_on_clips():
+def test_configure_overrides_defaults():
     configure = tiled(RECIPE, {}).configure
     assert configure({"height_px": 64}).height_px == 64
     assert configure({"network": {}}).network == {}
@@ -92,7 +92,7 @@ def test_settings_of_the_network_can_differ_from_its_defaults_on_clips():
         configure({"step": 0})
 
 
-def test_validation_samples_are_all_tiles_of_pictures_at_even_distances():
+def test_validation_takes_all_tiles():
     network = TiledNetwork(RECIPE, STILL)
     pictures = torch.from_numpy(np.random.default_rng(0).random((100, 1, 32, 48), np.float32))
     found = network.validation(pictures)

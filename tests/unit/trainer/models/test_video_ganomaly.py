@@ -4,12 +4,22 @@ import torch
 
 from trainer.models.ganomaly import Reconstruction
 from trainer.models.layers import window_means
-from trainer.models.optical_flow import MotionView
+from trainer.models.optical_flow import MotionView, corrupt_motion
 from trainer.models.registry import build_video_ganomaly
-from trainer.models.video_ganomaly import MARGIN, VideoGanomaly, VideoGanomalyConfig, margin_loss
+from trainer.models.video_ganomaly import (
+    MARGIN,
+    VideoGanomaly,
+    VideoGanomalyConfig,
+    VideoGanomalyLearner,
+    VideoGenerator,
+    margin_loss,
+)
 from trainer.statistics import normal_tail
+from trainer.training.interfaces import Batch
 
 CONFIG = VideoGanomalyConfig(height_px=64, width_px=96, length=4, width=4)
+
+LEARNED = VideoGanomalyConfig(height_px=32, width_px=32, width=4, latent_channels=4)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +34,7 @@ def clips(street) -> torch.Tensor:
     return torch.from_numpy(np.stack([frames[first : first + 4] for first in range(12)])[..., None])
 
 
-def test_scores_do_not_depend_on_the_other_clips_of_a_batch(network, clips):
+def test_scores_ignore_batch_and_order(network, clips):
     order = torch.randperm(len(clips), generator=torch.VideoGenerator().manual_seed(1))
     with torch.inference_mode():
         batched = network(clips)
@@ -35,14 +45,14 @@ def test_scores_do_not_depend_on_the_other_clips_of_a_batch(network, clips):
     assert torch.allclose(batched[0][order], shuffled[0], rtol=1e-5)
 
 
-def test_one_score_and_one_heat_map_of_16_pixel_cells_come_out(network, clips):
+def test_output_shapes(network, clips):
     with torch.inference_mode():
         score, heatmap = network(clips[:3])
     assert (score.shape, score.dtype) == ((3,), torch.float32)
     assert (heatmap.shape, heatmap.dtype) == ((3, 4, 6), torch.float32)
 
 
-def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_to_1(clips):
+def test_fit_sets_normal_ranges(clips):
     torch.manual_seed(0)
     network = VideoGanomaly(CONFIG).eval()
     network.fit_clips([clips[:4].numpy()], [clips[:8].numpy(), clips[8:].numpy()])
@@ -56,7 +66,7 @@ def test_on_the_footage_that_sets_the_scale_the_normal_range_of_every_term_is_0_
     assert torch.allclose(score, torch.stack(largest).amax(0), atol=1e-4)
 
 
-def test_a_covered_lens_stands_out_of_the_scene_even_where_it_is_drawn_well(clips):
+def test_covered_lens_raises_scene_term(clips):
     torch.manual_seed(0)
     network = VideoGanomaly(CONFIG).eval()
     network.fit_clips([clips[:8].numpy()], [clips[8:].numpy()])
@@ -66,7 +76,7 @@ def test_a_covered_lens_stands_out_of_the_scene_even_where_it_is_drawn_well(clip
     assert float(scene[-1]) > 3 * float(scene[:-1].max())
 
 
-def test_the_factory_builds_what_the_weights_fit(network):
+def test_builder_matches_weights(network):
     again = build_video_ganomaly(CONFIG.model_dump())
     again.load_state_dict(network.state_dict(), strict=True)
 
@@ -83,30 +93,30 @@ def moved_texture(right_px: float, down_px: float, contrast: float = 60.0) -> to
 
 @pytest.mark.parametrize(("right_px", "down_px"), [(1.0, 0.0), (-0.5, 0.5), (0.0, -1.0), (2.0, 0.0)])
 @pytest.mark.parametrize("contrast", [60.0, 30.0])
-def test_motion_is_measured_in_pixels_a_frame_whatever_the_contrast(right_px, down_px, contrast):
+def test_flow_is_in_pixels_at_any_contrast(right_px, down_px, contrast):
     view = MotionView(full_scale_px=2.0, window=7, motion=True)
     motion = torch.atanh(view(moved_texture(right_px, down_px, contrast))[0, 1:, 4:-4, 4:-4]) * 2.0
     assert motion.mean(dim=(1, 2)).tolist() == pytest.approx([right_px, down_px], abs=0.3)
 
 
-def test_a_still_scene_has_no_motion_and_keeps_its_brightness():
+def test_still_scene_has_no_motion():
     pictures = MotionView(full_scale_px=2.0, window=7, motion=True)(torch.full((1, 5, 64, 96, 1), 255, dtype=torch.uint8))
     assert torch.equal(pictures[:, 0], torch.ones(1, 32, 48))
     assert torch.count_nonzero(pictures[:, 1:]) == 0
 
 
-def test_without_motion_only_brightness_is_left():
+def test_motion_can_be_switched_off():
     pictures = MotionView(full_scale_px=2.0, window=7, motion=False)(moved_texture(1.0, 0.0))
     assert torch.count_nonzero(pictures[:, 1:]) == 0
     assert float(pictures[:, 0].std()) > 0
 
 
-def test_window_means_of_a_map_smaller_than_the_window_are_its_mean():
+def test_window_means_of_small_maps():
     assert window_means(torch.arange(6.0).reshape(1, 1, 2, 3), 9).tolist() == [[[2.5]]]
     assert window_means(torch.arange(6.0).reshape(1, 1, 2, 3), 2).tolist() == [[[2.0, 3.0]]]
 
 
-def test_the_margin_counts_only_latents_of_cells_that_are_too_fast_and_how_far_they_fall_short():
+def test_margin_loss_counts_fast_cells():
     latent = torch.zeros(1, 2, 1, 3)
     again = torch.zeros(1, 2, 1, 3)
     again[..., 1] = (MARGIN / 4) ** 0.5
@@ -118,3 +128,47 @@ def test_the_margin_counts_only_latents_of_cells_that_are_too_fast_and_how_far_t
     assert float(margin_loss(made, too_fast)) == pytest.approx(0.75)
     too_fast[..., 4:] = True
     assert float(margin_loss(made, too_fast)) == pytest.approx((0.75 + 0.0) / 2)
+
+
+@pytest.fixture
+def learner() -> VideoGanomalyLearner:
+    torch.manual_seed(0)
+    return VideoGanomalyLearner(VideoGenerator(LEARNED), LEARNED)
+
+
+def weights(learner: VideoGanomalyLearner) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for module in learner.modules.values() for parameter in module.parameters()]
+
+
+def normal(pictures: torch.Tensor) -> Batch:
+    return Batch(pictures, torch.ones(len(pictures)))
+
+
+def test_step_trains_both_players(learner, alone):
+    before = weights(learner)
+    losses = learner.learn(normal(torch.rand(4, 3, 16, 16) * 2 - 1), 0.0, alone)
+    assert all(not torch.equal(old, new) for old, new in zip(before, weights(learner), strict=True))
+    assert list(losses) == ["adversarial", "contextual", "encoder", "margin", "discriminator"]
+
+
+def test_training_lowers_both_losses(learner, alone):
+    pictures = torch.full((4, 3, 16, 16), 0.5)
+    before = float(learner.validation_loss(pictures).detach())
+    losses = [float(learner.learn(normal(pictures), 0.0, alone)["contextual"]) for _ in range(200)]
+    assert losses[-1] < losses[0] / 2
+    assert float(learner.validation_loss(pictures).detach()) < before / 2
+
+
+def test_corrupts_speeds_only(alone):
+    torch.manual_seed(0)
+    pictures = torch.full((8, 3, 40, 60), 0.3)
+    pictures[:, :, :20] = 0.0
+    scrambled, too_fast = corrupt_motion(pictures, alone)
+    assert torch.equal(scrambled[:, 0], pictures[:, 0])
+    assert torch.count_nonzero(scrambled[:, :, :20]) == 0
+    changed = ((scrambled - pictures).abs() > 1e-5)[:, 1:, 20:].float().mean()
+    assert 0.15 < float(changed) < 0.75
+    assert float(scrambled.abs().max()) <= 1.0
+    faster = scrambled[:, 1:].norm(dim=1, keepdim=True) > pictures[:, 1:].norm(dim=1, keepdim=True) + 0.1
+    assert torch.equal(too_fast, faster)
+    assert 0 < int(too_fast.sum()) < int(changed * too_fast.numel())

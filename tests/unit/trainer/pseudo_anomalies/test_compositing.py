@@ -34,7 +34,7 @@ def covered(x: float, y: float) -> np.ndarray:
 
 
 @given(st.integers(-15, WIDTH_PX + 5), st.integers(-15, HEIGHT_PX + 5))
-def test_at_whole_pixels_it_is_laid_over_and_cut_off_at_the_edge(x, y):
+def test_blends_at_whole_pixels(x, y):
     wide, cutout = np.pad(street(), 20), disc()
     there = wide[y + 20 : y + 30, x + 20 : x + 32]
     there += (cutout.image - there) * cutout.alpha
@@ -42,8 +42,8 @@ def test_at_whole_pixels_it_is_laid_over_and_cut_off_at_the_edge(x, y):
 
 
 @given(inside)
-def test_at_fractions_of_a_pixel_it_lies_between_the_whole_ones(at):
-    """What is painted in white on black has its middle where it was placed, and is as much as ever."""
+def test_blends_at_subpixels(at):
+    """White on black: the centre of mass moves with the position, and the total stays."""
     x, y = at
     alpha = disc().alpha
     frame = np.zeros((HEIGHT_PX, WIDTH_PX), np.float32)
@@ -57,7 +57,7 @@ def test_at_fractions_of_a_pixel_it_lies_between_the_whole_ones(at):
 
 
 @given(anywhere, anywhere)
-def test_wherever_it_is_placed_no_pixel_leaves_the_range_and_none_outside_it_changes(x, y):
+def test_changes_only_covered_pixels(x, y):
     frame, before = painted(x, y), street()
     assert frame.min() >= 40
     assert frame.max() <= 250
@@ -68,13 +68,13 @@ def test_wherever_it_is_placed_no_pixel_leaves_the_range_and_none_outside_it_cha
 
 
 @pytest.mark.parametrize(("x", "y"), [(-13, 0), (0, -11), (WIDTH_PX, 0), (0, HEIGHT_PX), (-1e6, 1e6)])
-def test_outside_the_picture_nothing_happens(x, y):
+def test_ignores_positions_outside(x, y):
     assert np.array_equal(painted(x, y), street())
     assert not covered(x, y).any()
 
 
 @given(anywhere, anywhere)
-def test_what_is_covered_is_where_it_was_pasted(x, y):
+def test_mask_matches_pasted_pixels(x, y):
     mask, changed = covered(x, y), painted(x, y) != street()
     assert mask.min() >= 0
     assert mask.max() <= 1
@@ -82,7 +82,7 @@ def test_what_is_covered_is_where_it_was_pasted(x, y):
     assert mask[~changed].max(initial=0.0) < 0.5
 
 
-def test_a_later_cover_of_nothing_takes_back_what_it_hides():
+def test_later_mask_hides_earlier():
     mask = covered(10, 10)
     assert mask.max() == 1
     paint_mask(mask, PlacedCutout(disc(), 10, 10), 0.0)
@@ -90,7 +90,7 @@ def test_a_later_cover_of_nothing_takes_back_what_it_hides():
     assert mask.max() < 0.5
 
 
-def test_a_mask_grows_a_little_and_gets_soft_edges():
+def test_alpha_has_soft_edges():
     mask = np.zeros((20, 20), np.uint8)
     mask[6:14, 6:14] = 1
     alpha = soft_alpha(mask)

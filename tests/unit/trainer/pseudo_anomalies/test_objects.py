@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, one_crowd, road, walk
+from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, road, segmented, walk
 from trainer.pseudo_anomalies.objects import PastedObject, anomalous_object, normal_object, textured_shape
 from trainer.pseudo_anomalies.segments import SegmentedView
 
@@ -14,62 +14,62 @@ SPEED_PX = 1.5
 
 
 @pytest.fixture(scope="module")
-def crowd() -> SegmentedView:
-    return one_crowd(walk(50, SPEED_PX), walk(50, SPEED_PX, top=40))
+def view() -> SegmentedView:
+    return segmented(walk(50, SPEED_PX), walk(50, SPEED_PX, top=40))
 
 
 @pytest.fixture(scope="module")
 def empty() -> SegmentedView:
-    return one_crowd(np.repeat(road()[None], 20, axis=0).astype(np.uint8))
+    return segmented(np.repeat(road()[None], 20, axis=0).astype(np.uint8))
 
 
-def cast(make: Callable[..., PastedObject | None], crowd: SegmentedView, count: int = 200) -> list[PastedObject]:
-    found = [make(crowd, OFFSETS, np.random.default_rng(seed)) for seed in range(count)]
-    return [actor for actor in found if actor is not None]
+def cast(make: Callable[..., PastedObject | None], view: SegmentedView, count: int = 200) -> list[PastedObject]:
+    found = [make(view, OFFSETS, np.random.default_rng(seed)) for seed in range(count)]
+    return [pasted for pasted in found if pasted is not None]
 
 
-def speeds_px(actor: PastedObject) -> list[float]:
-    """How far it goes in a frame, between the frames that are shown."""
-    camera_views = np.array([(placed.x, placed.y) for placed in actor.frames])
+def speeds_px(pasted: PastedObject) -> list[float]:
+    """Pixels per frame between consecutive offsets."""
+    camera_views = np.array([(placed.x, placed.y) for placed in pasted.frames])
     return (np.hypot(*np.diff(camera_views, axis=0).T) / np.diff(OFFSETS)).tolist()
 
 
-def test_normal_actors_are_unmarked_and_walk_as_people_do_in_their_own_row(crowd):
-    actors = cast(normal_object, crowd)
-    assert len(actors) > 100
-    for actor in actors:
-        assert not actor.anomalous
-        assert not actor.abnormal_looks
-        assert len(actor.frames) == len(OFFSETS)
-        assert min(abs(actor.frames[0].y + 4 - top) for top in (24, 40)) < 8
-    assert np.median([speeds_px(actor) for actor in actors]) == pytest.approx(SPEED_PX, abs=0.6)
+def test_normal_objects_keep_speed_and_row(view):
+    objects = cast(normal_object, view)
+    assert len(objects) > 100
+    for pasted in objects:
+        assert not pasted.anomalous
+        assert not pasted.abnormal_looks
+        assert len(pasted.frames) == len(OFFSETS)
+        assert min(abs(pasted.frames[0].y + 4 - top) for top in (24, 40)) < 8
+    assert np.median([speeds_px(pasted) for pasted in objects]) == pytest.approx(SPEED_PX, abs=0.6)
 
 
-def test_strange_actors_are_marked_and_come_in_both_kinds(crowd):
-    actors = cast(anomalous_object, crowd)
-    assert len(actors) > 100
-    assert all(actor.anomalous for actor in actors)
-    strange_looks = np.mean([actor.abnormal_looks for actor in actors])
+def test_anomalous_objects_vary(view):
+    objects = cast(anomalous_object, view)
+    assert len(objects) > 100
+    assert all(pasted.anomalous for pasted in objects)
+    strange_looks = np.mean([pasted.abnormal_looks for pasted in objects])
     assert 0.2 < strange_looks < 0.8
 
 
-def test_those_whose_looks_are_normal_are_too_fast(crowd):
-    usual = crowd.usual_speed(30)
-    too_fast = [np.mean(speeds_px(actor)) for actor in cast(anomalous_object, crowd) if not actor.abnormal_looks]
+def test_normal_looks_mean_too_fast(view):
+    usual = view.usual_speed(30)
+    too_fast = [np.mean(speeds_px(pasted)) for pasted in cast(anomalous_object, view) if not pasted.abnormal_looks]
     assert min(too_fast) > 1.2 * usual
     assert max(too_fast) < 10 * usual
 
 
-def test_those_whose_looks_are_strange_go_evenly_and_unchanged(crowd):
-    for actor in cast(anomalous_object, crowd):
-        if actor.abnormal_looks:
-            assert len({id(placed.cutout) for placed in actor.frames}) == 1
-            assert speeds_px(actor) == pytest.approx([speeds_px(actor)[0]] * 3, rel=1e-3, abs=1e-3)
+def test_abnormal_looks_glide_evenly(view):
+    for pasted in cast(anomalous_object, view):
+        if pasted.abnormal_looks:
+            assert len({id(placed.cutout) for placed in pasted.frames}) == 1
+            assert speeds_px(pasted) == pytest.approx([speeds_px(pasted)[0]] * 3, rel=1e-3, abs=1e-3)
 
 
-def test_every_actor_is_a_picture_with_a_cover_of_its_size(crowd):
+def test_objects_have_valid_cutouts(view):
     for placed in (
-        placed for make in (normal_object, anomalous_object) for actor in cast(make, crowd, 60) for placed in actor.frames
+        placed for make in (normal_object, anomalous_object) for pasted in cast(make, view, 60) for placed in pasted.frames
     ):
         picture, alpha = placed.cutout
         assert picture.shape == alpha.shape
@@ -78,16 +78,16 @@ def test_every_actor_is_a_picture_with_a_cover_of_its_size(crowd):
         assert 0 <= alpha.min() <= alpha.max() <= 1
 
 
-def test_where_nothing_ever_moved_there_is_nobody_normal_and_strange_things_still_come(empty):
+def test_empty_view_gives_shapes(empty):
     assert cast(normal_object, empty, 20) == []
-    actors = cast(anomalous_object, empty, 20)
-    assert len(actors) == 20
-    assert all(actor.anomalous and actor.abnormal_looks for actor in actors)
-    assert all(max(placed.cutout.image.shape) < HEIGHT_PX for actor in actors for placed in actor.frames)
+    objects = cast(anomalous_object, empty, 20)
+    assert len(objects) == 20
+    assert all(pasted.anomalous and pasted.abnormal_looks for pasted in objects)
+    assert all(max(placed.cutout.image.shape) < HEIGHT_PX for pasted in objects for placed in pasted.frames)
 
 
-def test_the_same_chance_gives_the_same_actor(crowd):
-    one, other = (anomalous_object(crowd, OFFSETS, np.random.default_rng(5)) for _ in range(2))
+def test_objects_are_reproducible(view):
+    one, other = (anomalous_object(view, OFFSETS, np.random.default_rng(5)) for _ in range(2))
     assert one is not None
     assert other is not None
     for placed, again in zip(one.frames, other.frames, strict=True):
@@ -95,15 +95,15 @@ def test_the_same_chance_gives_the_same_actor(crowd):
         assert np.array_equal(placed.cutout.image, again.cutout.image)
 
 
-def test_people_are_found_again_in_other_places_of_the_picture(crowd):
-    camera_views = {round(actor.frames[0].x) for actor in cast(normal_object, crowd)}
+def test_objects_spread_across_image(view):
+    camera_views = {round(pasted.frames[0].x) for pasted in cast(normal_object, view)}
     assert min(camera_views) < WIDTH_PX / 4
     assert max(camera_views) > WIDTH_PX / 2
 
 
 @settings(max_examples=60)
 @given(st.floats(4, 60), st.integers(0, 2**32))
-def test_a_shape_is_of_about_the_size_that_was_asked_for_and_covers_some_of_it(size_px, seed):
+def test_shape_has_requested_size(size_px, seed):
     picture, alpha = textured_shape(size_px, np.random.default_rng(seed))
     assert picture.shape == alpha.shape
     assert all(8 <= side <= max(8, 1.8 * size_px) for side in picture.shape)

@@ -1,4 +1,4 @@
-"""A street of 64 x 96 pixels on which a textured square walks, as places and crowds are made of it."""
+"""A street of 64 x 96 pixels on which a textured square walks, and what the pseudo-anomalies make of it."""
 
 import numpy as np
 
@@ -35,11 +35,11 @@ def footage(frames: Frames, name: str = "walk") -> Footage:
     return Footage(name, frames[..., None], np.arange(len(frames)), len(frames), ())
 
 
-def one_place(*videos: Frames) -> CameraView:
+def one_view(*videos: Frames) -> CameraView:
     (found,) = camera_views([footage(video) for video in videos])
     return found
 
 
-def one_crowd(*videos: Frames, frames: int = 40) -> SegmentedView:
-    (found,) = segment_views([one_place(*videos)], frames, DisFlow(), lambda: None)
+def segmented(*videos: Frames, frames: int = 40) -> SegmentedView:
+    (found,) = segment_views([one_view(*videos)], frames, DisFlow(), lambda: None)
     return found

@@ -23,7 +23,7 @@ def frames(count: int, height_px: int, width_px: int) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=12)
 @given(st.integers(1, 2), eighths, eighths)
-def test_every_size_of_multiples_of_8_is_seen_on_its_grid(count, rows, columns):
+def test_takes_any_multiple_of_8(count, rows, columns):
     with torch.inference_mode():
         seen = network()(frames(count, 8 * rows, 8 * columns))
     assert seen.flow.shape == (count, 2, 2 * rows, 2 * columns)
@@ -32,7 +32,7 @@ def test_every_size_of_multiples_of_8_is_seen_on_its_grid(count, rows, columns):
     assert torch.isfinite(seen.flow).all()
 
 
-def test_away_from_its_borders_a_crop_is_seen_as_the_frame_it_was_cut_from():
+def test_crop_has_features_of_its_frame():
     net, whole = network(), frames(1, 352, 352)
     with torch.inference_mode():
         of_whole, of_crop = net(whole), net(whole[:, :, 32:320, 48:336])
@@ -43,7 +43,7 @@ def test_away_from_its_borders_a_crop_is_seen_as_the_frame_it_was_cut_from():
     assert float(of_whole.flow.std()) > 1e-3
 
 
-def test_pictures_of_a_batch_are_seen_each_by_itself():
+def test_outputs_ignore_batch():
     net, several = network(), frames(3, 64, 72)
     with torch.inference_mode():
         together, alone = net(several).flow, torch.cat([net(one[None]).flow for one in several])
@@ -51,15 +51,15 @@ def test_pictures_of_a_batch_are_seen_each_by_itself():
 
 
 @pytest.mark.parametrize("history", [1, 3])
-def test_it_takes_as_many_older_frames_as_it_was_made_for(history):
+def test_takes_configured_history(history):
     assert network(history)(torch.zeros(1, 1 + history, 64, 64)).flow.shape == (1, 2, 16, 16)
 
 
-def test_input_is_brightness_and_change_and_of_one_frame_alone_brightness():
+def test_normalises_frames_to_differences():
     seen = normalise_frames(torch.tensor([192.0, 128.0, 192.0]).reshape(1, 3, 1, 1))
     assert seen.flatten().tolist() == [1.0, 1.0, 0.0]
     assert normalise_frames(torch.full((1, 1, 2, 2), 128.0)).tolist() == torch.zeros(1, 1, 2, 2).tolist()
 
 
-def test_maps_laid_over_a_finer_grid_keep_their_level():
+def test_resize_keeps_level():
     assert torch.allclose(resize_to(torch.full((1, 1, 3, 5), 0.7), torch.empty(1, 1, 6, 9)), torch.full((1, 1, 6, 9), 0.7))

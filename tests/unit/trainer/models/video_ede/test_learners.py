@@ -19,13 +19,13 @@ SIDE_PX = 64
 
 
 @pytest.fixture
-def parts() -> TrainableNetworks:
+def networks() -> TrainableNetworks:
     torch.manual_seed(0)
     return TrainableNetworks(FlowNet(len(HISTORY), 4, FINE, COARSE), AnomalyNet(FINE, COARSE, 12, 4), HISTORY, 3e-3)
 
 
-def detector(parts: TrainableNetworks) -> nn.Module:
-    return nn.ModuleDict({"motion": parts.flow_net, "judge": parts.anomaly_net})
+def detector(networks: TrainableNetworks) -> nn.Module:
+    return nn.ModuleDict({"motion": networks.flow_net, "judge": networks.anomaly_net})
 
 
 def normal(samples: Tensor) -> Batch:
@@ -40,7 +40,7 @@ def motion_samples() -> Tensor:
 
 
 def scene_samples() -> Tensor:
-    """Two scenes, each with a patch of noise in all frames: marked in the first, left out of account in the second."""
+    """Two scenes, each with a patch of noise in all frames: anomalous in the first, ignored in the second."""
     rng = torch.Generator().manual_seed(2)
     clean = torch.full((2, 3, SIDE_PX, SIDE_PX), 110.0) + 6 * torch.randn(2, 3, SIDE_PX, SIDE_PX, generator=rng)
     frames, patch = clean.clone(), torch.zeros(2, 1, SIDE_PX, SIDE_PX)
@@ -58,29 +58,29 @@ def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if not torch.equal(before[name], parameter)}
 
 
-def test_a_step_of_motion_teaches_every_weight_of_the_motion_net_and_no_other(parts, alone):
-    learner = FlowLearner(detector(parts), parts)
-    motion, judge = values(parts.flow_net), values(parts.anomaly_net)
+def test_flow_step_trains_flow_net_only(networks, alone):
+    learner = FlowLearner(detector(networks), networks)
+    motion, judge = values(networks.flow_net), values(networks.anomaly_net)
     losses = [learner.learn(normal(motion_samples()), 0.0, alone) for _ in range(2)]
-    assert changed(motion, parts.flow_net) == motion.keys()
-    assert changed(judge, parts.anomaly_net) == set()
+    assert changed(motion, networks.flow_net) == motion.keys()
+    assert changed(judge, networks.anomaly_net) == set()
     assert all(torch.isfinite(value) for value in losses[-1].values())
 
 
-def test_a_step_of_the_judge_teaches_every_weight_of_it_and_leaves_motion_as_it_was(parts, alone):
-    learner = AnomalyLearner(detector(parts), parts)
-    motion, judge = values(parts.flow_net), values(parts.anomaly_net)
+def test_anomaly_step_keeps_flow_net_frozen(networks, alone):
+    learner = AnomalyLearner(detector(networks), networks)
+    motion, judge = values(networks.flow_net), values(networks.anomaly_net)
     for _ in range(2):
         learner.learn(normal(scene_samples()), 0.0, alone)
-    assert changed(judge, parts.anomaly_net) == judge.keys()
-    assert changed(motion, parts.flow_net) == set()
-    assert all(parameter.grad is not None for parameter in parts.anomaly_net.parameters())
-    assert all(parameter.grad is None for parameter in parts.flow_net.parameters())
+    assert changed(judge, networks.anomaly_net) == judge.keys()
+    assert changed(motion, networks.flow_net) == set()
+    assert all(parameter.grad is not None for parameter in networks.anomaly_net.parameters())
+    assert all(parameter.grad is None for parameter in networks.flow_net.parameters())
 
 
 @pytest.mark.parametrize(("make", "samples"), [(FlowLearner, motion_samples), (AnomalyLearner, scene_samples)])
-def test_steps_make_the_losses_and_the_validation_loss_small(parts, alone, make, samples):
-    learner = make(detector(parts), parts)
+def test_training_lowers_both_losses(networks, alone, make, samples):
+    learner = make(detector(networks), networks)
     before = float(learner.validation_loss(samples()).detach())
     first = sum(map(float, learner.learn(normal(samples()), 0.0, alone).values()))
     for _ in range(60):
@@ -91,8 +91,8 @@ def test_steps_make_the_losses_and_the_validation_loss_small(parts, alone, make,
 
 
 @pytest.mark.parametrize("make", [FlowLearner, AnomalyLearner])
-def test_the_rate_rises_quickly_and_falls_to_nothing(parts, make):
-    rates = [make(detector(parts), parts).rate_factor(share) for share in np.linspace(0, 1, 101)]
+def test_learning_rate_schedule(networks, make):
+    rates = [make(detector(networks), networks).rate_factor(share) for share in np.linspace(0, 1, 101)]
     assert 0 < rates[0] < 0.5
     highest = int(np.argmax(rates))
     assert 0 < highest < 10
@@ -100,8 +100,8 @@ def test_the_rate_rises_quickly_and_falls_to_nothing(parts, make):
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
 
 
-class ToldMotion(nn.Module):
-    """Sees the same flow everywhere."""
+class FixedFlow(nn.Module):
+    """Returns the same flow everywhere."""
 
     def __init__(self, flow_px: float) -> None:
         super().__init__()
@@ -112,8 +112,8 @@ class ToldMotion(nn.Module):
         return FlowFeatures(flow, flow, flow)
 
 
-class ToldJudge(nn.Module):
-    """Draws the scene that it was told."""
+class FixedScene(nn.Module):
+    """Returns a fixed scene."""
 
     def __init__(self, scene: Tensor) -> None:
         super().__init__()
@@ -129,17 +129,17 @@ class ToldJudge(nn.Module):
         )
 
 
-def test_the_same_error_counts_more_where_something_moves(parts):
+def test_moving_cells_weigh_more(networks):
     samples, errors = motion_samples(), []
     for true_px in (0.1, 2.0):
         samples[:, -2:] = true_px
-        told = replace(parts, flow_net=ToldMotion(true_px + 0.5))
-        errors.append(float(FlowLearner(nn.ModuleDict(), told).validation_loss(samples).detach()))
+        stubbed = replace(networks, flow_net=FixedFlow(true_px + 0.5))
+        errors.append(float(FlowLearner(nn.ModuleDict(), stubbed).validation_loss(samples).detach()))
     assert errors[1] > 1.5 * errors[0] > 0
 
 
-def test_what_is_to_be_left_out_of_account_may_be_anything(parts):
-    learner = AnomalyLearner(detector(parts), parts)
+def test_ignored_cells_do_not_count(networks):
+    learner = AnomalyLearner(detector(networks), networks)
     samples = scene_samples()
     other = samples.clone()
     split_scene_batch(other).anomalous[1] = split_scene_batch(samples).ignored[1]
@@ -150,19 +150,19 @@ def test_what_is_to_be_left_out_of_account_may_be_anything(parts):
         assert not torch.allclose(learner.losses(samples)[name], learner.losses(other)[name])
 
 
-def test_the_scene_to_draw_is_the_one_without_the_anomalies(parts):
+def test_scene_target_is_clean(networks):
     samples = scene_samples()
     scenes = split_scene_batch(samples)
     with torch.no_grad():
         brightness = nn.functional.avg_pool2d(normalise_frames(scenes.clean[:, :1]), CELL_PX)
-        told = ToldJudge(torch.cat([brightness, parts.flow_net(scenes.clean).flow], dim=1))
-    learner = AnomalyLearner(nn.ModuleDict(), replace(parts, anomaly_net=told))
+        stubbed = FixedScene(torch.cat([brightness, networks.flow_net(scenes.clean).flow], dim=1))
+    learner = AnomalyLearner(nn.ModuleDict(), replace(networks, anomaly_net=stubbed))
     with_anomalies = torch.cat(scenes._replace(clean=scenes.frames), dim=1)
     assert float(learner.losses(samples)["scene"].detach()) == pytest.approx(0.0, abs=1e-6)
     assert float(learner.losses(with_anomalies)["scene"].detach()) > 1e-3
 
 
-def test_samples_come_apart_as_they_were_put_together():
+def test_splits_scene_batch():
     taken = split_scene_batch(torch.arange(10.0).reshape(1, 10, 1, 1).expand(2, 10, 4, 4))
     assert [part[0, :, 0, 0].tolist() for part in taken] == [[0, 1, 2], [3, 4, 5], [6], [7], [8, 9]]
 
@@ -172,7 +172,7 @@ marks = arrays(np.float32, (2, 1, 3, 4), elements=st.sampled_from([0.0, 1.0]))
 
 
 @given(logits, marks)
-def test_the_loss_of_a_cell_falls_the_surer_it_is_of_what_is_right(given_logits, given_marks):
+def test_focal_loss_falls_with_confidence(given_logits, given_marks):
     logit, marked = torch.from_numpy(given_logits), torch.from_numpy(given_marks)
     surer = logit + (2.0 * marked - 1.0)
     nothing = torch.zeros_like(marked)
@@ -180,7 +180,7 @@ def test_the_loss_of_a_cell_falls_the_surer_it_is_of_what_is_right(given_logits,
 
 
 @given(logits, marks, marks)
-def test_ignored_cells_do_not_count_at_all(given_logits, given_marks, given_ignored):
+def test_focal_loss_skips_ignored_cells(given_logits, given_marks, given_ignored):
     logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
     loss = focal_loss(logit, marked, ignored)
     assert torch.equal(loss, focal_loss(logit + 3.0 * ignored, marked, ignored))
@@ -190,22 +190,20 @@ def test_ignored_cells_do_not_count_at_all(given_logits, given_marks, given_igno
 
 
 @given(logits, marks, marks)
-def test_the_loss_of_a_batch_is_the_mean_of_its_samples_however_many_cells_of_each_count(
-    given_logits, given_marks, given_ignored
-):
+def test_focal_loss_averages_samples(given_logits, given_marks, given_ignored):
     logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
     each = [focal_loss(logit[n : n + 1], marked[n : n + 1], ignored[n : n + 1]) for n in range(2)]
     assert float(focal_loss(logit, marked, ignored)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
 
 
-def test_what_is_easy_hardly_counts_against_what_is_hard():
+def test_focal_loss_favours_hard_cells():
     nothing = torch.zeros(1, 1, 1, 1)
     sure, unsure = (float(focal_loss(torch.full((1, 1, 1, 1), logit), nothing, nothing)) for logit in (-4.0, 0.0))
     plain = [math.log1p(math.exp(logit)) for logit in (-4.0, 0.0)]
     assert sure / unsure < 0.1 * plain[0] / plain[1]
 
 
-def test_cells_at_the_edge_of_a_mark_do_not_count():
+def test_focal_loss_skips_edges():
     logit, nothing = torch.full((1, 1, 1, 2), 2.0), torch.zeros(1, 1, 1, 2)
     half = torch.tensor([[[[0.0, 0.3]]]])
     assert float(focal_loss(logit, half, nothing)) == pytest.approx(

@@ -31,13 +31,13 @@ def both() -> list[TrainingStage]:
     return list(stages([walk(50, 1.5), walk(50, 1.5, top=40)], [walk(40, 1.5, top=10)]))
 
 
-def test_first_motion_then_judgement_share_the_whole_run(both):
+def test_flow_stage_precedes_anomaly_stage(both):
     assert [stage.name for stage in both] == ["flow", "anomaly"]
     assert sum(stage.time_share for stage in both) == pytest.approx(1.0)
     assert not any(stage.early_stopping for stage in both)
 
 
-def test_of_each_stage_losses_and_pictures_can_be_had(both):
+def test_stages_give_losses_and_images(both):
     for stage in both:
         held_out = stage.data.validation
         assert held_out is not None
@@ -51,14 +51,14 @@ def test_of_each_stage_losses_and_pictures_can_be_had(both):
         assert len(seen) == 3
 
 
-def test_judgement_is_prepared_when_motion_is_learned(monkeypatch):
+def test_stages_are_prepared_lazily(monkeypatch):
     begun = []
     monkeypatch.setattr("trainer.models.video_ede.stages.segment_views", lambda *_: begun.append(1) or [])
     next(stages([walk(50, 1.5)], [walk(40, 1.5)]))
     assert begun == []
 
 
-def test_the_learners_teach_the_very_network_that_is_served(both):
+def test_learners_train_the_served_network(both):
     network = VideoEde(SMALL)
     learners = [stage.learner for stage in stages([walk(20, 1.5)], [walk(20, 1.5)], network)]
     assert all(learner.modules["detector"] is network for learner in learners)
@@ -73,15 +73,15 @@ def drawn(stage: TrainingStage, numbers: range) -> Tensor:
     return stage.data.samples.draw(torch.tensor(numbers)).samples
 
 
-def test_videos_too_short_to_see_motion_in_are_no_matter_beside_longer_ones():
-    """Three cameras, of which two gave two frames each."""
+def test_skips_short_videos():
+    """Two of four videos have two frames."""
     short = [walk(2, 1.5, street=road(seed)) for seed in (8, 9)]
     for stage in stages([walk(20, 1.5), short[0]], [walk(20, 1.5), short[1]]):
         assert torch.isfinite(drawn(stage, range(40))).all()
 
 
 @pytest.mark.parametrize("part", ["learned", "held_out"])
-def test_where_all_videos_are_too_short_there_is_nothing_to_learn(part):
+def test_rejects_short_footage(part):
     long, short = [walk(20, 1.5)], [walk(2, 1.5), walk(1, 1.5)]
     with pytest.raises(TooLittleFootage, match="no video has 3 frames"):
         next(stages(short, long) if part == "learned" else stages(long, short))

@@ -15,57 +15,57 @@ def textured(height: int, width: int) -> torch.Tensor:
 
 
 def everywhere(maps: torch.Tensor, right: float, down: float) -> torch.Tensor:
-    """A flow to where things were, the same in every cell."""
+    """The same flow in every cell."""
     return torch.tensor([right, down]).reshape(1, 2, 1, 1).expand(len(maps), 2, *maps.shape[2:])
 
 
 @given(sides, sides)
-def test_what_stands_still_stays_even_at_the_edge(height, width):
+def test_zero_flow_is_identity(height, width):
     maps = textured(height, width)
-    moved, sure = warp(maps, everywhere(maps, 0.0, 0.0))
-    assert torch.allclose(sure, torch.ones(()), atol=1e-4)
+    moved, inside = warp(maps, everywhere(maps, 0.0, 0.0))
+    assert torch.allclose(inside, torch.ones(()), atol=1e-4)
     assert torch.allclose(moved, maps, atol=1e-4)
 
 
 @given(st.integers(6, 20), st.integers(6, 20), shifts, shifts)
-def test_what_moved_by_whole_cells_is_found_where_it_went_and_nothing_is_known_of_what_came_in(height, width, right, down):
+def test_moves_by_whole_cells(height, width, right, down):
     maps = textured(height, width)
-    moved, sure = warp(maps, everywhere(maps, -right, -down))
+    moved, inside = warp(maps, everywhere(maps, -right, -down))
     y, x = np.mgrid[:height, :width]
     was_seen = torch.from_numpy((x >= right) & (x < width + right) & (y >= down) & (y < height + down))
-    assert torch.allclose(sure[:, 0], was_seen.float().expand(2, -1, -1), atol=1e-4)
+    assert torch.allclose(inside[:, 0], was_seen.float().expand(2, -1, -1), atol=1e-4)
     expected = torch.roll(maps, (down, right), (2, 3))
     assert torch.allclose(moved[..., was_seen], expected[..., was_seen], atol=1e-4)
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3))
-def test_fractions_of_a_cell_are_interpolated(right, down):
+def test_interpolates_between_cells(right, down):
     y, x = np.mgrid[:12, :16].astype(np.float32)
     ramps = torch.from_numpy(np.stack([x, y]))[None]
-    moved, sure = warp(ramps, everywhere(ramps, right, down))
-    expected, was_seen = ramps + torch.tensor([right, down]).reshape(1, 2, 1, 1), sure[0, 0] > 1.0 - 1e-4
+    moved, inside = warp(ramps, everywhere(ramps, right, down))
+    expected, was_seen = ramps + torch.tensor([right, down]).reshape(1, 2, 1, 1), inside[0, 0] > 1.0 - 1e-4
     assert torch.allclose(moved[:, :, was_seen], expected[:, :, was_seen], atol=0.01)
 
 
-@example(0.000495, 0.0, 1e-5)  # where a verdict of in or out, with room for rounding, once turned over
+@example(0.000495, 0.0, 1e-5)  # where a yes-or-no decision with a tolerance once flipped
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-1e-5, 1e-5))
-def test_the_last_bits_of_a_flow_turn_no_verdict_over(right, down, difference):
-    """As engines differ that add in another order: where a thing came in by a hair, both remember about the same."""
+def test_rounding_errors_stay_small(right, down, difference):
+    """Engines add in different orders; both must end in about the same state."""
     maps = textured(6, 8)
-    moved, sure = warp(maps, everywhere(maps, right, down))
-    moved_too, sure_too = warp(maps, everywhere(maps, right + difference, down))
+    moved, inside = warp(maps, everywhere(maps, right, down))
+    moved_too, inside_too = warp(maps, everywhere(maps, right + difference, down))
     assert torch.allclose(moved, moved_too, atol=1e-3)
-    assert torch.allclose(sure, sure_too, atol=1e-3)
+    assert torch.allclose(inside, inside_too, atol=1e-3)
 
 
 @pytest.mark.parametrize(("cells", "expected"), [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0)])
-def test_from_the_middle_of_the_last_cell_to_the_edge_sureness_falls(cells, expected):
+def test_inside_falls_to_zero_at_edge(cells, expected):
     maps = textured(6, 8)
-    _, sure = warp(maps, everywhere(maps, cells, 0.0))
-    assert sure[0, 0, 3].tolist() == pytest.approx([1.0] * 7 + [expected], abs=1e-4)
+    _, inside = warp(maps, everywhere(maps, cells, 0.0))
+    assert inside[0, 0, 3].tolist() == pytest.approx([1.0] * 7 + [expected], abs=1e-4)
 
 
-def test_each_place_and_each_map_of_the_batch_has_its_own_flow():
+def test_flow_is_per_cell_and_sample():
     maps, flow = textured(6, 8), torch.zeros(2, 2, 6, 8)
     flow[1, 0, 2, 3], flow[1, 1, 2, 3] = 2.0, -1.0
     moved, _ = warp(maps, flow)
@@ -75,8 +75,8 @@ def test_each_place_and_each_map_of_the_batch_has_its_own_flow():
 
 
 @pytest.mark.parametrize("far", [-1e4, 1e4])
-def test_a_wild_flow_gives_the_edge_and_is_told_as_outside(far):
+def test_far_flow_is_outside(far):
     maps = textured(6, 8)
-    moved, sure = warp(maps, everywhere(maps, far, 0.0))
-    assert not sure.any()
+    moved, inside = warp(maps, everywhere(maps, far, 0.0))
+    assert not inside.any()
     assert torch.allclose(moved, maps[..., :1] if far < 0 else maps[..., -1:], atol=1e-5)
