@@ -36,8 +36,8 @@ class Scored(NamedTuple):
 class Scorer:
     """Scores clips; those of one camera must come in order.
 
-    ``score_scale``: the engine's scores divided by the reference's. ``heatmap_threshold``: heat maps are needed only of clips that
-    score at least this, in units of the reference's scores.
+    ``score_scale``: the engine's scores divided by the reference's. ``heatmap_threshold``: heat maps are needed only of clips
+    that score at least this, in units of the reference's scores.
     """
 
     def __init__(self, engine: Engine, score_scale: float, heatmap_threshold: float, metrics: Metrics) -> None:
@@ -58,7 +58,7 @@ class Scorer:
             EngineFailed, EngineClosed: see :meth:`deploy.engine.Engine.score`. The memory of a clip that was not scored is
                 unchanged.
         """
-        use_cache = [self._cache is not None and self._cache.admits(clip.memory) for clip in clips]
+        use_cache = [self._cache is not None and self._cache.reserve(clip.memory) for clip in clips]
         cached = [clip for clip, use in zip(clips, use_cache, strict=True) if use]
         uploaded = [clip for clip, use in zip(clips, use_cache, strict=True) if not use]
         results = {}
@@ -92,7 +92,7 @@ class _GpuCache:
         self._engine = engine
         self._memories: WeakSet[CameraMemory] = WeakSet()
 
-    def admits(self, memory: CameraMemory) -> bool:
+    def reserve(self, memory: CameraMemory) -> bool:
         """Whether clips with this memory are scored from the cache; reserves room for a new one if there is any."""
         if memory in self._memories:
             return True

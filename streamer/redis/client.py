@@ -20,7 +20,7 @@ _REPLY_TIMEOUT_S = 5.0
 
 
 def make_redis(settings: RedisSettings) -> redis.Redis:
-    """A client that returns bytes. It connects with the first command and reconnects after a lost connection.
+    """A client that returns text. It connects with the first command and reconnects after a lost connection.
 
     A failed command is not retried: it may have been executed, and only the caller knows whether twice does harm.
 
@@ -36,7 +36,7 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
             socket_timeout=_REPLY_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
-            decode_responses=False,
+            decode_responses=True,
         )
     except ValueError as error:
         raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error

@@ -54,19 +54,17 @@ class RedisProgressStore:
 
     def read(self, partition: Partition) -> Progress:
         with redis_errors():
-            stored = cast("dict[bytes, bytes]", self._client.hgetall(self._progress_key(partition)))
-        next_offset = stored.pop(b"next_offset", None)
-        cameras = {
-            name.decode().removeprefix("camera:"): CameraState.model_validate_json(state) for name, state in stored.items()
-        }
+            stored = cast("dict[str, str]", self._client.hgetall(self._progress_key(partition)))
+        next_offset = stored.pop("next_offset", None)
+        cameras = {name.removeprefix("camera:"): CameraState.model_validate_json(state) for name, state in stored.items()}
         return Progress(None if next_offset is None else int(next_offset), cameras)
 
     def apply(self, step: Step) -> None:
         keys, arguments = self._script_call(step)
         with redis_errors():
-            applied, stored = cast("tuple[int, bytes]", self._step(keys=keys, args=arguments))
+            applied, stored = cast("tuple[int, str]", self._step(keys=keys, args=arguments))
         if not applied:
-            raise Fenced(f"{step.partition}: stored progress is {stored.decode() or 'empty'}, expected {step.expected}")
+            raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
 
     def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
         cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))

@@ -40,7 +40,7 @@ class Subscriber:
         self._client = client
         self._events_key = settings.events_key
         self._scores_prefix = settings.scores_key("")
-        self._last_ids: dict[str, bytes] = {}
+        self._last_ids: dict[str, str] = {}
         self._scan_at_s = 0.0
         with redis_errors():
             self._find_cameras(from_start=from_start)
@@ -59,8 +59,7 @@ class Subscriber:
         updates = Updates([], [])
         for key, entries in _by_stream(answer):
             self._last_ids[key] = entries[-1][0]
-            for _, raw in entries:
-                fields = {name.decode(): value.decode() for name, value in raw.items()}
+            for _, fields in entries:
                 if key != self._events_key:
                     updates.scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
                 elif (event := _event(fields)) is not None:
@@ -70,19 +69,19 @@ class Subscriber:
     def _find_cameras(self, *, from_start: bool) -> None:
         self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S
         for key in self._client.scan_iter(match=f"{self._scores_prefix}*", _type="STREAM"):
-            if key.decode() not in self._last_ids:
-                self._follow(key.decode(), from_start=from_start)
+            if key not in self._last_ids:
+                self._follow(key, from_start=from_start)
 
     def _follow(self, key: str, *, from_start: bool) -> None:
-        newest = [] if from_start else cast("list[tuple[bytes, Any]]", self._client.xrevrange(key, count=1))
-        self._last_ids[key] = newest[0][0] if newest else b"0-0"
+        newest = [] if from_start else cast("list[tuple[str, Any]]", self._client.xrevrange(key, count=1))
+        self._last_ids[key] = newest[0][0] if newest else "0-0"
 
 
-def _by_stream(answer: Any) -> list[tuple[str, list[tuple[bytes, dict[bytes, bytes]]]]]:
+def _by_stream(answer: Any) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]:
     """Entries by stream, from either form that redis-py returns: a list of pairs, or a dict of lists of entry lists."""
     if isinstance(answer, dict):
-        return [(key.decode(), entries[0]) for key, entries in answer.items()]
-    return [(key.decode(), entries) for key, entries in answer or ()]
+        return [(key, entries[0]) for key, entries in answer.items()]
+    return answer or []
 
 
 def _event(fields: dict[str, str]) -> Event | None:

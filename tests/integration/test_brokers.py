@@ -312,7 +312,7 @@ class TestRedis:
         with embedded_redis(data_dir=data_dir) as url, make_redis(RedisSettings(url=url)) as redis:
             redis.set("key", "value")
         with embedded_redis(data_dir=data_dir) as url, make_redis(RedisSettings(url=url)) as redis:
-            assert redis.get("key") == b"value"
+            assert redis.get("key") == "value"
 
 
 def test_embedded_server_prints_why_it_failed(tmp_path: Path) -> None:
