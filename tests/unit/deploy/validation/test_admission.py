@@ -8,7 +8,7 @@ import pytest
 
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
-from deploy.engines.openvino import _require
+from deploy.engines.openvino import _processor_for
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
 from deploy.golden import GoldenSequences, score_sequences
@@ -77,11 +77,14 @@ def test_names_every_difference(bundle: Bundle) -> None:
     assert f"model_sha256 was abc, is {bundle.manifest.files['model.onnx']}" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"engine": 1}', b"\xff\xfe", b"[" * 100_000])
+OLD_RECORD = b'{"engine": "openvino", "precision": "bf16", "model_sha256": "", "fingerprint": {}, "gate": null}'
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"engine": 1}', b"\xff\xfe", b"[" * 100_000, OLD_RECORD])
 def test_unreadable_record_names_path(bundle: Bundle, content: bytes) -> None:
     write(bundle)
     (bundle.path / "engines" / "openvino-bf16" / "engine.json").write_bytes(content)
-    with pytest.raises(BundleCorrupt, match=r"openvino-bf16/engine\.json: .*delete it"):
+    with pytest.raises(BundleCorrupt, match=r"openvino-bf16/engine\.json: .*delete it and run oddsight-deploy verify again"):
         require_validated(bundle, "openvino", "bf16", HERE)
 
 
@@ -99,8 +102,8 @@ def test_rejects_unknown_precision(bundle: Bundle, name: str) -> None:
 
 def test_names_processor_without_bf16() -> None:
     with pytest.raises(EngineUnavailable, match="Old CPU does not compute in bf16; use f32"):
-        _require(Core(), "bf16")
-    assert _require(Core(), "f32") == "Old CPU"
+        _processor_for(Core(), "bf16")
+    assert _processor_for(Core(), "f32") == "Old CPU"
 
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
