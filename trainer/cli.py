@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from deploy.bundle import Bundle
-    from trainer.benchmark.run import Outcome
+    from trainer.benchmark.run import BenchmarkResult
     from trainer.evaluation.result import Evaluation
 
 app = typer.Typer(
@@ -139,25 +139,30 @@ def benchmark(
     model: Annotated[str, typer.Option(help="ganomaly, ama or esad.", show_default=False)],
     data: Annotated[Path, typer.Option(help="The folder with mnist.npz, fashion_mnist.npz or the .mat files of ODDS.")],
     out: Annotated[Path | None, typer.Option(help="File of finished runs.", show_default="benchmark-DATASET-MODEL.jsonl")] = None,
-    grid: Annotated[str, typer.Option(help="small: one anomaly class a class, ratios 0, 0.01, 0.2. full: all pairs.")] = "small",
-    seeds: Annotated[int | None, typer.Option(help="How many.", show_default="2; 5 for odds")] = None,
-    classes: Annotated[str | None, typer.Option(help="Only these, such as 0,3: normal ones; for ganomaly abnormal ones.")] = None,
-    ratios: Annotated[str | None, typer.Option(help="Of labelled anomalies, such as 0,0.2; for esad.")] = None,
-    sets: Annotated[str | None, typer.Option(help="Of ODDS, such as satellite,cardio.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes side by side, of one thread each.", show_default="cores")] = None,
+    grid: Annotated[
+        str, typer.Option(help="small: one anomaly class each, ratios 0, 0.01, 0.2; full: all pairs.")
+    ] = "small",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="2; 5 for odds")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Normal classes, such as 0,3; for ganomaly abnormal ones.")
+    ] = None,
+    ratios: Annotated[str | None, typer.Option(help="Ratios of labelled anomalies, such as 0,0.2; for esad.")] = None,
+    sets: Annotated[str | None, typer.Option(help="Tables of ODDS, such as satellite,cardio.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Number of processes, with one thread each.", show_default="cores")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure a model by its paper's protocol. After an interruption the same command goes on."""
-    from trainer.benchmark.protocols import choice, runs
-    from trainer.benchmark.report import RunsBar
-    from trainer.benchmark.results import processes_for
-    from trainer.benchmark.run import benchmark as measure
-    from trainer.benchmark.run import jobs_of
+    """Measure a model by the protocol of its paper. After an interruption the same command resumes."""
+    from trainer.benchmark.protocols import parse_selection, plan_runs
+    from trainer.benchmark.report import BenchmarkBar
+    from trainer.benchmark.results import process_count
+    from trainer.benchmark.run import benchmark as run_benchmark
+    from trainer.benchmark.run import make_jobs
 
-    planned = jobs_of(runs(dataset, model, choice(grid, seeds, classes=classes, ratios=ratios, sets=sets)), data)
-    with RunsBar(_screen(), quiet=as_json) as bar:
-        outcome = measure(planned, out or Path(f"benchmark-{dataset}-{model}.jsonl"), processes_for(jobs), bar)
-    _print_benchmark(outcome, f"{dataset} {model}", as_json=as_json)
+    selection = parse_selection(grid, seeds, classes=classes, ratios=ratios, sets=sets)
+    planned = make_jobs(plan_runs(dataset, model, selection), data)
+    with BenchmarkBar(_screen(), quiet=as_json) as bar:
+        result = run_benchmark(planned, out or Path(f"benchmark-{dataset}-{model}.jsonl"), process_count(jobs), bar)
+    _print_benchmark(result, f"{dataset} {model}", as_json=as_json)
 
 
 def _print_evaluation(evaluation: "Evaluation") -> None:
@@ -170,16 +175,16 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
         output.print(events_line(evaluation.model.events), highlight=False)
 
 
-def _print_benchmark(outcome: "Outcome", title: str, *, as_json: bool) -> None:
-    from trainer.benchmark.report import report, table
+def _print_benchmark(result: "BenchmarkResult", title: str, *, as_json: bool) -> None:
+    from trainer.benchmark.report import benchmark_json, benchmark_table
     from trainer.errors import RunsUnfinished
 
     if as_json:
-        typer.echo(json.dumps(report(outcome)))
-    elif outcome.finished:
-        _output().print(table(outcome.finished, title))
-    if outcome.failed:
-        raise RunsUnfinished(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.finished)} runs failed, see above")
+        typer.echo(json.dumps(benchmark_json(result)))
+    elif result.finished:
+        _output().print(benchmark_table(result.finished, title))
+    if result.failed:
+        raise RunsUnfinished(f"{len(result.failed)} of {len(result.failed) + len(result.finished)} runs failed, see above")
 
 
 def _screen() -> "Console":

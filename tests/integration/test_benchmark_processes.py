@@ -14,7 +14,7 @@ import pytest
 from scipy.io import savemat
 
 from tests.harness import side_jobs
-from trainer.benchmark.results import side_by_side
+from trainer.benchmark.results import run_in_processes
 from trainer.errors import RunsUnfinished, TrainingDiverged
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +23,8 @@ DEADLINE_S = 90.0
 
 def test_work_is_done_elsewhere_with_one_thread_each_and_errors_are_outcomes():
     threads, outcomes = [], {}
-    side_by_side(side_jobs.number_of_threads, [1], 1, lambda _, found: threads.append(found))
-    side_by_side(side_jobs.fail_at_two, [1, 2, 3], 1, outcomes.__setitem__)
+    run_in_processes(side_jobs.number_of_threads, [1], 1, lambda _, found: threads.append(found))
+    run_in_processes(side_jobs.fail_at_two, [1, 2, 3], 1, outcomes.__setitem__)
     assert threads == [1]
     assert (outcomes[1], str(outcomes[2]), outcomes[3]) == (1, "the second one", 3)
     assert isinstance(outcomes[2], TrainingDiverged)
@@ -32,16 +32,16 @@ def test_work_is_done_elsewhere_with_one_thread_each_and_errors_are_outcomes():
 
 def test_a_process_killed_from_outside_is_told_with_what_to_do():
     with pytest.raises(RunsUnfinished, match="fewer --jobs"):
-        side_by_side(side_jobs.be_killed, [1], 1, lambda *_: None)
+        run_in_processes(side_jobs.be_killed, [1], 1, lambda *_: None)
 
 
 STARTS_TWO = """
 import sys
 from pathlib import Path
 from tests.harness.side_jobs import leave_mark_and_sleep
-from trainer.benchmark.results import side_by_side
+from trainer.benchmark.results import run_in_processes
 if __name__ == "__main__":
-    side_by_side(leave_mark_and_sleep, [Path(sys.argv[1])] * 2, 2, print)
+    run_in_processes(leave_mark_and_sleep, [Path(sys.argv[1])] * 2, 2, print)
 """
 
 

@@ -1,8 +1,6 @@
-"""What a benchmark says: a line a run, a bar with the time left, and at the end figures beside the published ones.
+"""Reports of a benchmark: a line for each run, a progress bar, and a table of results beside published figures.
 
-What others have published for the benchmark's protocols, and where each figure was found.
-
-A figure from memory stands here so that it can be checked; until it was, reports mark it.
+Figures from memory are marked in reports until they are checked against the paper.
 """
 
 import sys
@@ -19,49 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.errors import OddsightError
-from trainer.benchmark.protocols import CLASSES, PICTURE_SETS, Run
-from trainer.benchmark.results import Finished
-from trainer.benchmark.run import Outcome
+from trainer.benchmark.protocols import CLASSES, IMAGE_DATASETS, BenchmarkRun
+from trainer.benchmark.results import RunResult
+from trainer.benchmark.run import BenchmarkResult
 
 _MIRROR = "a mirror of benchmark tables on the web; the paper's own tables were not at hand"
-_PYOD = "PyOD's docs/tables/roc.csv at commit 1e5adf2: also 60 % to learn from, but with the outliers in it, unlabelled"
+_PYOD = "PyOD's docs/tables/roc.csv at commit 1e5adf2: also 60 % for training, but with unlabelled outliers"
 _MEMORY = "from memory, to be checked against the paper"
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A published area under the ROC curve."""
-
-    method: str
-    auc: float
-    """0 to 1."""
-    source: str
-    ratio: float | None = None
-    """Labelled anomalies behind it; None: the source does not say, or there were none to choose."""
-    from_memory: bool = False
-
-
-def own_figure(dataset: str, model: str, group: str) -> Figure | None:
-    """What the paper of ``model`` reports, if that was found; the same whatever the ratio, which no source states."""
-    percent = _ESAD.get(_key(dataset, group)) if model == "esad" else None
-    return None if percent is None else Figure("ESAD", percent / 100, _MIRROR)
-
-
-def others_figure(dataset: str, model: str, group: str, ratio: float) -> Figure | None:
-    """What is most like it elsewhere: Deep SAD, whose protocol ESAD follows, for the same ratio; or a forest for tables."""
-    key = _key(dataset, group)
-    if model == "esad" and (key, ratio) in _DEEP_SAD:
-        return Figure("Deep SAD", _DEEP_SAD[key, ratio] / 100, _MEMORY, ratio, from_memory=True)
-    if dataset == "odds" and ratio == 0.0 and key in _FOREST:
-        return Figure("isolation forest", _FOREST[key] / 100, _PYOD, ratio)
-    return None
-
-
-def remark(dataset: str, model: str) -> str:
-    """What must be known to compare with the paper of ``model``."""
-    return _REMARKS.get((model, dataset in PICTURE_SETS), "No figures of the paper were found for these data.")
-
-
+# AUC in percent, by data set or table.
 _ESAD = {
     "mnist": 99.6,
     "fashion-mnist": 95.9,
@@ -71,82 +35,80 @@ _ESAD = {
     "satimage-2": 99.9,
     "shuttle": 99.1,
 }
-
+# By ratio; means over the ten classes and over the classes of the anomalies. Its thyroid, too, is the derived set.
 _DEEP_SAD = {
-    ("mnist", 0.0): 92.8,
-    ("mnist", 0.01): 96.4,
-    ("mnist", 0.05): 96.7,
-    ("mnist", 0.1): 96.9,
-    ("mnist", 0.2): 96.9,
-    ("fashion-mnist", 0.0): 89.2,
-    ("fashion-mnist", 0.01): 90.0,
-    ("fashion-mnist", 0.05): 90.5,
-    ("fashion-mnist", 0.1): 91.3,
-    ("fashion-mnist", 0.2): 91.0,
-    ("arrhythmia", 0.01): 75.9,
-    ("cardio", 0.01): 95.0,
-    ("satellite", 0.01): 91.5,
-    ("satimage-2", 0.01): 99.9,
-    ("shuttle", 0.01): 98.4,
-    ("thyroid_derived", 0.01): 98.6,
+    "mnist": {0.0: 92.8, 0.01: 96.4, 0.05: 96.7, 0.1: 96.9, 0.2: 96.9},
+    "fashion-mnist": {0.0: 89.2, 0.01: 90.0, 0.05: 90.5, 0.1: 91.3, 0.2: 91.0},
+    "arrhythmia": {0.01: 75.9},
+    "cardio": {0.01: 95.0},
+    "satellite": {0.01: 91.5},
+    "satimage-2": {0.01: 99.9},
+    "shuttle": {0.01: 98.4},
+    "thyroid_derived": {0.01: 98.6},
 }
-"""Means over the ten classes, and over the classes that the anomalies came from; ``thyroid``, too, is a derived set here."""
-
 _FOREST = {"arrhythmia": 81.4, "cardio": 92.4, "satellite": 70.1, "satimage-2": 99.3, "shuttle": 99.7}
 
 _REMARKS = {
     ("ganomaly", True): (
-        "The paper plots MNIST by digit and prints no numbers; its epoch was picked by the AUC on the test part, ours is fixed. "
+        "The paper plots MNIST by digit and prints no numbers; its epoch was chosen by the AUC of the test set, ours is fixed. "
         "Its author notes an AUC of about 0.1 for digit 1 with newer versions of PyTorch."
     ),
     ("ama", True): (
         "Tables of the paper were not found; its abstract claims to match or outperform generative baselines on MNIST. "
-        "Its epoch was picked by a validation part with real anomalies, ours is fixed."
+        "Its epoch was chosen by a validation set with real anomalies, ours is fixed."
     ),
     ("esad", True): "The ratio behind the published figure is not stated; it is compared with every ratio.",
     ("esad", False): "The ratio behind the published figures is not stated; they are compared with every ratio.",
 }
 
-
-def _key(dataset: str, group: str) -> str:
-    return dataset if dataset in PICTURE_SETS else group
-
-
-_RATIO_SHOWN = 0.002
-_WORDS = ("cases", "score", "others")  # columns that are not of numbers
+_MIN_RATIO_DIFFERENCE = 0.002  # smaller ones come from rounding to whole samples
+_TEXT_COLUMNS = ("cases", "score", "others")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One score of one group of cases at one ratio."""
+class PublishedFigure:
+    """A published area under the ROC curve."""
+
+    method: str
+    auc: float
+    """0 to 1."""
+    source: str
+    ratio: float | None = None
+    """Labelled anomalies behind it; None: none, or not stated."""
+    from_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """The result of one score, for one group of cases and one ratio."""
 
     group: str
     ratio: float
     ratio_reached: float
-    """Mean over the runs; less than ``ratio`` where there are too few anomalies to label."""
+    """Mean over the runs; less than ``ratio`` if there are too few anomalies."""
     score: str
     auc: float
-    """0 to 1: mean over seeds of the mean over the cases."""
+    """0 to 1: mean over the seeds of the mean over the cases."""
     auc_std: float | None
-    """Standard deviation of these means between seeds (divided by seeds - 1); None with one seed."""
+    """Sample standard deviation between seeds; None for one seed."""
     seeds: int
     runs: int
     wall_s: float
-    """Sum over the runs, which ran side by side."""
+    """Sum over the runs, which ran in parallel."""
     cpu_s: float
-    published: Figure | None
-    """Of the model's own score, over all classes."""
-    others: Figure | None
-    """Of another method under a like protocol."""
+    published: PublishedFigure | None
+    """By the paper of the model; for its own score over all classes."""
+    others: PublishedFigure | None
+    """Of another method under a similar protocol."""
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published figure."""
+        """Our AUC minus the published one."""
         return None if self.published is None else self.auc - self.published.auc
 
 
-class RunsBar:
-    """A bar over all runs on stderr, with the time left; each finished run is a line on stdout, unless told to be quiet."""
+class BenchmarkBar:
+    """Progress bar over all runs on stderr; prints a line for each finished run on stdout, unless ``quiet``."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
@@ -156,9 +118,9 @@ class RunsBar:
             bars.MofNCompleteColumn(),
             bars.TimeRemainingColumn(),
             console=console,
-            # Runs take minutes: the speed is that of the whole benchmark, not of its last seconds.
+            # Runs take minutes, so the speed is that of the whole benchmark, not of the last seconds.
             speed_estimate_period=float("inf"),
-            # The bar would carry the lines of a redirected stdout over to stderr.
+            # Otherwise lines for a redirected stdout would be printed to stderr.
             redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._bar.add_task("benchmark", total=None)
@@ -169,66 +131,118 @@ class RunsBar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
 
-    def begin(self, total: int, already: int) -> None:
-        """See :class:`trainer.benchmark.run.Watcher`."""
-        if already:
-            self._console.print(f"{already} of {total} runs were finished before, {total - already} are left", highlight=False)
-        self._bar.update(self._task, total=total - already)
+    def on_start(self, total: int, finished: int) -> None:
+        if finished:
+            self._console.print(f"{finished} of {total} runs were finished before, {total - finished} are left", highlight=False)
+        self._bar.update(self._task, total=total - finished)
         self._bar.start()
 
-    def finished(self, run: Run, finished: Finished) -> None:
-        """See :class:`trainer.benchmark.run.Watcher`."""
+    def on_result(self, run: BenchmarkRun, result: RunResult) -> None:
         if not self._quiet:
-            typer.echo(run_line(run, finished))
+            typer.echo(run_line(run, result))
         self._bar.advance(self._task)
 
-    def failed(self, run: Run, error: OddsightError) -> None:
-        """See :class:`trainer.benchmark.run.Watcher`."""
+    def on_failure(self, run: BenchmarkRun, error: OddsightError) -> None:
         self._console.print(f"{run} failed: {error}", markup=False, highlight=False)
         self._bar.advance(self._task)
 
 
-def run_line(run: Run, finished: Finished) -> str:
-    """A finished run in one line."""
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in finished.auc.items())
-    return f"{run}: AUC {figures} ({finished.wall_s:.0f} s)"
+def run_line(run: BenchmarkRun, result: RunResult) -> str:
+    """A result in one line."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in result.auc.items())
+    return f"{run}: AUC {figures} ({result.wall_s:.0f} s)"
 
 
-def summary(finished: Mapping[Run, Finished]) -> list[Row]:
-    """One row a group, ratio and score, in the order of the runs."""
-    places: dict[tuple[str, float], dict[Run, Finished]] = {}
-    for run, one in finished.items():
-        places.setdefault((run.case.group, run.case.ratio), {})[run] = one
-    return [row for runs in places.values() for row in _rows(runs)]
-
-
-def report(outcome: Outcome) -> dict[str, Any]:
-    """The content of ``benchmark --json``."""
-    rows, finished = summary(outcome.finished), outcome.finished.values()
+def benchmark_json(result: BenchmarkResult) -> dict[str, Any]:
+    """The output of ``benchmark --json``."""
+    first, results = next(iter(result.finished), None), result.finished.values()
     return {
-        "runs": [{**one.model_dump(), "ratio_reached": one.ratio} for one in finished],
-        "failed": [{"run": str(run), "error": str(error)} for run, error in outcome.failed.items()],
-        "summary": [{**asdict(row), "difference": row.difference} for row in rows],
-        "remark": remark(first.dataset, first.model) if (first := next(iter(outcome.finished), None)) else None,
-        "wall_s": sum(one.wall_s for one in finished),
-        "cpu_s": sum(one.cpu_s for one in finished),
+        "runs": [{**one.model_dump(), "ratio_reached": one.ratio} for one in results],
+        "failed": [{"run": str(run), "error": str(error)} for run, error in result.failed.items()],
+        "summary": [{**asdict(row), "difference": row.difference} for row in summarize(result.finished)],
+        "remark": None if first is None else _remark(first),
+        "wall_s": sum(one.wall_s for one in results),
+        "cpu_s": sum(one.cpu_s for one in results),
     }
 
 
-def table(finished: Mapping[Run, Finished], title: str) -> Table:
-    """Areas under the ROC curve in per cent, beside the published ones where there are any."""
-    first, rows = next(iter(finished)), summary(finished)
-    caption = remark(first.dataset, first.model) + (" * from memory, to be checked." if any(map(_unsure, rows)) else "")
-    grid = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE)
+def benchmark_table(results: Mapping[BenchmarkRun, RunResult], title: str) -> Table:
+    """AUC in percent, beside published figures if there are any."""
+    rows, caption = summarize(results), _remark(next(iter(results)))
+    if any(row.others is not None and row.others.from_memory for row in rows):
+        caption += " * from memory, to be checked."
+    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE)
     for heading in (columns := _columns(rows)):
-        grid.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in _TEXT_COLUMNS else "right", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
-        grid.add_row(*cells)
-    return grid
+        table.add_row(*cells)
+    return table
 
 
-def _columns(rows: list[Row]) -> dict[str, list[str]]:
-    """Cells by heading; columns without a single figure are left out."""
+def summarize(results: Mapping[BenchmarkRun, RunResult]) -> list[SummaryRow]:
+    """A row for each group, ratio and score, in the order of the runs."""
+    groups: dict[tuple[str, float], dict[BenchmarkRun, RunResult]] = {}
+    for run, result in results.items():
+        groups.setdefault((run.case.group, run.case.ratio), {})[run] = result
+    return [row for group in groups.values() for row in _rows(group)]
+
+
+def published_figure(dataset: str, model: str, group: str) -> PublishedFigure | None:
+    """The figure of the paper of ``model``, if known. ESAD's is the same for every ratio, because no source states the ratio."""
+    percent = _ESAD.get(_key(dataset, group)) if model == "esad" else None
+    return None if percent is None else PublishedFigure("ESAD", percent / 100, _MIRROR)
+
+
+def similar_figure(dataset: str, model: str, group: str, ratio: float) -> PublishedFigure | None:
+    """The figure of a method under a similar protocol: Deep SAD, whose protocol ESAD follows, or a forest for tables."""
+    key = _key(dataset, group)
+    if model == "esad" and (percent := _DEEP_SAD.get(key, {}).get(ratio)):
+        return PublishedFigure("Deep SAD", percent / 100, _MEMORY, ratio, from_memory=True)
+    if dataset == "odds" and ratio == 0.0 and key in _FOREST:
+        return PublishedFigure("isolation forest", _FOREST[key] / 100, _PYOD, ratio)
+    return None
+
+
+def _key(dataset: str, group: str) -> str:
+    return dataset if dataset in IMAGE_DATASETS else group
+
+
+def _remark(run: BenchmarkRun) -> str:
+    """What limits the comparison with the paper."""
+    return _REMARKS.get((run.model, run.dataset in IMAGE_DATASETS), "No figures of the paper were found for these data.")
+
+
+def _rows(results: Mapping[BenchmarkRun, RunResult]) -> Iterable[SummaryRow]:
+    """The rows of one group and ratio; the first score is the model's own."""
+    first, values = next(iter(results)), results.values()
+    # Published figures of images are means over all classes.
+    comparable = first.dataset == "odds" or {run.case.subject for run in results} == set(CLASSES)
+    for number, name in enumerate(next(iter(values)).auc):
+        means = _means_by_seed(results, name)
+        place = (first.dataset, first.model, first.case.group)
+        yield SummaryRow(
+            group=first.case.group,
+            ratio=first.case.ratio,
+            ratio_reached=mean(one.ratio for one in values),
+            score=name,
+            auc=mean(means),
+            auc_std=stdev(means) if len(means) > 1 else None,
+            seeds=len(means),
+            runs=len(results),
+            wall_s=sum(one.wall_s for one in values),
+            cpu_s=sum(one.cpu_s for one in values),
+            published=published_figure(*place) if comparable and number == 0 else None,
+            others=similar_figure(*place, first.case.ratio) if comparable and number == 0 else None,
+        )
+
+
+def _means_by_seed(results: Mapping[BenchmarkRun, RunResult], score: str) -> list[float]:
+    seeds = sorted({run.seed for run in results})
+    return [mean(one.auc[score] for run, one in results.items() if run.seed == seed) for seed in seeds]
+
+
+def _columns(rows: list[SummaryRow]) -> dict[str, list[str]]:
+    """Cells by heading, without empty columns."""
     columns = {
         "cases": [row.group for row in rows],
         "ratio": [_ratio(row) for row in rows],
@@ -244,46 +258,13 @@ def _columns(rows: list[Row]) -> dict[str, list[str]]:
     return {heading: cells for heading, cells in columns.items() if any(cells)}
 
 
-def _rows(finished: Mapping[Run, Finished]) -> Iterable[Row]:
-    """The rows of one group and ratio; the first score is the model's own."""
-    first, values = next(iter(finished)), finished.values()
-    # Published figures of pictures are means over all classes.
-    comparable = first.dataset == "odds" or {run.case.subject for run in finished} == set(CLASSES)
-    for number, name in enumerate(next(iter(values)).auc):
-        means = _means_by_seed(finished, name)
-        place = (first.dataset, first.model, first.case.group)
-        yield Row(
-            group=first.case.group,
-            ratio=first.case.ratio,
-            ratio_reached=mean(one.ratio for one in values),
-            score=name,
-            auc=mean(means),
-            auc_std=stdev(means) if len(means) > 1 else None,
-            seeds=len(means),
-            runs=len(finished),
-            wall_s=sum(one.wall_s for one in values),
-            cpu_s=sum(one.cpu_s for one in values),
-            published=own_figure(*place) if comparable and number == 0 else None,
-            others=others_figure(*place, first.case.ratio) if comparable and number == 0 else None,
-        )
-
-
-def _means_by_seed(finished: Mapping[Run, Finished], score: str) -> list[float]:
-    seeds = sorted({run.seed for run in finished})
-    return [mean(one.auc[score] for run, one in finished.items() if run.seed == seed) for seed in seeds]
-
-
-def _ratio(row: Row) -> str:
-    """The ratio asked for, and the one reached where that differs by more than rounding to whole samples."""
-    short = row.ratio - row.ratio_reached > _RATIO_SHOWN
+def _ratio(row: SummaryRow) -> str:
+    """The ratio asked for, and the ratio reached if it is smaller."""
+    short = row.ratio - row.ratio_reached > _MIN_RATIO_DIFFERENCE
     return f"{row.ratio:g} ({row.ratio_reached:.3f})" if short else f"{row.ratio:g}"
 
 
-def _unsure(row: Row) -> bool:
-    return row.others is not None and row.others.from_memory
-
-
-def _figure(figure: Figure | None) -> str:
+def _figure(figure: PublishedFigure | None) -> str:
     return "" if figure is None else _percent(figure.auc) + ("*" if figure.from_memory else "")
 
 

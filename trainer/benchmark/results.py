@@ -1,6 +1,6 @@
-"""Work done by several processes side by side, none of which outlives the one that started them.
+"""Results of benchmark runs: the file that keeps them, and the processes that compute them.
 
-The file of finished runs: one JSON object a line, added as a run ends, so that a benchmark goes on where it stopped.
+The file has one JSON object per line, appended when a run ends, so that an interrupted benchmark can be resumed.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,38 +21,45 @@ from pydantic import BaseModel, ValidationError
 from deploy.errors import ConfigError, OddsightError
 from trainer.errors import BadRunFile, RunsUnfinished
 
-_HEAD = '{"run":'  # every line begins with it, also one that a kill cut short
+_LINE_START = '{"run":'  # of every line, also of one that was cut short by a kill
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
-class Finished(BaseModel, frozen=True, extra="forbid"):
-    """A finished run."""
+class RunResult(BaseModel, frozen=True, extra="forbid"):
+    """The result of a finished run."""
 
     run: dict[str, Any]
-    """What identifies it: data set, model, case, seed and settings, the model's whole configuration included."""
+    """The identity of the run: data set, model, case, seed and all settings."""
     auc: dict[str, float]
-    """Area under the ROC curve of the test part by score, 0 to 1; the model's own score comes first."""
+    """Area under the ROC curve of the test set by score, 0 to 1; the model's own score comes first."""
     normals: int
-    """Samples learned from as normal."""
+    """Normal training samples."""
     anomalies: int
-    """Samples learned from as labelled anomalies."""
+    """Labelled anomalies among the training samples."""
     test_normals: int
     test_anomalies: int
     wall_s: float
-    """Training and test."""
+    """Of training and test."""
     cpu_s: float
 
     @property
     def ratio(self) -> float:
-        """Labelled anomalies among all samples learned from: what was asked for, or less where there are not so many."""
+        """Labelled anomalies among all training samples; less than asked for if there are too few anomalies."""
         return self.anomalies / (self.normals + self.anomalies)
 
 
-class RunFile:
-    """Finished runs on disk."""
+class ResultsFile:
+    """A file of run results.
+
+    Raises:
+        BadRunFile: the file cannot be opened for reading and writing.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with _readable(path):
+        with _file_errors(path):
             self._file = path.open("a+", encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -61,108 +68,93 @@ class RunFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
-    def read(self) -> list[Finished]:
-        """The runs finished so far. A line cut short by a kill is passed over.
+    def read(self) -> list[RunResult]:
+        """All results. A last line that was cut short by a kill is skipped.
 
         Raises:
-            BadRunFile: the file holds something else, or cannot be read.
+            BadRunFile: the file contains something else, or cannot be read.
         """
-        with _readable(self._path):
+        with _file_errors(self._path):
             self._file.seek(0)
             lines = self._file.read().split("\n")
-        found = [_parsed(self._path, number, line) for number, line in enumerate(lines, 1) if line]
-        if lines[-1]:  # so that the next line does not become part of the torn one
+        results = [_parse(self._path, number, line) for number, line in enumerate(lines, 1) if line]
+        if lines[-1]:  # cut short: the next result must start on a new line
             self._file.write("\n")
-        return [finished for finished in found if finished is not None]
+        return [result for result in results if result is not None]
 
-    def add(self, finished: Finished) -> None:
-        """Write a run down, at once."""
-        self._file.write(json.dumps(finished.model_dump()) + "\n")
+    def append(self, result: RunResult) -> None:
+        """Write a result immediately."""
+        self._file.write(json.dumps(result.model_dump()) + "\n")
         self._file.flush()
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeDecodeError) as error:
         raise BadRunFile(f"{path}: {error}; --out must be a file for finished runs that can be written") from error
 
 
-def _parsed(path: Path, number: int, line: str) -> Finished | None:
+def _parse(path: Path, number: int, line: str) -> RunResult | None:
     try:
-        return Finished.model_validate(json.loads(line))
+        return RunResult.model_validate(json.loads(line))
     except json.JSONDecodeError as error:
-        if line.startswith(_HEAD) or _HEAD.startswith(line):
+        if line.startswith(_LINE_START) or _LINE_START.startswith(line):
             return None
-        wrong: Exception = error
+        cause: Exception = error
     except (ValidationError, RecursionError) as error:
-        wrong = error
-    raise BadRunFile(f"{path}, line {number} is no finished run; give --out another file, nothing was changed") from wrong
+        cause = error
+    raise BadRunFile(f"{path}, line {number} is not a finished run; give --out another file, nothing was changed") from cause
 
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-
-
-def processes_for(wanted: int | None) -> int:
-    """As many as wanted, or one a core that may be used.
+def process_count(jobs: int | None) -> int:
+    """The number of processes: ``jobs``, or the number of available cores.
 
     Raises:
-        ConfigError: fewer than one are wanted.
+        ConfigError: ``jobs`` is less than 1.
     """
-    if wanted is not None and wanted < 1:
-        raise ConfigError(f"--jobs must be 1 or more, got {wanted}")
-    return wanted or len(os.sched_getaffinity(0))
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs must be 1 or more, got {jobs}")
+    return jobs or len(os.sched_getaffinity(0))
 
 
-def side_by_side(
-    work: Callable[[Job], Result],
-    jobs: Sequence[Job],
+def run_in_processes(
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
     processes: int,
-    take: Callable[[Job, Result | OddsightError], None],
+    on_result: Callable[[Task, Result | OddsightError], None],
 ) -> None:
-    """Do ``work`` for each of ``jobs`` in ``processes`` new processes; ``take`` is given each outcome here, as they come.
+    """Run ``work`` for every task in new processes; ``on_result`` is called here with each result or error when it arrives.
 
-    Whatever ends this early, Ctrl-C included, ends the processes first.
+    If this ends early, also by Ctrl-C, it terminates the processes first.
 
     Raises:
         RunsUnfinished: a process was killed.
     """
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _initialise_process)
     try:
-        with _interrupts_held_back():
-            futures = {pool.submit(work, job): job for job in jobs}
+        with _interrupts_blocked():
+            futures = {pool.submit(work, task): task for task in tasks}
         for future in as_completed(futures):
-            outcome: Result | OddsightError = _outcome(future)
-            take(futures[future], outcome)
+            error = future.exception()
+            on_result(futures[future], error if isinstance(error, OddsightError) else future.result())
     except BaseException as error:
-        _kill(pool)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise RunsUnfinished(
-                "a process was killed from outside, most likely for want of memory; what is finished is kept, "
-                "so give the same command again, with fewer --jobs"
+                "a process was killed, most likely because memory ran out; finished runs are kept, "
+                "so run the same command again with fewer --jobs"
             ) from error
         raise
     pool.shutdown()
 
 
-def _outcome(future: "Future[Result]") -> Result | OddsightError:
-    try:
-        return future.result()
-    except OddsightError as error:
-        return error
-
-
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in multiprocessing.active_children():
-        process.terminate()
-    pool.shutdown(cancel_futures=True)
-
-
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C: only their parent must, and it ends them."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C: their parent handles it and terminates them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -170,16 +162,15 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin() -> None:
+def _initialise_process() -> None:
     import torch
 
-    # Several processes with several threads each would get in each other's way.
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)  # several threads in each of several processes would slow each other down
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A parent killed outright ends nobody, and its children would wait for work forever."""
+def _exit_with_parent() -> None:
+    """Exit when the parent is killed; otherwise this process would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

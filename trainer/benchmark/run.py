@@ -1,9 +1,6 @@
-"""Runs a benchmark: trains each model of its grid on one part of the data and measures it on the other.
+"""Runs a benchmark: trains each model on one part of the data and measures it on the other.
 
-Training is given a trial's training part and nothing else, for a number of epochs that is fixed beforehand. The test part is
-made when training is over.
-
-How long and in which size each model learns in the benchmark: fixed beforehand, whatever the test part says.
+Settings and length of training are fixed in advance, whatever the test results, and the test set is made after training.
 """
 
 import json
@@ -20,9 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.errors import OddsightError
-from trainer.benchmark.data import Augmentation, MixedSamples, Pictures, TableRows, read_pictures, read_table
-from trainer.benchmark.protocols import PICTURE_SETS, Part, PictureTrial, Rows, Run, Scale, TableTrial, Trial
-from trainer.benchmark.results import Finished, RunFile, side_by_side
+from trainer.benchmark.data import (
+    Augmentation,
+    DataSplit,
+    ImageDataset,
+    MixedSamples,
+    SampleSet,
+    Scale,
+    TableDataset,
+    image_split,
+    read_images,
+    read_table,
+    table_split,
+)
+from trainer.benchmark.protocols import IMAGE_DATASETS, BenchmarkRun
+from trainer.benchmark.results import ResultsFile, RunResult, run_in_processes
 from trainer.errors import BadDataset, TrainingDiverged
 from trainer.evaluation.metrics import auc
 from trainer.models.registry import recipe
@@ -33,48 +42,47 @@ from trainer.training.loop import Callback, LoopSettings, TrainingData, run_loop
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkSettings:
-    """Part of what identifies a run: with other settings it is run anew."""
+    """Settings of the runs of one model on one data set. They belong to the identity of a run."""
 
     batch: int
     epochs: float = 0.0
-    """Times through the normal samples; 0 where ``steps`` says how long."""
+    """Passes over the normal training samples; ignored if ``steps`` is set."""
     steps: int = 0
     network: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from the defaults of the model's configuration."""
+    """Settings of the model other than its defaults."""
     anomaly_share: float = 0.0
-    """Labelled anomalies in a batch, where there are any."""
+    """Of labelled anomalies in a batch, if there are any."""
     augmentation: Augmentation | None = None
-    """Of pictures."""
+    """Of images."""
     scale: Scale = "range"
     """Of tables."""
 
-    def normals_a_batch(self, anomalies: int) -> int:
-        """What is left of a batch when labelled anomalies, if there are any, have their share."""
+    def normals_per_batch(self, anomalies: int) -> int:
+        """Normal samples in a batch, with so many labelled anomalies in the training set."""
         return round(self.batch * (1.0 - self.anomaly_share)) if anomalies else self.batch
 
     def steps_for(self, normals: int, anomalies: int) -> int:
-        """Steps of a run that learns from so many samples."""
-        return self.steps or max(1, round(self.epochs * max(1, normals // self.normals_a_batch(anomalies))))
+        """Steps of a run with so many training samples."""
+        return self.steps or max(1, round(self.epochs * max(1, normals // self.normals_per_batch(anomalies))))
 
 
-_GANOMALY_PICTURES = BenchmarkSettings(batch=64, steps=660, network={"width": 16})
-"""The authors' code: 15 epochs (12,660 steps), batches of 64, 64 channels. A quarter in width and a twentieth in length: what two
-cores get through. On parts of the training images, with other classes taken for anomalies, longer was no better at this width."""
+# The authors' code: 15 epochs (12,660 steps), batches of 64, 64 channels. A quarter of the width and a twentieth of the steps run
+# on two cores. On parts of the training images, with other classes as anomalies, more steps were no better at this width.
+_GANOMALY_IMAGES = BenchmarkSettings(batch=64, steps=660, network={"width": 16})
+# The authors' code: 100 epochs, batches of 256, five steps of the critic for one of the autoencoder, widths of 64, 256 and 128:
+# hours per class on a CPU. These take a minute, and were chosen on the training images of one digit.
 _AMA_SMALL = {"learning_rate": 3e-3, "latent_weight": 0.1, "critic_steps": 1}
-_AMA_PICTURES = BenchmarkSettings(
+_AMA_IMAGES = BenchmarkSettings(
     batch=16, steps=500, network={**_AMA_SMALL, "encoder_width": 16, "generator_width": 16, "critic_width": 8}
 )
-"""The authors' code: 100 epochs, batches of 256, five steps of the critic for one of the autoencoder, widths of 64, 256 and 128:
-hours a class on a CPU. This takes it a minute, and was chosen on one digit's training images."""
-
 BENCHMARK_SETTINGS: Mapping[tuple[str, str], BenchmarkSettings] = {
-    ("ganomaly", "mnist"): _GANOMALY_PICTURES,
-    ("ganomaly", "fashion-mnist"): _GANOMALY_PICTURES,
+    ("ganomaly", "mnist"): _GANOMALY_IMAGES,
+    ("ganomaly", "fashion-mnist"): _GANOMALY_IMAGES,
     ("ganomaly", "odds"): BenchmarkSettings(batch=64, steps=1500),
-    ("ama", "mnist"): _AMA_PICTURES,
-    ("ama", "fashion-mnist"): _AMA_PICTURES,
+    ("ama", "mnist"): _AMA_IMAGES,
+    ("ama", "fashion-mnist"): _AMA_IMAGES,
     ("ama", "odds"): BenchmarkSettings(batch=128, steps=300, network={**_AMA_SMALL, "latent": 8, "atypical_share": 0.0}),
-    # The paper's are not known. Things of fashion are told apart by parts of them, digits by their strokes.
+    # The paper's settings are not known. Images of fashion differ in parts, digits in their strokes.
     ("esad", "mnist"): BenchmarkSettings(
         batch=128, epochs=6, network={"score": "relative"}, anomaly_share=0.4, augmentation=Augmentation(0.7, "turned")
     ),
@@ -91,185 +99,177 @@ BENCHMARK_SETTINGS: Mapping[tuple[str, str], BenchmarkSettings] = {
 }
 """By model and data set."""
 
-
 DISTANCE, DENSITY = "feature_distance", "feature_density"
 _SCORE_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run, where its data are, and how it learns."""
+    """A run with its settings and the folder of its data."""
 
-    run: Run
+    run: BenchmarkRun
     folder: Path
     settings: BenchmarkSettings
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Runs with the same one are the same run; as it is read back from JSON."""
+        """What identifies the run among results, as it is read back from JSON."""
         config = recipe(self.run.model).configure(self.settings.network)
         settings = {**asdict(self.settings), "network": config.model_dump(mode="json")}
-        found: dict[str, Any] = json.loads(json.dumps({**asdict(self.run), "settings": settings}))
-        return found
+        identity: dict[str, Any] = json.loads(json.dumps({**asdict(self.run), "settings": settings}))
+        return identity
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a benchmark."""
+class BenchmarkResult:
+    """Results and errors of a benchmark."""
 
-    finished: Mapping[Run, Finished]
-    """In the order of the grid, runs of earlier calls included."""
-    failed: Mapping[Run, OddsightError]
+    finished: Mapping[BenchmarkRun, RunResult]
+    """In the order of the grid, results of earlier calls included."""
+    failed: Mapping[BenchmarkRun, OddsightError]
 
 
-class Watcher(Protocol):
-    """Told how a benchmark goes."""
+class BenchmarkObserver(Protocol):
+    """Receives the progress of a benchmark."""
 
-    def begin(self, total: int, already: int) -> None:
-        """``already`` of ``total`` runs were finished by an earlier call."""
+    def on_start(self, total: int, finished: int) -> None:
+        """``finished`` of ``total`` runs have results of an earlier call."""
         ...
 
-    def finished(self, run: Run, finished: Finished) -> None:
-        """A run is finished and written down."""
+    def on_result(self, run: BenchmarkRun, result: RunResult) -> None:
+        """A run has finished, and its result is on disk."""
         ...
 
-    def failed(self, run: Run, error: OddsightError) -> None:
-        """A run came to nothing."""
+    def on_failure(self, run: BenchmarkRun, error: OddsightError) -> None:
+        """A run has failed."""
         ...
 
 
-def benchmark(jobs: Sequence[Job], out: Path, processes: int, watcher: Watcher) -> Outcome:
-    """Run what is not yet in ``out``, a file of finished runs, and add it there.
+def benchmark(jobs: Sequence[Job], out: Path, processes: int, observer: BenchmarkObserver) -> BenchmarkResult:
+    """Do the runs that have no result in the file ``out`` yet, and append their results.
 
     Raises:
-        OddsightError: the data or ``out`` cannot be used, or a process was killed; what is finished is kept.
+        OddsightError: the data or ``out`` cannot be used, or a process was killed; results so far are kept.
     """
     for job in jobs:
-        _data(job.folder, job.run)  # before anything is trained
-    with RunFile(out) as file:
-        known = {_key(finished.run): finished for finished in file.read()}
-        found = {job.run: known[_key(job.identity)] for job in jobs if _key(job.identity) in known}
-        failed: dict[Run, OddsightError] = {}
+        _dataset(job.folder, job.run)  # fails before anything is trained
+    with ResultsFile(out) as file:
+        earlier = {_key(result.run): result for result in file.read()}
+        results = {job.run: earlier[_key(job.identity)] for job in jobs if _key(job.identity) in earlier}
+        failed: dict[BenchmarkRun, OddsightError] = {}
 
-        def take(job: Job, result: Finished | OddsightError) -> None:
+        def on_result(job: Job, result: RunResult | OddsightError) -> None:
             if isinstance(result, OddsightError):
                 failed[job.run] = result
-                watcher.failed(job.run, result)
+                observer.on_failure(job.run, result)
                 return
-            found[job.run] = result
-            file.add(result)
-            watcher.finished(job.run, result)
+            results[job.run] = result
+            file.append(result)
+            observer.on_result(job.run, result)
 
-        watcher.begin(len(jobs), len(found))
-        left = [job for job in jobs if job.run not in found]
-        side_by_side(execute, left, max(1, min(processes, len(left))), take)
-    return Outcome({job.run: found[job.run] for job in jobs if job.run in found}, failed)
+        observer.on_start(len(jobs), len(results))
+        remaining = [job for job in jobs if job.run not in results]
+        run_in_processes(execute, remaining, max(1, min(processes, len(remaining))), on_result)
+    return BenchmarkResult({job.run: results[job.run] for job in jobs if job.run in results}, failed)
 
 
-def jobs_of(runs: Sequence[Run], folder: Path) -> list[Job]:
-    """Runs with the settings of the benchmark."""
+def make_jobs(runs: Sequence[BenchmarkRun], folder: Path) -> list[Job]:
+    """Runs with the settings of their model and data set."""
     return [Job(run, folder, BENCHMARK_SETTINGS[run.model, run.dataset]) for run in runs]
 
 
-def execute(job: Job) -> Finished:
+def execute(job: Job) -> RunResult:
     """Train and measure."""
-    data = _data(job.folder, job.run)
+    data = _dataset(job.folder, job.run)
     wall_s, cpu_s = time.monotonic(), time.process_time()
-    rows = job.run.case.rows(data.known, job.run.seed)
-    found = measure(_trial(data, rows, job.settings.scale), partial(train, job.run.model, job.settings, job.run.seed))
-    return Finished(
+    rows = job.run.case.rows(data.labels, job.run.seed)
+    if isinstance(data, ImageDataset):
+        split = image_split(data.images, rows)
+    else:
+        split = table_split(data.values, rows, job.settings.scale)
+    return RunResult(
         run=job.identity,
-        auc=found,
+        auc=measure(split, partial(train, job.run.model, job.settings, job.run.seed)),
         **{name: len(numbers) for name, numbers in rows._asdict().items()},
         wall_s=round(time.monotonic() - wall_s, 3),
         cpu_s=round(time.process_time() - cpu_s, 3),
     )
 
 
-def train(model: str, settings: BenchmarkSettings, seed: int, learned: Part) -> Detector:
-    """The model, trained on ``learned``, the only part of the data it is ever shown.
+def train(model: str, settings: BenchmarkSettings, seed: int, data: SampleSet) -> Detector:
+    """The model trained on ``data``.
 
     Raises:
-        TrainingDiverged: a loss or a gradient is no longer finite.
+        TrainingDiverged: a loss or a gradient is not finite.
     """
-    made, shape = recipe(model), tuple(learned.samples.shape[1:])
-    config = made.configure(settings.network)
+    factory, normals, anomalies = recipe(model), data.normals, data.anomalies
+    config = factory.configure(settings.network)
     torch.manual_seed(seed)
-    detector = made.detector(config, shape)
-    learner = made.learner(detector, config)
+    detector = factory.detector(config, tuple(data.samples.shape[1:]))
+    learner = factory.learner(detector, config)
     for module in learner.modules.values():
-        module.to(_together().device)
-    normals, anomalies = learned.normals, learned.anomalies
+        module.to(_context().device)
     samples = MixedSamples(normals, anomalies, settings.anomaly_share, settings.augmentation)
-    loop = LoopSettings(seed, settings.normals_a_batch(len(anomalies)), settings.steps_for(len(normals), len(anomalies)))
-    run_loop(learner, TrainingData(samples), loop, _together(), Callback())
+    loop = LoopSettings(seed, settings.normals_per_batch(len(anomalies)), settings.steps_for(len(normals), len(anomalies)))
+    run_loop(learner, TrainingData(samples), loop, _context(), Callback())
     with torch.no_grad():
-        detector.eval().fit_scale(normals.to(_together().device))
+        detector.eval().fit_scale(normals.to(_context().device))
     return detector
 
 
-def measure(trial: Trial, learn: Callable[[Part], Detector]) -> dict[str, float]:
-    """Area under the ROC curve of the test part by score, of what ``learn`` makes of the training part.
+def measure(split: DataSplit, train_detector: Callable[[SampleSet], Detector]) -> dict[str, float]:
+    """Train on the training set, and return the area under the ROC curve of the test set by score.
 
     Raises:
         TrainingDiverged: a score is not finite.
     """
-    learned = trial.train
-    detector = learn(learned)
-    tested = trial.test
-    scores = {**score(detector, tested.samples)}
+    training_set = split.train
+    detector = train_detector(training_set)
+    test_set = split.test
+    scores = {**score(detector, test_set.samples)}
     if DISTANCE in scores:
-        scores[DENSITY] = unlikeliness(scores[DISTANCE], score(detector, learned.normals)[DISTANCE])
-    return {name: _auc(name, values, tested.anomalous) for name, values in scores.items()}
+        scores[DENSITY] = two_sided(scores[DISTANCE], score(detector, training_set.normals)[DISTANCE])
+    return {name: _auc(name, values, test_set.anomalous) for name, values in scores.items()}
 
 
 @torch.no_grad()
 def score(detector: Detector, samples: Tensor) -> dict[str, NDArray[np.float32]]:
-    """Every score of samples (N, *Shape), float32 (N,) by name."""
+    """All scores of samples (N, *Shape), float32 (N,) by name."""
     detector.eval()
     device = next(detector.parameters()).device
     parts = [detector.scores(part.to(device)) for part in torch.split(samples, _SCORE_BATCH)]
     return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
 
 
-def unlikeliness(scores: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray[np.float32]:
-    """AMA's final score: how unlikely scores (N,) are under a Gaussian that was fitted to those of training normals, (M,).
+def two_sided(scores: NDArray[np.float32], normal_scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """AMA's final score (N,), for which too small a distance is anomalous as well; normal scores (M,) are of the training set.
 
-    Too small is strange, too. Only the order matters, and that of the density is that of the distance from the mean.
+    AMA takes the density of a Gaussian fitted to the normal scores. For ranking, the distance from their mean is the same.
     """
-    return np.asarray(np.abs(scores - usual.mean()), np.float32)
-
-
-def _trial(data: Pictures | TableRows, rows: Rows, scale: Scale) -> Trial:
-    return PictureTrial(data.images, rows) if isinstance(data, Pictures) else TableTrial(data.values, rows, scale)
-
-
-def _data(folder: Path, run: Run) -> Pictures | TableRows:
-    return _pictures(folder, run.dataset) if run.dataset in PICTURE_SETS else _table(folder, run.case.group)
+    return np.asarray(np.abs(scores - normal_scores.mean()), np.float32)
 
 
 @cache
-def _pictures(folder: Path, dataset: str) -> Pictures:
-    return read_pictures(folder, dataset)
+def _read(folder: Path, dataset: str, table: str) -> ImageDataset | TableDataset:
+    return read_images(folder, dataset) if dataset in IMAGE_DATASETS else read_table(folder, table)
+
+
+def _dataset(folder: Path, run: BenchmarkRun) -> ImageDataset | TableDataset:
+    return _read(folder, run.dataset, run.case.group)
 
 
 @cache
-def _table(folder: Path, name: str) -> TableRows:
-    return read_table(folder, name)
-
-
-@cache
-def _together() -> DistributedContext:
+def _context() -> DistributedContext:
     return DistributedContext()
 
 
 def _auc(name: str, scores: NDArray[np.float32], anomalous: NDArray[np.bool_]) -> float:
     if not np.isfinite(scores).all():
         raise TrainingDiverged(f"the {name} score of {np.count_nonzero(~np.isfinite(scores))} test samples is not finite")
-    found = auc(scores, anomalous.astype(np.uint8))
-    if found is None:
-        raise BadDataset("the test part holds one class alone, so nothing can be told apart in it")
-    return found
+    value = auc(scores, anomalous.astype(np.uint8))
+    if value is None:
+        raise BadDataset("the test set contains only one class, so no AUC is defined")
+    return value
 
 
 def _key(identity: Mapping[str, Any]) -> str:

@@ -1,5 +1,4 @@
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 import trainer.benchmark.run
 from deploy.errors import ConfigError
-from trainer.benchmark.protocols import DATASETS, Choice, OneClass, Part, Run, Table, TableTrial, runs
-from trainer.benchmark.report import own_figure, report, run_line, summary, table
-from trainer.benchmark.results import Finished, RunFile, processes_for
+from trainer.benchmark.data import SampleSet, read_table, table_split
+from trainer.benchmark.protocols import DATASETS, BenchmarkRun, OneClass, RunSelection, plan_runs
+from trainer.benchmark.report import benchmark_json
 from trainer.benchmark.run import (
     BENCHMARK_SETTINGS,
     BenchmarkSettings,
@@ -23,9 +22,9 @@ from trainer.benchmark.run import (
     measure,
     score,
     train,
-    unlikeliness,
+    two_sided,
 )
-from trainer.errors import BadDataset, BadRunFile, TrainingDiverged
+from trainer.errors import BadDataset, TrainingDiverged
 from trainer.models.registry import RECIPES, recipe
 from trainer.training.interfaces import Detector, Recipe, Settings
 
@@ -37,7 +36,7 @@ class PlainConfig(Settings):
 
 
 class Plain(Detector):
-    """A linear auto-encoder: knows the line that its samples lie on."""
+    """A linear auto-encoder, which learns the line that its samples lie on."""
 
     def __init__(self, config: PlainConfig, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -72,15 +71,15 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(work, jobs, _, take):
+def single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_by_one(work, jobs, _, on_result):
         for job in jobs:
             try:
-                take(job, work(job))
+                on_result(job, work(job))
             except TrainingDiverged as error:
-                take(job, error)
+                on_result(job, error)
 
-    monkeypatch.setattr(trainer.benchmark.run, "side_by_side", one_by_one)
+    monkeypatch.setattr(trainer.benchmark.run, "run_in_processes", one_by_one)
 
 
 def line_and_outliers(seed: int = 0) -> np.ndarray:
@@ -98,70 +97,69 @@ def folder(tmp_path: Path) -> Path:
 
 
 def grid(folder: Path, *tables: str, seeds: int = 2, settings: BenchmarkSettings = SETTINGS) -> list[Job]:
-    return [Job(run, folder, settings) for run in runs("odds", "ama", Choice(tables=tables or ("one", "two"), seeds=seeds))]
+    selection = RunSelection(tables=tables or ("one", "two"), seeds=seeds)
+    return [Job(run, folder, settings) for run in plan_runs("odds", "ama", selection)]
 
 
-class Notes:
-    """A watcher that remembers."""
+class Recorder:
+    """An observer that records its calls."""
 
     def __init__(self) -> None:
-        self.begun, self.done, self.wrong = [], [], []
+        self.started, self.finished, self.failed = [], [], []
 
-    def begin(self, total, already):
-        self.begun.append((total, already))
+    def on_start(self, total, finished):
+        self.started.append((total, finished))
 
-    def finished(self, run, finished):
-        self.done.append(run)
+    def on_result(self, run, result):
+        self.finished.append(run)
 
-    def failed(self, run, error):
-        self.wrong.append((run, error))
-
-
-def finished(auc: dict[str, float], **changes: object) -> Finished:
-    counts = {"normals": 90, "anomalies": 10, "test_normals": 5, "test_anomalies": 5, "wall_s": 3.0, "cpu_s": 2.0}
-    return Finished(**{"run": {"seed": 0}, "auc": auc, **counts, **changes})
+    def on_failure(self, run, error):
+        self.failed.append(run)
 
 
 # Training and test
 
 
-class Sealed:
-    """A trial whose test part must not be touched before training is over."""
+class GuardedSplit:
+    """A split whose test set must not be accessed before training is over."""
 
     def __init__(self, samples: Tensor) -> None:
-        self.train, self.open = Part(samples, np.zeros(len(samples), np.bool_)), False
+        self.train, self.trained = SampleSet(samples, np.zeros(len(samples), np.bool_)), False
 
     @property
-    def test(self) -> Part:
-        assert self.open, "the test part was touched before training was over"
-        return Part(self.train.samples, np.arange(len(self.train.samples)) % 2 == 1)
+    def test(self) -> SampleSet:
+        assert self.trained, "the test set was accessed before training was over"
+        return SampleSet(self.train.samples, np.arange(len(self.train.samples)) % 2 == 1)
 
 
-def test_the_test_part_is_not_touched_before_training_is_over():
-    trial = Sealed(torch.rand(6, 4))
+def measure_samples(samples: Tensor, kind: type[Detector]) -> dict[str, float]:
+    split = GuardedSplit(samples)
 
-    def learn(part: Part) -> Detector:
-        assert part is trial.train
-        trial.open = True
-        return Plain(PlainConfig(), (4,))
+    def train_detector(data: SampleSet) -> Detector:
+        assert data is split.train
+        split.trained = True
+        return kind(PlainConfig(), (4,))
 
-    assert set(measure(trial, learn)) == {"reconstruction", "size"}
-    assert trial.open
+    return measure(split, train_detector)
+
+
+def test_test_set_is_accessed_after_training():
+    assert set(measure_samples(torch.rand(6, 4), Plain)) == {"reconstruction", "size"}
 
 
 @pytest.mark.usefixtures("plain")
-def test_what_is_learned_is_the_same_when_the_test_part_is_garbage(folder):
+def test_test_set_does_not_affect_training(folder):
     job = grid(folder)[0]
-    values, known = line_and_outliers(), trainer.benchmark.data.read_table(folder, "one").known
-    rows = job.run.case.rows(known, 0)
+    values = line_and_outliers()
+    rows = job.run.case.rows(read_table(folder, "one").labels, 0)
     garbage = values.copy()
     garbage[np.concatenate([rows.test_normals, rows.test_anomalies])] = 1e6
-    one, other = (train("plain", SETTINGS, 0, TableTrial(table, rows).train).state_dict() for table in (values, garbage))
+    one, other = (train("plain", SETTINGS, 0, table_split(table, rows).train).state_dict() for table in (values, garbage))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_run_trains_and_measures_every_score_of_the_test_part(folder):
+def test_run_measures_every_score(folder):
     found = execute(grid(folder)[0])
     assert list(found.auc) == ["reconstruction", "size"]
     assert found.auc["reconstruction"] > 0.9
@@ -170,19 +168,19 @@ def test_a_run_trains_and_measures_every_score_of_the_test_part(folder):
 
 
 @pytest.mark.usefixtures("plain")
-def test_without_training_the_same_run_does_not_tell_them_apart(folder):
+def test_untrained_model_is_worse(folder):
     untrained = execute(grid(folder, settings=replace(SETTINGS, epochs=0))[0])
     assert untrained.auc["reconstruction"] < 0.75
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_run_gives_the_same_figures_again_and_another_seed_gives_others(folder):
+def test_seed_determines_result(folder):
     first, second, other = (execute(grid(folder, "one")[number]).auc for number in (0, 0, 1))
     assert first == second
     assert first != other
 
 
-def test_scores_are_those_of_eval_mode_whatever_the_mode_before():
+def test_scores_in_eval_mode():
     detector = Plain(PlainConfig(), (4,))
     detector.down = nn.Sequential(nn.Dropout(0.5), detector.down)
     detector.train()
@@ -191,233 +189,110 @@ def test_scores_are_those_of_eval_mode_whatever_the_mode_before():
 
 
 class Distances(Plain):
-    """Its distance of a sample is the sample's first value."""
+    """The distance of a sample is its first value."""
 
     def scores(self, samples: Tensor) -> dict[str, Tensor]:
         return {"feature_distance": samples[:, 0]}
 
 
-def test_the_two_sided_score_takes_too_small_a_distance_for_strange_as_well():
-    trial = Sealed(torch.tensor([[5.0], [1.0], [5.1], [9.0]]).repeat(1, 4))  # strange ones: 1 and 9
-    found = measure(trial, lambda _: setattr(trial, "open", True) or Distances(PlainConfig(), (4,)))
-    assert found == {"feature_distance": 0.5, "feature_density": 1.0}
+def test_two_sided_score_of_small_distance():
+    samples = torch.tensor([[5.0], [1.0], [5.1], [9.0]]).repeat(1, 4)  # anomalies: 1 and 9
+    assert measure_samples(samples, Distances) == {"feature_distance": 0.5, "feature_density": 1.0}
 
 
-def test_the_two_sided_score_is_ordered_as_a_gaussian_density_fitted_to_normal_scores():
+def test_two_sided_score_ranks_like_gaussian():
     usual, scores = np.array([1.0, 2.0, 4.0], np.float32), np.array([0.0, 2.0, 3.5, 9.0], np.float32)
     density = np.exp(-((scores - usual.mean()) ** 2) / (2 * usual.var()))
-    assert np.array_equal(np.argsort(unlikeliness(scores, usual)), np.argsort(-density))
+    assert np.array_equal(np.argsort(two_sided(scores, usual)), np.argsort(-density))
 
 
-def test_a_score_that_is_no_number_is_an_error_with_its_name():
-    trial = Sealed(torch.full((4, 4), torch.nan))
+def test_rejects_nan_scores():
     with pytest.raises(TrainingDiverged, match="reconstruction score of 4 test samples"):
-        measure(trial, lambda _: setattr(trial, "open", True) or Plain(PlainConfig(), (4,)))
+        measure_samples(torch.full((4, 4), torch.nan), Plain)
 
 
-def test_a_test_part_of_one_class_is_an_error():
-    trial = Sealed(torch.rand(1, 4))
-    with pytest.raises(BadDataset, match="one class"):
-        measure(trial, lambda _: setattr(trial, "open", True) or Plain(PlainConfig(), (4,)))
+def test_rejects_test_set_of_one_class():
+    with pytest.raises(BadDataset, match="only one class"):
+        measure_samples(torch.rand(1, 4), Plain)
 
 
-# The grid, and going on
+# All runs of a benchmark
 
 
-@pytest.mark.usefixtures("plain", "in_one_process")
-def test_the_same_call_goes_on_where_it_stopped(folder, tmp_path):
-    out, notes = tmp_path / "runs.jsonl", Notes()
-    whole = benchmark(grid(folder), tmp_path / "whole.jsonl", 1, Notes())
-    benchmark(grid(folder)[:1], out, 1, Notes())
-    resumed = benchmark(grid(folder), out, 1, notes)
-    assert notes.begun == [(4, 1)]
-    assert notes.done == [job.run for job in grid(folder)[1:]]
+@pytest.mark.usefixtures("plain", "single_process")
+def test_resumes(folder, tmp_path):
+    out, recorder = tmp_path / "runs.jsonl", Recorder()
+    whole = benchmark(grid(folder), tmp_path / "whole.jsonl", 1, Recorder())
+    benchmark(grid(folder)[:1], out, 1, Recorder())
+    resumed = benchmark(grid(folder), out, 1, recorder)
+    assert recorder.started == [(4, 1)]
+    assert recorder.finished == [job.run for job in grid(folder)[1:]]
     assert [one.auc for one in resumed.finished.values()] == [one.auc for one in whole.finished.values()]
     assert list(resumed.finished) == [job.run for job in grid(folder)]
 
 
-@pytest.mark.usefixtures("plain", "in_one_process")
-def test_runs_of_another_configuration_do_not_count_and_stay(folder, tmp_path):
-    out, notes = tmp_path / "runs.jsonl", Notes()
-    benchmark(grid(folder, "one", seeds=1), out, 1, notes)
-    benchmark(grid(folder, "one", seeds=1, settings=replace(SETTINGS, network={"width": 2})), out, 1, notes)
-    benchmark(grid(folder, "one", seeds=1, settings=replace(SETTINGS, epochs=41)), out, 1, notes)
-    assert notes.begun == [(1, 0)] * 3
+@pytest.mark.usefixtures("plain", "single_process")
+def test_other_settings_are_run_anew(folder, tmp_path):
+    out, recorder = tmp_path / "runs.jsonl", Recorder()
+    benchmark(grid(folder, "one", seeds=1), out, 1, recorder)
+    benchmark(grid(folder, "one", seeds=1, settings=replace(SETTINGS, network={"width": 2})), out, 1, recorder)
+    benchmark(grid(folder, "one", seeds=1, settings=replace(SETTINGS, epochs=41)), out, 1, recorder)
+    assert recorder.started == [(1, 0)] * 3
     assert len(out.read_text().splitlines()) == 3
 
 
-@pytest.mark.usefixtures("plain", "in_one_process")
-def test_a_run_that_diverges_is_told_and_the_others_go_on(folder, tmp_path, monkeypatch):
-    def sometimes(model: str, settings: BenchmarkSettings, seed: int, part: Part) -> Detector:
+@pytest.mark.usefixtures("plain", "single_process")
+def test_diverged_run_does_not_stop_others(folder, tmp_path, monkeypatch):
+    def sometimes(model: str, settings: BenchmarkSettings, seed: int, part: SampleSet) -> Detector:
         if seed == 1:
             raise TrainingDiverged("step 3: the loss is nan")
         return train(model, settings, seed, part)
 
     monkeypatch.setattr(trainer.benchmark.run, "train", sometimes)
-    jobs, notes = grid(folder, "one", seeds=3), Notes()
-    outcome = benchmark(jobs, tmp_path / "runs.jsonl", 1, notes)
-    assert [run for run, _ in notes.wrong] == list(outcome.failed) == [jobs[1].run]
-    assert list(outcome.finished) == notes.done == [jobs[0].run, jobs[2].run]
+    jobs, recorder = grid(folder, "one", seeds=3), Recorder()
+    outcome = benchmark(jobs, tmp_path / "runs.jsonl", 1, recorder)
+    assert recorder.failed == list(outcome.failed) == [jobs[1].run]
+    assert list(outcome.finished) == recorder.finished == [jobs[0].run, jobs[2].run]
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 2
-    assert report(outcome)["failed"] == [{"run": str(jobs[1].run), "error": "step 3: the loss is nan"}]
+    assert benchmark_json(outcome)["failed"] == [{"run": str(jobs[1].run), "error": "step 3: the loss is nan"}]
 
 
-@pytest.mark.usefixtures("plain", "in_one_process")
-def test_data_that_are_missing_are_told_before_anything_is_trained(folder, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("plain", "single_process")
+def test_missing_data_fail_before_training(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.benchmark.run, "train", pytest.fail)
     with pytest.raises(BadDataset, match=r"three\.mat"):
-        benchmark(grid(folder, "one", "three"), tmp_path / "runs.jsonl", 1, Notes())
+        benchmark(grid(folder, "one", "three"), tmp_path / "runs.jsonl", 1, Recorder())
 
 
-def test_an_identity_survives_being_written_and_holds_the_whole_configuration(folder):
-    identity = Job(Run("mnist", "ganomaly", OneClass(3, 4, 0.2), 1), folder, SETTINGS).identity
+def test_identity_has_whole_configuration(folder):
+    identity = Job(BenchmarkRun("mnist", "ganomaly", OneClass(3, 4, 0.2), 1), folder, SETTINGS).identity
     assert json.loads(json.dumps(identity)) == identity
     assert identity["case"] == {"normal": 3, "anomaly": 4, "ratio": 0.2}
     assert identity["settings"]["epochs"] == 40
     assert identity["settings"]["network"] == recipe("ganomaly").configure({}).model_dump(mode="json")
 
 
-def test_every_model_has_settings_for_every_data_set():
+def test_settings_for_all_models_and_data_sets():
     assert set(BENCHMARK_SETTINGS) == {(model, dataset) for model in RECIPES for dataset in DATASETS}
 
 
 @pytest.mark.parametrize(("model", "dataset"), BENCHMARK_SETTINGS)
-def test_the_settings_are_ones_that_the_model_knows(model, dataset):
+def test_settings_are_valid(model, dataset):
     settings = BENCHMARK_SETTINGS[model, dataset]
     recipe(model).configure(settings.network)
     assert settings.steps_for(6000, 0) > 0
 
 
-def test_a_batch_leaves_room_for_labelled_anomalies_where_there_are_any():
+def test_batch_leaves_room_for_anomalies():
     settings = BenchmarkSettings(batch=100, epochs=2, anomaly_share=0.4)
-    assert (settings.normals_a_batch(0), settings.normals_a_batch(9)) == (100, 60)
+    assert (settings.normals_per_batch(0), settings.normals_per_batch(9)) == (100, 60)
     assert (settings.steps_for(600, 0), settings.steps_for(600, 9)) == (12, 20)
     assert replace(settings, steps=5).steps_for(600, 9) == 5
 
 
-def test_a_model_that_does_not_exist_is_refused_by_name():
+def test_rejects_unknown_model():
     with pytest.raises(ConfigError, match="--model must be one of ganomaly, ama, esad, got 'resnet'"):
         recipe("resnet")
-
-
-# The file of finished runs
-
-
-def test_a_line_cut_short_by_a_kill_is_passed_over_and_not_built_upon(tmp_path):
-    path, runs_ = tmp_path / "runs.jsonl", [finished({"a": number / 4}) for number in range(3)]
-    with RunFile(path) as file:
-        file.add(runs_[0])
-        file.add(runs_[1])
-    path.write_bytes(path.read_bytes()[:-20])
-    with RunFile(path) as file:
-        assert file.read() == runs_[:1]
-        file.add(runs_[2])
-    with RunFile(path) as file:
-        assert file.read() == [runs_[0], runs_[2]]
-
-
-def test_a_finished_run_is_in_the_file_at_once(tmp_path):
-    with RunFile(tmp_path / "runs.jsonl") as file:
-        file.add(finished({"a": 0.5}))
-        assert (tmp_path / "runs.jsonl").read_text().endswith("}\n")
-
-
-@pytest.mark.parametrize(
-    "content", ["notes\nof mine", '{"other": 1}\n', "[1]\n", "[" * 10**5 + "\n", '{"run": {}, "auc": {}}\n', b"\xff\xfe\n"]
-)
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, content):
-    path = tmp_path / "mine.txt"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    before = path.read_bytes()
-    with RunFile(path) as file, pytest.raises(BadRunFile, match=r"mine\.txt.*--out"):
-        file.read()
-    assert path.read_bytes() == before
-
-
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(BadRunFile, match="--out must be a file"):
-        RunFile(tmp_path)
-    with pytest.raises(BadRunFile, match="--out must be a file"):
-        RunFile(tmp_path / "none" / "runs.jsonl")
-
-
-def test_as_many_processes_as_cores_unless_told_otherwise():
-    assert processes_for(None) == len(os.sched_getaffinity(0))
-    assert processes_for(3) == 3
-    with pytest.raises(ConfigError, match="--jobs must be 1 or more, got 0"):
-        processes_for(0)
-
-
-# The report
-
-
-def two_seeds_of_ten_classes() -> dict[Run, Finished]:
-    return {
-        Run("mnist", "esad", OneClass(number), seed): finished({"score": auc, "reconstruction": 0.5}, anomalies=0)
-        for seed, aucs in enumerate(([0.8, 0.9] * 5, [0.9, 1.0] * 5))
-        for number, auc in enumerate(aucs)
-    }
-
-
-def test_figures_are_mean_and_deviation_over_seeds_of_the_mean_over_classes():
-    own, other = summary(two_seeds_of_ten_classes())
-    assert own.auc == pytest.approx(0.9)
-    assert own.auc_std == pytest.approx(0.1 / 2**0.5)  # of 0.85 and 0.95
-    assert (own.seeds, own.runs, own.wall_s, own.cpu_s) == (2, 20, 60.0, 40.0)
-    assert (other.score, other.auc, other.auc_std) == ("reconstruction", 0.5, 0.0)
-
-
-def test_the_published_figure_is_compared_with_the_models_own_score_alone():
-    own, other = summary(two_seeds_of_ten_classes())
-    assert own.published == own_figure("mnist", "esad", "")
-    assert own.difference == pytest.approx(0.9 - 0.996)
-    assert own.others is not None
-    assert own.others.from_memory
-    assert (other.published, other.difference, other.others) == (None, None, None)
-
-
-def test_tables_without_labelled_anomalies_stand_beside_what_pyod_measured():
-    found = {Run("odds", "ama", Table("cardio"), 0): finished({"a": 0.7}, anomalies=0)}
-    (row,) = summary(found)
-    assert row.published is None
-    assert row.others is not None
-    assert (row.others.method, row.others.auc, row.others.from_memory) == ("isolation forest", 0.924, False)
-
-
-def test_a_mean_over_some_classes_is_compared_with_no_mean_over_all():
-    some = {run: one for run, one in two_seeds_of_ten_classes().items() if run.case != OneClass(9)}
-    assert [(row.published, row.difference, row.others) for row in summary(some)] == [(None, None, None)] * 2
-
-
-def test_one_seed_has_no_deviation():
-    (row,) = summary({Run("odds", "ama", Table("one"), 0): finished({"a": 0.7})})
-    assert row.auc_std is None
-    assert row.seeds == 1
-
-
-def test_the_ratio_reached_is_reported_beside_the_ratio_asked_for():
-    found = {Run("odds", "esad", Table("cardio", 0.2), 0): finished({"a": 0.7}, normals=90, anomalies=10)}
-    assert [(row.ratio, row.ratio_reached) for row in summary(found)] == [(0.2, 0.1)]
-
-
-def test_the_table_marks_figures_from_memory_and_leaves_out_columns_without_any(capsys):
-    from rich.console import Console
-
-    Console(width=160).print(table(two_seeds_of_ten_classes(), "title"))
-    compared = capsys.readouterr().out
-    Console(width=160).print(table({Run("odds", "ama", Table("one"), 0): finished({"a": 0.7})}, "title"))
-    alone = capsys.readouterr().out
-    assert "90.0 ± 7.1" in compared
-    assert "92.8* Deep SAD" in compared
-    assert "* from memory" in compared
-    assert "-9.6" in compared
-    assert "published " not in alone
-    assert "others" not in alone
-
-
-def test_a_finished_run_is_one_line():
-    line = run_line(Run("mnist", "esad", OneClass(3, 4, 0.2), 1), finished({"score": 0.91234, "reconstruction": 0.5}))
-    assert line == "mnist esad normal 3, anomaly 4, ratio 0.2, seed 1: AUC score 0.9123, reconstruction 0.5000 (3 s)"
 
 
 # The command
@@ -426,7 +301,7 @@ def test_a_finished_run_is_one_line():
 @pytest.mark.parametrize(
     ("more", "named"), [(["--jobs", "0"], "--jobs"), (["--ratios", "0.1"], "--ratios"), (["--classes", "1"], "--classes")]
 )
-def test_options_that_do_not_fit_are_refused_by_name(folder, more, named):
+def test_command_rejects_options_that_do_not_fit(folder, more, named):
     from typer.testing import CliRunner
 
     from trainer.cli import app
