@@ -1,14 +1,14 @@
-"""The bundle: a folder that carries a trained model from the trainer to the streamer.
+"""The bundle: a folder that carries a trained model from training to serving.
 
-    bundle.json          manifest: format, model, clip spec, metrics, versions, sha256 of every other file
-    weights.safetensors  the network's weights (torch engine)
-    model.onnx           the serving graph: uint8 clips in, score and heat map out, and a state in and out (all other engines)
-    calibration.json     normal scores' quantiles and the thresholds made from them
-    golden.safetensors   a few clips with the reference's scores, for the parity check
-    sequences.safetensors  a few stretches of footage with the reference's scores, for engines of other precisions
-    engines/             what was built and tried on this machine, see :mod:`deploy.records`; not part of the manifest
+    bundle.json            manifest: format, model, clip spec, metrics, versions, sha256 of every other file
+    weights.safetensors    the network's weights, for the torch engines
+    model.onnx             the serving graph, for all other engines: uint8 clips (and state) in; score, heat map (and state) out
+    calibration.json       quantiles of normal scores, and the thresholds derived from them
+    golden.safetensors     clips with the reference's outputs, to validate float32 engines
+    sequences.safetensors  footage with the reference's scores, to validate engines of other precisions
+    engines/               built and validated on this machine, see :mod:`deploy.records`; not in the manifest
 
-Every file is checked against its sha256 before anything in it is used. No file is, or holds, a pickle.
+Every file is checked against its sha256 before it is used. No file is, or contains, a pickle.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class _Frozen(BaseModel):
 
 
 class Calibration(_Frozen):
-    """Where normal scores lie, and the thresholds made from them. Made from normal footage only."""
+    """Quantiles of the scores of normal footage, and the thresholds derived from them."""
 
     median: float
     q99: float
@@ -58,16 +58,17 @@ class Calibration(_Frozen):
 
     @property
     def calibration_id(self) -> str:
-        """Short hash of the content, to name in every event."""
+        """Short hash of the content, part of every event."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
 class ModelCard(_Frozen):
-    """Which network the weights belong to, and how to build it."""
+    """The network that the weights belong to."""
 
     kind: str
-    """Name of a network registered under the entry point group ``oddsight.networks``."""
+    """Name in the entry point group ``oddsight.networks``."""
     config: dict[str, Any]
+    """Arguments of the network's factory."""
 
 
 class Manifest(_Frozen):
@@ -85,16 +86,13 @@ class Manifest(_Frozen):
 
 @dataclass(frozen=True, slots=True)
 class GoldenClips:
-    """Clips to try an engine on, with the reference's answer: uint8 (N, T, H, W, C), float32 (N,), float32 (N, h, w).
+    """Clips with the reference's outputs. The states are None for a model without a state."""
 
-    For a recurrent model also the states that go in and come out, float32 (N, *state_shape); None for the others.
-    """
-
-    clips: NDArray[np.uint8]
-    score: NDArray[np.float32]
-    heatmap: NDArray[np.float32]
-    state: NDArray[np.float32] | None = None
-    next_state: NDArray[np.float32] | None = None
+    clips: NDArray[np.uint8]  # (N, T, H, W, C)
+    score: NDArray[np.float32]  # (N,)
+    heatmap: NDArray[np.float32]  # (N, h, w)
+    state: NDArray[np.float32] | None = None  # (N, *state_shape)
+    next_state: NDArray[np.float32] | None = None  # (N, *state_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +105,15 @@ class Bundle:
 
     @property
     def spec(self) -> ClipSpec:
-        """The clips this model takes."""
         return self.manifest.spec
 
     @property
     def model_id(self) -> str:
-        """Names the weights; appears in every event."""
+        """Model kind and hash of the weights, part of every event."""
         return self.manifest.model_id
 
     def file(self, name: str) -> Path:
-        """Path of a verified file.
-
-        Raises:
-            BundleCorrupt: the manifest lists no such file.
-        """
+        """Path of a verified file. Raises BundleCorrupt if the manifest does not list it."""
         if name not in self.manifest.files:
             raise BundleCorrupt(f"{self.path}: {MANIFEST_NAME} lists no {name}; make the bundle again with oddsight-train")
         return self.path / name
@@ -130,13 +123,12 @@ def read_bundle(path: Path) -> Bundle:
     """Read and verify the bundle in ``path``.
 
     Raises:
-        BundleCorrupt: not a bundle, a file is missing, or its sha256 differs.
-        BundleIncompatible: written in another format.
+        BundleCorrupt: it is not a bundle, or a file is missing or differs from its sha256.
+        BundleIncompatible: it has another format.
     """
     manifest = _read_manifest(path)
     _verify_files(path, manifest)
-    calibration = _parse(Calibration, _read_json(path / CALIBRATION_NAME), path / CALIBRATION_NAME)
-    return Bundle(path=path, manifest=manifest, calibration=calibration)
+    return Bundle(path, manifest, _parse(Calibration, _read_json(path / CALIBRATION_NAME), path / CALIBRATION_NAME))
 
 
 def write_bundle(
@@ -151,8 +143,8 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle and read it back verified.
 
-    ``files`` must hold ``weights.safetensors``, ``model.onnx`` and ``golden.safetensors``. The manifest is written last,
-    so an interrupted write leaves no readable bundle of mixed files.
+    ``files`` must hold the weights, the ONNX graph and the golden clips. The manifest is written last, so that an interrupted
+    write leaves no readable bundle of old and new files.
     """
     path.mkdir(parents=True, exist_ok=True)
     contents = {**files, CALIBRATION_NAME: _json_bytes(calibration.model_dump())}
@@ -172,7 +164,7 @@ def write_bundle(
 
 
 def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
-    """Give a bundle another calibration and read it back verified."""
+    """Write another calibration and read the bundle back verified."""
     content = _json_bytes(calibration.model_dump())
     files = {**bundle.manifest.files, CALIBRATION_NAME: sha256(content)}
     manifest = bundle.manifest.model_copy(update={"files": files})
@@ -182,10 +174,9 @@ def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
 
 
 def require_writable(bundle: Bundle, consequence: str) -> None:
-    """Ask before long work whose result belongs in the bundle; ``consequence``: what would come of it otherwise.
+    """Raise a BundleError if the folder cannot be written to; to be called before long work whose result belongs there.
 
-    Raises:
-        BundleError: the bundle's folder cannot be written to.
+    ``consequence`` completes the message: what could not be kept, and what to do on a copy of the bundle.
     """
     if not os.access(bundle.path, os.W_OK):
         raise BundleError(f"{bundle.path}: cannot be written to, so {consequence} on a copy of it")
@@ -200,7 +191,7 @@ def golden_bytes(golden: GoldenClips) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> GoldenClips:
-    """The bundle's golden clips with the reference's scores."""
+    """The bundle's golden clips."""
     from safetensors.numpy import load_file
 
     return GoldenClips(**load_file(bundle.file(GOLDEN_NAME)))
@@ -209,12 +200,12 @@ def read_golden(bundle: Bundle) -> GoldenClips:
 def _read_manifest(path: Path) -> Manifest:
     if not (path / MANIFEST_NAME).is_file():
         raise BundleCorrupt(
-            f"{path}: no bundle here ({MANIFEST_NAME} is missing); make one: oddsight-train fit --data DIR --out {path}"
+            f"{path}: not a bundle ({MANIFEST_NAME} is missing); make one: oddsight-train fit --data DIR --out {path}"
         )
     content = _read_json(path / MANIFEST_NAME)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise BundleIncompatible(f"{path / MANIFEST_NAME}: format must be {FORMAT}, got {found!r}; make the bundle again")
+        actual = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise BundleIncompatible(f"{path / MANIFEST_NAME}: format must be {FORMAT}, got {actual!r}; make the bundle again")
     return _parse(Manifest, content, path / MANIFEST_NAME)
 
 
@@ -224,15 +215,15 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
             raise BundleCorrupt(f"{path}: {MANIFEST_NAME} lists no {name}; make the bundle again with oddsight-train")
     for name, expected in manifest.files.items():
         if Path(name).name != name:
-            raise BundleCorrupt(f"{path}: {MANIFEST_NAME} names {name!r}; a bundle's files lie in its own folder")
+            raise BundleCorrupt(f"{path}: {MANIFEST_NAME} names {name!r}; a bundle's files must be in its own folder")
         try:
-            found = sha256((path / name).read_bytes())
+            actual = sha256((path / name).read_bytes())
         except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
             raise BundleCorrupt(f"{path / name}: {reason}; copy the bundle again, whole") from error
-        if found != expected:
+        if actual != expected:
             raise BundleCorrupt(
-                f"{path / name}: sha256 is {found}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole"
+                f"{path / name}: sha256 is {actual}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole"
             )
 
 
@@ -257,12 +248,12 @@ def _json_bytes(content: Any) -> bytes:
 
 
 def sha256(content: bytes) -> str:
-    """As in ``bundle.json``: hexadecimal."""
+    """Hexadecimal digest."""
     return hashlib.sha256(content).hexdigest()
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that no reader ever sees half a file."""
+    """Write a file atomically: under another name first, then renamed."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
         temporary.write(content)
     Path(temporary.name).chmod(0o644)

@@ -119,7 +119,7 @@ def backend_errors(action: str) -> Iterator[None]:
         raise EngineFailed(f"{action}: {first_line(error)}") from error
 
 
-def missing_library(engine: str, extra: str, error: ImportError) -> EngineUnavailable:
+def missing_library(engine: str, extra: str, error: Exception) -> EngineUnavailable:
     """The error to raise when an engine's library cannot be imported."""
     return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")
 

@@ -14,7 +14,6 @@ from deploy.bundle import SEQUENCES_NAME, Bundle
 from deploy.engine import Clips, Engine, Scores, State
 from deploy.errors import BundleIncompatible
 from deploy.image import decode_image, encode_png
-from deploy.spec import ClipSpec
 
 SPEEDUP = 3
 """Sped-up footage consists of every third frame."""
@@ -68,7 +67,8 @@ def read_sequences(bundle: Bundle) -> GoldenSequences:
         )
     content = load_file(bundle.file(SEQUENCES_NAME))
     sizes = content["sizes_bytes"]
-    frames = np.stack(list(_decode_all(content["pictures"].tobytes(), sizes, bundle.spec)))
+    images = np.split(content["pictures"], np.cumsum(sizes.ravel())[:-1])
+    frames = np.stack([decode_image(image.tobytes(), bundle.spec).frame for image in images])
     return GoldenSequences(frames.reshape(*sizes.shape, *bundle.spec.frame_shape), content["hurried"], content["score"])
 
 
@@ -89,9 +89,3 @@ def run_sequences(engine: Engine, frames: NDArray[np.uint8]) -> Iterator[tuple[C
         scores = engine.score(clips, state)
         yield clips, state, scores
         state = scores.state
-
-
-def _decode_all(images: bytes, sizes: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.uint8]]:
-    ends = np.cumsum(sizes.ravel())
-    for end, size in zip(ends, sizes.ravel(), strict=True):
-        yield decode_image(images[end - size : end], spec).frame

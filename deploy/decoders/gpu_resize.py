@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import MAX_IMAGE_PX
-from deploy.gpu.driver import Driver, import_torch
+from deploy.gpu.driver import CudaDriver, import_torch
 from deploy.image import DeviceFrame, Frame, jpeg_reduction
 from deploy.spec import ClipSpec
 
@@ -39,7 +39,7 @@ class GpuResizer:
     spec's size gives scores that are off by 4 % of the largest, with it by 0.2 % (measured with the shipped model).
     """
 
-    def __init__(self, spec: ClipSpec, driver: Driver) -> None:
+    def __init__(self, spec: ClipSpec, driver: CudaDriver) -> None:
         self._torch = import_torch("nvjpeg")
         self._device = driver.device
         self._frame_px = spec.height_px * spec.width_px

@@ -15,7 +15,7 @@ import numpy as np
 from deploy.decoders.cpu import CpuDecoder
 from deploy.decoders.gpu_resize import GpuResizer
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable, first_line
-from deploy.gpu.driver import CudaDriver, Driver, missing_cuda
+from deploy.gpu.driver import CudaDriver, missing_cuda
 from deploy.image import AnyFrame, DecodedFrame, Frame, encode_jpeg, image_size, is_complete_jpeg
 from deploy.spec import ClipSpec
 
@@ -27,7 +27,6 @@ _OPTIONS = ":fancy_upsampling=1"
 _PROBE_SIDE_PX = 64
 _NO_IMAGE = "it returns no image, or none of the right size"
 _USE_CPU = "set decode.backend to cpu"
-_INSTALL = f"install it: pip install 'oddsight[nvjpeg]', or {_USE_CPU}"
 
 _Result = DecodedFrame[AnyFrame] | BadFrame
 
@@ -203,23 +202,19 @@ class NvJpegDecoder:
 def _import_nvimgcodec() -> Any:
     # By default it writes a line to stderr for every image that it declines.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    try:
+    with _required_libraries():
         from nvidia import nvimgcodec
-    except ImportError as error:
-        raise DecoderUnavailable(f"the nvjpeg decoder cannot be used: {error}; {_INSTALL}") from error
     return nvimgcodec
 
 
-def _open_device(name: str) -> tuple[Driver, Any]:
+def _open_device(name: str) -> tuple[CudaDriver, Any]:
     """The GPU that images are fitted on, and a stream there.
 
     Raises:
         DecoderUnavailable: PyTorch with CUDA, the driver or a GPU is missing; says which.
     """
-    try:
+    with _required_libraries():
         import torch
-    except ImportError as error:
-        raise DecoderUnavailable(f"the nvjpeg decoder cannot be used: {error}; {_INSTALL}") from error
     if (missing := missing_cuda(torch)) is not None:
         raise DecoderUnavailable(f"the nvjpeg decoder needs {missing}; or {_USE_CPU}")
     driver = CudaDriver(name)
@@ -227,6 +222,16 @@ def _open_device(name: str) -> tuple[Driver, Any]:
         return driver, driver.new_stream()
     except Exception as error:  # any error of PyTorch, if the GPU is full or reserved by another process
         raise _no_gpu(error) from error
+
+
+@contextmanager
+def _required_libraries() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise DecoderUnavailable(
+            f"the nvjpeg decoder cannot be used: {error}; install it: pip install 'oddsight[nvjpeg]', or {_USE_CPU}"
+        ) from error
 
 
 def _no_gpu(error: Exception) -> DecoderUnavailable:

@@ -7,16 +7,16 @@ from deploy.bundle import Bundle
 from deploy.engine import EngineRequest, check_graph
 from deploy.engines.tensorrt_library import Context, Log, TensorRt, import_library, plan_fingerprint
 from deploy.errors import EngineFailed, backend_errors
-from deploy.gpu.driver import CudaDriver, Driver, Launch, find_gpu
+from deploy.gpu.driver import CudaDriver, Launch, find_gpu
 from deploy.gpu.engine import INPUTS, OUTPUTS, GpuEngine, buckets_for
 from deploy.records import BuildOptions, read_plan
 
 
 class TensorRtEngine(GpuEngine):
-    """See :class:`deploy.engine.Engine`. ``name``: ``tensorrt`` or ``tensorrt-rtx``.
+    """The engines ``tensorrt`` and ``tensorrt-rtx``.
 
     Raises:
-        EngineUnavailable: library, driver or GPU are missing.
+        EngineUnavailable: the library, driver or GPU is missing.
         EngineRefused, PlanStale, BundleCorrupt: see :func:`deploy.records.read_plan`.
         EngineFailed: the library refuses the plan.
     """
@@ -24,8 +24,7 @@ class TensorRtEngine(GpuEngine):
     def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
         self.name = name = request.engine
         library = import_library(name)
-        # First of all: without a driver the run time ends the whole process.
-        self._gpu = find_gpu(name)
+        find_gpu(name)  # first of all: without a driver TensorRT's runtime ends the process
         variant, plan = read_plan(bundle, name, request.precision, plan_fingerprint(name, library))
         self._description = dict(variant.fingerprint)
         built = variant.plan.options if variant.plan else BuildOptions()
@@ -37,22 +36,21 @@ class TensorRtEngine(GpuEngine):
             super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, built.buckets))
 
     def describe(self) -> dict[str, str]:
-        """See :meth:`deploy.engine.Engine.describe`."""
         return dict(self._description)
 
 
 class PlanProgram:
     """:class:`deploy.gpu.engine.Program` of a plan. Every launcher has a context of its own."""
 
-    def __init__(self, library: TensorRt, plan: bytes, options: BuildOptions, driver: Driver) -> None:
+    def __init__(self, library: TensorRt, plan: bytes, options: BuildOptions, driver: CudaDriver) -> None:
         self._library, self._options, self._driver = library, options, driver
-        # Kept in this order, and let go in the other: each needs those before it.
+        # Each of these needs those before it, so they are freed in reverse order.
         self._log = Log(library)
         self._runtime = library.Runtime(self._log.logger)
         self._engine = self._log.require(self._runtime.deserialize_cuda_engine(plan), "the plan is refused")
 
     def free_shapes(self) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-        """Sizes of inputs and of outputs by name; the first, the clips, is free."""
+        """Shapes of inputs and of outputs by name, with the dynamic number of clips first."""
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         shapes = {name: list(self._engine.get_tensor_shape(name)) for name in names}
         return (
@@ -61,12 +59,10 @@ class PlanProgram:
         )
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """See :meth:`deploy.gpu.engine.Program.shapes`."""
         inputs, outputs = self.free_shapes()
         return {name: tuple(shape[1:]) for name, shape in {**inputs, **outputs}.items()}
 
     def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
-        """See :meth:`deploy.gpu.engine.Program.launcher`."""
         context = self._context(bucket, tensors)
 
         def launch() -> None:

@@ -1,8 +1,7 @@
-"""The two libraries, what they say, and how a refusal of theirs becomes an error: almost nothing in them raises.
+"""``tensorrt`` and ``tensorrt_rtx``: their import, the members in use, and errors from their return values and log.
 
-The members of ``tensorrt`` and ``tensorrt_rtx`` that are in use, with what they really give back on failure.
-
-Neither library has type hints that could be used. A test looks every member up in the real modules.
+Neither library has usable type hints, and almost nothing in them raises. The protocols say what each member returns on failure; a
+test looks every member up in the real modules.
 """
 
 import platform
@@ -18,7 +17,7 @@ Shape = Sequence[int]
 
 
 class HostMemory(Protocol):
-    """A plan in memory; readable as a buffer."""
+    """``IHostMemory``: a serialized plan or timing cache, readable as a buffer."""
 
     nbytes: int
 
@@ -32,18 +31,14 @@ class Tensor(Protocol):
 
 
 class Layer(Protocol):
-    """``ILayer``."""
+    """``ILayer``; there is no tensor (None) at an index that is not used."""
 
     name: str
     type: Any
-
     num_inputs: int
 
-    def get_input(self, index: int) -> Tensor | None:
-        """The layer's input; None: it has none of that number."""
-
-    def get_output(self, index: int) -> Tensor | None:
-        """The layer's output."""
+    def get_input(self, index: int) -> Tensor | None: ...
+    def get_output(self, index: int) -> Tensor | None: ...
 
 
 class Network(Protocol):
@@ -53,50 +48,40 @@ class Network(Protocol):
     num_inputs: int
     num_layers: int
 
-    def get_input(self, index: int) -> Tensor:
-        """An input."""
-
-    def get_layer(self, index: int) -> Layer:
-        """A layer."""
+    def get_input(self, index: int) -> Tensor: ...
+    def get_layer(self, index: int) -> Layer: ...
 
 
 class ParserError(Protocol):
     """``IParserError``."""
 
-    def desc(self) -> str:
-        """What went wrong."""
-
-    def node_name(self) -> str:
-        """Where."""
+    def desc(self) -> str: ...
+    def node_name(self) -> str: ...
 
 
 class Parser(Protocol):
-    """``OnnxParser``."""
+    """``OnnxParser``; ``parse`` returns False on failure, see the errors."""
 
     num_errors: int
 
-    def parse(self, model: bytes) -> bool:
-        """False: see the errors."""
-
-    def get_error(self, index: int) -> ParserError:
-        """One error."""
+    def parse(self, model: bytes) -> bool: ...
+    def get_error(self, index: int) -> ParserError: ...
 
 
 class Profile(Protocol):
-    """``IOptimizationProfile``."""
+    """``IOptimizationProfile``: least, best and largest shape of an input.
 
-    def set_shape(self, input: str, min: Shape, opt: Shape, max: Shape) -> None:  # noqa: A002  NVIDIA's names
-        """Says nothing of an unknown name or of a least size above the largest; ``get_shape`` is then empty."""
+    ``set_shape`` ignores an unknown name, and a least size above the largest, without a message; ``get_shape`` is empty then.
+    """
 
-    def get_shape(self, input: str) -> Sequence[Shape]:  # noqa: A002  NVIDIA's name
-        """Least, best and largest shape; empty if none was set."""
+    def set_shape(self, input: str, min: Shape, opt: Shape, max: Shape) -> None: ...  # noqa: A002  NVIDIA's names
+    def get_shape(self, input: str) -> Sequence[Shape]: ...  # noqa: A002  NVIDIA's name
 
 
 class TimingCache(Protocol):
     """``ITimingCache``."""
 
-    def serialize(self) -> HostMemory | None:
-        """To be kept for later builds."""
+    def serialize(self) -> HostMemory | None: ...
 
 
 class BuilderConfig(Protocol):
@@ -107,58 +92,31 @@ class BuilderConfig(Protocol):
     profiling_verbosity: Any
     progress_monitor: Any
 
-    def add_optimization_profile(self, profile: Profile) -> int:
-        """-1: refused."""
-
-    def clear_flag(self, flag: Any) -> None:
-        """Switch an option off."""
-
-    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-        """Most memory of a pool, in bytes."""
-
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None:
-        """From bytes, which may be empty."""
-
-    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
-        """False: it is of another GPU or version."""
-
-    def get_timing_cache(self) -> TimingCache | None:
-        """The cache after the build."""
+    def add_optimization_profile(self, profile: Profile) -> int: ...  # -1 if refused
+    def clear_flag(self, flag: Any) -> None: ...
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None: ...  # in bytes
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None: ...  # bytes may be empty
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool: ...  # False for another GPU or version
+    def get_timing_cache(self) -> TimingCache | None: ...
 
 
 class Builder(Protocol):
     """``Builder``."""
 
-    def create_network(self, flags: int) -> Network | None:
-        """An empty network."""
-
-    def create_builder_config(self) -> BuilderConfig | None:
-        """An empty configuration."""
-
-    def create_optimization_profile(self) -> Profile | None:
-        """An empty profile."""
-
-    def build_serialized_network(self, network: Network, config: BuilderConfig) -> HostMemory | None:
-        """The plan; None: see the log."""
+    def create_network(self, flags: int) -> Network | None: ...
+    def create_builder_config(self) -> BuilderConfig | None: ...
+    def create_optimization_profile(self) -> Profile | None: ...
+    def build_serialized_network(self, network: Network, config: BuilderConfig) -> HostMemory | None: ...
 
 
 class Context(Protocol):
-    """``IExecutionContext``."""
+    """``IExecutionContext``; its methods return False on failure."""
 
-    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        """False: refused."""
-
-    def set_input_shape(self, name: str, shape: Shape) -> bool:
-        """False: outside the profile, or no such input."""
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        """False: no such tensor."""
-
-    def infer_shapes(self) -> Sequence[str]:
-        """Names of inputs whose shape is still unknown."""
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        """False: not enqueued."""
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool: ...
+    def set_input_shape(self, name: str, shape: Shape) -> bool: ...
+    def set_tensor_address(self, name: str, memory: int) -> bool: ...
+    def infer_shapes(self) -> Sequence[str]: ...  # inputs whose shape is still unknown
+    def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
 class CudaEngine(Protocol):
@@ -166,25 +124,19 @@ class CudaEngine(Protocol):
 
     num_io_tensors: int
 
-    def get_tensor_name(self, index: int) -> str:
-        """Name of an input or output."""
-
-    def get_tensor_shape(self, name: str) -> Shape:
-        """-1 where a size is free."""
-
-    def create_execution_context(self, strategy: Any) -> Context | None:
-        """None: no memory for it."""
+    def get_tensor_name(self, index: int) -> str: ...
+    def get_tensor_shape(self, name: str) -> Shape: ...  # -1 for a dynamic size
+    def create_execution_context(self, strategy: Any) -> Context | None: ...  # None if memory is short
 
 
 class Runtime(Protocol):
-    """``Runtime``. Never made before a GPU is known to be there: without a driver the process dies on its first use."""
+    """``Runtime``. Create it only after a GPU was found: without a driver its first use ends the process."""
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> CudaEngine | None:
-        """None: see the log."""
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> CudaEngine | None: ...
 
 
 class TensorRt(Protocol):
-    """The module ``tensorrt`` or ``tensorrt_rtx``. The lean ``tensorrt_lean`` has the half that runs plans."""
+    """The module; ``tensorrt_lean`` has the half that runs plans. ``Builder`` and ``Runtime`` raise a TypeError on failure."""
 
     __version__: str
     ILogger: Any
@@ -195,46 +147,39 @@ class TensorRt(Protocol):
     ProfilingVerbosity: Any
     ExecutionContextAllocationStrategy: Any
 
-    def Builder(self, logger: Any) -> Builder:  # noqa: N802  NVIDIA's name
-        """TypeError: its factory gave nothing."""
-
-    def OnnxParser(self, network: Network, logger: Any) -> Parser:  # noqa: N802  NVIDIA's name
-        """A parser that fills ``network``."""
-
-    def Runtime(self, logger: Any) -> Runtime:  # noqa: N802  NVIDIA's name
-        """TypeError: its factory gave nothing."""
+    def Builder(self, logger: Any) -> Builder: ...  # noqa: N802  NVIDIA's name
+    def OnnxParser(self, network: Network, logger: Any) -> Parser: ...  # noqa: N802  NVIDIA's name
+    def Runtime(self, logger: Any) -> Runtime: ...  # noqa: N802  NVIDIA's name
 
 
 MODULES: Final = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Engine -> module. TensorRT for RTX is a product of its own: its plans run nowhere else, and it needs no GPU to make them."""
-
+"""Module of each engine. TensorRT for RTX is a separate product: its plans run nowhere else, and need no GPU to be built."""
 FOR_ALL_GPUS = frozenset({"tensorrt-rtx"})
-"""Engines whose plans are built without a GPU and run on every GPU that the library knows."""
+"""Engines whose plans are built without a GPU and run on every GPU that the library supports."""
 
-_LINES_KEPT = 8
+_LOG_LINES = 8
 _OUT_OF_MEMORY = "Could not find any implementation for node"
 
 T = TypeVar("T")
 
 
-def import_library(flavour: str) -> TensorRt:
+def import_library(engine: str) -> TensorRt:
     """The module of an engine of ``MODULES``.
 
     Raises:
-        EngineUnavailable: it is not installed, or does not load here.
+        EngineUnavailable: it is not installed, or cannot be loaded here.
     """
     try:
-        return cast("TensorRt", import_module(MODULES[flavour]))
+        return cast("TensorRt", import_module(MODULES[engine]))
     except (ImportError, OSError) as error:
-        cause = ImportError(str(error)) if isinstance(error, OSError) else error
-        raise missing_library(flavour, flavour, cause) from error
+        raise missing_library(engine, engine, error) from error
 
 
 def plan_fingerprint(engine: str, library: TensorRt) -> dict[str, str]:
     """What a plan of ``engine`` that is built on this machine depends on.
 
     Raises:
-        EngineUnavailable: it is for the GPU of this machine, and there is none.
+        EngineUnavailable: the plan would be for the GPU of this machine, and there is none.
     """
     fingerprint = {"backend": engine, "version": library.__version__, "os": f"{platform.system()} {platform.machine()}"}
     if engine in FOR_ALL_GPUS:
@@ -244,31 +189,29 @@ def plan_fingerprint(engine: str, library: TensorRt) -> dict[str, str]:
 
 
 class Log:
-    """What a library says: the last warnings and errors. ``logger`` is what it wants to be given."""
+    """Keeps the last warnings and errors of a library, which writes them to ``logger``."""
 
     def __init__(self, library: TensorRt) -> None:
-        self.lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self.lines: deque[str] = deque(maxlen=_LOG_LINES)
         self.logger = _logger(library, self.lines)
 
-    def require(self, value: T | None, failed: str) -> T:
-        """``value``, unless it is one of the three ways to say no: None, False, and -1 for an index.
+    def require(self, value: T | None, failure: str) -> T:
+        """``value``, unless it signals a failure: None, False, or the index -1.
 
         Raises:
-            EngineFailed: begins with ``failed`` and ends with what the library said.
+            EngineFailed: begins with ``failure`` and ends with the library's log.
         """
         if value is None or value is False or (type(value) is int and value == -1):
-            said = "; ".join(self.lines) or "it gave no reason"
-            hint = " (often: too little GPU memory)" if _OUT_OF_MEMORY in said else ""
-            raise EngineFailed(f"{failed}: {said}{hint}")
+            reason = "; ".join(self.lines) or "it gave no reason"
+            hint = " (often: too little GPU memory)" if _OUT_OF_MEMORY in reason else ""
+            raise EngineFailed(f"{failure}: {reason}{hint}")
         return value
 
 
 def _logger(library: TensorRt, lines: deque[str]) -> Any:
-    """The library's own base class must be called by hand: pybind11 asks for it."""
-
     class Logger(library.ILogger):  # type: ignore[misc, name-defined]  # a class that is known at run time only
         def __init__(self) -> None:
-            library.ILogger.__init__(self)
+            library.ILogger.__init__(self)  # not super(): pybind11 requires the explicit call
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= library.ILogger.Severity.WARNING:

@@ -13,7 +13,7 @@ import torch
 from deploy.bundle import Bundle
 from deploy.engine import CheckedEngine, Clips, EngineRequest, Precision, Scores, State
 from deploy.errors import backend_errors
-from deploy.gpu.driver import CudaDriver, Driver, Launch, find_gpu
+from deploy.gpu.driver import CudaDriver, Launch, find_gpu
 from deploy.gpu.engine import GpuEngine, buckets_for, program_shapes
 from deploy.network import HalfPrecisionNetwork, cast_weights_to_half, load_network
 from deploy.spec import ClipSpec
@@ -99,7 +99,7 @@ class TorchCudaEngine(GpuEngine):
 class TorchProgram:
     """:class:`deploy.gpu.engine.Program` of a network; in ``f16`` convolutions and matrix products run in half precision."""
 
-    def __init__(self, network: Any, spec: ClipSpec, precision: Precision, driver: Driver) -> None:
+    def __init__(self, network: Any, spec: ClipSpec, precision: Precision, driver: CudaDriver) -> None:
         self._device = driver.device
         self._half = precision == "f16"
         if self._half:

@@ -6,7 +6,7 @@ GPU discovery must come before any use of TensorRT's runtime, which ends the pro
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import structlog
 
@@ -64,43 +64,8 @@ def import_torch(engine: str) -> Any:
     return torch
 
 
-class Driver(Protocol):
-    """The operations of a device that engines use; tests run them on the CPU."""
-
-    device: Any
-    """A ``torch.device``."""
-
-    def new_stream(self) -> Any: ...
-
-    def use_stream(self, stream: Any) -> AbstractContextManager[Any]:
-        """Within it, ``stream`` is the current stream."""
-
-    def stream_handle(self) -> int:
-        """Native handle of the current stream, for libraries other than PyTorch."""
-
-    def new_event(self) -> Any:
-        """An event with ``record(stream)``, ``wait(stream)`` and ``synchronize()``."""
-
-    def zeros(self, shape: Sequence[int], dtype: Dtype) -> Any: ...
-
-    def gather(self, table: Any, rows: Any, out: Any) -> None:
-        """Enqueue a copy of the rows int64 (N,) of ``table`` to ``out``."""
-
-    def stack(self, tensors: Sequence[Any], out: Any) -> None:
-        """Enqueue a copy of at least one tensor to the rows of ``out``."""
-
-    def as_tensor(self, array: Any) -> Any:
-        """A tensor that shares the device memory of another library's array and keeps it alive."""
-
-    def pinned_like(self, tensor: Any) -> Any:
-        """A page-locked host tensor of the same shape and dtype."""
-
-    def capture(self, launch: Launch, stream: Any) -> Launch:
-        """``launch`` as a CUDA graph; ``launch`` itself, and a log line, if it cannot be captured."""
-
-
 class CudaDriver:
-    """:class:`Driver` of the first GPU. Create it only after :func:`find_gpu` has found one."""
+    """The operations on the first GPU that engines use. Create it only after :func:`find_gpu` has found one."""
 
     def __init__(self, engine: str) -> None:
         self._torch = import_torch(engine)
@@ -110,10 +75,12 @@ class CudaDriver:
         return self._torch.cuda.Stream(self.device)
 
     def use_stream(self, stream: Any) -> AbstractContextManager[Any]:
+        """Within it, ``stream`` is the current stream."""
         context: AbstractContextManager[Any] = self._torch.cuda.stream(stream)
         return context
 
     def stream_handle(self) -> int:
+        """Native handle of the current stream, for libraries other than PyTorch."""
         return int(self._torch.cuda.current_stream(self.device).cuda_stream)
 
     def new_event(self) -> Any:
@@ -123,19 +90,23 @@ class CudaDriver:
         return self._torch.zeros(tuple(shape), dtype=getattr(self._torch, dtype), device=self.device)
 
     def gather(self, table: Any, rows: Any, out: Any) -> None:
+        """Enqueue a copy of the rows int64 (N,) of ``table`` to ``out``."""
         self._torch.index_select(table, 0, rows, out=out)
 
     def stack(self, tensors: Sequence[Any], out: Any) -> None:
+        """Enqueue a copy of at least one tensor to the rows of ``out``."""
         self._torch.stack(tensors, out=out)
 
     def as_tensor(self, array: Any) -> Any:
-        # It does not wait for any stream of the other library, which must therefore work on the current one.
+        """A tensor that shares the device memory of another library's array, which must be computed on the current stream."""
         return self._torch.as_tensor(array, device=self.device)
 
     def pinned_like(self, tensor: Any) -> Any:
+        """A page-locked host tensor of the same shape and dtype."""
         return self._torch.zeros(tuple(tensor.shape), dtype=tensor.dtype, pin_memory=True)
 
     def capture(self, launch: Launch, stream: Any) -> Launch:
+        """``launch`` as a CUDA graph; ``launch`` itself, and a log line, if it cannot be captured."""
         with self.use_stream(stream):
             for _ in range(_WARM_UP_LAUNCHES):
                 launch()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.engine import CheckedEngine, Clips, EngineRequest, Frames, NewestScores, Scores, State
 from deploy.errors import ConfigError
-from deploy.gpu.driver import Driver, Launch
+from deploy.gpu.driver import CudaDriver, Launch
 from deploy.gpu.store import ROW_INPUTS, STATE_MAX, FrameStore, Input
 from deploy.handles import SCRATCH_ROW, FrameHandle, StateHandle
 from deploy.image import DeviceFrame
@@ -22,8 +22,6 @@ from deploy.spec import ClipSpec
 
 INPUTS = ("clips", "state")
 OUTPUTS = ("score", "heatmap", "next_state")
-_COPIED_IF_NEEDED = frozenset({"heatmap"})
-"""Outputs that are copied to the host only for the clips that need them."""
 SLOTS = 3
 """While one chunk is computed, the next is copied in and the previous one copied out."""
 
@@ -96,11 +94,14 @@ class _PerStage(NamedTuple):
 class Slot:
     """Buffers and launches for one chunk at a time. Without a ``store`` only the mode ``clips`` is available."""
 
-    def __init__(self, driver: Driver, program: Program, buckets: Sequence[int], store: FrameStore | None) -> None:
+    def __init__(self, driver: CudaDriver, program: Program, buckets: Sequence[int], store: FrameStore | None) -> None:
         self._driver = driver
         self._streams = _PerStage(driver.new_stream(), driver.new_stream(), driver.new_stream())
         self._done = _PerStage(driver.new_event(), driver.new_event(), driver.new_event())
-        self._on_device = _buffers(program, buckets[-1], driver)
+        self._on_device = {
+            name: driver.zeros((buckets[-1], *shape), "uint8" if name == "clips" else "float32")
+            for name, shape in program.shapes().items()
+        }
         programs = {bucket: program.launcher(bucket, self._on_device) for bucket in buckets}
         self._launches: dict[Mode, dict[int, Launch]] = {"clips": self._captured(programs)}
         if store is not None:
@@ -124,25 +125,23 @@ class Slot:
             self._done.compute.record(self._streams.compute)
         self._done.compute.wait(self._streams.copy_out)
         with self._driver.use_stream(self._streams.copy_out):
-            for name in call.results.keys() - _COPIED_IF_NEEDED:
+            for name in call.results.keys() - {"heatmap"}:
                 self._on_host[name][:rows].copy_(self._on_device[name][:rows], non_blocking=True)
             self._done.copy_out.record(self._streams.copy_out)
 
     def finish(self, needs_heatmap: NeedsHeatmap) -> None:
-        """Wait for the chunk, if there is one, and write its outputs to the results of its call.
-
-        Heat maps that are not needed are left out.
-        """
+        """Wait for the chunk, if there is one, and write its outputs, but heat maps only if needed, to its call's results."""
         if self._work is None:
             return
         (chunk, call), self._work = self._work, None
         self._done.copy_out.synchronize()
-        for name in call.results.keys() - _COPIED_IF_NEEDED:
+        for name in call.results.keys() - {"heatmap"}:
             call.results[name][chunk.begin : chunk.end] = self._on_host[name].numpy()[: chunk.end - chunk.begin]
-        if call.results.keys() >= _COPIED_IF_NEEDED:
+        if "heatmap" in call.results:
             needed = np.flatnonzero(needs_heatmap(call.results["score"][chunk.begin : chunk.end]))
-            for name in _COPIED_IF_NEEDED if len(needed) else ():
-                call.results[name][chunk.begin + needed] = self._fetch(name, needed)
+            if len(needed):
+                with self._driver.use_stream(self._streams.copy_out):
+                    call.results["heatmap"][chunk.begin + needed] = self._on_device["heatmap"][needed.tolist()].cpu().numpy()
 
     def compute(self, bucket: int) -> None:
         """Score the clips on the device once more, without copies. Blocks until done. The slot must be free."""
@@ -176,17 +175,6 @@ class Slot:
             rows = bucket
         self._on_device[name][:rows].copy_(host[:rows], non_blocking=True)
 
-    def _fetch(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        with self._driver.use_stream(self._streams.copy_out):
-            values: NDArray[Any] = self._on_device[name][rows.tolist()].cpu().numpy()
-        return values
-
-
-def _buffers(program: Program, rows: int, driver: Driver) -> dict[str, Any]:
-    return {
-        name: driver.zeros((rows, *shape), "uint8" if name == "clips" else "float32") for name, shape in program.shapes().items()
-    }
-
 
 class GpuEngine(CheckedEngine):
     """A :class:`deploy.engine.CachingEngine` around a backend's ``program``.
@@ -194,7 +182,9 @@ class GpuEngine(CheckedEngine):
     Heat maps of clips that score less than ``heatmap_threshold`` are not copied from the device; they are NaN.
     """
 
-    def __init__(self, spec: ClipSpec, request: EngineRequest, driver: Driver, program: Program, buckets: Sequence[int]) -> None:
+    def __init__(
+        self, spec: ClipSpec, request: EngineRequest, driver: CudaDriver, program: Program, buckets: Sequence[int]
+    ) -> None:
         super().__init__(spec, request.max_clips)
         self.gpu_cached_cameras = request.gpu_cached_cameras
         self.buckets = tuple(buckets)

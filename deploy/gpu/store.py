@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import BadClips
-from deploy.gpu.driver import Driver, Dtype, Launch
+from deploy.gpu.driver import CudaDriver, Dtype, Launch
 from deploy.handles import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool, StateHandle
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
@@ -43,7 +43,7 @@ class FrameStore:
     the current one, and the previous one, whose old rows may not have been freed yet.
     """
 
-    def __init__(self, driver: Driver, spec: ClipSpec, cameras: int, max_clips: int) -> None:
+    def __init__(self, driver: CudaDriver, spec: ClipSpec, cameras: int, max_clips: int) -> None:
         self._driver, self._spec = driver, spec
         self.frames = HandlePool(FrameHandle, "frames", cameras * (spec.length - 1) + 2 * max_clips, cameras)
         self.states = None if spec.state_shape is None else HandlePool(StateHandle, "states", cameras + 2 * max_clips, cameras)
@@ -124,8 +124,20 @@ class FrameStore:
         Raises:
             BadClips: wrong number, or handles of another engine.
         """
-        self._check_history(n_clips, history)
-        self._check_states(n_clips, states)
+        if len(history) != n_clips:
+            raise BadClips(f"{n_clips} newest frames need the history of each, got {len(history)}")
+        for frames in history:
+            if len(frames) != self._spec.length - 1:
+                raise BadClips(f"a clip of this model has {self._spec.length - 1} frames before the newest, got {len(frames)}")
+            if not all(self.frames.owns(frame) for frame in frames):
+                raise BadClips("the history must be FrameHandles of this engine")
+        if len(states) != n_clips:
+            raise BadClips(f"{n_clips} newest frames need a state (or None) each, got {len(states)}")
+        handles = [state for state in states if state is not None]
+        if handles and self.states is None:
+            raise BadClips("this model has no state; score its frames with None for each")
+        if self.states is not None and not all(self.states.owns(handle) for handle in handles):
+            raise BadClips("states must be StateHandles of this engine, or None")
 
     def check_frames(self, frames: Sequence[object]) -> None:
         """Check frames that should be on the device.
@@ -164,25 +176,6 @@ class FrameStore:
             state_max.copy_(next_state.abs().flatten(1).amax(1))
 
         return launch
-
-    def _check_history(self, n_clips: int, history: Sequence[Sequence[FrameHandle]]) -> None:
-        expected = self._spec.length - 1
-        if len(history) != n_clips:
-            raise BadClips(f"{n_clips} newest frames need the history of each, got {len(history)}")
-        for frames in history:
-            if len(frames) != expected:
-                raise BadClips(f"a clip of this model has {expected} frames before the newest, got {len(frames)}")
-            if not all(self.frames.owns(frame) for frame in frames):
-                raise BadClips("the history must be FrameHandles of this engine")
-
-    def _check_states(self, n_clips: int, states: Sequence[StateHandle | None]) -> None:
-        if len(states) != n_clips:
-            raise BadClips(f"{n_clips} newest frames need a state (or None) each, got {len(states)}")
-        handles = [state for state in states if state is not None]
-        if handles and self.states is None:
-            raise BadClips("this model has no state; score its frames with None for each")
-        if self.states is not None and not all(self.states.owns(handle) for handle in handles):
-            raise BadClips("states must be StateHandles of this engine, or None")
 
 
 def _layout(tensor: Any) -> tuple[Any, Any, Any]:

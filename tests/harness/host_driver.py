@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deploy.gpu.driver import Launch
+from deploy.gpu.driver import CudaDriver, Launch
 
 
 class HostStream:
@@ -29,7 +29,7 @@ class HostEvent:
         self._driver.wishes.append(("synchronize", self.number))
 
 
-class HostDriver:
+class HostDriver(CudaDriver):
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.wishes: list[tuple[Any, ...]] = []

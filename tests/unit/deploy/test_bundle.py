@@ -148,7 +148,7 @@ class TestEveryFile:
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "engines/../../secret", "engines/plan", "."])
 def test_a_file_name_that_leaves_the_folder_is_refused_before_it_is_opened(written: Bundle, name: str) -> None:
     edit_manifest(written, lambda content: content["files"].update({name: "0" * 64}))
-    with pytest.raises(BundleCorrupt, match=f"names {re.escape(repr(name))}; a bundle's files lie in its own folder"):
+    with pytest.raises(BundleCorrupt, match=f"names {re.escape(repr(name))}; a bundle's files must be in its own folder"):
         read_bundle(written.path)
 
 
@@ -197,7 +197,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(written: Bundle, content: 
 def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path, make: Callable[[Path], object]) -> None:
     path = tmp_path / "bundle"
     make(path)
-    with pytest.raises(BundleCorrupt, match=r"no bundle here .* oddsight-train fit"):
+    with pytest.raises(BundleCorrupt, match=r"not a bundle .* oddsight-train fit"):
         read_bundle(path)
 
 
@@ -227,7 +227,7 @@ def test_a_first_write_that_is_interrupted_leaves_no_bundle(tmp_path: Path, monk
     monkeypatch.setattr("deploy.bundle.Manifest", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: b""})
-    with pytest.raises(BundleCorrupt, match="no bundle here"):
+    with pytest.raises(BundleCorrupt, match="not a bundle"):
         read_bundle(tmp_path / "bundle")
 
 

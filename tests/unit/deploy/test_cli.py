@@ -105,7 +105,7 @@ def test_verify_fails_on_wrong_scores(run: Run, bundle_with_other_weights: Bundl
 def test_no_bundle_is_one_line(run: Run, tmp_path: Path, command: str) -> None:
     done = run(command, tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path}: no bundle here")
+    assert done.stderr.startswith(f"error: {tmp_path}: not a bundle")
     assert done.stderr.count("\n") == 1
 
 
