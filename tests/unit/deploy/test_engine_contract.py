@@ -390,6 +390,7 @@ def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
 ) -> None:
     library, extra = CPU_LIBRARIES[cpu_name]
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, "deploy.engines.torch", raising=False)
     with pytest.raises(EngineUnavailable, match=rf"the {cpu_name} engine .* pip install 'oddsight\[{extra}\]'"):
         load_engine(bundle, EngineRequest(cpu_name))
 

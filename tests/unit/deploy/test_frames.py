@@ -257,7 +257,7 @@ def jpeg_of_empty_scans(scans: int, side_px: int = 4096) -> bytes:
 def test_opencvs_own_pixel_limit_is_a_second_line_of_defence() -> None:
     program = """
 import sys
-from deploy import frames
+import deploy.image
 import cv2, numpy as np
 try:
     picture = cv2.imdecode(np.frombuffer(sys.stdin.buffer.read(), np.uint8), cv2.IMREAD_GRAYSCALE)
