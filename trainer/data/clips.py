@@ -104,14 +104,6 @@ class ClipDataset:
         return self.footage[video].frames[first : first + self.length]
 
 
-def clip_windows(frames: NDArray[np.uint8], spec: ClipSpec, batch_size: int) -> Iterator[tuple[int, Clips]]:
-    """Batches of the clips that end at each frame from ``length - 1`` on, each with the number of its first clip's last frame."""
-    last = spec.length - 1
-    for first in range(last, len(frames), batch_size):
-        ends = range(first, min(first + batch_size, len(frames)))
-        yield first, np.stack([frames[end - last : end + 1] for end in ends])
-
-
 def choose_frame_size(info: VideoInfo, area_px: int, step_px: int) -> tuple[int, int]:
     """Height and width for a network, multiples of ``step_px``: about ``area_px`` in area, the footage's aspect, never enlarged.
 

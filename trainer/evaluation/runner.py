@@ -12,7 +12,7 @@ from deploy.engine import Engine
 from deploy.spec import ClipSpec
 from trainer.baselines.base import Baseline, HeatMap
 from trainer.baselines.run import heatmaps
-from trainer.data.clips import clip_windows
+from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, Source, footage_info
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.metrics import PixelHistogram, Scores
@@ -29,12 +29,12 @@ def scored_frames(engine: Engine, footage: Footage) -> Iterator[tuple[int, float
     """Lazily yield (frame number in the source, score, heat map) of every frame that completes a clip of the model, in order."""
     recurrent = engine.spec.state_shape is not None
     state = None
-    for first, clips in clip_windows(footage.frames, engine.spec, 1 if recurrent else engine.max_clips):
+    numbers = iter(footage.index[engine.spec.length - 1 :])
+    for clips in ClipDataset((footage,), engine.spec.length).batches(1 if recurrent else engine.max_clips):
         scores = engine.score(clips, state)
         state = scores.state
-        numbers = footage.index[first : first + len(clips)]
-        for number, score, heatmap in zip(numbers, scores.score, scores.heatmap, strict=True):
-            yield int(number), float(score), heatmap
+        for score, heatmap in zip(scores.score, scores.heatmap, strict=True):
+            yield int(next(numbers)), float(score), heatmap
 
 
 def score_footage(engine: Engine, footage: Footage) -> NDArray[np.float32]:

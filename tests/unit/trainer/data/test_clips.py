@@ -9,14 +9,11 @@ from trainer.data.clips import (
     ClipDataset,
     FrameCache,
     choose_frame_size,
-    clip_windows,
     split_by_video,
     split_off_last_tenth,
 )
 from trainer.data.footage import Footage, Source, load_footage
 from trainer.errors import TooLittleFootage
-
-SPEC = ClipSpec(length=3, height_px=16, width_px=16)
 
 
 def numbered(name: str, frames_n: int, first: int = 0) -> Footage:
@@ -138,9 +135,3 @@ def test_clips_never_cross_videos():
     assert dataset.take(np.arange(3))[..., 0, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [50, 51, 52]]
     assert [len(clips) for clips in dataset.batches(2)] == [2, 1]
     assert np.concatenate(list(dataset.evenly_spaced(2, 8)))[:, 0, 0, 0, 0].tolist() == [0, 50]
-
-
-def test_windows_end_at_every_frame():
-    windows = list(clip_windows(numbered("a", 6).frames, SPEC, 3))
-    assert [first for first, _ in windows] == [2, 5]
-    assert windows[0][1][..., 0, 0, 0].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
