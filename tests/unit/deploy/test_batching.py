@@ -1,4 +1,4 @@
-"""The micro-batcher: nothing lost, first in first out, never over its size, flushed at the deadline and not before."""
+"""Micro-batches: no clip lost, first in first out, never too large, flushed at the deadline and not before."""
 
 import pytest
 from hypothesis import given
@@ -6,34 +6,8 @@ from hypothesis import strategies as st
 
 from deploy.batching import MicroBatcher
 
-# Whole seconds, so that the model below may compare times for equality.
-MOVES = st.lists(st.tuples(st.sampled_from(["add", "take", "take_all"]), st.integers(0, 4)), max_size=60)
-
-
-@given(st.integers(1, 5), st.integers(0, 6), MOVES)
-def test_whatever_happens_the_batches_hold_every_clip_once_in_order(
-    max_clips: int, max_wait_s: int, moves: list[tuple[str, int]]
-) -> None:
-    batcher: MicroBatcher[int] = MicroBatcher(max_clips, max_wait_s)
-    waiting: list[tuple[int, int]] = []
-    now_s = clips = 0
-    for move, pause_s in moves:
-        now_s += pause_s
-        if move == "add":
-            batcher.add(clips, now_s)
-            waiting.append((clips, now_s))
-            clips += 1
-            continue
-        due = bool(waiting) and (len(waiting) >= max_clips or now_s - waiting[0][1] >= max_wait_s)
-        batch = batcher.take(now_s) if move == "take" else batcher.take_all()
-        expected = waiting[:max_clips] if due or move == "take_all" else []
-        assert batch == [clip for clip, _ in expected]
-        del waiting[: len(expected)]
-        assert len(batcher) == len(waiting)
-        assert batcher.deadline_s() == (waiting[0][1] + max_wait_s if waiting else None)
-
-
-KEYED_MOVES = st.lists(
+# Whole seconds, so that the model in the test may compare times for equality.
+MOVES = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 2), st.sampled_from(["gate", "yard", "hall", None])),
         st.tuples(st.sampled_from(["take", "take_all"]), st.integers(0, 4), st.none()),
@@ -42,10 +16,8 @@ KEYED_MOVES = st.lists(
 )
 
 
-@given(st.integers(1, 5), st.integers(0, 6), KEYED_MOVES)
-def test_clips_of_one_key_come_out_one_a_micro_batch_in_order_and_none_is_left_behind(
-    max_clips: int, max_wait_s: int, moves: list[tuple[str, int, str | None]]
-) -> None:
+@given(st.integers(1, 5), st.integers(0, 6), MOVES)
+def test_batcher_matches_model(max_clips: int, max_wait_s: int, moves: list[tuple[str, int, str | None]]) -> None:
     batcher: MicroBatcher[tuple[str | None, int]] = MicroBatcher(max_clips, max_wait_s)
     waiting: list[tuple[tuple[str | None, int], int]] = []
     now_s = 0
@@ -67,7 +39,7 @@ def test_clips_of_one_key_come_out_one_a_micro_batch_in_order_and_none_is_left_b
 
 
 @given(st.integers(1, 5), st.lists(st.sampled_from(["gate", "yard", "hall", None]), max_size=40))
-def test_whatever_waits_is_taken_after_so_many_micro_batches(max_clips: int, keys: list[str | None]) -> None:
+def test_every_clip_is_taken(max_clips: int, keys: list[str | None]) -> None:
     batcher: MicroBatcher[int] = MicroBatcher(max_clips, 1.0)
     for number, key in enumerate(keys):
         batcher.add(number, 0.0, key)
@@ -80,7 +52,7 @@ def test_whatever_waits_is_taken_after_so_many_micro_batches(max_clips: int, key
     assert sorted(taken) == list(range(len(keys)))
 
 
-def test_a_micro_batch_is_full_when_no_two_of_its_clips_share_a_key() -> None:
+def test_one_clip_of_a_key_in_batch() -> None:
     batcher: MicroBatcher[str] = MicroBatcher(2, 10.0)
     batcher.add("gate 1", 0.0, "gate")
     batcher.add("gate 2", 0.0, "gate")
@@ -92,18 +64,8 @@ def test_a_micro_batch_is_full_when_no_two_of_its_clips_share_a_key() -> None:
     assert batcher.take_all() == ["gate 2"]
 
 
-def test_a_full_micro_batch_does_not_wait() -> None:
-    batcher: MicroBatcher[str] = MicroBatcher(2, 10.0)
-    batcher.add("a", 0.0)
-    assert batcher.take(0.0) == []
-
-    batcher.add("b", 0.0)
-
-    assert batcher.take(0.0) == ["a", "b"]
-
-
 @pytest.mark.parametrize(("now_s", "batch"), [(100.049, []), (100.05, ["a", "b"])])
-def test_the_oldest_clip_sets_the_deadline(now_s: float, batch: list[str]) -> None:
+def test_oldest_clip_sets_deadline(now_s: float, batch: list[str]) -> None:
     batcher: MicroBatcher[str] = MicroBatcher(8, 0.05)
 
     batcher.add("a", 100.0)
@@ -113,7 +75,7 @@ def test_the_oldest_clip_sets_the_deadline(now_s: float, batch: list[str]) -> No
     assert batcher.take(now_s) == batch
 
 
-def test_what_is_left_over_waits_for_its_own_deadline() -> None:
+def test_leftover_waits_for_own_deadline() -> None:
     batcher: MicroBatcher[str] = MicroBatcher(2, 5.0)
     for clip, now_s in (("a", 0.0), ("b", 1.0), ("c", 2.0)):
         batcher.add(clip, now_s)
@@ -122,10 +84,3 @@ def test_what_is_left_over_waits_for_its_own_deadline() -> None:
     assert batcher.deadline_s() == 7.0
     assert batcher.take(6.9) == []
     assert batcher.take(7.0) == ["c"]
-
-
-def test_nothing_waits_so_nothing_is_due() -> None:
-    batcher: MicroBatcher[str] = MicroBatcher(1, 0.0)
-
-    assert batcher.deadline_s() is None
-    assert batcher.take(1e9) == batcher.take_all() == []
