@@ -1,21 +1,23 @@
 """Choose the engine that serves some cameras best on this machine: validate all engines, then measure them under that load."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from typing import Final, Literal
 
 from deploy.benchmark.load_test import CameraLoad, LoadTest, start_load_test
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
 from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest
 from deploy.engines.registry import PRECISIONS, TUNABLE_ENGINES
-from deploy.errors import ConfigError, EngineError, EngineRefused, EngineUnavailable
+from deploy.errors import ConfigError, EngineError
 from deploy.records import DefaultEngine, Fingerprint, LoadTestResult, write_default
 from deploy.validation.admission import (
     VerifyResult,
     VerifyStatus,
+    error_status,
     fingerprint,
     load_validated,
     performance_settings,
@@ -162,7 +164,7 @@ class _Contender:
             try:
                 work()
             except EngineError as error:
-                self.trial = replace(self.trial, status=_status(error), detail=str(error))
+                self.trial = replace(self.trial, status=error_status(error), detail=str(error))
 
     def start(self, bundle: Bundle, clips: Clips, load: CameraLoad, stack: ExitStack) -> None:
         engine = load_validated(bundle, self.trial.request).engine
@@ -171,12 +173,11 @@ class _Contender:
         self.trial = replace(self.trial, detail=settings, fingerprint=fingerprint(engine))
         self.test = start_load_test(engine, load, _ROUNDS * _ROUND_S, clips)
 
-    def run(self, until_s: float) -> None:
-        if self.test is not None:
+    def run(self, until_s: float | None) -> None:
+        """Until then, or to the end if it is None."""
+        if self.test is not None and until_s is not None:
             self.test.run(until_s)
-
-    def finish(self) -> None:
-        if self.test is not None:
+        elif self.test is not None:
             self.test.finish()
             self.trial = replace(self.trial, figures=self.test.result())
 
@@ -185,25 +186,14 @@ def _measure_all(bundle: Bundle, trials: list[Trial], goal: Goal, on_progress: C
     """Run the load tests of all validated trials in turns, so that each gets its share of a shared machine's slow minutes."""
     contenders, clips = [_Contender(trial) for trial in trials], read_golden(bundle).clips
     validated = [contender for contender in contenders if contender.trial.status == "ok"]
+    ends_s = [*(number * _ROUND_S for number in range(1, _ROUNDS + 1)), None]
     with ExitStack() as stack:
         for contender in validated:
             contender.attempt(partial(contender.start, bundle, clips, goal.load, stack))
-        for number, (contender, step) in enumerate(_turns(validated), 1):
-            contender.attempt(step)
-            on_progress(len(trials) + number, len(trials) + len(validated) * (_ROUNDS + 1))
+        for number, (until_s, contender) in enumerate(product(ends_s, validated), len(trials) + 1):
+            contender.attempt(partial(contender.run, until_s))
+            on_progress(number, len(trials) + len(validated) * len(ends_s))
     return tuple(contender.trial for contender in contenders)
-
-
-def _turns(contenders: list[_Contender]) -> Iterator[tuple[_Contender, Callable[[], None]]]:
-    for number in range(1, _ROUNDS + 1):
-        yield from ((contender, partial(contender.run, number * _ROUND_S)) for contender in contenders)
-    yield from ((contender, contender.finish) for contender in contenders)
-
-
-def _status(error: EngineError) -> VerifyStatus:
-    if isinstance(error, EngineRefused):
-        return "refused"
-    return "unavailable" if isinstance(error, EngineUnavailable) else "failed"
 
 
 def _default_engine(bundle: Bundle, best: Trial, figures: LoadTestResult, goal: Goal) -> DefaultEngine:

@@ -129,14 +129,17 @@ def verify_engine(bundle: Bundle, name: str, precision: Precision, hint: Perform
     verify = _verify_f32 if precision == "f32" else _verify_accuracy
     try:
         return verify(bundle, name, precision, hint)
-    except EngineUnavailable as error:
-        return VerifyResult(name, precision, "unavailable", str(error))
-    except EngineRefused as error:  # its plan is missing or stale
-        return VerifyResult(name, precision, "refused", str(error))
+    except EngineError as error:
+        return VerifyResult(name, precision, error_status(error), str(error))
     except BundleIncompatible as error:
         return VerifyResult(name, precision, "failed" if precision == "f32" else "refused", str(error))
-    except EngineError as error:
-        return VerifyResult(name, precision, "failed", str(error))
+
+
+def error_status(error: EngineError) -> VerifyStatus:
+    """The status of an engine that raised ``error`` when it was loaded or scored."""
+    if isinstance(error, EngineRefused):
+        return "refused"
+    return "unavailable" if isinstance(error, EngineUnavailable) else "failed"
 
 
 def all_passed(results: list[VerifyResult], *, requested: bool) -> bool:
@@ -151,9 +154,8 @@ def _verify_f32(bundle: Bundle, name: str, precision: Precision, hint: Performan
         has_sequences = SEQUENCES_NAME in bundle.manifest.files
         accuracy = measure_accuracy(engine, precision, read_sequences(bundle)) if has_sequences else None
         detail = _detail(engine.describe())
-    if accuracy is not None and accuracy.failures:
-        return VerifyResult(name, precision, "failed", "; ".join(accuracy.failures), parity, accuracy)
-    return VerifyResult(name, precision, "ok", detail, parity, accuracy)
+    failures = () if accuracy is None else accuracy.failures
+    return VerifyResult(name, precision, "failed" if failures else "ok", "; ".join(failures) or detail, parity, accuracy)
 
 
 def _verify_accuracy(bundle: Bundle, name: str, precision: Precision, hint: PerformanceHint) -> VerifyResult:
