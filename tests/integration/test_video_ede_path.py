@@ -1,4 +1,4 @@
-"""The default model from footage to bundle to evaluation, in both of its stages; really (if briefly) trained."""
+"""The default model from footage to bundle and evaluation, trained briefly in both stages."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Serving
     return train(data, tmp_path_factory.mktemp("undisturbed"), SHORT)[0]
 
 
-def test_it_is_the_default_and_takes_one_frame_and_a_state(bundle):
+def test_default_model_takes_frame_and_state(bundle):
     assert bundle.model_id.startswith("video-ede-")
     assert bundle.spec == ClipSpec(
         length=1,
@@ -55,21 +55,21 @@ def test_it_is_the_default_and_takes_one_frame_and_a_state(bundle):
     assert not (bundle.path / ".checkpoint").exists()
 
 
-def test_every_engine_gives_the_trained_networks_scores_and_states(bundle):
+def test_engines_agree_on_golden_clips(bundle):
     lines = list(check_engines(bundle))
     assert [line.split(":")[0] for line in lines] == ["engine openvino", "engine onnx", "engine torch"]
     assert all("agrees on" in line for line in lines)
 
 
-def test_what_speeds_up_scores_higher_than_all_that_is_normal(bundle, data):
+def test_detects_speeding_objects(bundle, data):
     figures = as_json(evaluate(bundle.path, data, "onnx", quiet()))
     assert figures["streaming"]["frame_auc"] > 0.85
     assert figures["frames"] == 180
     assert figures["events"]["true"] == 2
 
 
-def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
-    """Scored again from the bundle, the first frame of each video included."""
+def test_calibrates_on_validation_footage(bundle, data):
+    """The scores of the bundle on validation footage, including the first frame of each video."""
     split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
     scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, EngineRequest("torch")), split.validation)])
     assert np.isfinite(scores).all()
@@ -77,8 +77,8 @@ def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     assert bundle.calibration.median == pytest.approx(np.sort(scores)[29], rel=1e-3, abs=1e-3)
 
 
-def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(bundle, data, tmp_path, no_graph):
-    """Training footage beside test clips that nobody can read gives the same bundle, bit for bit."""
+def test_test_clips_change_nothing(bundle, data, tmp_path, no_graph):
+    """Unreadable test clips beside the training footage: the bundle is the same, bit for bit."""
     shutil.copytree(data / "training", tmp_path / "data" / "training")
     garbage = tmp_path / "data" / "testing" / "frames" / "rush0"
     garbage.mkdir(parents=True)
@@ -92,17 +92,17 @@ def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(
 @pytest.mark.parametrize(
     ("samples", "drawn"),
     [(FlowSamples, 3), (PseudoAnomalySamples, 2), (PseudoAnomalySamples, 5)],
-    ids=["while the flow is learned", "when the flow was just learned", "while anomalies are learned"],
+    ids=["during flow stage", "between stages", "during anomaly stage"],
 )
-def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, tmp_path, monkeypatch, samples, drawn):
-    """Of each stage two draws go before the first step: held-out samples and some of those that are learned from."""
+def test_resumed_run_gives_same_weights(data, undisturbed, tmp_path, monkeypatch, samples, drawn):
+    """Each stage draws twice before its first step: validation samples and training samples to compare."""
     real_draw, calls = samples.draw, []
 
-    def interrupted_draw(given, numbers):
+    def interrupted_draw(self, numbers):
         calls.append(1)
         if len(calls) > drawn:
             raise KeyboardInterrupt
-        return real_draw(given, numbers)
+        return real_draw(self, numbers)
 
     monkeypatch.setattr(samples, "draw", interrupted_draw)
     with pytest.raises(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, undisturbed, 
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_losses_and_pictures_of_both_stages_are_written_for_tensorboard(bundle):
+def test_logs_both_stages_to_tensorboard(bundle):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for stage, losses, steps in (("flow", {"flow"}, 20), ("anomaly", {"anomaly", "latent_distance", "scene"}, 40)):

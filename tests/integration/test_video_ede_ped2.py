@@ -1,4 +1,4 @@
-"""The default model on real clips: engines, batches and restarts leave a camera's scores alone, and so does what comes later."""
+"""The default model on UCSD Ped2: scores depend on neither engine, batch, restart nor later frames."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def scored(engine: Engine, frames: Frames) -> np.ndarray:
     return np.array(scores)
 
 
-def test_all_engines_agree_on_the_golden_clips(ped2_bundle):
+def test_engines_agree_on_golden_clips(ped2_bundle):
     lines = list(check_engines(ped2_bundle))
     assert [line.split(":")[0] for line in lines] == ["engine openvino", "engine onnx", "engine torch"]
     assert all("agrees on" in line for line in lines)
@@ -56,7 +56,7 @@ def test_all_engines_agree_on_the_golden_clips(ped2_bundle):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
-def test_engines_give_the_trained_networks_scores_frame_by_frame(ped2_bundle, cameras, name):
+def test_engines_match_network_frame_by_frame(ped2_bundle, cameras, name):
     network = build_video_ede(ped2_bundle.manifest.model.config).eval()
     network.load_state_dict(load_file(ped2_bundle.file(WEIGHTS_NAME)))
     state, expected = torch.zeros(1, *ped2_bundle.spec.state_shape), []
@@ -68,7 +68,7 @@ def test_engines_give_the_trained_networks_scores_frame_by_frame(ped2_bundle, ca
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.std(expected))
 
 
-def test_scores_depend_neither_on_the_other_cameras_of_a_batch_nor_on_their_order(engine, cameras, whole):
+def test_scores_ignore_batch_and_order(engine, cameras, whole):
     rng = np.random.default_rng(0)
     states = np.zeros((len(cameras), *engine.spec.state_shape), np.float32)
     of_first = []
@@ -81,13 +81,13 @@ def test_scores_depend_neither_on_the_other_cameras_of_a_batch_nor_on_their_orde
     np.testing.assert_allclose(of_first, whole[:30], rtol=1e-4, atol=1e-4 * np.std(whole))
 
 
-def test_no_later_frame_changes_a_score(engine, cameras, whole):
+def test_scores_are_causal(engine, cameras, whole):
     other = scored(engine, np.concatenate([cameras[0][:40], 255 - cameras[1][40:]]))
     assert np.array_equal(other[:40], whole[:40])
     assert not np.allclose(other[40:], whole[40:], rtol=0.01)
 
 
-def test_a_restart_is_made_good_by_the_frames_of_the_warm_up(engine, cameras, whole):
+def test_warm_up_makes_up_for_restart(engine, cameras, whole):
     restarted = scored(engine, cameras[0][20:])
     found, expected = restarted[WARMUP_FRAMES:], whole[20 + WARMUP_FRAMES :]
     assert len(found) > 10
