@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,16 +95,9 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         _check_sizes(path, names, sizes)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: np.asarray(arrays[name]) for name in names}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except BadDataset:
+        raise
+    except Exception as error:  # zipfile and numpy raise many types for damaged content
         raise BadDataset(f"{path}: {error or 'too large'}; it must be an .npz file with {', '.join(names)}") from error
 
 
@@ -158,24 +150,11 @@ def _check_table(path: Path, values: NDArray[np.float64], labels: NDArray[np.flo
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SampleSet:
-    """Training or test samples."""
+class SampleSet(NamedTuple):
+    """Training or test samples, float32 (N, *Shape): images in [-1, 1], or rows of a table in about that range."""
 
-    samples: Tensor
-    """float32 (N, *Shape): images in [-1, 1], or rows of a table in about that range."""
-    anomalous: NDArray[np.bool_]
-    """(N,)."""
-
-    @property
-    def normals(self) -> Tensor:
-        """The normal samples."""
-        return self.samples[torch.from_numpy(~self.anomalous)]
-
-    @property
-    def anomalies(self) -> Tensor:
-        """The anomalous samples."""
-        return self.samples[torch.from_numpy(self.anomalous)]
+    normals: Tensor
+    anomalies: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +168,12 @@ class DataSplit:
     @property
     def train(self) -> SampleSet:
         """The training set: all that training, scaling and calibration may use."""
-        return self._sample_set(self.rows.normals, self.rows.anomalies)
+        return SampleSet(self.samples(self.rows.normals), self.samples(self.rows.anomalies))
 
     @property
     def test(self) -> SampleSet:
         """The test set; not to be accessed before training is over."""
-        return self._sample_set(self.rows.test_normals, self.rows.test_anomalies)
-
-    def _sample_set(self, normals: RowNumbers, anomalies: RowNumbers) -> SampleSet:
-        anomalous = np.repeat([False, True], [len(normals), len(anomalies)])
-        return SampleSet(self.samples(np.concatenate([normals, anomalies])), anomalous)
+        return SampleSet(self.samples(self.rows.test_normals), self.samples(self.rows.test_anomalies))
 
 
 def image_split(images: NDArray[np.uint8], rows: SplitRows) -> DataSplit:

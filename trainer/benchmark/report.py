@@ -137,13 +137,11 @@ class BenchmarkBar:
         self._bar.update(self._task, total=total - finished)
         self._bar.start()
 
-    def on_result(self, run: BenchmarkRun, result: RunResult) -> None:
-        if not self._quiet:
+    def on_result(self, run: BenchmarkRun, result: RunResult | OddsightError) -> None:
+        if isinstance(result, OddsightError):
+            self._console.print(f"{run} failed: {result}", markup=False, highlight=False)
+        elif not self._quiet:
             typer.echo(run_line(run, result))
-        self._bar.advance(self._task)
-
-    def on_failure(self, run: BenchmarkRun, error: OddsightError) -> None:
-        self._console.print(f"{run} failed: {error}", markup=False, highlight=False)
         self._bar.advance(self._task)
 
 

@@ -136,12 +136,8 @@ class BenchmarkObserver(Protocol):
         """``finished`` of ``total`` runs have results of an earlier call."""
         ...
 
-    def on_result(self, run: BenchmarkRun, result: RunResult) -> None:
-        """A run has finished, and its result is on disk."""
-        ...
-
-    def on_failure(self, run: BenchmarkRun, error: OddsightError) -> None:
-        """A run has failed."""
+    def on_result(self, run: BenchmarkRun, result: RunResult | OddsightError) -> None:
+        """A run has finished, and its result is on disk; or it has failed."""
         ...
 
 
@@ -161,10 +157,9 @@ def benchmark(jobs: Sequence[Job], out: Path, processes: int, observer: Benchmar
         def on_result(job: Job, result: RunResult | OddsightError) -> None:
             if isinstance(result, OddsightError):
                 failed[job.run] = result
-                observer.on_failure(job.run, result)
-                return
-            results[job.run] = result
-            file.append(result)
+            else:
+                results[job.run] = result
+                file.append(result)
             observer.on_result(job.run, result)
 
         observer.on_start(len(jobs), len(results))
@@ -202,10 +197,10 @@ def train(model: str, settings: BenchmarkSettings, seed: int, data: SampleSet) -
     Raises:
         TrainingDiverged: a loss or a gradient is not finite.
     """
-    factory, normals, anomalies = recipe(model), data.normals, data.anomalies
+    factory, (normals, anomalies) = recipe(model), data
     config = factory.configure(settings.network)
     torch.manual_seed(seed)
-    detector = factory.detector(config, tuple(data.samples.shape[1:]))
+    detector = factory.detector(config, tuple(normals.shape[1:]))
     learner = factory.learner(detector, config)
     for module in learner.modules.values():
         module.to(_context().device)
@@ -226,10 +221,11 @@ def measure(split: DataSplit, train_detector: Callable[[SampleSet], Detector]) -
     training_set = split.train
     detector = train_detector(training_set)
     test_set = split.test
-    scores = {**score(detector, test_set.samples)}
+    anomalous = np.repeat([False, True], [len(part) for part in test_set])
+    scores = {**score(detector, torch.cat(test_set))}
     if DISTANCE in scores:
         scores[DENSITY] = two_sided(scores[DISTANCE], score(detector, training_set.normals)[DISTANCE])
-    return {name: _auc(name, values, test_set.anomalous) for name, values in scores.items()}
+    return {name: _auc(name, values, anomalous) for name, values in scores.items()}
 
 
 @torch.no_grad()

@@ -179,23 +179,17 @@ def test_real_tables():
 
 
 def test_images_are_padded_and_scaled():
-    images = np.zeros((2, 28, 28), np.uint8)
-    images[1] = 255
-    split = image_split(images, SplitRows(np.array([0]), np.array([1]), np.array([0]), np.array([1])))
-    assert split.train.samples.shape == (2, 1, 32, 32)
-    assert split.train.samples.dtype == torch.float32
-    assert torch.equal(split.train.samples[0], torch.full((1, 32, 32), -1.0))
-    assert torch.equal(split.train.samples[1, 0, 2:-2, 2:-2], torch.ones(28, 28))
-    assert split.train.samples[1].sum() == 28 * 28 - (32 * 32 - 28 * 28)
-
-
-def test_normals_and_anomalies_of_a_sample_set():
     images = np.arange(3, dtype=np.uint8).repeat(28 * 28).reshape(3, 28, 28)
-    split = image_split(images, SplitRows(np.array([0, 2]), np.array([1]), np.array([0]), np.array([1])))
-    assert split.train.anomalous.tolist() == [False, False, True]
-    assert len(split.train.normals) == 2
-    assert split.train.anomalies[0, 0, 5, 5] == pytest.approx(1 / 127.5 - 1)
-    assert split.test.anomalous.tolist() == [False, True]
+    images[2] = 255
+    split = image_split(images, SplitRows(np.array([0, 1]), np.array([2]), np.array([0]), np.array([], np.int64)))
+    (normals, anomalies), test = split.train, split.test
+    assert (normals.shape, anomalies.shape) == ((2, 1, 32, 32), (1, 1, 32, 32))
+    assert normals.dtype == torch.float32
+    assert torch.equal(normals[0], torch.full((1, 32, 32), -1.0))
+    assert normals[1, 0, 5, 5] == pytest.approx(1 / 127.5 - 1)
+    assert torch.equal(anomalies[0, 0, 2:-2, 2:-2], torch.ones(28, 28))
+    assert anomalies.sum() == 28 * 28 - (32 * 32 - 28 * 28)
+    assert [len(part) for part in test] == [1, 0]
 
 
 SCALES = pytest.mark.parametrize("scale", ["range", "deviation"])
@@ -222,12 +216,12 @@ def test_scale_by_deviation():
 def test_deviations_are_clipped_at_ten():
     values = np.random.default_rng(0).normal(size=(120, 3))
     values[100:] *= 1e6
-    assert scaled_table(values, scale="deviation").test.samples.abs().amax() == 10.0
+    assert scaled_table(values, scale="deviation").test.anomalies.abs().amax() == 10.0
 
 
 @SCALES
 def test_constant_column_becomes_zero(scale):
-    assert not scaled_table(np.full((120, 1), 0.1), scale=scale).train.samples.any()
+    assert not torch.cat(scaled_table(np.full((120, 1), 0.1), scale=scale).train).any()
 
 
 @SCALES
@@ -237,7 +231,7 @@ def test_scale_uses_normal_training_rows_only(scale):
     spoiled = np.full_like(values, 1e9)
     spoiled[rows.normals] = values[rows.normals]
     assert torch.equal(scaled_table(spoiled, scale=scale).train.normals, scaled_table(values, scale=scale).train.normals)
-    assert torch.equal(scaled_table(values, 0.0, scale).test.samples, scaled_table(values, 0.2, scale).test.samples)
+    assert all(map(torch.equal, scaled_table(values, 0.0, scale).test, scaled_table(values, 0.2, scale).test))
 
 
 # Batches

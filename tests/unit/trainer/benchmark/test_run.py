@@ -111,10 +111,7 @@ class Recorder:
         self.started.append((total, finished))
 
     def on_result(self, run, result):
-        self.finished.append(run)
-
-    def on_failure(self, run, error):
-        self.failed.append(run)
+        (self.failed if isinstance(result, TrainingDiverged) else self.finished).append(run)
 
 
 # Training and test
@@ -124,12 +121,12 @@ class GuardedSplit:
     """A split whose test set must not be accessed before training is over."""
 
     def __init__(self, samples: Tensor) -> None:
-        self.train, self.trained = SampleSet(samples, np.zeros(len(samples), np.bool_)), False
+        self.samples, self.train, self.trained = samples, SampleSet(samples, samples[:0]), False
 
     @property
     def test(self) -> SampleSet:
         assert self.trained, "the test set was accessed before training was over"
-        return SampleSet(self.train.samples, np.arange(len(self.train.samples)) % 2 == 1)
+        return SampleSet(self.samples[::2], self.samples[1::2])
 
 
 def measure_samples(samples: Tensor, kind: type[Detector]) -> dict[str, float]:
