@@ -1,6 +1,6 @@
 """Stands in for ``nvidia.nvimgcodec`` where there is no GPU: OpenCV decodes, and whatever can go wrong can be asked for.
 
-PyTorch, which fits the pictures, gets a made-up device as well.
+PyTorch, which fits the images, gets a made-up device as well.
 
 It has only members that the real library has, which a test checks where that is installed.
 """
@@ -107,20 +107,20 @@ class Decoder:
         assert gray or (params.color_spec, params.sample_format) == (ColorSpec.SRGB, SampleFormat.I_BGR)
         assert not params.apply_exif_orientation
         if poisonous(encoded):
-            raise RuntimeError("CUDA error: a picture nobody foresaw")
+            raise RuntimeError("CUDA error: an image nobody foresaw")
         flag = (cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
         # With an end behind it OpenCV takes what was cut off, as a decoder may that asks less of its input.
         whole = encoded if encoded.endswith(END) else encoded + END
-        picture = None if declines(encoded) else cv2.imdecode(np.frombuffer(whole, np.uint8), flag)
-        return None if picture is None else Image(distort(picture.reshape(*picture.shape[:2], -1).astype(int)))
+        image = None if declines(encoded) else cv2.imdecode(np.frombuffer(whole, np.uint8), flag)
+        return None if image is None else Image(distort(image.reshape(*image.shape[:2], -1).astype(int)))
 
 
 def nothing(encoded: bytes) -> bool:
     return False
 
 
-def unchanged(picture: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return np.clip(picture, 0, 255).astype(np.uint8)
+def unchanged(image: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 has_gpu = True
@@ -128,15 +128,15 @@ lost = False
 driver: Any = None
 """The device that frames are fitted on."""
 images: "weakref.WeakSet[Image]" = weakref.WeakSet()
-"""Pictures whose memory is not given back yet."""
+"""Images whose memory is not given back yet."""
 calls: list[int] = []
-"""Pictures of each call; -1 when the decoder was freed."""
+"""Images of each call; -1 when the decoder was freed."""
 declines: Callable[[bytes], bool] = nothing
-"""For which pictures None comes out."""
+"""For which images None comes out."""
 poisonous: Callable[[bytes], bool] = nothing
-"""Which pictures make the whole call fail."""
+"""Which images make the whole call fail."""
 distort: Callable[[NDArray[np.int64]], NDArray[np.uint8]] = unchanged
-"""What becomes of a decoded picture, (H, W, C)."""
+"""What becomes of a decoded image, (H, W, C)."""
 
 
 def install(patch: pytest.MonkeyPatch) -> ModuleType:

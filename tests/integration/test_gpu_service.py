@@ -26,7 +26,7 @@ from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.replay import frame_index, produce
 from tests.harness.service import Results
-from tests.unit.deploy.test_sequences import with_sequences
+from tests.unit.deploy.test_golden import with_sequences
 
 FRAMES, RESTART_AT = 13, 8
 SPEC = read_bundle(DEMO_BUNDLE).spec

@@ -65,7 +65,7 @@ def edit_manifest(bundle: Bundle, edit: Callable[[dict[str, Any]], object]) -> N
     path.write_text(json.dumps(content))
 
 
-def test_what_was_written_is_read_back(written: Bundle, golden: GoldenClips) -> None:
+def test_round_trip(written: Bundle, golden: GoldenClips) -> None:
     bundle = read_bundle(written.path)
     assert bundle == written
     assert (bundle.spec, bundle.calibration) == (SPEC, CALIBRATION)
@@ -78,7 +78,7 @@ def test_what_was_written_is_read_back(written: Bundle, golden: GoldenClips) -> 
         np.testing.assert_array_equal(getattr(found, name), expected, strict=True)
 
 
-def test_golden_states_are_read_back(tmp_path: Path, golden: GoldenClips) -> None:
+def test_golden_states_round_trip(tmp_path: Path, golden: GoldenClips) -> None:
     state = np.arange(3 * 2 * 4 * 4, dtype=np.float32).reshape(3, 2, 4, 4)
     bundle = write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(replace(golden, state=state, next_state=state + 1))})
     found = read_golden(bundle)
@@ -86,12 +86,12 @@ def test_golden_states_are_read_back(tmp_path: Path, golden: GoldenClips) -> Non
     np.testing.assert_array_equal(found.next_state, state + 1, strict=True)
 
 
-def test_golden_clips_of_a_stateless_model_hold_no_states(written: Bundle) -> None:
+def test_golden_without_states(written: Bundle) -> None:
     found = read_golden(written)
     assert (found.state, found.next_state) == (None, None)
 
 
-def test_a_manifest_from_before_there_were_states_is_read(written: Bundle) -> None:
+def test_reads_manifest_without_states(written: Bundle) -> None:
     def forget_states(manifest: dict[str, Any]) -> None:
         del manifest["spec"]["state_shape"], manifest["spec"]["state_warmup_frames"]
 
@@ -99,12 +99,12 @@ def test_a_manifest_from_before_there_were_states_is_read(written: Bundle) -> No
     assert read_bundle(written.path).spec == SPEC
 
 
-def test_a_bundle_can_be_moved(written: Bundle, tmp_path: Path) -> None:
+def test_can_be_moved(written: Bundle, tmp_path: Path) -> None:
     moved = shutil.move(written.path, tmp_path / "elsewhere")
     assert read_bundle(Path(moved)).model_id == written.model_id
 
 
-def test_the_model_id_names_the_weights(written: Bundle, tmp_path: Path) -> None:
+def test_model_id_hashes_weights(written: Bundle, tmp_path: Path) -> None:
     golden = written.file(GOLDEN_NAME).read_bytes()
     same = write(tmp_path / "same", {**FILES, GOLDEN_NAME: golden, ONNX_NAME: b"another graph"})
     other = write(tmp_path / "other", {**FILES, GOLDEN_NAME: golden, WEIGHTS_NAME: b"other weights"})
@@ -114,7 +114,7 @@ def test_the_model_id_names_the_weights(written: Bundle, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", [WEIGHTS_NAME, ONNX_NAME, GOLDEN_NAME, CALIBRATION_NAME])
 class TestEveryFile:
-    def test_a_changed_bit_is_found(self, written: Bundle, name: str) -> None:
+    def test_changed_bit(self, written: Bundle, name: str) -> None:
         path = written.path / name
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -122,23 +122,23 @@ class TestEveryFile:
         with pytest.raises(BundleCorrupt, match=rf"{name}: sha256 is [0-9a-f]{{64}}, bundle\.json says [0-9a-f]{{64}}"):
             read_bundle(written.path)
 
-    def test_a_truncated_file_is_found(self, written: Bundle, name: str) -> None:
+    def test_truncated(self, written: Bundle, name: str) -> None:
         path = written.path / name
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(BundleCorrupt, match=name):
             read_bundle(written.path)
 
-    def test_a_missing_file_is_found(self, written: Bundle, name: str) -> None:
+    def test_missing(self, written: Bundle, name: str) -> None:
         (written.path / name).unlink()
         with pytest.raises(BundleCorrupt, match=f"{name}: No such file"):
             read_bundle(written.path)
 
-    def test_a_manifest_that_leaves_it_out_is_refused(self, written: Bundle, name: str) -> None:
+    def test_not_in_manifest(self, written: Bundle, name: str) -> None:
         edit_manifest(written, lambda content: content["files"].pop(name))
         with pytest.raises(BundleCorrupt, match=f"lists no {name}"):
             read_bundle(written.path)
 
-    def test_a_folder_in_its_place_is_found(self, written: Bundle, name: str) -> None:
+    def test_folder_in_its_place(self, written: Bundle, name: str) -> None:
         (written.path / name).unlink()
         (written.path / name).mkdir()
         with pytest.raises(BundleCorrupt, match=name):
@@ -146,21 +146,21 @@ class TestEveryFile:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "engines/../../secret", "engines/plan", "."])
-def test_a_file_name_that_leaves_the_folder_is_refused_before_it_is_opened(written: Bundle, name: str) -> None:
+def test_rejects_path_outside_folder(written: Bundle, name: str) -> None:
     edit_manifest(written, lambda content: content["files"].update({name: "0" * 64}))
     with pytest.raises(BundleCorrupt, match=f"names {re.escape(repr(name))}; a bundle's files must be in its own folder"):
         read_bundle(written.path)
 
 
 @pytest.mark.parametrize("name", ["..", "", "a\x00b", "a" * 300])
-def test_a_name_that_is_no_file_is_refused(written: Bundle, name: str) -> None:
+def test_rejects_impossible_name(written: Bundle, name: str) -> None:
     edit_manifest(written, lambda content: content["files"].update({name: "0" * 64}))
     with pytest.raises(BundleCorrupt, match="copy the bundle again"):
         read_bundle(written.path)
 
 
 @pytest.mark.parametrize("number", [0, 2, "1", 1.5, None])
-def test_another_format_is_refused_and_named(written: Bundle, number: object) -> None:
+def test_rejects_other_format(written: Bundle, number: object) -> None:
     edit_manifest(written, lambda content: content.update(format=number))
     with pytest.raises(BundleIncompatible, match=f"format must be 1, got {number!r}"):
         read_bundle(written.path)
@@ -178,36 +178,34 @@ def test_another_format_is_refused_and_named(written: Bundle, number: object) ->
         (lambda content: content.update(files=[]), "files: Input should be a valid dictionary"),
     ],
 )
-def test_a_manifest_that_breaks_a_rule_is_refused_by_path_rule_and_value(
-    written: Bundle, edit: Callable[[dict[str, Any]], object], says: str
-) -> None:
+def test_rejects_invalid_manifest(written: Bundle, edit: Callable[[dict[str, Any]], object], says: str) -> None:
     edit_manifest(written, edit)
     with pytest.raises(BundleCorrupt, match=rf"bundle\.json: {says}"):
         read_bundle(written.path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'"bundle"', b"[" * 100_000])
-def test_a_manifest_that_is_no_json_object_is_refused(written: Bundle, content: bytes) -> None:
+def test_rejects_manifest_without_object(written: Bundle, content: bytes) -> None:
     (written.path / MANIFEST_NAME).write_bytes(content)
     with pytest.raises((BundleCorrupt, BundleIncompatible), match=r"bundle\.json"):
         read_bundle(written.path)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, Path.absolute], ids=["empty-folder", "file", "nothing"])
-def test_what_is_no_bundle_says_how_to_make_one(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_other_folder_is_not_a_bundle(tmp_path: Path, make: Callable[[Path], object]) -> None:
     path = tmp_path / "bundle"
     make(path)
     with pytest.raises(BundleCorrupt, match=r"not a bundle .* oddsight-train fit"):
         read_bundle(path)
 
 
-def test_a_file_the_manifest_does_not_list_is_not_handed_out(written: Bundle) -> None:
+def test_file_must_be_listed(written: Bundle) -> None:
     (written.path / "engine.plan").write_bytes(b"put here by somebody")
     with pytest.raises(BundleCorrupt, match=r"lists no engine\.plan"):
         read_bundle(written.path).file("engine.plan")
 
 
-def test_a_write_that_is_interrupted_leaves_no_bundle_of_mixed_files(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_rewrite(written: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = written.file(GOLDEN_NAME).read_bytes()
     replace = Path.replace
 
@@ -223,7 +221,7 @@ def test_a_write_that_is_interrupted_leaves_no_bundle_of_mixed_files(written: Bu
         read_bundle(written.path)
 
 
-def test_a_first_write_that_is_interrupted_leaves_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_first_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.bundle.Manifest", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: b""})
@@ -231,11 +229,11 @@ def test_a_first_write_that_is_interrupted_leaves_no_bundle(tmp_path: Path, monk
         read_bundle(tmp_path / "bundle")
 
 
-def test_nothing_temporary_stays_behind(written: Bundle) -> None:
+def test_leaves_no_temporary_files(written: Bundle) -> None:
     assert {path.name for path in written.path.iterdir()} == {MANIFEST_NAME, *written.manifest.files}
 
 
-def test_a_new_calibration_changes_its_id_and_nothing_else(written: Bundle) -> None:
+def test_replace_calibration(written: Bundle) -> None:
     stricter = CALIBRATION.model_copy(update={"enter": 0.5})
     changed = replace_calibration(written, stricter)
     assert changed.calibration == stricter == read_bundle(written.path).calibration
@@ -246,6 +244,6 @@ def test_a_new_calibration_changes_its_id_and_nothing_else(written: Bundle) -> N
     assert before == after
 
 
-def test_a_bundle_made_twice_is_the_same(written: Bundle, tmp_path: Path) -> None:
+def test_is_reproducible(written: Bundle, tmp_path: Path) -> None:
     again = write(tmp_path / "again", {**FILES, GOLDEN_NAME: written.file(GOLDEN_NAME).read_bytes()})
     assert (again.path / MANIFEST_NAME).read_bytes() == (written.path / MANIFEST_NAME).read_bytes()

@@ -16,7 +16,7 @@ from deploy.engine import Scores
 from deploy.errors import ConfigError
 from deploy.gpu.engine import Call
 from deploy.records import LoadTestResult
-from tests.unit.deploy.test_resident import OnHost, spec_of
+from tests.unit.deploy.gpu.test_cache import OnHost, spec_of
 
 Cost = Callable[[int], float]
 """Seconds of a call, by its number."""

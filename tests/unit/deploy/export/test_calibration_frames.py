@@ -12,7 +12,7 @@ from deploy.errors import BundleIncompatible, ConfigError
 from deploy.export.calibration_frames import HALF_FRAMES, MOST_STRETCHES, STRETCH_PICTURES, read_calibration_frames
 from deploy.golden import read_sequences
 from deploy.image import encode_png
-from tests.unit.deploy.test_sequences import noise, with_sequences
+from tests.unit.deploy.test_golden import noise, with_sequences
 
 FRAMES_OF_STRETCH = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]
 

@@ -22,7 +22,7 @@ from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.records import AccuracyResult, BuildOptions
 from deploy.validation.accuracy import compare_scores
 from tests.harness.fake_tensorrt import FakeTensorRt
-from tests.unit.deploy.test_sequences import with_sequences
+from tests.unit.deploy.test_golden import with_sequences
 
 OPTIONS = BuildOptions(buckets=(1,))
 

@@ -16,7 +16,7 @@ from deploy.records import AccuracyResult, EngineRecord, read_records, require_v
 from deploy.validation.admission import VerifyResult, all_passed, fingerprint, load_validated, validate_engine, verify_engine
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.host_driver import HostDriver
-from tests.unit.deploy.test_sequences import noise, with_sequences
+from tests.unit.deploy.test_golden import noise, with_sequences
 
 HERE = {"backend": "openvino", "version": "1", "processor": "one", "precision": "bf16"}
 PASSED = AccuracyResult(frames=90, max_error=0.01, median_error=0.001, spearman=0.999, auc_difference=0.0, failures=())

@@ -20,7 +20,7 @@ from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.score import Scorer
 from streamer.types import CameraFrame, Clip, FrameInfo, FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, Rig, message, run_of, streams
-from tests.unit.deploy.test_resident import OnHost, spec_of
+from tests.unit.deploy.gpu.test_cache import OnHost, spec_of
 
 KINDS = [(3, False), (1, True), (3, True)]
 LARGEST = 6 * 255.0

@@ -111,7 +111,7 @@ def spec(request: pytest.FixtureRequest) -> ClipSpec:
 @pytest.mark.parametrize("on_device", WHERE)
 @given(st.sampled_from(KINDS), st.sampled_from([(1,), (2, 4), (1, 3), (4,)]), st.lists(EVENTS, max_size=12), st.integers(0, 99))
 @settings(deadline=None, max_examples=50)
-def test_whatever_the_cameras_do_scores_and_states_are_those_of_whole_clips(
+def test_equals_whole_clips(
     on_device: bool, kind: tuple[int, bool], buckets: tuple[int, ...], steps: list[dict[int, Any]], seed: int
 ) -> None:
     engine = OnHost(spec_of(kind[0], recurrent=kind[1]), buckets)
@@ -122,7 +122,7 @@ def test_whatever_the_cameras_do_scores_and_states_are_those_of_whole_clips(
     assert engine.free == everything
 
 
-def test_a_thousand_steps_lose_no_row(spec: ClipSpec) -> None:
+def test_no_row_leaks_in_1000_steps(spec: ClipSpec) -> None:
     engine = OnHost(spec)
     everything, comparison, random = engine.free, CacheComparison(engine, 0), np.random.default_rng(1)
     for _ in range(1000):
@@ -135,7 +135,7 @@ def test_a_thousand_steps_lose_no_row(spec: ClipSpec) -> None:
     assert engine.free == everything
 
 
-def test_a_full_table_is_an_error_that_names_its_size_and_takes_nothing() -> None:
+def test_full_cache_is_an_error() -> None:
     engine = OnHost(spec_of(3, recurrent=True), cameras=1, max_clips=2)
     before = engine.upload(grey(1, 2))
     results = [engine.score_newest(grey(3), [before], [None]) for _ in range(4)]
@@ -151,7 +151,7 @@ def test_a_full_table_is_an_error_that_names_its_size_and_takes_nothing() -> Non
     assert engine.score_newest(grey(3), [before], [None]).score == [1 + 2 * 2 + 3 * 3]
 
 
-def test_frames_taken_for_a_call_that_finds_no_row_for_its_states_are_given_back() -> None:
+def test_frees_frames_if_states_do_not_fit() -> None:
     engine = OnHost(spec_of(1, recurrent=True), cameras=1, max_clips=2)
     states = [engine.score_newest(grey(3), [[]], [None]).states[0] for _ in range(5)]
     everything = engine.free
@@ -162,7 +162,7 @@ def test_frames_taken_for_a_call_that_finds_no_row_for_its_states_are_given_back
     assert engine.free == (4, 5)
 
 
-def test_one_room_is_enough_for_all_cameras_and_two_calls() -> None:
+def test_capacity_holds_two_calls() -> None:
     engine = OnHost(spec_of(3, recurrent=True), cameras=CAMERAS, max_clips=CAMERAS)
     before = [engine.upload(grey(*range(CAMERAS))) for _ in range(2)]
     clips: Any = [list(rows) for rows in zip(*before, strict=True)]
@@ -177,7 +177,7 @@ def test_one_room_is_enough_for_all_cameras_and_two_calls() -> None:
         states = found.states
 
 
-def test_what_fills_a_bucket_up_writes_to_no_row_of_a_camera(spec: ClipSpec) -> None:
+def test_padding_writes_to_no_camera(spec: ClipSpec) -> None:
     engine, levels = OnHost(spec, (4,)), (9, 10, 11, 12)
     before: Any = [row for _ in range(spec.length - 1) for row in engine.upload(grey(1))]
     # From now on the numbers of four rows that are free again lie in the buffers.
@@ -192,7 +192,7 @@ def test_what_fills_a_bucket_up_writes_to_no_row_of_a_camera(spec: ClipSpec) -> 
         assert not engine.table("states")[ZERO_ROW].any()
 
 
-def test_a_launch_that_fails_leaves_every_handle_as_it_was_and_gives_its_rows_back(spec: ClipSpec) -> None:
+def test_failed_launch_changes_no_handle(spec: ClipSpec) -> None:
     engine = OnHost(spec)
     before = [[row for _ in range(spec.length - 1) for row in engine.upload(grey(level))] for level in (1, 2)]
     first = engine.score_newest(grey(3, 4), before, [None, None])
@@ -213,7 +213,7 @@ def test_a_launch_that_fails_leaves_every_handle_as_it_was_and_gives_its_rows_ba
 @pytest.mark.parametrize(
     ("poison", "says"), [(np.inf, "a next state holds values that are not finite numbers"), (np.nan, "a next state holds")]
 )
-def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison: float, says: str) -> None:
+def test_nan_state_is_an_error(poison: float, says: str) -> None:
     engine = OnHost(spec_of(1, recurrent=True))
     state, room = engine.score_newest(grey(1), [[]], [None]).states[0], engine.free
     engine.program.poison = poison
@@ -225,7 +225,7 @@ def test_a_next_state_that_is_no_number_fails_as_it_does_with_whole_clips(poison
     assert engine.score_newest(grey(1), [[]], [state]).score == [1 + 1.5]
 
 
-def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
+def test_copies_only_needed_heat_maps() -> None:
     engine = OnHost(spec_of(1, recurrent=False))
     engine.heatmap_threshold = 100
     found = engine.score_newest(grey(99, 100, 7, 200), [[]] * 4, [None] * 4)
@@ -233,7 +233,7 @@ def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
     assert found.heatmap[3].max() == 200
 
 
-def test_copies_and_launches_are_ordered_as_those_of_whole_clips() -> None:
+def test_copies_are_ordered_by_events() -> None:
     engine = OnHost(spec_of(1, recurrent=False), (1,))
     orders = []
     there = to_device(engine, grey(1, 2))
@@ -249,7 +249,7 @@ def test_copies_and_launches_are_ordered_as_those_of_whole_clips() -> None:
     assert orders[0] == orders[1] == orders[2]
 
 
-def test_frames_that_lie_on_the_device_take_no_way_over_the_host(spec: ClipSpec) -> None:
+def test_device_frames_bypass_the_host(spec: ClipSpec) -> None:
     engine = OnHost(spec)
     on_host = [slot._on_host["newest"] for slot in engine._slots]
     for values in on_host:
@@ -264,7 +264,7 @@ def test_frames_that_lie_on_the_device_take_no_way_over_the_host(spec: ClipSpec)
     np.testing.assert_array_equal(np.stack([frame.on_host() for frame in first]), grey(1, 2, 3, 4))
 
 
-def test_frames_on_the_device_live_until_what_reads_them_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_frames_live_until_read(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OnHost(spec_of(1, recurrent=False), (1,))
     frames = to_device(engine, grey(1, 2, 3))
     pixels = [weakref.ref(frame.pixels) for frame in frames]
@@ -285,7 +285,7 @@ def test_frames_on_the_device_live_until_what_reads_them_is_done(monkeypatch: py
     assert waited == [1] * 3 * SLOTS
 
 
-def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -> None:
+def test_engine_without_cache() -> None:
     plain, engine = OnHost(spec_of(1, recurrent=False), cameras=0), OnHost(spec_of(1, recurrent=False))
     assert (plain.program.launched, engine.program.launched) == (2 * SLOTS, 2 * 2 * SLOTS)
     assert caching_engine(plain) is None
@@ -307,7 +307,7 @@ def test_an_engine_for_no_camera_makes_no_launches_for_it_and_is_none_to_ask() -
         (lambda row, _: (grey(1), [[row]], [row]), "states must be StateHandles of this engine, or None"),
     ],
 )
-def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any], Any], says: str) -> None:
+def test_rejects_bad_frames_and_handles(wrong: Callable[[Any, Any], Any], says: str) -> None:
     engine = OnHost(spec_of(2, recurrent=True))
     before = engine.upload(grey(0))
     state = engine.score_newest(grey(1), [before], [None]).states[0]
@@ -334,7 +334,7 @@ def test_frames_and_handles_that_do_not_fit_are_named(wrong: Callable[[Any, Any]
         (lambda there: there[0], "frames must be a numpy array, got DeviceFrame"),
     ],
 )
-def test_frames_on_the_device_that_do_not_fit_are_named(wrong: Callable[[Any], Any], says: str) -> None:
+def test_rejects_bad_device_frames(wrong: Callable[[Any], Any], says: str) -> None:
     engine = OnHost(spec_of(1, recurrent=False))
     there, everything = to_device(engine, grey(3)), engine.free
     given = wrong(there)
@@ -346,7 +346,7 @@ def test_frames_on_the_device_that_do_not_fit_are_named(wrong: Callable[[Any], A
     assert engine.score_newest(there, [[]], [None]).score == [3]
 
 
-def test_handles_of_another_engine_and_states_for_a_model_without_one_are_refused() -> None:
+def test_rejects_handles_of_other_engines() -> None:
     one, other = OnHost(spec_of(2, recurrent=True)), OnHost(spec_of(2, recurrent=True))
     strange = one.upload(grey(1))
     with pytest.raises(BadClips, match="FrameHandles of this engine"):
@@ -357,7 +357,7 @@ def test_handles_of_another_engine_and_states_for_a_model_without_one_are_refuse
         stateless.score_newest(grey(1), [[]], [state])
 
 
-def test_no_frames_give_no_scores(spec: ClipSpec) -> None:
+def test_empty_call(spec: ClipSpec) -> None:
     engine = OnHost(spec)
     found = engine.score_newest(grey(), [], [])
     assert (len(found.score), len(found.heatmap), found.frames, found.states) == (0, 0, [], [])
@@ -365,7 +365,7 @@ def test_no_frames_give_no_scores(spec: ClipSpec) -> None:
     assert engine.upload([]) == []
 
 
-def test_a_closed_engine_says_so_and_handles_outlive_it(spec: ClipSpec) -> None:
+def test_handles_outlive_a_closed_engine(spec: ClipSpec) -> None:
     engine = OnHost(spec)
     rows, there = engine.upload(grey(1)), to_device(engine, grey(1))
     engine.close()
@@ -381,13 +381,13 @@ def test_a_closed_engine_says_so_and_handles_outlive_it(spec: ClipSpec) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_handle_cannot_be_copied(copied: Callable[[Any], Any]) -> None:
+def test_handle_cannot_be_copied(copied: Callable[[Any], Any]) -> None:
     (row,) = HandlePool(FrameHandle, "frames", 1, 1).take(1)
     with pytest.raises(TypeError, match="cannot be copied"):
         copied(row)
 
 
-def test_handles_that_die_in_several_threads_are_each_given_back_once() -> None:
+def test_handles_freed_in_several_threads() -> None:
     rows = HandlePool(FrameHandle, "frames", 64, 1)
 
     def take_and_drop(_: int) -> bool:
@@ -430,7 +430,7 @@ def engine(request: pytest.FixtureRequest, name: str) -> Iterator[CachingEngine]
 
 
 @pytest.mark.parametrize("on_device", WHERE)
-def test_a_real_models_scores_and_states_are_those_of_whole_clips(engine: CachingEngine, on_device: bool) -> None:
+def test_real_model_equals_whole_clips(engine: CachingEngine, on_device: bool) -> None:
     comparison, random = CacheComparison(engine, 0, on_device=on_device), np.random.default_rng(1)
     for _ in range(30):
         numbers = random.permutation(CAMERAS)[: random.integers(1, CAMERAS + 1)].tolist()
@@ -449,13 +449,11 @@ def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageDecod
         yield found
 
 
-def test_what_a_decoder_leaves_on_the_device_is_scored_as_the_same_frames_from_the_host(
-    engine: CachingEngine, decoder: ImageDecoder[AnyFrame]
-) -> None:
+def test_decoded_device_frames_equal_host_frames(engine: CachingEngine, decoder: ImageDecoder[AnyFrame]) -> None:
     noise, length = np.random.default_rng(0), engine.spec.length
     sizes = [(24, 40), (48, 80), (100, 130), (24, 40), (20, 50), (480, 640)][: length * 2]
-    pictures = [encode_jpeg(noise.integers(0, 256, size, np.uint8), 90) for size in sizes]
-    there = [result.frame for result in decoder.decode(pictures) if isinstance(result, DecodedFrame)]
+    images = [encode_jpeg(noise.integers(0, 256, size, np.uint8), 90) for size in sizes]
+    there = [result.frame for result in decoder.decode(images) if isinstance(result, DecodedFrame)]
     assert [type(frame) for frame in there] == [DeviceFrame] * 2 * length
     scores = []
     for frames in (there, np.stack([frame.on_host() for frame in there if isinstance(frame, DeviceFrame)])):
@@ -466,9 +464,7 @@ def test_what_a_decoder_leaves_on_the_device_is_scored_as_the_same_frames_from_t
     assert_same(engine, found, Scores(expected.score, expected.heatmap, states))
 
 
-def test_half_precision_gives_the_bits_of_whole_clips_too(
-    recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_half_precision_equals_whole_clips(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     engine = caching_engine(
         load_engine(
@@ -483,9 +479,7 @@ def test_half_precision_gives_the_bits_of_whole_clips_too(
     assert comparison.scored == CAMERAS * 4
 
 
-def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_recovers_from_enqueue_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
     engine = caching_engine(load_engine(bundle, EngineRequest("tensorrt", gpu_cached_cameras=1)))
@@ -501,7 +495,7 @@ def test_newest_frames_that_cannot_be_enqueued_are_an_error_and_the_next_call_wo
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx", "torch"])
-def test_an_engine_on_the_cpu_keeps_nothing_for_any_number_of_cameras(name: str, bundle: Bundle) -> None:
+def test_cpu_engines_have_no_cache(name: str, bundle: Bundle) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
     with closing(load_engine(bundle, EngineRequest(name, gpu_cached_cameras=CAMERAS))) as loaded:
         assert caching_engine(loaded) is None

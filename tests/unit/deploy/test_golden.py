@@ -24,26 +24,26 @@ def with_sequences(bundle: Bundle, sequences: GoldenSequences) -> Bundle:
 def noise(bundle: Bundle, frames: int = 9) -> GoldenSequences:
     rng = np.random.default_rng(0)
     strength = rng.uniform(0.1, 1.0, (2, frames, 1, 1, 1))  # so that all scores differ
-    pictures = (rng.integers(0, 256, (2, frames, *bundle.spec.frame_shape)) * strength).astype(np.uint8)
+    images = (rng.integers(0, 256, (2, frames, *bundle.spec.frame_shape)) * strength).astype(np.uint8)
     score = rng.normal(size=(2, frames)).astype(np.float32)
     score[:, : bundle.spec.length - 1] = np.nan
-    return GoldenSequences(pictures, np.broadcast_to(np.arange(frames) > 4, (2, frames)), score)
+    return GoldenSequences(images, np.broadcast_to(np.arange(frames) > 4, (2, frames)), score)
 
 
-def test_they_come_back_as_they_were(bundle: Bundle) -> None:
+def test_round_trip(bundle: Bundle) -> None:
     written = noise(bundle)
     found = read_sequences(with_sequences(bundle, written))
     for name in ("frames", "sped_up", "score"):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
 
 
-def test_a_bundle_without_any_says_what_to_do(bundle: Bundle) -> None:
+def test_bundle_without_sequences(bundle: Bundle) -> None:
     with pytest.raises(BundleIncompatible, match=r"no golden sequences.*make the bundle again with oddsight-train"):
         read_sequences(read_bundle(bundle.path))
 
 
 @pytest.mark.parametrize("kind", ["bundle", "recurrent_bundle"])
-def test_scores_are_those_of_clips_one_by_one_each_camera_with_its_own_state(request: pytest.FixtureRequest, kind: str) -> None:
+def test_scores_equal_single_clips(request: pytest.FixtureRequest, kind: str) -> None:
     bundle = request.getfixturevalue(kind)
     engine, frames, length = load_engine(bundle, EngineRequest("onnx")), noise(bundle).frames, bundle.spec.length
     found = score_sequences(engine, frames)

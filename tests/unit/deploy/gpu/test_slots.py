@@ -67,7 +67,7 @@ def grey(levels: list[int]) -> NDArray[np.uint8]:
 
 
 @given(st.integers(0, 500), BUCKETS)
-def test_a_call_is_cut_into_full_buckets_and_a_rest_in_the_smallest_that_holds_it(n_clips: int, buckets: tuple[int, ...]) -> None:
+def test_split_call_into_buckets(n_clips: int, buckets: tuple[int, ...]) -> None:
     pieces = list(split_call(n_clips, buckets))
     assert [row for piece in pieces for row in range(piece.begin, piece.end)] == list(range(n_clips))
     assert all(piece.end - piece.begin == piece.bucket == buckets[-1] for piece in pieces[:-1])
@@ -76,7 +76,7 @@ def test_a_call_is_cut_into_full_buckets_and_a_rest_in_the_smallest_that_holds_i
 
 
 @given(st.integers(1, 70), BUCKETS)
-def test_only_buckets_that_a_call_may_need_are_loaded(max_clips: int, offered: tuple[int, ...]) -> None:
+def test_loads_only_needed_buckets(max_clips: int, offered: tuple[int, ...]) -> None:
     needed = {
         piece.bucket for n_clips in range(1, max_clips + 1) for piece in split_call(n_clips, buckets_for(max_clips, offered))
     }
@@ -84,19 +84,19 @@ def test_only_buckets_that_a_call_may_need_are_loaded(max_clips: int, offered: t
 
 
 @given(st.lists(st.integers(0, 255), max_size=40), BUCKETS)
-def test_every_clip_gets_its_own_score_and_heat_map_whatever_the_buckets(levels: list[int], buckets: tuple[int, ...]) -> None:
+def test_clips_get_their_own_results(levels: list[int], buckets: tuple[int, ...]) -> None:
     scores = OnHost(Means(), buckets).score(grey(levels))
     assert scores.score.tolist() == levels
     assert [set(heatmap.ravel().tolist()) for heatmap in scores.heatmap] == [{float(level)} for level in levels]
 
 
-def test_heat_maps_are_copied_only_for_clips_that_need_them() -> None:
+def test_copies_only_needed_heat_maps() -> None:
     scores = OnHost(Means(), (2, 4), heatmap_threshold=100).score(grey([5, 100, 99, 101, 0, 200]))
     assert np.isnan(scores.heatmap).all((1, 2)).tolist() == [True, False, True, False, True, False]
     assert scores.heatmap[5].max() == 200
 
 
-def test_copies_wait_for_each_other_by_events_and_slots_take_turns() -> None:
+def test_copies_are_ordered_by_events() -> None:
     engine = OnHost(Means(), (1,))
     engine.driver.wishes.clear()
     engine.score(grey([1, 2]))
@@ -124,7 +124,7 @@ def test_copies_wait_for_each_other_by_events_and_slots_take_turns() -> None:
     assert len(set(launches)) == 2
 
 
-def test_a_call_that_fails_leaves_nothing_for_the_next() -> None:
+def test_failed_call_leaves_no_results() -> None:
     program = Means()
     engine = OnHost(program, (2,))
     program.broken = RuntimeError("an illegal memory access")
@@ -135,7 +135,7 @@ def test_a_call_that_fails_leaves_nothing_for_the_next() -> None:
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
-def test_a_network_on_a_device_scores_as_the_reference_does_in_every_bucket(recurrent_bundle: Bundle, precision: Any) -> None:
+def test_torch_equals_reference_in_every_bucket(recurrent_bundle: Bundle, precision: Any) -> None:
     program = TorchProgram(load_network(recurrent_bundle), recurrent_bundle.spec, precision, HostDriver())
     engine, golden = OnHost(program, (1, 3), recurrent_bundle.spec), read_golden(recurrent_bundle)
     found = engine.score(golden.clips, golden.state)
@@ -146,7 +146,7 @@ def test_a_network_on_a_device_scores_as_the_reference_does_in_every_bucket(recu
     np.testing.assert_allclose(found.state, golden.next_state, rtol=tolerance, atol=tolerance)
 
 
-def test_the_gate_tries_every_bucket_and_tells_the_worst() -> None:
+def test_accuracy_is_that_of_the_worst_bucket() -> None:
     class WrongInFours(Means):
         def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
             launch = super().launcher(bucket, tensors)
@@ -179,7 +179,7 @@ def test_the_gate_tries_every_bucket_and_tells_the_worst() -> None:
         ("infer_shapes", ["clips"], "shapes are missing for clips"),
     ],
 )
-def test_a_plan_that_is_refused_is_an_error_with_what_the_library_said(
+def test_refused_plan_reports_the_log(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, call: str, answer: object, told: str
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path, FakeTensorRt({call: answer}))
@@ -187,9 +187,7 @@ def test_a_plan_that_is_refused_is_an_error_with_what_the_library_said(
         load_engine(bundle, EngineRequest("tensorrt"))
 
 
-def test_clips_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_recovers_from_enqueue_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
     engine, golden = load_engine(bundle, EngineRequest("tensorrt")), read_golden(bundle)
@@ -200,18 +198,14 @@ def test_clips_that_cannot_be_enqueued_are_an_error_and_the_next_call_works(
     np.testing.assert_allclose(engine.score(golden.clips).score, golden.score, rtol=1e-5)
 
 
-def test_static_profiles_are_chosen_by_bucket_and_a_wide_one_takes_all(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_profile_of_each_bucket(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     library = FakeTensorRt()
     make_up_gpu(monkeypatch, tmp_path, library)
     load_engine(bundle, EngineRequest("tensorrt", max_clips=9)).close()
     assert [seen[0] for call, *seen in library.calls if call == "set_optimization_profile_async"] == [0, 1, 2] * SLOTS
 
 
-def test_a_plan_of_another_graph_than_the_specs_is_refused(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_rejects_plan_of_other_graph(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     spec = bundle.spec.model_copy(update={"width_px": 48})
     other = Bundle(bundle.path, bundle.manifest.model_copy(update={"spec": spec}), bundle.calibration)
@@ -219,7 +213,7 @@ def test_a_plan_of_another_graph_than_the_specs_is_refused(
         load_engine(other, EngineRequest("tensorrt"))
 
 
-def test_what_lies_on_the_device_is_computed_again_with_nothing_copied() -> None:
+def test_compute_copies_nothing() -> None:
     program = Means()
     engine = OnHost(program, (1, 4))
     engine.score(grey([1, 2, 3]))

@@ -64,9 +64,7 @@ def life(changes: Iterable[EventChange]) -> str:
 
 
 @given(rules(), any_order)
-def test_events_follow_one_another_and_each_has_one_start_and_one_end(
-    rule: DecisionRule, observations: list[Observation]
-) -> None:
+def test_each_event_starts_and_ends_once(rule: DecisionRule, observations: list[Observation]) -> None:
     event, changes = run(rule, observations)
     if observations:
         changes += finish(event, observations[-1])
@@ -80,7 +78,7 @@ def test_events_follow_one_another_and_each_has_one_start_and_one_end(
 
 
 @given(rules(), any_order)
-def test_the_open_event_is_the_one_that_was_announced_and_not_ended(rule: DecisionRule, observations: list[Observation]) -> None:
+def test_open_event_is_the_announced_one(rule: DecisionRule, observations: list[Observation]) -> None:
     event, changes = run(rule, observations)
     open_ids = [change.event.event_id for change in changes[-1:] if change.kind != "end"]
     announced = event is not None and event.announced_at_ms is not None
@@ -88,7 +86,7 @@ def test_the_open_event_is_the_one_that_was_announced_and_not_ended(rule: Decisi
 
 
 @given(rules(), any_order, st.data())
-def test_a_restart_anywhere_changes_nothing(rule: DecisionRule, observations: list[Observation], data: st.DataObject) -> None:
+def test_restart_changes_nothing(rule: DecisionRule, observations: list[Observation], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(observations)))
     whole_event, whole_changes = run(rule, observations)
     event, before = run(rule, observations[:cut])
@@ -97,9 +95,7 @@ def test_a_restart_anywhere_changes_nothing(rule: DecisionRule, observations: li
 
 
 @given(rules(), forward)
-def test_an_event_begins_at_enter_and_stays_at_or_above_exit_for_its_least_duration(
-    rule: DecisionRule, observations: list[Observation]
-) -> None:
+def test_start_needs_min_duration(rule: DecisionRule, observations: list[Observation]) -> None:
     for change in run(rule, observations)[1]:
         if change.kind != "start":
             continue
@@ -112,9 +108,7 @@ def test_an_event_begins_at_enter_and_stays_at_or_above_exit_for_its_least_durat
 
 
 @given(rules(), forward)
-def test_an_event_ends_only_after_the_merge_gap_without_an_active_frame(
-    rule: DecisionRule, observations: list[Observation]
-) -> None:
+def test_end_needs_merge_gap(rule: DecisionRule, observations: list[Observation]) -> None:
     for change in run(rule, observations)[1]:
         if change.kind != "end":
             assert change.ended_at_ms is None
@@ -128,7 +122,7 @@ def test_an_event_ends_only_after_the_merge_gap_without_an_active_frame(
 
 
 @given(rules(), forward)
-def test_the_peak_is_the_highest_score_so_far_of_the_event(rule: DecisionRule, observations: list[Observation]) -> None:
+def test_peak_is_the_highest_score(rule: DecisionRule, observations: list[Observation]) -> None:
     for change in run(rule, observations)[1]:
         first = next(i for i, one in enumerate(observations) if one.event_id == change.event.event_id)
         seen = observations[first : observations.index(change.observation) + 1]
@@ -137,7 +131,7 @@ def test_the_peak_is_the_highest_score_so_far_of_the_event(rule: DecisionRule, o
 
 
 @given(rules(), forward)
-def test_updates_keep_their_distance(rule: DecisionRule, observations: list[Observation]) -> None:
+def test_update_interval(rule: DecisionRule, observations: list[Observation]) -> None:
     changes = run(rule, observations)[1]
     for before, update in pairwise(changes):
         if update.kind == "update":
@@ -145,9 +139,7 @@ def test_updates_keep_their_distance(rule: DecisionRule, observations: list[Obse
 
 
 @given(rules(), st.lists(st.tuples(steps_ms, st.none() | st.floats(-5, -1.1)), max_size=30))
-def test_scores_below_exit_and_frames_without_a_score_begin_nothing(
-    rule: DecisionRule, quiet: list[tuple[int, float | None]]
-) -> None:
+def test_low_scores_begin_nothing(rule: DecisionRule, quiet: list[tuple[int, float | None]]) -> None:
     assert run(rule, timeline(quiet)) == (None, [])
 
 
@@ -176,7 +168,7 @@ def test_examples(what: str, steps_and_scores: list[tuple[int, float | None]], e
     assert life(run(RULE, timeline(steps_and_scores))[1]) == expected
 
 
-def test_with_no_least_duration_the_first_frame_announces_and_one_frame_can_end_and_start() -> None:
+def test_zero_min_duration() -> None:
     rule = RULE.model_copy(update={"min_duration_ms": 0})
     observations = timeline([(0, 1.0), (501, 2.0)])
     event, changes = run(rule, observations)
@@ -185,7 +177,7 @@ def test_with_no_least_duration_the_first_frame_announces_and_one_frame_can_end_
     assert event.peak_score == 2.0
 
 
-def test_finish_ends_what_was_announced_and_forgets_a_candidate() -> None:
+def test_finish() -> None:
     announced, candidate = timeline([(0, 1.0), (200, 1.2)]), timeline([(0, 1.0)])
     (end,) = finish(run(RULE, announced)[0], announced[-1])
     assert (end.kind, end.event.event_id, end.ended_at_ms, end.event.peak_score) == ("end", "e0", 1_000_200, 1.2)
@@ -196,6 +188,6 @@ def test_finish_ends_what_was_announced_and_forgets_a_candidate() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"exit": 1.1}, {"min_duration_ms": -1}, {"merge_gap_ms": -1}, {"update_interval_ms": 0}, {"entre": 1.0}]
 )
-def test_a_rule_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+def test_rejects_bad_rule(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DecisionRule(**{**RULE.model_dump(), **wrong})

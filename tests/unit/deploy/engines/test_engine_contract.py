@@ -135,38 +135,38 @@ def with_onnx(bundle: Bundle, path: Path, content: bytes, spec: ClipSpec | None 
     )
 
 
-def test_one_float32_score_and_heat_map_a_clip(engine: Engine, given: Input) -> None:
+def test_output_shapes_and_types(engine: Engine, given: Input) -> None:
     scores = engine.score(*given[:3])
     assert (scores.score.shape, scores.score.dtype) == ((3,), np.float32)
     assert (scores.heatmap.shape, scores.heatmap.dtype) == ((3, 6, 10), np.float32)
 
 
-def test_scores_come_in_the_order_of_the_clips(engine: Engine, given: Input) -> None:
+def test_keeps_order_of_clips(engine: Engine, given: Input) -> None:
     forward, backward = engine.score(*given[:MAX_CLIPS]), engine.score(*given[:MAX_CLIPS][::-1])
     assert len(set(forward.score.tolist())) == MAX_CLIPS
     assert_same(part(backward, slice(None, None, -1)), forward)
 
 
 @pytest.mark.parametrize("n_clips", range(1, MAX_CLIPS + 1))
-def test_a_clips_score_does_not_depend_on_the_size_of_the_call(engine: Engine, given: Input, n_clips: int) -> None:
+def test_score_ignores_batch_size(engine: Engine, given: Input, n_clips: int) -> None:
     alone = engine.score(*given[:1])
     assert_same(part(engine.score(*given[:n_clips]), slice(0, 1)), alone)
 
 
 @pytest.mark.parametrize("neighbour", [0, 128, 254])
-def test_a_clips_score_does_not_depend_on_its_neighbours(engine: Engine, given: Input, neighbour: int) -> None:
+def test_score_ignores_neighbours(engine: Engine, given: Input, neighbour: int) -> None:
     clips, state = given[[4, 4, 0, 4, 4]]
     clips[[0, 1, 3, 4]] = neighbour
     assert_same(part(engine.score(clips, state), slice(2, 3)), engine.score(*given[:1]))
 
 
-def test_no_clips_give_no_scores(engine: Engine, given: Input) -> None:
+def test_empty_call(engine: Engine, given: Input) -> None:
     scores = engine.score(*given[:0])
     assert (scores.score.shape, scores.score.dtype, len(scores.heatmap)) == ((0,), np.float32, 0)
     assert (scores.state is None) == (engine.spec.state_shape is None)
 
 
-def test_clips_that_cannot_be_written_to_or_are_a_view_are_scored(engine: Engine, given: Input) -> None:
+def test_accepts_read_only_and_views(engine: Engine, given: Input) -> None:
     fixed = given[[0, 1]]
     for values in fixed:
         if values is not None:
@@ -188,9 +188,7 @@ def test_clips_that_cannot_be_written_to_or_are_a_view_are_scored(engine: Engine
         (lambda clips: clips[0, 0, 0, 0], "(N, 3, 24, 40, 1), got (1,)"),
     ],
 )
-def test_a_broken_clip_contract_is_named_and_leaves_the_engine_usable(
-    engine: Engine, given: Input, broken: Callable[[NDArray[np.uint8]], Any], says: str
-) -> None:
+def test_rejects_bad_clips(engine: Engine, given: Input, broken: Callable[[NDArray[np.uint8]], Any], says: str) -> None:
     expected = engine.score(*given[:2])
     with pytest.raises(BadClips) as caught:
         engine.score(broken(given.clips))
@@ -198,7 +196,7 @@ def test_a_broken_clip_contract_is_named_and_leaves_the_engine_usable(
     assert_same(engine.score(*given[:2]), expected)
 
 
-def test_a_score_that_is_no_number_fails_and_leaves_the_engine_usable(engine: Engine, given: Input) -> None:
+def test_nan_score_is_an_error(engine: Engine, given: Input) -> None:
     expected = engine.score(*given[:2])
     white, state = given[[0, 1]]
     white[1] = 255
@@ -207,7 +205,7 @@ def test_a_score_that_is_no_number_fails_and_leaves_the_engine_usable(engine: En
     assert_same(engine.score(*given[:2]), expected)
 
 
-def test_two_threads_at_once_get_what_one_gets(engine: Engine, given: Input) -> None:
+def test_is_thread_safe(engine: Engine, given: Input) -> None:
     expected = [engine.score(*given[i : i + 3]) for i in range(5)]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(5):
@@ -215,7 +213,7 @@ def test_two_threads_at_once_get_what_one_gets(engine: Engine, given: Input) -> 
                 assert_same(found, wanted)
 
 
-def test_a_result_is_the_callers_own(engine: Engine, given: Input) -> None:
+def test_results_are_not_shared(engine: Engine, given: Input) -> None:
     first = engine.score(*given[:3])
     expected = own_copy(first)
     engine.score(*given[3:6])
@@ -227,7 +225,7 @@ def test_a_result_is_the_callers_own(engine: Engine, given: Input) -> None:
     assert_same(engine.score(*given[:3]), expected)
 
 
-def test_what_an_engine_is_given_stays_as_it_is(engine: Engine, given: Input) -> None:
+def test_inputs_are_not_changed(engine: Engine, given: Input) -> None:
     before = given[list(range(8))]
     engine.score(*given[:3])
     np.testing.assert_array_equal(given.clips, before.clips)
@@ -242,7 +240,7 @@ def test_results_outlive_the_engine(name: str, bundle: Bundle, given: Input) -> 
     assert_reference_scores(found, bundle)
 
 
-def test_a_closed_engine_says_so_however_often_it_was_closed(engine: Engine, given: Input) -> None:
+def test_closed_engine_is_an_error(engine: Engine, given: Input) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineClosed, match=engine.name):
@@ -251,7 +249,7 @@ def test_a_closed_engine_says_so_however_often_it_was_closed(engine: Engine, giv
         engine.score(*given[:0])
 
 
-def test_a_chain_of_states_gives_what_the_reference_gave(name: str, recurrent_bundle: Bundle) -> None:
+def test_states_equal_the_reference(name: str, recurrent_bundle: Bundle) -> None:
     golden = read_golden(recurrent_bundle)
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         steps: list[Scores] = []
@@ -261,7 +259,7 @@ def test_a_chain_of_states_gives_what_the_reference_gave(name: str, recurrent_bu
     assert_reference_scores(found, recurrent_bundle)
 
 
-def test_no_state_is_a_state_of_zeros(name: str, recurrent_bundle: Bundle) -> None:
+def test_default_state_is_zeros(name: str, recurrent_bundle: Bundle) -> None:
     clips = read_golden(recurrent_bundle).clips[:3]
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         assert_same(engine.score(clips), engine.score(clips, np.zeros((3, 3, 6, 10), np.float32)))
@@ -277,9 +275,7 @@ def test_no_state_is_a_state_of_zeros(name: str, recurrent_bundle: Bundle) -> No
         (np.zeros((2, 3, 10, 6), np.float32), "2 clips must have shape (2, 3, 6, 10), got (2, 3, 10, 6)"),
     ],
 )
-def test_a_state_that_does_not_fit_is_named_and_leaves_the_engine_usable(
-    name: str, recurrent_bundle: Bundle, state: Any, says: str
-) -> None:
+def test_rejects_bad_state(name: str, recurrent_bundle: Bundle, state: Any, says: str) -> None:
     golden = read_golden(recurrent_bundle)
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         with pytest.raises(BadClips, match=re.escape(says)):
@@ -287,9 +283,7 @@ def test_a_state_that_does_not_fit_is_named_and_leaves_the_engine_usable(
         assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
 
 
-def test_a_state_for_a_model_without_one_is_refused(
-    name: str, bundle_folder: Path, clips: NDArray[np.uint8], tmp_path: Path
-) -> None:
+def test_rejects_state_of_stateless_model(name: str, bundle_folder: Path, clips: NDArray[np.uint8], tmp_path: Path) -> None:
     stateless = read_bundle(shutil.copytree(bundle_folder, tmp_path / "stateless"))
     with (
         closing(load_engine(stateless, EngineRequest(name))) as engine,
@@ -298,7 +292,7 @@ def test_a_state_for_a_model_without_one_is_refused(
         engine.score(clips[:1], np.zeros((1, 1, 1, 1), np.float32))
 
 
-def test_a_next_state_that_is_no_number_fails_and_leaves_the_engine_usable(name: str, recurrent_bundle: Bundle) -> None:
+def test_nan_state_is_an_error(name: str, recurrent_bundle: Bundle) -> None:
     golden = read_golden(recurrent_bundle)
     assert golden.state is not None
     broken = golden.state.copy()
@@ -317,7 +311,7 @@ def test_a_next_state_that_is_no_number_fails_and_leaves_the_engine_usable(name:
         ((2, 6, 10), "state of (3, 6, 10), the spec says clips of (3, 24, 40, 1) and state of (2, 6, 10);"),
     ],
 )
-def test_a_graph_with_another_state_than_the_specs_is_refused(
+def test_rejects_graph_with_other_state(
     name: str, recurrent_bundle: Bundle, tmp_path: Path, state_shape: tuple[int, int, int] | None, says: str
 ) -> None:
     pytest.importorskip(CPU_LIBRARIES[name][0])
@@ -327,7 +321,7 @@ def test_a_graph_with_another_state_than_the_specs_is_refused(
         load_engine(other, EngineRequest(name))
 
 
-def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
+def test_describe(engine: Engine, name: str) -> None:
     described = engine.describe()
     assert described["backend"] == name == engine.name
     assert described["version"][0].isdigit()
@@ -336,14 +330,14 @@ def test_describe_tells_what_is_in_use(engine: Engine, name: str) -> None:
     assert all(isinstance(value, str) and value for value in described.values())
 
 
-def test_describe_tells_the_number_of_threads_asked_for(cpu_name: str, bundle: Bundle, given: Input) -> None:
+def test_describe_reports_threads(cpu_name: str, bundle: Bundle, given: Input) -> None:
     engine = load_engine(bundle, EngineRequest(cpu_name, threads=1))
     assert engine.describe()["threads"] == "1"
     assert_reference_scores(engine.score(*given), bundle)
 
 
 @pytest.mark.parametrize("name", sorted(TUNABLE_ENGINES))
-def test_the_tune_changes_what_is_in_force_and_no_score(name: str, bundle: Bundle, given: Input) -> None:
+def test_hint_changes_no_score(name: str, bundle: Bundle, given: Input) -> None:
     pytest.importorskip(CPU_LIBRARIES[name][0])
     with (
         closing(load_engine(bundle, EngineRequest(name))) as many,
@@ -354,7 +348,7 @@ def test_the_tune_changes_what_is_in_force_and_no_score(name: str, bundle: Bundl
         np.testing.assert_array_equal(many.score(*given).score, soon.score(*given).score)
 
 
-def test_openvino_for_latency_has_one_stream_with_all_threads(bundle: Bundle) -> None:
+def test_openvino_latency_has_one_stream(bundle: Bundle) -> None:
     pytest.importorskip("openvino")
     many, soon = (
         load_engine(bundle, EngineRequest("openvino", performance_hint=hint)).describe() for hint in get_args(PerformanceHint)
@@ -375,7 +369,7 @@ def test_onnx_spins_for_latency_only(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("performance_hint", get_args(PerformanceHint))
-def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle, performance_hint: PerformanceHint) -> None:
+def test_agrees_with_the_reference(name: str, bundle: Bundle, performance_hint: PerformanceHint) -> None:
     parity = check_parity(
         load_engine(bundle, EngineRequest(name, max_clips=3, performance_hint=performance_hint)),
         read_golden(bundle),
@@ -385,9 +379,7 @@ def test_every_engine_agrees_with_the_reference(name: str, bundle: Bundle, perfo
     assert (parity.max_state_error is None) == (bundle.spec.state_shape is None)
 
 
-def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
-    cpu_name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_library_names_the_extra(cpu_name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     library, extra = CPU_LIBRARIES[cpu_name]
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, "deploy.engines.torch", raising=False)
@@ -395,12 +387,12 @@ def test_an_engine_without_its_library_is_unavailable_and_nothing_else_is_tried(
         load_engine(bundle, EngineRequest(cpu_name))
 
 
-def test_an_unknown_engine_name_is_a_configuration_error(bundle: Bundle) -> None:
+def test_rejects_unknown_engine(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.backend must be one of {', '.join(ENGINES)}, got 'cuda'"):
         load_engine(bundle, EngineRequest("cuda"))
 
 
-def test_a_tampered_bundle_never_reaches_an_engine(bundle: Bundle) -> None:
+def test_rejects_tampered_bundle(bundle: Bundle) -> None:
     for file in (ONNX_NAME, WEIGHTS_NAME):
         path = bundle.path / file
         content = path.read_bytes()
@@ -410,7 +402,7 @@ def test_a_tampered_bundle_never_reaches_an_engine(bundle: Bundle) -> None:
         path.write_bytes(content)
 
 
-def test_a_model_the_backend_cannot_read_fails_in_one_line(cpu_name: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_unreadable_model_fails_in_one_line(cpu_name: str, bundle: Bundle, tmp_path: Path) -> None:
     broken = with_onnx(bundle, tmp_path / "broken", b"no model at all")
     with pytest.raises(EngineFailed, match=f"^{cpu_name}: .*broken cannot be loaded: .+") as caught:
         load_engine(broken, EngineRequest(cpu_name))
@@ -418,7 +410,7 @@ def test_a_model_the_backend_cannot_read_fails_in_one_line(cpu_name: str, bundle
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
-def test_a_graph_for_another_spec_is_refused(name: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_graph_for_other_spec(name: str, bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip(CPU_LIBRARIES[name][0])
     spec = bundle.spec.model_copy(update={"width_px": 48})
     other = with_onnx(bundle, tmp_path / "other", bundle.file(ONNX_NAME).read_bytes(), spec)
@@ -426,7 +418,7 @@ def test_a_graph_for_another_spec_is_refused(name: str, bundle: Bundle, tmp_path
         load_engine(other, EngineRequest(name))
 
 
-def test_an_unknown_network_kind_is_refused_with_the_kinds_that_are_installed(bundle: Bundle) -> None:
+def test_rejects_unknown_network_kind(bundle: Bundle) -> None:
     pytest.importorskip("torch")
     card = bundle.manifest.model.model_copy(update={"kind": "no-such-network"})
     stranger = Bundle(bundle.path, bundle.manifest.model_copy(update={"model": card}), bundle.calibration)
@@ -434,14 +426,14 @@ def test_an_unknown_network_kind_is_refused_with_the_kinds_that_are_installed(bu
         load_engine(stranger, EngineRequest("torch"))
 
 
-def test_the_torch_engine_puts_the_process_wide_thread_setting_back(bundle: Bundle, given: Input) -> None:
+def test_torch_restores_thread_setting(bundle: Bundle, given: Input) -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     load_engine(bundle, EngineRequest("torch", threads=before + 1)).score(*given)
     assert torch.get_num_threads() == before
 
 
-def test_importing_openvino_loads_no_telemetry(bundle: Bundle) -> None:
+def test_openvino_loads_no_telemetry(bundle: Bundle) -> None:
     pytest.importorskip("openvino")
     program = (
         "import pathlib, sys\n"

@@ -30,8 +30,8 @@ BGR = ClipSpec(length=1, height_px=24, width_px=32, colour="bgr")
 REASONS = {"empty", "too_large", "unsupported_type", "bad_header", "undecodable"}
 
 
-def picture(height_px: int = 48, width_px: int = 64) -> NDArray[np.uint8]:
-    """A smooth colour picture: blue grows to the right, green downwards, red is 90."""
+def sample_image(height_px: int = 48, width_px: int = 64) -> NDArray[np.uint8]:
+    """A smooth colour image: blue grows to the right, green downwards, red is 90."""
     x, y = np.meshgrid(np.linspace(0, 250, width_px), np.linspace(0, 250, height_px))
     return np.stack([x, y, np.full_like(x, 90)], axis=-1).astype(np.uint8)
 
@@ -42,8 +42,8 @@ def encode(suffix: str, image: NDArray[np.generic], *parameters: int) -> bytes:
     return encoded.tobytes()
 
 
-JPEG = encode(".jpg", picture())
-PNG = encode(".png", picture())
+JPEG = encode(".jpg", sample_image())
+PNG = encode(".png", sample_image())
 
 
 def jpeg_segment(marker: int, payload: bytes) -> bytes:
@@ -96,68 +96,68 @@ def decoded_or_reason(encoded: bytes) -> str:
     [
         JPEG,
         PNG,
-        encode(".jpg", picture(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-        encode(".jpg", picture(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
-        encode(".jpg", picture()[:, :, 0]),
-        encode(".png", picture()[:, :, 0]),
-        encode(".png", picture().astype(np.uint16) * 257),
-        encode(".png", np.dstack([picture(), np.full((48, 64), 255, np.uint8)])),
+        encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+        encode(".jpg", sample_image()[:, :, 0]),
+        encode(".png", sample_image()[:, :, 0]),
+        encode(".png", sample_image().astype(np.uint16) * 257),
+        encode(".png", np.dstack([sample_image(), np.full((48, 64), 255, np.uint8)])),
         cmyk_jpeg(),
     ],
     ids=["jpeg", "png", "progressive", "restart", "gray-jpeg", "gray-png", "16-bit-png", "png-with-alpha", "cmyk"],
 )
 @pytest.mark.parametrize("spec", [GRAY, BGR], ids=["gray", "bgr"])
-def test_every_common_kind_of_jpeg_and_png_gives_a_frame_of_the_spec(encoded: bytes, spec: ClipSpec) -> None:
+def test_decodes_common_kinds(encoded: bytes, spec: ClipSpec) -> None:
     decoded = decode_image(encoded, spec)
     assert (decoded.frame.shape, decoded.frame.dtype) == (spec.frame_shape, np.uint8)
     assert (decoded.width_px, decoded.height_px) == image_size(encoded)
 
 
-def test_jpeg_and_png_of_one_picture_give_nearly_the_same_frame() -> None:
+def test_jpeg_nearly_equals_png() -> None:
     frames = [decode_image(encoded, BGR).frame.astype(int) for encoded in (JPEG, PNG)]
     assert np.abs(frames[0] - frames[1]).max() <= 12
-    assert np.abs(frames[1] - cv2.resize(picture(), (32, 24), interpolation=cv2.INTER_AREA)).max() <= 1
+    assert np.abs(frames[1] - cv2.resize(sample_image(), (32, 24), interpolation=cv2.INTER_AREA)).max() <= 1
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16])
-def test_a_picture_decoded_at_reduced_size_looks_like_the_whole_one_scaled_down(factor: int) -> None:
-    large = picture(24 * factor, 32 * factor)
+def test_reduced_decoding_equals_scaling(factor: int) -> None:
+    large = sample_image(24 * factor, 32 * factor)
     decoded = decode_image(encode(".jpg", large, cv2.IMWRITE_JPEG_QUALITY, 98), BGR)
     assert (decoded.width_px, decoded.height_px) == (32 * factor, 24 * factor)
     expected = cv2.resize(large, (32, 24), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(decoded.frame - expected).mean() < 3
 
 
-def test_a_side_that_has_no_pixels_to_spare_keeps_its_detail() -> None:
+def test_narrow_side_keeps_detail() -> None:
     stripes = np.tile(np.repeat([0, 255], 2), (24 * 8, 8)).astype(np.uint8)
     decoded = decode_image(encode(".jpg", stripes, cv2.IMWRITE_JPEG_QUALITY, 98), GRAY)
     np.testing.assert_allclose(decoded.frame[:, :, 0], stripes[:24], atol=30)
 
 
-def test_a_picture_smaller_than_the_spec_is_scaled_up() -> None:
-    assert decode_image(encode(".png", picture(5, 7)), BGR).frame.shape == BGR.frame_shape
+def test_scales_small_image_up() -> None:
+    assert decode_image(encode(".png", sample_image(5, 7)), BGR).frame.shape == BGR.frame_shape
 
 
-def test_a_rotation_tag_does_not_turn_the_frame() -> None:
+def test_ignores_rotation_tag() -> None:
     exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
     tagged = JPEG[:2] + jpeg_segment(0xE1, exif) + JPEG[2:]
     np.testing.assert_array_equal(decode_image(tagged, BGR).frame, decode_image(JPEG, BGR).frame)
 
 
-def test_a_gray_picture_stays_gray_and_a_frame_that_fits_is_not_touched() -> None:
-    gray = picture(24, 32)[:, :, 0]
+def test_fitting_frame_is_unchanged() -> None:
+    gray = sample_image(24, 32)[:, :, 0]
     np.testing.assert_array_equal(fit_frame(gray, GRAY)[:, :, 0], gray)
 
 
-def test_a_jpeg_is_whole_if_it_reaches_its_end_marker() -> None:
+def test_is_complete_jpeg() -> None:
     assert is_complete_jpeg(JPEG)
     assert is_complete_jpeg(JPEG + bytes(100))
     assert not any(is_complete_jpeg(JPEG[:cut]) for cut in range(len(JPEG)))
     assert not is_complete_jpeg(PNG + b"\xff\xd9")
 
 
-def test_an_encoded_frame_decodes_again() -> None:
-    assert decoded_or_reason(encode_jpeg(picture(), 80)) == "decoded"
+def test_encode_and_decode() -> None:
+    assert decoded_or_reason(encode_jpeg(sample_image(), 80)) == "decoded"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_an_encoded_frame_decodes_again() -> None:
         (b"", "empty"),
         (b"hello", "unsupported_type"),
         (b"GIF89a" + bytes(50), "unsupported_type"),
-        (encode(".bmp", picture()), "unsupported_type"),
+        (encode(".bmp", sample_image()), "unsupported_type"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_type"),
         (b"\xff\xd8\xff", "bad_header"),
         (b"\xff\xd8\xff\xd9", "bad_header"),
@@ -180,13 +180,13 @@ def test_an_encoded_frame_decodes_again() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)}-bytes",
 )
-def test_bytes_that_are_no_picture_are_refused_with_a_reason(encoded: bytes, reason: str) -> None:
+def test_rejects_other_bytes(encoded: bytes, reason: str) -> None:
     assert refused(encoded) == reason
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_a_truncated_picture_is_refused_wherever_it_is_cut(suffix: str) -> None:
-    whole = encode(suffix, picture())
+def test_rejects_truncated_image(suffix: str) -> None:
+    whole = encode(suffix, sample_image())
     assert {refused(whole[:cut]) for cut in range(len(whole))} == REASONS - {"too_large"}
 
 
@@ -199,7 +199,7 @@ def test_a_truncated_picture_is_refused_wherever_it_is_cut(suffix: str) -> None:
     ],
     ids=["jpeg", "png", "png-largest"],
 )
-def test_a_header_that_claims_a_huge_picture_is_refused_at_once(encoded: bytes) -> None:
+def test_rejects_huge_header(encoded: bytes) -> None:
     assert_cheap(encoded, {"too_large"})
 
 
@@ -209,7 +209,7 @@ def hide_header(shown: bytes, obeyed: bytes, lone_marker: int) -> bytes:
     Markers such as FF 01 and FF 00 have no length (T.81, B.1.1.4). A parser that takes the FF C0 that follows for one lands
     on ``shown``, which for libjpeg is inside a comment.
     """
-    gray = encode(".jpg", picture()[:, :, 0])
+    gray = encode(".jpg", sample_image()[:, :, 0])
     start = gray.index(b"\xff\xc0")
     end = start + 2 + int.from_bytes(gray[start + 2 : start + 4], "big")
     beginning = b"\xff\xd8\xff" + bytes([lone_marker]) + obeyed
@@ -218,18 +218,18 @@ def hide_header(shown: bytes, obeyed: bytes, lone_marker: int) -> bytes:
 
 
 @pytest.mark.parametrize("lone_marker", [0x00, 0x01, 0x02, 0xBF, *range(0xD0, 0xDA)])
-def test_no_huge_header_can_hide_behind_a_small_one(lone_marker: int) -> None:
+def test_rejects_hidden_huge_header(lone_marker: int) -> None:
     hidden = hide_header(jpeg_header(64, 48), jpeg_header(30_000, 30_000), lone_marker)
     assert_cheap(hidden, {"bad_header", "unsupported_type"})
 
 
 @pytest.mark.parametrize("kind", [b"IDAT", b"tEXt"])
-def test_a_png_chunk_that_claims_two_gigabytes_is_refused_at_once(kind: bytes) -> None:
+def test_rejects_huge_png_chunk(kind: bytes) -> None:
     at = PNG.index(b"IDAT")
     assert_cheap(PNG[: at - 4] + (2**31 - 1).to_bytes(4, "big") + kind + PNG[at + 4 :], {"undecodable"})
 
 
-def test_a_small_jpeg_of_countless_scans_over_a_large_picture_is_refused_at_once() -> None:
+def test_rejects_too_many_scans() -> None:
     assert decoded_or_reason(jpeg_of_empty_scans(MAX_JPEG_SCANS - 1)) == "decoded"
     assert_cheap(jpeg_of_empty_scans(100_000), {"too_large"})
 
@@ -254,18 +254,18 @@ def jpeg_of_empty_scans(scans: int, side_px: int = 4096) -> bytes:
     )
 
 
-def test_opencvs_own_pixel_limit_is_a_second_line_of_defence() -> None:
+def test_opencv_has_the_pixel_limit() -> None:
     program = """
 import sys
 import deploy.image
 import cv2, numpy as np
 try:
-    picture = cv2.imdecode(np.frombuffer(sys.stdin.buffer.read(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    image = cv2.imdecode(np.frombuffer(sys.stdin.buffer.read(), np.uint8), cv2.IMREAD_GRAYSCALE)
 except cv2.error:
-    picture = None
-print("refused" if picture is None else picture.shape)
+    image = None
+print("refused" if image is None else image.shape)
 """
-    gray = encode(".jpg", picture(128, 128)[:, :, 0])
+    gray = encode(".jpg", sample_image(128, 128)[:, :, 0])
     outcomes = []
     for side_px in (128, 6000):
         claiming = gray.replace(b"\x00\x80\x00\x80\x01", side_px.to_bytes(2, "big") * 2 + b"\x01")
@@ -282,19 +282,19 @@ def assert_cheap(encoded: bytes, reasons: set[str]) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before_kib < 64 * 1024
 
 
-def test_the_largest_accepted_picture_is_at_the_limit() -> None:
+def test_accepts_largest_image() -> None:
     side = int(MAX_IMAGE_PX**0.5)
     assert image_size(b"\xff\xd8" + jpeg_header(side, side)) == (side, side)
     assert refused(b"\xff\xd8" + jpeg_header(side, side + 1)) == "too_large"
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", JPEG[:200], PNG[:40]]))
-def test_random_bytes_give_a_frame_or_a_bad_frame_and_nothing_else(tail: bytes, head: bytes) -> None:
+def test_random_bytes(tail: bytes, head: bytes) -> None:
     assert decoded_or_reason(head + tail) in REASONS | {"decoded"}
 
 
 @given(st.sampled_from([JPEG, PNG]), st.data())
-def test_damaged_pictures_give_a_frame_or_a_bad_frame_and_nothing_else(whole: bytes, data: st.DataObject) -> None:
+def test_damaged_images(whole: bytes, data: st.DataObject) -> None:
     damaged = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 5))):
         damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))

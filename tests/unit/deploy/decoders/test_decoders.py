@@ -1,4 +1,4 @@
-"""One contract for all decoders of pictures: the one on the CPU, and nvImageCodec's as a fake, on its CPU code, and on a GPU."""
+"""One contract for all decoders of images: the one on the CPU, and nvImageCodec's as a fake, on its CPU code, and on a GPU."""
 
 import enum
 import inspect
@@ -34,7 +34,7 @@ from deploy.image import (
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
 from tests.harness.host_driver import HostEvent
-from tests.unit.deploy.test_frames import BGR, GRAY, JPEG, PNG, cmyk_jpeg, encode, jpeg_header, jpeg_segment, picture
+from tests.unit.deploy.test_image import BGR, GRAY, JPEG, PNG, cmyk_jpeg, encode, jpeg_header, jpeg_segment, sample_image
 
 ON_DEVICE = ", on device"
 """End of the names of decoders whose frames stay there."""
@@ -43,16 +43,16 @@ ROTATED = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\
 GOOD = {
     "jpeg": JPEG,
     "jpeg-with-zeros-behind-it": JPEG + bytes(7),
-    "progressive": encode(".jpg", picture(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-    "restart": encode(".jpg", picture(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
-    "gray-jpeg": encode(".jpg", picture()[:, :, 0]),
+    "progressive": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restart": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+    "gray-jpeg": encode(".jpg", sample_image()[:, :, 0]),
     "turned": JPEG[:2] + jpeg_segment(0xE1, ROTATED) + JPEG[2:],
     "cmyk": cmyk_jpeg(),
-    "smaller": encode_jpeg(picture(9, 7), 95),
-    "two-and-a-half-times": encode_jpeg(picture(60, 80), 95),
-    "five-times-and-a-bit": encode_jpeg(picture(131, 175), 95),
+    "smaller": encode_jpeg(sample_image(9, 7), 95),
+    "two-and-a-half-times": encode_jpeg(sample_image(60, 80), 95),
+    "five-times-and-a-bit": encode_jpeg(sample_image(131, 175), 95),
     "png": PNG,
-    "16-bit-png": encode(".png", picture().astype(np.uint16) * 257),
+    "16-bit-png": encode(".png", sample_image().astype(np.uint16) * 257),
 }
 BAD = {
     "nothing": b"",
@@ -134,9 +134,7 @@ def on_the_cpu(encoded: bytes, spec: ClipSpec) -> str:
     return "decoded"
 
 
-def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(
-    decoder: ImageDecoder[AnyFrame], spec: ClipSpec, kind: str
-) -> None:
+def test_frames_nearly_equal_the_reference(decoder: ImageDecoder[AnyFrame], spec: ClipSpec, kind: str) -> None:
     for (name, encoded), found in zip(GOOD.items(), decoder.decode(list(GOOD.values())), strict=True):
         expected = decode_image(encoded, spec)
         assert isinstance(found, DecodedFrame), name
@@ -149,36 +147,34 @@ def test_a_picture_becomes_nearly_the_frame_that_it_becomes_in_training(
         assert difference.max() <= 6, name
 
 
-def test_what_is_refused_in_training_is_refused_for_the_same_reason(decoder: ImageDecoder[AnyFrame], spec: ClipSpec) -> None:
+def test_refuses_for_the_same_reasons(decoder: ImageDecoder[AnyFrame], spec: ClipSpec) -> None:
     expected = {name: on_the_cpu(encoded, spec) for name, encoded in BAD.items()}
     assert "decoded" not in expected.values()
     assert {name: told(decoder.decode([encoded])[0]) for name, encoded in BAD.items()} == expected
 
 
 @pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
-def test_a_cut_picture_is_refused_wherever_it_is_cut(decoder: ImageDecoder[AnyFrame], whole: bytes) -> None:
+def test_rejects_truncated_image(decoder: ImageDecoder[AnyFrame], whole: bytes) -> None:
     results = decoder.decode([whole[:cut] for cut in range(0, len(whole), 3)])
     assert "decoded" not in set(map(told, results))
 
 
-def test_results_are_in_the_order_of_the_pictures_and_a_bad_one_hurts_no_other(
-    decoder: ImageDecoder[AnyFrame], spec: ClipSpec
-) -> None:
+def test_bad_image_hurts_no_other(decoder: ImageDecoder[AnyFrame], spec: ClipSpec) -> None:
     sides = range(24, 64)
-    pictures = [encode((".jpg", ".png")[side % 2], picture(side, side + 8)) for side in sides]
+    images = [encode((".jpg", ".png")[side % 2], sample_image(side, side + 8)) for side in sides]
     for at in range(0, 40, 5):
-        pictures[at] = list(BAD.values())[at % len(BAD)]
-    results = decoder.decode(pictures)
-    assert list(map(told, results)) == [on_the_cpu(encoded, spec) for encoded in pictures]
+        images[at] = list(BAD.values())[at % len(BAD)]
+    results = decoder.decode(images)
+    assert list(map(told, results)) == [on_the_cpu(encoded, spec) for encoded in images]
     sizes = {at: (each.width_px, each.height_px) for at, each in enumerate(results) if isinstance(each, DecodedFrame)}
     assert sizes == {at: (side + 8, side) for at, side in enumerate(sides) if at % 5}
 
 
-def test_no_pictures_give_no_frames(decoder: ImageDecoder[AnyFrame]) -> None:
+def test_empty_call(decoder: ImageDecoder[AnyFrame]) -> None:
     assert decoder.decode([]) == []
 
 
-def test_it_says_what_it_is_and_may_be_closed_twice(kind: str, decoder: ImageDecoder[AnyFrame]) -> None:
+def test_describe_and_close_twice(kind: str, decoder: ImageDecoder[AnyFrame]) -> None:
     assert decoder.describe()["backend"] == decoder.name == ("cpu" if kind == "cpu" else "nvjpeg")
     assert {"version", "device"} <= decoder.describe().keys()
     decoder.close()
@@ -202,7 +198,7 @@ def lasting() -> Iterator[dict[str, ImageDecoder[AnyFrame]]]:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A real picture with some bytes overwritten, perhaps cut."""
+    """A real image with some bytes overwritten, perhaps cut."""
     content = bytearray(draw(st.sampled_from([JPEG, PNG, GOOD["progressive"]])))
     for at, byte in draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)):
         content[at] = byte
@@ -210,25 +206,23 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @settings(deadline=None)
-@given(pictures=st.lists(st.just(JPEG) | damaged() | st.binary(max_size=60).map(b"\xff\xd8\xff".__add__), max_size=5))
+@given(images=st.lists(st.just(JPEG) | damaged() | st.binary(max_size=60).map(b"\xff\xd8\xff".__add__), max_size=5))
 @pytest.mark.parametrize("kind", ["cpu", "fake", "fake" + ON_DEVICE])
-def test_any_bytes_become_a_frame_or_a_refusal(
-    lasting: dict[str, ImageDecoder[AnyFrame]], kind: str, pictures: Sequence[bytes]
-) -> None:
-    results = lasting[kind].decode(pictures)
-    assert len(results) == len(pictures)
-    for encoded, result in zip(pictures, results, strict=True):
+def test_any_bytes_give_frame_or_refusal(lasting: dict[str, ImageDecoder[AnyFrame]], kind: str, images: Sequence[bytes]) -> None:
+    results = lasting[kind].decode(images)
+    assert len(results) == len(images)
+    for encoded, result in zip(images, results, strict=True):
         assert told(result) in {"decoded", "empty", "unsupported_type", "bad_header", "undecodable", "too_large"}
         assert encoded != JPEG or told(result) == "decoded"
         assert isinstance(result, BadFrame) or on_host(result.frame).shape == BGR.frame_shape
 
 
-def test_an_unknown_decoder_is_a_wrong_setting() -> None:
+def test_rejects_unknown_decoder() -> None:
     with pytest.raises(ConfigError, match=r"decode\.backend must be one of cpu, nvjpeg, got 'magic'"):
         load_decoder("magic", GRAY, threads=1)
 
 
-def test_frames_stay_on_the_gpu_only_where_that_is_where_they_are() -> None:
+def test_only_gpu_decoders_keep_frames_there() -> None:
     assert {"nvjpeg"} == GPU_DECODERS <= DECODERS.keys()
     with pytest.raises(ConfigError, match=r"decode\.backend must be one of nvjpeg for frames that stay on the GPU, got 'cpu'"):
         load_decoder("cpu", GRAY, threads=1, on_device=True)
@@ -252,27 +246,25 @@ class TestNvJpeg:
         yield decoder
         decoder.close()
 
-    def test_the_jpegs_of_a_poll_are_one_call_and_pngs_are_left_to_opencv(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame]
-    ) -> None:
+    def test_one_call_for_all_jpegs(self, library: ModuleType, decoder: ImageDecoder[AnyFrame]) -> None:
         assert decoders(decoder.decode([JPEG, PNG, JPEG, GOOD["progressive"]])) == ["nvjpeg", "cpu", "nvjpeg", "nvjpeg"]
         assert library.calls == [3]
 
-    def test_a_poll_of_large_pictures_is_several_calls(
+    def test_large_images_need_several_calls(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nvjpeg, "MAX_CALL_PX", 2 * 48 * 64)
-        small, large = encode_jpeg(picture(16, 16), 90), encode_jpeg(picture(200, 200), 90)
+        small, large = encode_jpeg(sample_image(16, 16), 90), encode_jpeg(sample_image(200, 200), 90)
         assert decoders(decoder.decode([JPEG, JPEG, small, large, small, JPEG])) == ["nvjpeg"] * 6
         assert library.calls == [2, 1, 1, 2]
 
-    def test_what_it_declines_is_left_to_opencv_which_says_so(
+    def test_declined_image_goes_to_opencv(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([GOOD["progressive"], JPEG])) == ["cpu", "nvjpeg"]
 
-    def test_a_picture_of_another_size_than_its_header_says_is_left_to_opencv(
+    def test_wrong_size_goes_to_opencv(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "distort", lambda pixels: pixels[: 47 if len(pixels) == 48 else None].astype(np.uint8))
@@ -281,36 +273,34 @@ class TestNvJpeg:
         assert found.decoder == "cpu"
         np.testing.assert_array_equal(on_host(found.frame), decode_image(JPEG, GRAY).frame)
 
-    def test_a_picture_that_makes_a_call_fail_takes_its_neighbours_to_opencv_and_ends_nothing(
+    def test_failed_call_goes_to_opencv(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "poisonous", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([JPEG, GOOD["progressive"]])) == ["cpu", "cpu"]
         assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
 
-    def test_a_gpu_that_is_lost_is_an_error_and_not_a_slower_service(
+    def test_lost_gpu_is_an_error(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "lost", True)
         with pytest.raises(DecoderFailed, match="GPU decoding failed: CUDA error: the launch failed; restart"):
             decoder.decode([JPEG])
 
-    def test_a_gpu_that_gives_nothing_any_more_is_an_error_too(
+    def test_gpu_without_output_is_an_error(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
         with pytest.raises(DecoderFailed, match="returns no image, or none of the right size"):
             decoder.decode([JPEG, PNG])
 
-    def test_pictures_that_the_gpu_cannot_fit_are_left_to_opencv(
-        self, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_failed_resize_goes_to_opencv(self, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch) -> None:
         fitted = GpuResizer.fit
 
-        def only_small_ones(self: GpuResizer, pictures: Sequence[Any]) -> list[DeviceFrame]:
-            if len(pictures) > 1:
+        def only_small_ones(self: GpuResizer, images: Sequence[Any]) -> list[DeviceFrame]:
+            if len(images) > 1:
                 raise RuntimeError("CUDA out of memory")
-            return fitted(self, pictures)
+            return fitted(self, images)
 
         monkeypatch.setattr(GpuResizer, "fit", only_small_ones)
         assert decoders(decoder.decode([JPEG, JPEG])) == ["cpu", "cpu"]
@@ -319,16 +309,14 @@ class TestNvJpeg:
         with pytest.raises(DecoderFailed, match="GPU decoding failed: CUDA error: out of luck; restart"):
             decoder.decode([JPEG])
 
-    def test_on_the_device_every_frame_stays_there_whoever_decoded_it(self, on_device: ImageDecoder[AnyFrame]) -> None:
+    def test_all_frames_stay_on_device(self, on_device: ImageDecoder[AnyFrame]) -> None:
         results = on_device.decode([JPEG, PNG, b"", JPEG, GOOD["five-times-and-a-bit"]])
         assert decoders(results) == ["nvjpeg", "cpu", "empty", "nvjpeg", "nvjpeg"]
         frames = [result.frame for result in results if isinstance(result, DecodedFrame)]
         assert [type(frame) for frame in frames] == [DeviceFrame] * 4
         np.testing.assert_array_equal(on_host(frames[1]), decode_image(PNG, GRAY).frame)
 
-    def test_frames_on_the_device_are_those_on_the_host(
-        self, decoder: ImageDecoder[AnyFrame], on_device: ImageDecoder[AnyFrame]
-    ) -> None:
+    def test_device_frames_equal_host_frames(self, decoder: ImageDecoder[AnyFrame], on_device: ImageDecoder[AnyFrame]) -> None:
         pairs = zip(decoder.decode(list(GOOD.values())), on_device.decode(list(GOOD.values())), strict=True)
         for found, expected in pairs:
             assert isinstance(found, DecodedFrame)
@@ -336,15 +324,13 @@ class TestNvJpeg:
             assert type(found.frame) is np.ndarray
             np.testing.assert_array_equal(on_host(expected.frame), found.frame)
 
-    def test_frames_that_the_gpu_does_not_take_are_an_error(
-        self, on_device: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_failed_upload_is_an_error(self, on_device: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GpuResizer, "to_device", fails)
         assert decoders(on_device.decode([JPEG])) == ["nvjpeg"]
         with pytest.raises(DecoderFailed, match="nvjpeg: frames cannot be copied to the GPU: CUDA error: out of luck; restart"):
             on_device.decode([JPEG, PNG])
 
-    def test_a_call_is_waited_for_once_on_its_own_stream_and_its_pictures_live_until_then(
+    def test_images_live_until_synchronized(
         self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alive = []
@@ -358,16 +344,16 @@ class TestNvJpeg:
         assert alive == [3]
         assert len(library.images) == 0
 
-    def test_closing_frees_the_gpu(self, library: ModuleType, decoder: ImageDecoder[AnyFrame]) -> None:
+    def test_close_frees_the_gpu(self, library: ModuleType, decoder: ImageDecoder[AnyFrame]) -> None:
         decoder.close()
         assert library.calls == [-1]
 
-    def test_without_the_library_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_library_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "nvidia", None)
         with pytest.raises(DecoderUnavailable, match=r"install it: pip install 'oddsight\[nvjpeg\]'"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
-    def test_without_pytorch_the_extra_is_named(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_torch_names_the_extra(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
         with pytest.raises(DecoderUnavailable, match=r"install it: pip install 'oddsight\[nvjpeg\]'"):
             load_decoder("nvjpeg", GRAY, threads=1)
@@ -379,30 +365,24 @@ class TestNvJpeg:
             ("13.0", "an NVIDIA GPU with its driver; CUDA finds none here"),
         ],
     )
-    def test_without_cuda_for_pytorch_it_says_what_it_needs(
-        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch, cuda: str | None, lacks: str
-    ) -> None:
+    def test_torch_without_cuda(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch, cuda: str | None, lacks: str) -> None:
         monkeypatch.setattr("torch.version.cuda", cuda)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         monkeypatch.setattr(nvjpeg, "missing_cuda", missing_cuda)
         with pytest.raises(DecoderUnavailable, match=f"^the nvjpeg decoder needs {lacks}; or set decode.backend to cpu$"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
-    def test_a_gpu_that_gives_pytorch_no_stream_is_not_started_and_says_why(
-        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_no_stream(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library.driver, "new_stream", fails)
         with pytest.raises(DecoderUnavailable, match=r"no GPU it can decode on: CUDA error: out of luck; check .* nvidia-smi"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
-    def test_without_a_driver_it_says_what_to_check(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_driver(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "has_gpu", False)
         with pytest.raises(DecoderUnavailable, match=r"no GPU it can decode on: CUDA Runtime failure: '#35'.*nvidia-smi"):
             load_decoder("nvjpeg", GRAY, threads=1)
 
-    def test_a_library_that_decodes_nothing_is_not_started_and_frees_the_gpu(
-        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_probe_fails_at_start(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
         with pytest.raises(
             DecoderUnavailable, match=r"on it: it returns no image, or none of the right size; install nvJPEG: pip install"
@@ -410,9 +390,7 @@ class TestNvJpeg:
             load_decoder("nvjpeg", GRAY, threads=1)
         assert library.calls == [1, -1]
 
-    def test_a_gpu_that_cannot_fit_is_not_started_and_says_why(
-        self, library: ModuleType, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_resize_fails_at_start(self, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GpuResizer, "fit", fails)
         with pytest.raises(DecoderUnavailable, match="cannot decode an ordinary JPEG on it: CUDA error: out of luck"):
             load_decoder("nvjpeg", GRAY, threads=1)
@@ -427,7 +405,7 @@ def decoders(results: Sequence[DecodedFrame[AnyFrame] | BadFrame]) -> list[str]:
     return [told(result) if isinstance(result, BadFrame) else result.decoder for result in results]
 
 
-def test_the_fake_has_no_member_that_the_real_library_lacks() -> None:
+def test_fake_matches_real_library() -> None:
     real = pytest.importorskip("nvidia.nvimgcodec", reason="no nvImageCodec: pip install 'oddsight[nvjpeg]'")
     kinds = [
         kind for _, kind in inspect.getmembers(fake_nvimgcodec, inspect.isclass) if kind.__module__ == fake_nvimgcodec.__name__
