@@ -78,7 +78,7 @@ class Pipeline:
                 self._uncommitted.pop(change.partition, None)
         for active, frame in self._decode(polled.messages):
             self._add_to_clip(active, frame)
-        # Only now: this poll's messages were requested before the change and must not reach the partition's new start.
+        # Only now: messages of this poll precede a change of their partition and must not reach its new start.
         self._partitions.start_waiting()
         while batch := self.batcher.take(self.clock_s()):
             self._score(batch)
@@ -102,12 +102,7 @@ class Pipeline:
 
     def _decode(self, messages: list[FrameMessage]) -> Iterator[tuple[ActivePartition, CameraFrame]]:
         """The frames of the messages that are needed; unusable messages are rejected."""
-        active_by_partition = self._partitions.active
-        needed = [
-            (active, message)
-            for message in messages
-            if (active := active_by_partition.get(message.partition)) is not None and active.accept(message)
-        ]
+        needed = [(active, message) for message in messages if (active := self._partitions.accept(message)) is not None]
         if not needed:
             return
         with self.metrics.decode_s.time():
@@ -152,7 +147,7 @@ class Pipeline:
 
     def _score(self, batch: list[QueuedClip]) -> None:
         """Score a micro-batch, without the clips whose partition has been dropped meanwhile."""
-        batch = [queued for queued in batch if self._partitions.active.get(queued.active.partition) is queued.active]
+        batch = [queued for queued in batch if self._partitions.holds(queued.active)]
         if not batch:
             return
         self.metrics.batch_clips.observe(len(batch))

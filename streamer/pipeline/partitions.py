@@ -115,6 +115,15 @@ class PartitionManager:
     _retry_at_s: float = 0.0
     _failures: int = 0
 
+    def accept(self, message: FrameMessage) -> ActivePartition | None:
+        """The active partition of a message that is needed; tracks the message if it is new."""
+        active = self.active.get(message.partition)
+        return active if active is not None and active.accept(message) else None
+
+    def holds(self, active: ActivePartition) -> bool:
+        """Whether this is still the partition's active instance, not one that was dropped."""
+        return self.active.get(active.partition) is active
+
     def apply(self, change: PartitionChange) -> None:
         """Drop the partition, and queue it for a new start unless it was revoked."""
         log.info("partition changed", partition=str(change.partition), change=change.kind)
