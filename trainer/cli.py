@@ -139,13 +139,9 @@ def benchmark(
     model: Annotated[str, typer.Option(help="ganomaly, ama or esad.", show_default=False)],
     data: Annotated[Path, typer.Option(help="The folder with mnist.npz, fashion_mnist.npz or the .mat files of ODDS.")],
     out: Annotated[Path | None, typer.Option(help="File of finished runs.", show_default="benchmark-DATASET-MODEL.jsonl")] = None,
-    grid: Annotated[
-        str, typer.Option(help="small: one anomaly class each, ratios 0, 0.01, 0.2; full: all pairs.")
-    ] = "small",
+    grid: Annotated[str, typer.Option(help="small: one anomaly class each, ratios 0, 0.01, 0.2; full: all pairs.")] = "small",
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", show_default="2; 5 for odds")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Normal classes, such as 0,3; for ganomaly abnormal ones.")
-    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Normal classes, such as 0,3; for ganomaly abnormal ones.")] = None,
     ratios: Annotated[str | None, typer.Option(help="Ratios of labelled anomalies, such as 0,0.2; for esad.")] = None,
     sets: Annotated[str | None, typer.Option(help="Tables of ODDS, such as satellite,cardio.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Number of processes, with one thread each.", show_default="cores")] = None,

@@ -1,5 +1,6 @@
 """The ``fit`` command: train a model on normal footage and write a bundle."""
 
+import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,18 +31,10 @@ from trainer.training.callbacks import (
     Checkpoints,
     ResumeCallback,
     TrainingCallback,
-    delete_checkpoints,
 )
 from trainer.training.distributed import DistributedContext
 from trainer.training.loop import Callback, LoopSettings, run_loop, validation_loss
-from trainer.training.progress import (
-    TrainingBar,
-    print_feedback,
-    print_split,
-    print_stopped,
-    print_unreadable_frames,
-    progress_bar,
-)
+from trainer.training.progress import print_feedback, print_split, print_stopped, print_unreadable_frames, progress_bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +90,7 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
         bundle = make_bundle(out, TrainedModel(network, run.card, run.spec, metrics), run.split)
     if run.split.holdout:
         _report_holdout(bundle, run.split, console)
-    delete_checkpoints(out / CHECKPOINT_FOLDER)
+    shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     return bundle
 
 
@@ -178,9 +171,9 @@ def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContex
     if context.rank:
         return ResumeCallback(checkpoints)
     held_out = stage.train_samples if stage.data.validation is None else stage.data.validation
-    shown = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
-    bar = TrainingBar(console, run.settings(stage), stage.name)
-    return TrainingCallback(checkpoints, run.out / LOG_FOLDER / stage.name, partial(stage.log_images, shown), bar, console)
+    logged = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
+    log = run.out / LOG_FOLDER / stage.name
+    return TrainingCallback(checkpoints, log, partial(stage.log_images, logged), run.settings(stage), console)
 
 
 def _report_holdout(bundle: Bundle, split: Split, console: Console) -> None:

@@ -12,14 +12,15 @@ from typing import Any, Self
 
 import typer
 from rich import box
-from rich import progress as bars
 from rich.console import Console
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
 from deploy.errors import OddsightError
 from trainer.benchmark.protocols import CLASSES, IMAGE_DATASETS, BenchmarkRun
 from trainer.benchmark.results import RunResult
 from trainer.benchmark.run import BenchmarkResult
+from trainer.training.progress import make_bar
 
 _MIRROR = "a mirror of benchmark tables on the web; the paper's own tables were not at hand"
 _PYOD = "PyOD's docs/tables/roc.csv at commit 1e5adf2: also 60 % for training, but with unlabelled outliers"
@@ -112,12 +113,10 @@ class BenchmarkBar:
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
-        self._bar = bars.Progress(
-            bars.TextColumn("benchmark"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeRemainingColumn(),
-            console=console,
+        self._bar = make_bar(
+            console,
+            "benchmark",
+            MofNCompleteColumn(),
             # Runs take minutes, so the speed is that of the whole benchmark, not of the last seconds.
             speed_estimate_period=float("inf"),
             # Otherwise lines for a redirected stdout would be printed to stderr.

@@ -5,7 +5,6 @@ atomically, so a kill at any moment leaves the previous checkpoint whole.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from trainer.errors import CheckpointUnusable
 from trainer.training.interfaces import Learner
-from trainer.training.loop import Callback, Progress, TrainingState
-from trainer.training.progress import TrainingBar, print_resumed
+from trainer.training.loop import Callback, LoopSettings, Progress, TrainingState, share_done
+from trainer.training.progress import make_bar, print_resumed
 
 CHECKPOINT_FOLDER = ".checkpoint"
 LOG_FOLDER = "log"
@@ -42,11 +42,18 @@ class ResumeCallback(Callback):
 
 
 class TrainingCallback(Callback):
-    """Progress bar, TensorBoard logs and checkpoints of the first process."""
+    """Progress bar, TensorBoard logs and checkpoints of the first process.
 
-    def __init__(self, checkpoints: "Checkpoints", log: Path, draw: PicturePairs, bar: TrainingBar, console: Console) -> None:
-        self._checkpoints, self._bar, self._console = checkpoints, bar, console
+    The bar spans the time or step budget, whichever ends first, and shows the losses of the last step.
+    """
+
+    def __init__(
+        self, checkpoints: "Checkpoints", log: Path, draw: PicturePairs, settings: LoopSettings, console: Console
+    ) -> None:
+        self._checkpoints, self._console, self._settings = checkpoints, console, settings
         self._log_folder, self._draw = log, draw
+        self._bar = make_bar(console, log.name, TaskProgressColumn(), TextColumn("{task.fields[losses]}"))
+        self._task = self._bar.add_task(log.name, total=1.0, losses="")
         self._log: TensorBoardLog | None = None
         self._saved_s = 0.0
         self._last: Path | None = None
@@ -58,12 +65,15 @@ class TrainingCallback(Callback):
         self._saved_s = state.progress.elapsed_s
         self._last = self._checkpoints.folder if loaded else None
         self._log = TensorBoardLog(self._log_folder, state.progress.step)
-        self._bar.start(state.progress)
+        self._bar.update(self._task, completed=share_done(self._settings, state.progress))
+        self._bar.start()
         return state
 
     def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
         progress = state.progress
-        self._bar.update(progress, losses)
+        text = " ".join(f"{name[:3]} {value:.4f}" for name, value in losses.items())
+        share = share_done(self._settings, progress)
+        self._bar.update(self._task, completed=share, losses=f"step {progress.step} {text}")
         if self._log and progress.step % _LOG_EVERY_STEPS == 0:
             self._log.losses(progress.step, losses)
         if progress.elapsed_s - self._saved_s >= self._checkpoints.every_s:
@@ -168,11 +178,6 @@ class Checkpoints:
                     f"{self.folder}: the checkpoint was made with {key} = {identity.get(key)!r}, this run has {value!r}; "
                     "run the first command again to resume, delete the folder to start again, or choose another --out"
                 )
-
-
-def delete_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tensors(learner: Learner, state: TrainingState) -> Iterator[tuple[str, Tensor]]:

@@ -1,9 +1,10 @@
 """Progress bars and messages of training on the screen."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
@@ -12,47 +13,24 @@ from deploy.spec import ClipSpec
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip
 from trainer.data.clips import Split
 from trainer.data.footage import Footage
-from trainer.training.loop import LoopSettings, Progress, share_done
+from trainer.training.loop import LoopSettings, Progress
 
 _PROBLEMS_SHOWN = 5
 
 
-class TrainingBar:
-    """A bar over the time or step budget of a run, whichever ends first, with the time left and the losses of the last step."""
-
-    def __init__(self, console: Console, settings: LoopSettings, name: str) -> None:
-        self._settings = settings
-        self._bar = bars.Progress(
-            bars.TextColumn(name),
-            bars.BarColumn(),
-            bars.TaskProgressColumn(),
-            bars.TimeRemainingColumn(),
-            bars.TextColumn("{task.fields[losses]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task(name, total=1.0, losses="")
-
-    def start(self, progress: Progress) -> None:
-        """Show the bar at the progress of a resumed run."""
-        self._bar.update(self._task, completed=share_done(self._settings, progress))
-        self._bar.start()
-
-    def update(self, progress: Progress, losses: Mapping[str, float]) -> None:
-        """Show the progress after a step."""
-        text = " ".join(f"{name[:3]} {value:.4f}" for name, value in losses.items())
-        self._bar.update(self._task, completed=share_done(self._settings, progress), losses=f"step {progress.step} {text}")
-
-    def stop(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.stop()
+def make_bar(
+    console: Console, name: str, amount: bars.ProgressColumn, *more: bars.ProgressColumn, **options: Any
+) -> bars.Progress:
+    """A progress bar with the time left; ``amount`` is the column that shows how much is done."""
+    columns = (bars.TextColumn(name), bars.BarColumn(), amount, bars.TimeRemainingColumn(), *more)
+    return bars.Progress(*columns, console=console, **options)
 
 
 @contextmanager
-def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left for ``total`` parts of work; yields the function that advances it by a number of parts."""
-    columns = (bars.TextColumn(what), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
-    with bars.Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total or None)  # without a total the bar pulses
+def progress_bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for ``total`` parts of work; yields the function that advances it by a number of parts."""
+    with make_bar(console, name, bars.MofNCompleteColumn()) as bar:
+        task = bar.add_task(name, total=total or None)  # without a total the bar pulses
         yield partial(bar.advance, task)
 
 
