@@ -253,11 +253,7 @@ class CheckedEngine(ABC):
 
 
 def check_graph(bundle: Bundle, inputs: Mapping[str, Sequence[object]], outputs: Mapping[str, Sequence[object]]) -> None:
-    """Compare the shapes of the graph's inputs and outputs, by name and without the first size N, with the bundle's spec.
-
-    Raises:
-        BundleIncompatible: they differ.
-    """
+    """Raise BundleIncompatible if the graph's input or output shapes, by name, differ from the bundle's spec; N is ignored."""
     state = {} if bundle.spec.state_shape is None else {"state": bundle.spec.state_shape}
     taken = {name: tuple(shape[1:]) for name, shape in inputs.items()}
     returned = {name: tuple(shape[1:]) for name, shape in outputs.items() if name not in {"score", "heatmap"}}

@@ -119,15 +119,12 @@ def backend_errors(action: str) -> Iterator[None]:
         raise EngineFailed(f"{action}: {first_line(error)}") from error
 
 
-def missing_library(engine: str, extra: str, error: Exception) -> EngineUnavailable:
-    """The error to raise when an engine's library cannot be imported."""
-    return EngineUnavailable(f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'")
-
-
 @contextmanager
 def required_library(engine: str, extra: str) -> Iterator[None]:
-    """Turn an ImportError into the EngineUnavailable of :func:`missing_library`."""
+    """Turn the error of an import into an EngineUnavailable that names the extra to install."""
     try:
         yield
-    except ImportError as error:
-        raise missing_library(engine, extra, error) from error
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        raise EngineUnavailable(
+            f"the {engine} engine cannot be used: {error}; install it: pip install 'oddsight[{extra}]'"
+        ) from error

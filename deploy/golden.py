@@ -53,11 +53,7 @@ def sequences_bytes(sequences: GoldenSequences) -> bytes:
 
 
 def read_sequences(bundle: Bundle) -> GoldenSequences:
-    """The bundle's golden sequences.
-
-    Raises:
-        BundleIncompatible: it has none, because an earlier version made it.
-    """
+    """The bundle's golden sequences. Raises BundleIncompatible if it has none, because an earlier version made it."""
     from safetensors.numpy import load_file
 
     if SEQUENCES_NAME not in bundle.manifest.files:

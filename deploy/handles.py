@@ -65,11 +65,7 @@ class HandlePool(Generic[H]):
         return len(self._free_rows)
 
     def take(self, n_rows: int) -> list[H]:
-        """Handles of ``n_rows`` free rows.
-
-        Raises:
-            EngineFailed: fewer rows are free; none is taken.
-        """
+        """Handles of ``n_rows`` free rows. Raises EngineFailed, and takes none, if fewer are free."""
         return [self._take_one() for _ in range(n_rows)]
 
     def owns(self, handle: object) -> bool:

@@ -66,7 +66,7 @@ class DecodedFrame(NamedTuple, Generic[F_co]):
     """Name of the decoder that made it."""
 
 
-class ImageDecoder(Protocol[F_co]):
+class ImageDecoder(Protocol):
     """Decodes many images as :func:`decode_image` does. Not thread-safe.
 
     All frames are in host memory, or all on the GPU, as chosen when it was loaded.
@@ -74,10 +74,8 @@ class ImageDecoder(Protocol[F_co]):
 
     name: str
 
-    def decode(self, images: Sequence[bytes]) -> Sequence[DecodedFrame[F_co] | BadFrame]:
-        """Decode JPEGs and PNGs and fit them to the spec; one result for each image, in order.
-
-        An image that is refused gives a BadFrame and does not affect the others.
+    def decode(self, images: Sequence[bytes]) -> Sequence[DecodedFrame[AnyFrame] | BadFrame]:
+        """Decode JPEGs and PNGs and fit them to the spec; one result for each image, in order, a BadFrame for a refused one.
 
         Raises:
             DecoderFailed: it stopped decoding.
@@ -105,11 +103,7 @@ def decode_image(encoded: bytes, spec: ClipSpec) -> DecodedFrame[Frame]:
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height in pixels from the header, after all checks that need no decoder.
-
-    Raises:
-        BadFrame: as :func:`decode_image`.
-    """
+    """Width and height in pixels from the header, after all checks that need no decoder. Raises as :func:`decode_image`."""
     if not encoded:
         raise BadFrame("empty", "the message has no bytes")
     if len(encoded) > MAX_IMAGE_BYTES:
@@ -180,11 +174,7 @@ def _decode_flag(spec: ClipSpec, reduction: int) -> int:
 
 
 def imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
-    """Decode an image of a checked format by OpenCV; ``flag`` is one of ``cv2.IMREAD_*``.
-
-    Raises:
-        BadFrame: with ``reason`` ``too_large`` or ``undecodable``.
-    """
+    """Decode an image of a checked format by OpenCV; ``flag`` is one of ``cv2.IMREAD_*``. Raises as :func:`decode_image`."""
     if len(encoded) > MAX_IMAGE_BYTES:
         raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_IMAGE_BYTES} are accepted")
     try:

@@ -208,11 +208,7 @@ def _import_nvimgcodec() -> Any:
 
 
 def _open_device(name: str) -> tuple[CudaDriver, Any]:
-    """The GPU that images are fitted on, and a stream there.
-
-    Raises:
-        DecoderUnavailable: PyTorch with CUDA, the driver or a GPU is missing; says which.
-    """
+    """The GPU that images are fitted on, and a stream there."""
     with _required_libraries():
         import torch
     if (missing := missing_cuda(torch)) is not None:

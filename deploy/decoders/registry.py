@@ -1,23 +1,16 @@
-"""The table of image decoders, and ``load_decoder``."""
-
-from collections.abc import Callable
-from typing import Literal, overload
+"""The names of the image decoders, and ``load_decoder``."""
 
 from deploy.decoders.cpu import CpuDecoder
 from deploy.errors import ConfigError
-from deploy.image import AnyFrame, Frame, ImageDecoder
+from deploy.image import ImageDecoder
 from deploy.spec import ClipSpec
 
-
-@overload
-def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: Literal[False] = False) -> ImageDecoder[Frame]: ...
-
-
-@overload
-def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool) -> ImageDecoder[AnyFrame]: ...
+DECODERS = ("cpu", "nvjpeg")
+GPU_DECODERS = frozenset({"nvjpeg"})
+"""Decoders whose frames can stay on the GPU."""
 
 
-def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool = False) -> ImageDecoder[AnyFrame]:
+def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool = False) -> ImageDecoder:
     """Start the decoder ``name`` with ``threads`` CPU threads, without any fallback.
 
     With ``on_device`` all frames are DeviceFrames, for an engine on the GPU; only ``GPU_DECODERS`` can do that.
@@ -29,22 +22,10 @@ def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool = F
     if name not in DECODERS:
         raise ConfigError(f"decode.backend must be one of {', '.join(DECODERS)}, got {name!r}")
     if on_device and name not in GPU_DECODERS:
-        raise ConfigError(
-            f"decode.backend must be one of {', '.join(GPU_DECODERS)} for frames that stay on the GPU, got {name!r}"
-        )
-    return DECODERS[name](spec, threads, on_device)
-
-
-def _load_cpu(spec: ClipSpec, threads: int, _: bool) -> ImageDecoder[AnyFrame]:
-    return CpuDecoder(spec, threads)
-
-
-def _load_nvjpeg(spec: ClipSpec, threads: int, on_device: bool) -> ImageDecoder[AnyFrame]:
+        decoders = ", ".join(GPU_DECODERS)
+        raise ConfigError(f"decode.backend must be one of {decoders} for frames that stay on the GPU, got {name!r}")
+    if name == CpuDecoder.name:
+        return CpuDecoder(spec, threads)
     from deploy.decoders.nvjpeg import NvJpegDecoder
 
     return NvJpegDecoder(spec, threads, on_device=on_device)
-
-
-DECODERS: dict[str, Callable[[ClipSpec, int, bool], ImageDecoder[AnyFrame]]] = {"cpu": _load_cpu, "nvjpeg": _load_nvjpeg}
-GPU_DECODERS = frozenset({"nvjpeg"})
-"""Decoders whose frames can stay on the GPU."""

@@ -103,12 +103,9 @@ def matmul(left: NDArray[np.float32], precision: str) -> Callable[[], object]:
 
 
 def _processor_for(core: Any, precision: Precision) -> str:
-    """The processor's name.
-
-    Raises:
-        EngineUnavailable: it does not compute in ``precision``; OpenVINO would use float32 without a message.
-    """
+    """The processor's name. Raises EngineUnavailable if it does not compute in ``precision``."""
     name: str = core.get_property("CPU", "FULL_DEVICE_NAME")
+    # OpenVINO itself would use float32 without a message.
     if precision != "f32" and precision.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EngineUnavailable(f"openvino: {name} does not compute in {precision}; use f32")
     return name

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from deploy.errors import EngineFailed, missing_library
+from deploy.errors import EngineFailed, required_library
 from deploy.gpu.driver import find_gpu
 
 Shape = Sequence[int]
@@ -164,15 +164,9 @@ T = TypeVar("T")
 
 
 def import_library(engine: str) -> TensorRt:
-    """The module of an engine of ``MODULES``.
-
-    Raises:
-        EngineUnavailable: it is not installed, or cannot be loaded here.
-    """
-    try:
+    """The module of an engine of ``MODULES``. Raises EngineUnavailable if it is not installed or cannot be loaded here."""
+    with required_library(engine, engine):
         return cast("TensorRt", import_module(MODULES[engine]))
-    except (ImportError, OSError) as error:
-        raise missing_library(engine, engine, error) from error
 
 
 def plan_fingerprint(engine: str, library: TensorRt) -> dict[str, str]:
@@ -196,11 +190,7 @@ class Log:
         self.logger = _logger(library, self.lines)
 
     def require(self, value: T | None, failure: str) -> T:
-        """``value``, unless it signals a failure: None, False, or the index -1.
-
-        Raises:
-            EngineFailed: begins with ``failure`` and ends with the library's log.
-        """
+        """``value``, or an EngineFailed with ``failure`` and the log if it signals a failure: None, False or the index -1."""
         if value is None or value is False or (type(value) is int and value == -1):
             reason = "; ".join(self.lines) or "it gave no reason"
             hint = " (often: too little GPU memory)" if _OUT_OF_MEMORY in reason else ""

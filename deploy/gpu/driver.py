@@ -32,11 +32,7 @@ class Gpu:
 
 
 def find_gpu(engine: str) -> Gpu:
-    """The GPU for ``engine``.
-
-    Raises:
-        EngineUnavailable: PyTorch with CUDA, the driver or a GPU is missing; says which.
-    """
+    """The GPU for ``engine``. Raises EngineUnavailable, saying which, if PyTorch with CUDA, the driver or a GPU is missing."""
     torch = import_torch(engine)
     if (missing := missing_cuda(torch)) is not None:
         raise EngineUnavailable(f"the {engine} engine needs {missing}")
@@ -54,11 +50,7 @@ def missing_cuda(torch: Any) -> str | None:
 
 
 def import_torch(engine: str) -> Any:
-    """PyTorch, imported for ``engine``.
-
-    Raises:
-        EngineUnavailable: it is not installed.
-    """
+    """PyTorch, imported for ``engine``. Raises EngineUnavailable if it is not installed."""
     with required_library(engine, "train"):
         import torch
     return torch

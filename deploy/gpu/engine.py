@@ -4,7 +4,7 @@ Each slot has its own buffers, streams, events and, for each bucket, its own cap
 captured launch; a smaller chunk runs in the next larger bucket, and the results of the unused rows are ignored.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -27,8 +27,6 @@ SLOTS = 3
 
 Mode = Literal["clips", "newest", "upload"]
 """What is copied in: whole clips, newest frames of clips in the cache, or frames that are not scored yet."""
-NeedsHeatmap = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
-"""Maps scores float32 (N,) to bool (N,)."""
 
 
 class Program(Protocol):
@@ -129,7 +127,7 @@ class Slot:
                 self._on_host[name][:rows].copy_(self._on_device[name][:rows], non_blocking=True)
             self._done.copy_out.record(self._streams.copy_out)
 
-    def finish(self, needs_heatmap: NeedsHeatmap) -> None:
+    def finish(self, heatmap_threshold: float) -> None:
         """Wait for the chunk, if there is one, and write its outputs, but heat maps only if needed, to its call's results."""
         if self._work is None:
             return
@@ -138,7 +136,7 @@ class Slot:
         for name in call.results.keys() - {"heatmap"}:
             call.results[name][chunk.begin : chunk.end] = self._on_host[name].numpy()[: chunk.end - chunk.begin]
         if "heatmap" in call.results:
-            needed = np.flatnonzero(needs_heatmap(call.results["score"][chunk.begin : chunk.end]))
+            needed = np.flatnonzero(call.results["score"][chunk.begin : chunk.end] >= heatmap_threshold)
             if len(needed):
                 with self._driver.use_stream(self._streams.copy_out):
                     call.results["heatmap"][chunk.begin + needed] = self._on_device["heatmap"][needed.tolist()].cpu().numpy()
@@ -234,10 +232,10 @@ class GpuEngine(CheckedEngine):
         try:
             for number, chunk in enumerate(split_call(n_clips, self.buckets)):
                 slot = self._slots[number % SLOTS]
-                slot.finish(self._needs_heatmap)
+                slot.finish(self.heatmap_threshold)
                 slot.start(chunk, call)
             for slot in self._slots:
-                slot.finish(self._needs_heatmap)
+                slot.finish(self.heatmap_threshold)
         except BaseException:
             # The next call must not receive results of this one.
             for slot in self._slots:
@@ -253,10 +251,6 @@ class GpuEngine(CheckedEngine):
         else:
             self._check_array("frames", frames, self.spec.frame_shape)
         return self._store
-
-    def _needs_heatmap(self, score: NDArray[np.float32]) -> NDArray[np.bool_]:
-        needed: NDArray[np.bool_] = score >= self.heatmap_threshold
-        return needed
 
     def _empty_results(self, n_clips: int, names: Collection[str]) -> dict[str, NDArray[Any]]:
         return {name: np.full((n_clips, *shape), np.nan, np.float32) for name, shape in self._shapes.items() if name in names}

@@ -101,11 +101,7 @@ class FrameStore:
 
     @contextmanager
     def allocate(self, n_frames: int, n_states: int) -> Iterator[NewHandles]:
-        """Free rows for a call to write to; freed again if it fails.
-
-        Raises:
-            EngineFailed: fewer rows are free.
-        """
+        """Rows for a call to write to, freed again if it fails. Raises EngineFailed if fewer rows are free."""
         new = NewHandles([], [])
         try:
             new.frames.extend(self.frames.take(n_frames))
@@ -119,11 +115,7 @@ class FrameStore:
             raise
 
     def check_handles(self, n_clips: int, history: Sequence[Sequence[FrameHandle]], states: Sequence[StateHandle | None]) -> None:
-        """Check the handles given for ``n_clips`` newest frames.
-
-        Raises:
-            BadClips: wrong number, or handles of another engine.
-        """
+        """Raise BadClips unless there are handles of this engine for each of ``n_clips`` newest frames."""
         if len(history) != n_clips:
             raise BadClips(f"{n_clips} newest frames need the history of each, got {len(history)}")
         for frames in history:
@@ -140,11 +132,7 @@ class FrameStore:
             raise BadClips("states must be StateHandles of this engine, or None")
 
     def check_frames(self, frames: Sequence[object]) -> None:
-        """Check frames that should be on the device.
-
-        Raises:
-            BadClips: wrong type, dtype, shape or device.
-        """
+        """Raise BadClips if a frame is not a DeviceFrame of the right dtype, shape and device."""
         for number, frame in enumerate(frames):
             if not isinstance(frame, DeviceFrame):
                 kind = type(frame).__name__

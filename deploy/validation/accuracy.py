@@ -17,7 +17,7 @@ from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine, Precision
 from deploy.errors import BadFrame, DecoderRefused
 from deploy.golden import GoldenSequences, read_sequences, score_sequences
-from deploy.image import AnyFrame, DeviceFrame, Frame, ImageDecoder, encode_jpeg
+from deploy.image import DeviceFrame, Frame, ImageDecoder, encode_jpeg
 from deploy.records import AccuracyResult
 
 MIN_FRAMES = 20
@@ -83,7 +83,7 @@ def compare_scores(precision: Precision, scores: NDArray[np.float32], sequences:
     return result.model_copy(update={"failures": tuple(_failures(result, ACCURACY_LIMITS[precision]))})
 
 
-def check_decoder(decoder: ImageDecoder[AnyFrame], engine: Engine, bundle: Bundle) -> float:
+def check_decoder(decoder: ImageDecoder, engine: Engine, bundle: Bundle) -> float:
     """Compare the scores of golden frames decoded by ``decoder`` and on the CPU; returns the largest relative difference.
 
     Raises:
@@ -153,7 +153,7 @@ def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return ranks
 
 
-def _decoder_error(decoder: ImageDecoder[AnyFrame], engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
+def _decoder_error(decoder: ImageDecoder, engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
     pictures = [encode_jpeg(frame.repeat(times, 0).repeat(times, 1), _JPEG_QUALITY) for row in frames for frame in row]
     cpu = CpuDecoder(engine.spec, threads=1)
     try:
@@ -166,7 +166,7 @@ def _decoder_error(decoder: ImageDecoder[AnyFrame], engine: Engine, frames: NDAr
     return float(np.abs(actual - expected)[scored].max()) / largest
 
 
-def _decoded(decoder: ImageDecoder[AnyFrame], pictures: list[bytes]) -> Iterator[Frame]:
+def _decoded(decoder: ImageDecoder, pictures: list[bytes]) -> Iterator[Frame]:
     for result in decoder.decode(pictures):
         if isinstance(result, BadFrame) or result.decoder != decoder.name:
             reason = f"refuses it: {result}" if isinstance(result, BadFrame) else f"leaves it to {result.decoder}"

@@ -17,7 +17,7 @@ log = structlog.get_logger("oddsight.decode")
 class MessageDecoder:
     """Decodes the messages of one poll together; accepts and rejects the same messages with every image decoder."""
 
-    def __init__(self, images: ImageDecoder[AnyFrame]) -> None:
+    def __init__(self, images: ImageDecoder) -> None:
         self._images = images
         self._warned = False
 

@@ -79,7 +79,7 @@ class LibrarysOwnCpuDecoder(NvJpegDecoder):
         return stack.enter_context(decoder)
 
 
-def opened(kind: str, spec: ClipSpec) -> ImageDecoder[AnyFrame]:
+def opened(kind: str, spec: ClipSpec) -> ImageDecoder:
     on_device = kind.endswith(ON_DEVICE)
     if kind.startswith("library"):
         pytest.importorskip("nvidia.nvimgcodec", reason="no nvImageCodec: pip install 'oddsight[nvjpeg]'")
@@ -112,7 +112,7 @@ def spec(request: pytest.FixtureRequest) -> ClipSpec:
 
 
 @pytest.fixture
-def decoder(kind: str, spec: ClipSpec) -> Iterator[ImageDecoder[AnyFrame]]:
+def decoder(kind: str, spec: ClipSpec) -> Iterator[ImageDecoder]:
     decoder = opened(kind, spec)
     yield decoder
     decoder.close()
@@ -134,7 +134,7 @@ def on_the_cpu(encoded: bytes, spec: ClipSpec) -> str:
     return "decoded"
 
 
-def test_frames_nearly_equal_the_reference(decoder: ImageDecoder[AnyFrame], spec: ClipSpec, kind: str) -> None:
+def test_frames_nearly_equal_the_reference(decoder: ImageDecoder, spec: ClipSpec, kind: str) -> None:
     for (name, encoded), found in zip(GOOD.items(), decoder.decode(list(GOOD.values())), strict=True):
         expected = decode_image(encoded, spec)
         assert isinstance(found, DecodedFrame), name
@@ -147,19 +147,19 @@ def test_frames_nearly_equal_the_reference(decoder: ImageDecoder[AnyFrame], spec
         assert difference.max() <= 6, name
 
 
-def test_refuses_for_the_same_reasons(decoder: ImageDecoder[AnyFrame], spec: ClipSpec) -> None:
+def test_refuses_for_the_same_reasons(decoder: ImageDecoder, spec: ClipSpec) -> None:
     expected = {name: on_the_cpu(encoded, spec) for name, encoded in BAD.items()}
     assert "decoded" not in expected.values()
     assert {name: told(decoder.decode([encoded])[0]) for name, encoded in BAD.items()} == expected
 
 
 @pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
-def test_rejects_truncated_image(decoder: ImageDecoder[AnyFrame], whole: bytes) -> None:
+def test_rejects_truncated_image(decoder: ImageDecoder, whole: bytes) -> None:
     results = decoder.decode([whole[:cut] for cut in range(0, len(whole), 3)])
     assert "decoded" not in set(map(told, results))
 
 
-def test_bad_image_hurts_no_other(decoder: ImageDecoder[AnyFrame], spec: ClipSpec) -> None:
+def test_bad_image_hurts_no_other(decoder: ImageDecoder, spec: ClipSpec) -> None:
     sides = range(24, 64)
     images = [encode((".jpg", ".png")[side % 2], sample_image(side, side + 8)) for side in sides]
     for at in range(0, 40, 5):
@@ -170,11 +170,11 @@ def test_bad_image_hurts_no_other(decoder: ImageDecoder[AnyFrame], spec: ClipSpe
     assert sizes == {at: (side + 8, side) for at, side in enumerate(sides) if at % 5}
 
 
-def test_empty_call(decoder: ImageDecoder[AnyFrame]) -> None:
+def test_empty_call(decoder: ImageDecoder) -> None:
     assert decoder.decode([]) == []
 
 
-def test_describe_and_close_twice(kind: str, decoder: ImageDecoder[AnyFrame]) -> None:
+def test_describe_and_close_twice(kind: str, decoder: ImageDecoder) -> None:
     assert decoder.describe()["backend"] == decoder.name == ("cpu" if kind == "cpu" else "nvjpeg")
     assert {"version", "device"} <= decoder.describe().keys()
     decoder.close()
@@ -182,11 +182,11 @@ def test_describe_and_close_twice(kind: str, decoder: ImageDecoder[AnyFrame]) ->
 
 
 @pytest.fixture(scope="module")
-def lasting() -> Iterator[dict[str, ImageDecoder[AnyFrame]]]:
+def lasting() -> Iterator[dict[str, ImageDecoder]]:
     """Decoders for many examples; hypothesis has no patience for new ones."""
     with pytest.MonkeyPatch.context() as patch:
         fake_nvimgcodec.install(patch)
-        decoders: dict[str, ImageDecoder[AnyFrame]] = {
+        decoders: dict[str, ImageDecoder] = {
             "cpu": CpuDecoder(BGR, threads=2),
             "fake": NvJpegDecoder(BGR, threads=2),
             "fake" + ON_DEVICE: NvJpegDecoder(BGR, threads=2, on_device=True),
@@ -208,7 +208,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @settings(deadline=None)
 @given(images=st.lists(st.just(JPEG) | damaged() | st.binary(max_size=60).map(b"\xff\xd8\xff".__add__), max_size=5))
 @pytest.mark.parametrize("kind", ["cpu", "fake", "fake" + ON_DEVICE])
-def test_any_bytes_give_frame_or_refusal(lasting: dict[str, ImageDecoder[AnyFrame]], kind: str, images: Sequence[bytes]) -> None:
+def test_any_bytes_give_frame_or_refusal(lasting: dict[str, ImageDecoder], kind: str, images: Sequence[bytes]) -> None:
     results = lasting[kind].decode(images)
     assert len(results) == len(images)
     for encoded, result in zip(images, results, strict=True):
@@ -223,7 +223,7 @@ def test_rejects_unknown_decoder() -> None:
 
 
 def test_only_gpu_decoders_keep_frames_there() -> None:
-    assert {"nvjpeg"} == GPU_DECODERS <= DECODERS.keys()
+    assert {"nvjpeg"} == GPU_DECODERS <= set(DECODERS)
     with pytest.raises(ConfigError, match=r"decode\.backend must be one of nvjpeg for frames that stay on the GPU, got 'cpu'"):
         load_decoder("cpu", GRAY, threads=1, on_device=True)
 
@@ -234,24 +234,24 @@ class TestNvJpeg:
         return fake_nvimgcodec.install(monkeypatch)
 
     @pytest.fixture
-    def decoder(self, library: ModuleType) -> Iterator[ImageDecoder[AnyFrame]]:
+    def decoder(self, library: ModuleType) -> Iterator[ImageDecoder]:
         decoder = load_decoder("nvjpeg", GRAY, threads=2)
         library.calls.clear()
         yield decoder
         decoder.close()
 
     @pytest.fixture
-    def on_device(self, library: ModuleType) -> Iterator[ImageDecoder[AnyFrame]]:
+    def on_device(self, library: ModuleType) -> Iterator[ImageDecoder]:
         decoder = load_decoder("nvjpeg", GRAY, threads=2, on_device=True)
         yield decoder
         decoder.close()
 
-    def test_one_call_for_all_jpegs(self, library: ModuleType, decoder: ImageDecoder[AnyFrame]) -> None:
+    def test_one_call_for_all_jpegs(self, library: ModuleType, decoder: ImageDecoder) -> None:
         assert decoders(decoder.decode([JPEG, PNG, JPEG, GOOD["progressive"]])) == ["nvjpeg", "cpu", "nvjpeg", "nvjpeg"]
         assert library.calls == [3]
 
     def test_large_images_need_several_calls(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nvjpeg, "MAX_CALL_PX", 2 * 48 * 64)
         small, large = encode_jpeg(sample_image(16, 16), 90), encode_jpeg(sample_image(200, 200), 90)
@@ -259,14 +259,12 @@ class TestNvJpeg:
         assert library.calls == [2, 1, 1, 2]
 
     def test_declined_image_goes_to_opencv(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([GOOD["progressive"], JPEG])) == ["cpu", "nvjpeg"]
 
-    def test_wrong_size_goes_to_opencv(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_wrong_size_goes_to_opencv(self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "distort", lambda pixels: pixels[: 47 if len(pixels) == 48 else None].astype(np.uint8))
         [found] = decoder.decode([JPEG])
         assert isinstance(found, DecodedFrame)
@@ -274,27 +272,25 @@ class TestNvJpeg:
         np.testing.assert_array_equal(on_host(found.frame), decode_image(JPEG, GRAY).frame)
 
     def test_failed_call_goes_to_opencv(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "poisonous", GOOD["progressive"].__eq__)
         assert decoders(decoder.decode([JPEG, GOOD["progressive"]])) == ["cpu", "cpu"]
         assert decoders(decoder.decode([JPEG])) == ["nvjpeg"]
 
-    def test_lost_gpu_is_an_error(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_lost_gpu_is_an_error(self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "lost", True)
         with pytest.raises(DecoderFailed, match="GPU decoding failed: CUDA error: the launch failed; restart"):
             decoder.decode([JPEG])
 
     def test_gpu_without_output_is_an_error(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(library, "declines", lambda _encoded: True)
         with pytest.raises(DecoderFailed, match="returns no image, or none of the right size"):
             decoder.decode([JPEG, PNG])
 
-    def test_failed_resize_goes_to_opencv(self, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_resize_goes_to_opencv(self, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
         fitted = GpuResizer.fit
 
         def only_small_ones(self: GpuResizer, images: Sequence[Any]) -> list[DeviceFrame]:
@@ -309,14 +305,14 @@ class TestNvJpeg:
         with pytest.raises(DecoderFailed, match="GPU decoding failed: CUDA error: out of luck; restart"):
             decoder.decode([JPEG])
 
-    def test_all_frames_stay_on_device(self, on_device: ImageDecoder[AnyFrame]) -> None:
+    def test_all_frames_stay_on_device(self, on_device: ImageDecoder) -> None:
         results = on_device.decode([JPEG, PNG, b"", JPEG, GOOD["five-times-and-a-bit"]])
         assert decoders(results) == ["nvjpeg", "cpu", "empty", "nvjpeg", "nvjpeg"]
         frames = [result.frame for result in results if isinstance(result, DecodedFrame)]
         assert [type(frame) for frame in frames] == [DeviceFrame] * 4
         np.testing.assert_array_equal(on_host(frames[1]), decode_image(PNG, GRAY).frame)
 
-    def test_device_frames_equal_host_frames(self, decoder: ImageDecoder[AnyFrame], on_device: ImageDecoder[AnyFrame]) -> None:
+    def test_device_frames_equal_host_frames(self, decoder: ImageDecoder, on_device: ImageDecoder) -> None:
         pairs = zip(decoder.decode(list(GOOD.values())), on_device.decode(list(GOOD.values())), strict=True)
         for found, expected in pairs:
             assert isinstance(found, DecodedFrame)
@@ -324,14 +320,14 @@ class TestNvJpeg:
             assert type(found.frame) is np.ndarray
             np.testing.assert_array_equal(on_host(expected.frame), found.frame)
 
-    def test_failed_upload_is_an_error(self, on_device: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_upload_is_an_error(self, on_device: ImageDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GpuResizer, "to_device", fails)
         assert decoders(on_device.decode([JPEG])) == ["nvjpeg"]
         with pytest.raises(DecoderFailed, match="nvjpeg: frames cannot be copied to the GPU: CUDA error: out of luck; restart"):
             on_device.decode([JPEG, PNG])
 
     def test_images_live_until_synchronized(
-        self, library: ModuleType, decoder: ImageDecoder[AnyFrame], monkeypatch: pytest.MonkeyPatch
+        self, library: ModuleType, decoder: ImageDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alive = []
         wait = HostEvent.synchronize
@@ -344,7 +340,7 @@ class TestNvJpeg:
         assert alive == [3]
         assert len(library.images) == 0
 
-    def test_close_frees_the_gpu(self, library: ModuleType, decoder: ImageDecoder[AnyFrame]) -> None:
+    def test_close_frees_the_gpu(self, library: ModuleType, decoder: ImageDecoder) -> None:
         decoder.close()
         assert library.calls == [-1]
 

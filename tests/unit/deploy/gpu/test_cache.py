@@ -26,7 +26,7 @@ from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
 from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, program_shapes
 from deploy.handles import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool
-from deploy.image import AnyFrame, DecodedFrame, DeviceFrame, ImageDecoder, encode_jpeg
+from deploy.image import DecodedFrame, DeviceFrame, ImageDecoder, encode_jpeg
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
 from tests.harness.cache_comparison import CacheComparison, assert_same, contents, to_device
@@ -439,7 +439,7 @@ def test_real_model_equals_whole_clips(engine: CachingEngine, on_device: bool) -
 
 
 @pytest.fixture
-def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageDecoder[AnyFrame]]:
+def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageDecoder]:
     """On the engine's device, be that one made up or not."""
     if engine._store._driver.device.type == "cpu":
         fake_nvimgcodec.install(monkeypatch)
@@ -449,7 +449,7 @@ def decoder(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageDecod
         yield found
 
 
-def test_decoded_device_frames_equal_host_frames(engine: CachingEngine, decoder: ImageDecoder[AnyFrame]) -> None:
+def test_decoded_device_frames_equal_host_frames(engine: CachingEngine, decoder: ImageDecoder) -> None:
     noise, length = np.random.default_rng(0), engine.spec.length
     sizes = [(24, 40), (48, 80), (100, 130), (24, 40), (20, 50), (480, 640)][: length * 2]
     images = [encode_jpeg(noise.integers(0, 256, size, np.uint8), 90) for size in sizes]

@@ -14,7 +14,7 @@ from deploy.decoders.registry import load_decoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
-from deploy.image import AnyFrame, ImageDecoder
+from deploy.image import ImageDecoder
 from deploy.validation.accuracy import DECODER_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_golden import noise, with_sequences
@@ -38,7 +38,7 @@ def engine(golden: Bundle) -> Iterator[Engine]:
 
 
 @pytest.fixture(params=[False, True], ids=["frames on the host", "frames on the device"])
-def decoder(library: ModuleType, golden: Bundle, request: pytest.FixtureRequest) -> Iterator[ImageDecoder[AnyFrame]]:
+def decoder(library: ModuleType, golden: Bundle, request: pytest.FixtureRequest) -> Iterator[ImageDecoder]:
     decoder = load_decoder("nvjpeg", golden.spec, threads=1, on_device=request.param)
     yield decoder
     decoder.close()
@@ -61,14 +61,14 @@ def test_cpu_decoder_has_no_error(engine: Engine, golden: Bundle) -> None:
 
 
 def test_accepts_rounding(
-    library: ModuleType, decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: ImageDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", rounded_otherwise)
     assert 0 < check_decoder(decoder, engine, golden) <= DECODER_TOLERANCE
 
 
 def test_refuses_other_brightness(
-    library: ModuleType, decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: ImageDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "distort", brighter)
     with pytest.raises(
@@ -77,23 +77,21 @@ def test_refuses_other_brightness(
         check_decoder(decoder, engine, golden)
 
 
-def test_refuses_other_resizing(
-    decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refuses_other_resizing(decoder: ImageDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.decoders.gpu_resize.jpeg_reduction", lambda *_: 1)  # in one step from the full size
     with pytest.raises(DecoderRefused, match="scores differ"):
         check_decoder(decoder, engine, golden)
 
 
 def test_refuses_declined_jpeg(
-    library: ModuleType, decoder: ImageDecoder[AnyFrame], engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, decoder: ImageDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "declines", lambda encoded: len(encoded) > 1000)  # not the one it is tried with at its start
     with pytest.raises(DecoderRefused, match="an ordinary JPEG, and it leaves it to cpu"):
         check_decoder(decoder, engine, golden)
 
 
-def test_needs_golden_sequences(decoder: ImageDecoder[AnyFrame], bundle_folder: Path, engine: Engine) -> None:
+def test_needs_golden_sequences(decoder: ImageDecoder, bundle_folder: Path, engine: Engine) -> None:
     bare = read_bundle(bundle_folder)
     with pytest.raises(DecoderRefused, match=r"holds no golden sequences to try the nvjpeg decoder on; make the bundle again"):
         check_decoder(decoder, engine, bare)
