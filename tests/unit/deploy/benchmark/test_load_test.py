@@ -69,11 +69,11 @@ def run_test(world: World, load: CameraLoad, run_s: float = 2.0) -> LoadTestResu
 
 
 class Sending(OnHost):
-    """Tells what went through its slots."""
+    """Records the calls of its slots."""
 
-    def _through_slots(self, n_clips: int, call: Call) -> None:
-        self.sent = [*getattr(self, "sent", []), (call.way, n_clips)]
-        super()._through_slots(n_clips, call)
+    def _run_in_slots(self, n_clips: int, call: Call) -> None:
+        self.sent = [*getattr(self, "sent", []), (call.mode, n_clips)]
+        super()._run_in_slots(n_clips, call)
 
 
 def at_once(_: int) -> float:

@@ -81,8 +81,8 @@ def test_no_roofline_for_unmeasured_precision() -> None:
 
 def test_gpu_engine_gets_newest_frames(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_up_gpu(monkeypatch, tmp_path)
-    measured, ways, start = [], set(), Slot.start
-    monkeypatch.setattr(Slot, "start", lambda slot, piece, call: ways.add(call.way) or start(slot, piece, call))
+    measured, modes, start = [], set(), Slot.start
+    monkeypatch.setattr(Slot, "start", lambda slot, chunk, call: modes.add(call.mode) or start(slot, chunk, call))
 
     def measure(precisions: set[str]) -> Roofline:
         measured.append(precisions)
@@ -96,7 +96,7 @@ def test_gpu_engine_gets_newest_frames(bundle: Bundle, monkeypatch: pytest.Monke
     on_gpu, on_cpu = (row["ratio_to_floor"] for row in report["results"])
     assert on_gpu < 1e-12 < on_cpu
     assert report["results"][0]["clips_per_s_on_device"] > 0
-    assert ways == {"upload", "newest"}
+    assert modes == {"upload", "newest"}
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("no such processor"), EngineRefused("it has no plan")])

@@ -88,7 +88,7 @@ def test_leaves_out_golden_frames(with_golden: Bundle, tmp_path: Path, off_by: i
 
 
 def test_needs_golden_sequences(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleIncompatible, match="holds no golden sequences"):
+    with pytest.raises(BundleIncompatible, match="has no golden sequences"):
         read_calibration_frames([tmp_path / "nothing"], bundle)
 
 
