@@ -77,7 +77,7 @@ class Pairs(NamedTuple):
 
     samples: Tensor
     """x, (N, *Shape)."""
-    made: Tensor
+    reconstructions: Tensor
     """x̂, (N, *Shape)."""
     weights: Tensor
     """y, (N,): 1 for normal samples, −λ_a for anomalies, times the weight of the loss."""
@@ -152,13 +152,16 @@ class Ama(Detector):
 
     def scores(self, samples: Tensor) -> Mapping[str, Tensor]:
         """``feature_distance``, the paper's score, and ``reconstruction``, the mean absolute error of x̂; (N,) each."""
-        made = self.reconstruct(samples)
-        return {"feature_distance": feature_distance(self.critic, samples, made), "reconstruction": mean_abs_error(samples, made)}
+        reconstructions = self.reconstruct(samples)
+        return {
+            "feature_distance": feature_distance(self.critic, samples, reconstructions),
+            "reconstruction": mean_abs_error(samples, reconstructions),
+        }
 
     def reconstruct(self, samples: Tensor) -> Tensor:
         latents = self.encoder(samples)  # (N, C, S, S) or (N, D) to (N, latent)
-        made: Tensor = self.generator(latents)  # (N, C, S, S) or (N, D)
-        return made
+        reconstructions: Tensor = self.generator(latents)  # (N, C, S, S) or (N, D)
+        return reconstructions
 
 
 class AmaLearner:
@@ -251,9 +254,11 @@ def mirrored_distance(critic: nn.Module, pairs: Pairs) -> Tensor:
     The code also takes negative y. As the players want opposites, its autoencoder then learns to reconstruct anomalies too, and
     λ_a times as much. Here only the autoencoder has to make anomalies unlike their reconstructions. No hinge variant.
     """
-    both: Tensor = critic(torch.cat([_pair(pairs.samples, pairs.samples), _pair(pairs.samples, pairs.made.detach())]))  # (2 N, 1)
-    marks, marks_made = both[:, 0].chunk(2)
-    return (pairs.weights.relu() * (marks - marks_made)).mean()
+    both: Tensor = critic(
+        torch.cat([_pair(pairs.samples, pairs.samples), _pair(pairs.samples, pairs.reconstructions.detach())])
+    )  # (2 N, 1)
+    marks, marks_fake = both[:, 0].chunk(2)
+    return (pairs.weights.relu() * (marks - marks_fake)).mean()
 
 
 def gradient_penalty(critic: nn.Module, pairs: Pairs, draws: Tensor) -> Tensor:
@@ -261,7 +266,7 @@ def gradient_penalty(critic: nn.Module, pairs: Pairs, draws: Tensor) -> Tensor:
 
     The norm is that of a sample's whole gradient, as usual; the code takes it over the channels of each pixel.
     """
-    between = draws * pairs.samples + (1 - draws) * pairs.made
+    between = draws * pairs.samples + (1 - draws) * pairs.reconstructions
     pair = _pair(pairs.samples, between).detach().requires_grad_()  # (N, 2 C, S, S) or (N, 2 D)
     (gradient,) = torch.autograd.grad(critic(pair).sum(), pair, create_graph=True)
     return (vector_norms(gradient.flatten(1)) - 1.0).square().mean()
@@ -272,7 +277,7 @@ def autoencoder_loss(critic: nn.Module, pairs: Pairs) -> Tensor:
 
     The code's L1 alternative is left out: with its sign normal samples would be reconstructed badly.
     """
-    marks: Tensor = critic(_pair(pairs.samples, pairs.made))[:, 0]  # (N,)
+    marks: Tensor = critic(_pair(pairs.samples, pairs.reconstructions))[:, 0]  # (N,)
     return -(pairs.weights * marks).mean()
 
 
@@ -305,10 +310,10 @@ def inward(latents: Tensor, draws: Tensor) -> Tensor:
     return latents * (draws / 2)
 
 
-def feature_distance(critic: nn.Module, samples: Tensor, made: Tensor) -> Tensor:
+def feature_distance(critic: nn.Module, samples: Tensor, reconstructions: Tensor) -> Tensor:
     """The paper's anomaly score ‖φ(x, x) − φ(x, x̂)‖₁, (N,)."""
     features: nn.Module = critic.get_submodule("features")
-    difference: Tensor = features(_pair(samples, samples)) - features(_pair(samples, made))  # (N, width)
+    difference: Tensor = features(_pair(samples, samples)) - features(_pair(samples, reconstructions))  # (N, width)
     return difference.abs().sum(dim=1)
 
 

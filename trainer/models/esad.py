@@ -69,7 +69,7 @@ class Coded(NamedTuple):
 
     latent: Tensor
     """z = E1(x), (N, latent)."""
-    made: Tensor
+    reconstruction: Tensor
     """x̂ = D(z), in the shape of x."""
     latent_again: Tensor
     """ẑ = E2(x̂), (N, latent)."""
@@ -101,8 +101,8 @@ class Esad(Detector):
     def code(self, inputs: Tensor) -> Coded:
         """z, x̂ and ẑ of the networks' inputs."""
         latent = self.encoder(inputs)  # (N, C, S, S) or (N, D) to (N, latent)
-        made = self.decoder(latent)  # (N, C, S, S) or (N, D)
-        return Coded(latent, made, self.encoder_again(made))
+        reconstruction = self.decoder(latent)  # (N, C, S, S) or (N, D)
+        return Coded(latent, reconstruction, self.encoder_again(reconstruction))
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.scores(samples)[self.config.score]
@@ -115,15 +115,15 @@ class Esad(Detector):
         """
         inputs = self.inputs(samples)
         coded = self.code(inputs)
-        error, length = _mean_square(coded.made - inputs), vector_norms(coded.latent_again)  # (N,) each
+        error, length = _mean_square(coded.reconstruction - inputs), vector_norms(coded.latent_again)  # (N,) each
         relative = (self._relative(error, inputs) - self.relative_mean) / self.relative_std
         entropy = (length - self.entropy_mean) / self.entropy_std
         scores = {"sum": error + length, "relative": relative + entropy, "reconstruction": error, "entropy": length}
         return {self.config.score: scores[self.config.score], **scores}
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        made = self.code(self.inputs(samples)).made
-        return made if len(self.shape) == 1 else made * 2.0 - 1.0
+        reconstruction = self.code(self.inputs(samples)).reconstruction
+        return reconstruction if len(self.shape) == 1 else reconstruction * 2.0 - 1.0
 
     @torch.no_grad()
     def fit_scale(self, normals: Tensor) -> None:
@@ -131,7 +131,7 @@ class Esad(Detector):
         inputs = self.inputs(normals)
         coded = self.code(inputs)
         self.usual_energy.copy_(_mean_square(inputs).mean())
-        relative = self._relative(_mean_square(coded.made - inputs), inputs)
+        relative = self._relative(_mean_square(coded.reconstruction - inputs), inputs)
         for name, values in {"relative": relative, "entropy": vector_norms(coded.latent_again)}.items():
             getattr(self, f"{name}_mean").copy_(values.mean())
             getattr(self, f"{name}_std").copy_(values.std().clamp_min(_EPSILON))
@@ -141,9 +141,9 @@ class Esad(Detector):
         return error / (_mean_square(inputs) + _ENERGY_FLOOR * self.usual_energy)
 
 
-def information_loss(targets: Tensor, made: Tensor) -> Tensor:
+def information_loss(targets: Tensor, reconstruction: Tensor) -> Tensor:
     """Section 3, mutual information: ‖x̂ - target‖², (N,); the target is x for normal samples, T(x) for labelled anomalies."""
-    return (made - targets).square().flatten(1).sum(dim=1)
+    return (reconstruction - targets).square().flatten(1).sum(dim=1)
 
 
 def entropy_loss(latent_again: Tensor, normal: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class EsadLearner:
 
     def _losses(self, coded: Coded, targets: Tensor, normal: Tensor) -> dict[str, Tensor]:
         return {
-            "information": information_loss(targets, coded.made).mean(),
+            "information": information_loss(targets, coded.reconstruction).mean(),
             "entropy": entropy_loss(coded.latent_again, normal).mean(),
             "assistant": assistant_loss(coded).mean(),
         }

@@ -91,17 +91,17 @@ class Ganomaly(Detector):
 
         The paper's score is the L1 norm of the difference; its code takes the mean square, as in the encoder loss.
         """
-        return _latent_score(self.reconstruction(samples))
+        return _latent_score(self.encode_decode(samples))
 
     def scores(self, samples: Tensor) -> Mapping[str, Tensor]:
         """``latent``, the model's own score, and ``reconstruction``, the mean absolute error of x̂; (N,) each."""
-        made = self.reconstruction(samples)
-        return {"latent": _latent_score(made), "reconstruction": mean_abs_error(samples, made.image)}
+        outputs = self.encode_decode(samples)
+        return {"latent": _latent_score(outputs), "reconstruction": mean_abs_error(samples, outputs.image)}
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        return self.reconstruction(samples).image
+        return self.encode_decode(samples).image
 
-    def reconstruction(self, samples: Tensor) -> Reconstruction:
+    def encode_decode(self, samples: Tensor) -> Reconstruction:
         """z, x̂ and ẑ of samples."""
         latent = self.encoder(samples)  # (N, C, S, S) or (N, D) to (N, latent)
         image = self.decoder(latent)  # (N, C, S, S) or (N, D)
@@ -121,37 +121,37 @@ class GanomalyDiscriminator(nn.Module):
         return features, self.body.head(features)
 
 
-def generator_losses(samples: Tensor, made: Reconstruction, features: Tensor, features_made: Tensor) -> dict[str, Tensor]:
-    """The generator's unweighted losses (section 3); ``features`` and ``features_made`` are the discriminator's of x and x̂.
+def generator_losses(samples: Tensor, outputs: Reconstruction, features: Tensor, features_fake: Tensor) -> dict[str, Tensor]:
+    """The generator's unweighted losses (section 3); ``features`` and ``features_fake`` are the discriminator's of x and x̂.
 
     adversarial: feature matching, mean (f(x) - f(x̂))². (For a time the code had the cross-entropy here.)
     contextual: mean |x - x̂|. encoder: mean (z - ẑ)².
     """
     return {
-        "adversarial": nn.functional.mse_loss(features_made, features),
-        "contextual": contextual_loss(samples, made),
-        "encoder": encoder_loss(made),
+        "adversarial": nn.functional.mse_loss(features_fake, features),
+        "contextual": contextual_loss(samples, outputs),
+        "encoder": encoder_loss(outputs),
     }
 
 
-def contextual_loss(samples: Tensor, made: Reconstruction) -> Tensor:
+def contextual_loss(samples: Tensor, outputs: Reconstruction) -> Tensor:
     """Mean |x - x̂|."""
-    return nn.functional.l1_loss(made.image, samples)
+    return nn.functional.l1_loss(outputs.image, samples)
 
 
-def encoder_loss(made: Reconstruction) -> Tensor:
+def encoder_loss(outputs: Reconstruction) -> Tensor:
     """Mean (z - ẑ)², with gradients through both.
 
     The paper has the absolute difference, which its author calls a slip; the code's mean square is taken.
     """
-    return nn.functional.mse_loss(made.latent_again, made.latent)
+    return nn.functional.mse_loss(outputs.latent_again, outputs.latent)
 
 
-def discriminator_loss(logits: Tensor, logits_made: Tensor) -> Tensor:
+def discriminator_loss(logits: Tensor, logits_fake: Tensor) -> Tensor:
     """½ (BCE(D(x), 1) + BCE(D(x̂), 0)); the first version of the code did not halve it."""
     real = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
-    made = nn.functional.binary_cross_entropy_with_logits(logits_made, torch.zeros_like(logits_made))
-    return (real + made) / 2.0
+    fake = nn.functional.binary_cross_entropy_with_logits(logits_fake, torch.zeros_like(logits_fake))
+    return (real + fake) / 2.0
 
 
 def weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
@@ -178,9 +178,9 @@ class AdversarialLearner:
     def _compare(self, samples: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The discriminator's features of x and of x̂, and its loss."""
         features, logits = self._discriminator(samples)
-        features_made, _ = self._discriminator(image)
-        _, logits_made = self._discriminator(image.detach())  # the discriminator's loss must not teach the generator
-        return features.detach(), features_made, discriminator_loss(logits, logits_made)
+        features_fake, _ = self._discriminator(image)
+        _, logits_fake = self._discriminator(image.detach())  # the discriminator's loss must not teach the generator
+        return features.detach(), features_fake, discriminator_loss(logits, logits_fake)
 
     def _update(self, losses: Mapping[str, Tensor], discriminator: Tensor, context: DistributedContext) -> None:
         """One step of both players: the generator first, then the discriminator by its outputs before that step."""
@@ -203,17 +203,17 @@ class GanomalyLearner(AdversarialLearner):
     def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         self._detector.train()
         self._discriminator.train()
-        made = self._detector.reconstruction(batch.samples)
-        features, features_made, discriminator = self._compare(batch.samples, made.image)
-        losses = generator_losses(batch.samples, made, features, features_made)
+        outputs = self._detector.encode_decode(batch.samples)
+        features, features_fake, discriminator = self._compare(batch.samples, outputs.image)
+        losses = generator_losses(batch.samples, outputs, features, features_fake)
         self._update(weighted(losses, self._weights), discriminator, context)
         return detached({**losses, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
         """The weighted contextual and encoder losses; the adversarial loss depends on the discriminator."""
         self._detector.eval()
-        made = self._detector.reconstruction(samples)
-        return self._weights["contextual"] * contextual_loss(samples, made) + self._weights["encoder"] * encoder_loss(made)
+        outputs = self._detector.encode_decode(samples)
+        return self._weights["contextual"] * contextual_loss(samples, outputs) + self._weights["encoder"] * encoder_loss(outputs)
 
 
 RECIPE = Recipe(kind="ganomaly", configure=GanomalyConfig.model_validate, detector=Ganomaly, learner=GanomalyLearner)
@@ -231,5 +231,5 @@ def _decoder(config: GanomalyConfig, shape: Shape) -> PyramidDecoder | TableDeco
     return PyramidDecoder(config.latent, pyramid_side_px(shape), config.width, shape[0])
 
 
-def _latent_score(made: Reconstruction) -> Tensor:
-    return (to_float32(made.latent) - to_float32(made.latent_again)).square().mean(1)  # (N,)
+def _latent_score(outputs: Reconstruction) -> Tensor:
+    return (to_float32(outputs.latent) - to_float32(outputs.latent_again)).square().mean(1)  # (N,)

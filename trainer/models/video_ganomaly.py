@@ -100,12 +100,12 @@ class VideoDiscriminator(nn.Module):
         return features, self.body.head(features)  # (N, 1, h / 2^depth, w / 2^depth)
 
 
-def margin_loss(made: Reconstruction, too_fast: Tensor) -> Tensor:
+def margin_loss(outputs: Reconstruction, too_fast: Tensor) -> Tensor:
     """Shortfall of the latent distance below ``MARGIN`` where motion is too fast: 0 (none) to 1 (distance 0), scalar.
 
     ``too_fast``: bool (N, 1, H, W). A latent counts if a tenth of its cell is too fast. This term is not from a paper.
     """
-    distance = (made.latent - made.latent_again).square().mean(dim=1, keepdim=True)  # (N, 1, h, w)
+    distance = (outputs.latent - outputs.latent_again).square().mean(dim=1, keepdim=True)  # (N, 1, h, w)
     counts = nn.functional.adaptive_avg_pool2d(too_fast.float(), (distance.shape[2], distance.shape[3])) > _MIN_FAST_SHARE
     shortfall = nn.functional.relu(1.0 - distance / MARGIN) * counts  # (N, 1, h, w)
     # A mean of each clip's mean: processes that share a batch do not know how many cells count in the other clips.
@@ -129,18 +129,18 @@ class VideoGanomalyLearner(AdversarialLearner):
         views = torch.cat([batch.samples[::2], batch.samples[1::2]])  # (N, 3, h, w)
         half = len(batch.samples[::2])
         corrupted = corrupt_motion(views[:half], context)
-        made = self._generator(torch.cat([corrupted.views, views[half:]]))
-        features, features_made, discriminator = self._compare(views, made.image)
-        losses = generator_losses(views, _latents(made, slice(half, None)), features, features_made)
-        margin = margin_loss(_latents(made, slice(half)), corrupted.too_fast)
+        outputs = self._generator(torch.cat([corrupted.views, views[half:]]))
+        features, features_fake, discriminator = self._compare(views, outputs.image)
+        losses = generator_losses(views, _latents(outputs, slice(half, None)), features, features_fake)
+        margin = margin_loss(_latents(outputs, slice(half)), corrupted.too_fast)
         self._update({**weighted(losses, LOSS_WEIGHTS), "margin": margin}, discriminator, context)
         return detached({**losses, "margin": margin, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
         """The weighted contextual and encoder losses of normal views."""
         self._train(mode=False)
-        made = self._generator(samples)
-        return LOSS_WEIGHTS["contextual"] * contextual_loss(samples, made) + LOSS_WEIGHTS["encoder"] * encoder_loss(made)
+        outputs = self._generator(samples)
+        return LOSS_WEIGHTS["contextual"] * contextual_loss(samples, outputs) + LOSS_WEIGHTS["encoder"] * encoder_loss(outputs)
 
     def _train(self, *, mode: bool) -> None:
         for module in self.modules.values():
@@ -187,12 +187,12 @@ class VideoGanomaly(ClipViewNetwork):
     def terms(self, clips: Tensor) -> ScoreTerms:
         """The terms of the score before they are scaled to their normal ranges."""
         views = self.view(clips)  # (N, 3, H / 2, W / 2)
-        made: Reconstruction = self.generator(views)
-        difference = (made.latent - made.latent_again) / self.latent_std[:, None, None]  # (N, latent, H / 16, W / 16)
+        outputs: Reconstruction = self.generator(views)
+        difference = (outputs.latent - outputs.latent_again) / self.latent_std[:, None, None]  # (N, latent, H / 16, W / 16)
         latent = difference.square().mean(dim=1, keepdim=True).sqrt()
-        seen, restored = speed(views), speed(made.image)  # (N, 1, H / 2, W / 2)
+        seen, restored = speed(views), speed(outputs.image)  # (N, 1, H / 2, W / 2)
         motion = seen + nn.functional.relu(seen - restored)
-        scene = ((_distribution(made.latent) - self.scene_mean) / self.scene_std).square().mean(dim=1).sqrt()  # (N,)
+        scene = ((_distribution(outputs.latent) - self.scene_mean) / self.scene_std).square().mean(dim=1).sqrt()  # (N,)
         return ScoreTerms(
             window_means(latent, self.config.latent_window),
             window_means(motion, self.config.motion_window),
@@ -209,8 +209,8 @@ class VideoGanomaly(ClipViewNetwork):
         return evenly_spaced(views, VALIDATION_VIEWS)
 
     def reconstruct(self, samples: Tensor) -> Tensor:
-        made: Reconstruction = self.generator(samples)
-        return made.image
+        outputs: Reconstruction = self.generator(samples)
+        return outputs.image
 
     @torch.no_grad()
     def fit_clips(self, train: Iterable[Clips], validation: Iterable[Clips]) -> None:
@@ -218,10 +218,10 @@ class VideoGanomaly(ClipViewNetwork):
 
         On training clips the latent distance is smaller than it will ever be again.
         """
-        made = [self.generator(self.view(torch.from_numpy(clips))) for clips in train]
-        squares = torch.cat([(part.latent - part.latent_again).square().mean(dim=(2, 3)) for part in made])  # (N, latent)
+        outputs = [self.generator(self.view(torch.from_numpy(clips))) for clips in train]
+        squares = torch.cat([(part.latent - part.latent_again).square().mean(dim=(2, 3)) for part in outputs])  # (N, latent)
         self.latent_std.copy_(squares.mean(dim=0).sqrt().clamp_min(_MIN_STD))
-        distributions = torch.cat([_distribution(part.latent) for part in made])  # (N, 2 * latent)
+        distributions = torch.cat([_distribution(part.latent) for part in outputs])  # (N, 2 * latent)
         self.scene_mean.copy_(distributions.mean(dim=0))
         self.scene_std.copy_(distributions.std(dim=0).clamp_min(_MIN_STD))
         terms = [self.terms(torch.from_numpy(clips)) for clips in validation]
@@ -239,8 +239,8 @@ class VideoGanomaly(ClipViewNetwork):
 CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoGanomalyConfig.model_validate, VideoGanomaly)
 
 
-def _latents(made: Reconstruction, part: slice) -> Reconstruction:
-    return Reconstruction(made.latent[part], made.image, made.latent_again[part])
+def _latents(outputs: Reconstruction, part: slice) -> Reconstruction:
+    return Reconstruction(outputs.latent[part], outputs.image, outputs.latent_again[part])
 
 
 def _distribution(latent: Tensor) -> Tensor:

@@ -70,18 +70,20 @@ def test_label_weights():
 
 
 def test_mirrored_distance_of_normal_samples():
-    pairs = Pairs(samples=torch.tensor([[1.0], [2.0]]), made=torch.tensor([[0.0], [4.0]]), weights=torch.tensor([2.0, -5.0]))
+    pairs = Pairs(
+        samples=torch.tensor([[1.0], [2.0]]), reconstructions=torch.tensor([[0.0], [4.0]]), weights=torch.tensor([2.0, -5.0])
+    )
     # Marks 2a + 3b: of (1, 1) and (1, 0) 5 and 2.
     assert float(mirrored_distance(linear(2, 3), pairs).detach()) == pytest.approx(2 * (5 - 2) / 2)
 
 
 def test_autoencoder_loss_is_weighted_marks():
-    made = torch.tensor([[0.0], [4.0]], requires_grad=True)
-    loss = autoencoder_loss(linear(2, 3), Pairs(torch.tensor([[1.0], [2.0]]), made, torch.tensor([1.0, -5.0])))
+    reconstructions = torch.tensor([[0.0], [4.0]], requires_grad=True)
+    loss = autoencoder_loss(linear(2, 3), Pairs(torch.tensor([[1.0], [2.0]]), reconstructions, torch.tensor([1.0, -5.0])))
     assert float(loss.detach()) == pytest.approx(-(1 * 2 - 5 * 16) / 2)
     loss.backward()
-    assert made.grad is not None
-    assert made.grad.flatten().tolist() == [-1.5, 7.5]
+    assert reconstructions.grad is not None
+    assert reconstructions.grad.flatten().tolist() == [-1.5, 7.5]
 
 
 def test_penalty_takes_whole_gradient():
@@ -243,10 +245,10 @@ def test_reconstruction_score_is_mean_error(monkeypatch):
 @pytest.mark.parametrize("shape", [PICTURE, ROW])
 def test_bfloat16_step_matches_float32(shape, alone):
     samples = normals(torch.rand(8, *shape) * 2 - 1)
-    to_float32 = learner(SMALL, shape).learn(samples, 1.0, alone)
+    precise = learner(SMALL, shape).learn(samples, 1.0, alone)
     with torch.autocast("cpu", torch.bfloat16):
         rough = learner(SMALL, shape).learn(samples, 1.0, alone)
-    assert float(rough["latent"]) == pytest.approx(float(to_float32["latent"]), rel=0.1)
+    assert float(rough["latent"]) == pytest.approx(float(precise["latent"]), rel=0.1)
 
 
 # The exporter warns of its own deprecated calls.
@@ -273,11 +275,11 @@ def opposite(rows: Tensor) -> Tensor:
     return rows * torch.tensor([1.0, 1.0, -1.0, -1.0])
 
 
-def found(config: AmaConfig, alone: DistributedContext, label: float | None = None) -> float:
-    """Area under the ROC curve of strange rows against normal ones, after learning.
+def separation(config: AmaConfig, alone: DistributedContext, label: float | None = None) -> float:
+    """Area under the ROC curve of anomalous rows against normal ones, after learning.
 
-    Without ``label`` normal rows alone are shown, and those are strange whose halves have nothing to do with each other. With
-    it half of what is shown has opposite halves and that label, and such rows are strange.
+    Without ``label`` normal rows alone are shown, and those are anomalous whose halves have nothing to do with each other. With
+    it half of what is shown has opposite halves and that label, and such rows are anomalous.
     """
     trained = learner(config, (4,))
     for step in range(60):
@@ -286,24 +288,24 @@ def found(config: AmaConfig, alone: DistributedContext, label: float | None = No
             samples[:64], labels[:64] = opposite(samples[:64]), label
         trained.learn(Batch(samples, labels), step / 60, alone)
     detector = trained.modules["detector"].eval()
-    strange = torch.cat([halves(300)[:, :2], halves(300)[:, 2:]], dim=1) if label is None else opposite(halves(300))
+    anomalous = torch.cat([halves(300)[:, :2], halves(300)[:, 2:]], dim=1) if label is None else opposite(halves(300))
     with torch.no_grad():
-        scores = detector(torch.cat([halves(300), strange]))
+        scores = detector(torch.cat([halves(300), anomalous]))
     return float(roc_auc_score([0] * 300 + [1] * 300, scores))
 
 
-# Codes need not be small and no anomalies are made, so that all comes from the one term.
+# Codes need not be small and no anomalies are reconstructions, so that all comes from the one term.
 SEPARATING = AmaConfig(latent=2, hidden=(32,), learning_rate=1e-2, critic_steps=2, latent_weight=0.0, atypical_share=0.0)
 
 
 def test_mirrored_distance_separates_anomalies(alone):
-    assert found(SEPARATING, alone) > 0.9
-    assert found(changed(SEPARATING, mirrored_weight=0.0), alone) < 0.8
+    assert separation(SEPARATING, alone) > 0.9
+    assert separation(changed(SEPARATING, mirrored_weight=0.0), alone) < 0.8
 
 
 def test_labels_separate_anomalies(alone):
-    assert found(SEPARATING, alone, ANOMALY) > 0.95
-    assert found(SEPARATING, alone, NORMAL) < 0.7
+    assert separation(SEPARATING, alone, ANOMALY) > 0.95
+    assert separation(SEPARATING, alone, NORMAL) < 0.7
 
 
 def test_zero_weight_ignores_anomalies(alone):

@@ -24,8 +24,8 @@ def detector(config: EsadConfig, shape: tuple[int, ...]) -> Esad:
 
 
 def test_information_loss_sums_squares():
-    made = torch.tensor([[[[1.0, 0.0], [0.0, 0.5]]], [[[0.0, 0.0], [0.0, 2.0]]]])
-    assert information_loss(torch.zeros(2, 1, 2, 2), made).tolist() == [1.25, 4.0]
+    reconstruction = torch.tensor([[[[1.0, 0.0], [0.0, 0.5]]], [[[0.0, 0.0], [0.0, 2.0]]]])
+    assert information_loss(torch.zeros(2, 1, 2, 2), reconstruction).tolist() == [1.25, 4.0]
 
 
 def test_entropy_loss_by_label():
@@ -49,7 +49,7 @@ def test_target_of_anomalies_is_noise(alone):
     coded = model.code(samples)
     targets = torch.where((labels == NORMAL)[:, None], samples, noise)
     expected = {
-        "information": information_loss(targets, coded.made).mean(),
+        "information": information_loss(targets, coded.reconstruction).mean(),
         "entropy": entropy_loss(coded.latent_again, labels == NORMAL).mean(),
         "assistant": assistant_loss(coded).mean(),
     }
@@ -75,7 +75,7 @@ def test_sum_score_is_error_plus_length():
     model = detector(SMALL, PICTURE).eval()
     samples = torch.rand(3, *PICTURE) * 2 - 1
     coded = model.code((samples + 1) / 2)
-    error = (coded.made - (samples + 1) / 2).square().mean(dim=(1, 2, 3))
+    error = (coded.reconstruction - (samples + 1) / 2).square().mean(dim=(1, 2, 3))
     scores = model.scores(samples)
     assert torch.allclose(scores["reconstruction"], error)
     assert torch.allclose(scores["entropy"], coded.latent_again.norm(dim=1))
@@ -91,9 +91,9 @@ def test_relative_score_is_standardised():
     model.fit_scale(normals)
     with torch.inference_mode():
         found = model(normals)
-        seen = (normals + 1) / 2
-        error = (model.code(seen).made - seen).square().mean(dim=(1, 2, 3))
-        energy = seen.square().mean(dim=(1, 2, 3))
+        inputs = (normals + 1) / 2
+        error = (model.code(inputs).reconstruction - inputs).square().mean(dim=(1, 2, 3))
+        energy = inputs.square().mean(dim=(1, 2, 3))
     assert float(found.mean()) == pytest.approx(0.0, abs=1e-3)
     parts = error / (energy + 0.25 * energy.mean()), model.scores(normals)["entropy"]
     expected = sum((part - part.mean()) / part.std() for part in parts)
@@ -135,12 +135,12 @@ def off_the_plane(count: int, seed: int) -> Tensor:
 
 
 def test_information_loss_separates_anomalies(alone):
-    strange, none = off_the_plane(300, 4), torch.empty(0, 6)
-    assert area(trained({}, none, alone), strange, "sum") > 0.9
-    assert area(trained({"information_weight": 0.0}, none, alone), strange, "sum") < 0.75
+    anomalies, none = off_the_plane(300, 4), torch.empty(0, 6)
+    assert area(trained({}, none, alone), anomalies, "sum") > 0.9
+    assert area(trained({"information_weight": 0.0}, none, alone), anomalies, "sum") < 0.75
 
 
-def place_on_the_plane(count: int, seed: int) -> Tensor:
+def spot_on_the_plane(count: int, seed: int) -> Tensor:
     """Where normal rows are rare but no stranger than elsewhere: only labels tell that it is bad to be there."""
     rng = np.random.default_rng(seed)
     points = np.array([3.0, -3.0]) + 0.4 * rng.normal(size=(count, 2))
@@ -148,10 +148,10 @@ def place_on_the_plane(count: int, seed: int) -> Tensor:
 
 
 def test_entropy_loss_learns_from_labels(alone):
-    marked, like_them = place_on_the_plane(100, 5), place_on_the_plane(300, 6)
+    labelled, like_them = spot_on_the_plane(100, 5), spot_on_the_plane(300, 6)
     assert area(trained({}, torch.empty(0, 6), alone), like_them, "entropy") < 0.9
-    assert area(trained({}, marked, alone), like_them, "entropy") > 0.97
-    assert area(trained({"entropy_weight": 0.0}, marked, alone), like_them, "entropy") < 0.5
+    assert area(trained({}, labelled, alone), like_them, "entropy") > 0.97
+    assert area(trained({"entropy_weight": 0.0}, labelled, alone), like_them, "entropy") < 0.5
 
 
 def test_rejects_bad_settings_and_shapes():

@@ -43,10 +43,10 @@ def weights(part: torch.nn.Module) -> dict[str, Tensor]:
 
 def test_generator_losses_and_weights():
     samples = torch.tensor([[1.0, 0.0], [0.5, -1.0]])
-    made = Reconstruction(
+    outputs = Reconstruction(
         latent=torch.tensor([1.0, 2.0]), image=torch.tensor([[0.5, 0.0], [0.5, 0.0]]), latent_again=torch.tensor([0.0, 4.0])
     )
-    terms = generator_losses(samples, made, features=torch.tensor([1.0, 1.0]), features_made=torch.tensor([1.0, 4.0]))
+    terms = generator_losses(samples, outputs, features=torch.tensor([1.0, 1.0]), features_fake=torch.tensor([1.0, 4.0]))
     assert terms == {"adversarial": 9 / 2, "contextual": 1.5 / 4, "encoder": (1 + 4) / 2}
     assert weighted(terms, LOSS_WEIGHTS) == {"adversarial": 1 * 4.5, "contextual": 50 * 0.375, "encoder": 1 * 2.5}
     assert GanomalyConfig().weights == LOSS_WEIGHTS
@@ -88,12 +88,12 @@ def test_discriminator_features_precede_head():
 def test_step_follows_weighted_losses(alone):
     trained, batch = learner(SMALL, ROW), normals(torch.rand(6, *ROW))
     generator, discriminator = trained.modules["detector"].train(), trained.modules["discriminator"].train()
-    made = generator.reconstruction(batch.samples)
-    (features, logits), (features_made, logits_made) = discriminator(batch.samples), discriminator(made.image)
-    expected = generator_losses(batch.samples, made, features, features_made)
+    outputs = generator.encode_decode(batch.samples)
+    (features, logits), (features_fake, logits_fake) = discriminator(batch.samples), discriminator(outputs.image)
+    expected = generator_losses(batch.samples, outputs, features, features_fake)
     total = torch.stack(list(weighted(expected, LOSS_WEIGHTS).values())).sum()
     gradients = torch.autograd.grad(total, list(generator.parameters()), retain_graph=True)
-    expected["discriminator"] = discriminator_loss(logits, logits_made)
+    expected["discriminator"] = discriminator_loss(logits, logits_fake)
 
     found = trained.learn(batch, 0.0, alone)
     assert {name: float(term) for name, term in found.items()} == pytest.approx(
@@ -131,16 +131,16 @@ def test_collapsed_discriminator_restarts(shape, alone):
 def test_scores_are_means(monkeypatch):
     detector = Ganomaly(SMALL, ROW)
     samples = torch.tensor([[1.0, 0.0], [0.5, -1.0]])
-    made = Reconstruction(
+    outputs = Reconstruction(
         torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.5, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 1.0]])
     )
-    monkeypatch.setattr(detector, "reconstruction", lambda _: made)
+    monkeypatch.setattr(detector, "encode_decode", lambda _: outputs)
     assert {name: score.tolist() for name, score in detector.scores(samples).items()} == {
         "latent": [2.5, 0.5],
         "reconstruction": [0.5, 1.0],
     }
     assert detector(samples).tolist() == [2.5, 0.5]
-    assert torch.equal(detector.reconstruct(samples), made.image)
+    assert torch.equal(detector.reconstruct(samples), outputs.image)
 
 
 @torch.no_grad()
@@ -190,10 +190,10 @@ def test_export_takes_any_batch_size(shape):
 
 def test_encoder_loss_separates_images(alone):
     torch.manual_seed(0)
-    lying, strange = (stripes(512), stripes(100)), stripes(100).transpose(2, 3)
+    normal, anomalous = (stripes(512), stripes(100)), stripes(100).transpose(2, 3)
     whole, without = (GanomalyConfig(width=8, latent=8, encoder_weight=weight) for weight in (1.0, 0.0))
-    assert separation(whole, 150, (*lying, strange), alone) > 0.95
-    assert separation(without, 150, (*lying, strange), alone) < 0.6
+    assert separation(whole, 150, (*normal, anomalous), alone) > 0.95
+    assert separation(without, 150, (*normal, anomalous), alone) < 0.6
 
 
 def test_encoder_loss_separates_rows(alone):
@@ -205,14 +205,14 @@ def test_encoder_loss_separates_rows(alone):
 
 
 def separation(config: GanomalyConfig, steps: int, samples: tuple[Tensor, Tensor, Tensor], alone: DistributedContext) -> float:
-    """AUC after learning from the first samples, asked about normal and strange ones."""
-    known, normal, strange = samples
-    trained = learner(config, tuple(known.shape[1:]))
-    for part in itertools.islice(itertools.cycle(known.split(32)), steps):
+    """AUC after learning from the first samples, asked about normal and anomalous ones."""
+    train, normal, anomalous = samples
+    trained = learner(config, tuple(train.shape[1:]))
+    for part in itertools.islice(itertools.cycle(train.split(32)), steps):
         trained.learn(normals(part), 0.0, alone)
     with torch.inference_mode():
-        scores = trained.modules["detector"].eval()(torch.cat([normal, strange]))
-    return float(roc_auc_score([0] * len(normal) + [1] * len(strange), scores.numpy()))
+        scores = trained.modules["detector"].eval()(torch.cat([normal, anomalous]))
+    return float(roc_auc_score([0] * len(normal) + [1] * len(anomalous), scores.numpy()))
 
 
 def stripes(count: int) -> Tensor:

@@ -122,12 +122,12 @@ def test_margin_loss_counts_fast_cells():
     again[..., 1] = (MARGIN / 4) ** 0.5
     again[..., 2] = (MARGIN * 2) ** 0.5
     too_fast = torch.zeros(1, 1, 2, 6, dtype=torch.bool)
-    made = Reconstruction(latent, torch.zeros(1), again)
-    assert float(margin_loss(made, too_fast)) == 0.0
+    outputs = Reconstruction(latent, torch.zeros(1), again)
+    assert float(margin_loss(outputs, too_fast)) == 0.0
     too_fast[..., 2] = True  # half of the middle cell
-    assert float(margin_loss(made, too_fast)) == pytest.approx(0.75)
+    assert float(margin_loss(outputs, too_fast)) == pytest.approx(0.75)
     too_fast[..., 4:] = True
-    assert float(margin_loss(made, too_fast)) == pytest.approx((0.75 + 0.0) / 2)
+    assert float(margin_loss(outputs, too_fast)) == pytest.approx((0.75 + 0.0) / 2)
 
 
 @pytest.fixture

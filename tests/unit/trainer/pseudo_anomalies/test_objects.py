@@ -30,8 +30,8 @@ def cast(make: Callable[..., PastedObject | None], view: SegmentedView, count: i
 
 def speeds_px(pasted: PastedObject) -> list[float]:
     """Pixels per frame between consecutive offsets."""
-    camera_views = np.array([(placed.x, placed.y) for placed in pasted.frames])
-    return (np.hypot(*np.diff(camera_views, axis=0).T) / np.diff(OFFSETS)).tolist()
+    positions = np.array([(placed.x, placed.y) for placed in pasted.frames])
+    return (np.hypot(*np.diff(positions, axis=0).T) / np.diff(OFFSETS)).tolist()
 
 
 def test_normal_objects_keep_speed_and_row(view):
@@ -49,8 +49,8 @@ def test_anomalous_objects_vary(view):
     objects = cast(anomalous_object, view)
     assert len(objects) > 100
     assert all(pasted.anomalous for pasted in objects)
-    strange_looks = np.mean([pasted.abnormal_looks for pasted in objects])
-    assert 0.2 < strange_looks < 0.8
+    abnormal_share = np.mean([pasted.abnormal_looks for pasted in objects])
+    assert 0.2 < abnormal_share < 0.8
 
 
 def test_normal_looks_mean_too_fast(view):
@@ -96,9 +96,9 @@ def test_objects_are_reproducible(view):
 
 
 def test_objects_spread_across_image(view):
-    camera_views = {round(pasted.frames[0].x) for pasted in cast(normal_object, view)}
-    assert min(camera_views) < WIDTH_PX / 4
-    assert max(camera_views) > WIDTH_PX / 2
+    positions = {round(pasted.frames[0].x) for pasted in cast(normal_object, view)}
+    assert min(positions) < WIDTH_PX / 4
+    assert max(positions) > WIDTH_PX / 2
 
 
 @settings(max_examples=60)

@@ -7,7 +7,7 @@ import torch
 
 from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, Frames, footage, one_view, road, segmented, walk
 from trainer.data.dis_flow import DisFlow
-from trainer.pseudo_anomalies import samples as made
+from trainer.pseudo_anomalies import samples as sample_module
 from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout
 from trainer.pseudo_anomalies.objects import PastedObject
 from trainer.pseudo_anomalies.samples import FlowExample, FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
@@ -75,19 +75,19 @@ def test_channels_are_in_range(view):
 
 def test_pasted_anomalies_are_marked(empty):
     """An empty street has no normal objects, so everything that is pasted is anomalous."""
-    marked = 0
+    anomalous_crops = 0
     for sample in scenes(empty):
         frames, clean, anomalous, ignored, _ = split_sample(sample)
         changed = np.abs(frames[0] - clean[0]) > 1e-3
         assert not ignored.any()
         assert not (changed & ~near(anomalous, 3)).any()
-        marked += anomalous.any()
+        anomalous_crops += anomalous.any()
         assert changed.any() == anomalous.any()
-    assert marked > 16
+    assert anomalous_crops > 16
 
 
 def test_normal_objects_are_unmarked(view, monkeypatch):
-    monkeypatch.setattr(made, "anomalous_object", lambda *_: None)
+    monkeypatch.setattr(sample_module, "anomalous_object", lambda *_: None)
     drawn = [split_sample(sample) for sample in scenes(view)]
     assert not any(anomalous.any() or ignored.any() for _, _, anomalous, ignored, _ in drawn)
     assert sum(bool((np.abs(frames - clean) > NOISE).any()) for frames, clean, *_ in drawn) > 8
@@ -102,8 +102,8 @@ def gliding(*, abnormal_looks: bool) -> Callable[..., PastedObject]:
 
 @pytest.mark.parametrize("abnormal_looks", [False, True])
 def test_still_scene_ignores_motion_anomalies(view, monkeypatch, abnormal_looks):
-    monkeypatch.setattr(made, "normal_object", lambda *_: None)
-    monkeypatch.setattr(made, "anomalous_object", gliding(abnormal_looks=abnormal_looks))
+    monkeypatch.setattr(sample_module, "normal_object", lambda *_: None)
+    monkeypatch.setattr(sample_module, "anomalous_object", gliding(abnormal_looks=abnormal_looks))
     still, moving = set(), set()
     for sample in scenes(view, 100):
         frames, clean, anomalous, ignored, _ = split_sample(sample)
@@ -120,7 +120,7 @@ def test_position_channels_match_crop(monkeypatch):
     y, x = np.mgrid[-1:1:128j, -1:1:192j]
     street = np.repeat((128 + 40 * x - 30 * y)[None], 6, axis=0).astype(np.uint8)
     view = segmented(street)
-    monkeypatch.setattr(made, "anomalous_object", lambda *_: None)
+    monkeypatch.setattr(sample_module, "anomalous_object", lambda *_: None)
     drawn = PseudoAnomalySamples(SceneSource([view], HISTORY, 64, 96)).draw(torch.arange(24)).samples.numpy()
     corners = set()
     for sample in drawn:

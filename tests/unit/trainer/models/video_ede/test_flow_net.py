@@ -11,9 +11,9 @@ eighths = st.integers(8, 14)
 
 def network(history: int = 2) -> FlowNet:
     torch.manual_seed(0)
-    made = FlowNet(history, 4, FINE, COARSE).eval()
-    init_he(made)
-    return made
+    net = FlowNet(history, 4, FINE, COARSE).eval()
+    init_he(net)
+    return net
 
 
 def frames(count: int, height_px: int, width_px: int) -> torch.Tensor:

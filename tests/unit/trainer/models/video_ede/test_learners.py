@@ -60,20 +60,20 @@ def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
 
 def test_flow_step_trains_flow_net_only(networks, alone):
     learner = FlowLearner(detector(networks), networks)
-    motion, judge = values(networks.flow_net), values(networks.anomaly_net)
+    flow, anomaly = values(networks.flow_net), values(networks.anomaly_net)
     losses = [learner.learn(normal(motion_samples()), 0.0, alone) for _ in range(2)]
-    assert changed(motion, networks.flow_net) == motion.keys()
-    assert changed(judge, networks.anomaly_net) == set()
+    assert changed(flow, networks.flow_net) == flow.keys()
+    assert changed(anomaly, networks.anomaly_net) == set()
     assert all(torch.isfinite(value) for value in losses[-1].values())
 
 
 def test_anomaly_step_keeps_flow_net_frozen(networks, alone):
     learner = AnomalyLearner(detector(networks), networks)
-    motion, judge = values(networks.flow_net), values(networks.anomaly_net)
+    flow, anomaly = values(networks.flow_net), values(networks.anomaly_net)
     for _ in range(2):
         learner.learn(normal(scene_samples()), 0.0, alone)
-    assert changed(judge, networks.anomaly_net) == judge.keys()
-    assert changed(motion, networks.flow_net) == set()
+    assert changed(anomaly, networks.anomaly_net) == anomaly.keys()
+    assert changed(flow, networks.flow_net) == set()
     assert all(parameter.grad is not None for parameter in networks.anomaly_net.parameters())
     assert all(parameter.grad is None for parameter in networks.flow_net.parameters())
 
@@ -168,32 +168,32 @@ def test_splits_scene_batch():
 
 
 logits = arrays(np.float32, (2, 1, 3, 4), elements=st.floats(-6, 6, width=32))
-marks = arrays(np.float32, (2, 1, 3, 4), elements=st.sampled_from([0.0, 1.0]))
+masks = arrays(np.float32, (2, 1, 3, 4), elements=st.sampled_from([0.0, 1.0]))
 
 
-@given(logits, marks)
-def test_focal_loss_falls_with_confidence(given_logits, given_marks):
-    logit, marked = torch.from_numpy(given_logits), torch.from_numpy(given_marks)
-    surer = logit + (2.0 * marked - 1.0)
-    nothing = torch.zeros_like(marked)
-    assert 0 <= float(focal_loss(surer, marked, nothing)) < float(focal_loss(logit, marked, nothing))
+@given(logits, masks)
+def test_focal_loss_falls_with_confidence(given_logits, given_masks):
+    logit, anomalous = torch.from_numpy(given_logits), torch.from_numpy(given_masks)
+    surer = logit + (2.0 * anomalous - 1.0)
+    nothing = torch.zeros_like(anomalous)
+    assert 0 <= float(focal_loss(surer, anomalous, nothing)) < float(focal_loss(logit, anomalous, nothing))
 
 
-@given(logits, marks, marks)
-def test_focal_loss_skips_ignored_cells(given_logits, given_marks, given_ignored):
-    logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
-    loss = focal_loss(logit, marked, ignored)
-    assert torch.equal(loss, focal_loss(logit + 3.0 * ignored, marked, ignored))
-    assert torch.equal(loss, focal_loss(logit, torch.where(ignored > 0, 1.0 - marked, marked), ignored))
+@given(logits, masks, masks)
+def test_focal_loss_skips_ignored_cells(given_logits, given_masks, given_ignored):
+    logit, anomalous, ignored = map(torch.from_numpy, (given_logits, given_masks, given_ignored))
+    loss = focal_loss(logit, anomalous, ignored)
+    assert torch.equal(loss, focal_loss(logit + 3.0 * ignored, anomalous, ignored))
+    assert torch.equal(loss, focal_loss(logit, torch.where(ignored > 0, 1.0 - anomalous, anomalous), ignored))
     assert math.isfinite(float(loss))
     assert not ignored.all() or float(loss) == 0.0
 
 
-@given(logits, marks, marks)
-def test_focal_loss_averages_samples(given_logits, given_marks, given_ignored):
-    logit, marked, ignored = map(torch.from_numpy, (given_logits, given_marks, given_ignored))
-    each = [focal_loss(logit[n : n + 1], marked[n : n + 1], ignored[n : n + 1]) for n in range(2)]
-    assert float(focal_loss(logit, marked, ignored)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
+@given(logits, masks, masks)
+def test_focal_loss_averages_samples(given_logits, given_masks, given_ignored):
+    logit, anomalous, ignored = map(torch.from_numpy, (given_logits, given_masks, given_ignored))
+    each = [focal_loss(logit[n : n + 1], anomalous[n : n + 1], ignored[n : n + 1]) for n in range(2)]
+    assert float(focal_loss(logit, anomalous, ignored)) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5, abs=1e-9)
 
 
 def test_focal_loss_favours_hard_cells():

@@ -1,4 +1,4 @@
-"""The recurrent graph. FlowNet is replaced by a fixed flow where a test is about what is made of the flow."""
+"""The recurrent graph. FlowNet is replaced by a fixed flow where a test is about what is build of the flow."""
 
 from collections.abc import Iterable
 
@@ -35,7 +35,7 @@ def everywhere(right_px: float, down_px: float = 0.0) -> Tensor:
     return torch.tensor([-right_px, -down_px]).reshape(1, 2, 1, 1).expand(1, 2, *GRID)
 
 
-def made(config: VideoEdeConfig = SMALL, seed: int = 0) -> VideoEde:
+def build(config: VideoEdeConfig = SMALL, seed: int = 0) -> VideoEde:
     torch.manual_seed(seed)
     network = VideoEde(config).eval()
     init_he(network)  # otherwise activations fade from layer to layer and all frames score alike
@@ -45,7 +45,7 @@ def made(config: VideoEdeConfig = SMALL, seed: int = 0) -> VideoEde:
 def maps_of_flows(*flows: Tensor, **settings: float) -> list[ScoreMaps]:
     """Score maps of one grey frame per flow after a first one; windows of one cell, no spread unless set."""
     plain = {"window": 1, "steady_spreads": 0.0, "jerky_spreads": 0.0}
-    network = made(SMALL.model_copy(update={**plain, **settings}))
+    network = build(SMALL.model_copy(update={**plain, **settings}))
     network.motion = FixedFlow([everywhere(9.0), *flows])
     return score_maps_of(network, np.full((1 + len(flows), HEIGHT_PX, WIDTH_PX), 128, np.uint8))
 
@@ -79,7 +79,7 @@ def as_clip(frame: np.ndarray) -> Tensor:
 
 @pytest.fixture(scope="module")
 def network() -> VideoEde:
-    return made()
+    return build()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_output_shapes_match_spec(network, frames):
 
 
 def test_first_frame_is_scored_by_looks(frames):
-    one, other = made(), made()
+    one, other = build(), build()
     one.motion, other.motion = FixedFlow([everywhere(0.0)]), FixedFlow([everywhere(7.0, -3.0)])
     (still,), (moving,) = score_maps_of(one, frames[:1]), score_maps_of(other, frames[:1])
     assert float(still.observed.max()) == 0.0
@@ -110,7 +110,7 @@ def test_first_frame_is_scored_by_looks(frames):
 
 
 def test_first_frame_is_its_own_past(frames):
-    network, inputs = made(), []
+    network, inputs = build(), []
     network.motion.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0].clone()))
     scored(network, frames[:4])
     order = [[int(np.flatnonzero([np.array_equal(part, frame) for frame in frames])[0]) for part in given] for given in inputs]
@@ -121,7 +121,7 @@ def test_rounding_errors_stay_small_in_state():
     """Engines add in different orders; a yes-or-no decision must not turn that into another state."""
     states = []
     for hair_px in (0.0, 1e-3):
-        network = made()
+        network = build()
         slow = torch.linspace(-0.003, 0.003, GRID[0] * GRID[1]).reshape(1, 1, *GRID).expand(1, 2, *GRID) + hair_px
         network.motion = FixedFlow([everywhere(9.0), slow, slow, slow])
         states.append(scored(network, np.full((4, HEIGHT_PX, WIDTH_PX), 128, np.uint8))[1])
@@ -171,7 +171,7 @@ def test_entering_objects_start_anew():
 
 
 def test_anomaly_is_averaged(frames):
-    network = made()
+    network = build()
     network.motion = FixedFlow([everywhere(0.0)] * 40)
     calm, strange = np.full((20, HEIGHT_PX, WIDTH_PX), 128, np.uint8), np.repeat(frames[:1], 20, axis=0)
     of_calm, *_, settled, first, second = (term.anomaly for term in score_maps_of(network, np.concatenate([calm, strange]))[:22])

@@ -18,8 +18,8 @@ BATCH, BATCHES = 4, 30
 def random_maps(count: int, seed: int, observed: float = 1.0) -> ScoreMaps:
     """Score maps (N, 32, 40) with exponential tails."""
     rng = torch.Generator().manual_seed(seed)
-    speed, uneven, strange = (torch.empty(count, *GRID).exponential_(rate, generator=rng) for rate in (1.5, 4.0, 8.0))
-    return ScoreMaps(speed, speed + uneven, strange.clamp(max=1.0), torch.full((count, *GRID), observed))
+    speed, uneven, anomaly = (torch.empty(count, *GRID).exponential_(rate, generator=rng) for rate in (1.5, 4.0, 8.0))
+    return ScoreMaps(speed, speed + uneven, anomaly.clamp(max=1.0), torch.full((count, *GRID), observed))
 
 
 def normal_frames(seed: int, observed: float = 1.0) -> list[ScoreMaps]:
