@@ -35,7 +35,7 @@ def clips(street) -> torch.Tensor:
 
 
 def test_scores_ignore_batch_and_order(network, clips):
-    order = torch.randperm(len(clips), generator=torch.VideoGenerator().manual_seed(1))
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         batched = network(clips)
         alone = [network(clips[number : number + 1]) for number in range(len(clips))]
