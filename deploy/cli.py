@@ -21,6 +21,14 @@ app = typer.Typer(
 )
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that oddsight-train made.")]
+CalibrationData = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="int8: a camera's JPEGs and PNGs in order of name, or a folder of such folders; may be given again. "
+        "They must not show the bundle's golden sequences. Not needed if the int8 graph was made before.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
@@ -81,14 +89,7 @@ def build(
         Literal["f16", "f32", "int8"],
         typer.Option(help="Of convolutions and matrix products; int8: of the convolutions that keep the scores."),
     ] = "f16",
-    calibration_data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="int8: a camera's JPEGs and PNGs in order of name, or a folder of such folders; may be given again. "
-            "They must not show the bundle's golden sequences. Not needed if the int8 graph was made before.",
-        ),
-    ] = None,
+    calibration_data: CalibrationData = None,
     bucket: Annotated[
         list[int] | None, typer.Option(min=1, max=1024, help="Batch size; may be given again. Default: 1, 8, 32 and 128.")
     ] = None,

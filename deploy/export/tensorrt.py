@@ -84,15 +84,8 @@ def make_plan(
     require_writable(bundle, "no plan could be kept; build")
     graph = serving_graph(bundle, precision, calibration, lambda done, total: on_progress(QUANTIZING, done, total))
     graph_sha256, cache = sha256(graph.content), _timing_cache_path(current)
-    built = build_plan(
-        library,
-        graph.content,
-        precision,
-        options,
-        name=f"{bundle.model_id} {graph_sha256[:12]}",
-        timing_cache=_read_or_empty(cache),
-        on_progress=on_progress,
-    )
+    name, timings = f"{bundle.model_id} {graph_sha256[:12]}", _read_or_empty(cache)
+    built = build_plan(library, graph.content, precision, options, name=name, timing_cache=timings, on_progress=on_progress)
     if built.timing_cache:
         cache.parent.mkdir(parents=True, exist_ok=True)
         replace_file(cache, built.timing_cache)
