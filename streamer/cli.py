@@ -21,8 +21,7 @@ config_app = typer.Typer(help="Inspect the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
 ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults."),
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults.")
 ]
 
 

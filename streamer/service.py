@@ -25,8 +25,7 @@ from streamer.pipeline.decide import Decider
 from streamer.pipeline.decode import MessageDecoder
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.score import Scorer
-from streamer.redis.client import check_redis, make_redis
-from streamer.redis.progress import RedisProgressStore
+from streamer.redis import RedisProgressStore, check_redis, make_redis
 
 log = structlog.get_logger("oddsight.service")
 

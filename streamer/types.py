@@ -1,10 +1,12 @@
-"""The values that travel through the service, from the Kafka message to the scored frame."""
+"""The values that travel through the service, from the Kafka message to the event in Redis."""
 
+import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from deploy.handles import FrameHandle, StateHandle
 from deploy.image import AnyFrame
@@ -41,7 +43,7 @@ class FrameMessage:
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
     timestamp_ms: int
-    """The record's timestamp, set by the producer or the broker."""
+    """Set by the producer or the broker."""
 
     def __str__(self) -> str:
         return f"{self.partition}@{self.offset}"
@@ -69,9 +71,6 @@ class FrameInfo:
     width_px: int
     """Width of the image that the camera sent, before it was resized for the model."""
     height_px: int
-
-    def __str__(self) -> str:
-        return f"{self.partition}@{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +120,64 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one frame."""
+    """The result of one frame; without score and heat map, float32 (h, w), if the frame completes no clip."""
 
     info: FrameInfo
     clip_from: int | None
     """See :class:`Clip`."""
     score: float | None = None
-    """None if the frame completes no clip."""
     heatmap: NDArray[np.float32] | None = None
-    """float32 (h, w); None if there is no score."""
+
+
+# Version 1 of the entries of the Redis Stream {prefix}:events. The docstrings go into event.schema.json.
+class Event(BaseModel):
+    """One entry. In Redis all fields are strings; a field that does not apply is absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Oddsight event", use_attribute_docstrings=True)
+
+    schema_version: Literal["1"] = Field(default="1", alias="schema")
+    event_id: str
+    """The same for all entries of one event. Derived from its first frame, so that a replay does not create a second event."""
+    kind: Literal["start", "update", "end"]
+    camera_id: str
+    started_at_ms: int
+    """Capture time of the event's first frame, in milliseconds since the Unix epoch."""
+    captured_at_ms: int
+    """Capture time of the frame that caused this entry."""
+    ended_at_ms: int | None = None
+    """Capture time of the last frame whose score reached the exit threshold; only in ``end``."""
+    score: float | None = None
+    """Score of the frame that caused this entry; absent if that frame has none."""
+    peak_score: float
+    """Highest score of the event so far."""
+    threshold: float
+    """The camera's enter threshold."""
+    calibration_id: str
+    """Short hash of the thresholds and score statistics of the bundle."""
+    model_id: str
+    """Identifies the network's weights."""
+    engine: str
+    """Name of the engine that computed the score."""
+    region: str | None = Field(default=None, pattern=r"^\d+,\d+,\d+,\d+$")
+    """``x,y,w,h`` in pixels of the camera's image: where the score comes from. Only in ``start`` and ``update``."""
+    topic: str
+    partition: int
+    offset: int
+    """Kafka position of the frame that caused this entry."""
+    scored_at_ms: int
+    """When the service wrote this entry, in milliseconds since the Unix epoch."""
+
+    def fields(self) -> dict[str, str]:
+        """The entry as written to Redis."""
+        content = self.model_dump(by_alias=True, exclude_none=True)
+        return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in content.items()}
+
+
+def event_id(info: FrameInfo) -> str:
+    """Id of the event that starts with this frame; the same whenever the frame is read.
+
+    It covers the capture time, because offsets start again when a topic is deleted and created again.
+    """
+    partition = info.partition
+    origin = f"{partition.topic}\n{partition.number}\n{info.offset}\n{info.camera_id}\n{info.captured_at_ms}"
+    return hashlib.sha256(origin.encode()).hexdigest()[:16]

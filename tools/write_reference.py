@@ -24,8 +24,8 @@ import deploy.cli
 import streamer.cli
 import trainer.cli
 from streamer.config import ENVIRONMENT, Settings
-from streamer.event import Event
 from streamer.monitoring import Metrics
+from streamer.types import Event
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -90,7 +90,7 @@ def events_page() -> str:
         "Each entry of the Redis Stream `{prefix}:events` is a flat map of strings. The JSON Schema is "
         "[event.schema.json](../../streamer/event.schema.json). How to read the stream: [subscribe.md](../subscribe.md)."
     )
-    return _page(["# Event fields", intro, _table(("field", "form", "always there", "meaning"), rows)], "streamer/event.py")
+    return _page(["# Event fields", intro, _table(("field", "form", "always there", "meaning"), rows)], "streamer/types.py")
 
 
 def commands_page() -> str:

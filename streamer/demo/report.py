@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 from rich.text import Text
 
-from streamer.event import Event
-from streamer.redis.subscriber import ScoreEntry
+from streamer.redis import ScoreEntry
+from streamer.types import Event
 
 
 class AnomalyInterval(BaseModel):

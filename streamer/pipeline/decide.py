@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle
 from deploy.decision import DecisionRule, EventChange, Observation, decide
 from streamer.config import Settings, camera_rule
-from streamer.event import Event, event_id
 from streamer.interfaces import CameraState, Fields
-from streamer.types import Outcome
+from streamer.types import Event, Outcome, event_id
 
 _REGION_LEVEL = 0.5
 """Heat map cells above this fraction of the way from the minimum to the maximum belong to the region."""

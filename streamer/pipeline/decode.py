@@ -11,6 +11,9 @@ from streamer.types import CAMERA_ID_RULE, UNREADABLE, CameraFrame, FrameInfo, F
 _LATEST_MS = 253_402_300_799_999
 """End of the year 9999; later capture times are rejected."""
 
+_Header = tuple[str, int]
+"""camera_id and capture time in milliseconds."""
+
 log = structlog.get_logger("oddsight.decode")
 
 
@@ -30,50 +33,37 @@ class MessageDecoder:
         Raises:
             DecoderFailed: the decoder itself no longer works.
         """
-        headers = [_read_headers(message) for message in messages]
-        valid = [message for message, header in zip(messages, headers, strict=True) if not isinstance(header, Rejected)]
-        images = iter(self._images.decode([message.value or b"" for message in valid]))
-        results = [
-            header if isinstance(header, Rejected) else _result(message, header, next(images))
-            for message, header in zip(messages, headers, strict=True)
+        pairs = [(message, _read_headers(message)) for message in messages]
+        valid = [message.value or b"" for message, header in pairs if not isinstance(header, Rejected)]
+        images = iter(self._images.decode(valid))
+        return [
+            header if isinstance(header, Rejected) else self._result(message, header, next(images)) for message, header in pairs
         ]
-        self._warn_once(results)
-        return results
 
-    def _warn_once(self, results: list[CameraFrame | Rejected]) -> None:
-        """Log the first image that the chosen decoder left to another one; the metric counts all of them."""
-        if self._warned:
-            return
-        for result in results:
-            if isinstance(result, CameraFrame) and result.decoder != self._images.name:
-                self._warned = True
-                log.warning(
-                    "an image was decoded by another decoder than the chosen one; further ones are only counted",
-                    decoder=self._images.name,
-                    decoded_by=result.decoder,
-                    message=str(result.info),
-                    camera_id=result.info.camera_id,
-                )
-                return
+    def _result(self, message: FrameMessage, header: _Header, image: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
+        if isinstance(image, BadFrame):
+            return Rejected(message, image.reason, str(image))
+        if image.decoder != self._images.name and not self._warned:
+            self._warned = True
+            log.warning(
+                "an image was decoded by another decoder than the chosen one; further ones are only counted",
+                decoder=self._images.name,
+                decoded_by=image.decoder,
+                message=str(message),
+                camera_id=header[0],
+            )
+        info = FrameInfo(message.partition, message.offset, *header, image.width_px, image.height_px)
+        return CameraFrame(info, image.frame, image.decoder)
 
 
-def _read_headers(message: FrameMessage) -> tuple[str, int] | Rejected:
-    """camera_id and capture time in milliseconds."""
+def _read_headers(message: FrameMessage) -> _Header | Rejected:
     unreadable = _header(message, UNREADABLE)
     if unreadable is not None:
-        detail = f"the Kafka client cannot read the record: {unreadable.decode(errors='replace')}"
-        return Rejected(message, "unreadable", detail)
+        return Rejected(message, "unreadable", f"the Kafka client cannot read the record: {unreadable.decode(errors='replace')}")
     try:
         return _camera_id(message.key), _captured_at_ms(message)
     except BadFrame as error:
         return Rejected(message, error.reason, str(error))
-
-
-def _result(message: FrameMessage, header: tuple[str, int], image: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
-    if isinstance(image, BadFrame):
-        return Rejected(message, image.reason, str(image))
-    info = FrameInfo(message.partition, message.offset, *header, image.width_px, image.height_px)
-    return CameraFrame(info, image.frame, image.decoder)
 
 
 def _camera_id(key: bytes | None) -> str:

@@ -9,12 +9,9 @@ import pytest
 from deploy.decision import OpenEvent
 from streamer.config import RedisSettings
 from streamer.errors import Fenced
-from streamer.event import Event
 from streamer.interfaces import CameraState, Fields, Progress, ProgressStore, Step
-from streamer.redis.client import make_redis
-from streamer.redis.progress import RedisProgressStore
-from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
-from streamer.types import Partition
+from streamer.redis import RedisProgressStore, ScoreEntry, Subscriber, Updates, make_redis
+from streamer.types import Event, Partition
 from tests.harness.fakes import MemoryProgressStore
 from tests.harness.service import Results
 

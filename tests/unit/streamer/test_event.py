@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from streamer.event import Event, event_id
-from streamer.types import FrameInfo, Partition
+from streamer.types import Event, FrameInfo, Partition, event_id
 from tools.write_reference import event_schema
 
 SCHEMA: dict[str, Any] = json.loads(files("streamer").joinpath("event.schema.json").read_text(encoding="utf-8"))

@@ -6,8 +6,8 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from streamer.event import Event
-from streamer.redis.subscriber import ScoreEntry, Updates
+from streamer.redis import ScoreEntry, Updates
+from streamer.types import Event
 from streamer.watch import Dashboard, event_line
 from tests.harness.fakes import FakeClock
 

@@ -1,0 +1,236 @@
+"""Everything that talks to Redis: the client, the store of progress, and the subscriber of scores and events."""
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import redis
+from pydantic import ValidationError
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.retry import Retry
+
+from deploy.errors import ConfigError
+from streamer.config import RedisSettings
+from streamer.errors import Fenced, RedisUnavailable
+from streamer.interfaces import CameraState, Fields, Progress, Step
+from streamer.types import Event, Partition
+
+_CONNECT_TIMEOUT_S = 3.0
+_REPLY_TIMEOUT_S = 5.0
+_CAMERA_SCAN_EVERY_S = 1.0
+_MAX_ENTRIES = 1_000
+"""Entries read from one stream in one poll."""
+
+# Special before general. The cause of a failed connection is in the error's context.
+_EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
+    (BusyLoadingError, "it is still loading its data from disk: wait"),
+    (NoPermissionError, "its ACL forbids this user the command or the key: allow keys that start with redis.prefix"),
+    (AuthenticationError, "user name or password missing or refused: check redis.password and redis.url"),
+    (ReadOnlyError, "this is a read-only replica: redis.url must name the primary"),
+    (OutOfMemoryError, "its memory is full: raise maxmemory, or lower redis.max_scores and redis.max_events"),
+    (socket.gaierror, "the host name does not resolve: check redis.url and the DNS of this machine"),
+    (ConnectionRefusedError, "nothing listens there: check that Redis runs, then the port in redis.url"),
+    (ssl.SSLError, "TLS failed: check the certificate, and whether redis.url should start with redis:// instead of rediss://"),
+    (FileNotFoundError, "the socket file does not exist: check that Redis runs, then redis.url"),
+    (
+        redis.TimeoutError,
+        "no answer in time: it hangs, is not a Redis, is behind a firewall, or redis.url mixes up redis:// and rediss://",
+    ),
+)
+
+# One hash for each partition and consumer group holds the next offset and each camera's state. A step is one call of this
+# script: it advances the next offset, replaces the states of its cameras and appends scores and events, but only if the stored
+# next offset is the one the step starts from. Otherwise nothing is written and the caller is fenced. That covers a consumer that
+# was suspended and wakes up, two consumers that both believe they own a partition, a lost reply, and a Redis restored from an
+# older snapshot; the remedy is always to read the progress again and go on from it.
+#
+# KEYS: progress hash, stream of events, then the stream of scores of each camera that has scores in the step.
+# ARGV: expected next offset ('' for none), number of hash pairs, the pairs, max events, max scores, number of entries, then for
+# each entry: index of its key, number of strings, the strings.
+_STEP = """
+local stored = redis.call('HGET', KEYS[1], 'next_offset') or ''
+if stored ~= ARGV[1] then return {0, stored} end
+local at = 3
+for _ = 1, tonumber(ARGV[2]) do
+  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+local max_events, max_scores, entries = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+at = at + 3
+for _ = 1, entries do
+  local key, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local kept = key == 2 and max_events or max_scores
+  redis.call('XADD', KEYS[key], 'MAXLEN', '~', kept, '*', unpack(ARGV, at + 2, at + 1 + count))
+  at = at + 2 + count
+end
+return {1, ARGV[4]}
+"""
+
+
+def make_redis(settings: RedisSettings) -> redis.Redis:
+    """A client that returns text. It connects with the first command and reconnects after a lost connection.
+
+    A failed command is not retried: it may have been executed, and only the caller knows whether twice does harm.
+
+    Raises:
+        ConfigError: the URL is not valid.
+    """
+    # redis-py refuses the option for Unix sockets.
+    options: dict[str, Any] = {} if settings.url.startswith("unix:") else {"socket_keepalive": True}
+    try:
+        client = redis.Redis.from_url(
+            settings.url,
+            **options,
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            socket_timeout=_REPLY_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+    except ValueError as error:
+        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error
+    if settings.password is not None:  # passed to from_url, a password in the URL would win
+        client.connection_pool.connection_kwargs["password"] = settings.password.get_secret_value()
+    return client
+
+
+def check_redis(client: redis.Redis) -> None:
+    """Ping Redis; raises RedisUnavailable, which says what is wrong and what to check."""
+    with redis_errors():
+        client.ping()
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn errors of the Redis client inside the block into RedisUnavailable."""
+    try:
+        yield
+    except redis.RedisError as error:
+        causes = error, error.__context__
+        explanations = [text for kind, text in _EXPLANATIONS if any(isinstance(cause, kind) for cause in causes)]
+        text = f"{explanations[0]} ({error})" if explanations else f"{error}: check redis.url, and whether a Redis answers there"
+        raise RedisUnavailable(f"Redis: {text}") from error
+
+
+class RedisProgressStore:
+    """:class:`~streamer.interfaces.ProgressStore` in Redis."""
+
+    def __init__(self, client: redis.Redis, settings: RedisSettings, consumer_group: str) -> None:
+        self._client = client
+        self._settings = settings
+        self._consumer_group = consumer_group
+        self._step = client.register_script(_STEP)
+
+    def _progress_key(self, partition: Partition) -> str:
+        return f"{self._settings.prefix}:progress:{self._consumer_group}:{partition.topic}:{partition.number}"
+
+    def read(self, partition: Partition) -> Progress:
+        with redis_errors():
+            stored = cast("dict[str, str]", self._client.hgetall(self._progress_key(partition)))
+        next_offset = stored.pop("next_offset", None)
+        cameras = {name.removeprefix("camera:"): CameraState.model_validate_json(state) for name, state in stored.items()}
+        return Progress(None if next_offset is None else int(next_offset), cameras)
+
+    def apply(self, step: Step) -> None:
+        keys, arguments = self._script_call(step)
+        with redis_errors():
+            applied, stored = cast("tuple[int, str]", self._step(keys=keys, args=arguments))
+        if not applied:
+            raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
+
+    def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
+        cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
+        keys = [self._progress_key(step.partition), self._settings.events_key, *map(self._settings.scores_key, cameras)]
+        pairs = {"next_offset": str(step.next_offset)}
+        pairs |= {f"camera:{camera_id}": state.model_dump_json() for camera_id, state in step.cameras.items()}
+        key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=3)}
+        entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
+        entries += [(2, fields) for fields in step.events]
+        arguments: list[Any] = ["" if step.expected is None else step.expected, len(pairs), *_flat(pairs)]
+        arguments += [self._settings.max_events, self._settings.max_scores, len(entries)]
+        for index, fields in entries:
+            arguments += [index, 2 * len(fields), *_flat(fields)]
+        return keys, arguments
+
+
+def _flat(fields: Fields) -> list[str]:
+    return [text for pair in fields.items() for text in pair]
+
+
+class ScoreEntry(NamedTuple):
+    """One entry of a camera's stream of scores."""
+
+    camera_id: str
+    captured_at_ms: int
+    score: float
+    threshold: float
+    scored_at_ms: int
+
+
+class Updates(NamedTuple):
+    """Entries added since the last poll; of each stream in order."""
+
+    scores: list[ScoreEntry]
+    events: list[Event]
+
+
+class Subscriber:
+    """Follows the stream of events and every camera's stream of scores."""
+
+    def __init__(self, client: redis.Redis, settings: RedisSettings, *, from_start: bool) -> None:
+        """``from_start``: read all entries that Redis still has, instead of only those added from now on."""
+        self._client = client
+        self._events_key = settings.events_key
+        self._scores_prefix = settings.scores_key("")
+        self._last_ids: dict[str, str] = {}
+        self._scan_at_s = 0.0
+        with redis_errors():
+            self._find_cameras(from_start=from_start)
+            self._follow(self._events_key, from_start=from_start)
+
+    def poll(self, wait_s: float) -> Updates:
+        """The new entries; waits at most ``wait_s`` for the first one.
+
+        Raises:
+            RedisUnavailable: call again later; no entry is skipped.
+        """
+        with redis_errors():
+            if time.monotonic() >= self._scan_at_s:
+                self._find_cameras(from_start=True)
+            answer: Any = self._client.xread(cast("Any", self._last_ids), count=_MAX_ENTRIES, block=max(1, round(wait_s * 1000)))
+        # redis-py returns a list of pairs, or a dict of lists of entry lists.
+        by_stream = [(key, entries[0]) for key, entries in answer.items()] if isinstance(answer, dict) else answer or []
+        updates = Updates([], [])
+        for key, entries in by_stream:
+            self._last_ids[key] = entries[-1][0]
+            for _, fields in entries:
+                if key != self._events_key:
+                    updates.scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
+                elif (event := _event(fields)) is not None:
+                    updates.events.append(event)
+        return updates
+
+    def _find_cameras(self, *, from_start: bool) -> None:
+        self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S
+        for key in self._client.scan_iter(match=f"{self._scores_prefix}*", _type="STREAM"):
+            if key not in self._last_ids:
+                self._follow(key, from_start=from_start)
+
+    def _follow(self, key: str, *, from_start: bool) -> None:
+        newest = [] if from_start else cast("list[tuple[str, Any]]", self._client.xrevrange(key, count=1))
+        self._last_ids[key] = newest[0][0] if newest else "0-0"
+
+
+def _event(fields: dict[str, str]) -> Event | None:
+    try:
+        return Event.model_validate(fields)
+    except ValidationError:
+        return None  # written by another version of the schema
+
+
+def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:
+    captured_at_ms, scored_at_ms = int(fields["captured_at_ms"]), int(fields["scored_at_ms"])
+    return ScoreEntry(camera_id, captured_at_ms, float(fields["score"]), float(fields["threshold"]), scored_at_ms)
