@@ -74,12 +74,13 @@ def _worst_frames(scores: Scores, of_class: _Flags, wrong_side: _Flags, *, sign:
     for name, row in scores.items():
         frames = np.flatnonzero(of_class[name] & np.isfinite(row))
         wrong = frames[wrong_side[name][frames]]
-        for stretch in np.split(wrong, np.flatnonzero(np.diff(wrong) > round(MAX_GAP_S * fps)) + 1) if len(wrong) else []:
+        starts = np.flatnonzero(np.diff(wrong, prepend=-np.inf) > round(MAX_GAP_S * fps))
+        for stretch in np.split(wrong, starts)[1:]:  # what lies before the first start is empty
             worst = int(stretch[(sign * row[stretch]).argmax()])
             mistakes.append(Mistake(name, worst, float(row[worst]), int(stretch[0]), int(stretch[-1]), wrong=True))
         if len(frames) and not len(wrong):
-            best = int(frames[(sign * row[frames]).argmax()])
-            mistakes.append(Mistake(name, best, float(row[best]), best, best, wrong=False))
+            worst = int(frames[(sign * row[frames]).argmax()])
+            mistakes.append(Mistake(name, worst, float(row[worst]), worst, worst, wrong=False))
     return sorted(mistakes, key=lambda mistake: -sign * mistake.score)
 
 
