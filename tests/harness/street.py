@@ -46,7 +46,7 @@ def write_data_set(root: Path) -> None:
 
 
 def quiet() -> Console:
-    return Console(file=StringIO())
+    return Console(file=StringIO(), width=200)
 
 
 def train(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[ServingNetwork, dict[str, Any]]:

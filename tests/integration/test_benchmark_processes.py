@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_S = 90.0
 
 
-def test_work_is_done_elsewhere_with_one_thread_each_and_errors_are_outcomes():
+def test_processes_with_one_thread_and_errors():
     threads, outcomes = [], {}
     run_in_processes(side_jobs.number_of_threads, [1], 1, lambda _, found: threads.append(found))
     run_in_processes(side_jobs.fail_at_two, [1, 2, 3], 1, outcomes.__setitem__)
@@ -30,7 +30,7 @@ def test_work_is_done_elsewhere_with_one_thread_each_and_errors_are_outcomes():
     assert isinstance(outcomes[2], TrainingDiverged)
 
 
-def test_a_process_killed_from_outside_is_told_with_what_to_do():
+def test_killed_process():
     with pytest.raises(RunsUnfinished, match="fewer --jobs"):
         run_in_processes(side_jobs.be_killed, [1], 1, lambda *_: None)
 
@@ -80,7 +80,7 @@ def command(folder: Path, *more: str) -> list[str]:
     ]
 
 
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_keeps_results_and_resumes(tmp_path):
     folder, rng = tmp_path, np.random.default_rng(0)
     savemat(folder / "one.mat", {"X": rng.normal(size=(120, 4)), "y": np.repeat([0, 1], [100, 20])[:, None]})
     interrupted = subprocess.Popen(

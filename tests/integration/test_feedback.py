@@ -1,6 +1,5 @@
-"""The command that learns from operators' marks, from their file to the bundle, with hardly any training."""
+"""Training with annotations of operators, from their file to the bundle, in very few steps."""
 
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
+from tests.harness.street import quiet, train
 from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.errors import BadFeedback, CheckpointUnusable
@@ -23,7 +23,7 @@ HEADER = "video,first_frame,last_frame,mark,x,y,width,height"
 
 
 def write_walk(folder: Path, seed: int, frames: int = 60) -> None:
-    """Somebody who walks along a street, back and forth."""
+    """A person who walks along a street, back and forth."""
     road = np.random.default_rng(7).normal(110, 6, (HEIGHT_PX, WIDTH_PX)).astype(np.uint8)
     person = np.kron(np.random.default_rng(seed).integers(20, 235, (8, 6)), np.ones((2, 2))).astype(np.uint8)
     folder.mkdir(parents=True)
@@ -42,41 +42,36 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def told(tmp_path: Path, *lines: str) -> FitConfig:
+def with_feedback(tmp_path: Path, *lines: str) -> FitConfig:
     path = tmp_path / "marked" / "marks.csv"
     path.write_text("\n".join([HEADER, *lines]))
     return FIT.model_copy(update={"feedback": path})
 
 
-def quiet() -> Console:
-    return Console(file=StringIO(), width=200)
-
-
-def trained(data: Path, out: Path, config: FitConfig, screen: Console) -> tuple[float, dict[str, Any]]:
-    """A weight of the judge, and what the bundle would tell."""
-    context = DistributedContext()
-    network, metrics = training.train(training.prepare(data, out, config, context, screen), context, screen)
+def train_bias(data: Path, out: Path, config: FitConfig, screen: Console | None = None) -> tuple[float, dict[str, Any]]:
+    """A weight of the anomaly net, and the metrics for the bundle."""
+    network, metrics = train(data, out, config, screen)
     return network.judge.strange.bias.item(), metrics
 
 
-def test_every_word_changes_the_judge_and_nothing_but_the_words_does(data, tmp_path):
+def test_annotations_change_anomaly_net(data, tmp_path):
     lines = ["gate,5,20,anomaly,0,16,96,40", "gate,5,20,anomaly,0,16,96,40", "gate,5,20,normal,0,16,96,40"]
-    biases = [trained(data, tmp_path / str(number), told(tmp_path, line), quiet())[0] for number, line in enumerate(lines)]
-    plain, metrics = trained(data, tmp_path / "plain", FIT, quiet())
+    biases = [train_bias(data, tmp_path / str(number), with_feedback(tmp_path, line))[0] for number, line in enumerate(lines)]
+    plain, metrics = train_bias(data, tmp_path / "plain", FIT)
     assert biases[0] == biases[1]
     assert len({*biases, plain}) == 3
     assert metrics["feedback"] is None
 
 
-def test_screen_and_bundle_tell_what_was_said(data, tmp_path):
+def test_feedback_in_output_and_bundle(data, tmp_path):
     screen = quiet()
-    marks = told(tmp_path, "gate,5,20,anomaly,0,16,96,40", "gate,30,35,normal,,,,")
-    feedback = trained(data, tmp_path / "out", marks, screen)[1]["feedback"]
+    marks = with_feedback(tmp_path, "gate,5,20,anomaly,0,16,96,40", "gate,30,35,normal,,,,")
+    feedback = train_bias(data, tmp_path / "out", marks, screen)[1]["feedback"]
     assert (feedback["anomaly"], feedback["normal"], len(feedback["sha256"])) == (1, 1, 64)
     assert "1 stretches of 16 frames marked anomaly, 1 stretches of 6 frames marked normal" in screen.file.getvalue()
 
 
-def test_a_checkpoint_made_with_other_feedback_is_not_gone_on_from(data, tmp_path, monkeypatch):
+def test_rejects_checkpoint_of_other_feedback(data, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
@@ -85,20 +80,20 @@ def test_a_checkpoint_made_with_other_feedback_is_not_gone_on_from(data, tmp_pat
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "make_bundle", killed)
-        config = told(tmp_path, "gate,5,20,anomaly,,,,").model_copy(update={"checkpoint_every_s": 0})
+        config = with_feedback(tmp_path, "gate,5,20,anomaly,,,,").model_copy(update={"checkpoint_every_s": 0})
         with pytest.raises(Stopped):
             training.fit(data, tmp_path / "out", config, quiet())
     assert (tmp_path / "out" / CHECKPOINT_FOLDER).is_dir()
     with pytest.raises(CheckpointUnusable, match="was made with feedback = "):
-        training.fit(data, tmp_path / "out", told(tmp_path, "gate,5,20,normal,,,,"), quiet())
+        training.fit(data, tmp_path / "out", with_feedback(tmp_path, "gate,5,20,normal,,,,"), quiet())
 
 
-def test_models_that_cannot_learn_from_marks_say_so(data, tmp_path):
-    config = told(tmp_path, "gate,5,20,anomaly,,,,").model_copy(update={"model": "video-ganomaly", "network": {}})
+def test_rejects_model_without_feedback(data, tmp_path):
+    config = with_feedback(tmp_path, "gate,5,20,anomaly,,,,").model_copy(update={"model": "video-ganomaly", "network": {}})
     with pytest.raises(ConfigError, match="--feedback is for --model video-ede; video-ganomaly learns from normal footage alone"):
         training.prepare(data, tmp_path / "out", config, DistributedContext(), quiet())
 
 
-def test_marks_that_do_not_fit_their_footage_are_told_before_the_training(data, tmp_path):
+def test_rejects_annotations_before_training(data, tmp_path):
     with pytest.raises(BadFeedback, match=r"marks\.csv: line 2: 'gate' has frames 0 to 59, the interval ends at 60"):
-        training.prepare(data, tmp_path / "out", told(tmp_path, "gate,5,60,anomaly,,,,"), DistributedContext(), quiet())
+        training.prepare(data, tmp_path / "out", with_feedback(tmp_path, "gate,5,60,anomaly,,,,"), DistributedContext(), quiet())

@@ -54,13 +54,13 @@ def fitted(video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundl
     return training.fit(video, tmp_path_factory.mktemp("bundle"), FIT, screen), screen.file.getvalue()
 
 
-def test_the_last_tenth_is_neither_learned_from_nor_calibrated_on(video, tmp_path):
+def test_last_tenth_is_set_aside(video, tmp_path):
     run = training.prepare(video, tmp_path, FIT, DistributedContext(), Console(file=StringIO()))
     (learned,), (held_out,), (last,) = run.split.train, run.split.validation, run.split.holdout
     assert [part.index[[0, -1]].tolist() for part in (learned, held_out, last)] == [[0, 575], [576, 719], [720, 799]]
 
 
-def test_what_hurries_there_is_the_most_unusual_moment(fitted):
+def test_fast_object_is_most_unusual(fitted):
     bundle, _ = fitted
     report = json.loads((bundle.path / "unusual.json").read_text())
     strangest = report["moments"][0]
@@ -71,7 +71,7 @@ def test_what_hurries_there_is_the_most_unusual_moment(fitted):
     assert (report["model_id"], report["threshold"]) == (bundle.model_id, bundle.calibration.enter)
 
 
-def test_every_moment_has_a_picture_with_its_heat_map(fitted):
+def test_moments_have_pictures(fitted):
     bundle, _ = fitted
     report = json.loads((bundle.path / "unusual.json").read_text())
     pictures = [cv2.imread(str(bundle.path / moment["picture"])) for moment in report["moments"]]
@@ -81,7 +81,7 @@ def test_every_moment_has_a_picture_with_its_heat_map(fitted):
     }
 
 
-def test_80_seconds_are_too_little_and_the_screen_says_why(fitted):
+def test_80_seconds_are_too_little(fitted):
     bundle, said = fitted
     enough = json.loads((bundle.path / "unusual.json").read_text())["enough"]
     assert enough["verdict"] == VERDICTS[2]
@@ -93,5 +93,5 @@ def test_80_seconds_are_too_little_and_the_screen_says_why(fitted):
     assert "1.3 minutes of footage" in said
 
 
-def test_the_report_lies_beside_the_bundles_own_files(fitted):
+def test_report_is_not_part_of_bundle(fitted):
     assert read_bundle(fitted[0].path).manifest.files.keys().isdisjoint({"unusual.json"})

@@ -1,4 +1,4 @@
-"""Footage to bundle to evaluation, with a really (if briefly) trained network on footage made here."""
+"""From footage to bundle and evaluation, with a network that is trained briefly on generated footage."""
 
 import json
 import shutil
@@ -45,27 +45,27 @@ def figures(bundle: Bundle, data: Path) -> dict:
     return as_json(evaluate(bundle.path, data, "onnx", quiet()))
 
 
-def test_a_finished_run_leaves_a_verified_bundle_and_no_checkpoint(bundle):
+def test_fit_writes_bundle_without_checkpoint(bundle):
     assert read_bundle(bundle.path).model_id.startswith("video-ganomaly-")
     assert bundle.spec == ClipSpec(length=4, height_px=HEIGHT_PX, width_px=WIDTH_PX, colour="gray", fps=10.0)
     assert bundle.manifest.metrics["steps"] == 150
     assert not (bundle.path / ".checkpoint").exists()
 
 
-def test_every_engine_gives_the_trained_networks_scores(bundle):
+def test_engines_agree_with_network(bundle):
     lines = list(check_engines(bundle))
     assert [line.split(":")[0] for line in lines] == ["engine openvino", "engine onnx", "engine torch"]
     assert all("agrees on 8 clips" in line for line in lines)
 
 
-def test_golden_clips_are_held_out_ones(bundle, data):
+def test_golden_clips_are_held_out(bundle, data):
     split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
-    bank = ClipDataset(split.validation, bundle.spec.length)
-    held_out = {clip.tobytes() for clips in bank.batches(16) for clip in clips}
+    dataset = ClipDataset(split.validation, bundle.spec.length)
+    held_out = {clip.tobytes() for clips in dataset.batches(16) for clip in clips}
     assert all(clip.tobytes() in held_out for clip in read_golden(bundle).clips)
 
 
-def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
+def test_calibrates_on_held_out_footage(bundle, data):
     """Scored again from the bundle; the test split is no part of it."""
     split = split_by_video(load_all_footage(training_sources(data), bundle.spec), bundle.spec.length)
     scores = np.concatenate([row for _, row in score_clips(load_engine(bundle, EngineRequest("torch")), split.validation)])
@@ -74,7 +74,7 @@ def test_thresholds_come_from_held_out_training_footage_alone(bundle, data):
     assert bundle.calibration.median == pytest.approx(scores[(len(scores) + 1) // 2 - 1], rel=1e-4)
 
 
-def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(data, tmp_path, no_graph):
+def test_test_clips_do_not_affect_training(data, tmp_path, no_graph):
     """Neither weights and stopping nor scale and thresholds: training footage alone gives the same bundle, bit for bit."""
     config = FIT.model_copy(update={"max_steps": 12, "validate_every_steps": 2})
     shutil.copytree(data / "training", tmp_path / "alone" / "training")
@@ -85,23 +85,23 @@ def test_what_there_is_to_test_on_changes_nothing_that_is_learned_or_calibrated(
     assert with_test.manifest.metrics["validation_step"] == alone.manifest.metrics["validation_step"] > 0
 
 
-def test_a_faster_blob_scores_higher_than_all_that_is_normal(figures):
+def test_faster_blob_scores_higher(figures):
     assert figures["streaming"]["frame_auc"] > 0.9
     assert set(figures["streaming"]["clip_auc"]) == {"rush0", "rush1"}
 
 
-def test_without_the_motion_input_it_does_not(data, tmp_path, no_graph):
+def test_without_motion_input_it_does_not(data, tmp_path, no_graph):
     still = FIT.model_copy(update={"max_steps": 60, "network": {**NETWORK, "motion": False}})
     blind = training.fit(data, tmp_path, still, quiet())
     assert evaluate(blind.path, data, "torch", quiet()).model.streaming.frame_auc < 0.75
 
 
-def test_the_rushes_are_the_true_events(figures):
+def test_rushes_are_true_events(figures):
     assert figures["events"]["true"] == 2
     assert figures["events"]["false_per_camera_hour"] == pytest.approx(figures["events"]["false"] / (180 / 10 / 3600), abs=0.01)
 
 
-def test_offline_scores_are_one_a_frame_and_nothing_before_the_first_full_clip(bundle, data):
+def test_scores_from_first_full_clip(bundle, data):
     clips = load_all_footage(training_sources(data)[:1], bundle.spec)
     scores = dict(score_clips(load_engine(bundle, EngineRequest("onnx")), clips))["calm0"]
     assert scores.shape == (60,)
@@ -109,27 +109,27 @@ def test_offline_scores_are_one_a_frame_and_nothing_before_the_first_full_clip(b
     assert frame_auc({"calm0": scores}, {"calm0": np.zeros(60, np.uint8)}, 0.0) is None
 
 
-def test_evaluate_prints_one_json_object_and_nothing_else_on_stdout_and_writes_a_report(bundle, data, tmp_path):
+def test_evaluate_json_and_report(bundle, data, tmp_path):
     command = [sys.executable, "-c", "from trainer.cli import main; main()", "evaluate", "--json"]
     command += ["--bundle", bundle.path, "--data", data, "--report", tmp_path / "report"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     assert bundle.model_id in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert {"streaming", "literature", "baselines", "events", "frames", "clips", "model_id", "engine"} <= set(found)
-    assert {"frame_auc", "mean_clip_auc"} <= set(found["streaming"])
-    assert 0.5 < found["baselines"]["flow_magnitude"]["streaming"]["frame_auc"] <= 1
-    assert {"true", "found", "false", "false_per_camera_hour", "median_delay_s"} <= set(found["events"])
-    assert found["baselines"]["steady_speed"]["streaming"]["pixel_auc"] is None  # there are no masks
-    assert (found["frames"], found["clips"], found["model_id"]) == (180, 3, bundle.model_id)
+    assert {"streaming", "literature", "baselines", "events", "frames", "clips", "model_id", "engine"} <= set(result)
+    assert {"frame_auc", "mean_clip_auc"} <= set(result["streaming"])
+    assert 0.5 < result["baselines"]["flow_magnitude"]["streaming"]["frame_auc"] <= 1
+    assert {"true", "found", "false", "false_per_camera_hour", "median_delay_s"} <= set(result["events"])
+    assert result["baselines"]["steady_speed"]["streaming"]["pixel_auc"] is None  # there are no masks
+    assert (result["frames"], result["clips"], result["model_id"]) == (180, 3, bundle.model_id)
 
 
-def test_footage_too_short_to_calibrate_on_is_refused_before_the_training(tmp_path):
+def test_rejects_short_footage_before_training(tmp_path):
     write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
     with pytest.raises(TooLittleFootage, match="19 normal frames can be scored"):
         training.prepare(tmp_path / "short", tmp_path / "out", FIT, DistributedContext(), quiet())
 
 
-def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
+def test_mistake_prints_one_line(tmp_path):
     command = [sys.executable, "-c", "from trainer.cli import main; main()", "fit", "--data", tmp_path / "no", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -137,9 +137,9 @@ def test_a_users_mistake_is_one_line_and_no_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, monkeypatch):
+def test_resumed_run_has_same_weights(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
-    undisturbed = train(data, tmp_path / "a", config)
+    uninterrupted = train(data, tmp_path / "a", config)
     real_draw, calls = TensorSamples.draw, []
 
     def interrupted_draw(samples, numbers):
@@ -156,13 +156,13 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(data, tmp_path, mon
     resumed, metrics = train(data, tmp_path / "b", config, screen)
     assert "resumed at step 3" in screen.file.getvalue()
     assert metrics["steps"] == 6
-    for name, tensor in undisturbed[0].state_dict().items():
+    for name, tensor in uninterrupted[0].state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     with pytest.raises(CheckpointUnusable, match="seed = 0, this run has 1"):
         train(data, tmp_path / "b", config.model_copy(update={"seed": 1}))
 
 
-def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
+def test_resumed_run_decodes_nothing_again(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 2})
     training.prepare(data, tmp_path, config, DistributedContext(), quiet())
     monkeypatch.setattr("trainer.data.clips.decode_frames", None)
@@ -170,7 +170,7 @@ def test_an_interrupted_run_decodes_nothing_again(data, tmp_path, monkeypatch):
     assert sum(len(video.frames) for video in (*run.split.train, *run.split.validation)) == 360
 
 
-def test_losses_and_pictures_are_written_for_tensorboard(bundle):
+def test_tensorboard_log(bundle):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(bundle.path / "log" / "training"))
@@ -180,7 +180,7 @@ def test_losses_and_pictures_are_written_for_tensorboard(bundle):
     assert log.Images("input above reconstruction")[0].width > WIDTH_PX
 
 
-def test_unreadable_frames_are_named_skipped_and_counted(data, tmp_path):
+def test_unreadable_frames_are_skipped(data, tmp_path):
     frames = street(120, np.full(120, SLOW_PX), 3)
     write(tmp_path / "own" / "one", frames)
     write(tmp_path / "own" / "two", frames[::-1])
@@ -188,15 +188,15 @@ def test_unreadable_frames_are_named_skipped_and_counted(data, tmp_path):
         (tmp_path / "own" / "one" / f"{number:03d}.jpg").write_bytes(b"no picture")
     screen = quiet()
     bundle = training.fit(tmp_path / "own", tmp_path / "out", FIT.model_copy(update={"max_steps": 2}), screen)
-    said = " ".join(screen.file.getvalue().split())
-    assert "one: 2 of 120 frames unreadable, skipped" in said
-    assert "005.jpg" in said
-    assert "2 unreadable frames skipped in total" in said
+    output = " ".join(screen.file.getvalue().split())
+    assert "one: 2 of 120 frames unreadable, skipped" in output
+    assert "005.jpg" in output
+    assert "2 unreadable frames skipped in total" in output
     assert bundle.manifest.metrics["unreadable_frames"] == 2
     assert bundle.manifest.metrics["validation_loss"] is None  # two steps are too few for one
 
 
-def test_recalibration_on_own_footage_changes_the_thresholds_and_keeps_the_model(bundle, data, tmp_path):
+def test_recalibration_keeps_model(bundle, data, tmp_path):
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     write(tmp_path / "own", street(80, np.full(80, 1.5), 90))
     again = calibrate(copy, tmp_path / "own")

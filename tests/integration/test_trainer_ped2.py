@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_all_clips_and_labels_are_found():
+def test_finds_clips_and_labels():
     clips = labelled_clips(PED2)
     assert [clip.source.name for clip in clips] == [f"{number:02d}" for number in range(1, 13)]
     assert sum(len(clip.labels) for clip in clips) == 2010
@@ -32,7 +32,7 @@ def test_all_clips_and_labels_are_found():
     assert len(training_sources(PED2)) == 16
 
 
-def test_a_part_of_it_in_the_layout_in_which_it_is_distributed_is_the_same_to_us(tmp_path):
+def test_original_layout(tmp_path):
     ours, ranges = labelled_clips(PED2)[:3], []
     for clip in ours:
         number = f"Test{int(clip.source.name):03d}"
@@ -53,7 +53,7 @@ def still(path: Path, picture: np.ndarray) -> None:
     assert cv2.imwrite(str(path), picture)
 
 
-def test_optical_flow_alone_ranks_the_frames_of_a_clip_with_a_cyclist():
+def test_optical_flow_ranks_cyclist():
     clip = labelled_clips(PED2)[3]
     maps = [frame[0] for frame in heatmaps([FLOW_MAGNITUDE], clip.source, baseline_spec(footage_info([clip.source])))]
     assert [heatmap is None for heatmap in maps] == [True] + [False] * (len(clip.labels) - 1)
