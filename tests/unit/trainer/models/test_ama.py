@@ -27,7 +27,7 @@ from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 
 SMALL = AmaConfig(latent=3, encoder_width=4, generator_width=4, critic_width=4, hidden=(8, 6))
-PICTURE, ROW = (1, 16, 16), (5,)
+IMAGE, ROW = (1, 16, 16), (5,)
 
 
 def learner(config: AmaConfig, shape: tuple[int, ...]) -> AmaLearner:
@@ -90,8 +90,8 @@ def test_penalty_takes_whole_gradient():
     pairs = Pairs(torch.zeros(2, 2), torch.ones(2, 2), torch.ones(2))
     assert gradient_penalty(linear(2, 2, 2, 2), pairs, torch.zeros(2, 1)).item() == pytest.approx((4 - 1) ** 2)
     # Over the two channels of each of four places it would be (1 - 1)², over the whole it is (2 - 1)².
-    pictures = Pairs(torch.full((3, 1, 2, 2), math.sqrt(0.5)), torch.full((3, 1, 2, 2), math.sqrt(0.5)), torch.ones(3))
-    assert gradient_penalty(HalfSquare(), pictures, torch.zeros(3, 1, 1, 1)).item() == pytest.approx((2 - 1) ** 2)
+    images = Pairs(torch.full((3, 1, 2, 2), math.sqrt(0.5)), torch.full((3, 1, 2, 2), math.sqrt(0.5)), torch.ones(3))
+    assert gradient_penalty(HalfSquare(), images, torch.zeros(3, 1, 1, 1)).item() == pytest.approx((2 - 1) ** 2)
 
 
 def test_penalty_point_lies_between_pairs():
@@ -162,7 +162,7 @@ def test_layer_sizes_match_reference():
 
 def test_power_iteration_ignores_samples():
     # Else processes that see different parts of a batch would end with different critics.
-    critics = [learner(SMALL, PICTURE).modules["detector"].critic.train() for _ in range(2)]
+    critics = [learner(SMALL, IMAGE).modules["detector"].critic.train() for _ in range(2)]
     for critic in critics:
         critic(torch.rand(2, 2, 16, 16))
     for first, second in zip(*(critic.buffers() for critic in critics), strict=True):
@@ -242,7 +242,7 @@ def test_reconstruction_score_is_mean_error(monkeypatch):
     assert scores["reconstruction"].tolist() == [0.5, 1.0]
 
 
-@pytest.mark.parametrize("shape", [PICTURE, ROW])
+@pytest.mark.parametrize("shape", [IMAGE, ROW])
 def test_bfloat16_step_matches_float32(shape, alone):
     samples = normals(torch.rand(8, *shape) * 2 - 1)
     precise = learner(SMALL, shape).learn(samples, 1.0, alone)
@@ -253,7 +253,7 @@ def test_bfloat16_step_matches_float32(shape, alone):
 
 # The exporter warns of its own deprecated calls.
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("shape", [PICTURE, ROW])
+@pytest.mark.parametrize("shape", [IMAGE, ROW])
 def test_onnx_export_takes_any_batch_size(shape, alone, tmp_path: Path):
     trained = learner(SMALL, shape)
     samples = torch.rand(3, *shape) * 2 - 1

@@ -14,7 +14,7 @@ from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 from trainer.training.loop import Callback, LoopSettings, TrainingData, run_loop
 
 SMALL = EsadConfig(widths=(4, 6), hidden=(8, 6), latent=3)
-PICTURE, ROW = (1, 16, 16), (5,)
+IMAGE, ROW = (1, 16, 16), (5,)
 BASIS = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 2)))[0]
 
 
@@ -62,7 +62,7 @@ def test_target_of_anomalies_is_noise(alone):
 
 def test_networks_cannot_collapse():
     """A bias or an affine normalisation would let every code be the same."""
-    for shape in (PICTURE, ROW):
+    for shape in (IMAGE, ROW):
         model = detector(SMALL, shape)
         assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
         norms = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
@@ -72,8 +72,8 @@ def test_networks_cannot_collapse():
 
 
 def test_sum_score_is_error_plus_length():
-    model = detector(SMALL, PICTURE).eval()
-    samples = torch.rand(3, *PICTURE) * 2 - 1
+    model = detector(SMALL, IMAGE).eval()
+    samples = torch.rand(3, *IMAGE) * 2 - 1
     coded = model.code((samples + 1) / 2)
     error = (coded.reconstruction - (samples + 1) / 2).square().mean(dim=(1, 2, 3))
     scores = model.scores(samples)
@@ -82,12 +82,12 @@ def test_sum_score_is_error_plus_length():
     assert torch.allclose(scores["sum"], error + coded.latent_again.norm(dim=1))
     assert torch.equal(model(samples), scores["sum"])
     assert next(iter(scores)) == "sum"
-    assert next(iter(detector(SMALL.model_copy(update={"score": "relative"}), PICTURE).eval().scores(samples))) == "relative"
+    assert next(iter(detector(SMALL.model_copy(update={"score": "relative"}), IMAGE).eval().scores(samples))) == "relative"
 
 
 def test_relative_score_is_standardised():
     config = SMALL.model_copy(update={"score": "relative"})
-    model, normals = detector(config, PICTURE).eval(), torch.rand(200, *PICTURE) * 2 - 1
+    model, normals = detector(config, IMAGE).eval(), torch.rand(200, *IMAGE) * 2 - 1
     model.fit_scale(normals)
     with torch.inference_mode():
         found = model(normals)

@@ -25,7 +25,7 @@ from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, NORMAL, Batch
 
 SMALL = GanomalyConfig(width=4, hidden=(8, 6), latent=3)
-PICTURE, ROW = (1, 16, 16), (5,)
+IMAGE, ROW = (1, 16, 16), (5,)
 
 
 def learner(config: GanomalyConfig, shape: tuple[int, ...]) -> GanomalyLearner:
@@ -78,8 +78,8 @@ def test_layer_sizes_match_reference():
 
 def test_discriminator_features_precede_head():
     torch.manual_seed(0)
-    discriminator = GanomalyDiscriminator(SMALL, PICTURE)
-    features, logits = discriminator(torch.rand(2, *PICTURE))
+    discriminator = GanomalyDiscriminator(SMALL, IMAGE)
+    features, logits = discriminator(torch.rand(2, *IMAGE))
     assert features.shape == (2, 8, 4, 4)
     assert logits.shape == (2, 1)
     assert torch.equal(logits, discriminator.body.head(features))
@@ -112,7 +112,7 @@ def test_labels_are_ignored(alone):
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
-@pytest.mark.parametrize("shape", [PICTURE, ROW])
+@pytest.mark.parametrize("shape", [IMAGE, ROW])
 def test_collapsed_discriminator_restarts(shape, alone):
     kept, restarted = (learner(SMALL.model_copy(update={"restart_below": limit}), shape) for limit in (0.0, 100.0))
     batch = normals(torch.rand(6, *shape))
@@ -145,8 +145,8 @@ def test_scores_are_means(monkeypatch):
 
 @torch.no_grad()
 def test_validation_loss_excludes_adversarial():
-    trained = learner(SMALL, PICTURE)
-    samples = torch.rand(4, *PICTURE)
+    trained = learner(SMALL, IMAGE)
+    samples = torch.rand(4, *IMAGE)
     loss = trained.validation_loss(samples)
     detector = trained.modules["detector"].eval()
     scores = detector.scores(samples)
@@ -159,15 +159,15 @@ def test_recipe_builds_configured_model():
     with pytest.raises(ValidationError, match="latents"):
         RECIPE.configure({"latents": 3})
     config = RECIPE.configure({"width": 4, "latent": 3})
-    detector = RECIPE.detector(config, PICTURE)
+    detector = RECIPE.detector(config, IMAGE)
     built = RECIPE.learner(detector, config)
     assert built.modules["detector"] is detector
     assert built.rate_factor(0.9) == 1.0
     assert isinstance(detector.encoder, PyramidEncoder)
-    assert detector(torch.zeros(2, *PICTURE)).shape == (2,)
+    assert detector(torch.zeros(2, *IMAGE)).shape == (2,)
 
 
-@pytest.mark.parametrize(("shape", "beyond"), [(PICTURE, False), (ROW, True)])
+@pytest.mark.parametrize(("shape", "beyond"), [(IMAGE, False), (ROW, True)])
 def test_only_rows_may_leave_range(shape, beyond):
     torch.manual_seed(0)
     detector = Ganomaly(SMALL, shape).eval()
@@ -178,7 +178,7 @@ def test_only_rows_may_leave_range(shape, beyond):
     assert (largest > 1.0) == beyond
 
 
-@pytest.mark.parametrize("shape", [PICTURE, ROW])
+@pytest.mark.parametrize("shape", [IMAGE, ROW])
 def test_export_takes_any_batch_size(shape):
     torch.manual_seed(0)
     detector = Ganomaly(SMALL, shape).eval()

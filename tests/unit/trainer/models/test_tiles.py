@@ -29,11 +29,11 @@ STILL = TileConfig(length=1, height_px=64, width_px=96)
 
 
 def test_tiles_overlap_and_cover_view():
-    picture = torch.arange(32 * 48).float().view(1, 1, 32, 48)
-    tiles = cut_tiles(picture, 16, 8)
+    view = torch.arange(32 * 48).float().view(1, 1, 32, 48)
+    tiles = cut_tiles(view, 16, 8)
     assert tiles.shape == (1, 3, 5, 1, 16, 16)
-    assert torch.equal(tiles[0, 1, 2, 0], picture[0, 0, 8:24, 16:32])
-    assert torch.equal(tiles[0, -1, -1, 0], picture[0, 0, 16:, 32:])
+    assert torch.equal(tiles[0, 1, 2, 0], view[0, 0, 8:24, 16:32])
+    assert torch.equal(tiles[0, -1, -1, 0], view[0, 0, 16:, 32:])
 
 
 def test_score_is_maximum_of_tiles():
@@ -74,9 +74,9 @@ def test_scale_fits_validation_clips(street):
 
 def test_random_tiles_prefer_texture():
     torch.manual_seed(0)
-    pictures = torch.arange(200).float()[:, None, None, None].expand(-1, 1, 40, 60).clone()
-    pictures[:, :, :20, :30] += 0.5 * torch.rand(200, 1, 20, 30)  # something to see in a quarter of each
-    drawn, labels = RandomTiles(pictures, 16).draw(torch.arange(100, 200))
+    views = torch.arange(200).float()[:, None, None, None].expand(-1, 1, 40, 60).clone()
+    views[:, :, :20, :30] += 0.5 * torch.rand(200, 1, 20, 30)  # something to see in a quarter of each
+    drawn, labels = RandomTiles(views, 16).draw(torch.arange(100, 200))
     assert drawn.shape == (100, 1, 16, 16)
     assert torch.equal(drawn.amin(dim=(1, 2, 3)).floor(), torch.arange(100.0, 200.0))
     assert labels.tolist() == [1.0] * 100
@@ -94,9 +94,9 @@ def test_configure_overrides_defaults():
 
 def test_validation_takes_all_tiles():
     network = TiledNetwork(RECIPE, STILL)
-    pictures = torch.from_numpy(np.random.default_rng(0).random((100, 1, 32, 48), np.float32))
-    found = network.validation(pictures)
+    views = torch.from_numpy(np.random.default_rng(0).random((100, 1, 32, 48), np.float32))
+    found = network.validation(views)
     assert found.shape == (24 * 15, 1, 16, 16)
-    assert torch.equal(found, network.validation(pictures))
-    assert torch.equal(found[0], pictures[0, :, :16, :16])
-    assert torch.equal(found[-1], pictures[-1, :, 16:, 32:])
+    assert torch.equal(found, network.validation(views))
+    assert torch.equal(found[0], views[0, :, :16, :16])
+    assert torch.equal(found[-1], views[-1, :, 16:, 32:])

@@ -100,15 +100,15 @@ def test_flow_is_in_pixels_at_any_contrast(right_px, down_px, contrast):
 
 
 def test_still_scene_has_no_motion():
-    pictures = MotionView(full_scale_px=2.0, window=7, motion=True)(torch.full((1, 5, 64, 96, 1), 255, dtype=torch.uint8))
-    assert torch.equal(pictures[:, 0], torch.ones(1, 32, 48))
-    assert torch.count_nonzero(pictures[:, 1:]) == 0
+    views = MotionView(full_scale_px=2.0, window=7, motion=True)(torch.full((1, 5, 64, 96, 1), 255, dtype=torch.uint8))
+    assert torch.equal(views[:, 0], torch.ones(1, 32, 48))
+    assert torch.count_nonzero(views[:, 1:]) == 0
 
 
 def test_motion_can_be_switched_off():
-    pictures = MotionView(full_scale_px=2.0, window=7, motion=False)(moved_texture(1.0, 0.0))
-    assert torch.count_nonzero(pictures[:, 1:]) == 0
-    assert float(pictures[:, 0].std()) > 0
+    views = MotionView(full_scale_px=2.0, window=7, motion=False)(moved_texture(1.0, 0.0))
+    assert torch.count_nonzero(views[:, 1:]) == 0
+    assert float(views[:, 0].std()) > 0
 
 
 def test_window_means_of_small_maps():
@@ -140,8 +140,8 @@ def weights(learner: VideoGanomalyLearner) -> list[torch.Tensor]:
     return [parameter.detach().clone() for module in learner.modules.values() for parameter in module.parameters()]
 
 
-def normal(pictures: torch.Tensor) -> Batch:
-    return Batch(pictures, torch.ones(len(pictures)))
+def normal(views: torch.Tensor) -> Batch:
+    return Batch(views, torch.ones(len(views)))
 
 
 def test_step_trains_both_players(learner, alone):
@@ -152,23 +152,23 @@ def test_step_trains_both_players(learner, alone):
 
 
 def test_training_lowers_both_losses(learner, alone):
-    pictures = torch.full((4, 3, 16, 16), 0.5)
-    before = float(learner.validation_loss(pictures).detach())
-    losses = [float(learner.learn(normal(pictures), 0.0, alone)["contextual"]) for _ in range(200)]
+    views = torch.full((4, 3, 16, 16), 0.5)
+    before = float(learner.validation_loss(views).detach())
+    losses = [float(learner.learn(normal(views), 0.0, alone)["contextual"]) for _ in range(200)]
     assert losses[-1] < losses[0] / 2
-    assert float(learner.validation_loss(pictures).detach()) < before / 2
+    assert float(learner.validation_loss(views).detach()) < before / 2
 
 
 def test_corrupts_speeds_only(alone):
     torch.manual_seed(0)
-    pictures = torch.full((8, 3, 40, 60), 0.3)
-    pictures[:, :, :20] = 0.0
-    scrambled, too_fast = corrupt_motion(pictures, alone)
-    assert torch.equal(scrambled[:, 0], pictures[:, 0])
-    assert torch.count_nonzero(scrambled[:, :, :20]) == 0
-    changed = ((scrambled - pictures).abs() > 1e-5)[:, 1:, 20:].float().mean()
+    views = torch.full((8, 3, 40, 60), 0.3)
+    views[:, :, :20] = 0.0
+    corrupted, too_fast = corrupt_motion(views, alone)
+    assert torch.equal(corrupted[:, 0], views[:, 0])
+    assert torch.count_nonzero(corrupted[:, :, :20]) == 0
+    changed = ((corrupted - views).abs() > 1e-5)[:, 1:, 20:].float().mean()
     assert 0.15 < float(changed) < 0.75
-    assert float(scrambled.abs().max()) <= 1.0
-    faster = scrambled[:, 1:].norm(dim=1, keepdim=True) > pictures[:, 1:].norm(dim=1, keepdim=True) + 0.1
+    assert float(corrupted.abs().max()) <= 1.0
+    faster = corrupted[:, 1:].norm(dim=1, keepdim=True) > views[:, 1:].norm(dim=1, keepdim=True) + 0.1
     assert torch.equal(too_fast, faster)
     assert 0 < int(too_fast.sum()) < int(changed * too_fast.numel())

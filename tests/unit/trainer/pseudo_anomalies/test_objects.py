@@ -71,10 +71,10 @@ def test_objects_have_valid_cutouts(view):
     for placed in (
         placed for make in (normal_object, anomalous_object) for pasted in cast(make, view, 60) for placed in pasted.frames
     ):
-        picture, alpha = placed.cutout
-        assert picture.shape == alpha.shape
-        assert (picture.dtype, alpha.dtype) == (np.float32, np.float32)
-        assert 0 <= picture.min() <= picture.max() <= 255
+        image, alpha = placed.cutout
+        assert image.shape == alpha.shape
+        assert (image.dtype, alpha.dtype) == (np.float32, np.float32)
+        assert 0 <= image.min() <= image.max() <= 255
         assert 0 <= alpha.min() <= alpha.max() <= 1
 
 
@@ -104,10 +104,10 @@ def test_objects_spread_across_image(view):
 @settings(max_examples=60)
 @given(st.floats(4, 60), st.integers(0, 2**32))
 def test_shape_has_requested_size(size_px, seed):
-    picture, alpha = textured_shape(size_px, np.random.default_rng(seed))
-    assert picture.shape == alpha.shape
-    assert all(8 <= side <= max(8, 1.8 * size_px) for side in picture.shape)
-    assert (picture.dtype, alpha.dtype) == (np.float32, np.float32)
-    assert 0 <= picture.min() <= picture.max() <= 255
+    image, alpha = textured_shape(size_px, np.random.default_rng(seed))
+    assert image.shape == alpha.shape
+    assert all(8 <= side <= max(8, 1.8 * size_px) for side in image.shape)
+    assert (image.dtype, alpha.dtype) == (np.float32, np.float32)
+    assert 0 <= image.min() <= image.max() <= 255
     assert alpha.max() > 0.5
     assert alpha.mean() > 0.01
