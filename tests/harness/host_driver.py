@@ -1,4 +1,4 @@
-"""A device without a GPU, to run what engines on GPUs share: all is done at once, on the CPU, and every wish is written down."""
+"""The CUDA driver on the CPU: runs what GPU engines share without a GPU, at once, and records all operations."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,19 +20,19 @@ class HostEvent:
         self._driver, self.number = driver, number
 
     def record(self, stream: HostStream) -> None:
-        self._driver.wishes.append(("record", self.number, stream.number))
+        self._driver.operations.append(("record", self.number, stream.number))
 
     def wait(self, stream: HostStream) -> None:
-        self._driver.wishes.append(("wait", self.number, stream.number))
+        self._driver.operations.append(("wait", self.number, stream.number))
 
     def synchronize(self) -> None:
-        self._driver.wishes.append(("synchronize", self.number))
+        self._driver.operations.append(("synchronize", self.number))
 
 
 class HostDriver(CudaDriver):
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self.wishes: list[tuple[Any, ...]] = []
+        self.operations: list[tuple[Any, ...]] = []
         self._made = 0
 
     def new_stream(self) -> HostStream:
@@ -46,7 +46,7 @@ class HostDriver(CudaDriver):
 
     @contextmanager
     def use_stream(self, stream: HostStream) -> Iterator[None]:
-        self.wishes.append(("on", stream.number))
+        self.operations.append(("on", stream.number))
         yield
 
     def zeros(self, shape: Sequence[int], dtype: str) -> torch.Tensor:
@@ -66,10 +66,10 @@ class HostDriver(CudaDriver):
 
     def capture(self, launch: Launch, stream: HostStream) -> Launch:
         def launched() -> None:
-            self.wishes.append(("launch", stream.number))
+            self.operations.append(("launch", stream.number))
             launch()
 
-        # As before a capture: what a launch does to inputs of zeros is done before the first call.
+        # As with a real capture, which runs launches on inputs of zeros first.
         launch()
         return launched
 

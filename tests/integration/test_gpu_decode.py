@@ -38,18 +38,18 @@ def start() -> list[str]:
     return [line["event"] for line in logs]
 
 
-def test_without_the_library_the_service_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia", None)
     with pytest.raises(DecoderUnavailable, match=r"pip install 'oddsight\[nvjpeg\]'"):
         start()
 
 
-def test_a_decoder_that_gives_the_same_scores_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepts_equal_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvimgcodec.install(monkeypatch)
     assert "decoder passed the accuracy check" in start()
 
 
-def test_a_decoder_whose_pictures_are_eight_grey_levels_brighter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_brighter_images(monkeypatch: pytest.MonkeyPatch) -> None:
     library = fake_nvimgcodec.install(monkeypatch)
     monkeypatch.setattr(library, "distort", brighter)
     with pytest.raises(DecoderRefused, match=r"by up to 0\.02\d* of the largest score; at most 0\.01 is accepted"):

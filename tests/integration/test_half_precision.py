@@ -13,7 +13,7 @@ from deploy.validation.accuracy import compare_scores
 from streamer.demo.run import DEMO_BUNDLE
 
 
-def test_all_products_are_in_half_precision_and_the_scores_hold(shipped_in_half, tmp_path):
+def test_all_products_are_float16(shipped_in_half, tmp_path):
     bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
     assert (half_share(shipped_in_half), half_share(bundle.file(ONNX_NAME).read_bytes())) == (1.0, 0.0)
 

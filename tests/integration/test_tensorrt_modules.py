@@ -46,7 +46,7 @@ def missing(module: Any, protocols: dict[type, str]) -> list[str]:
     ]
 
 
-def test_rtx_has_every_member_in_use() -> None:
+def test_rtx_has_all_members() -> None:
     rtx = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
     assert missing(rtx, {**BUILDS, **RUNS}) == []
     assert [name for name in members_of(members.TensorRt) if not hasattr(rtx, name)] == []
@@ -54,20 +54,20 @@ def test_rtx_has_every_member_in_use() -> None:
     assert rtx.BuilderFlag.TF32 is not None
 
 
-def test_lean_11_has_every_member_that_runs_plans() -> None:
+def test_lean_has_all_runtime_members() -> None:
     lean = pytest.importorskip("tensorrt_lean", reason="no lean TensorRT for this platform: pip install 'oddsight[dev]'")
     assert lean.__version__.startswith("11.")
     assert missing(lean, RUNS) == []
     assert [name for name in members_of(members.TensorRt) - BUILDS_ONLY if not hasattr(lean, name)] == []
 
 
-def test_the_table_names_every_protocol() -> None:
+def test_all_protocols_are_compared() -> None:
     written = {value for value in vars(members).values() if getattr(value, "_is_protocol", False)} - {Protocol}
     assert written == {*BUILDS, *RUNS, members.TensorRt}
 
 
 @pytest.mark.parametrize("module", ["tensorrt_rtx", "tensorrt_lean"])
-def test_without_a_gpu_the_run_time_is_never_touched_and_the_process_lives(module: str, tmp_path: Path) -> None:
+def test_no_gpu_does_not_end_the_process(module: str, tmp_path: Path) -> None:
     """With the lean one it would not: its ``Runtime`` ends the process where there is no driver."""
     pytest.importorskip(module)
     program = (

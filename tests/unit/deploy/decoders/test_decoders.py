@@ -332,10 +332,10 @@ class TestNvJpeg:
         alive = []
         wait = HostEvent.synchronize
         monkeypatch.setattr(HostEvent, "synchronize", lambda event: (alive.append(len(library.images)), wait(event)))
-        library.driver.wishes.clear()
+        library.driver.operations.clear()
         decoder.decode([JPEG, GOOD["smaller"], JPEG])
-        (_, stream), (_, done, recorded_on), (_, waited_for) = library.driver.wishes
-        assert [wish[0] for wish in library.driver.wishes] == ["on", "record", "synchronize"]
+        (_, stream), (_, done, recorded_on), (_, waited_for) = library.driver.operations
+        assert [operation[0] for operation in library.driver.operations] == ["on", "record", "synchronize"]
         assert (recorded_on, waited_for) == (stream, done)
         assert alive == [3]
         assert len(library.images) == 0

@@ -242,10 +242,10 @@ def test_copies_are_ordered_by_events() -> None:
         lambda: engine.score_newest(grey(1, 2), [[], []], [None] * 2),
         lambda: engine.score_newest(there, [[], []], [None] * 2),
     ):
-        engine.driver.wishes.clear()
+        engine.driver.operations.clear()
         call()
-        orders.append(list(engine.driver.wishes))
-    assert [wish for wish in orders[0] if wish[0] == "launch"]
+        orders.append(list(engine.driver.operations))
+    assert [operation for operation in orders[0] if operation[0] == "launch"]
     assert orders[0] == orders[1] == orders[2]
 
 

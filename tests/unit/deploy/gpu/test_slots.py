@@ -98,10 +98,10 @@ def test_copies_only_needed_heat_maps() -> None:
 
 def test_copies_are_ordered_by_events() -> None:
     engine = OnHost(Means(), (1,))
-    engine.driver.wishes.clear()
+    engine.driver.operations.clear()
     engine.score(grey([1, 2]))
-    wishes = engine.driver.wishes
-    first, second = wishes[:9], wishes[9:18]
+    operations = engine.driver.operations
+    first, second = operations[:9], operations[9:18]
     for piece in (first, second):
         copy_in, compute, copy_out = piece[0][1], piece[3][1], piece[7][1]
         arrived, computed, returned = piece[1][1], piece[5][1], piece[8][1]
@@ -118,9 +118,12 @@ def test_copies_are_ordered_by_events() -> None:
             ("record", returned, copy_out),
         ]
     # Both were on their way before the first was waited for.
-    assert [wish for wish in wishes if wish[0] == "synchronize"] == [("synchronize", first[8][1]), ("synchronize", second[8][1])]
-    assert "synchronize" not in [wish[0] for wish in wishes[:18]]
-    launches = [wish[1] for wish in engine.driver.wishes if wish[0] == "launch"]
+    assert [operation for operation in operations if operation[0] == "synchronize"] == [
+        ("synchronize", first[8][1]),
+        ("synchronize", second[8][1]),
+    ]
+    assert "synchronize" not in [operation[0] for operation in operations[:18]]
+    launches = [operation[1] for operation in engine.driver.operations if operation[0] == "launch"]
     assert len(set(launches)) == 2
 
 
@@ -218,8 +221,8 @@ def test_compute_copies_nothing() -> None:
     engine = OnHost(program, (1, 4))
     engine.score(grey([1, 2, 3]))
     program.launched.clear()
-    engine.driver.wishes.clear()
+    engine.driver.operations.clear()
     engine.compute(6)
     assert program.launched == [4, 4]
-    assert {wish[0] for wish in engine.driver.wishes} == {"on", "launch", "record", "synchronize"}
-    assert len({wish[1] for wish in engine.driver.wishes if wish[0] == "on"}) == 1
+    assert {operation[0] for operation in engine.driver.operations} == {"on", "launch", "record", "synchronize"}
+    assert len({operation[1] for operation in engine.driver.operations if operation[0] == "on"}) == 1
