@@ -178,10 +178,16 @@ class Settings(_Section):
 def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ, *, bundle: Path | None = None) -> Settings:
     """Read the TOML file, if any. Variables of the environment override it, and so does ``bundle``.
 
-    Raises:
-        ConfigError: names the dotted path, the rule and the value of everything that is wrong.
+    A ConfigError names the dotted path, the rule and the value of everything that is wrong.
     """
-    content = _read_toml(path) if path is not None else {}
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
     overrides = {setting: environment[variable] for variable, setting in ENVIRONMENT.items() if variable in environment}
     if bundle is not None:
         overrides["engine", "bundle"] = str(bundle)
@@ -190,15 +196,6 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
         if isinstance(table := content.setdefault(section, {}), dict):
             table[key] = value
     return parse_settings(content, source=str(path or "settings"))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
@@ -225,20 +222,15 @@ def _explain(problem: ErrorDetails) -> str:
 def settings_toml(settings: Settings) -> str:
     """All settings in force as TOML: secrets as asterisks, settings without a value as comments."""
     content = settings.model_dump(mode="json")
-    content["redis"]["url"] = _without_password(settings.redis.url)
+    # The password of ?password=PASSWORD and of user:PASSWORD@host, even if it is not escaped properly.
+    url = re.sub(r"(password=)[^&]*", r"\1**********", settings.redis.url)
+    content["redis"]["url"] = re.sub(r"(://[^:]*:).*(?=@)", r"\1**********", url)
     cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
-    return "\n\n".join(_section_toml(name, values) for name, values in {**content, **cameras}.items())
-
-
-def _section_toml(name: str, values: Mapping[str, Any]) -> str:
-    lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
-    return "\n".join([f"[{name}]", *lines])
-
-
-def _without_password(url: str) -> str:
-    """Hide the password of ``user:PASSWORD@host`` and ``?password=PASSWORD``, even if it is not escaped properly."""
-    url = re.sub(r"(password=)[^&]*", r"\1**********", url)
-    return re.sub(r"(://[^:]*:).*(?=@)", r"\1**********", url)
+    sections = []
+    for name, values in {**content, **cameras}.items():
+        lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
+        sections.append("\n".join([f"[{name}]", *lines]))
+    return "\n\n".join(sections)
 
 
 def _toml(value: str | float) -> str:
@@ -249,8 +241,7 @@ def _toml(value: str | float) -> str:
 def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: float) -> DecisionRule:
     """The decision rule of one camera: its own thresholds if set, else the calibrated ones (``enter``, ``exit_``).
 
-    Raises:
-        ConfigError: the camera's exit threshold is above its enter threshold.
+    Raises ConfigError if the exit threshold is above the enter threshold.
     """
     camera = settings.cameras.get(camera_id, CameraSettings())
     enter = camera.enter if camera.enter is not None else enter

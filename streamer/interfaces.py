@@ -96,11 +96,7 @@ class ProgressStore(Protocol):
     """Stores a partition's progress together with the scores and events it stands for."""
 
     def read(self, partition: Partition) -> Progress:
-        """The stored progress.
-
-        Raises:
-            RedisUnavailable: try again later.
-        """
+        """The stored progress; raises RedisUnavailable: try again later."""
 
     def apply(self, step: Step) -> None:
         """Write a step, whole or not at all.
@@ -120,6 +116,5 @@ class DeadLetterSink(Protocol):
     def flush(self) -> None:
         """Wait until all queued messages are stored. Must be called before the partition's progress moves past them.
 
-        Raises:
-            BrokerUnavailable: some were not stored; the same messages will be read, rejected and sent again.
+        Raises BrokerUnavailable if some were not stored; the same messages will be read, rejected and sent again.
         """

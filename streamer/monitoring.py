@@ -45,16 +45,14 @@ class Metrics:
         self.decode_s = self._histogram("decode_seconds", "Time to decode the messages of one poll", _SECONDS)
         self.score_s = self._histogram("score_seconds", "Time to score one micro-batch", _SECONDS)
         self.publish_s = self._histogram("publish_seconds", "Time of one atomic write to Redis", _SECONDS)
-        self.frame_age_s = self._histogram(
-            "frame_age_seconds", "Time from the capture of a frame until its score was stored", _AGES_S
-        )
+        text = "Time from the capture of a frame until its score was stored"
+        self.frame_age_s = self._histogram("frame_age_seconds", text, _AGES_S)
         self.score = self._gauge("score", "Newest score", "camera_id")
         self.lag = self._gauge("lag_messages", "Messages in Kafka that are not processed yet", "partition")
         self.open_events = self._gauge("open_events", "Events that have started and not ended")
         self.partitions = self._gauge("partitions", "Partitions this consumer works on")
-        self.engine_recoveries = self._counter(
-            "engine_recoveries", "Starts with an unavailable engine, by the action taken: rebuild or fallback", "action"
-        )
+        text = "Starts with an unavailable engine, by the action taken: rebuild or fallback"
+        self.engine_recoveries = self._counter("engine_recoveries", text, "action")
         self.engine = Info("oddsight_engine", "Engine and model in use", registry=self.registry)
         self.decoder = Info("oddsight_decoder", "Image decoder in use", registry=self.registry)
 

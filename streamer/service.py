@@ -37,8 +37,8 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
 
     Raises:
         ConfigError, BundleError: at start, before anything is consumed.
-        EngineError, DecoderError: likewise, or if the engine or the decoder fails later.
-        BrokerUnavailable, RedisUnavailable: Kafka or Redis cannot be reached at start, or Kafka refuses this consumer later.
+        EngineError, DecoderError, BrokerUnavailable: likewise, or if engine, decoder or Kafka fails for good later.
+        RedisUnavailable: Redis cannot be reached at start.
     """
     silence_kafka_log()
     with ExitStack() as stack:

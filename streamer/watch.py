@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from streamer.config import RedisSettings
@@ -26,11 +26,7 @@ _KIND_STYLES = {"start": "bold red", "update": "red", "end": "green"}
 
 
 def watch(settings: RedisSettings, console: Console, stop: threading.Event) -> None:
-    """Show scores and events written from now on, until ``stop`` is set.
-
-    Raises:
-        RedisUnavailable: says what to check.
-    """
+    """Show scores and events written from now on, until ``stop`` is set; RedisUnavailable says what to check."""
     dashboard = Dashboard()
     with make_redis(settings) as client, live_dashboard(console, dashboard) as show:
         check_redis(client)
@@ -43,14 +39,11 @@ def watch(settings: RedisSettings, console: Console, stop: threading.Event) -> N
 
 @contextmanager
 def live_dashboard(console: Console, dashboard: "Dashboard") -> Iterator[Callable[[list[Event]], None]]:
-    """Yield a function to call with each poll's new events.
-
-    It refreshes the dashboard on a terminal, and prints one line an event elsewhere.
-    """
+    """Yield a function to call with each poll's events: it refreshes a terminal, and prints one line an event elsewhere."""
 
     def print_lines(events: list[Event]) -> None:
         for event in events:
-            console.print(event_line(event), markup=False, soft_wrap=True)
+            console.print("  ".join(event_cells(event)), markup=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield print_lines
@@ -91,12 +84,15 @@ class Dashboard:
 
     def render(self) -> Group:
         """The dashboard as it is now."""
-        return Group(self._camera_table(), self._event_table())
+        headings = ("captured", "camera", "kind", "event_id", "score", "peak", "region x,y,w,h")
+        events = Table(*headings, title="events", title_justify="left")
+        for event in self._events:
+            events.add_row(*map(Text, event_cells(event)), style=_KIND_STYLES[event.kind])
+        return Group(self._camera_table(), events)
 
     def _camera_table(self) -> Table:
-        table = Table(title="cameras", title_justify="left", expand=False)
-        for heading in ("camera", "score against threshold", "score", "threshold", "frames/s", "state"):
-            table.add_column(heading, justify="right" if heading in {"score", "threshold", "frames/s"} else "left")
+        numbers = (Column(heading, justify="right") for heading in ("score", "threshold", "frames/s"))
+        table = Table("camera", "score against threshold", *numbers, "state", title="cameras", title_justify="left")
         for camera_id, camera in sorted(self._cameras.items()):
             state = Text("ANOMALY", style="bold red") if camera_id in self._alarmed else Text("normal", style="green")
             entry = camera.newest
@@ -108,26 +104,13 @@ class Dashboard:
             table.add_row("all", "", "", "", f"{sum(map(self._rate, self._cameras.values())):.1f}", "")
         return table
 
-    def _event_table(self) -> Table:
-        table = Table(title="events", title_justify="left", expand=False)
-        for heading in ("captured", "camera", "kind", "event_id", "score", "peak", "region x,y,w,h"):
-            table.add_column(heading)
-        for event in self._events:
-            table.add_row(*map(Text, _event_cells(event)), style=_KIND_STYLES[event.kind])
-        return table
-
     def _rate(self, camera: _Camera) -> float:
         since_s = self._clock_s() - _RATE_WINDOW_S
         return sum(arrival_s >= since_s for arrival_s in camera.arrivals_s) / _RATE_WINDOW_S
 
 
-def event_line(event: Event) -> str:
-    """One event entry as a line of text."""
-    return "  ".join(_event_cells(event))
-
-
-def _event_cells(event: Event) -> tuple[str, ...]:
-    """Capture time, camera, kind, id, score, peak score, region."""
+def event_cells(event: Event) -> tuple[str, ...]:
+    """Capture time, camera, kind, id, score, peak score and region of one event entry, as text."""
     seconds, ms = divmod(event.captured_at_ms, 1000)
     captured = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ms // 100}"
     score = "-" if event.score is None else f"{event.score:.3f}"

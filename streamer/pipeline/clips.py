@@ -10,8 +10,6 @@ from streamer.types import CameraFrame, CameraMemory, Clip, Partition
 
 @dataclass(slots=True)
 class _Window:
-    """The last consecutive frames of one camera."""
-
     frames: deque[AnyFrame]
     offsets: deque[int]
     """Of the frames needed to rebuild clip and state after a restart."""
@@ -23,8 +21,7 @@ class ClipBuffer:
     """Keeps the last ``spec.length`` frames of every camera of every partition."""
 
     def __init__(self, spec: ClipSpec, max_gap_ms: int) -> None:
-        self._spec = spec
-        self._max_gap_ms = max_gap_ms
+        self._spec, self._max_gap_ms = spec, max_gap_ms
         self._windows: dict[tuple[Partition, str], _Window] = {}
 
     def push(self, frame: CameraFrame) -> Clip:
@@ -49,5 +46,4 @@ class ClipBuffer:
 
     def forget(self, partition: Partition) -> None:
         """Drop all frames and memories of a partition's cameras."""
-        for key in [key for key in self._windows if key[0] == partition]:
-            del self._windows[key]
+        self._windows = {key: window for key, window in self._windows.items() if key[0] != partition}

@@ -19,10 +19,9 @@ _REGION_LEVEL = 0.5
 
 
 class Decision(NamedTuple):
-    """The effects of one frame."""
+    """The effects of one frame, among them the camera's new state."""
 
     state: CameraState
-    """The camera's new state."""
     score: Fields | None
     events: list[Event]
 
@@ -34,9 +33,7 @@ class Decider:
         self, settings: Settings, bundle: Bundle, engine_name: str, wall_clock_s: Callable[[], float] = time.time
     ) -> None:
         """Raises ConfigError if a camera's own thresholds contradict each other."""
-        self._bundle = bundle
-        self._engine_name = engine_name
-        self._wall_clock_s = wall_clock_s
+        self._bundle, self._engine_name, self._wall_clock_s = bundle, engine_name, wall_clock_s
         calibrated = {"enter": bundle.calibration.enter, "exit_": bundle.calibration.exit}
         self._default_rule = camera_rule(settings, "", **calibrated)
         self._rules = {camera_id: camera_rule(settings, camera_id, **calibrated) for camera_id in settings.cameras}
@@ -52,28 +49,26 @@ class Decider:
 
     def decide(self, state: CameraState, outcome: Outcome) -> Decision:
         """Apply a camera's rule to its next frame."""
-        info = outcome.info
-        observation = Observation(event_id(info), info.captured_at_ms, outcome.score)
-        event, changes = decide(self.rule(info.camera_id), state.event, observation)
+        info, rule = outcome.info, self.rule(outcome.info.camera_id)
+        event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, outcome.score))
         scored_at_ms = round(self._wall_clock_s() * 1000)
         events = [self._event(outcome, change, scored_at_ms) for change in changes]
-        next_state = CameraState(clip_from=outcome.clip_from, event=event)
-        return Decision(next_state, self._score_fields(outcome, scored_at_ms), events)
-
-    def _score_fields(self, outcome: Outcome, scored_at_ms: int) -> Fields | None:
-        if outcome.score is None:
-            return None
-        return {
-            "captured_at_ms": str(outcome.info.captured_at_ms),
-            "score": f"{outcome.score:.6g}",
-            "threshold": f"{self.rule(outcome.info.camera_id).enter:.6g}",
-            "partition": str(outcome.info.partition.number),
-            "offset": str(outcome.info.offset),
-            "scored_at_ms": str(scored_at_ms),
-        }
+        score: Fields | None = None
+        if outcome.score is not None:
+            score = {
+                "captured_at_ms": str(info.captured_at_ms),
+                "score": f"{outcome.score:.6g}",
+                "threshold": f"{rule.enter:.6g}",
+                "partition": str(info.partition.number),
+                "offset": str(info.offset),
+                "scored_at_ms": str(scored_at_ms),
+            }
+        return Decision(CameraState(clip_from=outcome.clip_from, event=event), score, events)
 
     def _event(self, outcome: Outcome, change: EventChange, scored_at_ms: int) -> Event:
-        info = outcome.info
+        info, region = outcome.info, None
+        if change.kind != "end" and outcome.heatmap is not None:
+            region = hot_region(outcome.heatmap, info.width_px, info.height_px)
         return Event(
             event_id=change.event.event_id,
             kind=change.kind,
@@ -87,18 +82,12 @@ class Decider:
             calibration_id=self._bundle.calibration.calibration_id,
             model_id=self._bundle.model_id,
             engine=self._engine_name,
-            region=None if change.kind == "end" else _region(outcome),
+            region=region,
             topic=info.partition.topic,
             partition=info.partition.number,
             offset=info.offset,
             scored_at_ms=scored_at_ms,
         )
-
-
-def _region(outcome: Outcome) -> str | None:
-    if outcome.heatmap is None:
-        return None
-    return hot_region(outcome.heatmap, outcome.info.width_px, outcome.info.height_px)
 
 
 def hot_region(heatmap: NDArray[np.float32], width_px: int, height_px: int) -> str:

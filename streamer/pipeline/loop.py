@@ -29,7 +29,7 @@ _COMMIT_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class QueuedClip:
-    """A clip that waits for its micro-batch."""
+    """A clip of a partition that waits for its micro-batch."""
 
     active: ActivePartition
     clip: Clip
@@ -71,7 +71,9 @@ class Pipeline:
             EngineError, DecoderError: the engine or the decoder failed; the progress in Redis is not affected.
         """
         self.health.beat()
-        polled = self.source.poll(self._poll_timeout_s())
+        deadline_s = self.batcher.deadline_s()
+        timeout_s = _POLL_S if deadline_s is None else min(_POLL_S, max(0.0, deadline_s - self.clock_s()))
+        polled = self.source.poll(timeout_s)
         for change in polled.changes:
             self._partitions.apply(change)
             if change.kind == "revoked":
@@ -94,14 +96,7 @@ class Pipeline:
         self._commit()
         self.source.close()
 
-    def _poll_timeout_s(self) -> float:
-        deadline_s = self.batcher.deadline_s()
-        if deadline_s is None:
-            return _POLL_S
-        return min(_POLL_S, max(0.0, deadline_s - self.clock_s()))
-
     def _decode(self, messages: list[FrameMessage]) -> Iterator[tuple[ActivePartition, CameraFrame]]:
-        """The frames of the messages that are needed; unusable messages are rejected."""
         needed = [(active, message) for message in messages if (active := self._partitions.accept(message)) is not None]
         if not needed:
             return
@@ -124,7 +119,6 @@ class Pipeline:
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)
 
     def _add_to_clip(self, active: ActivePartition, frame: CameraFrame) -> None:
-        """Add a frame to its camera's clip, and queue the clip if it is to be scored."""
         info = frame.info
         clip = self.clips.push(frame)
         full = self.clips.is_full(clip)
@@ -161,7 +155,6 @@ class Pipeline:
                 self.metrics.scored.inc()
 
     def _publish(self) -> None:
-        """Write the effects of all finished frames, one step a partition."""
         try:
             for active in list(self._partitions.active.values()):
                 self._publish_partition(active)
@@ -194,11 +187,8 @@ class Pipeline:
         self._count(decided)
 
     def _decide(self, active: ActivePartition) -> list[tuple[Outcome, Decision]]:
-        """Decide on the finished frames of a partition, in frame order."""
         decided = []
-        for outcome in active.offsets.take_finished():
-            if outcome is None:
-                continue
+        for outcome in filter(None, active.offsets.take_finished()):  # None: a rejected message
             camera_id = outcome.info.camera_id
             decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome)
             active.cameras[camera_id] = decision.state
@@ -206,7 +196,6 @@ class Pipeline:
         return decided
 
     def _count(self, decided: list[tuple[Outcome, Decision]]) -> None:
-        """Update metrics and log for frames whose effects have been stored."""
         now_s = self.wall_clock_s()
         for outcome, _ in decided:
             self.metrics.frame_age_s.observe(max(0.0, now_s - outcome.info.captured_at_ms / 1000))

@@ -12,13 +12,16 @@ from typing import Generic, TypeVar
 import structlog
 
 from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, ChangeKind, FrameSource, PartitionChange, ProgressStore
+from streamer.interfaces import CameraState, ChangeKind, FrameSource, PartitionChange, ProgressStore, Step
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
-from streamer.pipeline.replay import plan_start
 from streamer.types import FrameMessage, Outcome, Partition
 
 log = structlog.get_logger("oddsight.partitions")
+
+MAX_REPLAY_MESSAGES = 12_000
+"""How far before the next offset a replay may begin: 60 frames of each of 100 cameras, doubled for cameras slower than others.
+A camera whose frames lie farther back starts without history; else every restart would replay as long as it was silent."""
 
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
@@ -41,22 +44,14 @@ class OffsetTracker(Generic[T]):
         return len(self._results)
 
     def add(self, offset: int) -> None:
-        """A message arrived. Offsets increase, not always by one: compacted topics have holes.
-
-        Raises:
-            ValueError: the offset is not above the newest one.
-        """
+        """A message arrived. Offsets increase, else ValueError; not always by one, because compacted topics have holes."""
         newest = next(reversed(self._results), self.next_offset - 1)
         if offset <= newest:
             raise ValueError(f"offset {offset} does not follow {newest}")
         self._results[offset] = []
 
     def finish(self, offset: int, result: T) -> None:
-        """The message at ``offset`` is done.
-
-        Raises:
-            KeyError: the offset was not added, or is done already.
-        """
+        """The message at ``offset`` is done. Raises KeyError if it was not added or is done already."""
         if self._results[offset]:
             raise KeyError(offset)
         self._results[offset].append(result)
@@ -78,7 +73,7 @@ class ActivePartition:
 
     partition: Partition
     stored_offset: int
-    """The next offset stored in Redis: earlier messages have been counted."""
+    """In Redis: messages before it have been counted."""
     offsets: OffsetTracker[Outcome | None]
     """None is the result of a rejected message."""
     cameras: dict[str, CameraState]
@@ -95,6 +90,59 @@ class ActivePartition:
             self.offsets.add(message.offset)
             return True
         return message.key is not None and message.offset >= self.replay_from.get(message.key, self.stored_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """How to start a partition: at its stored progress, after a replay of the frames its cameras' clips and states need."""
+
+    next_offset: int
+    """First message whose effects are not stored."""
+    read_from: int
+    """First message to read; before ``next_offset`` if frames are to be replayed."""
+    replay_from: Mapping[str, int]
+    """camera_id -> first frame to replay, for cameras that need any."""
+    cameras: Mapping[str, CameraState]
+    lost: int
+    """Number of messages that Kafka deleted before they were read."""
+
+
+def plan_start(
+    source: FrameSource, store: ProgressStore, partition: Partition, start: str, *, out_of_range: bool = False
+) -> StartPlan:
+    """Read a partition's progress, and correct it first if there is none or Kafka does not have its offset.
+
+    ``start`` (``earliest`` or ``latest``) is where a group without progress begins. ``out_of_range``: Kafka refused the
+    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over.
+
+    Raises:
+        Fenced: another consumer stored progress at the same time; try again.
+        RedisUnavailable, BrokerUnavailable: try again later.
+    """
+    progress = store.read(partition)
+    first, end = source.bounds(partition)
+    stored, lost = progress.next_offset, 0
+    reset: dict[str, CameraState] = {}
+    if stored is None:
+        next_offset = first if start == "earliest" else end
+        if (committed := source.committed(partition)) is not None:
+            next_offset = max(committed, first)
+    elif out_of_range and stored > end:
+        log.error("progress lies beyond the topic's end, starting over", partition=str(partition), offset=stored, end=end)
+        next_offset, reset = first, dict.fromkeys(progress.cameras, CameraState())
+    else:
+        next_offset = max(stored, first)
+        lost = next_offset - stored
+    if lost:
+        log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
+    if next_offset != stored:
+        store.apply(Step(partition, stored, next_offset, reset))
+    cameras = {**progress.cameras, **reset}
+    oldest = next_offset - MAX_REPLAY_MESSAGES
+    needed = {name: state.clip_from for name, state in cameras.items() if state.clip_from is not None}
+    available = {name: max(first, offset) for name, offset in needed.items() if offset >= oldest}
+    replay_from = {name: offset for name, offset in available.items() if offset < next_offset}
+    return StartPlan(next_offset, min(replay_from.values(), default=next_offset), replay_from, cameras, lost)
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.engine import CachingEngine, Clips, Engine, Frames, NewestScores, Scores, State, caching_engine
+from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Scores, State, caching_engine
 from deploy.errors import backend_errors
 from deploy.handles import FrameHandle
 from deploy.image import AnyFrame, DeviceFrame, Frame
@@ -55,8 +55,7 @@ class Scorer:
         """Score at most the engine's ``max_clips`` clips and update their memories.
 
         Raises:
-            EngineFailed, EngineClosed: see :meth:`deploy.engine.Engine.score`. The memory of a clip that was not scored is
-                unchanged.
+            EngineFailed, EngineClosed: the memory of a clip that was not scored is unchanged.
         """
         use_cache = [self._cache is not None and self._cache.reserve(clip.memory) for clip in clips]
         cached = [clip for clip, use in zip(clips, use_cache, strict=True) if use]
@@ -65,7 +64,8 @@ class Scorer:
         if cached and self._cache is not None:
             results[True] = self._scaled(self._cache.score(cached))
         if uploaded:
-            self._count_cache_misses(len(uploaded))
+            if self._cache is not None:
+                self._count_cache_misses(len(uploaded))
             results[False] = self._scaled(_score_whole_clips(self._engine, uploaded))
         return [next(results[use]) for use in use_cache]
 
@@ -74,8 +74,6 @@ class Scorer:
             yield Scored(float(score) / self._scale, heatmap)
 
     def _count_cache_misses(self, n_clips: int) -> None:
-        if self._cache is None:
-            return
         self._metrics.gpu_cache_misses.inc(n_clips)
         if not self._warned:
             self._warned = True
@@ -103,18 +101,15 @@ class _GpuCache:
 
     def score(self, clips: Sequence[Clip]) -> NewestScores:
         """Score clips by their newest frames; older frames are uploaded only for a new memory."""
-        handles = self._cached_handles(clips)
+        uploaded = self._upload([frame for clip in clips if clip.memory.device_handles is None for frame in clip.frames[:-1]])
+        handles = [
+            clip.memory.device_handles or DeviceHandles(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips
+        ]
         newest = _one_kind([clip.frames[-1] for clip in clips])
         scores = self._engine.score_newest(newest, [each.frames for each in handles], [each.state for each in handles])
         for clip, before, frame, state in zip(clips, handles, scores.frames, scores.states, strict=True):
             clip.memory.device_handles = DeviceHandles((*before.frames, frame)[1:], state)
         return scores
-
-    def _cached_handles(self, clips: Sequence[Clip]) -> list[DeviceHandles]:
-        uploaded = self._upload([frame for clip in clips if clip.memory.device_handles is None for frame in clip.frames[:-1]])
-        return [
-            clip.memory.device_handles or DeviceHandles(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips
-        ]
 
     def _upload(self, frames: Sequence[AnyFrame]) -> Iterator[FrameHandle]:
         size = self._engine.max_clips
@@ -129,18 +124,13 @@ def _one_kind(frames: Sequence[AnyFrame]) -> Frames | list[DeviceFrame]:
 
 
 def _score_whole_clips(engine: Engine, clips: Sequence[Clip]) -> Scores:
-    scores = engine.score(_clip_array(clips), _state_array(engine, clips))
+    frames = [_on_host(frame) for clip in clips for frame in clip.frames]
+    scores = engine.score(np.stack(frames).reshape(len(clips), -1, *frames[0].shape), _state_array(engine, clips))
     if scores.state is not None:
         for clip, state in zip(clips, scores.state, strict=True):
             # A view would keep the whole micro-batch's states in memory until this camera's next frame.
             clip.memory.state = state.copy()
     return scores
-
-
-def _clip_array(clips: Sequence[Clip]) -> Clips:
-    """uint8 (N, T, H, W, C), copied once."""
-    frames = [_on_host(frame) for clip in clips for frame in clip.frames]
-    return np.stack(frames).reshape(len(clips), -1, *frames[0].shape)
 
 
 def _on_host(frame: AnyFrame) -> Frame:

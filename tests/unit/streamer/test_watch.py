@@ -8,7 +8,7 @@ from rich.console import Console
 
 from streamer.redis import ScoreEntry, Updates
 from streamer.types import Event
-from streamer.watch import Dashboard, event_line
+from streamer.watch import Dashboard, event_cells
 from tests.harness.fakes import FakeClock
 
 STARTED_AT_MS = 1_700_000_000_700
@@ -138,11 +138,11 @@ def test_lists_newest_events_in_order(dashboard: Dashboard) -> None:
     assert listed == [f"event-{number}" for number in range(2, 10)]
 
 
-def test_event_line() -> None:
+def test_event_cells() -> None:
     captured = datetime.fromtimestamp(STARTED_AT_MS / 1000).astimezone().strftime("%H:%M:%S")
 
-    assert event_line(event()).split("  ") == [f"{captured}.7", "gate", "start", "e0", "0.750", "0.875", "0,8,16,32"]
-    assert event_line(event("end", score=None, region=None)).split("  ")[4:] == ["-", "0.875", "-"]
+    assert event_cells(event()) == (f"{captured}.7", "gate", "start", "e0", "0.750", "0.875", "0,8,16,32")
+    assert event_cells(event("end", score=None, region=None))[4:] == ("-", "0.875", "-")
 
 
 @pytest.mark.parametrize("camera_id", ["gate[/]", "[bold]gate", ":fire:"])

@@ -5,7 +5,7 @@ import pytest
 from deploy.decision import OpenEvent
 from streamer.errors import Fenced
 from streamer.interfaces import CameraState, Progress
-from streamer.pipeline.replay import MAX_REPLAY_MESSAGES, StartPlan, plan_start
+from streamer.pipeline.partitions import MAX_REPLAY_MESSAGES, StartPlan, plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.harness.pipeline import message
