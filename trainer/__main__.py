@@ -1,4 +1,4 @@
-"""``python -m trainer``: what torchrun starts."""
+"""``python -m trainer``, for torchrun."""
 
 from trainer.cli import main
 

@@ -96,12 +96,12 @@ class DistributedContext:
         Raises:
             TrainingDiverged: a term or the gradient is not finite; the parameters are left as they were.
         """
-        learned = list(parameters)
+        trained = list(parameters)
         with torch.autocast(self.device.type, enabled=False):
-            gradients = self._averaged(torch.autograd.grad(torch.stack(list(terms.values())).sum(), learned))
+            gradients = self._averaged(torch.autograd.grad(torch.stack(list(terms.values())).sum(), trained))
             if not _finite(gradients):
                 raise TrainingDiverged(_divergence(name, terms))
-            for parameter, gradient in zip(learned, gradients, strict=True):
+            for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.grad = gradient
             optimiser.step()
 
