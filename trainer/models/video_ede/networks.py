@@ -137,7 +137,7 @@ class AnomalyNet(nn.Module):
         self.level = nn.Parameter(torch.tensor(_INITIAL_OFFSET))
 
     def init_weights(self) -> None:
-        """Bias initial predictions towards normal: anomalous cells are rare, and few of them would drown in false alarms."""
+        """Bias initial predictions towards normal, as anomalies are rare (Lin et al., "Focal Loss", 2017, section 3.3)."""
         init_he(self)
         for last in (self.latent, self.encoder_again[-1], self.decoder[-2], self.strange):
             nn.init.normal_(last.weight, 0.0, _SMALL_STD)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
