@@ -39,16 +39,8 @@ def _load_onnx(bundle: Bundle, request: EngineRequest) -> Engine:
 
 def _load_torch(bundle: Bundle, request: EngineRequest) -> Engine:
     with required_library(request.engine, "train"):
-        from deploy.engines.torch import TorchEngine
-
-    return TorchEngine(bundle, request)
-
-
-def _load_torch_cuda(bundle: Bundle, request: EngineRequest) -> Engine:
-    with required_library(request.engine, "train"):
-        from deploy.engines.torch import TorchCudaEngine
-
-    return TorchCudaEngine(bundle, request)
+        from deploy.engines.torch import TorchCudaEngine, TorchEngine
+    return TorchCudaEngine(bundle, request) if request.engine in GPU_ENGINES else TorchEngine(bundle, request)
 
 
 def _load_tensorrt(bundle: Bundle, request: EngineRequest) -> Engine:
@@ -61,7 +53,7 @@ ENGINES: dict[str, Callable[[Bundle, EngineRequest], Engine]] = {
     "openvino": _load_openvino,
     "onnx": _load_onnx,
     "torch": _load_torch,
-    "torch-cuda": _load_torch_cuda,
+    "torch-cuda": _load_torch,
     "tensorrt": _load_tensorrt,
     "tensorrt-rtx": _load_tensorrt,
 }
