@@ -108,31 +108,34 @@ def _free_port() -> int:
 @contextmanager
 def _running(name: str, command: list[str], is_ready: Callable[[], bool]) -> Iterator[None]:
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(  # noqa: S603  our own binary with our own arguments
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C at the terminal must not reach it, because it is still used during shutdown.
-            start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
-        )
+        process = start_process(command, output)
         try:
-            _wait_until(is_ready, process, name, output)
+            deadline_s = time.monotonic() + _START_TIMEOUT_S
+            while not is_ready():
+                if process.poll() is not None or time.monotonic() > deadline_s:
+                    output.seek(0)
+                    printed = output.read()[-2000:].decode(errors="replace").strip()
+                    raise EmbeddedUnavailable(f"{name} did not start; it printed: {printed or 'nothing'}")
+                time.sleep(_POLL_S)
             yield
         finally:
             process.kill()
             process.wait()
 
 
-def _wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str, output: IO[bytes]) -> None:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while not is_ready():
-        if process.poll() is not None or time.monotonic() > deadline_s:
-            output.seek(0)
-            printed = output.read()[-2000:].decode(errors="replace").strip()
-            raise EmbeddedUnavailable(f"{name} did not start; it printed: {printed or 'nothing'}")
-        time.sleep(_POLL_S)
+def start_process(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a process that prints to ``output``. Linux kills it with the thread that started it, even if that is killed."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+    return subprocess.Popen(  # noqa: S603  our own programs with our own arguments
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C at the terminal must not reach it, because it is still used during shutdown.
+        start_new_session=True,
+        # One system call, bound before the fork.
+        preexec_fn=prctl and (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)),  # noqa: PLW1509
+    )
 
 
 def _answers_ping(url: str) -> bool:
@@ -142,15 +145,3 @@ def _answers_ping(url: str) -> bool:
         except RedisUnavailable:
             return False
     return True
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """A ``preexec_fn`` that makes Linux kill the child with the thread that started it, even if that is killed by SIGKILL."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def ask_kernel() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    return ask_kernel

@@ -1,5 +1,6 @@
 """Compares the demo's events with the anomalies that were edited into its footage, and formats the result."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,13 +26,9 @@ class AnomalyInterval(BaseModel):
     end_s: float
 
 
-class _GroundTruth(BaseModel):
-    stretches: tuple[AnomalyInterval, ...]
-
-
 def read_ground_truth(path: Path) -> tuple[AnomalyInterval, ...]:
     """The edited anomalies of all cameras, from ``stretches.json``."""
-    return _GroundTruth.model_validate_json(path.read_bytes()).stretches
+    return tuple(map(AnomalyInterval.model_validate, json.loads(path.read_bytes())["stretches"]))
 
 
 @dataclass(slots=True)
@@ -87,9 +84,8 @@ def match_events(
 
 def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: int) -> Table:
     """A row for each anomaly, each camera without one, and each false event."""
-    table = Table(title="anomalies edited into the footage, and what was detected", title_justify="left")
-    for heading in ("camera", "edited", "what", "found", "delay", "peak score / threshold"):
-        table.add_column(heading)
+    headings = ("camera", "edited", "what", "found", "delay", "peak score / threshold")
+    table = Table(*headings, title="anomalies edited into the footage, and what was detected", title_justify="left")
     for interval, event in result.detections.items():
         table.add_row(*_interval_cells(interval, event, first_frame_ms))
     for camera_id in sorted(set(cameras) - {interval.camera_id for interval in result.detections}):

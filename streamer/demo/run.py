@@ -4,21 +4,20 @@ The service runs as a separate process, started as any user would start it, and 
 subscriber. Only the broker, Redis and the cameras are stand-ins.
 """
 
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from deploy.bundle import read_bundle
 from streamer.config import Settings, settings_toml
-from streamer.demo.embedded import die_with_parent, embedded_kafka, embedded_redis
+from streamer.demo.embedded import embedded_kafka, embedded_redis, start_process
 from streamer.demo.report import collect_events, match_events, read_ground_truth, result_table, summary_line
 from streamer.errors import StreamError
 from streamer.ingest.producer import IngestResult
@@ -41,11 +40,7 @@ _POLL_S = 0.1
 
 
 def run_demo(console: Console) -> None:
-    """Run the demo from start to end.
-
-    Raises:
-        StreamError: a part did not start or ended early; says what it printed.
-    """
+    """Run the demo; raises StreamError if a part did not start or ended early, with what it printed."""
     silence_kafka_log()
     console.print("Starting an embedded Kafka broker, an embedded Redis and the service ...")
     with (
@@ -86,14 +81,7 @@ def _service(settings: Settings, folder: Path) -> Iterator[Callable[[], None]]:
     config_path, log_path = folder / "oddsight.toml", folder / "service.log"
     config_path.write_text(settings_toml(settings))
     with log_path.open("wb") as log_file:
-        service = subprocess.Popen(  # noqa: S603  our own command with our own arguments
-            [sys.executable, "-m", "streamer", "run", "--config", str(config_path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
-        )
+        service = start_process([sys.executable, "-m", "streamer", "run", "--config", str(config_path)], log_file)
 
     def check() -> None:
         if service.poll() is not None:
@@ -121,20 +109,16 @@ def _wait_until_started(settings: Settings, check_service: Callable[[], None]) -
 
 
 def _play_and_watch(settings: Settings, console: Console, check_service: Callable[[], None]) -> tuple[int, Updates]:
-    """Send all cameras from a thread and show the results; returns the first frame's capture time and all results."""
+    """Send all cameras and show the results; returns the first frame's capture time and all results."""
     start_at_ms = round(time.time() * 1000)
     plan = IngestPlan([CameraFeed(video.stem, str(video)) for video in DEMO_VIDEOS], start_at_ms=start_at_ms)
     stop = threading.Event()
-    producer = make_producer(settings.kafka)
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="cameras") as pool:
-            sending = pool.submit(ingest, plan, producer, settings.kafka.topic, stop)
-            try:
-                return start_at_ms, _watch(settings, console, check_service, sending)
-            finally:
-                stop.set()
-    finally:
-        producer.close()
+    with closing(make_producer(settings.kafka)) as producer, ThreadPoolExecutor(1, thread_name_prefix="cameras") as pool:
+        sending = pool.submit(ingest, plan, producer, settings.kafka.topic, stop)
+        try:
+            return start_at_ms, _watch(settings, console, check_service, sending)
+        finally:
+            stop.set()
 
 
 def _watch(settings: Settings, console: Console, check_service: Callable[[], None], sending: "Future[IngestResult]") -> Updates:

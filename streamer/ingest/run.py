@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,28 +75,20 @@ class IngestPlan:
 def run_ingest(settings: KafkaSettings, plan: IngestPlan, stop: threading.Event) -> str:
     """Connect to Kafka and send until the sources end or ``stop`` is set; returns a summary line.
 
-    Raises:
-        BrokerUnavailable, SourceUnavailable: says what to check.
+    BrokerUnavailable and SourceUnavailable say what to check.
     """
     silence_kafka_log()
     ensure_topics(settings)
-    producer = make_producer(settings)
-    try:
+    with closing(make_producer(settings)) as producer:
         result = ingest(plan, producer, settings.topic, stop)
-    finally:
-        producer.close()
     return f"{result.sent} frames sent, {result.failed} failed, {result.dropped} dropped, {result.reconnects} reconnects"
 
 
 def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, clock: Clock = time.time) -> IngestResult:
     """Send the frames of all cameras; returns when recorded sources have ended and, if there are live ones, ``stop`` is set.
 
-    Args:
-        plan: The cameras, and how fast.
-        producer: From :func:`streamer.kafka.client.make_producer`; it is flushed, not closed.
-        topic: The topic of the frames; the message key is the camera_id.
-        stop: Set it to end early. It is set here if this function fails, to end all cameras.
-        clock: Seconds since the epoch.
+    The producer, from :func:`streamer.kafka.client.make_producer`, is flushed, not closed. If this function fails, it sets
+    ``stop`` to end all cameras.
 
     Raises:
         SourceUnavailable, DecoderUnavailable: recorded footage cannot be read. Frames sent before are flushed.
@@ -116,33 +110,27 @@ def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, c
     return replace(result, reconnects=reconnects)
 
 
-class _DueFrame(NamedTuple):
-    offset_ms: float
-    camera_id: str
-    frame: EncodedFrame
-
-
 def _play_recorded(
     plan: IngestPlan, feeds: Sequence[CameraFeed], sender: FrameProducer, stop: threading.Event, clock: Clock
 ) -> None:
     begun_s = clock()
     start_at_ms = round(begun_s * 1000) if plan.start_at_ms is None else plan.start_at_ms
-    for due in heapq.merge(*(_timeline(feed, plan) for feed in feeds), key=lambda due: due.offset_ms):
-        wait_s = begun_s + due.offset_ms / 1000 - clock()
+    for offset_ms, camera_id, frame in heapq.merge(*(_timeline(feed, plan) for feed in feeds), key=itemgetter(0)):
+        wait_s = begun_s + offset_ms / 1000 - clock()
         if plan.realtime and wait_s > 0:
             stop.wait(wait_s)
         if stop.is_set():
             return
-        sender.send(due.camera_id, due.frame, start_at_ms + round(due.offset_ms))
+        sender.send(camera_id, frame, start_at_ms + round(offset_ms))
 
 
-def _timeline(feed: CameraFeed, plan: IngestPlan) -> Iterator[_DueFrame]:
-    """The frames of one recorded source, for ever if the plan loops, with offsets and sequence numbers going on."""
+def _timeline(feed: CameraFeed, plan: IngestPlan) -> Iterator[tuple[float, str, EncodedFrame]]:
+    """Offset in ms, camera and frame; for ever if the plan loops, with offsets and sequence numbers going on."""
     begins_ms, sequence = 0.0, 0
     while True:
         last_ms, count = 0, 0
         for frame in open_source(feed.location, plan.fps, decoder=plan.decoder):
-            yield _DueFrame(begins_ms + frame.offset_ms, feed.camera_id, replace(frame, sequence=sequence))
+            yield begins_ms + frame.offset_ms, feed.camera_id, replace(frame, sequence=sequence)
             last_ms, count, sequence = frame.offset_ms, count + 1, sequence + 1
         if not plan.loop:
             return

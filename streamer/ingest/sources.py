@@ -1,19 +1,22 @@
 """Encoded frames from a folder of images, a video file or a live stream, each at most once and with its own time."""
 
+import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import structlog
+from av.video.stream import VideoStream
 
-from deploy.errors import VideoUnreadable
+from deploy.errors import DecoderUnavailable, VideoUnreadable, first_line
 from deploy.image import encode_jpeg, natural_key
 from deploy.video import AvFrame, Video, is_live, open_video, redact_password, to_bgr
 from streamer.errors import SourceUnavailable
-from streamer.ingest.nvdec import nvdec_frames
 
 VideoDecoder = Literal["cpu", "nvdec"]
 """What decodes video files; live streams are always decoded on the CPU."""
@@ -24,6 +27,9 @@ FOLDER_FPS = 10.0
 _CONTENT_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 _JPEG_QUALITY = 90
 _DEFAULT_VIDEO_FPS = 25.0
+_NVDEC_CODECS = ("h264", "hevc")
+_MAX_MEAN_DIFFERENCE = 1.0
+"""Grey levels, mean over a frame. Rounding of colours is below it; a wrong colour range or matrix is several times above."""
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +92,7 @@ def _file_frames(path: Path, fps: float | None, decoder: VideoDecoder) -> Iterat
     if not path.exists():
         raise SourceUnavailable(f"{path}: no such file or folder; give a folder of images, a video file or a URL")
     with open_video(path) as video:
-        frames = nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video, str(path))
+        frames = _nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video, str(path))
         yield from _encoded(_recorded_times(frames, video.info(_DEFAULT_VIDEO_FPS).fps), fps)
 
 
@@ -135,3 +141,71 @@ def _encoded(frames: Iterator[tuple[AvFrame, float]], fps: float | None) -> Iter
         if next_slot > slot:
             yield EncodedFrame(encode_jpeg(to_bgr(frame), _JPEG_QUALITY), "image/jpeg", sequence, round(offset_s * 1000))
             sequence, slot = sequence + 1, next_slot
+
+
+# H.264 and H.265 define every pixel, so NVDEC's frames are those of any other decoder. They leave the GPU as NV12, and FFmpeg
+# converts their colours as it does for frames it decoded itself. The first frame is compared with the CPU's all the same.
+def _nvdec_frames(path: Path, video: Video) -> Iterator[AvFrame]:
+    library = _import_pynvvideocodec()
+    codec = video.stream.codec_context.name
+    if codec not in _NVDEC_CODECS:
+        raise SourceUnavailable(f"{path}: nvdec decodes {' and '.join(_NVDEC_CODECS)}, this is {codec}; leave --decoder out")
+    try:
+        expected = next((frame for frame in video.frames() if isinstance(frame, AvFrame)), None)
+        for frame in _decoded(library, path, video.stream):
+            if expected is not None:
+                _check_same(path, frame, expected)
+                expected = None
+            yield frame
+    except (SourceUnavailable, VideoUnreadable):
+        raise
+    except Exception as error:
+        raise SourceUnavailable(f"{path}: nvdec failed: {first_line(error)}; leave --decoder out") from error
+
+
+def _decoded(library: Any, path: Path, stream: VideoStream) -> Iterator[AvFrame]:
+    demuxer = library.CreateDemuxer(str(path))
+    decoder = library.CreateDecoder(gpuid=0, codec=demuxer.GetNvCodecId(), usedevicememory=False)
+    time_base = Fraction(demuxer.GetTimebaseNum(), demuxer.GetTimebaseDen())
+    for packet in demuxer:  # the last packet is empty and flushes the decoder
+        for decoded in decoder.Decode(packet):
+            width_px, height_px = decoder.GetWidth(), decoder.GetHeight()
+            even = width_px % 2 == height_px % 2 == 0
+            if decoded.format != library.Pixel_Format.NV12 or not even or decoded.framesize() != width_px * height_px * 3 // 2:
+                raise SourceUnavailable(
+                    f"{path}: nvdec gives {decoded.framesize()} bytes of {decoded.format} for {width_px} x {height_px} pixels; "
+                    "only NV12 (8 bits, 4:2:0, even sides) is supported; leave --decoder out"
+                )
+            frame = _frame(decoded, width_px, height_px * 3 // 2, stream)
+            frame.pts, frame.time_base = decoded.getPTS(), time_base
+            yield frame
+
+
+def _import_pynvvideocodec() -> Any:
+    try:
+        import PyNvVideoCodec
+    except Exception as error:  # without a driver its import raises a RuntimeError, whose later lines are advice for Docker
+        raise DecoderUnavailable(
+            f"nvdec cannot be used: {first_line(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, "
+            "or leave --decoder out"
+        ) from error
+    return PyNvVideoCodec
+
+
+def _check_same(path: Path, frame: AvFrame, expected: AvFrame) -> None:
+    actual, reference = (to_bgr(each).astype(np.int16) for each in (frame, expected))
+    difference = float(np.abs(actual - reference).mean()) if actual.shape == reference.shape else np.inf
+    if not difference <= _MAX_MEAN_DIFFERENCE:
+        raise SourceUnavailable(
+            f"{path}: nvdec's first frame differs from the CPU's by {difference:.1f} grey levels on average; at most "
+            f"{_MAX_MEAN_DIFFERENCE:g} is accepted; leave --decoder out"
+        )
+
+
+def _frame(decoded: Any, columns: int, rows: int, stream: VideoStream) -> AvFrame:
+    # The decoder reuses this memory for the next packet; from_ndarray copies it.
+    memory = (ctypes.c_uint8 * decoded.framesize()).from_address(decoded.GetPtrToPlane(0))
+    frame = AvFrame.from_ndarray(np.ctypeslib.as_array(memory).reshape(rows, columns), format="nv12")
+    frame.colorspace = stream.codec_context.colorspace
+    frame.color_range = stream.codec_context.color_range
+    return frame

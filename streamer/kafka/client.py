@@ -1,7 +1,8 @@
 """Kafka clients for the service and ingest, and a plain reason if there is no connection.
 
 All clients are made here, so that they agree on address and security. Before kafka-python connects, address and credentials are
-checked step by step (:mod:`streamer.kafka.diagnostics`).
+checked step by step (:mod:`streamer.kafka.diagnostics`). Every function that connects raises BrokerUnavailable, which says why
+there is no connection, or ConfigError if an address or the ``ca_file`` is invalid.
 
 Behaviour of kafka-python 3.0.12 that users of :func:`make_consumer` rely on:
 
@@ -46,10 +47,6 @@ def make_producer(settings: KafkaSettings) -> kafka.KafkaProducer:
     """A producer for frames: few large requests, in order, acknowledged by all replicas.
 
     Its buffer is not limited: the caller must limit what is not yet acknowledged.
-
-    Raises:
-        BrokerUnavailable: there is no connection; says why.
-        ConfigError: an address or the ``ca_file`` is invalid.
     """
     return _open(
         settings,
@@ -69,13 +66,7 @@ def make_producer(settings: KafkaSettings) -> kafka.KafkaProducer:
 def make_consumer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaConsumer:
     """A consumer in the service's group, not yet subscribed, without automatic commits and seeks.
 
-    Args:
-        settings: Where to connect, and the group.
-        overrides: kafka-python options that take precedence over these.
-
-    Raises:
-        BrokerUnavailable: there is no connection; says why.
-        ConfigError: an address or the ``ca_file`` is invalid.
+    ``overrides`` are kafka-python options that take precedence over those set here.
     """
     options = {
         "group_id": settings.consumer_group,
@@ -110,14 +101,10 @@ def ensure_topics(settings: KafkaSettings, partitions: int = 4) -> None:
     """Create the topics of frames and of dead letters if they are missing; an existing topic is not changed.
 
     If the broker does not allow it, a warning is logged: the topics may be created by others.
-
-    Raises:
-        BrokerUnavailable: there is no connection to the bootstrap servers or to the addresses that they advertise.
-        ConfigError: an address or the ``ca_file`` is invalid.
     """
     with open_admin(settings) as admin:
-        for topic in (settings.topic, settings.deadletter_topic):
-            _ensure_topic(admin, topic, partitions)
+        for topic in {settings.topic, settings.deadletter_topic}.difference(admin.list_topics()):
+            _create_topic(admin, topic, partitions)
 
 
 def silence_kafka_log() -> None:
@@ -160,9 +147,7 @@ def _open(settings: KafkaSettings, client_class: Callable[..., Any], **options: 
 
 def _check_addresses(settings: KafkaSettings) -> None:
     """One bootstrap server that answers is enough; if none does, the error names the fault of each."""
-    tls = _tls_context(settings)
-    login = _login(settings)
-    addresses = _addresses(settings)
+    tls, login, addresses = _tls_context(settings), _login(settings), _addresses(settings)
     with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as pool:
         faults = list(pool.map(lambda address: diagnose_broker(address, tls, login), addresses))
     if None not in faults:
@@ -213,15 +198,12 @@ def _check_advertised(cluster: dict[str, Any]) -> None:
         )
 
 
-def _ensure_topic(admin: kafka.KafkaAdminClient, topic: str, partitions: int) -> None:
-    if topic in admin.list_topics():
-        return
+def _create_topic(admin: kafka.KafkaAdminClient, topic: str, partitions: int) -> None:
     configs = {"max.message.bytes": str(MAX_FRAME_BYTES + _BATCH_OVERHEAD_BYTES)}
     try:
         admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": -1, "configs": configs}})
-    except TopicAlreadyExistsError:  # another process was faster
-        return
+        log.info("topic_created", topic=topic, partitions=partitions)
+    except TopicAlreadyExistsError:
+        pass  # another process was faster
     except AuthorizationError as error:
         log.warning("topic_not_created", topic=topic, reason=f"not allowed ({error}); an administrator must create it")
-        return
-    log.info("topic_created", topic=topic, partitions=partitions)

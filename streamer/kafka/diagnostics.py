@@ -12,16 +12,14 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 _STEP_TIMEOUT_S = 3.0
 _DEFAULT_PORT = 9092
 
 _MAX_RESPONSE_BYTES = 1024 * 1024
 # (api key, version) of Kafka's protocol guide: requests that every broker since 1.0 answers before authentication.
-_API_VERSIONS = (18, 0)
-_SASL_HANDSHAKE = (17, 1)
-_SASL_AUTHENTICATE = (36, 0)
+_API_VERSIONS, _SASL_HANDSHAKE, _SASL_AUTHENTICATE = (18, 0), (17, 1), (36, 0)
 _UNSUPPORTED_MECHANISM = 33
 _CORRELATION = b"odds"
 _TLS_ALERT = b"\x15\x03"
@@ -37,29 +35,13 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class SaslExchange(Protocol):
-    """The client's side of one SASL authentication; kafka-python's mechanisms implement it."""
-
-    def auth_bytes(self) -> bytes:
-        """The next token to send."""
-
-    def receive(self, auth_bytes: bytes) -> object:
-        """Process the broker's token.
-
-        Raises:
-            ValueError: it proves that the broker does not know the password.
-        """
-
-    def is_done(self) -> bool:
-        """Whether there is nothing left to send."""
-
-
 class SaslLogin(NamedTuple):
     """How to authenticate."""
 
     mechanism: str
     username: str
-    begin: Callable[[], SaslExchange]
+    begin: Callable[[], Any]
+    """Makes a SASL mechanism of kafka-python, the client's side of one authentication."""
 
 
 class _Fault(Exception):
@@ -67,24 +49,14 @@ class _Fault(Exception):
 
 
 def parse_address(text: str) -> Address:
-    """Parse ``host:port``, ``[v6]:port`` or ``host`` (port 9092).
-
-    Raises:
-        ValueError: the port is no number from 1 to 65535, or the host is empty.
-    """
-    host, port = _split_port(text.strip())
+    """Parse ``host:port``, ``[v6]:port`` or ``host`` (port 9092); raises ValueError for anything else."""
+    host, port = text.strip(), str(_DEFAULT_PORT)
+    if not host.endswith("]") and ":" in host:  # IPv6 addresses contain colons themselves
+        host, _, port = host.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
         raise ValueError(f"{text!r} is no address: write host:port, the port from 1 to 65535")
     return Address(host, int(port))
-
-
-def _split_port(text: str) -> tuple[str, str]:
-    # IPv6 addresses contain colons themselves.
-    if text.endswith("]") or ":" not in text:
-        return text, str(_DEFAULT_PORT)
-    host, _, port = text.rpartition(":")
-    return host, port
 
 
 def diagnose_broker(address: Address, tls: ssl.SSLContext | None, login: SaslLogin | None) -> str | None:
@@ -184,7 +156,7 @@ def _check_password(connection: socket.socket, login: SaslLogin) -> None:
     try:
         while not exchange.is_done():
             exchange.receive(_authenticate(connection, exchange.auth_bytes()))
-    except ValueError as error:
+    except ValueError as error:  # refused, or the broker does not prove that it knows the password
         raise _Fault(f"user name or password refused for {login.username!r}: check kafka.username and kafka.password") from error
 
 

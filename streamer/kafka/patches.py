@@ -68,15 +68,15 @@ def patch_record_reading() -> None:
 class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no type hints
     """A record batch of which single records may be unreadable."""
 
+    _pos: int
+
     def _read_msg(self, decode_varint: Any = decode_varint) -> DefaultRecord:
         begin = self._pos
         try:
             return super()._read_msg(decode_varint)
         except (ValueError, IndexError, CorruptRecordError) as error:
-            return self._unreadable(begin, repr(error))
-
-    def _unreadable(self, begin: int, reason: str) -> DefaultRecord:
-        """Only the framing of a record: its length gives the start of the next, its deltas give timestamp and offset."""
+            reason = repr(error).encode()
+        # Only the framing of the record: its length gives the start of the next, its deltas give timestamp and offset.
         length, content = decode_varint(self._buffer, begin)
         _attributes, position = decode_varint(self._buffer, content)
         timestamp_delta, position = decode_varint(self._buffer, position)
@@ -84,9 +84,8 @@ class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-py
         if not 0 < length <= len(self._buffer) - content:
             raise CorruptRecordError(f"a record claims {length} bytes")
         self._pos = content + length
-        headers = [(UNREADABLE, reason.encode())]
         offset, timestamp_ms = self.base_offset + offset_delta, self.first_timestamp + timestamp_delta
-        return DefaultRecord(length, offset, timestamp_ms, self.timestamp_type, None, None, headers)
+        return DefaultRecord(length, offset, timestamp_ms, self.timestamp_type, None, None, [(UNREADABLE, reason)])
 
 
 def open_client(client_class: Callable[..., Any], **options: Any) -> Any:

@@ -44,13 +44,12 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
     def poll(self, timeout_s: float) -> PollResult:
         messages: list[FrameMessage] = []
         try:
-            for records in self._consumer.poll(timeout_ms=max(0, round(timeout_s * 1000))).values():
-                messages += map(_message, records)
+            polled = self._consumer.poll(timeout_ms=max(0, round(timeout_s * 1000)))
+            messages = [_message(record) for records in polled.values() for record in records]
         except KafkaError as error:
             if not (error.retriable or isinstance(error, OffsetOutOfRangeError)):
                 raise BrokerUnavailable(f"Kafka: {error}") from error
             log.warning("poll failed, reading the progress again", error=str(error))
-            messages = []
             self._restart_partitions(error)
         changes = []
         while not self._changes.empty():
@@ -103,12 +102,10 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
         return None if newest is None else max(0, newest - next_offset)
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Called on the client's thread."""
         for partition in revoked:
             self._changes.put(PartitionChange("revoked", Partition(*partition)))
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Called on the client's thread."""
         for partition in assigned:
             # Any position will do: a paused partition is not fetched, and with a position the client needs no reset policy.
             self._consumer.seek(partition, 0)

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from streamer.demo.embedded import die_with_parent
+from streamer.demo.embedded import start_process
 from streamer.kafka.diagnostics import Address, diagnose_broker
 
 SHARED_KAFKA = Path(__file__).parents[3] / "shared" / "kafka"
@@ -56,13 +56,8 @@ class ApacheKafka:
     def start(self) -> None:
         """Start, or restart with the same data on the same ports; returns when the broker answers clients."""
         with (self._folder / "output.txt").open("ab") as output:
-            self._process = subprocess.Popen(
-                ["java", *_JAVA_OPTIONS, "-cp", self._classpath, "kafka.Kafka", str(self._properties)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
-            )
+            command = ["java", *_JAVA_OPTIONS, "-cp", self._classpath, "kafka.Kafka", str(self._properties)]
+            self._process = start_process(command, output)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while diagnose_broker(Address("127.0.0.1", int(self.address.rpartition(":")[2])), None, None) is not None:
             if not self.running or time.monotonic() > deadline_s:

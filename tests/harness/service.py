@@ -14,7 +14,7 @@ from typing import Any
 import redis
 
 from streamer.config import KafkaSettings, RedisSettings, Settings, settings_toml
-from streamer.demo.embedded import die_with_parent
+from streamer.demo.embedded import start_process
 from tests.harness.brokers import free_ports
 
 Entry = dict[str, str]
@@ -34,13 +34,7 @@ class Service:
     def start(self) -> None:
         """Start without waiting until it is ready."""
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamer", "run", "--config", str(self._config_path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509  one system call, bound before the fork
-            )
+            self.process = start_process([sys.executable, "-m", "streamer", "run", "--config", str(self._config_path)], log)
 
     def kill(self) -> None:
         """Send SIGKILL and wait."""
