@@ -48,11 +48,9 @@ class Baseline(Protocol):
     @property
     def name(self) -> str:
         """Name in results."""
-        ...
 
     def start_clip(self) -> ClipScorer:
         """Start a clip without anything carried over from another one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +118,11 @@ class WindowBaseline:
     """Gives float32 (H, W)."""
 
     def start_clip(self) -> ClipScorer:
-        return self._heatmap
+        def heatmap(pair: FramePair) -> HeatMap:
+            values = self.measure(pair)
+            return pad_windows(window_means(values, _WINDOW_PX), values.shape)
 
-    def _heatmap(self, pair: FramePair) -> HeatMap:
-        values = self.measure(pair)
-        return pad_windows(window_means(values, _WINDOW_PX), values.shape)
+        return heatmap
 
 
 FLOW_MAGNITUDE = WindowBaseline("flow_magnitude", lambda pair: np.hypot(pair.flow[..., 0], pair.flow[..., 1]))

@@ -77,7 +77,13 @@ def read_annotations(path: Path) -> list[Annotation]:
     if not annotations:
         raise BadFeedback(f"{path} has no annotation; write a line per interval, or put clips into {ANOMALY}/ or {NORMAL}/")
     for annotation in annotations:
-        _check_clip(annotation)
+        clip = annotation.source.path
+        try:
+            is_clip = clip.suffix.lower() in VIDEO_SUFFIXES if clip.is_file() else clip.is_dir() and bool(list_images(clip))
+        except OSError as error:
+            raise BadFeedback(f"{annotation.where}: {annotation.source.name[:80]!r} cannot be read: {error.strerror}") from error
+        if not is_clip:
+            raise BadFeedback(f"{annotation.where}: {clip} is no video and no folder of images; video is relative to the CSV")
     return annotations
 
 
@@ -97,16 +103,6 @@ def _read_text(path: Path) -> str:
         raise BadFeedback(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); give a CSV") from error
     except OSError as error:
         raise BadFeedback(f"{path} cannot be read: {error.strerror}; give a CSV, or a folder of clips") from error
-
-
-def _check_clip(annotation: Annotation) -> None:
-    path = annotation.source.path
-    try:
-        is_clip = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else path.is_dir() and bool(list_images(path))
-    except OSError as error:
-        raise BadFeedback(f"{annotation.where}: {annotation.source.name[:80]!r} cannot be read: {error.strerror}") from error
-    if not is_clip:
-        raise BadFeedback(f"{annotation.where}: {path} is no video and no folder of images; video is relative to the CSV")
 
 
 def parse_annotations(lines: Iterable[str], path: Path) -> list[Annotation]:

@@ -49,7 +49,9 @@ class FrameCache:
             replace_file(index_path, json.dumps({"index": index, "total": total, "problems": problems}).encode())
         content = json.loads(index_path.read_text())
         numbers = np.asarray(content["index"], np.int64)
-        frames = _memory_map(frames_path, (len(numbers), *spec.frame_shape))
+        shape = (len(numbers), *spec.frame_shape)
+        # An empty file cannot be mapped.
+        frames = np.memmap(frames_path, np.uint8, "r", shape=shape) if len(numbers) else np.empty(shape, np.uint8)
         return Footage(source.name, frames, numbers, content["total"], tuple(content["problems"]))
 
     def _counted(self, outcomes: Iterable[Frame | str]) -> Iterator[Frame | str]:
@@ -62,11 +64,6 @@ def _cache_name(source: Source, spec: ClipSpec) -> str:
     files = [source.path] if source.is_video else sorted(source.path.iterdir())
     stats = [(str(file.resolve()), (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([spec.model_dump(), stats]).encode()).hexdigest()[:24]
-
-
-def _memory_map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    # An empty file cannot be mapped.
-    return np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,9 @@ class ClipDataset:
         """The clips with these numbers, uint8 (N, T, H, W, C)."""
         starts = np.cumsum([0, *self._counts()])
         videos = np.searchsorted(starts, indices, side="right") - 1
-        return np.stack([self._clip(int(v), int(n - starts[v])) for v, n in zip(videos, indices, strict=True)])
+        firsts = indices - starts[videos]
+        pairs = zip(videos, firsts, strict=True)
+        return np.stack([self.footage[video].frames[first : first + self.length] for video, first in pairs])
 
     def evenly_spaced(self, count: int, batch_size: int) -> Iterator[Clips]:
         """Batches of at most ``count`` clips, spread evenly over the data set."""
@@ -100,9 +99,6 @@ class ClipDataset:
     def _counts(self) -> list[int]:
         return [max(0, len(footage.frames) - self.length + 1) for footage in self.footage]
 
-    def _clip(self, video: int, first: int) -> NDArray[np.uint8]:
-        return self.footage[video].frames[first : first + self.length]
-
 
 def choose_frame_size(info: VideoInfo, area_px: int, step_px: int) -> tuple[int, int]:
     """Height and width for a network, multiples of ``step_px``: about ``area_px`` in area, the footage's aspect, never enlarged.
@@ -113,18 +109,15 @@ def choose_frame_size(info: VideoInfo, area_px: int, step_px: int) -> tuple[int,
     aspect = info.width_px / info.height_px
     sides = range(step_px, _MAX_SIDE_PX + 1, step_px)
     near = [(h, w) for h in sides for w in sides if abs(h * w / area - 1) <= _AREA_TOLERANCE]
+    if not near:
+        height, width = ((area / aspect) ** 0.5, (area * aspect) ** 0.5)
+        return max(step_px, round(height / step_px) * step_px), max(step_px, round(width / step_px) * step_px)
 
     def mismatch(size: tuple[int, int]) -> tuple[float, float]:
         height, width = size
         return round(abs(np.log(width / height / aspect)), 3), abs(height * width / area - 1)
 
-    return min(near or [_nearest_size(area, aspect, step_px)], key=mismatch)
-
-
-def _nearest_size(area: int, aspect: float, step_px: int) -> tuple[int, int]:
-    height = max(step_px, round((area / aspect) ** 0.5 / step_px) * step_px)
-    width = max(step_px, round((area * aspect) ** 0.5 / step_px) * step_px)
-    return height, width
+    return min(near, key=mismatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +139,15 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
     Raises:
         TooLittleFootage: a part has no full clip of ``length`` frames.
     """
-    split = _split_in_time(footage[0]) if len(footage) == 1 else _split_whole(footage)
+    if len(footage) == 1:
+        before, after = _cut(footage[0], round(len(footage[0].frames) * (1 - VALIDATION_SHARE)))
+        split = Split((before,), (after,))
+    else:
+        count = max(1, round(len(footage) * VALIDATION_SHARE))
+        # Spread evenly, because neighbours in a data set are often the same hour of the same place.
+        chosen = {int((number + 0.5) * len(footage) / count) for number in range(count)}
+        train = tuple(video for number, video in enumerate(footage) if number not in chosen)
+        split = Split(train, tuple(footage[number] for number in sorted(chosen)))
     for part in (split.train, split.validation):
         if len(ClipDataset(part, length)) == 0:
             frames = sum(len(video.frames) for video in footage)
@@ -155,21 +156,6 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
                 f"give at least {length * 10} frames of one video, or two videos of {length} frames"
             )
     return split
-
-
-def _split_whole(footage: list[Footage]) -> Split:
-    count = max(1, round(len(footage) * VALIDATION_SHARE))
-    # Spread evenly, because neighbours in a data set are often the same hour of the same place.
-    chosen = {int((number + 0.5) * len(footage) / count) for number in range(count)}
-    return Split(
-        train=tuple(video for number, video in enumerate(footage) if number not in chosen),
-        validation=tuple(footage[number] for number in sorted(chosen)),
-    )
-
-
-def _split_in_time(video: Footage) -> Split:
-    train, validation = _cut(video, round(len(video.frames) * (1 - VALIDATION_SHARE)))
-    return Split((train,), (validation,))
 
 
 def split_off_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[Footage, ...]]:

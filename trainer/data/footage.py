@@ -86,14 +86,13 @@ def _sources(path: Path) -> list[Source]:
 
 
 def _clips_in(folder: Path) -> list[Source]:
-    entries = sorted(folder.iterdir(), key=natural_key)
-    return [Source(entry.name if entry.is_dir() else entry.stem, entry) for entry in entries if _is_clip(entry)]
-
-
-def _is_clip(entry: Path) -> bool:
-    if entry.name.startswith("."):  # macOS leaves files such as ._gate.mp4 beside a video
-        return False
-    return bool(list_images(entry)) if entry.is_dir() else entry.suffix.lower() in VIDEO_SUFFIXES
+    # Hidden files are left out: macOS leaves files such as ._gate.mp4 beside a video.
+    entries = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=natural_key)
+    return [
+        Source(entry.name if entry.is_dir() else entry.stem, entry)
+        for entry in entries
+        if (list_images(entry) if entry.is_dir() else entry.suffix.lower() in VIDEO_SUFFIXES)
+    ]
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -108,24 +107,14 @@ def footage_info(sources: list[Source]) -> VideoInfo:
     Raises:
         NoFootage: no source has one.
     """
-    infos = (_video_info(source.path) if source.is_video else _folder_info(source.path) for source in sources)
-    info = next((info for info in infos if info is not None), None)
-    if info is None:
-        raise _nothing_readable(sources)
-    return info
-
-
-def _video_info(path: Path) -> VideoInfo | None:
-    with suppress(VideoUnreadable), open_video(path) as video:
-        return video.info(DEFAULT_FPS)
-    return None
-
-
-def _folder_info(folder: Path) -> VideoInfo | None:
-    for image in list_images(folder):
-        with suppress(BadFrame, OSError):
-            return VideoInfo(*dataset_image_size(image.read_bytes()), DEFAULT_FPS)
-    return None
+    for source in sources:
+        if source.is_video:
+            with suppress(VideoUnreadable), open_video(source.path) as video:
+                return video.info(DEFAULT_FPS)
+        for image in [] if source.is_video else list_images(source.path):
+            with suppress(BadFrame, OSError):
+                return VideoInfo(*dataset_image_size(image.read_bytes()), DEFAULT_FPS)
+    raise _nothing_readable(sources)
 
 
 def estimate_frame_count(source: Source) -> int:

@@ -1,4 +1,4 @@
-"""Test clips with frame labels, and the label files that users write beside their own clips.
+"""Layouts of data sets, test clips with frame labels, and the label files that users write beside their own clips.
 
 ``frame_labels.npz`` has one array of 0 and 1 per clip, keyed by clip name. ``frame_labels.csv``, for labels written by hand,
 has a line ``clip,first_frame,last_frame`` per anomalous interval, frames counted from 0, both ends included; all other frames
@@ -6,7 +6,7 @@ are normal.
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,24 @@ class LabelledClip:
     labels: Labels
     masks: Masks | None = None
     """One mask per label; None where the data set has none for this clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one data set is laid out on disk, how to recognise and read it, and where to get it."""
+
+    name: str
+    files: tuple[str, ...]
+    """Required files, one line each; a remark may follow after two spaces."""
+    origin: str
+    """Where to download it."""
+    terms: str
+    find: Callable[[Path], Path | None]
+    """The data set's root in or at a path, None where this is another data set. Raises NoFootage where the path is ambiguous."""
+    training: Callable[[Path], list[Source]]
+    """The clips to train on, given the root. Raises NoFootage."""
+    testing: Callable[[Path], list[LabelledClip]]
+    """The test clips with their labels, given the root. Raises NoFootage and BadLabels."""
 
 
 class AnomalyInterval(NamedTuple):
@@ -69,7 +87,16 @@ def read_labels(path: Path, sources: list[Source]) -> list[Labels]:
     Raises:
         BadLabels: the file is damaged, or names clips or frames that do not exist.
     """
-    return _from_npz(path, sources) if path.suffix == ".npz" else _from_csv(path, sources)
+    if path.suffix == ".npz":
+        rows = _read_npz(path)
+        missing = next((source.name for source in sources if source.name not in rows), None)
+        if missing is not None:
+            raise BadLabels(f"{path}: no labels for clip {missing!r}; it has {', '.join(sorted(rows))}")
+        return [rows[source.name] for source in sources]
+    try:
+        return list(_label_rows(parse_intervals(path.read_text(encoding="utf-8-sig").splitlines()), sources))
+    except (OSError, UnicodeDecodeError, BadLabels) as error:
+        raise BadLabels(f"{path}: {error}") from error
 
 
 def parse_intervals(lines: Iterable[str]) -> list[AnomalyInterval]:
@@ -97,14 +124,6 @@ def _parse_row(number: int, cells: list[str]) -> AnomalyInterval:
     return interval
 
 
-def _from_csv(path: Path, sources: list[Source]) -> list[Labels]:
-    try:
-        intervals = parse_intervals(path.read_text(encoding="utf-8-sig").splitlines())
-        return list(_label_rows(intervals, sources))
-    except (OSError, UnicodeDecodeError, BadLabels) as error:
-        raise BadLabels(f"{path}: {error}") from error
-
-
 def _label_rows(intervals: list[AnomalyInterval], sources: list[Source]) -> Iterator[Labels]:
     names = {name for source in sources for name in (source.name, source.path.name)}
     unknown = next((interval.clip for interval in intervals if interval.clip not in names), None)
@@ -118,14 +137,6 @@ def _label_rows(intervals: list[AnomalyInterval], sources: list[Source]) -> Iter
                     raise BadLabels(f"clip {clip!r} has frames 0 to {len(labels) - 1}, an interval ends at {last_frame}")
                 labels[first_frame : last_frame + 1] = 1
         yield labels
-
-
-def _from_npz(path: Path, sources: list[Source]) -> list[Labels]:
-    rows = _read_npz(path)
-    missing = next((source.name for source in sources if source.name not in rows), None)
-    if missing is not None:
-        raise BadLabels(f"{path}: no labels for clip {missing!r}; it has {', '.join(sorted(rows))}")
-    return [rows[source.name] for source in sources]
 
 
 def _read_npz(path: Path) -> dict[str, Labels]:

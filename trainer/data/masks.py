@@ -5,7 +5,7 @@ file can crash SciPy's reader or make it allocate all memory.
 """
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from deploy.errors import BadFrame
 from trainer.data.footage import list_images, read_mask
 from trainer.errors import BadLabels
 
-_MATLAB_VARIABLE = "volLabel"
+_VARIABLE = "volLabel"
 _MAX_MATLAB_BYTES = 1 << 26  # masks are mostly empty and compress to a thousandth
 _MAX_MATLAB_MEMORY_BYTES = 1 << 32  # for one clip: twenty times what CUHK Avenue's longest needs
 
@@ -30,11 +30,7 @@ class Masks(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, frame: int) -> NDArray[np.bool_]:
-        """The mask of a frame, bool (H, W) in the original image's size, True = anomalous.
-
-        Raises:
-            BadLabels: it cannot be read.
-        """
+        """A frame's mask, bool (H, W) in the original image's size, True = anomalous. Raises BadLabels if it cannot be read."""
         ...
 
 
@@ -95,30 +91,28 @@ class PackedMasks:
     """Masks in memory, one bit per pixel; empty masks take no space."""
 
     shape: tuple[int, int]
-    total: int
-    bits: Mapping[int, NDArray[np.uint8]]
-    """Frame -> the bits of its mask, for masks that are not empty."""
+    bits: Sequence[NDArray[np.uint8] | None]
+    """The bits of each frame's mask, None for an empty one."""
 
     @classmethod
     def pack(cls, masks: Sequence[NDArray[Any]]) -> "PackedMasks":
         """Pack at least one mask, all (H, W); every value but 0 is anomalous."""
         height, width = masks[0].shape
-        return cls((height, width), len(masks), {frame: np.packbits(mask != 0) for frame, mask in enumerate(masks) if mask.any()})
+        return cls((height, width), [np.packbits(mask != 0) if mask.any() else None for mask in masks])
 
     def __len__(self) -> int:
-        return self.total
+        return len(self.bits)
 
     def __getitem__(self, frame: int) -> NDArray[np.bool_]:
-        if not 0 <= frame < self.total:
-            raise IndexError(frame)
-        if frame not in self.bits:
+        bits = self.bits[frame]
+        if bits is None:
             return np.zeros(self.shape, np.bool_)
-        return np.unpackbits(self.bits[frame], count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(np.bool_)
+        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(np.bool_)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
         """uint8 (frames,): 1 where a mask is not empty."""
-        return np.asarray([frame in self.bits for frame in range(self.total)], np.uint8)
+        return np.asarray([bits is not None for bits in self.bits], np.uint8)
 
 
 def read_matlab_masks(paths: Sequence[Path]) -> Iterator[PackedMasks]:
@@ -127,42 +121,32 @@ def read_matlab_masks(paths: Sequence[Path]) -> Iterator[PackedMasks]:
     Raises:
         BadLabels: a file is missing, damaged, or holds something else.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _limit_memory) as pool:
-        for path in paths:
-            try:
-                yield pool.submit(_read_matlab, path).result()
-            except BrokenProcessPool as error:
-                raise BadLabels(f"{path} is damaged: its reader crashed; copy the data set again") from error
-
-
-def _limit_memory() -> None:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MATLAB_MEMORY_BYTES, _MAX_MATLAB_MEMORY_BYTES))
+    limit = (resource.RLIMIT_DATA, (_MAX_MATLAB_MEMORY_BYTES, _MAX_MATLAB_MEMORY_BYTES))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), resource.setrlimit, limit) as pool:
+        for path in paths:
+            try:
+                masks = pool.submit(_read_matlab, path).result()
+            except BrokenProcessPool as error:
+                raise BadLabels(f"{path} is damaged: its reader crashed; copy the data set again") from error
+            except Exception as error:  # the parser raises errors of many types on damaged files
+                reason = str(error) or type(error).__name__
+                raise BadLabels(f"{path}: {reason}; it must be a MATLAB file of version 5 to 7 with {_VARIABLE}") from error
+            yield masks
 
 
 def _read_matlab(path: Path) -> PackedMasks:
     from scipy.io import loadmat
 
-    try:
-        _check_size(path)
-        return _packed_cells(loadmat(path, appendmat=False, variable_names=[_MATLAB_VARIABLE]).get(_MATLAB_VARIABLE))
-    except Exception as error:  # the parser raises errors of many types on damaged files
-        reason = str(error) or type(error).__name__
-        raise BadLabels(f"{path}: {reason}; it must be a MATLAB file of version 5 to 7 with {_MATLAB_VARIABLE}") from error
-
-
-def _check_size(path: Path) -> None:
     size_bytes = path.stat().st_size
     if size_bytes > _MAX_MATLAB_BYTES:
         raise BadLabels(f"{size_bytes} bytes; at most {_MAX_MATLAB_BYTES} are accepted")
-
-
-def _packed_cells(cells: object) -> PackedMasks:
+    cells = loadmat(path, appendmat=False, variable_names=[_VARIABLE]).get(_VARIABLE)
     if not isinstance(cells, np.ndarray) or cells.dtype != np.object_ or not cells.size:
-        raise BadLabels(f"{_MATLAB_VARIABLE} is missing, empty or no row of cells, one per frame")
+        raise BadLabels(f"{_VARIABLE} is missing, empty or no row of cells, one per frame")
     masks = [np.asarray(cell) for cell in cells.ravel()]
     shapes = {mask.shape for mask in masks}
     if len(shapes) != 1 or masks[0].ndim != 2 or not masks[0].size or any(mask.dtype.kind not in "buif" for mask in masks):
-        raise BadLabels(f"the cells of {_MATLAB_VARIABLE} must be matrices of numbers, all of one size, got {sorted(shapes)[:3]}")
+        raise BadLabels(f"the cells of {_VARIABLE} must be matrices of numbers, all of one size, got {sorted(shapes)[:3]}")
     return PackedMasks.pack(masks)

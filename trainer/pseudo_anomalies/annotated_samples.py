@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.data.annotations import AnnotatedClip, Region
-from trainer.data.dis_flow import DisFlow, resize_flow
 from trainer.errors import TooLittleFootage
 from trainer.pseudo_anomalies.compositing import PlacedCutout
 from trainer.pseudo_anomalies.objects import Offsets, PastedObject
@@ -30,7 +29,15 @@ from trainer.pseudo_anomalies.samples import (
     frame_indices,
     random_objects,
 )
-from trainer.pseudo_anomalies.segments import CameraView, Segment, SegmentedView, find_view, single_video_view
+from trainer.pseudo_anomalies.segments import (
+    CameraView,
+    DisFlow,
+    Segment,
+    SegmentedView,
+    find_view,
+    resize_flow,
+    single_video_view,
+)
 
 ANNOTATED_EVERY = 4
 """One sample of so many comes from an annotation."""

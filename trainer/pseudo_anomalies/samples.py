@@ -12,10 +12,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.data.dis_flow import DisFlow
 from trainer.pseudo_anomalies.compositing import GrayImage, PlacedCutout, paint_mask, paste
 from trainer.pseudo_anomalies.objects import PastedObject, anomalous_object, normal_object, textured_shape
-from trainer.pseudo_anomalies.segments import CameraView, SegmentedView
+from trainer.pseudo_anomalies.segments import CameraView, DisFlow, SegmentedView
 from trainer.training.interfaces import NORMAL, Batch
 
 CELL_PX = 4

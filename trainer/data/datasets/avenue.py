@@ -2,26 +2,28 @@
 
 from pathlib import Path
 
-from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source, find_sources
-from trainer.data.labels import LabelledClip
+from trainer.data.labels import LabelledClip, Layout
 from trainer.data.masks import read_matlab_masks
 from trainer.errors import BadLabels, NoFootage
 
-_SPLITS = ("training_videos", "testing_videos")
 _PAGE = "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html"
 _VIDEOS = f"extract Avenue_Dataset.zip from {_PAGE}"
 _MASKS = f"extract ground_truth_demo.zip from {_PAGE} beside the videos' folders"
 
 
 def _find(path: Path) -> Path | None:
-    roots = [root for root in (path, path / "Avenue Dataset") for name in _SPLITS if (root / name).is_dir()]
-    return roots[0] if roots else None
+    splits = (root / name for root in (path, path / "Avenue Dataset") for name in ("training_videos", "testing_videos"))
+    return next((split.parent for split in splits if split.is_dir()), None)
 
 
 def _testing(root: Path) -> list[LabelledClip]:
     videos = _videos(root / "testing_videos")
-    folder = _masks_folder(root)
+    # The two archives may be extracted side by side, or the second one inside the folder of the first.
+    folders = [base / "ground_truth_demo" / "testing_label_mask" for base in (root, root.parent)]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise BadLabels(f"{folders[0]}, the masks of the test frames, is missing; {_MASKS}")
     masks_of_videos = read_matlab_masks([_masks_of(video, folder) for video in videos])
     # A frame is anomalous where its mask is not empty.
     return [LabelledClip(video, masks.labels, masks) for video, masks in zip(videos, masks_of_videos, strict=True)]
@@ -31,15 +33,6 @@ def _videos(folder: Path) -> list[Source]:
     if not folder.is_dir():
         raise NoFootage(f"{folder} with 01.avi ... is missing; {_VIDEOS}")
     return find_sources(folder)
-
-
-def _masks_folder(root: Path) -> Path:
-    # The two archives may be extracted side by side, or the second one inside the folder of the first.
-    folders = [base / "ground_truth_demo" / "testing_label_mask" for base in (root, root.parent)]
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None:
-        raise BadLabels(f"{folders[0]}, the masks of the test frames, is missing; {_MASKS}")
-    return folder
 
 
 def _masks_of(video: Source, folder: Path) -> Path:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source, find_sources
-from trainer.data.labels import CSV_NAME, NPZ_NAME, LabelledClip, find_label_file, read_labels
+from trainer.data.labels import CSV_NAME, NPZ_NAME, LabelledClip, Layout, find_label_file, read_labels
 from trainer.data.masks import find_image_masks
 from trainer.errors import BadLabels, NoFootage
 

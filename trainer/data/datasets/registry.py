@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from trainer.data.datasets import avenue, custom, shanghaitech, ucsd
-from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source
-from trainer.data.labels import LabelledClip
+from trainer.data.labels import LabelledClip, Layout
 from trainer.errors import BadLabels
 
 LAYOUTS = (ucsd.LAYOUT, avenue.LAYOUT, shanghaitech.LAYOUT, custom.LAYOUT)
@@ -25,7 +24,11 @@ def detect_layout(path: Path) -> tuple[Layout, Path]:
 def describe_layouts() -> str:
     """One paragraph per layout, for users."""
     head = "--data accepts any of these folders and recognises the data set by its files. Each paragraph begins with its name."
-    return "\n\n".join([head, *(layout.describe() for layout in LAYOUTS)])
+    paragraphs = [head]
+    for layout in LAYOUTS:
+        lines = (*layout.files, f"from: {layout.origin}", f"terms: {layout.terms}")
+        paragraphs.append("\n    ".join((layout.name, *lines)))
+    return "\n\n".join(paragraphs)
 
 
 def training_sources(path: Path) -> list[Source]:

@@ -4,19 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source, find_sources
-from trainer.data.labels import LabelledClip
+from trainer.data.labels import LabelledClip, Layout
 from trainer.data.masks import ArrayMasks, read_npy
 from trainer.errors import BadLabels, NoFootage
 
 _PAGE = "https://svip-lab.github.io/dataset/campus_dataset.html"
 _GET = f"extract shanghaitech.tar.gz again from {_PAGE}"
 _LABELS, _MASKS = "test_frame_mask", "test_pixel_mask"
-
-
-def _find(path: Path) -> Path | None:
-    return path if any((path / "testing" / name).is_dir() for name in (_LABELS, _MASKS)) else None
 
 
 def _training(root: Path) -> list[Source]:
@@ -48,7 +43,7 @@ LAYOUT = Layout(
     ),
     origin=f"{_PAGE} (shanghaitech.tar.gz)",
     terms="for research, see its page; cite Liu, Luo, Lian, Gao: Future Frame Prediction for Anomaly Detection, CVPR 2018",
-    find=_find,
+    find=lambda path: path if any((path / "testing" / name).is_dir() for name in (_LABELS, _MASKS)) else None,
     training=_training,
     testing=lambda root: [_labelled(source, root / "testing") for source in find_sources(root / "testing")],
 )

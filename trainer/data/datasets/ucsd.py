@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.datasets.base import Layout
 from trainer.data.footage import Source, find_sources, list_images
-from trainer.data.labels import LabelledClip
+from trainer.data.labels import LabelledClip, Layout
 from trainer.data.masks import find_image_masks
 from trainer.errors import BadLabels, NoFootage
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from trainer.data.annotations import AnnotatedClip
 from trainer.data.clips import Split
-from trainer.data.dis_flow import DisFlow
 from trainer.errors import TooLittleFootage
 from trainer.models.base import ProgressBar, ServingNetwork, TrainingStage
 from trainer.models.video_ede.learners import (
@@ -20,7 +19,7 @@ from trainer.models.video_ede.learners import (
 from trainer.models.video_ede.networks import CELL_PX, normalise_frames
 from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
-from trainer.pseudo_anomalies.segments import CameraView, camera_views, segment_views
+from trainer.pseudo_anomalies.segments import CameraView, DisFlow, camera_views, segment_views
 from trainer.training.loop import TrainingData
 
 FLOW_SHARE = 1 / 3

@@ -6,12 +6,11 @@ import torch
 
 from tests.unit.trainer.pseudo_anomalies.walk import footage
 from trainer.data.annotations import AnnotatedClip, Region
-from trainer.data.dis_flow import DisFlow
 from trainer.errors import TooLittleFootage
 from trainer.models.video_ede.learners import split_scene_batch
 from trainer.pseudo_anomalies.annotated_samples import ANNOTATED_EVERY, AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import PseudoAnomalySamples, SceneSource
-from trainer.pseudo_anomalies.segments import camera_views, segment_views
+from trainer.pseudo_anomalies.segments import DisFlow, camera_views, segment_views
 
 HISTORY = (1, 2)
 NUMBERS = torch.arange(2 * ANNOTATED_EVERY)

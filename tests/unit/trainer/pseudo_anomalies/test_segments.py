@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, SQUARE_PX, WIDTH_PX, footage, one_view, road, segmented, walk
-from trainer.data.dis_flow import DisFlow
-from trainer.pseudo_anomalies.segments import SegmentedView, camera_views, segment_views
+from trainer.pseudo_anomalies.segments import DisFlow, SegmentedView, camera_views, segment_views
 
 SPEED_PX = 1.5
 

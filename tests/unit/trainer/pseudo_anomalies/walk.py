@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from trainer.data.dis_flow import DisFlow
 from trainer.data.footage import Footage
-from trainer.pseudo_anomalies.segments import CameraView, SegmentedView, camera_views, segment_views
+from trainer.pseudo_anomalies.segments import CameraView, DisFlow, SegmentedView, camera_views, segment_views
 
 HEIGHT_PX, WIDTH_PX, SQUARE_PX = 64, 96, 12
 

@@ -6,7 +6,6 @@ import torch
 
 from tests.unit.trainer.pseudo_anomalies.walk import footage
 from trainer.data.annotations import AnnotatedClip, Region
-from trainer.data.dis_flow import DisFlow
 from trainer.models.video_ede.learners import (
     AnomalyLearner,
     AnomalyPrediction,
@@ -20,7 +19,7 @@ from trainer.models.video_ede.model import position_grid
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, normalise_frames
 from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import PseudoAnomalySamples, SceneSource
-from trainer.pseudo_anomalies.segments import camera_views, segment_views
+from trainer.pseudo_anomalies.segments import DisFlow, camera_views, segment_views
 
 HISTORY = (1, 2)
 GRID = (64 // CELL_PX, 96 // CELL_PX)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.dis_flow import DisFlow, resize_flow
+from trainer.pseudo_anomalies.segments import DisFlow, resize_flow
 
 
 def textured(right_px: float = 0.0, down_px: float = 0.0) -> np.ndarray:
