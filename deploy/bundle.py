@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible
+from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, validation_line
 from deploy.spec import ClipSpec
 
 FORMAT: Final = 1
@@ -231,9 +231,7 @@ def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleCorrupt(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from error
+        raise BundleCorrupt(f"{path}: {validation_line(error)}") from error
 
 
 def _read_json(path: Path) -> Any:

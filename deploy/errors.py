@@ -22,6 +22,10 @@ OddsightError                 the command line prints it in one line and exits w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class OddsightError(Exception):
@@ -108,6 +112,12 @@ class EngineFailed(EngineError):
 def first_line(error: BaseException) -> str:
     """First line of an error's message, or its type if it has none; many libraries append lines of their source code."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def validation_line(error: "ValidationError") -> str:
+    """The first error of pydantic in one line: the setting, the rule and the value."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import PerformanceHint, Precision
-from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale, first_line
+from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale, first_line, validation_line
 
 ENGINES_FOLDER = "engines"
 _RECORD_NAME = "engine.json"
@@ -170,8 +170,7 @@ def parse_build_options(**options: object) -> BuildOptions:
     try:
         return BuildOptions.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
+        raise ConfigError(validation_line(error)) from error
 
 
 def record_folder(bundle: Bundle, engine: str, precision: Precision) -> Path:

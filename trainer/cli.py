@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 _FILE_COLUMNS = 140
-_BundlePath = Annotated[Path, typer.Option("--bundle", help="The bundle: a folder made by fit.", show_default=False)]
+_BundlePath = Annotated[Path, typer.Option("--bundle", help="The bundle: a folder made by fit.")]
 
 
 def main() -> None:
@@ -42,13 +42,9 @@ def fit(
     max_minutes: Annotated[float, typer.Option(help="Time for training steps, without decoding and export.")] = 14.0,
     patience: Annotated[int, typer.Option(help="Stop after this many validations without a smaller loss.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
-    feedback: Annotated[
-        Path | None,
-        typer.Option(help="Annotations of operators: a CSV file, or a folder of clips.", show_default=False),
-    ] = None,
+    feedback: Annotated[Path | None, typer.Option(help="Annotations of operators: a CSV file, or a folder of clips.")] = None,
     length: Annotated[
-        int | None,
-        typer.Option(help="Frames per clip; 1 for single pictures (not video-ganomaly).", show_default="5"),
+        int | None, typer.Option(help="Frames per clip; 1 for single pictures (not video-ganomaly).", show_default="5")
     ] = None,
 ) -> None:
     """Train on normal footage and write a bundle. After an interruption the same command resumes.
@@ -68,15 +64,8 @@ def fit(
     from trainer.export import check_engines
 
     screen = _screen()
-    settings = {
-        "model": model,
-        "seed": seed,
-        "max_minutes": max_minutes,
-        "patience": patience,
-        "precision": precision,
-        "feedback": feedback,
-        "network": {} if length is None else {"length": length},
-    }
+    settings = {"model": model, "seed": seed, "precision": precision, "feedback": feedback}
+    settings |= {"max_minutes": max_minutes, "patience": patience, "network": {} if length is None else {"length": length}}
     bundle = training.fit(data, out, validated(FitConfig.model_validate, settings), screen)
     if bundle is None:
         return
@@ -103,7 +92,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="A data set with test clips; see oddsight-train datasets.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
-    report: Annotated[Path | None, typer.Option(help="Folder for an HTML report.", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for an HTML report.")] = None,
 ) -> None:
     """Compare the scores of a bundle, and of baselines without a network, with labels."""
     from trainer.evaluate import evaluate as measure
@@ -135,8 +124,8 @@ def datasets() -> None:
 
 @app.command()
 def benchmark(
-    dataset: Annotated[str, typer.Argument(help="mnist, fashion-mnist or odds.", show_default=False)],
-    model: Annotated[str, typer.Option(help="ganomaly, ama or esad.", show_default=False)],
+    dataset: Annotated[str, typer.Argument(help="mnist, fashion-mnist or odds.")],
+    model: Annotated[str, typer.Option(help="ganomaly, ama or esad.")],
     data: Annotated[Path, typer.Option(help="The folder with mnist.npz, fashion_mnist.npz or the .mat files of ODDS.")],
     out: Annotated[Path | None, typer.Option(help="File of finished runs.", show_default="benchmark-DATASET-MODEL.jsonl")] = None,
     grid: Annotated[str, typer.Option(help="small: one anomaly class each, ratios 0, 0.01, 0.2; full: all pairs.")] = "small",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, validation_line
 from trainer.models.registry import DEFAULT_MODEL
 from trainer.training.distributed import Precision
 
@@ -45,6 +45,5 @@ def validated(validate: Callable[[Any], T], settings: Mapping[str, Any]) -> T:
     try:
         return validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise ConfigError(f"{option}: {first['msg']}, got {first['input']!r}") from error
+        setting, _, problem = validation_line(error).partition(": ")
+        raise ConfigError(f"--{setting.replace('_', '-')}: {problem}") from error

@@ -1,11 +1,10 @@
-"""Reports of a benchmark: a line for each run, a progress bar, and a table of results beside published figures.
-
-Figures from memory are marked in reports until they are checked against the paper.
-"""
+"""Reports of a benchmark: a line for each run, a progress bar, and a table of results beside published figures."""
 
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from statistics import mean, stdev
 from types import TracebackType
 from typing import Any, Self
@@ -22,46 +21,7 @@ from trainer.benchmark.results import RunResult
 from trainer.benchmark.run import BenchmarkResult
 from trainer.training.progress import make_bar
 
-_MIRROR = "a mirror of benchmark tables on the web; the paper's own tables were not at hand"
-_PYOD = "PyOD's docs/tables/roc.csv at commit 1e5adf2: also 60 % for training, but with unlabelled outliers"
-_MEMORY = "from memory, to be checked against the paper"
-
-# AUC in percent, by data set or table.
-_ESAD = {
-    "mnist": 99.6,
-    "fashion-mnist": 95.9,
-    "arrhythmia": 85.2,
-    "cardio": 98.8,
-    "satellite": 92.5,
-    "satimage-2": 99.9,
-    "shuttle": 99.1,
-}
-# By ratio; means over the ten classes and over the classes of the anomalies. Its thyroid, too, is the derived set.
-_DEEP_SAD = {
-    "mnist": {0.0: 92.8, 0.01: 96.4, 0.05: 96.7, 0.1: 96.9, 0.2: 96.9},
-    "fashion-mnist": {0.0: 89.2, 0.01: 90.0, 0.05: 90.5, 0.1: 91.3, 0.2: 91.0},
-    "arrhythmia": {0.01: 75.9},
-    "cardio": {0.01: 95.0},
-    "satellite": {0.01: 91.5},
-    "satimage-2": {0.01: 99.9},
-    "shuttle": {0.01: 98.4},
-    "thyroid_derived": {0.01: 98.6},
-}
-_FOREST = {"arrhythmia": 81.4, "cardio": 92.4, "satellite": 70.1, "satimage-2": 99.3, "shuttle": 99.7}
-
-_REMARKS = {
-    ("ganomaly", True): (
-        "The paper plots MNIST by digit and prints no numbers; its epoch was chosen by the AUC of the test set, ours is fixed. "
-        "Its author notes an AUC of about 0.1 for digit 1 with newer versions of PyTorch."
-    ),
-    ("ama", True): (
-        "Tables of the paper were not found; its abstract claims to match or outperform generative baselines on MNIST. "
-        "Its epoch was chosen by a validation set with real anomalies, ours is fixed."
-    ),
-    ("esad", True): "The ratio behind the published figure is not stated; it is compared with every ratio.",
-    ("esad", False): "The ratio behind the published figures is not stated; they are compared with every ratio.",
-}
-
+_PUBLISHED = tomllib.loads(files("trainer.benchmark").joinpath("published.toml").read_text(encoding="utf-8"))
 _MIN_RATIO_DIFFERENCE = 0.002  # smaller ones come from rounding to whole samples
 _TEXT_COLUMNS = ("cases", "score", "others")
 
@@ -184,39 +144,28 @@ def summarize(results: Mapping[BenchmarkRun, RunResult]) -> list[SummaryRow]:
     return [row for group in groups.values() for row in _rows(group)]
 
 
-def published_figure(dataset: str, model: str, group: str) -> PublishedFigure | None:
-    """The figure of the paper of ``model``, if known. ESAD's is the same for every ratio, because no source states the ratio."""
-    percent = _ESAD.get(_key(dataset, group)) if model == "esad" else None
-    return None if percent is None else PublishedFigure("ESAD", percent / 100, _MIRROR)
-
-
-def similar_figure(dataset: str, model: str, group: str, ratio: float) -> PublishedFigure | None:
-    """The figure of a method under a similar protocol: Deep SAD, whose protocol ESAD follows, or a forest for tables."""
-    key = _key(dataset, group)
-    if model == "esad" and (percent := _DEEP_SAD.get(key, {}).get(ratio)):
-        return PublishedFigure("Deep SAD", percent / 100, _MEMORY, ratio, from_memory=True)
-    if dataset == "odds" and ratio == 0.0 and key in _FOREST:
-        return PublishedFigure("isolation forest", _FOREST[key] / 100, _PYOD, ratio)
-    return None
-
-
-def _key(dataset: str, group: str) -> str:
-    return dataset if dataset in IMAGE_DATASETS else group
+def published_figure(method: str, subject: str, ratio: float | None = None) -> PublishedFigure | None:
+    """The figure of a method for a data set or a table of ODDS, if known; ratio None: the source states none."""
+    published = _PUBLISHED[method]
+    percent = published["auc"].get("any" if ratio is None else str(ratio), {}).get(subject)
+    return (
+        None if percent is None else PublishedFigure(method, percent / 100, published["source"], ratio, published["from_memory"])
+    )
 
 
 def _remark(run: BenchmarkRun) -> str:
     """What limits the comparison with the paper."""
-    return _REMARKS.get((run.model, run.dataset in IMAGE_DATASETS), "No figures of the paper were found for these data.")
+    kind = "images" if run.dataset in IMAGE_DATASETS else "tables"
+    remark: str = _PUBLISHED["remarks"].get(run.model, {}).get(kind, "No figures of the paper were found for these data.")
+    return remark
 
 
 def _rows(results: Mapping[BenchmarkRun, RunResult]) -> Iterable[SummaryRow]:
     """The rows of one group and ratio; the first score is the model's own."""
-    first, values = next(iter(results)), results.values()
-    # Published figures of images are means over all classes.
-    comparable = first.dataset == "odds" or {run.case.subject for run in results} == set(CLASSES)
+    first, values, seeds = next(iter(results)), results.values(), sorted({run.seed for run in results})
+    published, others = _figures(results)
     for number, name in enumerate(next(iter(values)).auc):
-        means = _means_by_seed(results, name)
-        place = (first.dataset, first.model, first.case.group)
+        means = [mean(one.auc[name] for run, one in results.items() if run.seed == seed) for seed in seeds]
         yield SummaryRow(
             group=first.case.group,
             ratio=first.case.ratio,
@@ -228,21 +177,33 @@ def _rows(results: Mapping[BenchmarkRun, RunResult]) -> Iterable[SummaryRow]:
             runs=len(results),
             wall_s=sum(one.wall_s for one in values),
             cpu_s=sum(one.cpu_s for one in values),
-            published=published_figure(*place) if comparable and number == 0 else None,
-            others=similar_figure(*place, first.case.ratio) if comparable and number == 0 else None,
+            published=published if number == 0 else None,
+            others=others if number == 0 else None,
         )
 
 
-def _means_by_seed(results: Mapping[BenchmarkRun, RunResult], score: str) -> list[float]:
-    seeds = sorted({run.seed for run in results})
-    return [mean(one.auc[score] for run, one in results.items() if run.seed == seed) for seed in seeds]
+def _figures(results: Iterable[BenchmarkRun]) -> tuple[PublishedFigure | None, PublishedFigure | None]:
+    """The figures of the model's paper and of another method. Those of images are means over all classes."""
+    runs = list(results)
+    first, images = runs[0], runs[0].dataset in IMAGE_DATASETS
+    if images and {run.case.subject for run in runs} != set(CLASSES):
+        return None, None
+    subject, ratio = first.dataset if images else first.case.group, first.case.ratio
+    forest = published_figure("isolation forest", subject, ratio)
+    if first.model != "esad":
+        return None, forest
+    return published_figure("ESAD", subject), published_figure("Deep SAD", subject, ratio) or forest
 
 
 def _columns(rows: list[SummaryRow]) -> dict[str, list[str]]:
     """Cells by heading, without empty columns."""
     columns = {
         "cases": [row.group for row in rows],
-        "ratio": [_ratio(row) for row in rows],
+        "ratio": [
+            # The ratio reached follows if it is smaller.
+            f"{row.ratio:g}" + (f" ({row.ratio_reached:.3f})" if row.ratio - row.ratio_reached > _MIN_RATIO_DIFFERENCE else "")
+            for row in rows
+        ],
         "score": [row.score for row in rows],
         "AUC %": [_percent(row.auc) + ("" if row.auc_std is None else f" ± {_percent(row.auc_std)}") for row in rows],
         "seeds": [f"{row.seeds}" for row in rows],
@@ -253,12 +214,6 @@ def _columns(rows: list[SummaryRow]) -> dict[str, list[str]]:
         "others": [_figure(row.others) + ("" if row.others is None else f" {row.others.method}") for row in rows],
     }
     return {heading: cells for heading, cells in columns.items() if any(cells)}
-
-
-def _ratio(row: SummaryRow) -> str:
-    """The ratio asked for, and the ratio reached if it is smaller."""
-    short = row.ratio - row.ratio_reached > _MIN_RATIO_DIFFERENCE
-    return f"{row.ratio:g} ({row.ratio_reached:.3f})" if short else f"{row.ratio:g}"
 
 
 def _figure(figure: PublishedFigure | None) -> str:

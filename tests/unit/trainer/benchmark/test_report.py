@@ -29,7 +29,7 @@ def test_summary_averages_classes_then_seeds():
 
 def test_published_figure_of_own_score():
     own, other = summarize(two_seeds_of_ten_classes())
-    assert own.published == published_figure("mnist", "esad", "")
+    assert own.published == published_figure("ESAD", "mnist")
     assert own.difference == pytest.approx(0.9 - 0.996)
     assert own.others is not None
     assert own.others.from_memory
