@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import structlog
@@ -30,44 +31,38 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.frames = self._counter("frames", "Frames decoded, without those replayed after a start", "camera_id")
-        self.decoded = self._counter("decoded_frames", "Frames decoded, with those replayed after a start", "decoder")
-        self.rejected = self._counter("rejected_messages", "Unusable messages sent to the dead-letter topic", "reason")
-        self.replayed = self._counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
-        self.lost = self._counter("lost_messages", "Messages that Kafka deleted before they were read")
-        self.scored = self._counter("scored_clips", "Clips scored")
-        self.gpu_cache_misses = self._counter("gpu_cache_miss_clips", "Clips uploaded in full (GPU cache exhausted)")
-        self.unscored = self._counter("unscored_frames", "Frames without a score, because their clip was not complete yet")
-        self.events = self._counter("events", "Event entries written to Redis", "kind")
-        self.redis_commits = self._counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", "outcome")
-        self.batch_clips = self._histogram("micro_batch_clips", "Clips in a micro-batch", _CLIPS)
-        self.batch_wait_s = self._histogram("micro_batch_wait_seconds", "Time the oldest clip of a micro-batch waited", _SECONDS)
-        self.decode_s = self._histogram("decode_seconds", "Time to decode the messages of one poll", _SECONDS)
-        self.score_s = self._histogram("score_seconds", "Time to score one micro-batch", _SECONDS)
-        self.publish_s = self._histogram("publish_seconds", "Time of one atomic write to Redis", _SECONDS)
+        counter = partial(Counter, namespace="oddsight", registry=self.registry)
+        gauge = partial(Gauge, namespace="oddsight", registry=self.registry)
+        histogram = partial(Histogram, namespace="oddsight", registry=self.registry, buckets=_SECONDS)
+        self.frames = counter("frames", "Frames decoded, without those replayed after a start", ["camera_id"])
+        self.decoded = counter("decoded_frames", "Frames decoded, with those replayed after a start", ["decoder"])
+        self.rejected = counter("rejected_messages", "Unusable messages sent to the dead-letter topic", ["reason"])
+        self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
+        self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")
+        self.scored = counter("scored_clips", "Clips scored")
+        self.gpu_cache_misses = counter("gpu_cache_miss_clips", "Clips uploaded in full (GPU cache exhausted)")
+        self.unscored = counter("unscored_frames", "Frames without a score, because their clip was not complete yet")
+        self.events = counter("events", "Event entries written to Redis", ["kind"])
+        self.redis_commits = counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", ["outcome"])
+        self.batch_clips = histogram("micro_batch_clips", "Clips in a micro-batch", buckets=_CLIPS)
+        self.batch_wait_s = histogram("micro_batch_wait_seconds", "Time the oldest clip of a micro-batch waited")
+        self.decode_s = histogram("decode_seconds", "Time to decode the messages of one poll")
+        self.score_s = histogram("score_seconds", "Time to score one micro-batch")
+        self.publish_s = histogram("publish_seconds", "Time of one atomic write to Redis")
         text = "Time from the capture of a frame until its score was stored"
-        self.frame_age_s = self._histogram("frame_age_seconds", text, _AGES_S)
-        self.score = self._gauge("score", "Newest score", "camera_id")
-        self.lag = self._gauge("lag_messages", "Messages in Kafka that are not processed yet", "partition")
-        self.open_events = self._gauge("open_events", "Events that have started and not ended")
-        self.partitions = self._gauge("partitions", "Partitions this consumer works on")
+        self.frame_age_s = histogram("frame_age_seconds", text, buckets=_AGES_S)
+        self.score = gauge("score", "Newest score", ["camera_id"])
+        self.lag = gauge("lag_messages", "Messages in Kafka that are not processed yet", ["partition"])
+        self.open_events = gauge("open_events", "Events that have started and not ended")
+        self.partitions = gauge("partitions", "Partitions this consumer works on")
         text = "Starts with an unavailable engine, by the action taken: rebuild or fallback"
-        self.engine_recoveries = self._counter("engine_recoveries", text, "action")
-        self.engine = Info("oddsight_engine", "Engine and model in use", registry=self.registry)
-        self.decoder = Info("oddsight_decoder", "Image decoder in use", registry=self.registry)
+        self.engine_recoveries = counter("engine_recoveries", text, ["action"])
+        self.engine = Info("engine", "Engine and model in use", namespace="oddsight", registry=self.registry)
+        self.decoder = Info("decoder", "Image decoder in use", namespace="oddsight", registry=self.registry)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"oddsight_{name}", text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"oddsight_{name}", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"oddsight_{name}", text, buckets=buckets, registry=self.registry)
 
 
 class Health:

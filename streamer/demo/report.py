@@ -87,7 +87,12 @@ def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: in
     headings = ("camera", "edited", "what", "found", "delay", "peak score / threshold")
     table = Table(*headings, title="anomalies edited into the footage, and what was detected", title_justify="left")
     for interval, event in result.detections.items():
-        table.add_row(*_interval_cells(interval, event, first_frame_ms))
+        edited = f"{interval.start_s:.0f} to {interval.end_s:.0f} s"
+        outcome: tuple[Text | str, ...] = Text("MISSED", style="bold red"), "", ""
+        if event is not None:
+            delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - interval.start_s
+            outcome = Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
+        table.add_row(interval.camera_id, edited, interval.description, *outcome)
     for camera_id in sorted(set(cameras) - {interval.camera_id for interval in result.detections}):
         quiet = not any(event.camera_id == camera_id for event in result.false_events)
         table.add_row(camera_id, "never", "the control", Text("quiet", style="green") if quiet else "", "", "")
@@ -95,14 +100,6 @@ def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: in
         begin_s = (event.started_at_ms - first_frame_ms) / 1000
         table.add_row(event.camera_id, f"{begin_s:.1f} s", "nothing", Text("FALSE EVENT", style="yellow"), "", _peak(event))
     return table
-
-
-def _interval_cells(interval: AnomalyInterval, event: DetectedEvent | None, first_frame_ms: int) -> tuple[str | Text, ...]:
-    cells = interval.camera_id, f"{interval.start_s:.0f} to {interval.end_s:.0f} s", interval.description
-    if event is None:
-        return *cells, Text("MISSED", style="bold red"), "", ""
-    delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - interval.start_s
-    return *cells, Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
 
 
 def _peak(event: DetectedEvent) -> str:

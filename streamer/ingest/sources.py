@@ -70,8 +70,12 @@ def open_source(
             yield from _live_frames(location, fps, clock)
         elif path.is_dir():
             yield from _folder_frames(path, fps or FOLDER_FPS)
+        elif path.exists():
+            with open_video(path) as video:
+                frames = _nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video, location)
+                yield from _encoded(_recorded_times(frames, video.info(_DEFAULT_VIDEO_FPS).fps), fps)
         else:
-            yield from _file_frames(path, fps, decoder)
+            raise SourceUnavailable(f"{path}: no such file or folder; give a folder of images, a video file or a URL")
     except VideoUnreadable as error:
         raise SourceUnavailable(str(error)) from error
 
@@ -86,14 +90,6 @@ def _folder_frames(folder: Path, fps: float) -> Iterator[EncodedFrame]:
         except OSError as error:
             raise SourceUnavailable(f"{path}: {error.strerror}") from error
         yield EncodedFrame(encoded, _CONTENT_TYPES[path.suffix.lower()], sequence, round(sequence * 1000 / fps))
-
-
-def _file_frames(path: Path, fps: float | None, decoder: VideoDecoder) -> Iterator[EncodedFrame]:
-    if not path.exists():
-        raise SourceUnavailable(f"{path}: no such file or folder; give a folder of images, a video file or a URL")
-    with open_video(path) as video:
-        frames = _nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video, str(path))
-        yield from _encoded(_recorded_times(frames, video.info(_DEFAULT_VIDEO_FPS).fps), fps)
 
 
 def _live_frames(location: str, fps: float | None, clock: Callable[[], float]) -> Iterator[EncodedFrame]:
@@ -146,13 +142,19 @@ def _encoded(frames: Iterator[tuple[AvFrame, float]], fps: float | None) -> Iter
 # H.264 and H.265 define every pixel, so NVDEC's frames are those of any other decoder. They leave the GPU as NV12, and FFmpeg
 # converts their colours as it does for frames it decoded itself. The first frame is compared with the CPU's all the same.
 def _nvdec_frames(path: Path, video: Video) -> Iterator[AvFrame]:
-    library = _import_pynvvideocodec()
+    try:
+        import PyNvVideoCodec
+    except Exception as error:  # without a driver its import raises a RuntimeError, whose later lines are advice for Docker
+        raise DecoderUnavailable(
+            f"nvdec cannot be used: {first_line(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, "
+            "or leave --decoder out"
+        ) from error
     codec = video.stream.codec_context.name
     if codec not in _NVDEC_CODECS:
         raise SourceUnavailable(f"{path}: nvdec decodes {' and '.join(_NVDEC_CODECS)}, this is {codec}; leave --decoder out")
     try:
         expected = next((frame for frame in video.frames() if isinstance(frame, AvFrame)), None)
-        for frame in _decoded(library, path, video.stream):
+        for frame in _decoded(PyNvVideoCodec, path, video.stream):
             if expected is not None:
                 _check_same(path, frame, expected)
                 expected = None
@@ -179,17 +181,6 @@ def _decoded(library: Any, path: Path, stream: VideoStream) -> Iterator[AvFrame]
             frame = _frame(decoded, width_px, height_px * 3 // 2, stream)
             frame.pts, frame.time_base = decoded.getPTS(), time_base
             yield frame
-
-
-def _import_pynvvideocodec() -> Any:
-    try:
-        import PyNvVideoCodec
-    except Exception as error:  # without a driver its import raises a RuntimeError, whose later lines are advice for Docker
-        raise DecoderUnavailable(
-            f"nvdec cannot be used: {first_line(error)}; install it: pip install 'oddsight[nvdec]', and NVIDIA's driver, "
-            "or leave --decoder out"
-        ) from error
-    return PyNvVideoCodec
 
 
 def _check_same(path: Path, frame: AvFrame, expected: AvFrame) -> None:

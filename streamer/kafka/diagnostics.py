@@ -137,21 +137,17 @@ def _check_protocol(connection: socket.socket, login: SaslLogin | None) -> None:
     if not response.startswith(_CORRELATION, 4):
         raise _Fault("something answers, but it is no Kafka broker: check the port in kafka.bootstrap_servers")
     if login is not None:
-        _check_mechanism(connection, login.mechanism)
-        _check_password(connection, login)
+        _check_login(connection, login)
 
 
-def _check_mechanism(connection: socket.socket, mechanism: str) -> None:
-    name = mechanism.encode()
+def _check_login(connection: socket.socket, login: SaslLogin) -> None:
+    name = login.mechanism.encode()
     response = _request(connection, _SASL_HANDSHAKE, struct.pack(">h", len(name)) + name)
     error_code = int.from_bytes(response[8:10], "big")
     if error_code == _UNSUPPORTED_MECHANISM:
-        raise _Fault(f"the broker does not offer {mechanism}: check kafka.sasl_mechanism")
+        raise _Fault(f"the broker does not offer {login.mechanism}: check kafka.sasl_mechanism")
     if error_code != 0 or not response:
         raise _Fault("this listener accepts no user name and password: check the port and kafka.security_protocol")
-
-
-def _check_password(connection: socket.socket, login: SaslLogin) -> None:
     exchange = login.begin()
     try:
         while not exchange.is_done():

@@ -119,25 +119,15 @@ class Pipeline:
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)
 
     def _add_to_clip(self, active: ActivePartition, frame: CameraFrame) -> None:
-        info = frame.info
-        clip = self.clips.push(frame)
-        full = self.clips.is_full(clip)
-        if active.is_replay(info.offset):
-            self.metrics.replayed.inc()
-            if full and self.scorer.carries_state:
-                self._queue(active, clip)
-            return
-        self.metrics.frames.labels(info.camera_id).inc()
-        if full:
-            self._queue(active, clip)
-        else:
+        info, clip = frame.info, self.clips.push(frame)
+        replay = active.is_replay(info.offset)
+        (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
+        if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
+            now_s = self.clock_s()
+            self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
+        elif not replay:
             self.metrics.unscored.inc()
             active.offsets.finish(info.offset, Outcome(info, clip.clip_from))
-
-    def _queue(self, active: ActivePartition, clip: Clip) -> None:
-        now_s = self.clock_s()
-        key = clip.memory if self.scorer.one_by_one else None
-        self.batcher.add(QueuedClip(active, clip, now_s), now_s, key)
 
     def _score(self, batch: list[QueuedClip]) -> None:
         """Score a micro-batch, without the clips whose partition has been dropped meanwhile."""

@@ -84,13 +84,6 @@ class ActivePartition:
         """Whether the message was counted before and is read only to rebuild a clip or state."""
         return offset < self.stored_offset
 
-    def accept(self, message: FrameMessage) -> bool:
-        """Track a new message. False if it was counted before and no camera needs it."""
-        if not self.is_replay(message.offset):
-            self.offsets.add(message.offset)
-            return True
-        return message.key is not None and message.offset >= self.replay_from.get(message.key, self.stored_offset)
-
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
@@ -166,7 +159,13 @@ class PartitionManager:
     def accept(self, message: FrameMessage) -> ActivePartition | None:
         """The active partition of a message that is needed; tracks the message if it is new."""
         active = self.active.get(message.partition)
-        return active if active is not None and active.accept(message) else None
+        if active is None:
+            return None
+        if not active.is_replay(message.offset):
+            active.offsets.add(message.offset)
+            return active
+        needed = message.key is not None and message.offset >= active.replay_from.get(message.key, active.stored_offset)
+        return active if needed else None
 
     def holds(self, active: ActivePartition) -> bool:
         """Whether this is still the partition's active instance, not one that was dropped."""
