@@ -75,12 +75,9 @@ class AmaConfig(Settings):
 class Pairs(NamedTuple):
     """Samples, their reconstructions, and their label weights."""
 
-    samples: Tensor
-    """x, (N, *Shape)."""
-    reconstructions: Tensor
-    """x̂, (N, *Shape)."""
-    weights: Tensor
-    """y, (N,): 1 for normal samples, −λ_a for anomalies, times the weight of the loss."""
+    samples: Tensor  # x, (N, *Shape)
+    reconstructions: Tensor  # x̂, (N, *Shape)
+    weights: Tensor  # y, (N,): 1 for normal samples, −λ_a for anomalies, times the weight of the loss
 
 
 class Residual(nn.Module):
@@ -216,7 +213,6 @@ class AmaLearner:
         return Batch(torch.where(where, negatives, batch.samples), torch.where(drawn, ANOMALY, batch.labels))
 
     def _pairs(self, batch: Batch, latents: Tensor, context: DistributedContext) -> dict[str, Pairs]:
-        """The pairs that both players learn from, by loss, with the weight of the loss in the label weights."""
         config = self._config
         weights = config.mirrored_weight * label_weights(batch.labels, config.negative_weight)
         pairs = {"mirrored": Pairs(batch.samples, self._detector.generator(latents), weights)}
@@ -225,7 +221,6 @@ class AmaLearner:
         return pairs
 
     def _interpolated(self, batch: Batch, latents: Tensor, context: DistributedContext) -> Pairs:
-        """Each of three samples with G of the mixture of their codes; counts only where all three are normal."""
         thirds, codes = simplex(latents, context.rand(len(latents), 2))
         all_normal = torch.stack([batch.labels[third] > 0 for third in thirds]).all(dim=0)
         weights = self._config.interpolation_weight * all_normal.to(batch.labels.dtype)
@@ -356,7 +351,6 @@ def _critic_block(width: int, *, halve: bool) -> Residual:
 
 
 def _critic_conv(channels: int, out_channels: int, kernel: int) -> nn.Module:
-    """A convolution whose largest singular value is held at 1, by one power iteration per training pass."""
     gain = math.sqrt(2) if kernel > 1 else 1.0
     return spectral_norm(_xavier(nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2), gain))
 

@@ -15,12 +15,9 @@ from trainer.statistics import normal_tail
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Samples, TrainingData
 
-MAX_CLIPS = 20_000
-"""Clips whose views are kept in memory for training, 60 KB each."""
-VALIDATION_CLIPS = 64
-"""Validation clips that decide about early stopping; calibration later scores all of them."""
-CALIBRATION_CLIPS = 4096
-"""Evenly spaced validation clips to calibrate on: 40 of them lie above the 99 % quantile."""
+MAX_CLIPS = 20_000  # clips whose views are kept in memory for training, 60 KB each
+VALIDATION_CLIPS = 64  # validation clips that decide about early stopping; calibration later scores all of them
+CALIBRATION_CLIPS = 4096  # evenly spaced validation clips to calibrate on: 40 of them lie above the 99 % quantile
 
 _SCALE_CLIPS = 256
 _BATCH_CLIPS = 16
@@ -30,13 +27,9 @@ _MIN_SPREAD = 1e-6
 class ClipConfig(Protocol):
     """Everything that is needed to build a network; stored in the bundle."""
 
-    def spec(self, fps: float) -> ClipSpec:
-        """The clips that the network takes."""
-        ...
+    def spec(self, fps: float) -> ClipSpec: ...  # the clips that the network takes
 
-    def model_dump(self) -> dict[str, Any]:
-        """The settings as plain values (pydantic)."""
-        ...
+    def model_dump(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +37,14 @@ class TrainingStage:
     """One part of a training run. Most models have a single stage."""
 
     name: str
-    time_share: float
-    """Share of the run's time and steps."""
+    time_share: float  # share of the run's time and steps
     batch_size: int
-    """Default batch size."""
     learner: Learner
     data: TrainingData
-    train_samples: Tensor
-    """Training samples like ``data.validation``, to compare training and validation loss."""
+    train_samples: Tensor  # training samples like data.validation, to compare training and validation loss
     log_images: Callable[[Tensor], tuple[Tensor, Tensor]]
     """Samples to images for the log, (N, C, h, w) in [-1, 1]: the input, and the model's output."""
-    early_stopping: bool = True
-    """Whether early stopping applies. It does not where the learning rate falls with time."""
+    early_stopping: bool = True  # not where the learning rate falls with time
 
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -82,11 +71,8 @@ class ClipViewNetwork(ServingNetwork):
     """A network that learns from one view of each clip (such as brightness and motion), computed once before training."""
 
     batch_size: int
-    """Default batch size."""
-    length: int
-    """Frames in a clip."""
-    view: nn.Module
-    """Clips to views, float32 (N, C, h, w) in [-1, 1]."""
+    length: int  # frames in a clip
+    view: nn.Module  # clips to views, float32 (N, C, h, w) in [-1, 1]
 
     def learner(self) -> Learner:
         """Create the learner, which initialises this network's weights."""
@@ -117,20 +103,18 @@ class ClipViewNetwork(ServingNetwork):
         validation = self.validation(self._views(ClipDataset(split.validation, length), VALIDATION_CLIPS, progress))
         train_samples = self.validation(evenly_spaced(views, VALIDATION_CLIPS))
         data = TrainingData(self.samples(views), validation)
-        yield TrainingStage("training", 1.0, self.batch_size, learner, data, train_samples, self._log_images)
+        yield TrainingStage(
+            "training", 1.0, self.batch_size, learner, data, train_samples, lambda part: (part, self.reconstruct(part))
+        )
 
     @torch.no_grad()
     def _views(self, clips: ClipDataset, max_clips: int, progress: ProgressBar) -> Tensor:
-        """Views of at most ``max_clips`` clips, float16 (N, C, h, w). Computing one costs as much as a training step."""
-        device, views = next(self.parameters()).device, []
+        device, views = next(self.parameters()).device, []  # computing one costs as much as a training step
         with progress("computing motion", min(max_clips, len(clips))) as advance:
             for batch in clips.evenly_spaced(max_clips, _BATCH_CLIPS):
                 views.append(self.view(torch.from_numpy(batch).to(device)).half().cpu())
                 advance(len(batch))
-        return torch.cat(views)
-
-    def _log_images(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        return samples, self.reconstruct(samples)
+        return torch.cat(views)  # float16 (N, C, h, w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +122,11 @@ class ClipModel:
     """A kind of model that learns from footage."""
 
     kind: str
-    frame_area_px: int
-    """Frames are scaled to about this many pixels."""
-    side_step_px: int
-    """Height and width are multiples of this."""
-    configure: Callable[[Mapping[str, Any]], ClipConfig]
-    """Validates settings."""
-    build: Callable[[Any], ServingNetwork]
-    """Builds the untrained network of a configuration."""
-    learns_annotations: bool = False
-    """Whether it learns from operators' annotations."""
+    frame_area_px: int  # frames are scaled to about this many pixels
+    side_step_px: int  # height and width are multiples of this
+    configure: Callable[[Mapping[str, Any]], ClipConfig]  # validates settings
+    build: Callable[[Any], ServingNetwork]  # builds the untrained network of a configuration
+    learns_annotations: bool = False  # of operators
 
 
 class RangeScaler(nn.Module):
@@ -155,10 +134,7 @@ class RangeScaler(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.median: Tensor
-        self.spread: Tensor
-        self.register_buffer("median", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
+        self.median, self.spread = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
 
     def forward(self, maps: Tensor) -> Tensor:
         return (maps - self.median) / self.spread

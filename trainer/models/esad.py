@@ -60,19 +60,15 @@ class EsadConfig(Settings):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weights of the losses."""
         return {"information": self.information_weight, "entropy": self.entropy_weight, "assistant": self.assistant_weight}
 
 
 class Coded(NamedTuple):
     """The outputs for samples x."""
 
-    latent: Tensor
-    """z = E1(x), (N, latent)."""
-    reconstruction: Tensor
-    """x̂ = D(z), in the shape of x."""
-    latent_again: Tensor
-    """ẑ = E2(x̂), (N, latent)."""
+    latent: Tensor  # z = E1(x), (N, latent)
+    reconstruction: Tensor  # x̂ = D(z), in the shape of x
+    latent_again: Tensor  # ẑ = E2(x̂), (N, latent)
 
 
 class Esad(Detector):
@@ -84,15 +80,9 @@ class Esad(Detector):
         self.encoder = _encoder(config, shape)
         self.decoder = _decoder(config, shape)
         self.encoder_again = _encoder(config, shape)
-        self.usual_energy: Tensor
-        self.relative_mean: Tensor
-        self.relative_std: Tensor
-        self.entropy_mean: Tensor
-        self.entropy_std: Tensor
-        for name in ("relative_mean", "entropy_mean"):
-            self.register_buffer(name, torch.zeros(()))
-        for name in ("usual_energy", "relative_std", "entropy_std"):
-            self.register_buffer(name, torch.ones(()))
+        self.relative_mean, self.entropy_mean = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(()))
+        self.usual_energy = nn.Buffer(torch.ones(()))
+        self.relative_std, self.entropy_std = nn.Buffer(torch.ones(())), nn.Buffer(torch.ones(()))
 
     def inputs(self, samples: Tensor) -> Tensor:
         """Samples as the networks see them."""
@@ -137,7 +127,7 @@ class Esad(Detector):
             getattr(self, f"{name}_std").copy_(values.std().clamp_min(_EPSILON))
 
     def _relative(self, error: Tensor, inputs: Tensor) -> Tensor:
-        """The error relative to the sample's energy: a thick stroke is harder to reconstruct than a thin one."""
+        # Relative to the sample's energy, as a thick stroke is harder to reconstruct than a thin one.
         return error / (_mean_square(inputs) + _ENERGY_FLOOR * self.usual_energy)
 
 
@@ -176,7 +166,9 @@ class EsadLearner:
         self._detector.train()
         normal = batch.labels == NORMAL  # (N,)
         inputs = self._detector.inputs(batch.samples)
-        targets = torch.where(normal.view(-1, *[1] * (inputs.dim() - 1)), inputs, self._noise(inputs, context))
+        # T(x): uniform noise over the range of images, or wide normal noise for table rows.
+        noise = _TABLE_NOISE * context.randn(*inputs.shape) if inputs.dim() == 2 else context.rand(*inputs.shape)
+        targets = torch.where(normal.view(-1, *[1] * (inputs.dim() - 1)), inputs, noise)
         losses = self._losses(self._detector.code(inputs), targets, normal)
         parameters = self._detector.parameters()
         context.update("detector", self.optimisers["detector"], weighted(losses, self._weights), parameters)
@@ -196,12 +188,6 @@ class EsadLearner:
             "entropy": entropy_loss(coded.latent_again, normal).mean(),
             "assistant": assistant_loss(coded).mean(),
         }
-
-    def _noise(self, inputs: Tensor, context: DistributedContext) -> Tensor:
-        """T(x): uniform noise over the range of images, or wide normal noise for table rows."""
-        if inputs.dim() == 2:
-            return _TABLE_NOISE * context.randn(*inputs.shape)
-        return context.rand(*inputs.shape)
 
 
 RECIPE = Recipe(kind="esad", configure=EsadConfig.model_validate, detector=Esad, learner=EsadLearner)

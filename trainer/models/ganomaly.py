@@ -33,8 +33,7 @@ from trainer.training.interfaces import Batch, Detector, Recipe, Settings, Shape
 
 LOSS_WEIGHTS: Mapping[str, float] = {"adversarial": 1.0, "contextual": 50.0, "encoder": 1.0}
 """Weights of the generator's losses in the paper and its code."""
-DISCRIMINATOR_COLLAPSED = 1e-5
-"""A discriminator with a smaller loss has won and no longer teaches the generator: it restarts."""
+DISCRIMINATOR_COLLAPSED = 1e-5  # a discriminator with a smaller loss has won and no longer teaches the generator: it restarts
 
 
 class GanomalyConfig(Settings):
@@ -57,19 +56,15 @@ class GanomalyConfig(Settings):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weights of the generator's losses."""
         return {"adversarial": self.adversarial_weight, "contextual": self.contextual_weight, "encoder": self.encoder_weight}
 
 
 class Reconstruction(NamedTuple):
     """The generator's outputs for samples x."""
 
-    latent: Tensor
-    """z = E1(x), (N, latent) or (N, latent, h, w)."""
-    image: Tensor
-    """x̂ = D(z), an image or a table row, in the shape of x."""
-    latent_again: Tensor
-    """ẑ = E2(x̂), in the shape of z."""
+    latent: Tensor  # z = E1(x), (N, latent) or (N, latent, h, w)
+    image: Tensor  # x̂ = D(z), an image or a table row, in the shape of x
+    latent_again: Tensor  # ẑ = E2(x̂), in the shape of z
 
 
 class Ganomaly(Detector):
@@ -176,14 +171,13 @@ class AdversarialLearner:
         return 1.0
 
     def _compare(self, samples: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The discriminator's features of x and of x̂, and its loss."""
         features, logits = self._discriminator(samples)
         features_fake, _ = self._discriminator(image)
         _, logits_fake = self._discriminator(image.detach())  # the discriminator's loss must not teach the generator
         return features.detach(), features_fake, discriminator_loss(logits, logits_fake)
 
     def _update(self, losses: Mapping[str, Tensor], discriminator: Tensor, context: DistributedContext) -> None:
-        """One step of both players: the generator first, then the discriminator by its outputs before that step."""
+        # The discriminator learns by its outputs before the generator's step.
         context.update("generator", self.optimisers["generator"], losses, self._generator.parameters())
         terms, parameters = {"discriminator": discriminator}, self._discriminator.parameters()
         context.update("discriminator", self.optimisers["discriminator"], terms, parameters)

@@ -103,8 +103,7 @@ class TableDecoder(nn.Sequential):
 
 
 def _down_pyramid(channels: int, width: int, levels: int, *, normalise_first: bool = False) -> nn.Sequential:
-    """Each level halves the side; channels double from ``width`` on."""
-    layers = nn.Sequential()
+    layers = nn.Sequential()  # each level halves the side; channels double from width on
     for level in range(levels):
         before = channels if level == 0 else width << (level - 1)
         normalise = [BatchNorm(width << level)] if level or normalise_first else []
@@ -114,7 +113,6 @@ def _down_pyramid(channels: int, width: int, levels: int, *, normalise_first: bo
 
 
 def _up_pyramid(width: int, levels: int) -> nn.Sequential:
-    """Each level doubles the side; channels halve down to ``width``."""
     layers = nn.Sequential()
     for level in range(levels - 1, 0, -1):
         after = width << (level - 1)
@@ -136,11 +134,7 @@ def pyramid_levels(side_px: int) -> int:
 
 
 def pyramid_side_px(shape: Sequence[int]) -> int:
-    """Side S of samples (C, S, S) for ``PyramidEncoder`` and ``PyramidDecoder``.
-
-    Raises:
-        BadShape: the samples are not square images, or S is not a power of two of at least 16.
-    """
+    """Side S of samples (C, S, S); BadShape unless they are square images with S a power of two of at least 16."""
     if len(shape) == 3 and shape[1] == shape[2] and shape[1] >= _MIN_SIDE_PX and math.log2(shape[1]).is_integer():
         return shape[1]
     raise BadShape(
@@ -175,9 +169,6 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, values: Tensor) -> Tensor:
         if not (self.training and distributed.is_initialized() and distributed.get_world_size() > 1):
             return super().forward(values)
-        return self._normalise_across_processes(values)
-
-    def _normalise_across_processes(self, values: Tensor) -> Tensor:
         rest = [0, *range(2, values.dim())]
         values32 = to_float32(values)
         moments = torch.stack([values32.mean(rest), values32.square().mean(rest)])  # (2, C)

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from trainer.training.distributed import DistributedContext
 
-REDUCTION = 2
-"""Views are this many times smaller than the frame."""
-MAX_FACTOR = 3.5
-"""Corrupted motion is multiplied by a factor between 0 (standing still) and this."""
+REDUCTION = 2  # views are this many times smaller than the frame
+MAX_FACTOR = 3.5  # corrupted motion is multiplied by a factor between 0 (standing still) and this
 
 _RIDGE = 2e-5  # added to squared gradients of brightness in [0, 1]: without texture, flow goes to zero instead of to noise
 _COARSE = (5, 8)  # regions of about a fifth of the view: larger than a person, smaller than a crowd
@@ -35,9 +33,7 @@ class MotionView(nn.Module):
 
     def __init__(self, *, full_scale_px: float, window: int, motion: bool) -> None:
         super().__init__()
-        self.gain = 1.0 / full_scale_px
-        self.window = window
-        self.motion = motion
+        self.gain, self.window, self.motion = 1.0 / full_scale_px, window, motion
 
     def forward(self, clips: Tensor) -> Tensor:
         frames = clips.float()[..., 0] / 255.0  # (N, T, H, W)
@@ -47,19 +43,14 @@ class MotionView(nn.Module):
         brightness = nn.functional.avg_pool2d(frames[:, -1:], REDUCTION)  # (N, 1, H / 2, W / 2)
         return torch.cat([brightness * 2.0 - 1.0, flow], dim=1)
 
-    def _flow(self, frames: Tensor) -> Tensor:
-        """Flow (N, 2, H / 2, W / 2), in frame pixels per frame, of frames (N, T, H, W)."""
+    def _flow(self, frames: Tensor) -> Tensor:  # (N, T, H, W) to (N, 2, H / 2, W / 2), in frame pixels per frame
         change = frames[:, 1:] - frames[:, :-1]  # (N, T - 1, H, W)
         right, down = gradients((frames[:, 1:] + frames[:, :-1]) / 2.0)
-        xx = self._gather(right * right) + _RIDGE  # (N, 1, H / 2, W / 2)
-        yy = self._gather(down * down) + _RIDGE
-        xy = self._gather(right * down)
-        xt = self._gather(right * change)
-        yt = self._gather(down * change)
-        return solve_flow(xx, yy, xy, xt, yt)
+        products = (right * right, down * down, right * down, right * change, down * change)
+        xx, yy, xy, xt, yt = map(self._gather, products)  # (N, 1, H / 2, W / 2) each
+        return solve_flow(xx + _RIDGE, yy + _RIDGE, xy, xt, yt)
 
-    def _gather(self, products: Tensor) -> Tensor:
-        """Mean over the clip's frame pairs and the window: (N, T - 1, H, W) to (N, 1, H / 2, W / 2)."""
+    def _gather(self, products: Tensor) -> Tensor:  # (N, T - 1, H, W) to (N, 1, H / 2, W / 2)
         over_time = products.mean(dim=1, keepdim=True)
         return nn.functional.avg_pool2d(over_time, self.window, REDUCTION, self.window // 2, count_include_pad=False)
 
@@ -111,8 +102,7 @@ def solve_flow(xx: Tensor, yy: Tensor, xy: Tensor, xt: Tensor, yt: Tensor) -> Te
 class CorruptedMotion(NamedTuple):
     """Views with wrong speeds inside random regions."""
 
-    views: Tensor
-    """(N, 3, h, w)."""
+    views: Tensor  # (N, 3, h, w)
     too_fast: Tensor
     """bool (N, 1, h, w): where motion became notably faster. Slower motion and standing still are common among normal frames."""
 

@@ -34,11 +34,7 @@ in time, and AMA's learning rates as in its benchmark."""
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of the image model with this name.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
+    """The recipe of the image model with this name; ConfigError if there is none."""
     if name not in RECIPES:
         raise ConfigError(f"--model must be one of {', '.join(RECIPES)}, got {name!r}")
     loaded: Recipe = importlib.import_module(f"trainer.models.{name}").RECIPE  # the others are not imported
@@ -46,11 +42,7 @@ def recipe(name: str) -> Recipe:
 
 
 def clip_model(name: str) -> ClipModel:
-    """The clip model with this name.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
+    """The clip model with this name; ConfigError if there is none."""
     if name in _VIDEO:
         return _VIDEO[name]
     if name in TILED:
@@ -59,7 +51,6 @@ def clip_model(name: str) -> ClipModel:
 
 
 def _build(name: str, config: dict[str, Any]) -> nn.Module:
-    """The network of a bundle's model card; its weights are still to be loaded."""
     model = clip_model(name)
     return model.build(model.configure(config))
 

@@ -43,7 +43,6 @@ class TileConfig(Settings):
     network: dict[str, Any] = Field(default_factory=dict)
 
     def spec(self, fps: float) -> ClipSpec:
-        """The clips that this network takes."""
         return ClipSpec(length=self.length, height_px=self.height_px, width_px=self.width_px, colour="gray", fps=fps)
 
 
@@ -55,11 +54,8 @@ class TiledNetwork(ClipViewNetwork):
     def __init__(self, recipe: Recipe, config: TileConfig) -> None:
         super().__init__()
         self.config, self.length, self._recipe = config, config.length, recipe
-        self.view: MotionView | StillView
-        if config.length == 1:
-            self.view = StillView()
-        else:
-            self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=True)
+        motion = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=True)
+        self.view: MotionView | StillView = StillView() if config.length == 1 else motion
         self._settings = recipe.configure(config.network)
         self.detector = recipe.detector(self._settings, (self.view.channels, config.side, config.side))
         self.range = RangeScaler()
@@ -99,8 +95,7 @@ class TiledNetwork(ClipViewNetwork):
 class RandomTiles:
     """One tile (C, side, side) of each view drawn: every second one anywhere, the others where there is much texture."""
 
-    views: Tensor
-    """float (N, C, h, w)."""
+    views: Tensor  # float (N, C, h, w)
     side: int
 
     def __len__(self) -> int:

@@ -40,8 +40,7 @@ FRAME_AREA_PX = 38_400  # 160 x 240
 SIDE_STEP_PX = 16
 BATCH_CLIPS = 16
 VALIDATION_VIEWS = 64
-MARGIN = 0.1
-"""Squared latent distance required where motion is too fast: some fifty times what normal footage ends up with."""
+MARGIN = 0.1  # squared latent distance required where motion is too fast: some fifty times what normal footage ends up with
 _ADAM_BETAS = (0.5, 0.999)
 _MIN_STD = 1e-6
 _MIN_FAST_SHARE = 0.1
@@ -66,7 +65,6 @@ class VideoGanomalyConfig(Settings):
     learning_rate: float = Field(default=2e-4, gt=0)
 
     def spec(self, fps: float) -> ClipSpec:
-        """The clips that this network takes."""
         return ClipSpec(length=self.length, height_px=self.height_px, width_px=self.width_px, colour="gray", fps=fps)
 
 
@@ -120,12 +118,10 @@ class VideoGanomalyLearner(AdversarialLearner):
         super().__init__(generator, VideoDiscriminator(config), config.learning_rate, _ADAM_BETAS, DISCRIMINATOR_COLLAPSED)
 
     def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
-        """Learn from one batch, one half of which the generator sees with corrupted motion that it must restore.
-
-        The latent distance is minimised for the other half only; in the corrupted half it must exceed a margin where motion
-        is too fast.
-        """
-        self._train(mode=True)
+        # The latent distance is minimised for the half with correct motion; in the other it must exceed a margin where motion
+        # is too fast.
+        self._generator.train()
+        self._discriminator.train()
         views = torch.cat([batch.samples[::2], batch.samples[1::2]])  # (N, 3, h, w)
         half = len(batch.samples[::2])
         corrupted = corrupt_motion(views[:half], context)
@@ -138,22 +134,16 @@ class VideoGanomalyLearner(AdversarialLearner):
 
     def validation_loss(self, samples: Tensor) -> Tensor:
         """The weighted contextual and encoder losses of normal views."""
-        self._train(mode=False)
+        self._generator.eval()
         outputs = self._generator(samples)
         return LOSS_WEIGHTS["contextual"] * contextual_loss(samples, outputs) + LOSS_WEIGHTS["encoder"] * encoder_loss(outputs)
-
-    def _train(self, *, mode: bool) -> None:
-        for module in self.modules.values():
-            module.train(mode)
 
 
 class ScoreTerms(NamedTuple):
     """The terms of the score, maps (N, h, w), each in its own unit."""
 
-    latent: Tensor
-    """Distance of z and ẑ: unknown objects, and motion that the decoder cannot draw."""
-    motion: Tensor
-    """Speed, plus its excess over the restored speed: things that move as they should not."""
+    latent: Tensor  # distance of z and ẑ: unknown objects, and motion that the decoder cannot draw
+    motion: Tensor  # speed, plus its excess over the restored speed: things that move as they should not
     scene: Tensor
     """Distance of the latents' means and deviations over the frame from their usual values, (N, 1, 1): a changed view."""
 
@@ -168,21 +158,19 @@ class VideoGanomaly(ClipViewNetwork):
         self.config, self.length = config, config.length
         self.view = MotionView(full_scale_px=config.full_scale_px, window=config.flow_window, motion=config.motion)
         self.generator = VideoGenerator(config)
-        self.latent_std: Tensor
-        self.register_buffer("latent_std", torch.ones(config.latent_channels))
-        self.scene_mean: Tensor
-        self.scene_std: Tensor
-        self.register_buffer("scene_mean", torch.zeros(2 * config.latent_channels))
-        self.register_buffer("scene_std", torch.ones(2 * config.latent_channels))
-        self.latent_range = RangeScaler()
-        self.motion_range = RangeScaler()
-        self.scene_range = RangeScaler()
+        self.latent_std = nn.Buffer(torch.ones(config.latent_channels))
+        self.scene_mean = nn.Buffer(torch.zeros(2 * config.latent_channels))
+        self.scene_std = nn.Buffer(torch.ones(2 * config.latent_channels))
+        self.latent_range, self.motion_range, self.scene_range = RangeScaler(), RangeScaler(), RangeScaler()
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         terms = self.terms(clips)
         maps = (self.latent_range(terms.latent), self.motion_range(terms.motion), self.scene_range(terms.scene))
         score = torch.stack([torch.amax(part, dim=(1, 2)) for part in maps]).amax(dim=0)  # (N,)
-        return score, torch.stack([_resize(part, self._grid) for part in maps]).amax(dim=0)
+        side_px = REDUCTION << self.config.depth
+        grid = self.config.height_px // side_px, self.config.width_px // side_px  # one cell for each latent
+        resized = [nn.functional.interpolate(part[:, None], size=grid, mode="bilinear")[:, 0] for part in maps]
+        return score, torch.stack(resized).amax(dim=0)
 
     def terms(self, clips: Tensor) -> ScoreTerms:
         """The terms of the score before they are scaled to their normal ranges."""
@@ -194,9 +182,7 @@ class VideoGanomaly(ClipViewNetwork):
         motion = seen + nn.functional.relu(seen - restored)
         scene = ((_distribution(outputs.latent) - self.scene_mean) / self.scene_std).square().mean(dim=1).sqrt()  # (N,)
         return ScoreTerms(
-            window_means(latent, self.config.latent_window),
-            window_means(motion, self.config.motion_window),
-            scene[:, None, None],
+            window_means(latent, self.config.latent_window), window_means(motion, self.config.motion_window), scene[:, None, None]
         )
 
     def learner(self) -> Learner:
@@ -229,12 +215,6 @@ class VideoGanomaly(ClipViewNetwork):
         self.motion_range.fit([part.motion for part in terms])
         self.scene_range.fit([part.scene for part in terms])
 
-    @property
-    def _grid(self) -> tuple[int, int]:
-        """Height and width of the heat map: one cell for each latent."""
-        side_px = REDUCTION << self.config.depth
-        return self.config.height_px // side_px, self.config.width_px // side_px
-
 
 CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoGanomalyConfig.model_validate, VideoGanomaly)
 
@@ -243,12 +223,7 @@ def _latents(outputs: Reconstruction, part: slice) -> Reconstruction:
     return Reconstruction(outputs.latent[part], outputs.image, outputs.latent_again[part])
 
 
-def _distribution(latent: Tensor) -> Tensor:
-    """Mean and standard deviation of each channel of latents (N, C, h, w) over the frame: (N, 2 C)."""
+def _distribution(latent: Tensor) -> Tensor:  # mean and standard deviation of each channel: (N, C, h, w) to (N, 2 C)
     mean = latent.mean(dim=(2, 3), keepdim=True)
     variance = (latent - mean).square().mean(dim=(2, 3))
     return torch.cat([mean[:, :, 0, 0], variance.clamp_min(_MIN_STD).sqrt()], dim=1)
-
-
-def _resize(means: Tensor, grid: tuple[int, int]) -> Tensor:
-    return nn.functional.interpolate(means[:, None], size=grid, mode="bilinear")[:, 0]

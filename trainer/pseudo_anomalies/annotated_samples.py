@@ -18,7 +18,6 @@ from torch import Tensor
 
 from trainer.data.annotations import AnnotatedClip, Region
 from trainer.errors import TooLittleFootage
-from trainer.pseudo_anomalies.compositing import PlacedCutout
 from trainer.pseudo_anomalies.objects import Offsets, PastedObject
 from trainer.pseudo_anomalies.samples import (
     CropSamples,
@@ -32,6 +31,7 @@ from trainer.pseudo_anomalies.samples import (
 from trainer.pseudo_anomalies.segments import (
     CameraView,
     DisFlow,
+    PlacedCutout,
     Segment,
     SegmentedView,
     find_view,
@@ -39,8 +39,7 @@ from trainer.pseudo_anomalies.segments import (
     single_video_view,
 )
 
-ANNOTATED_EVERY = 4
-"""One sample of so many comes from an annotation."""
+ANNOTATED_EVERY = 4  # one sample of so many comes from an annotation
 
 _PASTED_ELSEWHERE_SHARE = 0.5
 _OBJECTS = 2  # fewer than usual: objects cover what is behind them
@@ -52,12 +51,9 @@ _ROW_PX = 6.0
 class AnnotatedFrame:
     """One frame of an annotated clip."""
 
-    own: SegmentedView
-    """The annotated video alone, with the background of its view."""
-    known: SegmentedView | None
-    """The same view in the training footage; None if it is not in there."""
-    segment: Segment
-    """The foreground of the region, or of the whole frame."""
+    own: SegmentedView  # the annotated video alone, with the background of its view
+    known: SegmentedView | None  # the same view in the training footage; None if it is not in there
+    segment: Segment  # the foreground of the region, or of the whole frame
     region: Region | None
     anomalous: bool
 
@@ -134,7 +130,6 @@ def _annotated_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generat
 
 
 def _original_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generator) -> Tensor:
-    """The annotated frame itself, with a few objects."""
     offsets = (0, *source.history)
     indices = frame_indices(len(source.history), rng, still=0.0)
     canvas = SceneCanvas.of(annotated.frames(offsets)[indices])
@@ -146,12 +141,7 @@ def _original_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generato
 
 
 def _frames_of(
-    clip: AnnotatedClip,
-    views: Sequence[SegmentedView],
-    oldest: int,
-    share: float,
-    teacher: DisFlow,
-    advance: Callable[[], None],
+    clip: AnnotatedClip, views: Sequence[SegmentedView], oldest: int, share: float, teacher: DisFlow, advance: Callable[[], None]
 ) -> Iterator[AnnotatedFrame]:
     first = max(clip.first, oldest)
     if first > clip.last:
@@ -163,7 +153,6 @@ def _frames_of(
 
 
 def _own_view(video: NDArray[np.uint8], views: Sequence[SegmentedView]) -> tuple[SegmentedView | None, SegmentedView]:
-    """The view of the training footage that a video shows, and a view of the video alone with that view's background."""
     view = find_view([known.view for known in views], video)
     known = next((known for known in views if known.view is view), None)
     if known is None:
@@ -172,7 +161,6 @@ def _own_view(video: NDArray[np.uint8], views: Sequence[SegmentedView]) -> tuple
 
 
 def _segment(view: CameraView, frame: int, region: Region | None, teacher: DisFlow) -> Segment:
-    """The foreground of the region; without foreground what moves; without motion the whole region."""
     video = view.videos[0]
     part = _slices(region or Region(0, 0, *video.shape[:0:-1]))
     flow = resize_flow(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])[part]
@@ -186,7 +174,6 @@ def _segment(view: CameraView, frame: int, region: Region | None, teacher: DisFl
 
 
 def _random_pixel(segment: Segment, rng: Generator) -> tuple[float, float]:
-    """One of the segment's pixels: down, across."""
     rows, columns = np.nonzero(segment.mask)
     chosen = int(rng.integers(len(rows)))
     return float(segment.box[1] + rows[chosen]), float(segment.box[0] + columns[chosen])

@@ -11,11 +11,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from trainer.pseudo_anomalies.compositing import Cutout, GrayImage, PlacedCutout, soft_alpha
-from trainer.pseudo_anomalies.segments import Segment, SegmentedView
+from trainer.pseudo_anomalies.segments import Cutout, GrayImage, PlacedCutout, Segment, SegmentedView, soft_alpha
 
-Offsets = Sequence[int]
-"""How many frames before the newest one each frame lies, such as 0, 1, 2."""
+Offsets = Sequence[int]  # how many frames before the newest one each frame lies, such as 0, 1, 2
 
 _TOO_FAST = (1.35, 6.0)  # relative to the usual speed of the row
 _ANY_SPEED = (0.5, 3.5)
@@ -29,13 +27,10 @@ _SCALES = ((1.5, 2.6, 0.8, 1.1), (0.9, 1.2, 0.45, 0.7), (1.5, 2.0, 1.5, 2.0), (1
 class PastedObject:
     """An object to be pasted into several frames."""
 
-    frames: tuple[PlacedCutout, ...]
-    """One for every offset, in their order."""
+    frames: tuple[PlacedCutout, ...]  # one for every offset, in their order
     anomalous: bool
-    abnormal_looks: bool
-    """Whether it is anomalous also in a still image."""
-    annotated: bool = False
-    """Whether an operator labelled it."""
+    abnormal_looks: bool  # whether it is anomalous also in a still image
+    annotated: bool = False  # whether an operator labelled it
 
 
 def normal_object(view: SegmentedView, offsets: Offsets, rng: Generator) -> PastedObject | None:
@@ -58,13 +53,11 @@ def anomalous_object(view: SegmentedView, offsets: Offsets, rng: Generator) -> P
 
 
 def _too_fast(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
-    """A still image of a segment that glides along too fast."""
     cut = view.cut(segment)
     return cut and _gliding(view, segment, cut.cutout, offsets, rng, _TOO_FAST, abnormal_looks=False)
 
 
 def _sped_up(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
-    """A segment's real track at two or three times its speed."""
     if segment.speed < _MIN_SPED_UP * view.usual_speed(segment.feet_px):
         return None
     track = _track(view, segment, offsets, int(rng.choice(_TRACK_FACTORS)))
@@ -74,13 +67,11 @@ def _sped_up(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Gener
 
 
 def _deformed(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
-    """A segment stretched, flattened, enlarged or rotated."""
     cut = view.cut(segment)
     return cut and _gliding(view, segment, _warped(cut.cutout, rng), offsets, rng, _ANY_SPEED, abnormal_looks=True)
 
 
 def _merged(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
-    """Two segments merged into one object."""
     one, other = view.cut(segment), view.cut(_random_segment(view, rng))
     if one is None or other is None:
         return None
@@ -88,7 +79,6 @@ def _merged(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Genera
 
 
 def _shape(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
-    """A textured shape of about the segment's size."""
     _, _, width, height = segment.box
     shape = textured_shape(float(np.sqrt(width * height)) * rng.uniform(0.7, 1.4), rng)
     return _gliding(view, segment, shape, offsets, rng, _ANY_SPEED, abnormal_looks=True)
@@ -127,7 +117,6 @@ def _gliding(
     *,
     abnormal_looks: bool,
 ) -> PastedObject:
-    """A cut-out on the segment's row, anywhere across, that moves evenly and without changing its looks."""
     height, width = cutout.image.shape
     speed = view.usual_speed(segment.feet_px) * np.exp(rng.uniform(*np.log(speeds)))
     across, down = _direction(segment, rng) * speed
@@ -147,7 +136,6 @@ def _direction(segment: Segment, rng: Generator) -> GrayImage:
 
 
 def _person_sized(view: SegmentedView, rng: Generator) -> Segment:
-    """A segment of a person's size somewhere in an empty image."""
     height, width = view.frame_px
     box = (0, int(rng.uniform(0, 0.8) * height), width // 20, height // 6)
     return Segment(0, 0, box, np.ones((box[3], box[2]), np.uint8), np.zeros(2, np.float32))
@@ -158,7 +146,6 @@ def _random_segment(view: SegmentedView, rng: Generator) -> Segment:
 
 
 def _track(view: SegmentedView, segment: Segment, offsets: Offsets, factor: int) -> tuple[PlacedCutout, ...] | None:
-    """The segment at each offset of its own track, ``factor`` times as fast; None if it leaves the image."""
     cuts = [view.cut(segment, earlier * factor) for earlier in offsets]
     inside = tuple(cut for cut in cuts if cut is not None)
     return inside if len(inside) == len(cuts) else None

@@ -12,15 +12,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.pseudo_anomalies.compositing import GrayImage, PlacedCutout, paint_mask, paste
 from trainer.pseudo_anomalies.objects import PastedObject, anomalous_object, normal_object, textured_shape
-from trainer.pseudo_anomalies.segments import CameraView, DisFlow, SegmentedView
+from trainer.pseudo_anomalies.segments import CameraView, DisFlow, GrayImage, PlacedCutout, SegmentedView, paint_mask, paste
 from trainer.training.interfaces import NORMAL, Batch
 
-CELL_PX = 4
-"""Side of the cells in which flow is measured."""
-SAMPLES = 1_000_000
-"""Nominal length of an epoch; hardly any sample is ever seen twice."""
+CELL_PX = 4  # side of the cells in which flow is measured
+SAMPLES = 1_000_000  # nominal length of an epoch; hardly any sample is ever seen twice
 
 _STEPS = (1, 1, 2, 3)  # distances of frames: FlowNet should know higher speeds than those of its footage
 _MOVING_PX = 0.3
@@ -34,12 +31,9 @@ _STILL_SHARE = 0.15  # scenes without motion: a stream's first frame is judged b
 class FlowExample:
     """A frame, the frames before it, and the flow between them."""
 
-    frames: NDArray[np.uint8]
-    """uint8 (1 + history, H, W), the newest first."""
-    flow: NDArray[np.float16]
-    """To the frame before, (H / 4, W / 4, 2), in pixels."""
-    step: int
-    """Distance of two consecutive frames of the example in the video."""
+    frames: NDArray[np.uint8]  # uint8 (1 + history, H, W), the newest first
+    flow: NDArray[np.float16]  # to the frame before, (H / 4, W / 4, 2), in pixels
+    step: int  # distance of two consecutive frames of the example in the video
 
 
 def flow_examples(
@@ -74,7 +68,6 @@ class CropSamples:
         return Batch(torch.stack(crops), torch.full((len(crops),), NORMAL))
 
     def _crop(self, index: int, rng: Generator) -> Tensor:
-        """The crop at this place of the batch."""
         raise NotImplementedError
 
 
@@ -84,8 +77,7 @@ class FlowSamples(CropSamples):
 
     examples: Sequence[FlowExample]
     history: tuple[int, ...]
-    side_px: int
-    """At most the frames' height and width."""
+    side_px: int  # at most the frames' height and width
 
     def _crop(self, index: int, rng: Generator) -> Tensor:
         example = self.examples[int(rng.integers(len(self.examples)))]
@@ -100,11 +92,10 @@ class FlowSamples(CropSamples):
         pixel_flow = flow.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2)  # (2, side, side)
         return torch.from_numpy(np.concatenate([_relit(frames, rng, 2.0), pixel_flow]))
 
-    def _corner(self, example: FlowExample, rng: Generator) -> tuple[int, int]:
-        """Top left corner in cells; four crops of five are centred near something that moves."""
+    def _corner(self, example: FlowExample, rng: Generator) -> tuple[int, int]:  # in cells
         cells, (height, width) = self.side_px // CELL_PX, example.flow.shape[:2]
         rows, columns = np.nonzero(np.hypot(*example.flow.astype(np.float32).transpose(2, 0, 1)) > _MOVING_PX * example.step)
-        if len(rows) and rng.random() < 0.8:
+        if len(rows) and rng.random() < 0.8:  # near something that moves
             chosen = int(rng.integers(len(rows)))
             top, left = (int(at[chosen]) - cells // 2 + int(rng.integers(-6, 7)) for at in (rows, columns))
         else:
@@ -161,14 +152,11 @@ def composite_crop(source: SceneSource, view: SegmentedView, extra: Sequence[Pas
 class SceneCanvas:
     """Frames with pasted objects, and the masks that go with them."""
 
-    frames: NDArray[np.float32]
-    """(1 + history, H, W), the newest first."""
-    clean: NDArray[np.float32]
-    """The frames before anything was pasted."""
+    frames: NDArray[np.float32]  # (1 + history, H, W), the newest first
+    clean: NDArray[np.float32]  # the frames before anything was pasted
     anomalous: GrayImage
     ignored: GrayImage
-    annotated: GrayImage
-    """Where an operator's annotation applies."""
+    annotated: GrayImage  # where an operator's annotation applies
 
     @classmethod
     def of(cls, clean: NDArray[np.uint8]) -> "SceneCanvas":
@@ -213,7 +201,6 @@ def frame_indices(history: int, rng: Generator, *, still: float) -> list[int]:
 
 
 def _with_shape(frames: NDArray[np.float32], flow: GrayImage, offsets: list[int], rng: Generator) -> GrayImage:
-    """Paste a shape that moves evenly, whose flow is known exactly. It teaches that not only people move."""
     side = frames.shape[1]
     shape = textured_shape(rng.uniform(14, 44), rng)
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.choice([0, np.pi]) + rng.normal(0, 0.15)
@@ -229,7 +216,6 @@ def _with_shape(frames: NDArray[np.float32], flow: GrayImage, offsets: list[int]
 
 
 def _flipped(frames: NDArray[np.float32], flow: GrayImage, rng: Generator) -> tuple[NDArray[np.float32], GrayImage]:
-    """Mirrored across, mirrored down or transposed, frames and flow alike."""
     if rng.random() < 0.5:
         frames, flow = frames[:, :, ::-1], flow[:, :, ::-1] * np.array([-1, 1], np.float32)[:, None, None]
     if rng.random() < 0.3:
@@ -240,7 +226,6 @@ def _flipped(frames: NDArray[np.float32], flow: GrayImage, rng: Generator) -> tu
 
 
 def _relit(frames: NDArray[np.float32], rng: Generator, noise: float) -> NDArray[np.float32]:
-    """Random contrast, brightness and noise, the same along the first of four axes."""
     grain = rng.normal(0, noise, frames.shape[-3:]).astype(np.float32)
     lit = (frames - 128) * rng.uniform(0.7, 1.3) + 128 + rng.uniform(-25, 25) + grain
     return np.asarray(np.clip(lit, 0, 255), np.float32)

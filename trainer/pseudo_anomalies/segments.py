@@ -1,15 +1,14 @@
-"""Moving segments of normal footage: which videos share a camera view, its background, what moves there and how fast."""
+"""Moving segments of normal footage: which videos share a camera view, what moves there and how fast; cutting out and pasting."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.footage import Footage
-from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout, soft_alpha
 
 _FRAMES_PER_VIDEO = 40
 _SAME_VIEW = 10.0  # mean difference of two medians, in grey levels: the same camera an hour later is below, another one above
@@ -23,8 +22,8 @@ _BAND_SEGMENTS = 15
 _MIN_USUAL_PX = 0.1
 _SLOWEST, _FASTEST = 0.4, 3.0  # limits of a row's usual speed, relative to the median over all rows
 
-Flow = NDArray[np.float32]
-"""float32 (h, w, 2): pixels right and down from a frame to an earlier one."""
+GrayImage = NDArray[np.float32]  # grey levels, float32 (h, w)
+Flow = NDArray[np.float32]  # (h, w, 2): pixels right and down from a frame to an earlier one
 
 
 class DisFlow:
@@ -53,10 +52,8 @@ def resize_flow(flow: Flow, shape: tuple[int, ...]) -> Flow:
 class CameraView:
     """A fixed camera's view."""
 
-    videos: tuple[NDArray[np.uint8], ...]
-    """Each uint8 (n, H, W)."""
-    background: NDArray[np.int16]
-    """Median of each pixel, int16 (H, W)."""
+    videos: tuple[NDArray[np.uint8], ...]  # each uint8 (n, H, W)
+    background: NDArray[np.int16]  # median of each pixel, int16 (H, W)
 
     def foreground(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Where ``frame``, uint8 (H, W), differs from the background: uint8 (H, W), 0 or 1."""
@@ -113,25 +110,34 @@ def _evenly_spaced(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
 class Segment:
     """A moving object in one frame."""
 
-    video: int
-    """Index of the video in its view."""
+    video: int  # index of the video in its view
     frame: int
-    box: tuple[int, int, int, int]
-    """Left, top, width and height in pixels."""
-    mask: NDArray[np.uint8]
-    """0 or 1, uint8 (height, width)."""
-    velocity: NDArray[np.float32]
-    """Right and down, in pixels per frame."""
+    box: tuple[int, int, int, int]  # left, top, width and height in pixels
+    mask: NDArray[np.uint8]  # 0 or 1, uint8 (height, width)
+    velocity: NDArray[np.float32]  # right and down, in pixels per frame
 
     @property
     def feet_px(self) -> int:
-        """The row it stands on."""
         return self.box[1] + self.box[3]
 
     @property
     def speed(self) -> float:
-        """In pixels per frame."""
         return float(np.hypot(*self.velocity))
+
+
+class Cutout(NamedTuple):
+    """Something cut out of a frame."""
+
+    image: GrayImage
+    alpha: GrayImage  # opacity, float32 (h, w) in [0, 1]
+
+
+class PlacedCutout(NamedTuple):
+    """A cut-out and the position of its top left corner in the frame, in pixels."""
+
+    cutout: Cutout
+    x: float
+    y: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,6 @@ class SegmentedView:
 
     @property
     def frame_px(self) -> tuple[int, int]:
-        """Height and width of the frames."""
         height, width = self.view.background.shape
         return height, width
 
@@ -193,7 +198,6 @@ def _segments(view: CameraView, share: float, teacher: DisFlow, advance: Callabl
 def _components(
     foreground: NDArray[np.uint8], flow: Flow
 ) -> Iterator[tuple[tuple[int, int, int, int], NDArray[np.uint8], NDArray[np.float32]]]:
-    """Box, mask and velocity of every connected component of suitable size that lies wholly inside the image."""
     height, width = foreground.shape
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(foreground)
     for number, (left, top, wide, high, area) in enumerate(statistics[1:].tolist(), start=1):
@@ -206,7 +210,6 @@ def _components(
 
 
 def _speed_line(segments: Sequence[Segment], height_px: int) -> tuple[float, float, float]:
-    """A line through the 90 % speed quantiles of bands of rows; constant if too few bands have enough segments."""
     if not segments:
         return 0.0, 1.0, 1.0
     rows, speeds = np.array([segment.feet_px for segment in segments]), np.array([segment.speed for segment in segments])
@@ -218,3 +221,34 @@ def _speed_line(segments: Sequence[Segment], height_px: int) -> tuple[float, flo
     quantiles = [np.quantile(speeds[band], _USUAL_QUANTILE) for band in full]
     slope, offset = np.polyfit([rows[band].mean() for band in full], quantiles, 1)
     return float(slope), float(offset), overall
+
+
+def paste(frame: GrayImage, placed: PlacedCutout) -> None:
+    """Blend a cut-out into ``frame``, in place; parts outside the frame are clipped."""
+    left, top = int(np.floor(placed.x)), int(np.floor(placed.y))
+    shift = np.array([[1, 0, placed.x - left], [0, 1, placed.y - top]], np.float32)
+    height, width = placed.cutout.image.shape
+    size = (width + 1, height + 1)
+    image = np.asarray(cv2.warpAffine(placed.cutout.image, shift, size, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    _blend(frame, image, np.asarray(cv2.warpAffine(placed.cutout.alpha, shift, size), np.float32), left, top)
+
+
+def paint_mask(mask: GrayImage, placed: PlacedCutout, value: float = 1.0) -> None:
+    """Set ``mask`` to ``value`` where the cut-out is opaque, in place."""
+    _blend(mask, np.float32(value), placed.cutout.alpha, round(placed.x), round(placed.y))
+
+
+def soft_alpha(mask: NDArray[np.uint8]) -> GrayImage:
+    """A mask of 0 and 1 as an opacity with soft edges."""
+    grown = cv2.dilate(mask, np.ones((3, 3), np.uint8)).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(grown, (5, 5), 0), np.float32)
+
+
+def _blend(target: GrayImage, value: GrayImage | np.float32, alpha: GrayImage, left: int, top: int) -> None:
+    height, width = alpha.shape
+    x0, y0, x1, y1 = max(0, left), max(0, top), min(target.shape[1], left + width), min(target.shape[0], top + height)
+    if x1 <= x0 or y1 <= y0:
+        return
+    covered, source = (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    values = value[source] if isinstance(value, np.ndarray) else value
+    target[covered] += (values - target[covered]) * alpha[source]

@@ -36,8 +36,7 @@ class TrainableNetworks:
 
     flow_net: FlowNet
     anomaly_net: AnomalyNet
-    history: tuple[int, ...]
-    """Distances of the older frames from the newest one."""
+    history: tuple[int, ...]  # distances of the older frames from the newest one
     learning_rate: float
 
 
@@ -65,9 +64,8 @@ class _NetworkLearner:
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
         self.modules: Mapping[str, nn.Module] = {"detector": detector}
         self._network = network
-        self.optimisers: Mapping[str, Optimizer] = {
-            "detector": AdamW(network.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY, foreach=True)
-        }
+        optimiser = AdamW(network.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY, foreach=True)
+        self.optimisers: Mapping[str, Optimizer] = {"detector": optimiser}
 
     def rate_factor(self, share: float) -> float:
         return min(1.0, 0.1 + share / _WARM_UP_SHARE) * (0.5 + 0.5 * math.cos(math.pi * share))
@@ -81,11 +79,9 @@ class _NetworkLearner:
         return torch.stack(list(self.losses(samples).values())).sum()
 
     def training_losses(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """The weighted losses of training samples."""
         return self.losses(samples)
 
     def losses(self, samples: Tensor) -> Mapping[str, Tensor]:
-        """The weighted losses of validation samples."""
         raise NotImplementedError
 
 
@@ -108,12 +104,9 @@ class AnomalyPrediction(NamedTuple):
     """AnomalyNet's output for samples, and its targets."""
 
     output: AnomalyOutput
-    scene: Tensor
-    """The normal scene, (N, 3, h, w)."""
-    anomalous: Tensor
-    """The share of each cell that is anomalous, (N, 1, h, w)."""
-    ignored: Tensor
-    """The share of each cell that must not count, (N, 1, h, w)."""
+    scene: Tensor  # the normal scene, (N, 3, h, w)
+    anomalous: Tensor  # the share of each cell that is anomalous, (N, 1, h, w)
+    ignored: Tensor  # the share of each cell that must not count, (N, 1, h, w)
 
 
 class AnomalyLearner(_NetworkLearner):
@@ -161,8 +154,7 @@ def focal_loss(logits: Tensor, anomalous: Tensor, ignored: Tensor) -> Tensor:
     return (loss.sum(dim=(1, 2, 3)) / counts.sum(dim=(1, 2, 3)).clamp_min(1.0)).mean()
 
 
-def _scene(frames: Tensor, flow: Tensor) -> Tensor:
-    """The decoder's target (N, 3, h, w): brightness and flow of each cell."""
+def _scene(frames: Tensor, flow: Tensor) -> Tensor:  # the decoder's target (N, 3, h, w)
     return torch.cat([nn.functional.avg_pool2d(normalise_frames(frames[:, :1]), CELL_PX), flow], dim=1)
 
 
@@ -221,12 +213,11 @@ def annotated_entropy_loss(prediction: AnomalyPrediction, annotated: Tensor) -> 
 
     ``annotated``: bool (N, 1, h, w).
     """
-    halves = (nn.functional.avg_pool2d(part.float(), 2)[:, 0] > _MIN_SHARE for part in (prediction.anomalous, annotated))
-    anomalous, counts = halves  # (N, h / 2, w / 2)
+    masks = (prediction.anomalous, annotated)
+    anomalous, counts = (nn.functional.avg_pool2d(mask.float(), 2)[:, 0] > _MIN_SHARE for mask in masks)  # (N, h / 2, w / 2)
     losses = entropy_loss(prediction.output.code, ~anomalous)  # (N, h / 2, w / 2)
     return _masked_mean(losses, counts & anomalous) + _masked_mean(losses, counts & ~anomalous)
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean over samples of each one's mean of ``values`` (N, h, w) inside the mask, 0 where the mask is empty."""
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:  # (N, h, w) each
     return ((values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp_min(1)).mean()

@@ -33,10 +33,8 @@ from trainer.training.interfaces import Settings
 KIND = "video-ede"
 FRAME_AREA_PX = 86_400  # 240 x 360, at which people in the usual benchmarks are at least 30 pixels tall
 SIDE_STEP_PX = 8
-HISTORY = (1, 2)
-"""Distances of the older frames from the newest one. A fourth frame made the flow only 3 % better."""
-WARMUP_FRAMES = 64
-"""0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision."""
+HISTORY = (1, 2)  # distances of the older frames from the newest one. A fourth frame made the flow only 3 % better.
+WARMUP_FRAMES = 64  # 0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision
 
 _MIN_UPDATE = 0.2  # weight of the newest frame in the averages
 _FIRST_VARIANCE = 0.3**2
@@ -65,16 +63,13 @@ class VideoEdeConfig(Settings):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of cells."""
         return self.height_px // CELL_PX, self.width_px // CELL_PX
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        """Shape of one camera's state."""
         return (_FRAME_CHANNELS * HISTORY[-1] + sum(_MOTION_CHANNELS), *self.grid)
 
     def spec(self, fps: float) -> ClipSpec:
-        """One frame at a time, and a state."""
         return ClipSpec(
             length=1,
             height_px=self.height_px,
@@ -89,16 +84,11 @@ class VideoEdeConfig(Settings):
 class MotionState(NamedTuple):
     """What is carried along the motion from frame to frame, (N, channels, h, w) on the grid of cells."""
 
-    velocity: Tensor
-    """Mean velocity, two channels: pixels per frame to the right and down."""
-    variance: Tensor
-    """Variance of the velocity, both directions together."""
-    anomaly: Tensor
-    """Mean anomaly probability."""
-    age: Tensor
-    """Frames with motion since the object entered the image, at most 5."""
-    started: Tensor
-    """1 once the camera has had a frame."""
+    velocity: Tensor  # mean velocity, two channels: pixels per frame to the right and down
+    variance: Tensor  # variance of the velocity, both directions together
+    anomaly: Tensor  # mean anomaly probability
+    age: Tensor  # frames with motion since the object entered the image, at most 5
+    started: Tensor  # 1 once the camera has had a frame
 
 
 class VideoEde(ServingNetwork):
@@ -113,8 +103,7 @@ class VideoEde(ServingNetwork):
         self.motion = FlowNet(len(HISTORY), config.first, config.fine, config.coarse)
         self.judge = AnomalyNet(config.fine, config.coarse, config.width, config.latent)
         self.scale = ScoreScale(config.grid)
-        self.position: Tensor
-        self.register_buffer("position", position_grid(config.grid)[None], persistent=False)
+        self.position = nn.Buffer(position_grid(config.grid)[None], persistent=False)
 
     def forward(self, clips: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps, next_state = self.score_maps(clips, state)
@@ -129,9 +118,8 @@ class VideoEde(ServingNetwork):
         history = [_unpack(maps) for maps in past]  # (N, 1, H, W) each, the newest first
         features = self.motion(torch.cat([frame, *history], dim=1))
         output = self.judge(normalise_frames(frame), features, self.position.expand(frame.shape[0], -1, -1, -1))
-        anomaly = (
-            torch.sigmoid(output.anomaly) + resize_to(torch.sigmoid(output.distance), output.anomaly)
-        ) / 2.0  # (N, 1, h, w)
+        distance = resize_to(torch.sigmoid(output.distance), output.anomaly)
+        anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
         return self._window_means(motion), torch.cat([packed, *past[:-1], *motion], dim=1)
 
@@ -146,10 +134,10 @@ class VideoEde(ServingNetwork):
         self.scale.fit(train_maps, validation_maps, first)
 
     def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
-        """The older frames (N, 16, h, w), the newest first, and the motion state. A camera's first frame is its own past."""
         *frames, maps = torch.split(state, [_FRAME_CHANNELS] * HISTORY[-1] + [sum(_MOTION_CHANNELS)], dim=1)
         motion = MotionState(*torch.split(maps, list(_MOTION_CHANNELS), dim=1))
         started = motion.started[:, :, :1, :1] > 0.5  # (N, 1, 1, 1)
+        # Frames (N, 16, h, w), the newest first. A camera's first frame is its own past.
         return [torch.where(started, maps, packed) for maps in frames], motion
 
     def _window_means(self, motion: MotionState) -> ScoreMaps:
@@ -187,14 +175,13 @@ def _update(before: MotionState, flow: Tensor, anomaly: Tensor) -> MotionState:
     )
 
 
-def _pack(frame: Tensor) -> Tensor:
-    """A frame (N, 1, H, W) as (N, 16, h, w), in memory order: gathering the pixels of each cell would take 2 % of all time."""
+def _pack(frame: Tensor) -> Tensor:  # (N, 1, H, W) to (N, 16, h, w)
+    # In memory order: gathering the pixels of each cell would take 2 % of all time.
     height, width = frame.shape[2:]
     return frame.reshape(-1, _FRAME_CHANNELS, height // CELL_PX, width // CELL_PX)
 
 
 def _unpack(maps: Tensor) -> Tensor:
-    """The inverse of :func:`_pack`."""
     rows, columns = maps.shape[2:]
     return maps.reshape(-1, 1, rows * CELL_PX, columns * CELL_PX)
 

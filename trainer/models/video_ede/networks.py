@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from trainer.models.layers import FewChannelConv2d, to_float32
 from trainer.models.optical_flow import gradients, smooth, solve_flow
 
-CELL_PX = 4
-"""Side of the cells of the grid that flow and anomaly maps have."""
+CELL_PX = 4  # side of the cells of the grid that flow and anomaly maps have
 _GREY_LEVELS = 64.0
 _RIDGE = 3e-4  # added to squared gradients: without texture, flow goes to zero instead of to noise
 _MAX_FLOW_PX = 8.0
@@ -26,12 +25,9 @@ _SMALL_STD = 0.05
 class FlowFeatures(NamedTuple):
     """Outputs of FlowNet."""
 
-    fine: Tensor
-    """Features (N, fine, h, w)."""
-    coarse: Tensor
-    """Features (N, coarse, h / 2, w / 2)."""
-    flow: Tensor
-    """Flow to the frame before, (N, 2, h, w): frame pixels to the right and down."""
+    fine: Tensor  # features (N, fine, h, w)
+    coarse: Tensor  # features (N, coarse, h / 2, w / 2)
+    flow: Tensor  # flow to the frame before, (N, 2, h, w): frame pixels to the right and down
 
 
 class FlowNet(nn.Module):
@@ -84,8 +80,7 @@ class LucasKanade(nn.Module):
 
 
 def _flow_at_scale(newest: Tensor, before: Tensor, reduction: int) -> Tensor:
-    """Flow to the frame before, in frame pixels, and texture, (N, 3, h, w), of frames (N, 1, H / reduction, W / reduction)."""
-    change = before - newest
+    change = before - newest  # (N, 1, H / reduction, W / reduction)
     right, down = gradients((newest + before) / 2.0)
     products = (right * right, down * down, right * down, right * change, down * change)
     cells = torch.cat([nn.functional.avg_pool2d(product, CELL_PX // reduction) for product in products], dim=1)  # (N, 5, h, w)
@@ -93,20 +88,16 @@ def _flow_at_scale(newest: Tensor, before: Tensor, reduction: int) -> Tensor:
     xx, yy = xx + _RIDGE, yy + _RIDGE
     flow = solve_flow(xx, yy, xy, xt, yt)  # (N, 2, h, w)
     texture = torch.log((xx + yy) / (2.0 * _RIDGE)) / 4.0
-    return torch.cat([(flow * reduction).clamp(-_MAX_FLOW_PX, _MAX_FLOW_PX), texture], dim=1)
+    return torch.cat([(flow * reduction).clamp(-_MAX_FLOW_PX, _MAX_FLOW_PX), texture], dim=1)  # (N, 3, h, w)
 
 
 class AnomalyOutput(NamedTuple):
     """Outputs of AnomalyNet."""
 
-    anomaly: Tensor
-    """Anomaly logit of E1, (N, 1, h, w)."""
-    distance: Tensor
-    """Anomaly logit from the distance of the latents z and z', (N, 1, h / 2, w / 2)."""
-    scene: Tensor
-    """D's reconstruction of the normal scene, (N, 3, h, w): brightness as in normalise_frames, and flow in pixels."""
-    code: Tensor
-    """The second latent z', (N, latent, h / 2, w / 2)."""
+    anomaly: Tensor  # anomaly logit of E1, (N, 1, h, w)
+    distance: Tensor  # anomaly logit from the distance of the latents z and z', (N, 1, h / 2, w / 2)
+    scene: Tensor  # D's reconstruction of the normal scene, (N, 3, h, w): brightness as in normalise_frames, and flow in pixels
+    code: Tensor  # the second latent z', (N, latent, h / 2, w / 2)
 
 
 class AnomalyNet(nn.Module):
@@ -146,9 +137,8 @@ class AnomalyNet(nn.Module):
     def forward(self, frame: Tensor, features: FlowFeatures, position: Tensor) -> AnomalyOutput:
         """``frame``: the newest one, normalised, (N, 1, H, W). ``position``: (N, 2, h, w), -1 to 1 across and down."""
         looks = self.look(frame)  # (N, width / 3, h, w)
-        down = torch.relu(
-            self.down(torch.cat([features.fine, features.flow, looks, position], dim=1))
-        )  # (N, width, h / 2, w / 2)
+        inputs = torch.cat([features.fine, features.flow, looks, position], dim=1)
+        down = torch.relu(self.down(inputs))  # (N, width, h / 2, w / 2)
         near = torch.relu(self.join(torch.cat([down, features.coarse], dim=1)))  # (N, width, h / 2, w / 2)
         encoded = torch.relu(self.mix(torch.cat([near, resize_to(self.wide(near), near)], dim=1)))  # (N, width, h / 2, w / 2)
         fine = self.from_fine(torch.cat([features.fine, looks], dim=1))  # (N, width / 2, h, w)
@@ -164,7 +154,6 @@ class AnomalyNet(nn.Module):
 
 
 def _three_convs(before: int, width: int, after: int) -> list[nn.Module]:
-    """Two 3 x 3 convolutions with ReLU and a linear 1 x 1 convolution."""
     wide, deep = nn.Conv2d(before, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
     return [wide, nn.ReLU(), deep, nn.ReLU(), nn.Conv2d(width, after, 1)]
 

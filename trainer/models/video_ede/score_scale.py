@@ -17,8 +17,7 @@ from trainer.data.clips import ClipDataset
 from trainer.models.base import RangeScaler
 from trainer.statistics import SpeedHistogram
 
-MAX_FRAMES = 4096
-"""Frames of either kind of footage that are scored, at most."""
+MAX_FRAMES = 4096  # frames of either kind of footage that are scored, at most
 
 _SEGMENT_FRAMES = 256
 _PARALLEL_SEGMENTS = 8
@@ -32,14 +31,10 @@ _JERKY_OFFSET = 2.0  # jerky motion beyond its place's limit is common among nor
 class ScoreMaps(NamedTuple):
     """The parts of the score, each in its own unit: maps (N, h, w)."""
 
-    steady: Tensor
-    """Mean speed minus a part of its standard deviation, pixels per frame."""
-    jerky: Tensor
-    """Mean speed plus a multiple of its standard deviation, pixels per frame."""
-    anomaly: Tensor
-    """Mean anomaly probability, 0 to 1."""
-    observed: Tensor
-    """Share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on."""
+    steady: Tensor  # mean speed minus a part of its standard deviation, pixels per frame
+    jerky: Tensor  # mean speed plus a multiple of its standard deviation, pixels per frame
+    anomaly: Tensor  # mean anomaly probability, 0 to 1
+    observed: Tensor  # share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on
 
 
 ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
@@ -57,12 +52,9 @@ class ScoreScale(nn.Module):
 
     def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.usual: Tensor
-        self.limits: Tensor
-        self.always: Tensor
-        self.register_buffer("usual", torch.ones(grid[0], 1))  # usual steady speed of each row
-        self.register_buffer("limits", torch.zeros(grid))  # limit of the jerky speed of each place
-        self.register_buffer("always", torch.zeros(grid))  # usual anomaly of each place
+        self.usual = nn.Buffer(torch.ones(grid[0], 1))  # usual steady speed of each row
+        self.limits = nn.Buffer(torch.zeros(grid))  # limit of the jerky speed of each place
+        self.always = nn.Buffer(torch.zeros(grid))  # usual anomaly of each place
         self.steady, self.jerky, self.strange = RangeScaler(), RangeScaler(), RangeScaler()
         self.whole, self.first = RangeScaler(), RangeScaler()
 
@@ -122,7 +114,6 @@ def score_first_frames(score_maps: ScoreMapsFunction, clips: ClipDataset, state_
 
 
 def _segments(clips: ClipDataset) -> list[NDArray[np.uint8]]:
-    """All frames in segments of 256, or evenly spaced ones of them that make ``MAX_FRAMES``."""
     videos = [video.frames for video in clips.footage]
     cut = [video[first : first + _SEGMENT_FRAMES] for video in videos for first in range(0, len(video), _SEGMENT_FRAMES)]
     count = min(len(cut), MAX_FRAMES // _SEGMENT_FRAMES) if sum(map(len, cut)) > MAX_FRAMES else len(cut)
@@ -130,7 +121,6 @@ def _segments(clips: ClipDataset) -> list[NDArray[np.uint8]]:
 
 
 def _limits(jerky: NDArray[np.float16]) -> NDArray[np.float32]:
-    """The 99.9 % quantile of each place, and of all places within 40 pixels of it the largest."""
     quantiles = np.quantile(jerky, _LIMIT_QUANTILE, axis=0).astype(np.float32)
-    side = 2 * _DILATION_CELLS + 1
+    side = 2 * _DILATION_CELLS + 1  # of all places within 40 pixels, the largest
     return np.asarray(cv2.dilate(quantiles, np.ones((side, side), np.uint8)), np.float32)

@@ -9,21 +9,14 @@ from trainer.data.annotations import AnnotatedClip
 from trainer.data.clips import Split
 from trainer.errors import TooLittleFootage
 from trainer.models.base import ProgressBar, ServingNetwork, TrainingStage
-from trainer.models.video_ede.learners import (
-    AnomalyLearner,
-    FeedbackLearner,
-    FlowLearner,
-    TrainableNetworks,
-    split_scene_batch,
-)
+from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks, split_scene_batch
 from trainer.models.video_ede.networks import CELL_PX, normalise_frames
 from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
 from trainer.pseudo_anomalies.segments import CameraView, DisFlow, camera_views, segment_views
 from trainer.training.loop import TrainingData
 
-FLOW_SHARE = 1 / 3
-"""Share of the training time for FlowNet; the rest is for AnomalyNet."""
+FLOW_SHARE = 1 / 3  # share of the training time for FlowNet; the rest is for AnomalyNet
 FLOW_BATCH, ANOMALY_BATCH = 16, 8
 
 _FLOW_EXAMPLES, _VALIDATION_FLOW_EXAMPLES = 2400, 120
@@ -34,8 +27,7 @@ _CROP_PX = 96  # side of FlowNet's crops; less where frames are lower
 _VALIDATION_CROPS = 32
 _WHITE_PX = 4.0  # speed that the log shows as white
 
-Views = tuple[list[CameraView], list[CameraView]]
-"""The camera views of training and validation footage."""
+Views = tuple[list[CameraView], list[CameraView]]  # of training and of validation footage
 
 
 def training_stages(
@@ -129,6 +121,5 @@ def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], 
 
 
 def _at_most(counts: tuple[int, int], views: Views, per_frame: int) -> list[int]:
-    """``counts``, limited to ``per_frame`` times the number of frames."""
     frames = [sum(len(video) for view in part for video in view.videos) for part in views]
     return [min(count, per_frame * limit) for count, limit in zip(counts, frames, strict=True)]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout, paint_mask, paste, soft_alpha
+from trainer.pseudo_anomalies.segments import Cutout, PlacedCutout, paint_mask, paste, soft_alpha
 
 HEIGHT_PX, WIDTH_PX = 40, 50
 anywhere = st.floats(-80, 80)

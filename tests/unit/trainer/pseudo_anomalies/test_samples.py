@@ -7,10 +7,9 @@ import torch
 
 from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, Frames, footage, one_view, road, segmented, walk
 from trainer.pseudo_anomalies import samples as sample_module
-from trainer.pseudo_anomalies.compositing import Cutout, PlacedCutout
 from trainer.pseudo_anomalies.objects import PastedObject
 from trainer.pseudo_anomalies.samples import FlowExample, FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
-from trainer.pseudo_anomalies.segments import DisFlow, SegmentedView, camera_views
+from trainer.pseudo_anomalies.segments import Cutout, DisFlow, PlacedCutout, SegmentedView, camera_views
 
 HISTORY = (1, 2)
 OFFSETS = (0, *HISTORY)
