@@ -10,7 +10,7 @@ from deploy.bundle import Calibration, read_bundle
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from trainer.baselines.base import FittedBaseline, baseline_spec
-from trainer.baselines.run import FittedBaselines, fit_baselines
+from trainer.baselines.run import FittedBaselines, fit_baselines, score_frames
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets.registry import labelled_clips, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_footage
@@ -22,7 +22,6 @@ from trainer.evaluation.runner import (
     FrameResult,
     NormalScores,
     all_frames,
-    baseline_frames,
     run_detectors,
     scored_frames,
 )
@@ -84,7 +83,7 @@ def _run_baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console)
     detectors = [fitted.baseline for fitted in baselines.fitted]
     normal = [_normal_scores(fitted) for fitted in baselines.fitted]
     with progress_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
-        return baselines, run_detectors(clips, lambda clip: baseline_frames(detectors, clip.source, spec), normal, advance)
+        return baselines, run_detectors(clips, lambda clip: score_frames(detectors, clip.source, spec), normal, advance)
 
 
 def _normal_scores(fitted: FittedBaseline) -> NormalScores:

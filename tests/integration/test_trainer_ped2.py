@@ -9,7 +9,7 @@ import pytest
 
 from deploy.spec import ClipSpec
 from trainer.baselines.base import FLOW_MAGNITUDE, baseline_spec
-from trainer.baselines.run import heatmaps
+from trainer.baselines.run import score_frames
 from trainer.data.datasets.registry import labelled_clips, training_sources
 from trainer.data.footage import footage_info, list_images, load_footage
 from trainer.evaluation.event_metrics import true_events
@@ -55,7 +55,8 @@ def still(path: Path, picture: np.ndarray) -> None:
 
 def test_optical_flow_ranks_cyclist():
     clip = labelled_clips(PED2)[3]
-    maps = [frame[0] for frame in heatmaps([FLOW_MAGNITUDE], clip.source, baseline_spec(footage_info([clip.source])))]
-    assert [heatmap is None for heatmap in maps] == [True] + [False] * (len(clip.labels) - 1)
-    scores = np.array([heatmap.max() for heatmap in maps[1:]], np.float32)
+    spec = baseline_spec(footage_info([clip.source]))
+    results = [frame[0] for frame in score_frames([FLOW_MAGNITUDE], clip.source, spec)]
+    assert [result is None for result in results] == [True] + [False] * (len(clip.labels) - 1)
+    scores = np.array([score for score, _ in results[1:]], np.float32)
     assert (auc(scores, clip.labels[1:]) or 0.0) > 0.98

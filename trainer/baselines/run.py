@@ -29,10 +29,7 @@ class FittedBaselines:
 def fit_baselines(sources: Sequence[Source], spec: ClipSpec, advance: Callable[[int], None]) -> FittedBaselines:
     """Fit all baselines on normal footage; ``advance`` is called with the number of frames that were done.
 
-    Without footage the baselines that estimate nothing are still returned.
-
-    Raises:
-        NoFootage: no frame of ``sources`` is readable.
+    Without footage the baselines that estimate nothing are still returned. Raises NoFootage if no frame is readable.
     """
     fitters: list[ScoreCollector | SteadySpeedFitter] = [ScoreCollector(FRAME_DIFFERENCE), ScoreCollector(FLOW_MAGNITUDE)]
     left_out: tuple[str, ...] = ()
@@ -51,8 +48,13 @@ def fit_baselines(sources: Sequence[Source], spec: ClipSpec, advance: Callable[[
     return FittedBaselines(tuple(fitter.fitted() for fitter in fitters), left_out)
 
 
-def heatmaps(baselines: Sequence[Baseline], source: Source, spec: ClipSpec) -> Iterator[tuple[HeatMap | None, ...]]:
-    """For each frame of ``source``, in order, one heat map per baseline; None where there is no pair of readable frames."""
+def score_frames(
+    baselines: Sequence[Baseline], source: Source, spec: ClipSpec
+) -> Iterator[tuple[tuple[float, HeatMap] | None, ...]]:
+    """For each frame of ``source``, in order, one score and heat map per baseline; None without a pair of readable frames."""
     scorers = [baseline.start_clip() for baseline in baselines]
     for pair in frame_pairs(source, spec):
-        yield tuple(None if pair is None else scorer(pair) for scorer in scorers)
+        if pair is None:
+            yield (None,) * len(scorers)
+        else:
+            yield tuple((float(heatmap.max()), heatmap) for heatmap in (scorer(pair) for scorer in scorers))

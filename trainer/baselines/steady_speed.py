@@ -42,11 +42,7 @@ _REACH_CELLS = 20
 
 
 def median_background(sources: Iterable[Source], spec: ClipSpec, frames: int) -> NDArray[np.float32]:
-    """Median of each pixel over about 256 evenly spaced ones of about ``frames`` frames, at half size: float32 (H // 2, W // 2).
-
-    Raises:
-        NoFootage: no frame is readable.
-    """
+    """Median of each pixel over about 256 evenly spaced ones of about ``frames`` frames, half size: float32 (H // 2, W // 2)."""
     readable = (frame for source in sources for frame in decode_frames(source, spec) if not isinstance(frame, str))
     chosen = [_half_size(frame[..., 0]) for frame in islice(readable, 0, None, max(1, frames // _BACKGROUND_FRAMES))]
     if not chosen:
@@ -70,16 +66,6 @@ class MotionAverages(NamedTuple):
     """Variance of the velocity, summed over both directions: float32 (h, w)."""
     age: NDArray[np.float32]
     """Frames since it entered the image, float32 (h, w)."""
-
-    @property
-    def speed(self) -> NDArray[np.float32]:
-        """Length of the mean velocity, float32 (h, w)."""
-        return np.hypot(self.velocity[..., 0], self.velocity[..., 1])
-
-    @property
-    def spread(self) -> NDArray[np.float32]:
-        """Standard deviation of the velocity, float32 (h, w)."""
-        return np.sqrt(self.variance)
 
 
 def first_averages(backward: NDArray[np.float32]) -> MotionAverages:
@@ -109,16 +95,14 @@ def next_averages(last: MotionAverages, backward: NDArray[np.float32]) -> Motion
 
 
 class FrameSpeeds(NamedTuple):
-    """Measurements of one frame."""
+    """Measurements of one frame: of each cell, float32 (h, w), and the two channels of each window, float32 (rows, columns)."""
 
     speed: NDArray[np.float32]
-    """Averaged speed in cells per frame, float32 (h, w)."""
+    """Averaged speed in cells per frame."""
     foreground: NDArray[np.float32]
-    """Certainty that a cell is foreground, float32 (h, w) in [0, 1]."""
+    """Certainty that a cell is foreground, in [0, 1]."""
     steady: NDArray[np.float32]
-    """Of each window, float32 (rows, columns), in cells per frame."""
     jerky: NDArray[np.float32]
-    """Of each window, float32 (rows, columns), in cells per frame."""
 
 
 class SpeedMeter:
@@ -129,10 +113,11 @@ class SpeedMeter:
         self._averages: MotionAverages | None = None
 
     def measure(self, pair: FramePair) -> FrameSpeeds:
-        """Measure the next frame."""
         backward = _half_size(pair.flow) * _CELLS_PER_PIXEL
         self._averages = first_averages(backward) if self._averages is None else next_averages(self._averages, backward)
-        speed, spread = self._averages.speed, self._averages.spread
+        velocity = self._averages.velocity
+        speed: NDArray[np.float32] = np.hypot(velocity[..., 0], velocity[..., 1])
+        spread: NDArray[np.float32] = np.sqrt(self._averages.variance)
         foreground = _foreground(_half_size(pair.current), self._background)
         return FrameSpeeds(
             speed,
@@ -158,7 +143,6 @@ class NormalRange(NamedTuple):
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> "NormalRange":
-        """The range of ``values``."""
         median, q99 = (float(value) for value in np.quantile(values, (0.5, 0.99)))
         return cls(median, max(q99 - median, 1e-6))
 
@@ -227,8 +211,7 @@ class SteadySpeedFitter:
 
 def _block_maxima(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     """The largest value of each block of 4 x 4 windows, small enough to keep for an hour of footage."""
-    missing = [(0, -side % _BLOCK_CELLS) for side in windows.shape]
-    padded = np.pad(windows, missing, mode="edge")
+    padded = np.pad(windows, [(0, -side % _BLOCK_CELLS) for side in windows.shape], mode="edge")
     rows, columns = (side // _BLOCK_CELLS for side in padded.shape)
     return np.asarray(padded.reshape(rows, _BLOCK_CELLS, columns, _BLOCK_CELLS).max(axis=(1, 3)), np.float32)
 

@@ -8,7 +8,7 @@ region of the event in pixels of the original image. Or a folder with subfolders
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +73,13 @@ def read_annotations(path: Path) -> list[Annotation]:
         BadFeedback: there are none, a line is invalid, or its clip does not exist; names file, line, value and rule.
         NoFootage: ``anomaly/`` or ``normal/`` holds no clip.
     """
-    annotations = list(_from_folder(path)) if path.is_dir() else parse_annotations(_read_text(path).splitlines(), path)
+    if path.is_dir():
+        sources = [(name, find_sources(path / name)) for name in (ANOMALY, NORMAL) if (path / name).is_dir()]
+        annotations = [
+            Annotation(clip, 0, None, name == ANOMALY, None, str(clip.path)) for name, clips in sources for clip in clips
+        ]
+    else:
+        annotations = parse_annotations(_read_text(path).splitlines(), path)
     if not annotations:
         raise BadFeedback(f"{path} has no annotation; write a line per interval, or put clips into {ANOMALY}/ or {NORMAL}/")
     for annotation in annotations:
@@ -85,12 +91,6 @@ def read_annotations(path: Path) -> list[Annotation]:
         if not is_clip:
             raise BadFeedback(f"{annotation.where}: {clip} is no video and no folder of images; video is relative to the CSV")
     return annotations
-
-
-def _from_folder(path: Path) -> Iterator[Annotation]:
-    for name in (ANOMALY, NORMAL):
-        for source in find_sources(path / name) if (path / name).is_dir() else ():
-            yield Annotation(source, 0, None, name == ANOMALY, None, str(source.path))
 
 
 def _read_text(path: Path) -> str:
@@ -106,11 +106,7 @@ def _read_text(path: Path) -> str:
 
 
 def parse_annotations(lines: Iterable[str], path: Path) -> list[Annotation]:
-    """The annotations in the lines of a CSV at ``path``; clips are not looked for.
-
-    Raises:
-        BadFeedback: a line is invalid; names line, value and rule.
-    """
+    """The annotations in the lines of a CSV at ``path``; clips are not looked for. Raises BadFeedback if a line is invalid."""
     reader = csv.reader(lines, strict=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
@@ -195,13 +191,13 @@ def _fitted(annotation: Annotation, footage: Footage, info: VideoInfo, spec: Cli
 
 
 def _fitted_region(region: Region, where: str, info: VideoInfo, spec: ClipSpec) -> Region:
-    """The region in pixels of the spec's frames, grown to whole pixels."""
     right, bottom = region.x + region.width, region.y + region.height
     if right > info.width_px or bottom > info.height_px:
         raise BadFeedback(
             f"{where}: the region {','.join(map(str, region))} reaches to {right},{bottom}, outside the image of "
             f"{info.width_px} x {info.height_px} pixels"
         )
+    # Grown to whole pixels of the spec's frames.
     left, top = region.x * spec.width_px // info.width_px, region.y * spec.height_px // info.height_px
     right, bottom = -(-right * spec.width_px // info.width_px), -(-bottom * spec.height_px // info.height_px)
     return Region(left, top, right - left, bottom - top)

@@ -86,11 +86,11 @@ class ClipDataset:
 
     def evenly_spaced(self, count: int, batch_size: int) -> Iterator[Clips]:
         """Batches of at most ``count`` clips, spread evenly over the data set."""
-        yield from self._batches(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)), batch_size)
+        return self._batches(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)), batch_size)
 
     def batches(self, batch_size: int) -> Iterator[Clips]:
         """Batches of all clips, in order."""
-        yield from self._batches(np.arange(len(self)), batch_size)
+        return self._batches(np.arange(len(self)), batch_size)
 
     def _batches(self, indices: NDArray[np.int64], batch_size: int) -> Iterator[Clips]:
         for first in range(0, len(indices), batch_size):
@@ -172,7 +172,6 @@ def split_off_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[F
 
 
 def _cut(video: Footage, position: int) -> tuple[Footage, Footage]:
-    """The readable frames before a position and those from it on, with their numbers in the source."""
     return (
         replace(video, frames=video.frames[:position], index=video.index[:position]),
         replace(video, frames=video.frames[position:], index=video.index[position:]),

@@ -39,7 +39,6 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether ``path`` is a video file."""
         return self.path.is_file()
 
 
@@ -62,11 +61,7 @@ LoadFootage = Callable[[Source, ClipSpec], Footage]
 
 
 def find_sources(path: Path) -> list[Source]:
-    """The clips in a folder, or the one video file, in natural order of their names.
-
-    Raises:
-        NoFootage: nothing usable is there.
-    """
+    """The clips in a folder, or the one video file, in natural order of their names. Raises NoFootage if there are none."""
     if not path.exists():
         raise NoFootage(f"{path}: no such file or folder; give a folder of images, a folder of videos or a video file")
     sources = _sources(path)
@@ -102,11 +97,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def footage_info(sources: list[Source]) -> VideoInfo:
-    """Size and frame rate of the first source that has a readable frame.
-
-    Raises:
-        NoFootage: no source has one.
-    """
+    """Size and frame rate of the first source that has a readable frame. Raises NoFootage if none has."""
     for source in sources:
         if source.is_video:
             with suppress(VideoUnreadable), open_video(source.path) as video:
@@ -140,16 +131,9 @@ def load_footage(source: Source, spec: ClipSpec) -> Footage:
 
 
 def load_all_footage(
-    sources: list[Source],
-    spec: ClipSpec,
-    done: Callable[[Footage], None] = lambda _: None,
-    load: LoadFootage = load_footage,
+    sources: list[Source], spec: ClipSpec, done: Callable[[Footage], None] = lambda _: None, load: LoadFootage = load_footage
 ) -> list[Footage]:
-    """Decode all sources, calling ``done`` with each; those without a readable frame are left out.
-
-    Raises:
-        NoFootage: no source has one.
-    """
+    """Decode all sources, calling ``done`` with each, without those that have no readable frame. Raises NoFootage if none has."""
     clips: list[Footage] = []
     for source in sources:
         footage = load(source, spec)
@@ -201,22 +185,14 @@ def _video_frames(path: Path) -> Iterator[AvFrame | str]:
 
 
 def decode_dataset_image(encoded: bytes, spec: ClipSpec) -> Frame:
-    """Decode one JPEG, PNG, TIFF or BMP and fit it to ``spec``; JPEG and PNG exactly as the service does.
-
-    Raises:
-        BadFrame: as :func:`deploy.image.decode_image`.
-    """
+    """Decode one JPEG, PNG, TIFF or BMP and fit it to ``spec``; JPEG and PNG exactly as the service does. Raises BadFrame."""
     if not encoded.startswith(_TIFF_OR_BMP):
         return decode_image(encoded, spec).frame
     return fit_frame(imdecode(encoded, cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR), spec)
 
 
 def dataset_image_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height of one JPEG, PNG, TIFF or BMP.
-
-    Raises:
-        BadFrame: as :func:`deploy.image.decode_image`.
-    """
+    """Width and height of one JPEG, PNG, TIFF or BMP. Raises BadFrame as :func:`deploy.image.decode_image`."""
     if not encoded.startswith(_TIFF_OR_BMP):
         return image_size(encoded)
     height_px, width_px = imdecode(encoded, cv2.IMREAD_GRAYSCALE).shape
@@ -224,12 +200,7 @@ def dataset_image_size(encoded: bytes) -> tuple[int, int]:
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """An image as a mask, bool (H, W): True where it is not black.
-
-    Raises:
-        BadFrame: as :func:`deploy.image.decode_image`.
-        OSError: the file cannot be read.
-    """
+    """An image as a mask, bool (H, W): True where it is not black. Raises BadFrame, and OSError if the file cannot be read."""
     encoded = path.read_bytes()
     if not encoded.startswith(_TIFF_OR_BMP):
         image_size(encoded)

@@ -65,11 +65,7 @@ class AnomalyInterval(NamedTuple):
 
 
 def check_labels(clip: LabelledClip, footage: Footage) -> None:
-    """Make sure that there is one label per frame.
-
-    Raises:
-        BadLabels: the numbers differ.
-    """
+    """Raise BadLabels unless there is one label per frame."""
     if len(clip.labels) != footage.total:
         raise BadLabels(
             f"clip {clip.source.name!r} has {footage.total} frames and {len(clip.labels)} labels; give one label per frame"
@@ -100,11 +96,7 @@ def read_labels(path: Path, sources: list[Source]) -> list[Labels]:
 
 
 def parse_intervals(lines: Iterable[str]) -> list[AnomalyInterval]:
-    """The intervals in the lines of a .csv.
-
-    Raises:
-        BadLabels: a line is invalid; names line and rule, not the file.
-    """
+    """The intervals in the lines of a .csv. Raises BadLabels, without the name of the file, if a line is invalid."""
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, strict=True)]
     except csv.Error as error:

@@ -71,11 +71,7 @@ class ArrayMasks:
 
 
 def read_npy(path: Path, dimensions: int) -> NDArray[Any]:
-    """Memory-map an .npy file of integers or booleans with that many dimensions.
-
-    Raises:
-        BadLabels: it is missing, damaged, or of another type or shape.
-    """
+    """Memory-map an .npy file of integers or booleans with that many dimensions. Raises BadLabels if it is anything else."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # the parser raises errors of many types on damaged files
@@ -116,11 +112,7 @@ class PackedMasks:
 
 
 def read_matlab_masks(paths: Sequence[Path]) -> Iterator[PackedMasks]:
-    """The masks in each MATLAB file; every element but 0 is anomalous.
-
-    Raises:
-        BadLabels: a file is missing, damaged, or holds something else.
-    """
+    """The masks in each MATLAB file; every element but 0 is anomalous. Raises BadLabels if a file holds anything else."""
     import resource
 
     limit = (resource.RLIMIT_DATA, (_MAX_MATLAB_MEMORY_BYTES, _MAX_MATLAB_MEMORY_BYTES))

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from deploy.decision import DecisionRule, Observation, OpenEvent, decide, finish
 from trainer.evaluation.metrics import Labels, Scores
 
-_CONFIDENCE = 0.95
-
 
 class TrueEvent(NamedTuple):
     """A maximal run of frames with label 1, both ends included."""
@@ -26,12 +24,11 @@ class TrueEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedEvent:
-    """An event as the service announces it; frame numbers within one clip."""
+    """An event as the service announces it; frame numbers within one clip, ``ended`` included."""
 
     started: int
     announced: int
     ended: int
-    """Last frame of the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,6 @@ class ClipEvents:
 
     @property
     def found(self) -> int:
-        """True events that were found."""
         return len(self.delays)
 
 
@@ -85,12 +81,11 @@ class EventMetrics:
 
 def event_metrics(clips: Mapping[str, ClipEvents], labels: Labels, fps: float) -> EventMetrics:
     """Summarise the events of all clips."""
-    true, announced, found, false, early = (
-        sum(counts)
-        for counts in zip(*((len(c.true), len(c.announced), c.found, c.false, c.early) for c in clips.values()), strict=True)
-    )
+    counts = ((len(c.true), len(c.announced), c.found, c.false, c.early) for c in clips.values())
+    true, announced, found, false, early = map(sum, zip(*counts, strict=True))
     matched = announced - false + early
     precision, recall = _share(matched, matched + false), _share(found, true)
+    f1 = 2 * precision * recall / (precision + recall) if precision and recall else 0.0
     delays_s = [delay / fps for clip in clips.values() for delay in clip.delays]
     normal_frames = sum(int((row == 0).sum()) for row in labels.values())
     alarms = [labels[name][event.started : event.ended + 1] for name, clip in clips.items() for event in clip.announced]
@@ -102,7 +97,7 @@ def event_metrics(clips: Mapping[str, ClipEvents], labels: Labels, fps: float) -
         early=early,
         precision=precision,
         recall=recall,
-        f1=_f1(precision, recall),
+        f1=None if precision is None and recall is None else f1,
         median_delay_s=median(delays_s) if delays_s else None,
         worst_delay_s=max(delays_s, default=None),
         false_per_camera_hour=round(false / (sum(len(row) for row in labels.values()) / fps / 3600), 3),
@@ -120,7 +115,7 @@ def rate_bound(count: int, exposure: float) -> float | None:
     """
     from scipy.stats import chi2
 
-    return float(chi2.ppf(_CONFIDENCE, 2 * (count + 1)) / 2 / exposure) if exposure > 0 else None
+    return float(chi2.ppf(0.95, 2 * (count + 1)) / 2 / exposure) if exposure > 0 else None
 
 
 def clip_events(rule: DecisionRule, scores: Scores, labels: Labels, fps: float) -> dict[str, ClipEvents]:
@@ -180,9 +175,3 @@ def _overlap(event: AnnouncedEvent, target: TrueEvent) -> bool:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _f1(precision: float | None, recall: float | None) -> float | None:
-    if precision is None and recall is None:
-        return None
-    return 2 * precision * recall / (precision + recall) if precision and recall else 0.0

@@ -50,7 +50,7 @@ def clip_aucs(scores: Scores, labels: Labels, fill_value: float) -> dict[str, fl
 
 def literature_scores(scores: Scores, fill_value: float) -> Scores:
     """Scores of each clip scaled to [0, 1] by the clip's own extremes, then smoothed by a centred mean."""
-    return {name: _smoothed(_scaled(row)) for name, row in fill(scores, fill_value).items()}
+    return {name: _scaled_and_smoothed(row) for name, row in fill(scores, fill_value).items()}
 
 
 class Roc(NamedTuple):
@@ -76,12 +76,9 @@ def _concatenated(scores: Scores, labels: Labels, fill_value: float) -> tuple[ND
     return np.concatenate([filled[name] for name in labels]), np.concatenate(list(labels.values()))
 
 
-def _scaled(row: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scaled_and_smoothed(row: NDArray[np.float32]) -> NDArray[np.float32]:
     span = row.max() - row.min()
-    return (row - row.min()) / span if span > 0 else np.zeros_like(row)
-
-
-def _smoothed(row: NDArray[np.float32]) -> NDArray[np.float32]:
+    row = (row - row.min()) / span if span > 0 else np.zeros_like(row)
     window = np.ones(min(SMOOTHING_FRAMES, len(row)), np.float32)
     # Divided by the frames really under the window, so that a clip's ends are not pulled to zero.
     weight = np.convolve(np.ones_like(row), window, mode="same")
@@ -93,8 +90,6 @@ def _smoothed(row: NDArray[np.float32]) -> NDArray[np.float32]:
 RESAMPLES = 1000
 MIN_CLIPS = 5
 """Fewer clips have too few distinct resamples (at most 35 of four clips) for a 95 % interval."""
-_SEED = 0
-_QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +99,6 @@ class BootstrapInterval:
     low: float
     high: float
     clips: int
-    """Clips that were resampled."""
     resamples: int
     """Resamples that the interval is made of."""
     skipped: int
@@ -143,7 +137,7 @@ def _pairs_won(anomalous: NDArray[np.float32], sorted_normal: NDArray[np.float32
 
 def _draws(clips: int) -> NDArray[np.int64]:
     """How often each resample draws each clip: int64 (RESAMPLES, clips)."""
-    return np.random.default_rng(_SEED).multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)
+    return np.random.default_rng(0).multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)
 
 
 def _interval(sums: NDArray[np.float64], weights: NDArray[Any], clips: int) -> BootstrapInterval | None:
@@ -151,7 +145,7 @@ def _interval(sums: NDArray[np.float64], weights: NDArray[Any], clips: int) -> B
     resamples = int(usable.sum())
     if resamples < RESAMPLES / 2:
         return None
-    low, high = np.quantile(sums[usable] / weights[usable], _QUANTILES)
+    low, high = np.quantile(sums[usable] / weights[usable], (0.025, 0.975))
     return BootstrapInterval(float(low), float(high), clips, resamples, RESAMPLES - resamples)
 
 
@@ -181,7 +175,9 @@ class PixelHistogram:
             self._counts[:, 0] += (~mask).sum(), mask.sum()
             return
         resized = np.asarray(cv2.resize(heatmap - self._origin, mask.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-        bins = _bins(resized)
+        # Integers in the order of the values: IEEE 754 numbers are ordered like their bits, negative ones in reverse.
+        bits = np.ascontiguousarray(resized).view(np.uint32)
+        bins = np.where(bits & _SIGN, ~bits, bits | _SIGN) >> _DROPPED_BITS
         for anomalous, pixels in enumerate((bins[~mask], bins[mask])):
             self._counts[anomalous] += np.bincount(pixels, minlength=1 << _BITS)
 
@@ -193,9 +189,3 @@ class PixelHistogram:
             return None
         below = np.cumsum(normal) - normal
         return float((anomalous * (below + normal / 2)).sum() / pairs)
-
-
-def _bins(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Integers in the order of the values: IEEE 754 numbers are ordered like their bits, negative ones in reverse."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN) >> _DROPPED_BITS

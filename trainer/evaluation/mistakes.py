@@ -29,10 +29,7 @@ _SIDE_LIMITS_PX = (16, 2048)
 _FULL_HEIGHT = 2.0  # of a heat map value, in units of the threshold's distance from the median: drawn in the strongest colour
 _OPACITY = 0.6
 _REDDEST = 218  # of the 256 colours of Turbo, which darken again after it
-_PEAK_LEVEL = 0.8
 _WHITE, _CYAN = (255, 255, 255), (255, 255, 0)
-_SCALE_SIZE_PX = (18, 320)
-_SCALE_GREY = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ def overlay(frame: Frame, heatmap: HeatMap, calibration: Calibration) -> Image:
     size = (frame.shape[1] * factor, frame.shape[0] * factor)
     enlarged = np.asarray(cv2.resize(_bgr(frame), size, interpolation=cv2.INTER_LINEAR), np.uint8)
     lowest, highest = float(heatmap.min()), float(heatmap.max())
-    peak = heatmap >= lowest + _PEAK_LEVEL * (highest - lowest)
+    peak = heatmap >= lowest + 0.8 * (highest - lowest)
     return _with_contours(tinted(enlarged, heatmap, calibration), peak, cv2.CHAIN_APPROX_SIMPLE, _WHITE)
 
 
@@ -153,10 +150,9 @@ def outlined(image: Image, mask: NDArray[np.bool_]) -> Image:
 
 def colour_scale(calibration: Calibration) -> Image:
     """The colours of :func:`tinted` on grey, from the median at the left to twice the threshold's distance from it."""
-    height_px, width_px = _SCALE_SIZE_PX
     top = calibration.median + _FULL_HEIGHT * (calibration.enter - calibration.median)
-    ramp = np.linspace(calibration.median, top, width_px, dtype=np.float32)
-    return tinted(np.full((height_px, width_px, 1), _SCALE_GREY, np.uint8), ramp[None], calibration)
+    ramp = np.linspace(calibration.median, top, 320, dtype=np.float32)
+    return tinted(np.full((18, 320, 1), 110, np.uint8), ramp[None], calibration)
 
 
 def _with_contours(image: Image, mask: NDArray[np.bool_], approximation: int, colour: tuple[int, int, int]) -> Image:

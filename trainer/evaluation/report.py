@@ -5,7 +5,6 @@ from contextlib import closing
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -25,25 +24,16 @@ from trainer.evaluation.mistakes import Image, colour_scale, mistake_images, wor
 from trainer.evaluation.result import Evaluation
 from trainer.evaluation.summary import figure, headlines, interval, rate
 
-PAGE_NAME = "index.html"
 MAX_IMAGES = 10
 """Of misses, and of false alarms."""
 
-_TEMPLATE_NAME = "report.html"
-_JPEG_QUALITY = 92
-_DPI = 110
 _MODEL_COLOUR = "#1f5fbf"
 _BASELINE_COLOURS = ("#8a8a8a", "#c08a2a", "#2a8a5a")
 _TRUTH_COLOUR = "#d9534f"
-_MARGIN = 0.06
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of the report before the evaluation, so that a bad path fails at once.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
+    """Make the folder of the report before the evaluation, so that a bad path fails at once. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,7 +56,12 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
     ):
         images = mistake_images(engine, evaluation.clips, [*misses, *false_alarms], calibration)
     mistakes = [*zip([*misses, *false_alarms], map(_jpeg, images), strict=True)]
-    page = _render(
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("trainer.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.render(
+        figure=figure,
+        interval=interval,
+        rate=rate,
         evaluation=evaluation,
         headlines=list(headlines(evaluation)),
         roc=_roc(evaluation),
@@ -75,7 +70,7 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
         false_alarms=mistakes[len(misses) :],
         scale=_jpeg(colour_scale(calibration)),
     )
-    path = folder / PAGE_NAME
+    path = folder / "index.html"
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -83,18 +78,10 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
     return path
 
 
-def _render(**values: Any) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(figure=figure, interval=interval, rate=rate)
-    template = files("trainer.evaluation").joinpath(_TEMPLATE_NAME).read_text(encoding="utf-8")
-    return environment.from_string(template).render(values)
-
-
 # --- Charts. No text from disk enters them: matplotlib would read a ``$`` in a clip's name as a formula.
 
 
 def _roc(evaluation: Evaluation) -> str | None:
-    """ROC curves of all detectors; None if only one class occurs."""
     curves: list[tuple[str, Roc]] = []
     for result in evaluation.detectors:
         roc = frame_roc(result.output.scores, evaluation.labels, result.output.normal.median)
@@ -114,7 +101,6 @@ def _roc(evaluation: Evaluation) -> str | None:
 
 
 def _timelines(evaluation: Evaluation) -> dict[str, str]:
-    """A chart of the model's scores over time by clip name, all with the same scale."""
     output, calibration = evaluation.model.output, evaluation.bundle.calibration
     filled = np.concatenate(list(fill(output.scores, output.normal.median).values()))
     low, high = float(filled.min()), max(calibration.enter, float(filled.max()))
@@ -131,7 +117,7 @@ def _timeline(scores: NDArray[np.float32], events: ClipEvents, threshold: float,
     axes.axhline(threshold, color="#444444", linewidth=1.0, linestyle="--")
     axes.plot(np.arange(len(scores)) / fps, scores, color=_MODEL_COLOUR, linewidth=1.3)
     low, high = span
-    margin = (high - low) * _MARGIN or 1.0
+    margin = (high - low) * 0.06 or 1.0
     for event in events.announced:
         axes.plot([event.started / fps, (event.ended + 1) / fps], [high + margin] * 2, color="black", linewidth=3.0)
         axes.plot([event.announced / fps], [high + margin], marker="v", color="black", markersize=8)
@@ -140,7 +126,7 @@ def _timeline(scores: NDArray[np.float32], events: ClipEvents, threshold: float,
 
 
 def _figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width_inches, height_inches), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -154,7 +140,7 @@ def _png(figure: Figure) -> str:
 
 
 def _jpeg(image: Image) -> str:
-    return _data_url("jpeg", encode_jpeg(image, _JPEG_QUALITY))
+    return _data_url("jpeg", encode_jpeg(image, quality=92))
 
 
 def _data_url(kind: str, content: bytes) -> str:

@@ -76,17 +76,14 @@ class Evaluation:
 
     @property
     def labels(self) -> Labels:
-        """Labels by clip name."""
         return {clip.source.name: clip.labels for clip in self.clips}
 
     @property
     def frames(self) -> int:
-        """Number of test frames."""
         return sum(len(clip.labels) for clip in self.clips)
 
     @property
     def detectors(self) -> tuple[DetectorResult, ...]:
-        """The model, then the baselines."""
         return (self.model, *self.baselines)
 
 
@@ -138,12 +135,10 @@ def _detector_json(result: DetectorResult) -> dict[str, Any]:
         "literature": asdict(result.literature),
         "region_metrics": regions and asdict(regions),
         "events": result.events and asdict(result.events),
-        "clip_events": {name: _event_counts(events) for name, events in result.clip_events.items()},
+        "clip_events": {
+            name: {"true": len(e.true), "announced": len(e.announced), "found": e.found, "false": e.false, "early": e.early}
+            for name, e in result.clip_events.items()
+        },
         "fill_value": normal.median,
         "calibration": normal.calibration and normal.calibration.model_dump(),
     }
-
-
-def _event_counts(events: ClipEvents) -> dict[str, int]:
-    counts = {"true": len(events.true), "announced": len(events.announced), "found": events.found}
-    return counts | {"false": events.false, "early": events.early}

@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Calibration
 from deploy.engine import Engine
-from deploy.spec import ClipSpec
-from trainer.baselines.base import Baseline, HeatMap
-from trainer.baselines.run import heatmaps
+from trainer.baselines.base import HeatMap
 from trainer.data.clips import ClipDataset
-from trainer.data.footage import Footage, Source, footage_info
+from trainer.data.footage import Footage, footage_info
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.metrics import PixelHistogram, Scores
 from trainer.evaluation.region_metrics import RegionCounter, RegionMetrics, TrackLinker, TrueRegions
@@ -39,7 +37,7 @@ def scored_frames(engine: Engine, footage: Footage) -> Iterator[tuple[int, float
 
 def score_footage(engine: Engine, footage: Footage) -> NDArray[np.float32]:
     """Scores of a source, float32 (total,); NaN at frames that complete no clip of the model: the first and unreadable ones."""
-    scores = _no_scores(footage)
+    scores = np.full(footage.total, np.nan, np.float32)
     for number, score, _ in scored_frames(engine, footage):
         scores[number] = score
     return scores
@@ -59,7 +57,7 @@ def score_clips(engine: Engine, clips: Iterable[Footage]) -> list[tuple[str, NDA
 def _score_in_parallel(engine: Engine, group: list[Footage]) -> list[NDArray[np.float32]]:
     """Score a batch of one frame from every clip at a time, because a recurrent model needs the frames of a clip in order."""
     length = engine.spec.length
-    scores = [_no_scores(footage) for footage in group]
+    scores = [np.full(footage.total, np.nan, np.float32) for footage in group]
     states = np.zeros((len(group), *(engine.spec.state_shape or ())), np.float32)
     for end in range(length, 1 + max(len(footage.frames) for footage in group)):
         active = [number for number, footage in enumerate(group) if end <= len(footage.frames)]
@@ -68,10 +66,6 @@ def _score_in_parallel(engine: Engine, group: list[Footage]) -> list[NDArray[np.
         for number, score in zip(active, result.score, strict=True):
             scores[number][group[number].index[end - 1]] = score
     return scores
-
-
-def _no_scores(footage: Footage) -> NDArray[np.float32]:
-    return np.full(footage.total, np.nan, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +152,6 @@ def all_frames(scored: Iterable[tuple[int, float, HeatMap]], total: int) -> Iter
         yield ((score, heatmap),)
         expected = number + 1
     yield from repeat((None,), total - expected)
-
-
-def baseline_frames(baselines: Sequence[Baseline], source: Source, spec: ClipSpec) -> Iterator[tuple[FrameResult | None, ...]]:
-    """One entry per frame of ``source`` with one result per baseline, whose score is the largest value of its heat map."""
-    for maps in heatmaps(baselines, source, spec):
-        yield tuple(None if heatmap is None else (float(heatmap.max()), heatmap) for heatmap in maps)
 
 
 def _masks(clip: LabelledClip) -> Iterator[NDArray[np.bool_]]:

@@ -13,8 +13,6 @@ from trainer.evaluation.result import DetectorResult, Evaluation
 MIN_GAIN = 0.003
 """Smaller differences of frame AUC say nothing: training the same network again differs by as much."""
 
-UNDEFINED = "-"
-
 
 class Headline(NamedTuple):
     """A figure and its meaning, in words for a reader who does not know the metrics."""
@@ -33,10 +31,12 @@ def headlines(evaluation: Evaluation) -> Iterator[Headline]:
         noun = "false event" if events.false == 1 else "false events"
         yield Headline(str(events.false), f"{noun} (announced without a true event, or too early){_false_rate(events)}.")
     if streaming.frame_auc is not None:
-        meaning = (
+        bounds = streaming.frame_auc_interval
+        yield Headline(
+            f"{streaming.frame_auc:.3f}",
             "frame AUC: how often an anomalous frame scores higher than a normal one of any clip. 1 is perfect, 0.5 is guessing."
+            + ("" if bounds is None else f" 95 % interval over {bounds.clips} resampled clips: {interval(bounds)}."),
         )
-        yield Headline(f"{streaming.frame_auc:.3f}", meaning + _interval_sentence(streaming.frame_auc_interval))
     if streaming.pixel_auc is not None:
         yield Headline(
             f"{streaming.pixel_auc:.3f}",
@@ -64,12 +64,12 @@ def duration(seconds: float) -> str:
 
 def figure(value: float | None, digits: int) -> str:
     """A number with that many decimals, or a dash if it is undefined."""
-    return UNDEFINED if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def rate(value: float | None) -> str:
     """A rate with two significant digits below 10 and no decimals above, or a dash if it is undefined."""
-    return UNDEFINED if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    return "-" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def interval(bounds: BootstrapInterval | None, separator: str = "") -> str:
@@ -91,10 +91,6 @@ def _false_rate(events: EventMetrics) -> str:
         f" in {duration(events.normal_s)} of normal footage ({events.normal_frames} frames), which allows up to "
         f"{rate(events.false_per_camera_day_bound)} per camera and day (95 % bound)"
     )
-
-
-def _interval_sentence(bounds: BootstrapInterval | None) -> str:
-    return "" if bounds is None else f" 95 % interval over {bounds.clips} resampled clips: {interval(bounds)}."
 
 
 def _comparison(model_auc: float, name: str, baseline_auc: float) -> Headline:
@@ -153,7 +149,7 @@ def _auc_row(result: DetectorResult) -> list[str]:
 def _event_row(result: DetectorResult) -> list[str]:
     events = result.events
     if events is None:
-        return [result.name] + [UNDEFINED] * len(_EVENT_HEADINGS)
+        return [result.name] + ["-"] * len(_EVENT_HEADINGS)
     return [
         result.name,
         *(figure(value, 2) for value in (events.precision, events.recall, events.f1)),

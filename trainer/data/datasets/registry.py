@@ -12,11 +12,7 @@ LAYOUTS = (ucsd.LAYOUT, avenue.LAYOUT, shanghaitech.LAYOUT, custom.LAYOUT)
 
 
 def detect_layout(path: Path) -> tuple[Layout, Path]:
-    """The layout of what is at ``path``, and the data set's root.
-
-    Raises:
-        NoFootage: the path is ambiguous, for instance because it holds two data sets.
-    """
+    """The layout of what is at ``path``, and the data set's root. Raises NoFootage if a path holds two data sets."""
     roots = ((layout, layout.find(path)) for layout in LAYOUTS)
     return next((layout, root) for layout, root in roots if root is not None)
 

@@ -73,11 +73,7 @@ def _read_ranges(script: Path) -> list[list[Range]]:
 
 
 def parse_ranges(text: str) -> list[list[Range]]:
-    """The anomalous ranges of every test clip, in the order of the clips' numbers, from the text of the label script.
-
-    Raises:
-        BadLabels: an entry is invalid; names the entry, not the file.
-    """
+    """The anomalous ranges of every test clip, by number, in the text of the label script. Raises BadLabels if one is invalid."""
     entries = _ENTRY.findall(text)
     if not entries:
         raise BadLabels("no line such as TestVideoFile{end+1}.gt_frame = [61:180];")
