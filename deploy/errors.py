@@ -1,23 +1,6 @@
 """The root of every error Oddsight raises on purpose, and the errors of bundles, frames, decoders and engines.
 
-OddsightError                 the command line prints it in one line and exits with its ``exit_code``
-├── ConfigError               a setting is wrong: names its path, the rule and the value (exit 2)
-├── BundleError               a bundle cannot be used
-│   ├── BundleCorrupt         a file is missing or differs from its sha256
-│   └── BundleIncompatible    made for another format, spec or model kind
-├── BadFrame                  bytes that are not a usable image; ``reason`` is a word for metrics and headers
-├── VideoUnreadable           a video cannot be opened or read, or none of its frames can be decoded
-├── DecoderError
-│   ├── DecoderUnavailable    the decoder's library or GPU is missing; names the extra to install
-│   ├── DecoderRefused        its images give other scores than those decoded on the CPU
-│   └── DecoderFailed         it stopped decoding
-└── EngineError
-    ├── EngineUnavailable     the backend's library is not installed or does not run here; names the extra to install
-    ├── EngineRefused         not validated on this machine; names the command to run
-    │   └── PlanStale         its plan was built for something else; names each difference
-    ├── BadClips              the caller broke the clip contract (dtype, shape, number); names value and rule
-    ├── EngineClosed          used after close()
-    └── EngineFailed          the backend failed or returned something that is not a score
+The command lines print an error in one line and exit with its ``exit_code``.
 """
 
 from collections.abc import Iterator
@@ -36,7 +19,7 @@ class OddsightError(Exception):
 
 
 class ConfigError(OddsightError):
-    """A setting is wrong."""
+    """A setting is wrong: the message names its path, the rule and the value."""
 
     exit_code = 2
 
@@ -70,7 +53,7 @@ class DecoderError(OddsightError):
 
 
 class DecoderUnavailable(DecoderError):
-    """The decoder's library is not installed or does not run on this machine."""
+    """The decoder's library or GPU is missing; the message names the extra to install."""
 
 
 class DecoderRefused(DecoderError):
@@ -86,11 +69,11 @@ class EngineError(OddsightError):
 
 
 class EngineUnavailable(EngineError):
-    """The backend's library is not installed or does not run on this machine."""
+    """The backend's library is not installed or does not run here; the message names the extra to install."""
 
 
 class EngineRefused(EngineError):
-    """The engine has not been validated with this bundle on this machine."""
+    """The engine has not been validated with this bundle on this machine; the message names the command to run."""
 
 
 class PlanStale(EngineRefused):
@@ -98,7 +81,7 @@ class PlanStale(EngineRefused):
 
 
 class BadClips(EngineError):
-    """The clips given to an engine break the clip contract."""
+    """The clips given to an engine break the clip contract: dtype, shape or number."""
 
 
 class EngineClosed(EngineError):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from deploy.handles import FrameHandle, StateHandle
+from deploy.engine import FrameHandle, StateHandle
 from deploy.image import AnyFrame
 
 UNREADABLE = "oddsight-unreadable"

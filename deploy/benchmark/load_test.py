@@ -1,7 +1,7 @@
 """Load test: one engine scores the clips of synthetic cameras, which arrive evenly in real time whether or not it keeps up.
 
-Clips are scored in micro-batches as in the service (:mod:`deploy.batching`): flushed when full, or when the oldest clip has
-waited long enough; at most one clip of a camera if the model has a state or the engine caches frames.
+Clips are scored in the service's micro-batches; with at most one clip of a camera if the model has a state or the engine caches
+frames.
 """
 
 import time
@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.engine import CachingEngine, Clips, Engine, State, caching_engine, upload_history
+from deploy.batching import MicroBatcher
+from deploy.engine import CachingEngine, Clips, Engine, State, StateHandle, caching_engine, upload_history
 from deploy.errors import ConfigError
-from deploy.handles import StateHandle
 from deploy.records import LoadTestResult
 
 MAX_WAIT_S = 0.05
 """The service's default of ``batch.max_wait_ms``."""
 _MAX_FRAME_RATE = 1000
 _WARM_UP_CALLS = 2
-_ROUNDING = 1e-6
+_ROUNDING_S = 1e-10
+"""A clip that is waited for has arrived, however the sum of times was rounded."""
 
 
 class WholeClipCameras:
@@ -99,12 +100,18 @@ class LoadTest:
     cameras: WholeClipCameras | NewestFrameCameras
     """If the load has more cameras, the others show the same clips."""
     clock: Clock
+    _arrived: int = 0
+    """Number of clips put into the batcher; it never holds more than one full micro-batch, since the load may be any number."""
     _at_s: float = 0.0
     _busy_s: float = 0.0
     _cpu_s: float = 0.0
     _slowest_s: float = 0.0
     _latencies_s: list[float] = field(default_factory=list)
     """Of the clips scored so far, in order of arrival."""
+    _batcher: MicroBatcher[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._batcher = MicroBatcher(self.engine.max_clips, MAX_WAIT_S)
 
     def run(self, until_s: float) -> None:
         """Continue until the test's clock shows ``until_s``: no call begins later, but one may end later.
@@ -113,12 +120,15 @@ class LoadTest:
             EngineFailed: the backend failed.
         """
         begin_cpu_s, begin_s = self.clock.cpu_s(), self.clock.now_s() - self._at_s
-        while len(self._latencies_s) < self.due:
-            ready_s = self._ready_s()
-            self._wait_for(min(ready_s, until_s), begin_s)
-            if max(ready_s, self._at_s) > until_s:
+        while len(self._latencies_s) < self.due and self._at_s <= until_s:
+            self._add_arrived()
+            if batch := self._batcher.take(self._at_s):
+                self._score(batch, begin_s)
+                continue
+            wake_s = self._wake_s()
+            self._wait_for(min(wake_s, until_s), begin_s)
+            if wake_s > until_s:
                 break
-            self._score(begin_s)
         self._cpu_s += self.clock.cpu_s() - begin_cpu_s
 
     def finish(self) -> None:
@@ -139,34 +149,34 @@ class LoadTest:
             busy_share=self._busy_s / elapsed_s,
         )
 
-    def _ready_s(self) -> float:
-        """When the next micro-batch is flushed."""
-        first = len(self._latencies_s)
-        full_at = first + self.engine.max_clips - 1
-        # With one clip of each camera and fewer cameras than max_clips, no micro-batch is ever full.
-        if full_at < self.due and self._batch_limit() == self.engine.max_clips:
-            return min(self._due_s(first) + MAX_WAIT_S, self._due_s(full_at))
-        return self._due_s(first) + MAX_WAIT_S
+    def _add_arrived(self) -> None:
+        while (
+            self._arrived < self.due
+            and len(self._batcher) < self.engine.max_clips
+            and (due_s := self._due_s(self._arrived)) <= self._at_s + _ROUNDING_S
+        ):
+            key = self._arrived % self.cameras.count if self.cameras.one_by_one else None
+            self._batcher.add(self._arrived, due_s, key)
+            self._arrived += 1
+
+    def _wake_s(self) -> float:
+        """When a micro-batch may be due: the oldest clip has waited long enough, or the clip that fills the batch arrives."""
+        deadline_s = self._batcher.deadline_s() or self._due_s(self._arrived) + MAX_WAIT_S
+        last = self._arrived + self.engine.max_clips - len(self._batcher) - 1
+        return min(deadline_s, self._due_s(last)) if self._arrived <= last < self.due else deadline_s
 
     def _wait_for(self, time_s: float, begin_s: float) -> None:
         if time_s > self._at_s:
             self.clock.sleep(time_s - self._at_s)
         self._at_s = max(time_s, self.clock.now_s() - begin_s)
 
-    def _score(self, begin_s: float) -> None:
-        first = len(self._latencies_s)
-        # The clip that was waited for has arrived, however the sum of times was rounded.
-        arrived = min(self.due, int(self._at_s * self.load.clips_per_s + _ROUNDING) + 1)
-        clips = range(first, first + max(1, min(self._batch_limit(), arrived - first)))
+    def _score(self, clips: list[int], begin_s: float) -> None:
         self.cameras.score(np.array(clips) % self.cameras.count)
         done_s = self.clock.now_s() - begin_s
         self._latencies_s += [done_s - self._due_s(clip) for clip in clips]
         self._busy_s += done_s - self._at_s
         self._slowest_s = max(self._slowest_s, done_s - self._at_s)
         self._at_s = done_s
-
-    def _batch_limit(self) -> int:
-        return self.cameras.count if self.cameras.one_by_one else self.engine.max_clips
 
     def _due_s(self, clip: int) -> float:
         return clip / self.load.clips_per_s

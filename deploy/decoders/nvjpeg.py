@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy.decoders.cpu import CpuDecoder
 from deploy.decoders.gpu_resize import GpuResizer
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable, first_line
 from deploy.gpu.driver import CudaDriver, missing_cuda
-from deploy.image import AnyFrame, DecodedFrame, Frame, encode_jpeg, image_size, is_complete_jpeg
+from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, Frame, encode_jpeg, image_size, is_complete_jpeg
 from deploy.spec import ClipSpec
 
 MAX_CALL_PX = 67_108_864

@@ -1,8 +1,7 @@
-"""The names of the image decoders, and ``load_decoder``."""
+"""The table of image decoders, and ``load_decoder``."""
 
-from deploy.decoders.cpu import CpuDecoder
 from deploy.errors import ConfigError
-from deploy.image import ImageDecoder
+from deploy.image import CpuDecoder, ImageDecoder
 from deploy.spec import ClipSpec
 
 DECODERS = ("cpu", "nvjpeg")

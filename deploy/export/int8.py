@@ -53,10 +53,7 @@ def quantize_graph(
 
 
 def choose_convolutions(
-    path: Path,
-    names: Sequence[str],
-    evaluate: Callable[[Sequence[str]], AccuracyResult],
-    on_progress: Callable[[int, int], None],
+    path: Path, names: Sequence[str], evaluate: Callable[[Sequence[str]], AccuracyResult], on_progress: Callable[[int, int], None]
 ) -> list[str]:
     """The convolutions to quantize: as many as fit into a tenth of the accuracy limits, starting with the least harmful ones.
 

@@ -30,7 +30,7 @@ from deploy.engines.tensorrt_library import (
 )
 from deploy.errors import BundleCorrupt, ConfigError, EngineError, EngineFailed
 from deploy.export.calibration_frames import CalibrationFrames
-from deploy.export.graph_cache import serving_graph
+from deploy.export.onnx import serving_graph
 from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, read_plan, write_plan
 
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}

@@ -12,11 +12,21 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.engine import CheckedEngine, Clips, EngineRequest, Frames, NewestScores, Scores, State
+from deploy.engine import (
+    SCRATCH_ROW,
+    CheckedEngine,
+    Clips,
+    EngineRequest,
+    FrameHandle,
+    Frames,
+    NewestScores,
+    Scores,
+    State,
+    StateHandle,
+)
 from deploy.errors import ConfigError
 from deploy.gpu.driver import CudaDriver, Launch
 from deploy.gpu.store import ROW_INPUTS, STATE_MAX, FrameStore, Input
-from deploy.handles import SCRATCH_ROW, FrameHandle, StateHandle
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.engine import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool, StateHandle
 from deploy.errors import BadClips
 from deploy.gpu.driver import CudaDriver, Dtype, Launch
-from deploy.handles import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool, StateHandle
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 

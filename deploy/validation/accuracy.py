@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import SEQUENCES_NAME, Bundle
-from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine, Precision
 from deploy.errors import BadFrame, DecoderRefused
 from deploy.golden import GoldenSequences, read_sequences, score_sequences
-from deploy.image import DeviceFrame, Frame, ImageDecoder, encode_jpeg
+from deploy.image import CpuDecoder, DeviceFrame, Frame, ImageDecoder, encode_jpeg
 from deploy.records import AccuracyResult
 
 MIN_FRAMES = 20

@@ -27,10 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
-from deploy.image import image_size
+from deploy.image import CpuDecoder, image_size
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka, embedded_redis
 from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS

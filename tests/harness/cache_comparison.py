@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.engine import CachingEngine, Frames, NewestScores, Scores
-from deploy.handles import FrameHandle, StateHandle
+from deploy.engine import CachingEngine, FrameHandle, Frames, NewestScores, Scores, StateHandle
 from deploy.image import DeviceFrame
 
 Event = Literal["next", "gap", "again"]

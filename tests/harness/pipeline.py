@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
-from deploy.decoders.cpu import CpuDecoder
 from deploy.engine import Engine
+from deploy.image import CpuDecoder
 from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.decoders import nvjpeg
-from deploy.decoders.cpu import CpuDecoder
 from deploy.decoders.gpu_resize import GpuResizer
 from deploy.decoders.nvjpeg import NvJpegDecoder
 from deploy.decoders.registry import DECODERS, GPU_DECODERS, load_decoder
@@ -24,6 +23,7 @@ from deploy.gpu.driver import missing_cuda
 from deploy.image import (
     MAX_IMAGE_BYTES,
     AnyFrame,
+    CpuDecoder,
     DecodedFrame,
     DeviceFrame,
     Frame,

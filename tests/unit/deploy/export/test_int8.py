@@ -15,8 +15,8 @@ from deploy.engines.onnxruntime import OnnxEngine
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
 from deploy.export.calibration_frames import CalibrationFrames
-from deploy.export.graph_cache import serving_graph
 from deploy.export.int8 import _strict_accuracy, choose_convolutions, quantize_graph
+from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import build_plan
 from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.records import AccuracyResult, BuildOptions

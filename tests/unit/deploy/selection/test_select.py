@@ -12,7 +12,7 @@ from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.engine import EngineRequest
 from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable, PlanStale
-from deploy.export.graph_cache import serving_graph
+from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import make_plan
 from deploy.golden import GoldenSequences, score_sequences
 from deploy.records import BuildOptions, DefaultEngine, LoadTestResult, find_record, read_default, write_default

@@ -9,12 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.cpu import CpuDecoder
 from deploy.decoders.registry import load_decoder
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
-from deploy.image import ImageDecoder
+from deploy.image import CpuDecoder, ImageDecoder
 from deploy.validation.accuracy import DECODER_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_golden import noise, with_sequences

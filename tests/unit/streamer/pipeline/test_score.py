@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.engine import NewestScores
+from deploy.engine import FrameHandle, NewestScores, StateHandle
 from deploy.errors import EngineFailed
-from deploy.handles import FrameHandle, StateHandle
 from deploy.spec import ClipSpec
 from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer
