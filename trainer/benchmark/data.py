@@ -22,30 +22,22 @@ _MAX_BYTES = 1 << 29  # of one array; the largest real one has 47 MB
 _MIN_NORMALS, _MIN_OUTLIERS = 5, 2  # so that neither part of a 60/40 split is empty
 _PADDING_PX = 2  # 28 x 28 to 32 x 32, a power of two
 _MAX_DEVIATIONS = 10.0
-# Limits of the random affine maps at strength 1: radians, logarithm of a factor, and the last two in halves of an image's side.
-_ROTATION, _SCALE, _SHEAR, _SHIFT = 0.15, 0.07, 0.1, 0.05
+# Limits of rotation (radians), scale (logarithm), shear and shift (halves of an image's side) of random affine maps.
+_SMALL_MAPS, _LARGE_MAPS = (0.15, 0.07, 0.1, 0.05), (math.pi, 0.25, 0.2, 0.15)
 
 Scale = Literal["range", "deviation"]
 """How tables are scaled, see :func:`table_split`."""
 
 
-class ImageDataset(NamedTuple):
-    """Both files of an image data set, the training file first."""
+class Dataset(NamedTuple):
+    """An image data set or a table of ODDS."""
 
-    images: NDArray[np.uint8]
-    """(N, 28, 28)."""
+    values: NDArray[Any]
+    """uint8 (N, 28, 28), images of the training file before those of the test file; or float64 (N, D), finite."""
     labels: RowLabels
 
 
-class TableDataset(NamedTuple):
-    """A table of ODDS."""
-
-    values: NDArray[np.float64]
-    """(N, D), finite."""
-    labels: RowLabels
-
-
-def read_images(folder: Path, dataset: str) -> ImageDataset:
+def read_images(folder: Path, dataset: str) -> Dataset:
     """MNIST or Fashion-MNIST: ``x_train``, ``y_train``, ``x_test`` and ``y_test`` in one file of ``folder``.
 
     Raises:
@@ -55,7 +47,7 @@ def read_images(folder: Path, dataset: str) -> ImageDataset:
     arrays = _read_npz(path)
     for part in ("train", "test"):
         _check_images(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
-    return ImageDataset(
+    return Dataset(
         np.concatenate([arrays["x_train"], arrays["x_test"]]),
         RowLabels(
             np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64),
@@ -64,7 +56,7 @@ def read_images(folder: Path, dataset: str) -> ImageDataset:
     )
 
 
-def read_table(folder: Path, name: str) -> TableDataset:
+def read_table(folder: Path, name: str) -> Dataset:
     """A table of ODDS: rows ``X`` and labels ``y``, 1 = outlier, in ``NAME.mat`` of ``folder``.
 
     Raises:
@@ -74,10 +66,9 @@ def read_table(folder: Path, name: str) -> TableDataset:
         raise BadDataset(f"--sets takes names of files in --data without .mat, such as cardio, got {name!r}")
     path = _existing_file(folder, f"{name}.mat")
     arrays = _read_mat(path)
-    values, labels = (_numeric(path, key, arrays.get(key)) for key in ("X", "y"))
-    labels = labels.ravel()
+    values, labels = _numeric(path, "X", arrays.get("X")), _numeric(path, "y", arrays.get("y")).ravel()
     _check_table(path, values, labels)
-    return TableDataset(values, RowLabels(labels.astype(np.int64), np.zeros(len(labels), np.bool_)))
+    return Dataset(values, RowLabels(labels.astype(np.int64), np.zeros(len(labels), np.bool_)))
 
 
 def _existing_file(folder: Path, name: str) -> Path:
@@ -167,7 +158,7 @@ class DataSplit:
 
     @property
     def train(self) -> SampleSet:
-        """The training set: all that training, scaling and calibration may use."""
+        """The training set, all that training, scaling and calibration may use."""
         return SampleSet(self.samples(self.rows.normals), self.samples(self.rows.anomalies))
 
     @property
@@ -221,15 +212,15 @@ class Augmentation:
 
     def augment_normals(self, images: Tensor) -> Tensor:
         """Normal images, slightly rotated, scaled, sheared and shifted."""
-        return _random_affine(images, _limits(self.strength))
+        return _random_affine(images, _SMALL_MAPS, self.strength)
 
     def augment_anomalies(self, images: Tensor, normals: Tensor) -> Tensor:
         """Anomalies, changed more than normal images, so that the model learns of more kinds of anomalies."""
         if self.anomalies == "turned":
             half = len(images) // 2
-            rotated = _random_affine(images[half:], (math.pi, 0.25, 0.2, 0.15))
+            rotated = _random_affine(images[half:], _LARGE_MAPS)
             return torch.cat([images[:half], rotated[::2], rotated[1::2].flip(3)])
-        return _mix_with_normals(_random_affine(images, _limits(2.0)), normals)
+        return _mix_with_normals(_random_affine(images, _SMALL_MAPS, 2.0), normals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +240,10 @@ class MixedSamples:
         return len(self.normals)
 
     def draw(self, numbers: Tensor) -> Batch:
-        normals, anomalies = self.normals[numbers], self._draw_anomalies(len(numbers))
+        normals, anomalies = self.normals[numbers], self.anomalies
+        if len(anomalies):
+            count = max(1, round(len(numbers) * self.anomaly_share / (1.0 - self.anomaly_share)))
+            anomalies = anomalies[torch.randint(len(anomalies), (count,))]
         if self.augmentation:
             normals = self.augmentation.augment_normals(normals)
             anomalies = self.augmentation.augment_anomalies(anomalies, normals) if len(anomalies) else anomalies
@@ -257,20 +251,12 @@ class MixedSamples:
         labels[len(normals) :] = ANOMALY
         return Batch(torch.cat([normals, anomalies]), labels)
 
-    def _draw_anomalies(self, normals: int) -> Tensor:
-        if not len(self.anomalies):
-            return self.anomalies
-        count = max(1, round(normals * self.anomaly_share / (1.0 - self.anomaly_share)))
-        return self.anomalies[torch.randint(len(self.anomalies), (count,))]
 
-
-def _limits(strength: float) -> tuple[float, float, float, float]:
-    return _ROTATION * strength, _SCALE * strength, _SHEAR * strength, _SHIFT * strength
-
-
-def _random_affine(images: Tensor, limits: tuple[float, float, float, float]) -> Tensor:
-    """Random maps up to these limits of rotation, scale, shear and shift. Pixels from outside the image are -1."""
-    turn, wide, high, shear, right, down = ((torch.rand(len(images)) * 2.0 - 1.0) * limits[kind] for kind in (0, 1, 1, 2, 3, 3))
+def _random_affine(images: Tensor, limits: tuple[float, ...], strength: float = 1.0) -> Tensor:
+    """Random maps up to ``strength`` times these limits. Pixels from outside the image are -1."""
+    turn, wide, high, shear, right, down = (
+        (torch.rand(len(images)) * 2.0 - 1.0) * (limits[kind] * strength) for kind in (0, 1, 1, 2, 3, 3)
+    )
     wide, high, cosine, sine = wide.exp(), high.exp(), turn.cos(), turn.sin()
     rows = [torch.stack([cosine * wide, shear - sine * high, right], 1), torch.stack([sine * wide, cosine * high, down], 1)]
     grid = nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)  # (N, S, S, 2)

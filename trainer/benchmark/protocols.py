@@ -5,6 +5,7 @@ A *case* selects rows of a data set by their classes. Training and test rows are
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -132,13 +133,16 @@ class OddsTable:
         return SplitRows(normals, outliers[: labelled_count(len(normals), self.ratio)], test_normals, test_outliers)
 
 
+Case = LeaveOneOut | OneClass | OddsTable
+
+
 @dataclass(frozen=True, slots=True)
 class BenchmarkRun:
     """One training and its test."""
 
     dataset: str
     model: str
-    case: LeaveOneOut | OneClass | OddsTable
+    case: Case
     seed: int
 
     def __str__(self) -> str:
@@ -182,7 +186,7 @@ def plan_runs(dataset: str, model: str, selection: RunSelection) -> tuple[Benchm
         ConfigError: an unknown data set or model, or a selection that does not fit it.
     """
     _check(dataset, model, selection)
-    cases = _table_cases(model, selection) if dataset == "odds" else _image_cases(model, selection)
+    cases: Sequence[Case] = _table_cases(model, selection) if dataset == "odds" else _image_cases(model, selection)
     seeds = selection.seeds or (TABLE_SEEDS if dataset == "odds" else IMAGE_SEEDS)
     # Without duplicates, even if the selection names a class twice.
     return tuple(dict.fromkeys(BenchmarkRun(dataset, model, case, seed) for seed in range(seeds) for case in cases))
@@ -198,21 +202,21 @@ def _table_cases(model: str, selection: RunSelection) -> list[OddsTable]:
     return [OddsTable(table, ratio) for table in selection.tables or TABLES for ratio in ratios]
 
 
-def _image_cases(model: str, selection: RunSelection) -> list[LeaveOneOut] | list[OneClass]:
+def _image_cases(model: str, selection: RunSelection) -> Sequence[Case]:
     classes = selection.classes or CLASSES
     if model in _LEAVE_ONE_OUT:
         return [LeaveOneOut(number) for number in classes]
     if model not in _SEMI_SUPERVISED:
         return [OneClass(number) for number in classes]
-    ratios = selection.ratios or (RATIOS if selection.grid == "full" else SMALL_RATIOS)
-    return [case for ratio in ratios for number in classes for case in _labelled_cases(number, ratio, selection.grid)]
-
-
-def _labelled_cases(normal: int, ratio: float, grid: str) -> list[OneClass]:
-    if ratio == 0.0:  # without labelled anomalies, their class makes no difference
-        return [OneClass(normal)]
-    others = [number for number in CLASSES if number != normal] if grid == "full" else [(normal + 1) % len(CLASSES)]
-    return [OneClass(normal, anomaly, ratio) for anomaly in others]
+    full = selection.grid == "full"
+    cases = []
+    for ratio, normal in product(selection.ratios or (RATIOS if full else SMALL_RATIOS), classes):
+        if ratio == 0.0:  # without labelled anomalies, their class makes no difference
+            cases.append(OneClass(normal))
+        else:
+            others = [number for number in CLASSES if number != normal] if full else [(normal + 1) % len(CLASSES)]
+            cases += [OneClass(normal, anomaly, ratio) for anomaly in others]
+    return cases
 
 
 def _check(dataset: str, model: str, selection: RunSelection) -> None:

@@ -3,11 +3,11 @@
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from statistics import mean, stdev
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import typer
 from rich import box
@@ -68,7 +68,7 @@ class SummaryRow:
         return None if self.published is None else self.auc - self.published.auc
 
 
-class BenchmarkBar:
+class BenchmarkBar(AbstractContextManager["BenchmarkBar"]):
     """Progress bar over all runs on stderr; prints a line for each finished run on stdout, unless ``quiet``."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
@@ -84,10 +84,7 @@ class BenchmarkBar:
         )
         self._task = self._bar.add_task("benchmark", total=None)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def on_start(self, total: int, finished: int) -> None:

@@ -11,10 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -50,7 +49,7 @@ class RunResult(BaseModel, frozen=True, extra="forbid"):
         return self.anomalies / (self.normals + self.anomalies)
 
 
-class ResultsFile:
+class ResultsFile(AbstractContextManager["ResultsFile"]):
     """A file of run results.
 
     Raises:
@@ -62,10 +61,7 @@ class ResultsFile:
         with _file_errors(path):
             self._file = path.open("a+", encoding="utf-8")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def read(self) -> list[RunResult]:
@@ -171,7 +167,6 @@ def _initialise_process() -> None:
 
 def _exit_with_parent() -> None:
     """Exit when the parent is killed; otherwise this process would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

@@ -19,12 +19,11 @@ from torch import Tensor
 from deploy.errors import OddsightError
 from trainer.benchmark.data import (
     Augmentation,
+    Dataset,
     DataSplit,
-    ImageDataset,
     MixedSamples,
     SampleSet,
     Scale,
-    TableDataset,
     image_split,
     read_images,
     read_table,
@@ -84,17 +83,13 @@ BENCHMARK_SETTINGS: Mapping[tuple[str, str], BenchmarkSettings] = {
     ("ama", "odds"): BenchmarkSettings(batch=128, steps=300, network={**_AMA_SMALL, "latent": 8, "atypical_share": 0.0}),
     # The paper's settings are not known. Images of fashion differ in parts, digits in their strokes.
     ("esad", "mnist"): BenchmarkSettings(
-        batch=128, epochs=6, network={"score": "relative"}, anomaly_share=0.4, augmentation=Augmentation(0.7, "turned")
+        128, epochs=6, network={"score": "relative"}, anomaly_share=0.4, augmentation=Augmentation(0.7, "turned")
     ),
     ("esad", "fashion-mnist"): BenchmarkSettings(
-        batch=128,
-        epochs=6,
-        network={"score": "relative", "latent": 32},
-        anomaly_share=0.4,
-        augmentation=Augmentation(0.3, "mixed"),
+        128, epochs=6, network={"score": "relative", "latent": 32}, anomaly_share=0.4, augmentation=Augmentation(0.3, "mixed")
     ),
     ("esad", "odds"): BenchmarkSettings(
-        batch=128, steps=800, network={"entropy_weight": 0.3, "latent": 8}, anomaly_share=0.25, scale="deviation"
+        128, steps=800, network={"entropy_weight": 0.3, "latent": 8}, anomaly_share=0.25, scale="deviation"
     ),
 }
 """By model and data set."""
@@ -116,8 +111,7 @@ class Job:
         """What identifies the run among results, as it is read back from JSON."""
         config = recipe(self.run.model).configure(self.settings.network)
         settings = {**asdict(self.settings), "network": config.model_dump(mode="json")}
-        identity: dict[str, Any] = json.loads(json.dumps({**asdict(self.run), "settings": settings}))
-        return identity
+        return dict(json.loads(json.dumps({**asdict(self.run), "settings": settings})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +128,9 @@ class BenchmarkObserver(Protocol):
 
     def on_start(self, total: int, finished: int) -> None:
         """``finished`` of ``total`` runs have results of an earlier call."""
-        ...
 
     def on_result(self, run: BenchmarkRun, result: RunResult | OddsightError) -> None:
         """A run has finished, and its result is on disk; or it has failed."""
-        ...
 
 
 def benchmark(jobs: Sequence[Job], out: Path, processes: int, observer: BenchmarkObserver) -> BenchmarkResult:
@@ -148,7 +140,7 @@ def benchmark(jobs: Sequence[Job], out: Path, processes: int, observer: Benchmar
         OddsightError: the data or ``out`` cannot be used, or a process was killed; results so far are kept.
     """
     for job in jobs:
-        _dataset(job.folder, job.run)  # fails before anything is trained
+        _read(job.folder, job.run.dataset, job.run.case.group)  # fails before anything is trained
     with ResultsFile(out) as file:
         earlier = {_key(result.run): result for result in file.read()}
         results = {job.run: earlier[_key(job.identity)] for job in jobs if _key(job.identity) in earlier}
@@ -175,13 +167,11 @@ def make_jobs(runs: Sequence[BenchmarkRun], folder: Path) -> list[Job]:
 
 def execute(job: Job) -> RunResult:
     """Train and measure."""
-    data = _dataset(job.folder, job.run)
+    data = _read(job.folder, job.run.dataset, job.run.case.group)
     wall_s, cpu_s = time.monotonic(), time.process_time()
     rows = job.run.case.rows(data.labels, job.run.seed)
-    if isinstance(data, ImageDataset):
-        split = image_split(data.images, rows)
-    else:
-        split = table_split(data.values, rows, job.settings.scale)
+    images = job.run.dataset in IMAGE_DATASETS
+    split = image_split(data.values, rows) if images else table_split(data.values, rows, job.settings.scale)
     return RunResult(
         run=job.identity,
         auc=measure(split, partial(train, job.run.model, job.settings, job.run.seed)),
@@ -197,18 +187,18 @@ def train(model: str, settings: BenchmarkSettings, seed: int, data: SampleSet) -
     Raises:
         TrainingDiverged: a loss or a gradient is not finite.
     """
-    factory, (normals, anomalies) = recipe(model), data
+    factory, context, (normals, anomalies) = recipe(model), _context(), data
     config = factory.configure(settings.network)
     torch.manual_seed(seed)
     detector = factory.detector(config, tuple(normals.shape[1:]))
     learner = factory.learner(detector, config)
     for module in learner.modules.values():
-        module.to(_context().device)
+        module.to(context.device)
     samples = MixedSamples(normals, anomalies, settings.anomaly_share, settings.augmentation)
     loop = LoopSettings(seed, settings.normals_per_batch(len(anomalies)), settings.steps_for(len(normals), len(anomalies)))
-    run_loop(learner, TrainingData(samples), loop, _context(), Callback())
+    run_loop(learner, TrainingData(samples), loop, context, Callback())
     with torch.no_grad():
-        detector.eval().fit_scale(normals.to(_context().device))
+        detector.eval().fit_scale(normals.to(context.device))
     return detector
 
 
@@ -220,9 +210,9 @@ def measure(split: DataSplit, train_detector: Callable[[SampleSet], Detector]) -
     """
     training_set = split.train
     detector = train_detector(training_set)
-    test_set = split.test
+    test_set = split.test  # made after training
     anomalous = np.repeat([False, True], [len(part) for part in test_set])
-    scores = {**score(detector, torch.cat(test_set))}
+    scores = score(detector, torch.cat(test_set))
     if DISTANCE in scores:
         scores[DENSITY] = two_sided(scores[DISTANCE], score(detector, training_set.normals)[DISTANCE])
     return {name: _auc(name, values, anomalous) for name, values in scores.items()}
@@ -246,12 +236,8 @@ def two_sided(scores: NDArray[np.float32], normal_scores: NDArray[np.float32]) -
 
 
 @cache
-def _read(folder: Path, dataset: str, table: str) -> ImageDataset | TableDataset:
+def _read(folder: Path, dataset: str, table: str) -> Dataset:
     return read_images(folder, dataset) if dataset in IMAGE_DATASETS else read_table(folder, table)
-
-
-def _dataset(folder: Path, run: BenchmarkRun) -> ImageDataset | TableDataset:
-    return _read(folder, run.dataset, run.case.group)
 
 
 @cache
