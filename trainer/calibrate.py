@@ -6,6 +6,7 @@ frames exceed ``median + k * (q99 - median)``. Two standard errors of the tail a
 the median, so that little footage gives thresholds that are too high rather than too low.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,8 @@ def calibrate(bundle_path: Path, data: Path) -> Bundle:
     """
     bundle = read_bundle(bundle_path)
     clips = load_all_footage(training_sources(data), bundle.spec)
-    engine = load_engine(bundle, EngineRequest())
-    try:
+    with closing(load_engine(bundle, EngineRequest())) as engine:
         scores = np.concatenate([row for _, row in score_clips(engine, clips)])
-    finally:
-        engine.close()
     return replace_calibration(bundle, calibration_from(scores[np.isfinite(scores)]))
 
 
@@ -65,11 +63,7 @@ def calibration_from(scores: NDArray[np.float32]) -> Calibration:
 
 
 def require_frames(scored: int) -> None:
-    """Check that there are enough scored normal frames for a calibration.
-
-    Raises:
-        TooLittleFootage: there are fewer than ``MIN_FRAMES``.
-    """
+    """Raise TooLittleFootage if there are fewer than ``MIN_FRAMES`` scored normal frames to calibrate on."""
     if scored < MIN_FRAMES:
         raise TooLittleFootage(
             f"{scored} normal frames can be scored to calibrate on; at least {MIN_FRAMES} are needed, better 1000 "

@@ -9,7 +9,7 @@ from rich.console import Console
 from deploy.bundle import Calibration, read_bundle
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
-from trainer.baselines.base import FittedBaseline, baseline_spec
+from trainer.baselines.base import baseline_spec
 from trainer.baselines.run import FittedBaselines, fit_baselines, score_frames
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets.registry import labelled_clips, training_sources
@@ -81,14 +81,12 @@ def _run_baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console)
     for line in baselines.left_out:
         screen.print(line, highlight=False)
     detectors = [fitted.baseline for fitted in baselines.fitted]
-    normal = [_normal_scores(fitted) for fitted in baselines.fitted]
+    normal = []
+    for fitted in baselines.fitted:
+        calibration = calibration_from(fitted.normal_scores) if len(fitted.normal_scores) >= MIN_FRAMES else None
+        normal.append(NormalScores(fitted.median, calibration))
     with progress_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
         return baselines, run_detectors(clips, lambda clip: score_frames(detectors, clip.source, spec), normal, advance)
-
-
-def _normal_scores(fitted: FittedBaseline) -> NormalScores:
-    calibration = calibration_from(fitted.normal_scores) if len(fitted.normal_scores) >= MIN_FRAMES else None
-    return NormalScores(fitted.median, calibration)
 
 
 def _frame_total(clips: tuple[LabelledClip, ...]) -> int:

@@ -1,6 +1,7 @@
 """Makes a bundle of a trained network, and checks that the engines compute what the network computes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +64,6 @@ def make_bundle(path: Path, trained: TrainedModel, split: Split) -> Bundle:
     held_out = ClipDataset(split.validation, spec.length)
     network.fit_scale(ClipDataset(split.train, spec.length), held_out)
     scores, golden = _reference_outputs(network, spec, held_out)
-    calibration = calibration_from(scores)
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
@@ -74,7 +74,7 @@ def make_bundle(path: Path, trained: TrainedModel, split: Split) -> Bundle:
         path,
         model=trained.card,
         spec=spec,
-        calibration=calibration,
+        calibration=calibration_from(scores),
         files=files,
         metrics=trained.metrics,
         versions={library: version(library) for library in _LIBRARIES},
@@ -90,21 +90,17 @@ def check_engines(bundle: Bundle) -> Iterator[str]:
     golden = read_golden(bundle)
     for name in (name for name in ENGINES if name not in GPU_ENGINES):
         try:
-            engine = load_engine(bundle, EngineRequest(name))
+            with closing(load_engine(bundle, EngineRequest(name))) as engine:
+                parity = check_parity(engine, golden)
         except EngineUnavailable as error:
             yield f"engine {name}: not checked, {error}"
-            continue
-        try:
-            parity = check_parity(engine, golden)
-        finally:
-            engine.close()
-        yield f"engine {name}: agrees on {parity.clips} clips, largest score error {parity.max_score_error:.1e}"
+        else:
+            yield f"engine {name}: agrees on {parity.clips} clips, largest score error {parity.max_score_error:.1e}"
 
 
 def golden_sequences(network: ServingNetwork, spec: ClipSpec, held_out: Sequence[Footage]) -> GoldenSequences:
     """Golden sequences of held-out footage, scored by the network. Short footage gives shorter or fewer sequences."""
-    videos = [video.frames for video in held_out]
-    half = SEQUENCE_FRAMES // 2
+    videos, half = [video.frames for video in held_out], SEQUENCE_FRAMES // 2
     length = half * (1 + SPEEDUP)
     stretches = [video[first : first + length] for video in videos for first in range(0, len(video) - length + 1, length)]
     if not stretches:

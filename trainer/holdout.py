@@ -4,7 +4,8 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from trainer.data.clips import Split
 from trainer.data.footage import Footage
 from trainer.evaluation.event_metrics import announced_events
 from trainer.evaluation.mistakes import overlay
-from trainer.evaluation.runner import scored_frames
+from trainer.evaluation.runner import score_footage, scored_frames
 from trainer.statistics import TAIL_FRAMES
 
 JSON_NAME = "unusual.json"
@@ -59,7 +60,6 @@ class FootageFacts:
     hours: float
     """Of all readable footage, at its frame rate."""
     calibration_frames: int
-    """Scored frames that the threshold was calibrated on."""
     threshold_drift: float | None
     """Difference of the thresholds from the two halves of the calibration frames, in units of the threshold's height above the
     median score; None if half of the frames is too little for a threshold."""
@@ -119,24 +119,19 @@ class HoldoutReport:
 
 
 def write_holdout_report(bundle: Bundle, split: Split, advance: Callable[[int], None]) -> HoldoutReport:
-    """Score the last tenth, ``split.holdout``, and write the report beside the bundle.
-
-    ``advance`` is called with the number of newly scored frames.
+    """Score the last tenth, ``split.holdout``, and write the report beside the bundle. ``advance`` gets newly scored frames.
 
     Raises:
         OddsightError: the bundle's default engine cannot be used.
     """
-    engine = load_engine(bundle, EngineRequest())
-    try:
-        calibration_scores = np.concatenate(_scores(engine, split.validation, advance))
-        scores = dict(zip((video.name for video in split.holdout), _scores(engine, split.holdout, advance), strict=True))
+    with closing(load_engine(bundle, EngineRequest())) as engine:
+        calibration_scores = np.concatenate([score_footage(engine, video, advance) for video in split.validation])
+        scores = {video.name: score_footage(engine, video, advance) for video in split.holdout}
         rule = DecisionRule(enter=bundle.calibration.enter, exit=bundle.calibration.exit)
         moments = tuple(find_unusual_moments(rule, scores, bundle.spec.fps, _MIN_MOMENTS))
         facts = _measure_facts(bundle, split, calibration_scores, scores, moments)
         report = HoldoutReport(moments, facts, assess_footage(facts), bundle.spec.fps)
         _write_pictures(bundle, engine, split.holdout, moments)
-    finally:
-        engine.close()
     (bundle.path / JSON_NAME).write_text(json.dumps(_as_json(bundle, report), indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -156,11 +151,11 @@ def holdout_lines(report: HoldoutReport, threshold: float) -> Iterator[str]:
 
 def find_unusual_moments(rule: DecisionRule, scores: Scores, fps: float, at_least: int) -> list[UnusualMoment]:
     """All alerts, highest peak first, then the highest scores elsewhere until there are ``at_least`` moments."""
-    alerts = [
-        _alert(clip, row, event.started, event.ended)
-        for clip, row in scores.items()
-        for event in announced_events(rule, row, fps)
-    ]
+    alerts = []
+    for clip, row in scores.items():
+        for event in announced_events(rule, row, fps):
+            peak = event.started + int(np.nanargmax(row[event.started : event.ended + 1]))
+            alerts.append(UnusualMoment(clip, event.started, event.ended, peak, float(row[peak]), announced=True))
     remaining = {clip: row.copy() for clip, row in scores.items()}
     distance = max(1, round(_MOMENT_DISTANCE_S * fps))
     for moment in alerts:
@@ -176,8 +171,7 @@ def find_unusual_moments(rule: DecisionRule, scores: Scores, fps: float, at_leas
 
 def assess_footage(facts: FootageFacts) -> Sufficiency:
     """Whether the footage was enough; the worst fact decides."""
-    graded = [(grade, reason) for grade, reason in _graded_reasons(facts) if grade]
-    graded.sort(key=lambda entry: -entry[0])
+    graded = sorted((entry for entry in _graded_reasons(facts) if entry[0]), key=lambda entry: -entry[0])
     return Sufficiency(VERDICTS[graded[0][0] if graded else 0], tuple(reason for _, reason in graded))
 
 
@@ -200,11 +194,6 @@ def clock(seconds: float) -> str:
     """A time from the start of a clip, such as 1:02:03.4."""
     minutes, tenths = divmod(round(seconds * 10), 600)
     return f"{minutes // 60}:{minutes % 60:02d}:{tenths / 10:04.1f}"
-
-
-def _alert(clip: str, row: NDArray[np.float32], first: int, last: int) -> UnusualMoment:
-    peak = first + int(np.nanargmax(row[first : last + 1]))
-    return UnusualMoment(clip, first, last, peak, float(row[peak]), announced=True)
 
 
 def _blank(scores: Mapping[str, NDArray[np.float32]], moment: UnusualMoment, distance: int) -> None:
@@ -256,17 +245,6 @@ def _measure_facts(
     )
 
 
-def _scores(engine: Engine, footage: Iterable[Footage], advance: Callable[[int], None]) -> list[NDArray[np.float32]]:
-    rows = []
-    for video in footage:
-        row = np.full(video.total, np.nan, np.float32)
-        for place, score, _ in scored_frames(engine, video):
-            row[place] = score
-            advance(1)
-        rows.append(row)
-    return rows
-
-
 def _write_pictures(bundle: Bundle, engine: Engine, footage: Sequence[Footage], moments: Sequence[UnusualMoment]) -> None:
     """Write the peaks under their heat maps. The clips are scored again, because all heat maps would not fit in memory."""
     folder = bundle.path / PICTURES_FOLDER
@@ -290,18 +268,15 @@ def _as_json(bundle: Bundle, report: HoldoutReport) -> dict[str, Any]:
         "calibration_id": bundle.calibration.calibration_id,
         "threshold": bundle.calibration.enter,
         "fps": report.fps,
-        "moments": [_moment_json(number, moment, report.fps) for number, moment in enumerate(report.moments, 1)],
+        "moments": [
+            {
+                **asdict(moment),
+                **{f"{name}_s": getattr(moment, f"{name}_frame") / report.fps for name in ("first", "last", "peak")},
+                "picture": f"{PICTURES_FOLDER}/{number}.jpg" if number <= _MAX_PICTURES else None,
+            }
+            for number, moment in enumerate(report.moments, 1)
+        ],
         "enough": {**asdict(report.sufficiency), "facts": asdict(report.facts)},
-    }
-
-
-def _moment_json(number: int, moment: UnusualMoment, fps: float) -> dict[str, Any]:
-    return {
-        **asdict(moment),
-        "first_s": moment.first_frame / fps,
-        "last_s": moment.last_frame / fps,
-        "peak_s": moment.peak_frame / fps,
-        "picture": f"{PICTURES_FOLDER}/{number}.jpg" if number <= _MAX_PICTURES else None,
     }
 
 

@@ -35,11 +35,15 @@ def scored_frames(engine: Engine, footage: Footage) -> Iterator[tuple[int, float
             yield int(next(numbers)), float(score), heatmap
 
 
-def score_footage(engine: Engine, footage: Footage) -> NDArray[np.float32]:
-    """Scores of a source, float32 (total,); NaN at frames that complete no clip of the model: the first and unreadable ones."""
+def score_footage(engine: Engine, footage: Footage, advance: Callable[[int], None] = lambda _: None) -> NDArray[np.float32]:
+    """Scores of a source, float32 (total,); NaN at frames that complete no clip of the model: the first and unreadable ones.
+
+    ``advance`` is called with the number of newly scored frames.
+    """
     scores = np.full(footage.total, np.nan, np.float32)
     for number, score, _ in scored_frames(engine, footage):
         scores[number] = score
+        advance(1)
     return scores
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -19,6 +19,9 @@ from trainer.errors import CheckpointUnusable
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Callback, LoopSettings, Progress, TrainingState, share_done
 from trainer.training.progress import make_bar, print_resumed
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CHECKPOINT_FOLDER = ".checkpoint"
 LOG_FOLDER = "log"
@@ -54,28 +57,31 @@ class TrainingCallback(Callback):
         self._log_folder, self._draw = log, draw
         self._bar = make_bar(console, log.name, TaskProgressColumn(), TextColumn("{task.fields[losses]}"))
         self._task = self._bar.add_task(log.name, total=1.0, losses="")
-        self._log: TensorBoardLog | None = None
+        self._log: SummaryWriter | None = None
         self._saved_s = 0.0
         self._last: Path | None = None
 
     def resume(self, learner: Learner) -> TrainingState:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
         loaded = self._checkpoints.load(learner)
         print_resumed(self._console, self._checkpoints.folder, loaded.progress if loaded else None)
         state = loaded or TrainingState()
         self._saved_s = state.progress.elapsed_s
         self._last = self._checkpoints.folder if loaded else None
-        self._log = TensorBoardLog(self._log_folder, state.progress.step)
+        # What a killed run logged after its last checkpoint is logged again, so it is purged.
+        self._log = SummaryWriter(str(self._log_folder), purge_step=state.progress.step)
         self._bar.update(self._task, completed=share_done(self._settings, state.progress))
         self._bar.start()
         return state
 
     def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
         progress = state.progress
-        text = " ".join(f"{name[:3]} {value:.4f}" for name, value in losses.items())
-        share = share_done(self._settings, progress)
-        self._bar.update(self._task, completed=share, losses=f"step {progress.step} {text}")
+        text = " ".join([f"step {progress.step}", *(f"{name[:3]} {value:.4f}" for name, value in losses.items())])
+        self._bar.update(self._task, completed=share_done(self._settings, progress), losses=text)
         if self._log and progress.step % _LOG_EVERY_STEPS == 0:
-            self._log.losses(progress.step, losses)
+            for name, value in losses.items():
+                self._log.add_scalar(f"loss/{name}", value, progress.step)
         if progress.elapsed_s - self._saved_s >= self._checkpoints.every_s:
             self._last = self._checkpoints.save(learner, state)
             self._saved_s = progress.elapsed_s
@@ -83,10 +89,12 @@ class TrainingCallback(Callback):
     def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
         if not self._log:
             return
-        self._log.losses(state.progress.step, {"validation": loss})
+        self._log.add_scalar("loss/validation", loss, state.progress.step)
         learner.modules["detector"].eval()
         with torch.inference_mode():
-            self._log.pictures(state.progress.step, *(pictures.cpu() for pictures in self._draw()))
+            # A column for each channel of each picture.
+            rows = [torch.cat(list(part[:LOGGED_PICTURES].cpu().clamp(-1, 1).flatten(0, 1)), dim=1) for part in self._draw()]
+            self._log.add_image("input above reconstruction", (torch.cat(rows)[None] + 1) / 2, state.progress.step)
 
     def last_checkpoint(self) -> str:
         if self._last is None:
@@ -100,30 +108,6 @@ class TrainingCallback(Callback):
         self._bar.stop()
         if self._log:
             self._log.close()
-
-
-class TensorBoardLog:
-    """Event files for TensorBoard in a folder."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-        # What a killed run logged after its last checkpoint is logged again, so it is purged.
-        self._writer = SummaryWriter(str(folder), purge_step=step)
-
-    def losses(self, step: int, losses: Mapping[str, float]) -> None:
-        """Log loss terms by name."""
-        for name, value in losses.items():
-            self._writer.add_scalar(f"loss/{name}", value, step)
-
-    def pictures(self, step: int, inputs: Tensor, reconstructions: Tensor) -> None:
-        """Log pictures (N, C, h, w) in [-1, 1] above their reconstructions, a column for each channel of each."""
-        both = (inputs, reconstructions)
-        rows = [torch.cat(list(part[:LOGGED_PICTURES].clamp(-1, 1).flatten(0, 1)), dim=1) for part in both]
-        self._writer.add_image("input above reconstruction", (torch.cat(rows)[None] + 1) / 2, step)
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 @dataclass(frozen=True, slots=True)

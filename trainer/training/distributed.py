@@ -4,7 +4,6 @@
 in turns nor gradients of gradients.
 """
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -20,8 +19,6 @@ from trainer.errors import TrainingDiverged
 Precision = Literal["f32", "bf16"]
 """``bf16``: matrix products in bfloat16, weights and sums in float32. Unlike float16 it needs no loss scaling."""
 
-_FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"f32": "32-true", "bf16": "bf16-mixed"}
-
 T = TypeVar("T")
 
 
@@ -31,13 +28,12 @@ class DistributedContext:
     def __init__(self, precision: Precision = "f32", accelerator: str = "auto") -> None:
         # torchrun tells the number of processes in the environment, but Fabric does not read it there.
         devices, hosts = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-        strategy = "ddp" if devices * hosts > 1 else "auto"
         self._fabric = Fabric(
             accelerator=accelerator,
+            strategy="ddp" if devices * hosts > 1 else "auto",
             devices=devices,
             num_nodes=hosts,
-            strategy=strategy,
-            precision=_FABRIC_PRECISION[precision],
+            precision="32-true" if precision == "f32" else "bf16-mixed",
         )
         self._fabric.launch()
 
@@ -99,7 +95,8 @@ class DistributedContext:
         trained = list(parameters)
         with torch.autocast(self.device.type, enabled=False):
             gradients = self._averaged(torch.autograd.grad(torch.stack(list(terms.values())).sum(), trained))
-            if not _finite(gradients):
+            # The sum of norms is finite if every gradient is, unless it overflows, and then training has diverged, too.
+            if not torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()):
                 raise TrainingDiverged(_divergence(name, terms))
             for parameter, gradient in zip(trained, gradients, strict=True):
                 parameter.grad = gradient
@@ -113,14 +110,8 @@ class DistributedContext:
         return tuple(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True))
 
 
-def _finite(gradients: tuple[Tensor, ...]) -> bool:
-    # The sum of norms is finite if every gradient is, unless it overflows, and then training has diverged, too.
-    return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()))
-
-
 def _divergence(name: str, terms: Mapping[str, Tensor]) -> str:
-    values = {term: float(value.detach()) for term, value in terms.items()}
-    for term, value in values.items():
-        if not math.isfinite(value):
-            return f"{name}: the term {term} is {value}"
+    for term, value in terms.items():
+        if not value.isfinite():
+            return f"{name}: the term {term} is {float(value.detach())}"
     return f"{name}: every term is finite, but not the gradient"

@@ -58,27 +58,22 @@ class Learner(Protocol):
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """All modules with weights, by name; the detector is ``detector``."""
-        ...
 
     @property
     def optimisers(self) -> Mapping[str, Optimizer]:
         """All optimisers, by name."""
-        ...
 
     def rate_factor(self, share: float) -> float:
         """The learning rate schedule: a factor of all learning rates, by the share of the run that is done, 0 to 1."""
-        ...
 
     def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         """Train on one batch and return the loss terms before the update, detached scalars by name.
 
         Updates and random numbers come from ``context``, so that several processes compute what one would.
         """
-        ...
 
     def validation_loss(self, samples: Tensor) -> Tensor:
         """The loss of normal samples, a scalar: in eval mode, deterministic, and of the detector alone."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

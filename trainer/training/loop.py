@@ -30,7 +30,6 @@ class Samples(Protocol):
 
     def draw(self, numbers: Tensor) -> Batch:
         """The samples with these indices, int64 (N,). They may be random: the loop seeds torch's generator before every step."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,7 @@ class LoopSettings:
     max_minutes: float = math.inf
     validate_every_steps: int = 100
     patience: int | None = None
-    """Early stopping: validations in a row without a smaller loss before the run ends. Then the best weights are kept, not the
-    last ones."""
+    """Early stopping after this many validations without a smaller loss. The best weights are kept, not the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,6 @@ class Progress:
     """Validations since the best one."""
 
     def after_validation(self, loss: float) -> "Progress":
-        """The progress after a validation with this loss."""
         if loss < self.best_loss:
             return replace(self, best_loss=loss, best_step=self.step, stale_validations=0)
         return replace(self, stale_validations=self.stale_validations + 1)
@@ -128,14 +125,17 @@ def run_loop(
     Raises:
         TrainingDiverged: a loss or a gradient is not finite; names step, term and last checkpoint.
     """
-    rates = {name: [group["lr"] for group in optimiser.param_groups] for name, optimiser in learner.optimisers.items()}
     state = callback.resume(learner)
+    groups = [group for optimiser in learner.optimisers.values() for group in optimiser.param_groups]
+    rates = [group["lr"] for group in groups]
     started_s = time.monotonic() - state.progress.elapsed_s
     with closing(_BatchLoader(data, settings, context.world_size)) as loader:
         while not _is_over(settings, state.progress):
             step, share = state.progress.step, share_done(settings, state.progress)
             torch.manual_seed(settings.seed * _SEED_STRIDE + step)
-            _set_rates(learner, rates, learner.rate_factor(share))
+            factor = learner.rate_factor(share)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * factor
             try:
                 losses = _train_step(learner, loader.load(step), share, context)
             except TrainingDiverged as error:
@@ -204,12 +204,6 @@ class _BatchLoader:
 def _is_over(settings: LoopSettings, progress: Progress) -> bool:
     out_of_patience = settings.patience is not None and progress.stale_validations >= settings.patience
     return out_of_patience or share_done(settings, progress) >= 1.0
-
-
-def _set_rates(learner: Learner, rates: Mapping[str, list[float]], factor: float) -> None:
-    for name, optimiser in learner.optimisers.items():
-        for group, rate in zip(optimiser.param_groups, rates[name], strict=True):
-            group["lr"] = rate * factor
 
 
 def _train_step(learner: Learner, batch: Batch, share: float, context: DistributedContext) -> dict[str, float]:
