@@ -7,7 +7,7 @@ the clip's future and assumes that every clip contains an anomaly.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,22 +53,15 @@ def literature_scores(scores: Scores, fill_value: float) -> Scores:
     return {name: _scaled_and_smoothed(row) for name, row in fill(scores, fill_value).items()}
 
 
-class Roc(NamedTuple):
-    """Points of a ROC curve, each float64 (N,) in [0, 1], from (0, 0) to (1, 1)."""
-
-    false_alarm_rate: NDArray[np.float64]
-    hit_rate: NDArray[np.float64]
-
-
-def frame_roc(scores: Scores, labels: Labels, fill_value: float) -> Roc | None:
-    """The curve whose area is :func:`frame_auc`; None if only one class occurs."""
+def frame_roc(scores: Scores, labels: Labels, fill_value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """False alarm rates and hit rates, float64 (N,) from 0 to 1: the curve of :func:`frame_auc`; None for only one class."""
     from sklearn.metrics import roc_curve
 
     all_scores, all_labels = _concatenated(scores, labels, fill_value)
     if all_labels.min() == all_labels.max():
         return None
     false_alarm_rate, hit_rate, _ = roc_curve(all_labels, all_scores)
-    return Roc(false_alarm_rate, hit_rate)
+    return false_alarm_rate, hit_rate
 
 
 def _concatenated(scores: Scores, labels: Labels, fill_value: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

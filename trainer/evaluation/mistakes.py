@@ -1,6 +1,6 @@
 """The worst mistakes at the threshold, and their pictures: the frame under the heat map, with the outline of the true anomaly."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,25 +52,20 @@ def worst_misses(scores: Scores, labels: Labels, threshold: float, fps: float) -
 
     Frames without a score are ignored. A clip without a miss is represented by its lowest anomalous frame, ``wrong`` False.
     """
-    wrong = {name: row < threshold for name, row in scores.items()}
-    return _worst_frames(scores, {name: row == 1 for name, row in labels.items()}, wrong, sign=-1, fps=fps)
+    return _worst_frames(scores, labels, threshold, fps, label=1)
 
 
 def worst_false_alarms(scores: Scores, labels: Labels, threshold: float, fps: float) -> list[Mistake]:
     """The highest-scoring normal frame of every stretch at or above ``threshold``, highest first; otherwise as above."""
-    wrong = {name: row >= threshold for name, row in scores.items()}
-    return _worst_frames(scores, {name: row == 0 for name, row in labels.items()}, wrong, sign=1, fps=fps)
+    return _worst_frames(scores, labels, threshold, fps, label=0)
 
 
-_Flags = Mapping[str, NDArray[np.bool_]]
-
-
-def _worst_frames(scores: Scores, of_class: _Flags, wrong_side: _Flags, *, sign: int, fps: float) -> list[Mistake]:
-    """``sign``: 1 if high scores are worse, -1 if low ones are."""
+def _worst_frames(scores: Scores, labels: Labels, threshold: float, fps: float, *, label: int) -> list[Mistake]:
+    sign = -1 if label else 1  # low scores of anomalous frames are worse, and high ones of normal frames
     mistakes: list[Mistake] = []
     for name, row in scores.items():
-        frames = np.flatnonzero(of_class[name] & np.isfinite(row))
-        wrong = frames[wrong_side[name][frames]]
+        frames = np.flatnonzero((labels[name] == label) & np.isfinite(row))
+        wrong = frames[(row[frames] < threshold) == bool(label)]
         starts = np.flatnonzero(np.diff(wrong, prepend=-np.inf) > round(MAX_GAP_S * fps))
         for stretch in np.split(wrong, starts)[1:]:  # what lies before the first start is empty
             worst = int(stretch[(sign * row[stretch]).argmax()])

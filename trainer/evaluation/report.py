@@ -19,7 +19,7 @@ from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
 from trainer.evaluation.event_metrics import ClipEvents
-from trainer.evaluation.metrics import Roc, fill, frame_roc
+from trainer.evaluation.metrics import SMOOTHING_FRAMES, fill, frame_roc
 from trainer.evaluation.mistakes import Image, colour_scale, mistake_images, worst_false_alarms, worst_misses
 from trainer.evaluation.result import Evaluation
 from trainer.evaluation.summary import figure, headlines, interval, rate
@@ -27,8 +27,7 @@ from trainer.evaluation.summary import figure, headlines, interval, rate
 MAX_IMAGES = 10
 """Of misses, and of false alarms."""
 
-_MODEL_COLOUR = "#1f5fbf"
-_BASELINE_COLOURS = ("#8a8a8a", "#c08a2a", "#2a8a5a")
+_COLOURS = ("#1f5fbf", "#8a8a8a", "#c08a2a", "#2a8a5a")  # of the model, then of the baselines
 _TRUTH_COLOUR = "#d9534f"
 
 
@@ -62,6 +61,7 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
         figure=figure,
         interval=interval,
         rate=rate,
+        smoothing_frames=SMOOTHING_FRAMES,
         evaluation=evaluation,
         headlines=list(headlines(evaluation)),
         roc=_roc(evaluation),
@@ -82,18 +82,14 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
 
 
 def _roc(evaluation: Evaluation) -> str | None:
-    curves: list[tuple[str, Roc]] = []
-    for result in evaluation.detectors:
-        roc = frame_roc(result.output.scores, evaluation.labels, result.output.normal.median)
-        if roc is not None:
-            curves.append((result.name if curves else "model", roc))
+    rocs = [frame_roc(d.output.scores, evaluation.labels, d.output.normal.median) for d in evaluation.detectors]
+    curves = [(detector.name, roc) for detector, roc in zip(evaluation.detectors, rocs, strict=True) if roc is not None]
     if not curves:
         return None
     figure, axes = _figure(5.6, 5.0)
-    colours = (_MODEL_COLOUR, *_BASELINE_COLOURS)
-    for number, (name, roc) in enumerate(curves):
-        width = 2.2 if number == 0 else 1.2
-        axes.plot(roc.false_alarm_rate, roc.hit_rate, label=name, color=colours[number % len(colours)], linewidth=width)
+    for number, (name, rates) in enumerate(curves):
+        label, width = ("model", 2.2) if number == 0 else (name, 1.2)
+        axes.plot(*rates, label=label, color=_COLOURS[number % len(_COLOURS)], linewidth=width)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle=":", label="guessing")
     axes.set(xlabel="normal frames above the threshold", ylabel="anomalous frames above the threshold", aspect="equal")
     axes.legend(loc="lower right", frameon=False)
@@ -115,7 +111,7 @@ def _timeline(scores: NDArray[np.float32], events: ClipEvents, threshold: float,
     for first, last in events.true:
         axes.axvspan(first / fps, (last + 1) / fps, color=_TRUTH_COLOUR, alpha=0.18, linewidth=0)
     axes.axhline(threshold, color="#444444", linewidth=1.0, linestyle="--")
-    axes.plot(np.arange(len(scores)) / fps, scores, color=_MODEL_COLOUR, linewidth=1.3)
+    axes.plot(np.arange(len(scores)) / fps, scores, color=_COLOURS[0], linewidth=1.3)
     low, high = span
     margin = (high - low) * 0.06 or 1.0
     for event in events.announced:

@@ -40,21 +40,14 @@ class StreamingMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class LiteratureMetrics:
-    """Metrics by the literature's protocol (see :mod:`trainer.evaluation.metrics`), for comparison with papers only."""
-
-    frame_auc: float | None
-    smoothing_frames: int
-
-
-@dataclass(frozen=True, slots=True)
 class DetectorResult:
     """Scores and metrics of the model or of a baseline."""
 
     name: str
     output: DetectorOutput
     streaming: StreamingMetrics
-    literature: LiteratureMetrics
+    literature_auc: float | None
+    """Frame AUC by the literature's protocol (see :mod:`trainer.evaluation.metrics`), for comparison with papers only."""
     events: EventMetrics | None
     """None without a calibration."""
     clip_events: Mapping[str, ClipEvents]
@@ -106,7 +99,7 @@ def detector_result(name: str, output: DetectorOutput, labels: Labels, fps: floa
             clip_auc=aucs,
             pixel_auc=output.pixel_auc,
         ),
-        literature=LiteratureMetrics(frame_auc(literature_scores(output.scores, median), labels, 0.0), SMOOTHING_FRAMES),
+        literature_auc=frame_auc(literature_scores(output.scores, median), labels, 0.0),
         events=None if calibration is None else event_metrics(events, labels, fps),
         clip_events=events,
     )
@@ -132,7 +125,7 @@ def _detector_json(result: DetectorResult) -> dict[str, Any]:
     normal, regions = result.output.normal, result.output.region_metrics
     return {
         "streaming": asdict(result.streaming),
-        "literature": asdict(result.literature),
+        "literature": {"frame_auc": result.literature_auc, "smoothing_frames": SMOOTHING_FRAMES},
         "region_metrics": regions and asdict(regions),
         "events": result.events and asdict(result.events),
         "clip_events": {

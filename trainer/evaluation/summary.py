@@ -142,7 +142,7 @@ def _auc_row(result: DetectorResult) -> list[str]:
         figure(streaming.pixel_auc, 4),
         figure(regions.rbdc if regions else None, 3),
         figure(regions.tbdc if regions else None, 3),
-        figure(result.literature.frame_auc, 4),
+        figure(result.literature_auc, 4),
     ]
 
 

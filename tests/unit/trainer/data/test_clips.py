@@ -5,13 +5,7 @@ from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
-from trainer.data.clips import (
-    ClipDataset,
-    FrameCache,
-    choose_frame_size,
-    split_by_video,
-    split_off_last_tenth,
-)
+from trainer.data.clips import ClipDataset, FrameCache, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.footage import Footage, Source, load_footage
 from trainer.errors import TooLittleFootage
 

@@ -38,9 +38,9 @@ def test_clip_aucs_need_both_classes():
 
 
 def test_roc_area_is_frame_auc():
-    curve = frame_roc(SCORES, LABELS, 2.0)
-    assert (curve.false_alarm_rate[0], curve.hit_rate[0], curve.false_alarm_rate[-1], curve.hit_rate[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(curve.hit_rate, curve.false_alarm_rate) == pytest.approx(frame_auc(SCORES, LABELS, 2.0))
+    false_alarm_rate, hit_rate = frame_roc(SCORES, LABELS, 2.0)
+    assert (false_alarm_rate[0], hit_rate[0], false_alarm_rate[-1], hit_rate[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(hit_rate, false_alarm_rate) == pytest.approx(frame_auc(SCORES, LABELS, 2.0))
     assert frame_roc(SCORES, ONE_CLASS, 0.0) is None
 
 
