@@ -25,18 +25,15 @@ from trainer.evaluation.runner import DetectorOutput
 
 @dataclass(frozen=True, slots=True)
 class StreamingMetrics:
-    """Metrics of causal, unnormalised scores under one global threshold."""
+    """Metrics of causal, unnormalised scores under one global threshold; None where undefined."""
 
     frame_auc: float | None
-    """None if only one class occurs."""
     frame_auc_interval: BootstrapInterval | None
-    """None if there are too few clips."""
     mean_clip_auc: float | None
     mean_clip_auc_interval: BootstrapInterval | None
     clip_auc: Mapping[str, float]
     """Only clips in which both classes occur."""
     pixel_auc: float | None
-    """None if the data set has no masks."""
 
 
 @dataclass(frozen=True, slots=True)

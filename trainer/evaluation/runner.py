@@ -123,8 +123,6 @@ def run_detectors(
 
 
 class _Recorder:
-    """Collects the output of one detector."""
-
     def __init__(self, normal: NormalScores, frame_total: int) -> None:
         self._normal = normal
         self._scores: dict[str, NDArray[np.float32]] = {}

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from trainer.data.footage import Source, find_sources
-from trainer.data.labels import LabelledClip, Layout
-from trainer.data.masks import read_matlab_masks
+from trainer.data.labels import LabelledClip, Layout, read_matlab_masks
 from trainer.errors import BadLabels, NoFootage
 
 _PAGE = "http://www.cse.cuhk.edu.hk/leojia/projects/detectabnormal/dataset.html"

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from trainer.data.footage import Source, find_sources
-from trainer.data.labels import CSV_NAME, NPZ_NAME, LabelledClip, Layout, find_label_file, read_labels
-from trainer.data.masks import find_image_masks
+from trainer.data.labels import CSV_NAME, NPZ_NAME, LabelledClip, Layout, find_image_masks, find_label_file, read_labels
 from trainer.errors import BadLabels, NoFootage
 
 

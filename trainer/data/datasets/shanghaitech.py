@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.footage import Source, find_sources
-from trainer.data.labels import LabelledClip, Layout
-from trainer.data.masks import ArrayMasks, read_npy
+from trainer.data.labels import ArrayMasks, LabelledClip, Layout, read_npy
 from trainer.errors import BadLabels, NoFootage
 
 _PAGE = "https://svip-lab.github.io/dataset/campus_dataset.html"

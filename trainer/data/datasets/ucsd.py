@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.footage import Source, find_sources, list_images
-from trainer.data.labels import LabelledClip, Layout
-from trainer.data.masks import find_image_masks
+from trainer.data.labels import LabelledClip, Layout, find_image_masks
 from trainer.errors import BadLabels, NoFootage
 
 SETS = ("UCSDped1", "UCSDped2")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.io import savemat
 
-from trainer.data.masks import ArrayMasks, PackedMasks, find_image_masks, read_matlab_masks, read_npy
+from trainer.data.labels import ArrayMasks, PackedMasks, find_image_masks, read_matlab_masks, read_npy
 from trainer.errors import BadLabels
 
 
