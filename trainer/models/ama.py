@@ -18,18 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from trainer.models.layers import (
-    LEAKY_SLOPE,
-    BatchNorm,
-    PyramidEncoder,
-    TableDecoder,
-    TableEncoder,
-    detached,
-    mean_abs_error,
-    pyramid_levels,
-    pyramid_side_px,
-    vector_norms,
-)
+from trainer.models import layers
+from trainer.models.layers import BatchNorm
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import ANOMALY, Batch, Detector, Recipe, Settings, Shape
 
@@ -85,8 +75,7 @@ class Residual(nn.Module):
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
-        self.branch = branch
-        self.shortcut = shortcut
+        self.branch, self.shortcut = branch, shortcut
 
     def forward(self, maps: Tensor) -> Tensor:
         return torch.add(self.branch(maps), self.shortcut(maps))
@@ -106,7 +95,7 @@ class ImageGenerator(nn.Sequential):
         super().__init__()
         start = _GENERATOR_START_PX
         self.stem = nn.Sequential(_xavier(nn.Linear(latents, width * start**2)), nn.Unflatten(1, (width, start, start)))
-        self.features = nn.Sequential(*[_up_block(width) for _ in range(pyramid_levels(side_px))])
+        self.features = nn.Sequential(*[_up_block(width) for _ in range(layers.pyramid_levels(side_px))])
         self.head = nn.Sequential(BatchNorm(width), nn.ReLU(), _xavier(nn.Conv2d(width, channels, 3, padding=1)), nn.Tanh())
 
 
@@ -132,7 +121,7 @@ class TableCritic(nn.Sequential):
         super().__init__()
         self.features = nn.Sequential()
         for before, after in pairwise([2 * columns, *widths]):
-            self.features.extend([spectral_norm(nn.Linear(before, after)), nn.LeakyReLU(LEAKY_SLOPE)])
+            self.features.extend([spectral_norm(nn.Linear(before, after)), nn.LeakyReLU(layers.LEAKY_SLOPE)])
         self.head = spectral_norm(nn.Linear(widths[-1], 1, bias=False))
 
 
@@ -152,7 +141,7 @@ class Ama(Detector):
         reconstructions = self.reconstruct(samples)
         return {
             "feature_distance": feature_distance(self.critic, samples, reconstructions),
-            "reconstruction": mean_abs_error(samples, reconstructions),
+            "reconstruction": layers.mean_abs_error(samples, reconstructions),
         }
 
     def reconstruct(self, samples: Tensor) -> Tensor:
@@ -190,7 +179,7 @@ class AmaLearner:
         losses["latent"] = self._config.latent_weight * latent_loss(latents, labels)
         autoencoder = nn.ModuleList([self._detector.encoder, self._detector.generator])
         context.update("autoencoder", self.optimisers["autoencoder"], losses, autoencoder.parameters())
-        return detached({**critic_losses, **losses})
+        return layers.detached({**critic_losses, **losses})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
         """Mean |x − x̂|; the distance that training minimises depends on the critic."""
@@ -249,9 +238,8 @@ def mirrored_distance(critic: nn.Module, pairs: Pairs) -> Tensor:
     The code also takes negative y. As the players want opposites, its autoencoder then learns to reconstruct anomalies too, and
     λ_a times as much. Here only the autoencoder has to make anomalies unlike their reconstructions. No hinge variant.
     """
-    both: Tensor = critic(
-        torch.cat([_pair(pairs.samples, pairs.samples), _pair(pairs.samples, pairs.reconstructions.detach())])
-    )  # (2 N, 1)
+    mirrored, fake = (_pair(pairs.samples, others) for others in (pairs.samples, pairs.reconstructions.detach()))
+    both: Tensor = critic(torch.cat([mirrored, fake]))  # (2 N, 1)
     marks, marks_fake = both[:, 0].chunk(2)
     return (pairs.weights.relu() * (marks - marks_fake)).mean()
 
@@ -264,7 +252,7 @@ def gradient_penalty(critic: nn.Module, pairs: Pairs, draws: Tensor) -> Tensor:
     between = draws * pairs.samples + (1 - draws) * pairs.reconstructions
     pair = _pair(pairs.samples, between).detach().requires_grad_()  # (N, 2 C, S, S) or (N, 2 D)
     (gradient,) = torch.autograd.grad(critic(pair).sum(), pair, create_graph=True)
-    return (vector_norms(gradient.flatten(1)) - 1.0).square().mean()
+    return (layers.vector_norms(gradient.flatten(1)) - 1.0).square().mean()
 
 
 def autoencoder_loss(critic: nn.Module, pairs: Pairs) -> Tensor:
@@ -282,7 +270,7 @@ def latent_loss(latents: Tensor, labels: Tensor) -> Tensor:
     The code divides by the number of normal samples, which differs between processes that share a batch, so their gradients
     could not be averaged. The difference is a nearly constant factor.
     """
-    return (vector_norms(latents) * (labels > 0)).mean()
+    return (layers.vector_norms(latents) * (labels > 0)).mean()
 
 
 def simplex(latents: Tensor, draws: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -319,13 +307,13 @@ def _pair(samples: Tensor, others: Tensor) -> Tensor:
 def _networks(config: AmaConfig, shape: Shape) -> tuple[nn.Module, nn.Module, nn.Module]:
     if len(shape) == 1:
         return (
-            TableEncoder(shape[0], config.hidden, config.latent),
-            TableDecoder(config.latent, config.hidden, shape[0]),
+            layers.TableEncoder(shape[0], config.hidden, config.latent),
+            layers.TableDecoder(config.latent, config.hidden, shape[0]),
             TableCritic(shape[0], config.hidden),
         )
-    channels, side_px = shape[0], pyramid_side_px(shape)
+    channels, side_px = shape[0], layers.pyramid_side_px(shape)
     return (
-        PyramidEncoder(channels, side_px, config.encoder_width, config.latent, normalise_first=True),
+        layers.PyramidEncoder(channels, side_px, config.encoder_width, config.latent, normalise_first=True),
         ImageGenerator(config.latent, side_px, config.generator_width, channels),
         ImageCritic(channels, side_px, config.critic_width),
     )

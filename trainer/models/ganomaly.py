@@ -17,17 +17,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from trainer.models.layers import (
-    PyramidDecoder,
-    PyramidEncoder,
-    TableDecoder,
-    TableEncoder,
-    detached,
-    init_dcgan,
-    mean_abs_error,
-    pyramid_side_px,
-    to_float32,
-)
+from trainer.models import layers
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch, Detector, Recipe, Settings, Shape
 
@@ -91,7 +81,7 @@ class Ganomaly(Detector):
     def scores(self, samples: Tensor) -> Mapping[str, Tensor]:
         """``latent``, the model's own score, and ``reconstruction``, the mean absolute error of x̂; (N,) each."""
         outputs = self.encode_decode(samples)
-        return {"latent": _latent_score(outputs), "reconstruction": mean_abs_error(samples, outputs.image)}
+        return {"latent": _latent_score(outputs), "reconstruction": layers.mean_abs_error(samples, outputs.image)}
 
     def reconstruct(self, samples: Tensor) -> Tensor:
         return self.encode_decode(samples).image
@@ -142,6 +132,11 @@ def encoder_loss(outputs: Reconstruction) -> Tensor:
     return nn.functional.mse_loss(outputs.latent_again, outputs.latent)
 
 
+def reconstruction_loss(samples: Tensor, outputs: Reconstruction, weights: Mapping[str, float]) -> Tensor:
+    """The weighted contextual and encoder losses, for validation: the adversarial loss depends on the discriminator."""
+    return weights["contextual"] * contextual_loss(samples, outputs) + weights["encoder"] * encoder_loss(outputs)
+
+
 def discriminator_loss(logits: Tensor, logits_fake: Tensor) -> Tensor:
     """½ (BCE(D(x), 1) + BCE(D(x̂), 0)); the first version of the code did not halve it."""
     real = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
@@ -160,7 +155,8 @@ class AdversarialLearner:
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, rate: float, betas: tuple[float, float], restart_below: float
     ) -> None:
-        self._generator, self._discriminator, self._restart_below = generator, discriminator.apply(init_dcgan), restart_below
+        self._generator, self._restart_below = generator, restart_below
+        self._discriminator = discriminator.apply(layers.init_dcgan)
         self.modules: Mapping[str, nn.Module] = {"detector": generator, "discriminator": discriminator}
         self.optimisers: Mapping[str, Optimizer] = {
             "generator": Adam(generator.parameters(), lr=rate, betas=betas),
@@ -182,7 +178,7 @@ class AdversarialLearner:
         terms, parameters = {"discriminator": discriminator}, self._discriminator.parameters()
         context.update("discriminator", self.optimisers["discriminator"], terms, parameters)
         if context.mean(discriminator) < self._restart_below:
-            self._discriminator.apply(init_dcgan)
+            self._discriminator.apply(layers.init_dcgan)
             self.optimisers["discriminator"].state.clear()  # its moments are those of the old weights
 
 
@@ -190,7 +186,7 @@ class GanomalyLearner(AdversarialLearner):
     """Trains GANomaly. The paper has no labels: every sample counts as normal."""
 
     def __init__(self, detector: Ganomaly, config: GanomalyConfig) -> None:
-        self._detector, self._weights = detector.apply(init_dcgan), config.weights
+        self._detector, self._weights = detector.apply(layers.init_dcgan), config.weights
         discriminator = GanomalyDiscriminator(config, detector.shape)
         super().__init__(detector, discriminator, config.learning_rate, config.betas, config.restart_below)
 
@@ -201,29 +197,27 @@ class GanomalyLearner(AdversarialLearner):
         features, features_fake, discriminator = self._compare(batch.samples, outputs.image)
         losses = generator_losses(batch.samples, outputs, features, features_fake)
         self._update(weighted(losses, self._weights), discriminator, context)
-        return detached({**losses, "discriminator": discriminator})
+        return layers.detached({**losses, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
-        """The weighted contextual and encoder losses; the adversarial loss depends on the discriminator."""
         self._detector.eval()
-        outputs = self._detector.encode_decode(samples)
-        return self._weights["contextual"] * contextual_loss(samples, outputs) + self._weights["encoder"] * encoder_loss(outputs)
+        return reconstruction_loss(samples, self._detector.encode_decode(samples), self._weights)
 
 
 RECIPE = Recipe(kind="ganomaly", configure=GanomalyConfig.model_validate, detector=Ganomaly, learner=GanomalyLearner)
 
 
-def _encoder(config: GanomalyConfig, shape: Shape, outputs: int) -> PyramidEncoder | TableEncoder:
+def _encoder(config: GanomalyConfig, shape: Shape, outputs: int) -> layers.PyramidEncoder | layers.TableEncoder:
     if len(shape) == 1:
-        return TableEncoder(shape[0], config.hidden, outputs)
-    return PyramidEncoder(shape[0], pyramid_side_px(shape), config.width, outputs)
+        return layers.TableEncoder(shape[0], config.hidden, outputs)
+    return layers.PyramidEncoder(shape[0], layers.pyramid_side_px(shape), config.width, outputs)
 
 
-def _decoder(config: GanomalyConfig, shape: Shape) -> PyramidDecoder | TableDecoder:
+def _decoder(config: GanomalyConfig, shape: Shape) -> layers.PyramidDecoder | layers.TableDecoder:
     if len(shape) == 1:
-        return TableDecoder(config.latent, config.hidden, shape[0])
-    return PyramidDecoder(config.latent, pyramid_side_px(shape), config.width, shape[0])
+        return layers.TableDecoder(config.latent, config.hidden, shape[0])
+    return layers.PyramidDecoder(config.latent, layers.pyramid_side_px(shape), config.width, shape[0])
 
 
 def _latent_score(outputs: Reconstruction) -> Tensor:
-    return (to_float32(outputs.latent) - to_float32(outputs.latent_again)).square().mean(1)  # (N,)
+    return (layers.to_float32(outputs.latent) - layers.to_float32(outputs.latent_again)).square().mean(1)  # (N,)

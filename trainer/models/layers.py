@@ -23,34 +23,24 @@ _BLOCK_ROWS = 2
 _NORM_EPSILON = 1e-12
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Sequential):
     """Images (N, in_channels, H, W) to a linear map (N, out_channels, H / 2^depth, W / 2^depth)."""
 
     def __init__(self, in_channels: int, width: int, depth: int, out_channels: int) -> None:
         super().__init__()
-        self.features = _down_pyramid(in_channels, width, depth)
+        self.features = _down_pyramid(in_channels, width, depth)  # to (N, width * 2^(depth - 1), H / 2^depth, W / 2^depth)
         self.head = nn.Conv2d(width << (depth - 1), out_channels, 3, padding=1, bias=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.features(images)  # (N, width * 2^(depth - 1), H / 2^depth, W / 2^depth)
-        latent: Tensor = self.head(features)  # (N, out_channels, H / 2^depth, W / 2^depth)
-        return latent
 
-
-class Decoder(nn.Module):
+class Decoder(nn.Sequential):
     """The mirror image: (N, in_channels, h, w) to images (N, out_channels, h * 2^depth, w * 2^depth) in [-1, 1]."""
 
     def __init__(self, in_channels: int, width: int, depth: int, out_channels: int) -> None:
         super().__init__()
         top = width << (depth - 1)
         self.stem = nn.Sequential(nn.Conv2d(in_channels, top, 3, padding=1, bias=False), BatchNorm(top), nn.ReLU())
-        self.features = _up_pyramid(width, depth)
+        self.features = _up_pyramid(width, depth)  # to (N, width, h * 2^(depth - 1), w * 2^(depth - 1))
         self.head = nn.Sequential(nn.ConvTranspose2d(width, out_channels, 4, stride=2, padding=1, bias=False), nn.Tanh())
-
-    def forward(self, latent: Tensor) -> Tensor:
-        features = self.features(self.stem(latent))  # (N, width, h * 2^(depth - 1), w * 2^(depth - 1))
-        images: Tensor = self.head(features)  # (N, out_channels, h * 2^depth, w * 2^depth)
-        return images
 
 
 class PyramidEncoder(nn.Sequential):

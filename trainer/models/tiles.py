@@ -21,7 +21,6 @@ from trainer.training.loop import Samples
 
 FRAME_AREA_PX = 38_400  # 160 x 240
 SIDE_STEP_PX = 16
-BATCH_TILES = 128
 VALIDATION_VIEWS = 24
 _POSITIONS_TRIED = 4
 _FIT_EVERY = 4  # one clip in four is enough to fit score scales: a clip has a hundred tiles
@@ -49,7 +48,7 @@ class TileConfig(Settings):
 class TiledNetwork(ClipViewNetwork):
     """An image model that scores the tiles of clips."""
 
-    batch_size = BATCH_TILES
+    batch_size = 128
 
     def __init__(self, recipe: Recipe, config: TileConfig) -> None:
         super().__init__()

@@ -18,17 +18,9 @@ from torch import Tensor, nn
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
+from trainer.models import ganomaly
 from trainer.models.base import ClipModel, ClipViewNetwork, RangeScaler, evenly_spaced
-from trainer.models.ganomaly import (
-    DISCRIMINATOR_COLLAPSED,
-    LOSS_WEIGHTS,
-    AdversarialLearner,
-    Reconstruction,
-    contextual_loss,
-    encoder_loss,
-    generator_losses,
-    weighted,
-)
+from trainer.models.ganomaly import AdversarialLearner, Reconstruction, generator_losses, reconstruction_loss, weighted
 from trainer.models.layers import Decoder, Encoder, detached, init_dcgan, to_float32, window_means
 from trainer.models.optical_flow import REDUCTION, MotionView, corrupt_motion, speed
 from trainer.training.distributed import DistributedContext
@@ -38,10 +30,8 @@ from trainer.training.loop import Samples, TensorSamples
 KIND = "video-ganomaly"
 FRAME_AREA_PX = 38_400  # 160 x 240
 SIDE_STEP_PX = 16
-BATCH_CLIPS = 16
 VALIDATION_VIEWS = 64
 MARGIN = 0.1  # squared latent distance required where motion is too fast: some fifty times what normal footage ends up with
-_ADAM_BETAS = (0.5, 0.999)
 _MIN_STD = 1e-6
 _MIN_FAST_SHARE = 0.1
 
@@ -115,7 +105,8 @@ class VideoGanomalyLearner(AdversarialLearner):
 
     def __init__(self, generator: VideoGenerator, config: VideoGanomalyConfig) -> None:
         generator.apply(init_dcgan)
-        super().__init__(generator, VideoDiscriminator(config), config.learning_rate, _ADAM_BETAS, DISCRIMINATOR_COLLAPSED)
+        discriminator, restart_below = VideoDiscriminator(config), ganomaly.DISCRIMINATOR_COLLAPSED
+        super().__init__(generator, discriminator, config.learning_rate, betas=(0.5, 0.999), restart_below=restart_below)
 
     def learn(self, batch: Batch, share: float, context: DistributedContext) -> Mapping[str, Tensor]:
         # The latent distance is minimised for the half with correct motion; in the other it must exceed a margin where motion
@@ -129,14 +120,12 @@ class VideoGanomalyLearner(AdversarialLearner):
         features, features_fake, discriminator = self._compare(views, outputs.image)
         losses = generator_losses(views, _latents(outputs, slice(half, None)), features, features_fake)
         margin = margin_loss(_latents(outputs, slice(half)), corrupted.too_fast)
-        self._update({**weighted(losses, LOSS_WEIGHTS), "margin": margin}, discriminator, context)
+        self._update({**weighted(losses, ganomaly.LOSS_WEIGHTS), "margin": margin}, discriminator, context)
         return detached({**losses, "margin": margin, "discriminator": discriminator})
 
     def validation_loss(self, samples: Tensor) -> Tensor:
-        """The weighted contextual and encoder losses of normal views."""
         self._generator.eval()
-        outputs = self._generator(samples)
-        return LOSS_WEIGHTS["contextual"] * contextual_loss(samples, outputs) + LOSS_WEIGHTS["encoder"] * encoder_loss(outputs)
+        return reconstruction_loss(samples, self._generator(samples), ganomaly.LOSS_WEIGHTS)
 
 
 class ScoreTerms(NamedTuple):
@@ -151,7 +140,7 @@ class ScoreTerms(NamedTuple):
 class VideoGanomaly(ClipViewNetwork):
     """Scores clips by the largest window of the three terms, each in units of its own normal range."""
 
-    batch_size = BATCH_CLIPS
+    batch_size = 16
 
     def __init__(self, config: VideoGanomalyConfig) -> None:
         super().__init__()

@@ -8,8 +8,8 @@ An annotated object is also cut out and pasted into normal frames of its view, a
 teaches all places.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -28,16 +28,7 @@ from trainer.pseudo_anomalies.samples import (
     frame_indices,
     random_objects,
 )
-from trainer.pseudo_anomalies.segments import (
-    CameraView,
-    DisFlow,
-    PlacedCutout,
-    Segment,
-    SegmentedView,
-    find_view,
-    resize_flow,
-    single_video_view,
-)
+from trainer.pseudo_anomalies.segments import DisFlow, PlacedCutout, Segment, SegmentedView, find_view, resize_flow
 
 ANNOTATED_EVERY = 4  # one sample of so many comes from an annotation
 
@@ -99,7 +90,19 @@ def find_annotated_frames(
         TooLittleFootage: a clip has no such frame.
     """
     share = min(1.0, frames / sum(clip.last - clip.first + 1 for clip in clips))
-    return [frame for clip in clips for frame in _frames_of(clip, views, oldest, share, teacher, advance)]
+    annotated = []
+    for clip in clips:
+        first = max(clip.first, oldest)
+        if first > clip.last:
+            raise TooLittleFootage(
+                f"{clip.where}: no frame of the stretch has {oldest} frames before it; give a later last_frame"
+            )
+        known, own = find_view(views, clip.footage.frames[..., 0])
+        count = max(1, round(share * (clip.last - first + 1)))
+        for frame in np.unique(np.linspace(first, clip.last, count).astype(int)).tolist():
+            annotated.append(AnnotatedFrame(own, known, _segment(own, frame, clip.region, teacher), clip.region, clip.anomalous))
+            advance()
+    return annotated
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,12 @@ class AnnotatedSamples(CropSamples):
             return composite_crop(self.source, self.source.random_view(rng), (), rng)
         kinds = [kind for kind in (self.anomalies, self.false_alarms) if kind]
         kind = kinds[int(rng.integers(len(kinds)))]
-        return _annotated_crop(self.source, kind[int(rng.integers(len(kind)))], rng)
-
-
-def _annotated_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generator) -> Tensor:
-    if annotated.known and annotated.region and rng.random() < _PASTED_ELSEWHERE_SHARE:
-        pasted = annotated.cut_object((0, *source.history), rng)
-        if pasted is not None:
-            return composite_crop(source, annotated.known, (pasted,), rng)
-    return _original_crop(source, annotated, rng)
+        annotated = kind[int(rng.integers(len(kind)))]
+        if annotated.known and annotated.region and rng.random() < _PASTED_ELSEWHERE_SHARE:
+            pasted = annotated.cut_object((0, *self.source.history), rng)
+            if pasted is not None:
+                return composite_crop(self.source, annotated.known, (pasted,), rng)
+        return _original_crop(self.source, annotated, rng)
 
 
 def _original_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generator) -> Tensor:
@@ -140,32 +140,12 @@ def _original_crop(source: SceneSource, annotated: AnnotatedFrame, rng: Generato
     return canvas.crop(crop_window((source.height_px, source.width_px), annotated.own.frame_px, at, rng), rng)
 
 
-def _frames_of(
-    clip: AnnotatedClip, views: Sequence[SegmentedView], oldest: int, share: float, teacher: DisFlow, advance: Callable[[], None]
-) -> Iterator[AnnotatedFrame]:
-    first = max(clip.first, oldest)
-    if first > clip.last:
-        raise TooLittleFootage(f"{clip.where}: no frame of the stretch has {oldest} frames before it; give a later last_frame")
-    known, own = _own_view(clip.footage.frames[..., 0], views)
-    for frame in np.unique(np.linspace(first, clip.last, max(1, round(share * (clip.last - first + 1)))).astype(int)).tolist():
-        yield AnnotatedFrame(own, known, _segment(own.view, frame, clip.region, teacher), clip.region, clip.anomalous)
-        advance()
-
-
-def _own_view(video: NDArray[np.uint8], views: Sequence[SegmentedView]) -> tuple[SegmentedView | None, SegmentedView]:
-    view = find_view([known.view for known in views], video)
-    known = next((known for known in views if known.view is view), None)
-    if known is None:
-        return None, SegmentedView(single_video_view(video), (), (0.0, 1.0, 1.0))
-    return known, replace(known, view=CameraView((video,), known.view.background), segments=())
-
-
-def _segment(view: CameraView, frame: int, region: Region | None, teacher: DisFlow) -> Segment:
-    video = view.videos[0]
+def _segment(own: SegmentedView, frame: int, region: Region | None, teacher: DisFlow) -> Segment:
+    video = own.view.videos[0]
     part = _slices(region or Region(0, 0, *video.shape[:0:-1]))
     flow = resize_flow(teacher.flow(video[frame], video[frame - 1]), video.shape[1:])[part]
     moving = np.hypot(flow[..., 0], flow[..., 1]) > _MOVING_PX
-    masks = (view.foreground(video[frame])[part], moving.astype(np.uint8), np.ones(moving.shape, np.uint8))
+    masks = (own.view.foreground(video[frame])[part], moving.astype(np.uint8), np.ones(moving.shape, np.uint8))
     mask = next(mask for mask in masks if mask.any())
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     inner = _slices(Region(int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1))

@@ -37,10 +37,7 @@ def normal_object(view: SegmentedView, offsets: Offsets, rng: Generator) -> Past
     """A segment from elsewhere in the footage at its own speed and in its own row; None if its track leaves the image."""
     if not view.segments:
         return None
-    track = _track(view, _random_segment(view, rng), offsets, 1)
-    if track is None:
-        return None
-    return PastedObject(_shifted(track, rng.uniform(-30, 30), rng.uniform(-3, 3)), anomalous=False, abnormal_looks=False)
+    return _on_track(view, _random_segment(view, rng), offsets, 1, (30, 3), rng)
 
 
 def anomalous_object(view: SegmentedView, offsets: Offsets, rng: Generator) -> PastedObject | None:
@@ -54,34 +51,31 @@ def anomalous_object(view: SegmentedView, offsets: Offsets, rng: Generator) -> P
 
 def _too_fast(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
     cut = view.cut(segment)
-    return cut and _gliding(view, segment, cut.cutout, offsets, rng, _TOO_FAST, abnormal_looks=False)
+    return cut and _gliding(view, segment, cut.cutout, offsets, rng, too_fast=True)
 
 
 def _sped_up(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
     if segment.speed < _MIN_SPED_UP * view.usual_speed(segment.feet_px):
         return None
-    track = _track(view, segment, offsets, int(rng.choice(_TRACK_FACTORS)))
-    if track is None:
-        return None
-    return PastedObject(_shifted(track, rng.uniform(-60, 60), rng.uniform(-8, 8)), anomalous=True, abnormal_looks=False)
+    return _on_track(view, segment, offsets, int(rng.choice(_TRACK_FACTORS)), (60, 8), rng)
 
 
 def _deformed(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
     cut = view.cut(segment)
-    return cut and _gliding(view, segment, _warped(cut.cutout, rng), offsets, rng, _ANY_SPEED, abnormal_looks=True)
+    return cut and _gliding(view, segment, _warped(cut.cutout, rng), offsets, rng)
 
 
 def _merged(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
     one, other = view.cut(segment), view.cut(_random_segment(view, rng))
     if one is None or other is None:
         return None
-    return _gliding(view, segment, _joined(one.cutout, other.cutout, rng), offsets, rng, _ANY_SPEED, abnormal_looks=True)
+    return _gliding(view, segment, _joined(one.cutout, other.cutout, rng), offsets, rng)
 
 
 def _shape(view: SegmentedView, segment: Segment, offsets: Offsets, rng: Generator) -> PastedObject | None:
     _, _, width, height = segment.box
     shape = textured_shape(float(np.sqrt(width * height)) * rng.uniform(0.7, 1.4), rng)
-    return _gliding(view, segment, shape, offsets, rng, _ANY_SPEED, abnormal_looks=True)
+    return _gliding(view, segment, shape, offsets, rng)
 
 
 _KINDS: Mapping[Callable[[SegmentedView, Segment, Offsets, Generator], PastedObject | None], float] = MappingProxyType(
@@ -107,25 +101,31 @@ def textured_shape(size_px: float, rng: Generator) -> Cutout:
     return Cutout(image.astype(np.float32), soft_alpha(mask))
 
 
+def _on_track(
+    view: SegmentedView, segment: Segment, offsets: Offsets, factor: int, reach_px: tuple[float, float], rng: Generator
+) -> PastedObject | None:
+    """A segment shifted on its own track, ``factor`` times as fast; None if the track leaves the image."""
+    cuts = [view.cut(segment, earlier * factor) for earlier in offsets]
+    inside = [cut for cut in cuts if cut is not None]
+    if len(inside) < len(cuts):
+        return None
+    right, down = (rng.uniform(-reach, reach) for reach in reach_px)
+    frames = tuple(PlacedCutout(cutout, x + right, y + down) for cutout, x, y in inside)
+    return PastedObject(frames, anomalous=factor > 1, abnormal_looks=False)
+
+
 def _gliding(
-    view: SegmentedView,
-    segment: Segment,
-    cutout: Cutout,
-    offsets: Offsets,
-    rng: Generator,
-    speeds: tuple[float, float],
-    *,
-    abnormal_looks: bool,
+    view: SegmentedView, segment: Segment, cutout: Cutout, offsets: Offsets, rng: Generator, *, too_fast: bool = False
 ) -> PastedObject:
     height, width = cutout.image.shape
-    speed = view.usual_speed(segment.feet_px) * np.exp(rng.uniform(*np.log(speeds)))
+    speed = view.usual_speed(segment.feet_px) * np.exp(rng.uniform(*np.log(_TOO_FAST if too_fast else _ANY_SPEED)))
     across, down = _direction(segment, rng) * speed
     x = rng.uniform(-0.6 * width, view.frame_px[1] - 0.4 * width)
     y = segment.feet_px - height + rng.uniform(-6, 6)
     image = np.clip((cutout.image - 128) * rng.uniform(0.85, 1.15) + 128 + rng.uniform(-15, 15), 0, 255)
     pasted = Cutout(image, cutout.alpha)
     frames = tuple(PlacedCutout(pasted, x - across * earlier, y - down * earlier) for earlier in offsets)
-    return PastedObject(frames, anomalous=True, abnormal_looks=abnormal_looks)
+    return PastedObject(frames, anomalous=True, abnormal_looks=not too_fast)
 
 
 def _direction(segment: Segment, rng: Generator) -> GrayImage:
@@ -143,16 +143,6 @@ def _person_sized(view: SegmentedView, rng: Generator) -> Segment:
 
 def _random_segment(view: SegmentedView, rng: Generator) -> Segment:
     return view.segments[int(rng.integers(len(view.segments)))]
-
-
-def _track(view: SegmentedView, segment: Segment, offsets: Offsets, factor: int) -> tuple[PlacedCutout, ...] | None:
-    cuts = [view.cut(segment, earlier * factor) for earlier in offsets]
-    inside = tuple(cut for cut in cuts if cut is not None)
-    return inside if len(inside) == len(cuts) else None
-
-
-def _shifted(track: tuple[PlacedCutout, ...], right: float, down: float) -> tuple[PlacedCutout, ...]:
-    return tuple(PlacedCutout(placed.cutout, placed.x + right, placed.y + down) for placed in track)
 
 
 def _warped(cutout: Cutout, rng: Generator) -> Cutout:

@@ -1,7 +1,7 @@
 """Moving segments of normal footage: which videos share a camera view, what moves there and how fast; cutting out and pasting."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -79,17 +79,6 @@ def camera_views(footage: Sequence[Footage]) -> list[CameraView]:
             groups.append([frames])
             images.append(image)
     return [CameraView(tuple(group), _background(group)) for group in groups]
-
-
-def find_view(views: Sequence[CameraView], video: NDArray[np.uint8]) -> CameraView | None:
-    """The one of ``views`` that a video, uint8 (n, H, W), shows; None if it shows another."""
-    image = _median_image(video)
-    return next((view for view in views if np.abs(view.background - image).mean() < _SAME_VIEW), None)
-
-
-def single_video_view(video: NDArray[np.uint8]) -> CameraView:
-    """The view of one video, uint8 (n, H, W)."""
-    return CameraView((video,), _background([video]))
 
 
 def _median_image(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -183,6 +172,15 @@ def segment_views(views: Sequence[CameraView], frames: int, teacher: DisFlow, ad
         segments = tuple(_segments(view, frames / total, teacher, advance))
         segmented.append(SegmentedView(view, segments, _speed_line(segments, len(view.background))))
     return segmented
+
+
+def find_view(views: Sequence[SegmentedView], video: NDArray[np.uint8]) -> tuple[SegmentedView | None, SegmentedView]:
+    """The one of ``views`` that a video, uint8 (n, H, W), shows, or None; and a view of the video alone with its background."""
+    image = _median_image(video)
+    shown = next((part for part in views if np.abs(part.view.background - image).mean() < _SAME_VIEW), None)
+    if shown is None:
+        return None, SegmentedView(CameraView((video,), _background([video])), (), (0.0, 1.0, 1.0))
+    return shown, replace(shown, view=CameraView((video,), shown.view.background), segments=())
 
 
 def _segments(view: CameraView, share: float, teacher: DisFlow, advance: Callable[[], None]) -> Iterator[Segment]:

@@ -17,9 +17,7 @@ _GREY_LEVELS = 64.0
 _RIDGE = 3e-4  # added to squared gradients: without texture, flow goes to zero instead of to noise
 _MAX_FLOW_PX = 8.0
 _SCENE_CHANNELS = 3
-_INITIAL_SLOPE, _INITIAL_OFFSET = 1.0, -3.0
 _INITIAL_LOGIT = -3.0
-_SMALL_STD = 0.05
 
 
 class FlowFeatures(NamedTuple):
@@ -124,14 +122,14 @@ class AnomalyNet(nn.Module):
         self.decoder = nn.Sequential(*_three_convs(latent + 2, width, 4 * _SCENE_CHANNELS), nn.PixelShuffle(2))
         self.again = nn.Sequential(nn.Conv2d(_SCENE_CHANNELS, width // 2, 3, 2, 1), nn.ReLU())
         self.encoder_again = nn.Sequential(*_three_convs(width // 2 + 2, width, latent))
-        self.slope = nn.Parameter(torch.tensor(_INITIAL_SLOPE))
-        self.level = nn.Parameter(torch.tensor(_INITIAL_OFFSET))
+        self.slope = nn.Parameter(torch.tensor(1.0))
+        self.level = nn.Parameter(torch.tensor(-3.0))
 
     def init_weights(self) -> None:
         """Bias initial predictions towards normal, as anomalies are rare (Lin et al., "Focal Loss", 2017, section 3.3)."""
         init_he(self)
         for last in (self.latent, self.encoder_again[-1], self.decoder[-2], self.strange):
-            nn.init.normal_(last.weight, 0.0, _SMALL_STD)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
+            nn.init.normal_(last.weight, 0.0, 0.05)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
         nn.init.constant_(self.strange.bias, _INITIAL_LOGIT)  # type: ignore[arg-type]  # it has a bias
 
     def forward(self, frame: Tensor, features: FlowFeatures, position: Tensor) -> AnomalyOutput:

@@ -63,16 +63,9 @@ def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Vie
         return true / _WHITE_PX, networks.flow_net(samples[:, :-2]).flow / _WHITE_PX
 
     crops = torch.arange(_VALIDATION_CROPS)
-    return TrainingStage(
-        name="flow",
-        time_share=FLOW_SHARE,
-        batch_size=FLOW_BATCH,
-        learner=FlowLearner(network, networks),
-        data=TrainingData(train, validation.draw(crops).samples, prefetch=True),
-        train_samples=train.draw(crops).samples,
-        log_images=log_images,
-        early_stopping=False,
-    )
+    learner, train_samples = FlowLearner(network, networks), train.draw(crops).samples
+    data = TrainingData(train, validation.draw(crops).samples, prefetch=True)
+    return TrainingStage("flow", FLOW_SHARE, FLOW_BATCH, learner, data, train_samples, log_images, early_stopping=False)
 
 
 def _anomaly_stage(
@@ -85,12 +78,8 @@ def _anomaly_stage(
             for part, count in zip(views, counts, strict=True)
         )
     normal = PseudoAnomalySamples(source)
-    learner: AnomalyLearner
-    if annotated:
-        samples: PseudoAnomalySamples | AnnotatedSamples = _annotated_samples(source, annotated, progress)
-        learner = FeedbackLearner(network, networks)
-    else:
-        samples, learner = normal, AnomalyLearner(network, networks)
+    samples = _annotated_samples(source, annotated, progress) if annotated else normal
+    learner = (FeedbackLearner if annotated else AnomalyLearner)(network, networks)
 
     def log_images(samples: Tensor) -> tuple[Tensor, Tensor]:
         frames, _, _, _, position = split_scene_batch(samples)
@@ -100,16 +89,10 @@ def _anomaly_stage(
         return nn.functional.avg_pool2d(newest, CELL_PX) / 2.0, scene[:, :1] / 2.0
 
     crops = torch.arange(_VALIDATION_CROPS)
-    return TrainingStage(
-        name="anomaly",
-        time_share=1.0 - FLOW_SHARE,
-        batch_size=ANOMALY_BATCH,
-        learner=learner,
-        data=TrainingData(samples, PseudoAnomalySamples(validation).draw(crops).samples, prefetch=True),
-        train_samples=normal.draw(crops).samples,
-        log_images=log_images,
-        early_stopping=False,
-    )
+    train_samples = normal.draw(crops).samples
+    data = TrainingData(samples, PseudoAnomalySamples(validation).draw(crops).samples, prefetch=True)
+    share = 1.0 - FLOW_SHARE
+    return TrainingStage("anomaly", share, ANOMALY_BATCH, learner, data, train_samples, log_images, early_stopping=False)
 
 
 def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], progress: ProgressBar) -> AnnotatedSamples:
