@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from deploy.bundle import Bundle
     from trainer.benchmark.run import BenchmarkResult
-    from trainer.evaluation.result import Evaluation
 
 app = typer.Typer(
     help="Train on normal footage: makes, calibrates and evaluates bundles.",
@@ -24,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_FILE_COLUMNS = 140
 _BundlePath = Annotated[Path, typer.Option("--bundle", help="The bundle: a folder made by fit.")]
 
 
@@ -77,8 +75,7 @@ def fit(
 
 @app.command()
 def calibrate(
-    bundle: _BundlePath,
-    data: Annotated[Path, typer.Option(help="Normal footage of the place that the model monitors.")],
+    bundle: _BundlePath, data: Annotated[Path, typer.Option(help="Normal footage of the place that the model monitors.")]
 ) -> None:
     """Recalibrate the thresholds of a bundle on normal footage."""
     from trainer.calibrate import calibrate as recalibrate
@@ -97,20 +94,23 @@ def evaluate(
     """Compare the scores of a bundle, and of baselines without a network, with labels."""
     from trainer.evaluate import evaluate as measure
     from trainer.evaluation.result import as_json as in_json
+    from trainer.evaluation.summary import events_line, tables
 
     screen = _screen()
     if report is not None:
-        from trainer.evaluation.report import prepare_folder
+        from trainer.evaluation.report import prepare_folder, write_report
 
         prepare_folder(report)
     evaluation = measure(bundle, data, engine, screen)
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:
-        _print_evaluation(evaluation)
+        output = _output()
+        for table in tables(evaluation):
+            output.print(table)
+        if evaluation.model.events is not None:
+            output.print(events_line(evaluation.model.events), highlight=False)
     if report is not None:
-        from trainer.evaluation.report import write_report
-
         screen.print(f"report: {write_report(evaluation, report, screen)}", highlight=False, markup=False)
 
 
@@ -150,16 +150,6 @@ def benchmark(
     _print_benchmark(result, f"{dataset} {model}", as_json=as_json)
 
 
-def _print_evaluation(evaluation: "Evaluation") -> None:
-    from trainer.evaluation.summary import events_line, tables
-
-    output = _output()
-    for table in tables(evaluation):
-        output.print(table)
-    if evaluation.model.events is not None:
-        output.print(events_line(evaluation.model.events), highlight=False)
-
-
 def _print_benchmark(result: "BenchmarkResult", title: str, *, as_json: bool) -> None:
     from trainer.benchmark.report import benchmark_json, benchmark_table
     from trainer.errors import RunsUnfinished
@@ -184,7 +174,7 @@ def _output() -> "Console":
     from rich.console import Console
 
     # Without a terminal, Rich would fit tables into 80 columns.
-    return Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS)
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def _calibration_line(bundle: "Bundle") -> str:

@@ -17,14 +17,7 @@ from trainer.data.footage import estimate_frame_count, footage_info, load_footag
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.errors import NoFootage
 from trainer.evaluation.result import Evaluation, detector_result
-from trainer.evaluation.runner import (
-    DetectorOutput,
-    FrameResult,
-    NormalScores,
-    all_frames,
-    run_detectors,
-    scored_frames,
-)
+from trainer.evaluation.runner import DetectorOutput, FrameResult, NormalScores, all_frames, run_detectors, scored_frames
 from trainer.training.progress import print_unreadable_frames, progress_bar
 
 

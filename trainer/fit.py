@@ -76,7 +76,7 @@ class TrainingRun:
 def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | None:
     """Train a model on the normal footage in ``data`` and write a bundle to ``out``. An interrupted run is resumed.
 
-    Under ``torchrun`` only the first process returns a bundle, the others return None.
+    Under ``torchrun`` only the first process returns a bundle.
 
     Raises:
         OddsightError: no or too little footage, an unknown model, an unusable checkpoint, or a diverging loss.
@@ -89,7 +89,11 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
     with console.status("scale, calibration, export"):
         bundle = make_bundle(out, TrainedModel(network, run.card, run.spec, metrics), run.split)
     if run.split.holdout:
-        _report_holdout(bundle, run.split, console)
+        frames = len(ClipDataset((*run.split.validation, *run.split.holdout), run.spec.length))
+        with progress_bar(console, "scoring the last tenth", frames) as advance:
+            report = write_holdout_report(bundle, run.split, advance)
+        for line in holdout_lines(report, bundle.calibration.enter):
+            console.print(line, markup=False, highlight=False)
     shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     return bundle
 
@@ -144,11 +148,10 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
 
 
 def _train_stage(run: TrainingRun, stage: TrainingStage, context: DistributedContext, console: Console) -> dict[str, Any]:
-    settings = run.settings(stage)
+    settings, held_out = run.settings(stage), stage.data.validation
     with closing(_callback(run, stage, context, console)) as callback:
         progress = run_loop(stage.learner, stage.data, settings, context, callback)
     print_stopped(console, settings, progress)
-    held_out = stage.data.validation
     return {
         "steps": progress.step,
         "train_s": progress.elapsed_s,
@@ -174,11 +177,3 @@ def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContex
     logged = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
     log = run.out / LOG_FOLDER / stage.name
     return TrainingCallback(checkpoints, log, partial(stage.log_images, logged), run.settings(stage), console)
-
-
-def _report_holdout(bundle: Bundle, split: Split, console: Console) -> None:
-    frames = len(ClipDataset((*split.validation, *split.holdout), bundle.spec.length))
-    with progress_bar(console, "scoring the last tenth", frames) as advance:
-        report = write_holdout_report(bundle, split, advance)
-    for line in holdout_lines(report, bundle.calibration.enter):
-        console.print(line, markup=False, highlight=False)

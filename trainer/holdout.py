@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,8 @@ _MOMENT_DISTANCE_S = 2.0  # between a score peak and other moments, so that one 
 
 Scores = Mapping[str, NDArray[np.float32]]
 """Clip name -> one score per frame of its source, float32 (frames,); NaN for frames without a score."""
-Verdict = Literal["enough", "more would help", "too little"]
-VERDICTS: tuple[Verdict, ...] = ("enough", "more would help", "too little")
-"""From best to worst."""
+VERDICTS = ("enough", "more would help", "too little")
+"""On the amount of footage, from best to worst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ LOSS_RATIO = Limits(1.25, 2.0)  # a large ratio shows overfitting
 class Sufficiency:
     """Whether the footage was enough, and a reason for every fact that speaks for more, worst first."""
 
-    verdict: Verdict
+    verdict: str
     reasons: tuple[str, ...]
 
     @property
@@ -177,10 +176,9 @@ def assess_footage(facts: FootageFacts) -> Sufficiency:
 
 def threshold_drift(scores: NDArray[np.float32], calibration: Calibration) -> float | None:
     """See :attr:`FootageFacts.threshold_drift`; ``scores``: of the calibration frames in order, float32 (N,)."""
-    halves = np.array_split(scores, 2)
-    if len(halves[1]) < MIN_FRAMES:
+    if len(scores) // 2 < MIN_FRAMES:
         return None
-    first, second = (calibration_from(half).enter for half in halves)
+    first, second = (calibration_from(half).enter for half in np.array_split(scores, 2))
     return abs(first - second) / (calibration.enter - calibration.median)
 
 
@@ -202,31 +200,21 @@ def _blank(scores: Mapping[str, NDArray[np.float32]], moment: UnusualMoment, dis
 
 def _graded_reasons(facts: FootageFacts) -> Iterator[tuple[int, str]]:
     """The grade of every known fact, see :meth:`Limits.grade`, and the reason that it gives."""
-    yield (
-        HOURS.grade(facts.hours),
-        f"there are {facts.hours * 60:.1f} minutes of footage, and {HOURS.enough * 60:.0f} show more of what is normal",
-    )
-    yield (
-        CALIBRATION_FRAMES.grade(facts.calibration_frames),
-        f"the threshold rests on {facts.calibration_frames} frames, and {CALIBRATION_FRAMES.enough:.0f} need no extrapolation",
-    )
-    if facts.threshold_drift is not None:
-        yield (
-            THRESHOLD_DRIFT.grade(facts.threshold_drift),
-            f"the halves of the calibration footage give thresholds that differ by {facts.threshold_drift:.0%} of their height",
-        )
-    if facts.last_tenth_hours == 0.0:
+    reason = f"there are {facts.hours * 60:.1f} minutes of footage, and {HOURS.enough * 60:.0f} show more of what is normal"
+    yield HOURS.grade(facts.hours), reason
+    frames = facts.calibration_frames
+    reason = f"the threshold rests on {frames} frames, and {CALIBRATION_FRAMES.enough:.0f} need no extrapolation"
+    yield CALIBRATION_FRAMES.grade(frames), reason
+    if (drift := facts.threshold_drift) is not None:
+        reason = f"the halves of the calibration footage give thresholds that differ by {drift:.0%} of their height"
+        yield THRESHOLD_DRIFT.grade(drift), reason
+    if (hours := facts.last_tenth_hours) == 0.0:
         yield 2, "the last tenth has no frame that can be scored"
     else:
-        yield (
-            FALSE_EVENTS_PER_HOUR.grade(max(0, facts.events - 1) / facts.last_tenth_hours),
-            f"{facts.events} events in the last tenth, {facts.last_tenth_hours * 60:.1f} minutes long, are many if it is normal",
-        )
-    if facts.loss_ratio is not None:
-        yield (
-            LOSS_RATIO.grade(facts.loss_ratio),
-            f"the loss of held-out footage is {facts.loss_ratio:.2f} times that of training footage",
-        )
+        reason = f"{facts.events} events in the last tenth, {hours * 60:.1f} minutes long, are many if it is normal"
+        yield FALSE_EVENTS_PER_HOUR.grade(max(0, facts.events - 1) / hours), reason
+    if (ratio := facts.loss_ratio) is not None:
+        yield LOSS_RATIO.grade(ratio), f"the loss of held-out footage is {ratio:.2f} times that of training footage"
 
 
 def _measure_facts(

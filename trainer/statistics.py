@@ -44,13 +44,9 @@ def normal_tail(values: NDArray[np.float32]) -> NormalTail:
     q99 = median + (high - median) * float(np.log(50.0)) / height
     # The k-th largest of n exponential values lies above their median by the sum of 1 / j, j from k to n / 2, with a variance of
     # the sum of 1 / j ** 2, about 1 / k - 2 / n (Renyi's representation). Runs are counted in place of k.
-    error = float(np.sqrt((2.0 * level - 1.0) / _count_runs(values > high))) / height
-    return NormalTail(median, q99, error)
-
-
-def _count_runs(above: NDArray[np.bool_]) -> int:
-    """Runs of consecutive true values, at least 1."""
-    return max(1, int(np.count_nonzero(above[1:] & ~above[:-1])) + int(above[0]))
+    above = values > high
+    runs = max(1, int(np.count_nonzero(above[1:] & ~above[:-1])) + int(above[0]))
+    return NormalTail(median, q99, float(np.sqrt((2.0 * level - 1.0) / runs)) / height)
 
 
 @dataclass(frozen=True, slots=True)

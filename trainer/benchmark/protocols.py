@@ -27,6 +27,7 @@ _SEMI_SUPERVISED = ("esad",)
 _LEAVE_ONE_OUT = ("ganomaly",)
 _LEAVE_ONE_OUT_SHARE = 0.8
 _TABLE_SHARE = 0.6
+_NO_ROWS = np.empty(0, np.int64)
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class LeaveOneOut:
         """Training and test rows of the run with this seed."""
         abnormal = labels.classes == self.abnormal
         train, test = _shuffle_split(np.random.default_rng(seed), np.flatnonzero(~abnormal), _LEAVE_ONE_OUT_SHARE)
-        return SplitRows(train, _no_rows(), test, np.flatnonzero(abnormal))
+        return SplitRows(train, _NO_ROWS, test, np.flatnonzero(abnormal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class OneClass:
     def rows(self, labels: RowLabels, seed: int) -> SplitRows:
         normal, test = labels.classes == self.normal, labels.from_test_file
         normals = np.flatnonzero(normal & ~test)
-        candidates = _no_rows() if self.anomaly is None else np.flatnonzero((labels.classes == self.anomaly) & ~test)
+        candidates = _NO_ROWS if self.anomaly is None else np.flatnonzero((labels.classes == self.anomaly) & ~test)
         anomalies = np.random.default_rng(seed).permutation(candidates)[: labelled_count(len(normals), self.ratio)]
         return SplitRows(normals, anomalies, np.flatnonzero(normal & test), np.flatnonzero(~normal & test))
 
@@ -186,8 +187,11 @@ def plan_runs(dataset: str, model: str, selection: RunSelection) -> tuple[Benchm
         ConfigError: an unknown data set or model, or a selection that does not fit it.
     """
     _check(dataset, model, selection)
-    cases: Sequence[Case] = _table_cases(model, selection) if dataset == "odds" else _image_cases(model, selection)
-    seeds = selection.seeds or (TABLE_SEEDS if dataset == "odds" else IMAGE_SEEDS)
+    cases, seeds = _image_cases(model, selection), selection.seeds or IMAGE_SEEDS
+    if dataset == "odds":
+        ratios = (selection.ratios or RATIOS) if model in _SEMI_SUPERVISED else (0.0,)
+        cases = [OddsTable(table, ratio) for table, ratio in product(selection.tables or TABLES, ratios)]
+        seeds = selection.seeds or TABLE_SEEDS
     # Without duplicates, even if the selection names a class twice.
     return tuple(dict.fromkeys(BenchmarkRun(dataset, model, case, seed) for seed in range(seeds) for case in cases))
 
@@ -195,11 +199,6 @@ def plan_runs(dataset: str, model: str, selection: RunSelection) -> tuple[Benchm
 def labelled_count(normals: int, ratio: float) -> int:
     """The number of anomalies that are ``ratio`` of all samples, besides ``normals`` normal ones."""
     return round(ratio * normals / (1.0 - ratio))
-
-
-def _table_cases(model: str, selection: RunSelection) -> list[OddsTable]:
-    ratios = (selection.ratios or RATIOS) if model in _SEMI_SUPERVISED else (0.0,)
-    return [OddsTable(table, ratio) for table in selection.tables or TABLES for ratio in ratios]
 
 
 def _image_cases(model: str, selection: RunSelection) -> Sequence[Case]:
@@ -237,10 +236,5 @@ def _check(dataset: str, model: str, selection: RunSelection) -> None:
 
 
 def _shuffle_split(rng: np.random.Generator, rows: RowNumbers, share: float) -> tuple[RowNumbers, RowNumbers]:
-    shuffled = rng.permutation(rows)
-    first = round(share * len(rows))
+    shuffled, first = rng.permutation(rows), round(share * len(rows))
     return shuffled[:first], shuffled[first:]
-
-
-def _no_rows() -> RowNumbers:
-    return np.empty(0, np.int64)

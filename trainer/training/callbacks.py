@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.errors import CheckpointUnusable
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Callback, LoopSettings, Progress, TrainingState, share_done
-from trainer.training.progress import make_bar, print_resumed
+from trainer.training.progress import make_bar
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -65,10 +65,14 @@ class TrainingCallback(Callback):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         loaded = self._checkpoints.load(learner)
-        print_resumed(self._console, self._checkpoints.folder, loaded.progress if loaded else None)
-        state = loaded or TrainingState()
+        state, folder = loaded or TrainingState(), self._checkpoints.folder
+        if loaded:
+            resumed = f"resumed at step {state.progress.step} after {state.progress.elapsed_s:.0f} s (checkpoint in {folder})"
+            self._console.print(resumed)
+            self._last = folder
+        else:
+            self._console.print(f"checkpoints go to {folder}; after an interruption the same command resumes from there")
         self._saved_s = state.progress.elapsed_s
-        self._last = self._checkpoints.folder if loaded else None
         # What a killed run logged after its last checkpoint is logged again, so it is purged.
         self._log = SummaryWriter(str(self._log_folder), purge_step=state.progress.step)
         self._bar.update(self._task, completed=share_done(self._settings, state.progress))

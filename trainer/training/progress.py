@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich import progress as bars
@@ -67,14 +66,6 @@ def print_feedback(console: Console, annotated: Sequence[AnnotatedClip]) -> None
         frames = sum(clip.last - clip.first + 1 for clip in clips)
         parts.append(f"{len(clips)} stretches of {frames} frames marked {kind}")
     console.print(f"feedback: {', '.join(parts)}", highlight=False)
-
-
-def print_resumed(console: Console, folder: Path, progress: Progress | None) -> None:
-    """Print from where training resumes; None: it starts."""
-    if progress is not None:
-        console.print(f"resumed at step {progress.step} after {progress.elapsed_s:.0f} s (checkpoint in {folder})")
-    else:
-        console.print(f"checkpoints go to {folder}; after an interruption the same command resumes from there")
 
 
 def print_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
