@@ -94,7 +94,7 @@ def evaluate(
     """Compare the scores of a bundle, and of baselines without a network, with labels."""
     from trainer.evaluate import evaluate as measure
     from trainer.evaluation.result import as_json as in_json
-    from trainer.evaluation.summary import events_line, tables
+    from trainer.evaluation.result import events_line, tables
 
     screen = _screen()
     if report is not None:

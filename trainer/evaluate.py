@@ -10,7 +10,7 @@ from deploy.bundle import Calibration, read_bundle
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from trainer.baselines.base import baseline_spec
-from trainer.baselines.run import FittedBaselines, fit_baselines, score_frames
+from trainer.baselines.run import fit_baselines, score_frames
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets.registry import labelled_clips, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_footage
@@ -36,18 +36,15 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -
     with closing(load_engine(bundle, EngineRequest(engine_name))) as engine:
         output = _run_model(engine, clips, bundle.calibration, screen)
         name, details = engine.name, engine.describe()
-    baselines, outputs = _run_baselines(data, clips, screen)
+    baselines, left_out = _run_baselines(data, clips, screen)
     return Evaluation(
         bundle=bundle,
         engine=name,
         engine_details=details,
         clips=clips,
         model=detector_result(bundle.model_id, output, labels, fps),
-        baselines=tuple(
-            detector_result(fitted.baseline.name, output, labels, fps)
-            for fitted, output in zip(baselines.fitted, outputs, strict=True)
-        ),
-        left_out=baselines.left_out,
+        baselines=tuple(detector_result(name, output, labels, fps) for name, output in baselines),
+        left_out=left_out,
     )
 
 
@@ -63,23 +60,27 @@ def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Cal
     return output
 
 
-def _run_baselines(data: Path, clips: tuple[LabelledClip, ...], screen: Console) -> tuple[FittedBaselines, list[DetectorOutput]]:
+def _run_baselines(
+    data: Path, clips: tuple[LabelledClip, ...], screen: Console
+) -> tuple[list[tuple[str, DetectorOutput]], tuple[str, ...]]:
+    """The output of each baseline with its name, and a line with the reason for each one that cannot run."""
     spec = baseline_spec(footage_info([clip.source for clip in clips]))
     try:
         sources = training_sources(data)
     except NoFootage:  # there are only test clips
         sources = []
     with progress_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as advance:
-        baselines = fit_baselines(sources, spec, advance)
-    for line in baselines.left_out:
+        baselines, left_out = fit_baselines(sources, spec, advance)
+    for line in left_out:
         screen.print(line, highlight=False)
-    detectors = [fitted.baseline for fitted in baselines.fitted]
+    detectors = [fitted.baseline for fitted in baselines]
     normal = []
-    for fitted in baselines.fitted:
+    for fitted in baselines:
         calibration = calibration_from(fitted.normal_scores) if len(fitted.normal_scores) >= MIN_FRAMES else None
         normal.append(NormalScores(fitted.median, calibration))
     with progress_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
-        return baselines, run_detectors(clips, lambda clip: score_frames(detectors, clip.source, spec), normal, advance)
+        outputs = run_detectors(clips, lambda clip: score_frames(detectors, clip.source, spec), normal, advance)
+    return list(zip([detector.name for detector in detectors], outputs, strict=True)), left_out
 
 
 def _frame_total(clips: tuple[LabelledClip, ...]) -> int:

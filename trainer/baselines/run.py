@@ -1,7 +1,6 @@
 """Fits and runs all baselines at once, so that the optical flow of a clip is computed only once."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from deploy.spec import ClipSpec
 from trainer.baselines.base import (
@@ -17,19 +16,13 @@ from trainer.baselines.steady_speed import MIN_CLIPS, SteadySpeedFitter, median_
 from trainer.data.footage import Source, estimate_frame_count
 
 
-@dataclass(frozen=True, slots=True)
-class FittedBaselines:
-    """The baselines that can run, and those that cannot."""
-
-    fitted: tuple[FittedBaseline, ...]
-    left_out: tuple[str, ...]
-    """One line, with the reason, for each baseline that cannot run."""
-
-
-def fit_baselines(sources: Sequence[Source], spec: ClipSpec, advance: Callable[[int], None]) -> FittedBaselines:
+def fit_baselines(
+    sources: Sequence[Source], spec: ClipSpec, advance: Callable[[int], None]
+) -> tuple[list[FittedBaseline], tuple[str, ...]]:
     """Fit all baselines on normal footage; ``advance`` is called with the number of frames that were done.
 
-    Without footage the baselines that estimate nothing are still returned. Raises NoFootage if no frame is readable.
+    Returns those that can run (without footage, those that estimate nothing), and a line with the reason for each other one.
+    Raises NoFootage if no frame is readable.
     """
     fitters: list[ScoreCollector | SteadySpeedFitter] = [ScoreCollector(FRAME_DIFFERENCE), ScoreCollector(FLOW_MAGNITUDE)]
     left_out: tuple[str, ...] = ()
@@ -45,7 +38,7 @@ def fit_baselines(sources: Sequence[Source], spec: ClipSpec, advance: Callable[[
             if pair is not None:
                 for consume in consumers:
                     consume(pair)
-    return FittedBaselines(tuple(fitter.fitted() for fitter in fitters), left_out)
+    return [fitter.fitted() for fitter in fitters], left_out
 
 
 def score_frames(

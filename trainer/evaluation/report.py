@@ -21,8 +21,7 @@ from deploy.image import encode_jpeg
 from trainer.evaluation.event_metrics import ClipEvents
 from trainer.evaluation.metrics import SMOOTHING_FRAMES, fill, frame_roc
 from trainer.evaluation.mistakes import Image, colour_scale, mistake_images, worst_false_alarms, worst_misses
-from trainer.evaluation.result import Evaluation
-from trainer.evaluation.summary import figure, headlines, interval, rate
+from trainer.evaluation.result import Evaluation, figure, headlines, interval, rate
 
 MAX_IMAGES = 10
 """Of misses, and of false alarms."""

@@ -34,7 +34,7 @@ def normal(tmp_path_factory, street, pictures):
 
 @pytest.fixture(scope="module")
 def fitted(normal):
-    return fit_baselines(normal, SPEC, id).fitted
+    return fit_baselines(normal, SPEC, id)[0]
 
 
 @pytest.fixture(scope="module")
@@ -145,20 +145,20 @@ def test_steep_speed_line_stays_positive():
 
 def test_training_frames_are_scored(normal):
     steps = []
-    result = fit_baselines(normal, SPEC, steps.append)
-    assert [fitted.baseline.name for fitted in result.fitted] == NAMES
-    assert [fitted.normal_scores.shape for fitted in result.fitted] == [(4 * 39,)] * 3
+    baselines, left_out = fit_baselines(normal, SPEC, steps.append)
+    assert [fitted.baseline.name for fitted in baselines] == NAMES
+    assert [fitted.normal_scores.shape for fitted in baselines] == [(4 * 39,)] * 3
     assert sum(steps) == 160
-    assert result.left_out == ()
+    assert left_out == ()
 
 
 def test_steady_speed_needs_two_clips(normal):
-    result = fit_baselines([], SPEC, id)
-    assert [(one.baseline.name, len(one.normal_scores), one.median) for one in result.fitted] == [
+    baselines, left_out = fit_baselines([], SPEC, id)
+    assert [(one.baseline.name, len(one.normal_scores), one.median) for one in baselines] == [
         (name, 0, 0.0) for name in NAMES[:2]
     ]
-    assert result.left_out == ("steady_speed is left out: it needs 2 or more training clips, there are 0",)
-    assert len(fit_baselines(normal[:1], SPEC, id).fitted) == 2
+    assert left_out == ("steady_speed is left out: it needs 2 or more training clips, there are 0",)
+    assert len(fit_baselines(normal[:1], SPEC, id)[0]) == 2
 
 
 def test_a_rush_scores_higher_than_normal(fitted, clips):
@@ -186,7 +186,7 @@ def test_heat_map_peaks_at_the_blob(clips, baseline):
 
 def test_limits_come_from_the_other_clips(normal, tmp_path, street, pictures):
     pictures(tmp_path / "odd", street(40, 4.0, 8))
-    fitted = fit_baselines([*normal, Source("odd", tmp_path / "odd")], SPEC, id).fitted[2]
+    fitted = fit_baselines([*normal, Source("odd", tmp_path / "odd")], SPEC, id)[0][2]
     jerky = fitted.baseline.jerky
     assert jerky.median + jerky.spread > 0.2  # the odd clip passes the limits of the others; its own it could not
     assert np.median(fitted.normal_scores[-39:]) > np.quantile(fitted.normal_scores[:-39], 0.95)

@@ -11,8 +11,7 @@ from rich.console import Console
 from trainer.data.footage import Source
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.region_metrics import RegionMetrics
-from trainer.evaluation.result import as_json
-from trainer.evaluation.summary import duration, events_line, headlines, rate, tables
+from trainer.evaluation.result import as_json, duration, events_line, headlines, rate, tables
 
 RUSH, CALM = "rush [1]", "calm"
 
