@@ -15,7 +15,7 @@ from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
 from trainer.config import FitConfig, validated
-from trainer.data.annotations import AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
+from trainer.data.annotations import annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets.registry import is_plain_footage, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
@@ -137,13 +137,16 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
     for stage in network.stages(run.split, partial(progress_bar, console)):
         metrics.append(_train_stage(run, stage, context, console))
         torch.manual_seed(run.config.seed)  # the next stage starts the same, wherever this one was resumed
+    annotated = run.split.annotated
+    anomalies = sum(clip.anomalous for clip in annotated)
+    feedback = {"anomaly": anomalies, "normal": len(annotated) - anomalies, "sha256": annotations_hash(annotated)}
     return network, {
         **metrics[-1],
         "steps": sum(stage["steps"] for stage in metrics),
         "train_s": round(sum(stage["train_s"] for stage in metrics), 1),
         "processes": context.world_size,
         "unreadable_frames": run.unreadable_frames,
-        "feedback": _feedback_metrics(run.split.annotated),
+        "feedback": feedback if annotated else None,
     }
 
 
@@ -160,13 +163,6 @@ def _train_stage(run: TrainingRun, stage: TrainingStage, context: DistributedCon
         "loss_learned": validation_loss(stage.learner, stage.train_samples, context.device),
         "loss_held_out": None if held_out is None else validation_loss(stage.learner, held_out, context.device),
     }
-
-
-def _feedback_metrics(annotated: tuple[AnnotatedClip, ...]) -> dict[str, Any] | None:
-    if not annotated:
-        return None
-    anomalies = sum(clip.anomalous for clip in annotated)
-    return {"anomaly": anomalies, "normal": len(annotated) - anomalies, "sha256": annotations_hash(annotated)}
 
 
 def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContext, console: Console) -> Callback:

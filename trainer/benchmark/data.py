@@ -158,7 +158,7 @@ class DataSplit:
 
     @property
     def train(self) -> SampleSet:
-        """The training set, all that training, scaling and calibration may use."""
+        """All that training, scaling and calibration may use."""
         return SampleSet(self.samples(self.rows.normals), self.samples(self.rows.anomalies))
 
     @property

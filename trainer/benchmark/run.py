@@ -116,10 +116,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
-    """Results and errors of a benchmark."""
+    """Results, in the order of the grid and with those of earlier calls, and errors of a benchmark."""
 
     finished: Mapping[BenchmarkRun, RunResult]
-    """In the order of the grid, results of earlier calls included."""
     failed: Mapping[BenchmarkRun, OddsightError]
 
 

@@ -45,10 +45,7 @@ class ResumeCallback(Callback):
 
 
 class TrainingCallback(Callback):
-    """Progress bar, TensorBoard logs and checkpoints of the first process.
-
-    The bar spans the time or step budget, whichever ends first, and shows the losses of the last step.
-    """
+    """Progress bar, TensorBoard logs and checkpoints of the first process. The bar shows the losses of the last step."""
 
     def __init__(
         self, checkpoints: "Checkpoints", log: Path, draw: PicturePairs, settings: LoopSettings, console: Console
@@ -66,15 +63,14 @@ class TrainingCallback(Callback):
 
         loaded = self._checkpoints.load(learner)
         state, folder = loaded or TrainingState(), self._checkpoints.folder
+        step, self._saved_s = state.progress.step, state.progress.elapsed_s
         if loaded:
-            resumed = f"resumed at step {state.progress.step} after {state.progress.elapsed_s:.0f} s (checkpoint in {folder})"
-            self._console.print(resumed)
+            self._console.print(f"resumed at step {step} after {self._saved_s:.0f} s (checkpoint in {folder})")
             self._last = folder
         else:
             self._console.print(f"checkpoints go to {folder}; after an interruption the same command resumes from there")
-        self._saved_s = state.progress.elapsed_s
         # What a killed run logged after its last checkpoint is logged again, so it is purged.
-        self._log = SummaryWriter(str(self._log_folder), purge_step=state.progress.step)
+        self._log = SummaryWriter(str(self._log_folder), purge_step=step)
         self._bar.update(self._task, completed=share_done(self._settings, state.progress))
         self._bar.start()
         return state
@@ -103,10 +99,8 @@ class TrainingCallback(Callback):
     def last_checkpoint(self) -> str:
         if self._last is None:
             return "no checkpoint was written before; look for broken footage, or start again with another --seed"
-        return (
-            f"the last good checkpoint is {self._last}; look for broken footage, or delete "
-            f"{self._checkpoints.folder} and start again with another --seed"
-        )
+        again = f"delete {self._checkpoints.folder} and start again with another --seed"
+        return f"the last good checkpoint is {self._last}; look for broken footage, or {again}"
 
     def close(self) -> None:
         self._bar.stop()
@@ -155,9 +149,8 @@ class Checkpoints:
         except CheckpointUnusable:
             raise
         except Exception as error:  # safetensors and torch raise many types for damaged content
-            raise CheckpointUnusable(
-                f"{self.folder}: the checkpoint is damaged ({error}); delete the folder to start again"
-            ) from error
+            problem = f"the checkpoint is damaged ({error}); delete the folder to start again"
+            raise CheckpointUnusable(f"{self.folder}: {problem}") from error
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
         for key, value in self.identity.items():
