@@ -126,7 +126,7 @@ class ClipModel:
     side_step_px: int  # height and width are multiples of this
     configure: Callable[[Mapping[str, Any]], ClipConfig]  # validates settings
     build: Callable[[Any], ServingNetwork]  # builds the untrained network of a configuration
-    learns_annotations: bool = False  # of operators
+    learns_annotations: bool = False  # whether it learns from operators' annotations
 
 
 class RangeScaler(nn.Module):

@@ -202,7 +202,7 @@ def frame_indices(history: int, rng: Generator, *, still: float) -> list[int]:
 
 def _with_shape(frames: NDArray[np.float32], flow: GrayImage, offsets: list[int], rng: Generator) -> GrayImage:
     side = frames.shape[1]
-    shape = textured_shape(rng.uniform(14, 44), rng)
+    shape = textured_shape(rng.uniform(14, 44), rng)  # it teaches that not only people move
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.choice([0, np.pi]) + rng.normal(0, 0.15)
     velocity = np.exp(rng.uniform(*np.log(_SHAPE_SPEEDS_PX))) * np.array([np.cos(angle), np.sin(angle)])
     height, width = shape.image.shape
