@@ -23,7 +23,6 @@ COLUMNS = ("video", "first_frame", "last_frame", "mark")
 REGION_COLUMNS = ("x", "y", "width", "height")
 
 _MAX_BYTES = 1 << 24
-_MAX_DIGITS = 9
 
 
 class Region(NamedTuple):
@@ -63,7 +62,6 @@ class AnnotatedClip:
     region: Region | None
     """In pixels of the fitted frames; None for the whole frame."""
     where: str
-    """File and line of the annotation, for messages."""
 
 
 def read_annotations(path: Path) -> list[Annotation]:
@@ -147,7 +145,7 @@ def _parse_region(where: str, cells: list[str]) -> Region | None:
 
 def _parse_number(where: str, name: str, cell: str) -> int:
     # int() would also accept 1_000, and digits of other scripts.
-    if not (cell.isascii() and cell.isdigit() and len(cell) <= _MAX_DIGITS):
+    if not (cell.isascii() and cell.isdigit() and len(cell) <= 9):
         raise BadFeedback(f"{where}: {name} must be a whole number from 0 on, got {cell[:80]!r}")
     return int(cell)
 

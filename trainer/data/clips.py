@@ -19,7 +19,6 @@ from trainer.data.footage import Footage, Source, collect_frames, decode_frames
 from trainer.errors import TooLittleFootage
 
 VALIDATION_SHARE = 0.2
-HOLDOUT_SHARE = 0.1
 
 _AREA_TOLERANCE = 0.15
 _MAX_SIDE_PX = 2048
@@ -160,7 +159,7 @@ def split_by_video(footage: list[Footage], length: int) -> Split:
 
 def split_off_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[Footage, ...]]:
     """Divide the footage before the last tenth of its frames, in the order of the list; a video may be cut in two."""
-    cut = round(sum(len(video.frames) for video in footage) * (1 - HOLDOUT_SHARE))
+    cut = round(sum(len(video.frames) for video in footage) * (1 - 0.1))
     first: list[Footage] = []
     last: list[Footage] = []
     for video in footage:

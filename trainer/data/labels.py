@@ -94,11 +94,7 @@ def find_label_file(folder: Path) -> Path | None:
 
 
 def read_labels(path: Path, sources: list[Source]) -> list[Labels]:
-    """The labels of each source. For a .csv every video is decoded, to count its frames.
-
-    Raises:
-        BadLabels: the file is damaged, or names clips or frames that do not exist.
-    """
+    """The labels of each source; of a .csv every video is decoded, to count its frames. Raises BadLabels if they do not fit."""
     if path.suffix == ".npz":
         rows = _read_npz(path)
         missing = next((source.name for source in sources if source.name not in rows), None)

@@ -24,7 +24,6 @@ Image = NDArray[np.uint8]
 MAX_GAP_S = 1.0
 """Wrong frames at most this far apart form one stretch, as the decision rule bridges dips of that length."""
 
-_MIN_SHORT_SIDE_PX = 360
 _SIDE_LIMITS_PX = (16, 2048)
 _FULL_HEIGHT = 2.0  # of a heat map value, in units of the threshold's distance from the median: drawn in the strongest colour
 _OPACITY = 0.6
@@ -115,7 +114,7 @@ def overlay(frame: Frame, heatmap: HeatMap, calibration: Calibration) -> Image:
 
     Frames whose short side is far below 360 pixels are enlarged by a whole factor.
     """
-    factor = max(1, round(_MIN_SHORT_SIDE_PX / min(frame.shape[:2])))
+    factor = max(1, round(360 / min(frame.shape[:2])))
     size = (frame.shape[1] * factor, frame.shape[0] * factor)
     enlarged = np.asarray(cv2.resize(_bgr(frame), size, interpolation=cv2.INTER_LINEAR), np.uint8)
     lowest, highest = float(heatmap.min()), float(heatmap.max())

@@ -28,11 +28,7 @@ def describe_layouts() -> str:
 
 
 def training_sources(path: Path) -> list[Source]:
-    """The clips to train on: the training split of a data set, or all of a folder or file of plain footage.
-
-    Raises:
-        NoFootage: nothing usable is there; names the missing file, and where to get it.
-    """
+    """The training split of a data set, or all of a folder or file of plain footage. Raises NoFootage if there is none."""
     layout, root = detect_layout(path)
     return layout.training(root)
 
