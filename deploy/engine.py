@@ -61,8 +61,7 @@ class EngineRequest:
 class Scores:
     """Results of N clips, in their order."""
 
-    score: NDArray[np.float32]
-    """float32 (N,); higher is more anomalous."""
+    score: NDArray[np.float32]  # (N,); higher is more anomalous
     heatmap: NDArray[np.float32]
     """float32 (N, h, w), in units of the score; h and w depend on the model and are smaller than the frame."""
     state: State | None = None
@@ -116,37 +115,28 @@ class HandlePool(Generic[H]):
 
     @property
     def n_free(self) -> int:
-        """Number of free rows."""
         return len(self._free_rows)
 
     def take(self, n_rows: int) -> list[H]:
         """Handles of ``n_rows`` free rows. Raises EngineFailed, and takes none, if fewer are free."""
-        return [self._take_one() for _ in range(n_rows)]
+        try:
+            return [self._kind(self._free_rows.pop(), self, self._free_rows.append) for _ in range(n_rows)]
+        except IndexError as error:
+            raise EngineFailed(self._exhausted) from error
 
     def owns(self, handle: object) -> bool:
         """Whether ``handle`` was handed out by this pool."""
         return isinstance(handle, self._kind) and handle.pool is self
-
-    def _take_one(self) -> H:
-        try:
-            row = self._free_rows.pop()
-        except IndexError as error:
-            raise EngineFailed(self._exhausted) from error
-        return self._kind(row, self, self._free_rows.append)
 
 
 @dataclass(frozen=True, slots=True)
 class NewestScores:
     """Like :class:`Scores`, with frames and states left in GPU memory."""
 
-    score: NDArray[np.float32]
-    """float32 (N,)."""
-    heatmap: NDArray[np.float32]
-    """float32 (N, h, w)."""
-    frames: list[FrameHandle]
-    """The newest frame of each clip."""
-    states: list[StateHandle] | list[None]
-    """The next state of each camera; all None if the model has no state."""
+    score: NDArray[np.float32]  # (N,)
+    heatmap: NDArray[np.float32]  # (N, h, w)
+    frames: list[FrameHandle]  # the newest frame of each clip
+    states: list[StateHandle] | list[None]  # the next state of each camera; all None if the model has no state
 
 
 class Engine(Protocol):
@@ -232,6 +222,8 @@ class CheckedEngine(ABC):
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:
         self.spec = spec
         self.max_clips = max_clips
+        self._description: dict[str, str]
+        """Of a loaded engine; set by each backend."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -249,19 +241,15 @@ class CheckedEngine(ABC):
                 self._closed = True
                 self._release()
 
-    @abstractmethod
-    def describe(self) -> dict[str, str]: ...
+    def describe(self) -> dict[str, str]:
+        return dict(self._description)
 
     @abstractmethod
     def _run(self, clips: Clips, state: State | None) -> Scores:
-        """Score at least one clip. Inputs are checked and contiguous; the state is None only for a model without one.
-
-        Every error becomes an EngineFailed.
-        """
+        """Score at least one clip. Inputs are checked and contiguous; the state is None only for a model without one."""
 
     @abstractmethod
-    def _release(self) -> None:
-        """Free the backend's resources; called once."""
+    def _release(self) -> None: ...  # called once
 
     @contextmanager
     def _locked(self, action: str) -> Iterator[None]:

@@ -23,12 +23,9 @@ SPEEDUP = 3
 class GoldenSequences:
     """Consecutive frames of some cameras with the reference's scores."""
 
-    frames: NDArray[np.uint8]
-    """uint8 (S, F, H, W, C)."""
-    sped_up: NDArray[np.bool_]
-    """bool (S, F): the frames of the sped-up half."""
-    score: NDArray[np.float32]
-    """float32 (S, F); NaN for the first ``length - 1`` frames, which complete no clip."""
+    frames: NDArray[np.uint8]  # (S, F, H, W, C)
+    sped_up: NDArray[np.bool_]  # (S, F): the frames of the sped-up half
+    score: NDArray[np.float32]  # (S, F); NaN for the first length - 1 frames, which complete no clip
 
 
 def sequence_indices(half: int) -> NDArray[np.int64]:

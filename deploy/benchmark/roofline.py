@@ -80,7 +80,9 @@ def gflop_per_clip(bundle: Bundle) -> float | None:
         return None
     graph = onnx.shape_inference.infer_shapes(onnx.load(bundle.file(ONNX_NAME))).graph
     values = [*graph.value_info, *graph.input, *graph.output]
-    shapes = {value.name: _shape(value) for value in values} | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    # The free size, the number of clips, counts as 1.
+    shapes = {value.name: [size.dim_value or 1 for size in value.type.tensor_type.shape.dim] for value in values}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     return sum(_operations(node, shapes) for node in graph.node if node.op_type in _PRODUCTS) / 1e9
 
 
@@ -104,8 +106,3 @@ def _operations(node: Any, shapes: dict[str, list[int]]) -> int:
     if node.op_type == "ConvTranspose":
         return 2 * prod(inputs) * prod(weights[1:])
     return 2 * prod(result) * inputs[-1]
-
-
-def _shape(value: Any) -> list[int]:
-    """Sizes; the free one, the number of clips, counts as 1."""
-    return [size.dim_value or 1 for size in value.type.tensor_type.shape.dim]

@@ -30,7 +30,6 @@ REFERENCE = ("torch", "f32")
 
 _ROUND_S = 0.6
 _WARM_UP_CALLS = 2
-_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +41,6 @@ class BenchmarkPlan:
     rounds: int = 5
     threads: int = 0
     performance_hint: PerformanceHint = "throughput"
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkResult:
-    """One engine at one batch size, over the calls of all rounds."""
-
-    engine: str
-    precision: str
-    batch: int
-    clips_per_s: float
-    """From the median call."""
-    clips_per_s_on_device: float | None
-    """Without any copy to or from the GPU; None for engines on the CPU."""
-    cpu_s_per_clip: float
-    latency_ms: Mapping[str, float]
-    """p50, p95 and p99 of a call."""
-    gflop_per_clip: float | None
-    ratio_to_floor: float | None
-    """The least possible time, by the roofline, divided by the measured one; None where operations could not be counted."""
-    against_reference: float | None
-    """Throughput divided by that of ``REFERENCE`` at the same batch size."""
-    memory_bytes: int | None
-    """Growth of this process's resident memory from before the engine was loaded until it is warm at this batch size.
-
-    One engine serves all batch sizes, smallest first, so each figure includes what the smaller ones needed. The first engine of a
-    library includes the library; memory released by an earlier engine and reused is not counted. None except on Linux.
-    """
 
 
 @dataclass(slots=True)
@@ -90,12 +62,10 @@ class CallTimes:
 
     @property
     def median_s(self) -> float:
-        """Median time of a call."""
         return float(np.median(self.calls_s))
 
     @property
     def cpu_s_per_call(self) -> float:
-        """Mean CPU time of a call."""
         return self.cpu_s / len(self.calls_s)
 
 
@@ -108,13 +78,17 @@ class EngineRunner:
     clips: Clips
     state: State | None = None
     memory_bytes: int | None = None
+    """Growth of this process's resident memory from before the engine was loaded until it is warm at this batch size.
+
+    One engine serves all batch sizes, smallest first, so each figure includes what the smaller ones needed. The first engine of a
+    library includes the library; memory released by an earlier engine and reused is not counted. None except on Linux.
+    """
     newest_frames: NewestFrameCameras | None = None
     """For engines that keep the cameras' frames on their device."""
     times: CallTimes = field(default_factory=CallTimes)
     times_on_device: CallTimes = field(default_factory=CallTimes)
 
     def warm_up(self) -> None:
-        """Score the clips twice."""
         if (device_engine := caching_engine(self.engine)) is not None:
             self.newest_frames = NewestFrameCameras(device_engine, self.clips)
         for _ in range(_WARM_UP_CALLS):
@@ -129,7 +103,6 @@ class EngineRunner:
 
     @property
     def device(self) -> str:
-        """``gpu`` or ``cpu``."""
         return "gpu" if self.engine.name in GPU_ENGINES else "cpu"
 
     @property
@@ -139,7 +112,6 @@ class EngineRunner:
 
     @property
     def cpu_s_per_clip(self) -> float:
-        """Mean CPU time of a clip."""
         return self.times.cpu_s_per_call / len(self.clips)
 
     def _score(self) -> State | None:
@@ -155,8 +127,9 @@ def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, i
     ``on_progress`` gets the number of finished measurements and of all.
 
     Returns:
-        ``performance_hint``; ``results``: one for each engine and batch size; ``floor`` and ``gpu_floor``: measured peaks of
-        processor and GPU, the latter None if no engine ran on a GPU; ``left_out``: why an engine could not be loaded.
+        ``performance_hint``; ``results``: figures of each engine and batch size over the calls of all rounds; ``floor`` and
+        ``gpu_floor``: measured peaks of processor and GPU, the latter None if no engine ran on a GPU; ``left_out``: why an engine
+        could not be loaded.
 
     Raises:
         EngineFailed: a backend failed.
@@ -167,7 +140,7 @@ def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, i
     peaks = _peaks(runners)
     return {
         "performance_hint": plan.performance_hint,
-        "results": [asdict(result) for result in _results(bundle, runners, peaks)],
+        "results": _results(bundle, runners, peaks),
         "floor": asdict(peaks["cpu"]),
         "gpu_floor": asdict(peaks["gpu"]) if "gpu" in peaks else None,
         "left_out": left_out,
@@ -185,17 +158,8 @@ def load_runners(bundle: Bundle, plan: BenchmarkPlan, stack: ExitStack) -> tuple
     for name, precision in plan.engines:
         before_bytes = _resident_bytes()
         try:
-            loaded = load_engine(
-                bundle,
-                EngineRequest(
-                    name,
-                    precision=precision,
-                    max_clips=max(plan.batches),
-                    threads=plan.threads,
-                    performance_hint=plan.performance_hint,
-                    gpu_cached_cameras=sum(plan.batches),
-                ),
-            )
+            request = EngineRequest(name, precision, max(plan.batches), plan.threads, plan.performance_hint, sum(plan.batches))
+            loaded = load_engine(bundle, request)
         except (EngineUnavailable, EngineRefused) as error:  # refused: no plan was built for this machine
             left_out[f"{name} {precision}"] = str(error)
             continue
@@ -221,7 +185,7 @@ def run_rounds(measurements: Sequence[Callable[[float], None]], rounds: int, on_
 def _resident_bytes() -> int | None:
     """Resident memory of this process; None where the system does not report it."""
     try:
-        return int(_STATM.read_text().split()[1]) * PAGESIZE
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE
     except OSError:
         return None
 
@@ -232,7 +196,7 @@ def _peaks(runners: list[EngineRunner]) -> dict[str, Roofline]:
     return {**peaks, "gpu": measure_gpu(precisions["gpu"])} if precisions["gpu"] else peaks
 
 
-def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Roofline]) -> list[BenchmarkResult]:
+def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Roofline]) -> list[dict[str, Any]]:
     gflop = gflop_per_clip(bundle)
     # At least the clip, the state in and out, and the weights, which fit no first-level cache, are moved.
     state_bytes = 0 if bundle.spec.state_shape is None else 2 * 4 * int(np.prod(bundle.spec.state_shape))
@@ -241,22 +205,25 @@ def _results(bundle: Bundle, runners: list[EngineRunner], peaks: Mapping[str, Ro
         len(runner.clips): runner.clips_per_s for runner in runners if (runner.engine.name, runner.precision) == REFERENCE
     }
 
-    def result(runner: EngineRunner) -> BenchmarkResult:
+    def figures(runner: EngineRunner) -> dict[str, Any]:
         batch, clips_per_s = len(runner.clips), runner.clips_per_s
         peak = peaks[runner.device]
         least_s = None if gflop is None else peak.s_per_clip(runner.precision, gflop * 1e9, moved_bytes)
-        return BenchmarkResult(
-            engine=runner.engine.name,
-            precision=runner.precision,
-            batch=batch,
-            clips_per_s=clips_per_s,
-            clips_per_s_on_device=batch / runner.times_on_device.median_s if runner.times_on_device.calls_s else None,
-            cpu_s_per_clip=runner.cpu_s_per_clip,
-            latency_ms=latency_percentiles_ms(runner.times.calls_s),
-            gflop_per_clip=gflop,
-            ratio_to_floor=None if least_s is None else least_s * clips_per_s,
-            against_reference=clips_per_s / reference[batch] if batch in reference else None,
-            memory_bytes=runner.memory_bytes,
-        )
+        return {
+            "engine": runner.engine.name,
+            "precision": runner.precision,
+            "batch": batch,
+            "clips_per_s": clips_per_s,  # from the median call
+            # Without any copy to or from the GPU; None for engines on the CPU.
+            "clips_per_s_on_device": batch / runner.times_on_device.median_s if runner.times_on_device.calls_s else None,
+            "cpu_s_per_clip": runner.cpu_s_per_clip,
+            "latency_ms": latency_percentiles_ms(runner.times.calls_s),  # of a call
+            "gflop_per_clip": gflop,
+            # The least possible time, by the roofline, divided by the measured one.
+            "ratio_to_floor": None if least_s is None else least_s * clips_per_s,
+            # Throughput divided by that of REFERENCE at the same batch size.
+            "against_reference": clips_per_s / reference[batch] if batch in reference else None,
+            "memory_bytes": runner.memory_bytes,
+        }
 
-    return [result(runner) for runner in runners]
+    return [figures(runner) for runner in runners]

@@ -28,9 +28,6 @@ class OnnxEngine(CheckedEngine):
         self._outputs = ["score", "heatmap", *(name for name in outputs if name == "next_state")]
         self._description = self._describe_session()
 
-    def describe(self) -> dict[str, str]:
-        return dict(self._description)
-
     def _session_options(self, request: EngineRequest) -> Any:
         options = self._onnxruntime.SessionOptions()
         options.intra_op_num_threads = request.threads

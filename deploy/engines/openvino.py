@@ -41,9 +41,6 @@ class OpenVinoEngine(CheckedEngine):
             self._result_shapes = {name: tuple(compiled.output(name).shape)[1:] for name in outputs}
             self._description = self._describe_compiled(compiled)
 
-    def describe(self) -> dict[str, str]:
-        return dict(self._description)
-
     def _properties(self, request: EngineRequest) -> dict[Any, Any]:
         properties, hint = self._openvino.properties, self._openvino.properties.hint
         chosen = {

@@ -25,16 +25,11 @@ def load_engine(bundle: Bundle, request: EngineRequest) -> Engine:
     return ENGINES[name](bundle, request)
 
 
-def _load_openvino(bundle: Bundle, request: EngineRequest) -> Engine:
+def _load_on_cpu(bundle: Bundle, request: EngineRequest) -> Engine:
+    from deploy.engines.onnxruntime import OnnxEngine
     from deploy.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(bundle, request)
-
-
-def _load_onnx(bundle: Bundle, request: EngineRequest) -> Engine:
-    from deploy.engines.onnxruntime import OnnxEngine
-
-    return OnnxEngine(bundle, request)
+    return OnnxEngine(bundle, request) if request.engine == "onnx" else OpenVinoEngine(bundle, request)
 
 
 def _load_torch(bundle: Bundle, request: EngineRequest) -> Engine:
@@ -50,8 +45,8 @@ def _load_tensorrt(bundle: Bundle, request: EngineRequest) -> Engine:
 
 
 ENGINES: dict[str, Callable[[Bundle, EngineRequest], Engine]] = {
-    "openvino": _load_openvino,
-    "onnx": _load_onnx,
+    "openvino": _load_on_cpu,
+    "onnx": _load_on_cpu,
     "torch": _load_torch,
     "torch-cuda": _load_torch,
     "tensorrt": _load_tensorrt,

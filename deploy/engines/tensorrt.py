@@ -35,9 +35,6 @@ class TensorRtEngine(GpuEngine):
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
             super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, built.buckets))
 
-    def describe(self) -> dict[str, str]:
-        return dict(self._description)
-
 
 class PlanProgram:
     """:class:`deploy.gpu.engine.Program` of a plan. Every launcher has a context of its own."""
@@ -73,7 +70,10 @@ class PlanProgram:
     def _context(self, bucket: int, tensors: Mapping[str, Any]) -> Context:
         log, strategy = self._log, self._library.ExecutionContextAllocationStrategy.STATIC
         context = log.require(self._engine.create_execution_context(strategy), f"no context for {bucket} clips")
-        profile = _profile_of(bucket, self._options)
+        bounds = enumerate(self._options.profile_bounds())
+        profile = next((index for index, (least, _, largest) in bounds if least <= bucket <= largest), None)
+        if profile is None:
+            raise EngineFailed(f"no profile of the plan takes {bucket} clips")
         log.require(
             context.set_optimization_profile_async(profile, self._driver.stream_handle()), f"profile {profile} is refused"
         )
@@ -85,10 +85,3 @@ class PlanProgram:
         unknown = list(context.infer_shapes())
         log.require(not unknown, f"shapes are missing for {', '.join(unknown)}")
         return context
-
-
-def _profile_of(bucket: int, options: BuildOptions) -> int:
-    for index, (least, _, largest) in enumerate(options.profile_bounds()):
-        if least <= bucket <= largest:
-            return index
-    raise EngineFailed(f"no profile of the plan takes {bucket} clips")

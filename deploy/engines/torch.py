@@ -45,9 +45,6 @@ class TorchEngine(CheckedEngine):
             "threads": str(self._threads or torch.get_num_threads()),
         }
 
-    def describe(self) -> dict[str, str]:
-        return dict(self._description)
-
     def _run(self, clips: Clips, state: State | None) -> Scores:
         with self._own_threads(), torch.inference_mode():
             # tensor() copies; from_numpy() would warn about arrays that are not writable.
@@ -91,9 +88,6 @@ class TorchCudaEngine(GpuEngine):
             "compute_capability": gpu.compute_capability,
             "precision": request.precision,
         }
-
-    def describe(self) -> dict[str, str]:
-        return dict(self._description)
 
 
 class TorchProgram:

@@ -30,17 +30,14 @@ _EVERY_PX: Final = 8
 _SAME_FRAME_LEVELS: Final = 16
 """The same frame, as a JPEG of quality 75, is at most 13 grey levels off in every eighth pixel; the next frame, where anything
 moves, is 100 and more off in some."""
-_PICTURES: Final = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFrames:
     """Stretches of footage, without scores."""
 
-    frames: NDArray[np.uint8]
-    """uint8 (S, F, H, W, C)."""
-    sped_up: NDArray[np.bool_]
-    """bool (S, F): played at three times its pace."""
+    frames: NDArray[np.uint8]  # (S, F, H, W, C)
+    sped_up: NDArray[np.bool_]  # (S, F): played at three times its pace
 
     @property
     def info(self) -> CalibrationInfo:
@@ -92,7 +89,7 @@ def _cameras(folder: Path) -> Iterator[list[Path]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [path for path in _list(folder) if path.suffix.lower() in _PICTURES and path.is_file()]
+    return [path for path in _list(folder) if path.suffix.lower() in {".jpg", ".jpeg", ".png"} and path.is_file()]
 
 
 def _list(folder: Path) -> list[Path]:

@@ -5,8 +5,9 @@ float32: a score is a small difference of large values.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,11 @@ def choose_convolutions(
     Raises:
         EngineRefused: none fits.
     """
-    finished = 0
+    finished = count(1)
 
     def trial(quantized: Sequence[str]) -> AccuracyResult:
-        nonlocal finished
-        result = evaluate(quantized)
-        finished += 1
-        on_progress(finished, max(len(names), finished) + 1)
+        result, done = evaluate(quantized), next(finished)
+        on_progress(done, max(len(names), done) + 1)
         return result
 
     alone = {name: trial([name]) for name in names}
@@ -165,11 +164,7 @@ class _QuantizedGraph:
 def _quantize_all(model: Any, reader: "_CalibrationReader") -> bytes:
     """Quantize all convolutions, and with them whatever else reads the same maps."""
     import onnx
-    from onnxruntime.quantization import (  # type: ignore[import-untyped]  # ships no py.typed
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime import quantization  # type: ignore[import-untyped]  # ships no py.typed
 
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
@@ -177,15 +172,15 @@ def _quantize_all(model: Any, reader: "_CalibrationReader") -> bytes:
     onnx.helper.set_model_props(prepared, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ONNX_NAME
-        quantize_static(
+        quantization.quantize_static(
             prepared,
             path,
             reader,
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
@@ -201,16 +196,10 @@ class _CalibrationReader:
     """Inputs of the graph along sequences, as ONNX Runtime's ``CalibrationDataReader``."""
 
     def __init__(self, engine: OnnxEngine, frames: NDArray[np.uint8]) -> None:
-        self._inputs = self._walk(engine, frames)
+        shape = engine.spec.state_shape
+        zeros: dict[str, NDArray[Any]] = {} if shape is None else {"state": np.zeros((len(frames), *shape), np.float32)}
+        runs = run_sequences(engine, frames)
+        self._inputs = ({"clips": clips, **(zeros if state is None else {"state": state})} for clips, state, _ in runs)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self._inputs, None)
-
-    @staticmethod
-    def _walk(engine: OnnxEngine, frames: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[Any]]]:
-        shape = engine.spec.state_shape
-        for clips, state, _ in run_sequences(engine, frames):
-            if shape is None:
-                yield {"clips": clips}
-            else:
-                yield {"clips": clips, "state": np.zeros((len(clips), *shape), np.float32) if state is None else state}

@@ -35,8 +35,7 @@ from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, 
 
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}
 """Layers that do nearly all of the work."""
-QUANTIZING = "choosing convolutions"
-"""Build phase before TensorRT's own."""
+QUANTIZING = "choosing convolutions"  # the build phase before TensorRT's own
 _TYPES: Mapping[Precision, str] = {"f32": "FLOAT", "f16": "HALF"}
 _INT8 = "INT8"
 _MAPS_AND_WEIGHTS = 2
@@ -79,12 +78,15 @@ def make_plan(
     current = plan_fingerprint(engine, library)
     with suppress(EngineError, BundleCorrupt):
         existing, _ = read_plan(bundle, engine, precision, current)
-        if existing.plan is not None and _up_to_date(existing.plan, options, calibration):
+        plan = existing.plan
+        if plan is not None and plan.options == options and (calibration is None or plan.calibration == calibration.info):
             return existing
     require_writable(bundle, "no plan could be kept; build")
     graph = serving_graph(bundle, precision, calibration, lambda done, total: on_progress(QUANTIZING, done, total))
-    graph_sha256, cache = sha256(graph.content), _timing_cache_path(current)
-    name, timings = f"{bundle.model_id} {graph_sha256[:12]}", _read_or_empty(cache)
+    graph_sha256, cache, timings = sha256(graph.content), _timing_cache_path(current), b""
+    with suppress(OSError):
+        timings = cache.read_bytes()
+    name = f"{bundle.model_id} {graph_sha256[:12]}"
     built = build_plan(library, graph.content, precision, options, name=name, timing_cache=timings, on_progress=on_progress)
     if built.timing_cache:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,10 @@ def build_plan(
     plan = _bytes(log.require(memory, "the plan cannot be built"))
     if len(plan) > options.max_plan_bytes:
         raise ConfigError(f"the plan has {len(plan)} bytes, max_plan_bytes allows {options.max_plan_bytes}")
-    return BuiltPlan(plan, _timing_cache(config), products)
+    with _deprecated_in_rtx():
+        cache = config.get_timing_cache()
+        memory = None if cache is None else cache.serialize()
+    return BuiltPlan(plan, b"" if memory is None else _bytes(memory), products)
 
 
 def count_products(network: Network) -> dict[str, int]:
@@ -212,13 +217,6 @@ def _profile(log: Log, builder: Builder, network: Network, bounds: tuple[int, in
     return profile
 
 
-def _timing_cache(config: BuilderConfig) -> bytes:
-    with _deprecated_in_rtx():
-        cache = config.get_timing_cache()
-        memory = None if cache is None else cache.serialize()
-    return b"" if memory is None else _bytes(memory)
-
-
 @contextmanager
 def _deprecated_in_rtx() -> Iterator[None]:
     """TensorRT for RTX times no kernels; it warns that its timing cache does nothing."""
@@ -260,19 +258,8 @@ def _monitor(library: TensorRt, on_progress: OnBuildProgress) -> Any:
     return Monitor()
 
 
-def _up_to_date(plan: PlanRecord, options: BuildOptions, calibration: CalibrationFrames | None) -> bool:
-    return plan.options == options and (calibration is None or plan.calibration == calibration.info)
-
-
 def _timing_cache_path(current: Fingerprint) -> Path:
     """Timings hold for all models on one GPU with one version of TensorRT."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = "-".join(current[part] for part in ("backend", "version", "gpu") if part in current)
     return home / "oddsight" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.timings"
-
-
-def _read_or_empty(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

@@ -59,10 +59,8 @@ class Trial:
     """Result of one engine, precision and performance hint."""
 
     request: EngineRequest
-    status: VerifyStatus
-    """``ok``: validated and measured."""
-    detail: str
-    """Settings in use, or the reason of another status."""
+    status: VerifyStatus  # ok: validated and measured
+    detail: str  # settings in use, or the reason of another status
     fingerprint: Fingerprint | None = None
     figures: LoadTestResult | None = None
 

@@ -5,6 +5,7 @@ validate it; or ``fallback`` to the first of ``FALLBACKS`` that is available.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -102,8 +103,10 @@ def _load_or_recover(bundle: Bundle, request: EngineRequest, on_unavailable: OnU
         if on_unavailable == "rebuild" and request.engine in MODULES:
             _rebuild_plan(bundle, request.engine, request.precision)
             return replace(load_validated(bundle, request), recovery="rebuild", recovery_reason=str(error))
-        if on_unavailable == "fallback" and (loaded := _load_fallback(bundle, request)) is not None:
-            return replace(loaded, recovery="fallback", recovery_reason=str(error))
+        for engine, precision in FALLBACKS if on_unavailable == "fallback" else ():
+            with suppress(EngineRefused, EngineUnavailable):
+                loaded = load_validated(bundle, replace(request, engine=engine, precision=precision))
+                return replace(loaded, recovery="fallback", recovery_reason=str(error))
         raise
 
 
@@ -113,12 +116,3 @@ def _rebuild_plan(bundle: Bundle, engine: str, precision: Precision) -> None:
     options = BuildOptions() if record is None or record.plan is None else record.plan.options
     make_plan(bundle, engine, precision, options, lambda _phase, _done, _total: None)
     write_record(bundle, validate_engine(bundle, engine, precision))
-
-
-def _load_fallback(bundle: Bundle, request: EngineRequest) -> LoadedEngine | None:
-    for engine, precision in FALLBACKS:
-        try:
-            return load_validated(bundle, replace(request, engine=engine, precision=precision))
-        except (EngineRefused, EngineUnavailable):
-            continue
-    return None

@@ -7,6 +7,7 @@ counts is the effect on the scores.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -74,7 +75,8 @@ def compare_scores(precision: Precision, scores: NDArray[np.float32], sequences:
         frames=frames,
         max_error=float(errors.max()),
         median_error=float(np.median(errors)),
-        spearman=_spearman(expected, actual),
+        # Ties are not averaged, since scores of frames are hardly ever equal.
+        spearman=float(np.corrcoef(_ranks(expected), _ranks(actual))[0, 1]) if np.ptp(expected) and np.ptp(actual) else 0.0,
         auc_difference=abs(_auc(expected, sped_up) - _auc(actual, sped_up)),
         score_scale=_slope(expected, actual),
         failures=(),
@@ -126,13 +128,6 @@ def _failures(result: AccuracyResult, limits: AccuracyLimits) -> Iterator[str]:
         yield f"the AUC differs by {result.auc_difference:.4f}, at most {limits.max_auc_difference:g} is accepted"
 
 
-def _spearman(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Pearson's correlation of the ranks; ties are not averaged, since scores of frames are hardly ever equal."""
-    if not (np.ptp(first) and np.ptp(second)):
-        return 0.0
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-
-
 def _slope(expected: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
     """Least squares through zero, so that large scores decide."""
     squares = float(np.dot(expected.astype(np.float64), expected))
@@ -154,11 +149,8 @@ def _ranks(values: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def _decoder_error(decoder: ImageDecoder, engine: Engine, frames: NDArray[np.uint8], times: int) -> float:
     pictures = [encode_jpeg(frame.repeat(times, 0).repeat(times, 1), _JPEG_QUALITY) for row in frames for frame in row]
-    cpu = CpuDecoder(engine.spec, threads=1)
-    try:
+    with closing(CpuDecoder(engine.spec, threads=1)) as cpu:
         expected = _scores(engine, _decoded(cpu, pictures), frames.shape)
-    finally:
-        cpu.close()
     actual = _scores(engine, _decoded(decoder, pictures), frames.shape)
     scored = np.isfinite(expected)
     largest = max(float(np.abs(expected[scored]).max()), float(np.finfo(np.float32).tiny))
@@ -174,7 +166,6 @@ def _decoded(decoder: ImageDecoder, pictures: list[bytes]) -> Iterator[Frame]:
 
 
 def _scores(engine: Engine, frames: Iterator[Frame], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """float32 (S, F) of frames that belong to sequences of ``shape`` (S, F, H, W, C)."""
     sequences = np.stack(list(frames)).reshape(shape)
     parts = [sequences[first : first + engine.max_clips] for first in range(0, len(sequences), engine.max_clips)]
     return np.concatenate([score_sequences(engine, part) for part in parts])

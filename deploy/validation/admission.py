@@ -18,8 +18,7 @@ from deploy.records import AccuracyResult, EngineRecord, Fingerprint, find_recor
 from deploy.validation.accuracy import measure_accuracy
 from deploy.validation.parity import Parity, check_parity, check_resident
 
-_MAX_CLIPS = 1024
-"""Large enough that an engine with buckets loads all of them."""
+_MAX_CLIPS = 1024  # so large that an engine with buckets loads all of them
 _PERFORMANCE_SETTINGS = ("threads", "streams", "spinning", "performance_hint")
 """Entries of an engine's description that its scores do not depend on."""
 
@@ -32,8 +31,7 @@ class LoadedEngine:
     """A validated engine, and how it was selected."""
 
     engine: Engine
-    score_scale: float = 1.0
-    """See :attr:`deploy.records.AccuracyResult.score_scale`."""
+    score_scale: float = 1.0  # see deploy.records.AccuracyResult
     request: EngineRequest = field(default_factory=EngineRequest)
     """What was to be loaded; after a fallback, ``engine`` is another one."""
     sources: Mapping[str, Source] = field(default_factory=dict)
@@ -59,10 +57,8 @@ class VerifyResult:
     status: VerifyStatus
     """``refused``: runs, but is not accurate enough, or has no plan; ``unavailable``: library or hardware are missing."""
     detail: str
-    parity: Parity | None = None
-    """On the golden clips; float32 only."""
-    accuracy: AccuracyResult | None = None
-    """On the golden sequences; None for float32 if the bundle has none."""
+    parity: Parity | None = None  # on the golden clips; float32 only
+    accuracy: AccuracyResult | None = None  # on the golden sequences; None for float32 if the bundle has none
 
 
 def load_validated(bundle: Bundle, request: EngineRequest) -> LoadedEngine:

@@ -22,8 +22,7 @@ class Parity:
     max_score_error: float
     """Relative to the largest value of the reference's scores and heat maps, since all golden scores may be small by chance."""
     median_score_error: float
-    max_heatmap_error: float
-    """Relative to the largest value of the reference's heat maps."""
+    max_heatmap_error: float  # relative to the largest value of the reference's heat maps
     max_state_error: float | None
     """Of the next states, each channel relative to its own largest value: channels have different units. None without a state."""
 
@@ -39,8 +38,9 @@ def measure_parity(engine: Engine, golden: GoldenClips) -> Parity:
     scores = _score_all(engine, golden)
     if scores.heatmap.shape != golden.heatmap.shape:
         raise EngineFailed(f"{engine.name}: heat maps {scores.heatmap.shape}, the reference's are {golden.heatmap.shape}")
-    if _shape(scores.state) != _shape(golden.next_state):
-        raise EngineFailed(f"{engine.name}: states {_shape(scores.state)}, the reference's are {_shape(golden.next_state)}")
+    actual, expected = (None if state is None else state.shape for state in (scores.state, golden.next_state))
+    if actual != expected:
+        raise EngineFailed(f"{engine.name}: states {actual}, the reference's are {expected}")
     score_error = np.abs(scores.score - golden.score) / _largest(golden.score, golden.heatmap)
     return Parity(
         clips=len(golden.clips),
@@ -101,10 +101,6 @@ def _score_all(engine: Engine, golden: GoldenClips) -> Scores:
         heatmap=np.concatenate([part.heatmap for part in parts]),
         state=np.concatenate(states) if states else None,
     )
-
-
-def _shape(state: State | None) -> tuple[int, ...] | None:
-    return None if state is None else state.shape
 
 
 def _state_error(actual: State | None, expected: State | None) -> float | None:
