@@ -43,7 +43,6 @@ class MicroBatcher(Generic[T]):
         return batch
 
     def take_all(self) -> list[T]:
-        """The next micro-batch, due or not."""
         batch, self._waiting = self._split()
         return batch
 

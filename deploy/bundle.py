@@ -34,7 +34,6 @@ ONNX_NAME = "model.onnx"
 CALIBRATION_NAME = "calibration.json"
 GOLDEN_NAME = "golden.safetensors"
 SEQUENCES_NAME = "sequences.safetensors"
-_REQUIRED_NAMES = (WEIGHTS_NAME, ONNX_NAME, CALIBRATION_NAME, GOLDEN_NAME)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -49,12 +48,9 @@ class Calibration(_Frozen):
     median: float
     q99: float
     q999: float
-    enter: float
-    """Score at or above which an event may begin."""
-    exit: float
-    """Score below which an event may end; at most ``enter``."""
-    frames: int = Field(ge=1)
-    """Scored frames behind the quantiles."""
+    enter: float  # score at or above which an event may begin
+    exit: float  # score below which an event may end; at most enter
+    frames: int = Field(ge=1)  # scored frames behind the quantiles
 
     @property
     def calibration_id(self) -> str:
@@ -65,10 +61,8 @@ class Calibration(_Frozen):
 class ModelCard(_Frozen):
     """The network that the weights belong to."""
 
-    kind: str
-    """Name in the entry point group ``oddsight.networks``."""
-    config: dict[str, Any]
-    """Arguments of the network's factory."""
+    kind: str  # name in the entry point group oddsight.networks
+    config: dict[str, Any]  # arguments of the network's factory
 
 
 class Manifest(_Frozen):
@@ -80,8 +74,7 @@ class Manifest(_Frozen):
     spec: ClipSpec
     metrics: dict[str, Any]
     versions: dict[str, str]
-    files: dict[str, str]
-    """sha256 (hex) of every other file of the bundle."""
+    files: dict[str, str]  # sha256 (hex) of every other file of the bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +203,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _verify_files(path: Path, manifest: Manifest) -> None:
-    for name in _REQUIRED_NAMES:
+    for name in (WEIGHTS_NAME, ONNX_NAME, CALIBRATION_NAME, GOLDEN_NAME):
         if name not in manifest.files:
             raise BundleCorrupt(f"{path}: {MANIFEST_NAME} lists no {name}; make the bundle again with oddsight-train")
     for name, expected in manifest.files.items():

@@ -40,11 +40,9 @@ class OpenEvent(BaseModel):
 
     event_id: str
     started_at_ms: int
-    last_active_ms: int
-    """Capture time of the last frame whose score was at or above ``exit``."""
+    last_active_ms: int  # capture time of the last frame whose score was at or above exit
     peak_score: float
-    announced_at_ms: int | None = None
-    """Capture time of the last ``start`` or ``update``; None for a candidate."""
+    announced_at_ms: int | None = None  # capture time of the last start or update; None for a candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +107,12 @@ def _continue(rule: DecisionRule, event: OpenEvent, observation: Observation, sc
     event = event.model_copy(
         update={"last_active_ms": max(now_ms, event.last_active_ms), "peak_score": max(score, event.peak_score)}
     )
-    kind = _due_kind(rule, event, now_ms)
-    if kind is None:
+    if event.announced_at_ms is None:
+        kind: EventKind = "start"
+        due = now_ms - event.started_at_ms >= rule.min_duration_ms
+    else:
+        kind, due = "update", now_ms - event.announced_at_ms >= rule.update_interval_ms
+    if not due:
         return event, ()
     event = event.model_copy(update={"announced_at_ms": now_ms})
     return event, (EventChange(kind, event, observation),)
-
-
-def _due_kind(rule: DecisionRule, event: OpenEvent, now_ms: int) -> EventKind | None:
-    if event.announced_at_ms is None:
-        return "start" if now_ms - event.started_at_ms >= rule.min_duration_ms else None
-    return "update" if now_ms - event.announced_at_ms >= rule.update_interval_ms else None

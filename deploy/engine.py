@@ -17,10 +17,8 @@ from deploy.errors import BadClips, BundleIncompatible, EngineClosed, EngineFail
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 
-Frames = NDArray[np.uint8]
-"""uint8 (N, H, W, C)."""
-Clips = NDArray[np.uint8]
-"""uint8 (N, T, H, W, C)."""
+Frames = NDArray[np.uint8]  # uint8 (N, H, W, C)
+Clips = NDArray[np.uint8]  # uint8 (N, T, H, W, C)
 State = NDArray[np.float32]
 """float32 (N, *state_shape): what a recurrent model returned with the previous frame of each clip's camera; zeros at first."""
 
@@ -36,8 +34,7 @@ RESERVED_ROWS = 2
 SCRATCH_ROW = 0
 """Row that the unused clips of a bucket read and write. It is 0 because launches before a CUDA graph capture have zeros as inputs
 and must not write to any other row."""
-ZERO_ROW = 1
-"""Row that always holds zeros: the state of a camera without history."""
+ZERO_ROW = 1  # row that always holds zeros: the state of a camera without history
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +44,8 @@ class EngineRequest:
     engine: str = DEFAULT_ENGINE
     """A key of :data:`deploy.engines.registry.ENGINES`."""
     precision: Precision = "f32"
-    max_clips: int = DEFAULT_MAX_CLIPS
-    """Largest number of clips in one call."""
-    threads: int = 0
-    """CPU threads of one call; 0 leaves the choice to the backend."""
+    max_clips: int = DEFAULT_MAX_CLIPS  # largest number of clips in one call
+    threads: int = 0  # CPU threads of one call; 0 leaves the choice to the backend
     performance_hint: PerformanceHint = "throughput"
     """Ignored by engines that are not in :data:`deploy.engines.registry.TUNABLE_ENGINES`."""
     gpu_cached_cameras: int = 0
@@ -64,8 +59,7 @@ class Scores:
     score: NDArray[np.float32]  # (N,); higher is more anomalous
     heatmap: NDArray[np.float32]
     """float32 (N, h, w), in units of the score; h and w depend on the model and are smaller than the frame."""
-    state: State | None = None
-    """Input for each camera's next clip; None if the model has no state."""
+    state: State | None = None  # input for each camera's next clip; None if the model has no state
 
 
 class Handle:
@@ -125,7 +119,6 @@ class HandlePool(Generic[H]):
             raise EngineFailed(self._exhausted) from error
 
     def owns(self, handle: object) -> bool:
-        """Whether ``handle`` was handed out by this pool."""
         return isinstance(handle, self._kind) and handle.pool is self
 
 

@@ -15,8 +15,7 @@ from deploy.engine import Clips, Engine, Scores, State
 from deploy.errors import BundleIncompatible
 from deploy.image import decode_image, encode_png
 
-SPEEDUP = 3
-"""Sped-up footage consists of every third frame."""
+SPEEDUP = 3  # sped-up footage consists of every third frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,16 +36,14 @@ _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SKIPPED_MARKERS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _JPEG_REDUCTIONS = (8, 4, 2)
 
-Frame = NDArray[np.uint8]
-"""uint8 (H, W, C); C is 1 (gray) or 3 (BGR)."""
+Frame = NDArray[np.uint8]  # uint8 (H, W, C); C is 1 (gray) or 3 (BGR)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceFrame:
     """A frame in GPU memory. It is complete, so any stream may read it, and is never written again."""
 
-    pixels: Any
-    """``torch.uint8`` (H, W, C), not a view of other frames' memory."""
+    pixels: Any  # torch.uint8 (H, W, C), not a view of other frames' memory
 
     def on_host(self) -> Frame:
         """A copy in host memory. Raises PyTorch's errors if the device is lost."""
@@ -63,8 +61,7 @@ class DecodedFrame(NamedTuple, Generic[F_co]):
     frame: F_co
     width_px: int
     height_px: int
-    decoder: str
-    """Name of the decoder that made it."""
+    decoder: str  # name of the decoder that made it
 
 
 class ImageDecoder(Protocol):
@@ -136,10 +133,13 @@ def image_size(encoded: bytes) -> tuple[int, int]:
     if len(encoded) > MAX_IMAGE_BYTES:
         raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_IMAGE_BYTES} are accepted")
     if encoded.startswith(_JPEG_MAGIC):
-        _check_jpeg_scans(encoded)
+        if (scans := encoded.count(_JPEG_SCAN_MARKER)) > MAX_JPEG_SCANS:
+            raise BadFrame("too_large", f"a JPEG with {scans} scans; at most {MAX_JPEG_SCANS} are accepted")
         width_px, height_px = _jpeg_size(encoded)
     elif encoded.startswith(_PNG_MAGIC):
-        width_px, height_px = _png_size(encoded)
+        if len(encoded) < 24 or encoded[12:16] != b"IHDR":
+            raise BadFrame("bad_header", "a PNG without its IHDR chunk")
+        width_px, height_px = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
         _check_png_chunks(encoded)
     else:
         raise BadFrame("unsupported_type", f"neither JPEG nor PNG: starts with {encoded[:8].hex(' ')}")
@@ -213,12 +213,6 @@ def imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _png_size(encoded: bytes) -> tuple[int, int]:
-    if len(encoded) < 24 or encoded[12:16] != b"IHDR":
-        raise BadFrame("bad_header", "a PNG without its IHDR chunk")
-    return int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
-
-
 def _check_png_chunks(encoded: bytes) -> None:
     """Refuse chunks that reach beyond the end: the decoder would first allocate their length, up to 2 GB."""
     position = len(_PNG_MAGIC)
@@ -226,12 +220,6 @@ def _check_png_chunks(encoded: bytes) -> None:
         position += 12 + int.from_bytes(encoded[position : position + 4], "big")
     if position > len(encoded):
         raise BadFrame("undecodable", f"a PNG chunk reaches {position - len(encoded)} bytes beyond the end: truncated or damaged")
-
-
-def _check_jpeg_scans(encoded: bytes) -> None:
-    scans = encoded.count(_JPEG_SCAN_MARKER)
-    if scans > MAX_JPEG_SCANS:
-        raise BadFrame("too_large", f"a JPEG with {scans} scans; at most {MAX_JPEG_SCANS} are accepted")
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:
@@ -245,9 +233,8 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int]:
         if marker == 0xFF:  # a fill byte (B.1.1.2)
             position += 1
         elif marker in _JPEG_SIZE_MARKERS:
-            height_px = int.from_bytes(encoded[position + 5 : position + 7], "big")
-            width_px = int.from_bytes(encoded[position + 7 : position + 9], "big")
-            return width_px, height_px
+            height, width = encoded[position + 5 : position + 7], encoded[position + 7 : position + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
         elif marker in _JPEG_SKIPPED_MARKERS:
             position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
         else:

@@ -4,13 +4,10 @@ Autocast decides which operations run in float16: convolutions and matrix produc
 before they subtract, square or sum them up to a score.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import entry_points
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -33,21 +30,16 @@ def load_network(bundle: Bundle) -> Any:
         BundleIncompatible: no network of its kind is installed.
         EngineFailed: it cannot be imported, or its weights do not fit.
     """
-    factory = _network_factory(bundle)
-    with backend_errors(f"torch: {bundle.path} cannot be loaded"):
-        network = factory(bundle.manifest.model.config)
-        network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
-        return network.eval()
-
-
-def _network_factory(bundle: Bundle) -> Any:
-    kind = bundle.manifest.model.kind
-    installed = entry_points(group=NETWORKS_GROUP)
+    kind, installed = bundle.manifest.model.kind, entry_points(group=NETWORKS_GROUP)
     if kind not in installed.names:
         kinds = ", ".join(sorted(installed.names)) or "none"
         raise BundleIncompatible(f"{bundle.path}: no network of kind {kind!r} is installed; installed kinds: {kinds}")
     with backend_errors(f"torch: the network {kind!r} cannot be imported"):
-        return installed[kind].load()
+        factory = installed[kind].load()
+    with backend_errors(f"torch: {bundle.path} cannot be loaded"):
+        network = factory(bundle.manifest.model.config)
+        network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)), strict=True)
+        return network.eval()
 
 
 class HalfPrecisionNetwork(nn.Module):
@@ -67,13 +59,6 @@ class HalfPrecisionNetwork(nn.Module):
     def forward(self, clips: Tensor, state: Tensor | None = None) -> tuple[Tensor, ...]:
         results = self.network(clips) if state is None else self.network(clips, state)
         return tuple(result.float() for result in results)
-
-
-@contextmanager
-def half_precision() -> Iterator[None]:
-    """Within it, convolutions and matrix products on the CPU are computed in float16."""
-    with torch.autocast("cpu", dtype=torch.float16):
-        yield
 
 
 def cast_weights_to_half(network: nn.Module) -> nn.Module:

@@ -41,8 +41,7 @@ class BuildOptions(_Record):
     """How long the builder searches for faster kernels: 0 least, 5 longest."""
     workspace_bytes: int = Field(default=4 << 30, ge=1 << 20)
     """Upper limit of the GPU memory that one kernel may use as scratch space."""
-    max_plan_bytes: int = Field(default=1 << 30, ge=1)
-    """A larger plan is an error."""
+    max_plan_bytes: int = Field(default=1 << 30, ge=1)  # a larger plan is an error
 
     @field_validator("buckets")
     @classmethod
@@ -61,22 +60,18 @@ class CalibrationInfo(_Record):
 
     stretches: int
     frames: int
-    sha256: str
-    """Of all frames in a row, as the model gets them."""
+    sha256: str  # of all frames in a row, as the model gets them
 
 
 class PlanRecord(_Record):
     """A TensorRT plan, which lies beside the record."""
 
-    sha256: str
-    """A plan is native code: a file with another sum is never loaded."""
-    graph_sha256: str
-    """Of the ONNX graph that it was built from."""
+    sha256: str  # a plan is native code: a file with another sum is never loaded
+    graph_sha256: str  # of the ONNX graph that it was built from
     options: BuildOptions
     products: dict[str, int]
     """Type -> number of convolutions and matrix products computed in it, according to TensorRT's parser."""
-    calibration: CalibrationInfo | None = None
-    """For ``int8`` only."""
+    calibration: CalibrationInfo | None = None  # for int8 only
 
 
 class AccuracyResult(_Record):
@@ -85,24 +80,19 @@ class AccuracyResult(_Record):
     model_config = ConfigDict(allow_inf_nan=True)
 
     frames: int
-    max_error: float
-    """Largest difference of a score, relative to the largest reference score."""
+    max_error: float  # largest difference of a score, relative to the largest reference score
     median_error: float
-    spearman: float
-    """Rank correlation of the scores, -1 to 1."""
-    auc_difference: float
-    """Difference in the AUC of sped-up against ordinary frames, 0 to 1."""
+    spearman: float  # rank correlation of the scores, -1 to 1
+    auc_difference: float  # difference in the AUC of sped-up against ordinary frames, 0 to 1
     score_scale: float = 1.0
     """Least-squares factor from the reference's scores to the engine's. The service divides by it, since the decision thresholds
     are in units of the reference's scores."""
     buckets: tuple[int, ...] = ()
     """The batch sizes that were checked, of which the figures are the worst; empty if the engine has no buckets."""
-    failures: tuple[str, ...]
-    """A sentence for each limit that is broken; empty if the engine passed."""
+    failures: tuple[str, ...]  # a sentence for each limit that is broken; empty if the engine passed
 
     @property
     def passed(self) -> bool:
-        """Whether all limits are kept."""
         return not self.failures
 
 
@@ -111,34 +101,25 @@ class EngineRecord(_Record):
 
     engine: str
     precision: Precision
-    model_sha256: str
-    """Of ``model.onnx``."""
+    model_sha256: str  # of model.onnx
     fingerprint: Fingerprint
-    accuracy: AccuracyResult | None = None
-    """None: built, but not validated yet."""
-    plan: PlanRecord | None = None
-    """For TensorRT engines only."""
+    accuracy: AccuracyResult | None = None  # None: built, but not validated yet
+    plan: PlanRecord | None = None  # for TensorRT engines only
 
 
 class LoadTestResult(_Record):
     """Measurements of one engine under the load of some cameras."""
 
-    due: int
-    """Clips that arrived."""
-    scored: int
-    """Clips that were scored before the test ended."""
-    clips_per_s: float
-    """Scored clips a second; the capacity of an engine that cannot keep up."""
+    due: int  # clips that arrived
+    scored: int  # clips that were scored before the test ended
+    clips_per_s: float  # scored clips a second; the capacity of an engine that cannot keep up
     cpu_s_per_clip: float
     """Of the whole process over the whole test, idle time included: threads may wait busily."""
-    latency_ms: dict[str, float]
-    """p50, p95 and p99 from a clip's arrival to its score; scored clips only."""
-    busy_share: float
-    """Share of the time spent scoring, 0 to 1."""
+    latency_ms: dict[str, float]  # p50, p95 and p99 from a clip's arrival to its score; scored clips only
+    busy_share: float  # share of the time spent scoring, 0 to 1
 
     @property
     def scored_share(self) -> float:
-        """0 to 1."""
         return self.scored / self.due
 
 
@@ -148,25 +129,17 @@ class DefaultEngine(_Record):
     engine: str
     precision: Precision
     performance_hint: PerformanceHint
-    model_sha256: str
-    """Of ``model.onnx``."""
+    model_sha256: str  # of model.onnx
     fingerprint: Fingerprint
     cameras: int
-    frame_rate: float
-    """Frames a second of each camera."""
-    keeps_up: bool
-    """Whether it carried this load; if not, no engine did."""
+    frame_rate: float  # frames a second of each camera
+    keeps_up: bool  # whether it carried this load; if not, no engine did
     measured: LoadTestResult
-    chosen_at: AwareDatetime
-    """In UTC."""
+    chosen_at: AwareDatetime  # in UTC
 
 
 def parse_build_options(**options: object) -> BuildOptions:
-    """Validate options of the command line; None stands for the default.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
+    """Validate options of the command line; None stands for the default. Raises ConfigError if a value is out of range."""
     try:
         return BuildOptions.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
@@ -184,20 +157,12 @@ def write_record(bundle: Bundle, record: EngineRecord) -> None:
 
 
 def read_records(bundle: Bundle) -> list[EngineRecord]:
-    """All records in alphabetical order, including those of earlier versions of the model.
-
-    Raises:
-        BundleCorrupt: a record cannot be read.
-    """
+    """All records in alphabetical order, including those of earlier versions of the model. Raises as :func:`find_record`."""
     return [_read_engine_record(path) for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"*/{_RECORD_NAME}"))]
 
 
 def find_record(bundle: Bundle, engine: str, precision: Precision) -> EngineRecord | None:
-    """The record of one engine and precision, if there is one.
-
-    Raises:
-        BundleCorrupt: it cannot be read.
-    """
+    """The record of one engine and precision, if there is one. Raises BundleCorrupt if it cannot be read."""
     path = record_folder(bundle, engine, precision) / _RECORD_NAME
     return _read_engine_record(path) if path.is_file() else None
 
@@ -269,11 +234,7 @@ def _build_command(bundle: Bundle, engine: str, precision: Precision) -> str:
 
 
 def write_default(bundle: Bundle, default: DefaultEngine) -> None:
-    """Write ``default.json``, replacing an earlier one.
-
-    Raises:
-        BundleError: the bundle is not writable.
-    """
+    """Write ``default.json``, replacing an earlier one. Raises BundleError if the bundle is not writable."""
     path = bundle.path / ENGINES_FOLDER / _DEFAULT_NAME
     try:
         _write(path, default)
@@ -282,11 +243,7 @@ def write_default(bundle: Bundle, default: DefaultEngine) -> None:
 
 
 def read_default(bundle: Bundle) -> DefaultEngine | None:
-    """The engine chosen on this or another machine, for this or an earlier model, if any.
-
-    Raises:
-        BundleCorrupt: the record cannot be read.
-    """
+    """The engine chosen on this or another machine, for this or an earlier model, if any. Raises as :func:`find_record`."""
     path = bundle.path / ENGINES_FOLDER / _DEFAULT_NAME
     return _read(DefaultEngine, path, "oddsight-deploy optimize") if path.exists() else None
 

@@ -17,11 +17,7 @@ CPU ms: a clip; p50, p95: from a clip's arrival to its score"""
 
 
 def bundle_content(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Everything that a bundle holds, by section.
-
-    Raises:
-        BundleCorrupt: a record of its engines cannot be read.
-    """
+    """Everything that a bundle holds, by section. Raises BundleCorrupt if a record of its engines cannot be read."""
     manifest, default = bundle.manifest, read_default(bundle)
     return {
         "model": {"model_id": manifest.model_id, "kind": manifest.model.kind, "config": manifest.model.config},

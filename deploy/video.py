@@ -69,7 +69,9 @@ class Video:
                 yield f"{self._name}: a damaged packet was skipped: {_reason(error)}"
                 continue
             for frame in frames:
-                self._check_size(frame)
+                if frame.width * frame.height > MAX_IMAGE_PX:
+                    size = f"{frame.width} x {frame.height}"
+                    raise VideoUnreadable(f"{self._name}: frames of {size} pixels; at most {MAX_IMAGE_PX} pixels are accepted")
                 decoded += 1
                 yield frame
         if decoded == 0:
@@ -81,20 +83,10 @@ class Video:
         except (av.FFmpegError, OSError) as error:
             raise VideoUnreadable(f"{self._name}: reading failed: {_reason(error)}") from error
 
-    def _check_size(self, frame: AvFrame) -> None:
-        if frame.width * frame.height > MAX_IMAGE_PX:
-            raise VideoUnreadable(
-                f"{self._name}: frames of {frame.width} x {frame.height} pixels; at most {MAX_IMAGE_PX} pixels are accepted"
-            )
-
 
 @contextmanager
 def open_video(location: str | Path) -> Iterator[Video]:
-    """Open a video file or the URL of a live stream, which must deliver data at least every 10 seconds.
-
-    Raises:
-        VideoUnreadable: it cannot be opened, or holds no video stream.
-    """
+    """Open a video file, or a live stream that delivers data at least every 10 seconds. Raises VideoUnreadable if it cannot."""
     location = str(location)
     name = redact_password(location)
     options = {"rtsp_transport": "tcp"} if location.startswith("rtsp") else {}

@@ -16,12 +16,10 @@ from deploy.engine import CachingEngine, Clips, Engine, State, StateHandle, cach
 from deploy.errors import ConfigError
 from deploy.records import LoadTestResult
 
-MAX_WAIT_S = 0.05
-"""The service's default of ``batch.max_wait_ms``."""
+MAX_WAIT_S = 0.05  # the service's default of batch.max_wait_ms
 _MAX_FRAME_RATE = 1000
 _WARM_UP_CALLS = 2
-_ROUNDING_S = 1e-10
-"""A clip that is waited for has arrived, however the sum of times was rounded."""
+_ROUNDING_S = 1e-10  # a clip that is waited for has arrived, however the sum of times was rounded
 
 
 class WholeClipCameras:
@@ -53,7 +51,6 @@ class NewestFrameCameras:
         self._states: list[StateHandle | None] = [None] * len(clips)
 
     def score(self, cameras: NDArray[np.int64]) -> None:
-        """Score the next clip of each of these cameras, int64 (N,)."""
         before, states = [self._before[camera] for camera in cameras], [self._states[camera] for camera in cameras]
         scores = self._engine.score_newest(self._newest[cameras], before, states)
         for camera, frame, state in zip(cameras, scores.frames, scores.states, strict=True):
@@ -76,7 +73,6 @@ class CameraLoad:
 
     @property
     def clips_per_s(self) -> float:
-        """Of all cameras together."""
         return self.cameras * self.frame_rate
 
 
@@ -95,8 +91,7 @@ class LoadTest:
 
     engine: Engine
     load: CameraLoad
-    due: int
-    """Number of clips that arrive."""
+    due: int  # number of clips that arrive
     cameras: WholeClipCameras | NewestFrameCameras
     """If the load has more cameras, the others show the same clips."""
     clock: Clock
@@ -106,19 +101,14 @@ class LoadTest:
     _busy_s: float = 0.0
     _cpu_s: float = 0.0
     _slowest_s: float = 0.0
-    _latencies_s: list[float] = field(default_factory=list)
-    """Of the clips scored so far, in order of arrival."""
+    _latencies_s: list[float] = field(default_factory=list)  # of the clips scored so far, in order of arrival
     _batcher: MicroBatcher[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._batcher = MicroBatcher(self.engine.max_clips, MAX_WAIT_S)
 
     def run(self, until_s: float) -> None:
-        """Continue until the test's clock shows ``until_s``: no call begins later, but one may end later.
-
-        Raises:
-            EngineFailed: the backend failed.
-        """
+        """Continue until the test's clock shows ``until_s``: no call begins later, but one may end later. Raises EngineFailed."""
         begin_cpu_s, begin_s = self.clock.cpu_s(), self.clock.now_s() - self._at_s
         while len(self._latencies_s) < self.due and self._at_s <= until_s:
             self._add_arrived()

@@ -32,8 +32,7 @@ class Roofline:
 
     flop_per_s: dict[str, float]
     """Precision -> multiplications and additions a second of a large matrix product."""
-    bytes_per_s: float
-    """Read and written by a copy larger than the caches."""
+    bytes_per_s: float  # read and written by a copy larger than the caches
 
     def s_per_clip(self, precision: str, flop: float, moved_bytes: float) -> float | None:
         """The least time for so many operations and bytes; None for a precision whose peak was not measured."""

@@ -25,8 +25,7 @@ from deploy.errors import EngineRefused, EngineUnavailable
 if TYPE_CHECKING:
     from deploy.gpu.engine import GpuEngine
 
-REFERENCE = ("torch", "f32")
-"""The engine that others are compared with: the uncompiled network, as trained."""
+REFERENCE = ("torch", "f32")  # the engine that others are compared with: the uncompiled network, as trained
 
 _ROUND_S = 0.6
 _WARM_UP_CALLS = 2
@@ -83,8 +82,7 @@ class EngineRunner:
     One engine serves all batch sizes, smallest first, so each figure includes what the smaller ones needed. The first engine of a
     library includes the library; memory released by an earlier engine and reused is not counted. None except on Linux.
     """
-    newest_frames: NewestFrameCameras | None = None
-    """For engines that keep the cameras' frames on their device."""
+    newest_frames: NewestFrameCameras | None = None  # for engines that keep the cameras' frames on their device
     times: CallTimes = field(default_factory=CallTimes)
     times_on_device: CallTimes = field(default_factory=CallTimes)
 
@@ -107,7 +105,6 @@ class EngineRunner:
 
     @property
     def clips_per_s(self) -> float:
-        """Throughput by the median call."""
         return len(self.clips) / self.times.median_s
 
     @property

@@ -14,22 +14,19 @@ from deploy.gpu.driver import CudaDriver, import_torch
 from deploy.image import DeviceFrame, Frame, jpeg_reduction
 from deploy.spec import ClipSpec
 
-MAX_PLANS = 16
-"""Number of image sizes whose resize weights are cached; for the shipped model about 1.5 MB each."""
+MAX_PLANS = 16  # number of image sizes whose resize weights are cached; for the shipped model about 1.5 MB each
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """How images of one size are resized."""
 
-    reduction: int
-    """Side of the blocks that are averaged first, as a JPEG decoded at reduced size."""
+    reduction: int  # side of the blocks that are averaged first, as a JPEG decoded at reduced size
     padding: tuple[Any, Any] | None
     """int64 (H') and (W'): source rows and columns that fill up the last blocks; None if all blocks are whole."""
     weights: tuple[Any, Any] | None
     """float32 (h, H'') and (W'', w): weights of the rows and columns; None if the size fits."""
-    halves_up: bool
-    """Whether the weights average 2 x 2 pixels, which OpenCV rounds differently."""
+    halves_up: bool  # whether the weights average 2 x 2 pixels, which OpenCV rounds differently
 
 
 class GpuResizer:
@@ -72,13 +69,15 @@ class GpuResizer:
             rows, columns = plan.padding
             batch = batch.index_select(1, rows).index_select(2, columns)
         if plan.reduction > 1:
-            batch = self._rounded(_block_means(batch, plan.reduction), halves_up=plan.reduction == 2)
+            side, (n_images, height_px, width_px, channels) = plan.reduction, batch.shape
+            blocks = batch.float().view(n_images, height_px // side, side, width_px // side, side, channels)
+            batch = self._rounded(blocks.mean((2, 4)), halves_up=side == 2)
         if plan.weights is not None:
             batch = self._rounded(_weighted(batch.float(), *plan.weights), halves_up=plan.halves_up)
         return batch.byte().contiguous()
 
     def _rounded(self, values: Any, *, halves_up: bool) -> Any:
-        """Round as OpenCV does: halves to even, but up where 2 x 2 pixels are averaged."""
+        # As OpenCV does: halves to even, but up where 2 x 2 pixels are averaged.
         return (values + 0.5).floor_() if halves_up else values.round_()
 
 
@@ -130,12 +129,6 @@ def _plan(torch: Any, device: Any, spec: ClipSpec, height_px: int, width_px: int
         None if fits else (weights(rows, spec.height_px), weights(columns, spec.width_px).T.contiguous()),
         (rows, columns) == (2 * spec.height_px, 2 * spec.width_px),
     )
-
-
-def _block_means(batch: Any, side: int) -> Any:
-    """Means float32 (N, H / side, W / side, C) of (N, H, W, C)."""
-    n_images, height_px, width_px, channels = batch.shape
-    return batch.float().view(n_images, height_px // side, side, width_px // side, side, channels).mean((2, 4))
 
 
 def _weighted(batch: Any, rows: Any, columns: Any) -> Any:

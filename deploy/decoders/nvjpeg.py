@@ -15,7 +15,7 @@ import numpy as np
 from deploy.decoders.gpu_resize import GpuResizer
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable, first_line
 from deploy.gpu.driver import CudaDriver, missing_cuda
-from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, Frame, encode_jpeg, image_size, is_complete_jpeg
+from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, encode_jpeg, image_size, is_complete_jpeg
 from deploy.spec import ClipSpec
 
 MAX_CALL_PX = 67_108_864
@@ -31,8 +31,7 @@ _Result = DecodedFrame[AnyFrame] | BadFrame
 
 
 class _Jpeg(NamedTuple):
-    position: int
-    """In the list of images to decode."""
+    position: int  # in the list of images to decode
     encoded: bytes
     width_px: int
     height_px: int
@@ -122,11 +121,7 @@ class NvJpegDecoder:
             return first_line(error)
 
     def _decode_batch(self, jpegs: list[_Jpeg]) -> dict[int, _Result]:
-        """Results by position, without those of declined images.
-
-        Raises:
-            DecoderFailed: no image was decoded, and an ordinary JPEG cannot be either.
-        """
+        """Results by position, without declined images. Raises DecoderFailed if all were, and an ordinary JPEG is as well."""
         frames: Sequence[AnyFrame | None] = [None] * len(jpegs)
         reason = _NO_IMAGE
         try:
@@ -142,7 +137,6 @@ class NvJpegDecoder:
         }
 
     def _decode_on_gpu(self, jpegs: list[_Jpeg]) -> Sequence[AnyFrame | None]:
-        """Frames from one library call; None for declined images."""
         with self._synchronized():
             # The images are the library's memory, which must live until the stream has read it.
             images = self._library_decode(jpegs)
@@ -188,14 +182,14 @@ class NvJpegDecoder:
             return [*results]
         try:
             with self._synchronized():
-                return [each if isinstance(each, BadFrame) else self._to_device(each) for each in results]
+                return [
+                    each if isinstance(each, BadFrame) else DecodedFrame(self._resizer.to_device(each.frame), *each[1:])
+                    for each in results
+                ]
         except Exception as error:  # any error of PyTorch
             raise DecoderFailed(
                 f"nvjpeg: frames cannot be copied to the GPU: {first_line(error)}; restart, or {_USE_CPU}"
             ) from error
-
-    def _to_device(self, decoded: DecodedFrame[Frame]) -> DecodedFrame[AnyFrame]:
-        return DecodedFrame(self._resizer.to_device(decoded.frame), decoded.width_px, decoded.height_px, decoded.decoder)
 
 
 def _import_nvimgcodec() -> Any:
@@ -207,7 +201,6 @@ def _import_nvimgcodec() -> Any:
 
 
 def _open_device(name: str) -> tuple[CudaDriver, Any]:
-    """The GPU that images are fitted on, and a stream there."""
     with _required_libraries():
         import torch
     if (missing := missing_cuda(torch)) is not None:

@@ -5,8 +5,7 @@ from deploy.image import CpuDecoder, ImageDecoder
 from deploy.spec import ClipSpec
 
 DECODERS = ("cpu", "nvjpeg")
-GPU_DECODERS = frozenset({"nvjpeg"})
-"""Decoders whose frames can stay on the GPU."""
+GPU_DECODERS = frozenset({"nvjpeg"})  # decoders whose frames can stay on the GPU
 
 
 def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool = False) -> ImageDecoder:

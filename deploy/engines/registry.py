@@ -63,8 +63,7 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 }
 """Precisions of each engine. The first works on any hardware that the engine runs on."""
 
-TUNABLE_ENGINES = frozenset({"openvino", "onnx"})
-"""Engines that follow ``EngineRequest.performance_hint``."""
+TUNABLE_ENGINES = frozenset({"openvino", "onnx"})  # engines that follow EngineRequest.performance_hint
 
 GPU_ENGINES = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})
 """Engines that compute on an NVIDIA GPU; the others compute on the CPU."""

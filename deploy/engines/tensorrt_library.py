@@ -186,8 +186,17 @@ class Log:
     """Keeps the last warnings and errors of a library, which writes them to ``logger``."""
 
     def __init__(self, library: TensorRt) -> None:
-        self.lines: deque[str] = deque(maxlen=_LOG_LINES)
-        self.logger = _logger(library, self.lines)
+        self.lines = lines = deque[str](maxlen=_LOG_LINES)
+
+        class Logger(library.ILogger):  # type: ignore[misc, name-defined]  # a class that is known at run time only
+            def __init__(self) -> None:
+                library.ILogger.__init__(self)  # not super(): pybind11 requires the explicit call
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity <= library.ILogger.Severity.WARNING:
+                    lines.append(" ".join(str(message).split()))
+
+        self.logger: Any = Logger()
 
     def require(self, value: T | None, failure: str) -> T:
         """``value``, or an EngineFailed with ``failure`` and the log if it signals a failure: None, False or the index -1."""
@@ -196,15 +205,3 @@ class Log:
             hint = " (often: too little GPU memory)" if _OUT_OF_MEMORY in reason else ""
             raise EngineFailed(f"{failure}: {reason}{hint}")
         return value
-
-
-def _logger(library: TensorRt, lines: deque[str]) -> Any:
-    class Logger(library.ILogger):  # type: ignore[misc, name-defined]  # a class that is known at run time only
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)  # not super(): pybind11 requires the explicit call
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= library.ILogger.Severity.WARNING:
-                lines.append(" ".join(str(message).split()))
-
-    return Logger()

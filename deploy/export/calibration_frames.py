@@ -21,8 +21,7 @@ from deploy.records import CalibrationInfo
 from deploy.spec import ClipSpec
 
 HALF_FRAMES: Final = 24
-STRETCH_PICTURES: Final = HALF_FRAMES * (1 + SPEEDUP)
-"""Consecutive pictures of a camera that one stretch needs."""
+STRETCH_PICTURES: Final = HALF_FRAMES * (1 + SPEEDUP)  # consecutive pictures of a camera that one stretch needs
 MOST_STRETCHES: Final = 4
 
 _OPTION: Final = "--calibration-data"
@@ -41,7 +40,6 @@ class CalibrationFrames:
 
     @property
     def info(self) -> CalibrationInfo:
-        """Number and checksum, for records."""
         stretches, frames = self.sped_up.shape
         return CalibrationInfo(stretches=stretches, frames=stretches * frames, sha256=sha256(self.frames.tobytes()))
 

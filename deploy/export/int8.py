@@ -109,7 +109,6 @@ def _strict_accuracy(scores: NDArray[np.float32], sequences: GoldenSequences) ->
 
 
 def _reference_scores(bundle: Bundle, calibration: CalibrationFrames) -> GoldenSequences:
-    """The calibration frames with the scores of the float32 graph."""
     score = score_sequences(_engine(bundle, calibration.frames), calibration.frames)
     if (scored := int(np.isfinite(score[~calibration.sped_up]).sum())) < MIN_FRAMES:
         raise EngineRefused(
@@ -140,7 +139,6 @@ class _QuantizedGraph:
         ]
 
     def build(self, names: Sequence[str]) -> bytes:
-        """The graph with only these convolutions quantized."""
         import onnx
         import onnx_ir.passes.common
 

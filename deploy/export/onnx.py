@@ -37,8 +37,7 @@ class GraphRecord(BaseModel):
 
     model_sha256: str
     sha256: str
-    calibration: CalibrationInfo | None = None
-    """For ``int8`` only."""
+    calibration: CalibrationInfo | None = None  # for int8 only
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +141,12 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
 
 
 def _export_half(network: "nn.Module", spec: ClipSpec) -> Any:
-    from deploy.network import HalfPrecisionNetwork, half_precision
+    import torch
 
-    copy = HalfPrecisionNetwork(network)
-    with half_precision():
-        return _export(copy, spec)
+    from deploy.network import HalfPrecisionNetwork
+
+    with torch.autocast("cpu", dtype=torch.float16):
+        return _export(HalfPrecisionNetwork(network), spec)
 
 
 @contextmanager

@@ -15,26 +15,14 @@ from typing import Any
 
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, require_writable, sha256
 from deploy.engine import Precision
-from deploy.engines.tensorrt_library import (
-    Builder,
-    BuilderConfig,
-    HostMemory,
-    Layer,
-    Log,
-    Network,
-    Profile,
-    Tensor,
-    TensorRt,
-    import_library,
-    plan_fingerprint,
-)
+from deploy.engines import tensorrt_library as trt
+from deploy.engines.tensorrt_library import import_library, plan_fingerprint
 from deploy.errors import BundleCorrupt, ConfigError, EngineError, EngineFailed
 from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.onnx import serving_graph
 from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, read_plan, write_plan
 
-PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}
-"""Layers that do nearly all of the work."""
+PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}  # layers that do nearly all of the work
 QUANTIZING = "choosing convolutions"  # the build phase before TensorRT's own
 _TYPES: Mapping[Precision, str] = {"f32": "FLOAT", "f16": "HALF"}
 _INT8 = "INT8"
@@ -49,8 +37,7 @@ class BuiltPlan:
     """Result of a build."""
 
     plan: bytes
-    timing_cache: bytes
-    """For later builds on this GPU; empty if the library keeps none."""
+    timing_cache: bytes  # for later builds on this GPU; empty if the library keeps none
     products: Mapping[str, int]
     """Type -> number of convolutions and matrix products computed in it, according to the parser."""
 
@@ -109,7 +96,7 @@ def make_plan(
 
 
 def build_plan(
-    library: TensorRt,
+    library: trt.TensorRt,
     graph: bytes,
     precision: Precision,
     options: BuildOptions,
@@ -124,7 +111,7 @@ def build_plan(
         EngineFailed: the library refuses the graph, a profile or the build, or the graph is not in ``precision``.
         ConfigError: the plan is larger than the options allow.
     """
-    log = Log(library)
+    log = trt.Log(library)
     builder = library.Builder(log.logger)
     network = _parse(library, log, builder, graph)
     network.name = name
@@ -148,14 +135,14 @@ def build_plan(
     return BuiltPlan(plan, b"" if memory is None else _bytes(memory), products)
 
 
-def count_products(network: Network) -> dict[str, int]:
+def count_products(network: trt.Network) -> dict[str, int]:
     """Number of convolutions and matrix products of a parsed network by output type; INT8 if maps and weights are quantized."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dequantized = {name for layer in layers if layer.type.name == "DEQUANTIZE" for name in _names([layer.get_output(0)])}
     return dict(Counter(kind for layer in layers if layer.type.name in PRODUCTS for kind in _type(layer, dequantized)))
 
 
-def _type(layer: Layer, dequantized: set[str]) -> Iterator[str]:
+def _type(layer: trt.Layer, dequantized: set[str]) -> Iterator[str]:
     """The output of a quantized convolution is float: only its inputs show that the builder may compute it in 8 bits."""
     inputs = _names([layer.get_input(index) for index in range(min(layer.num_inputs, _MAPS_AND_WEIGHTS))])
     output = layer.get_output(0)
@@ -165,11 +152,11 @@ def _type(layer: Layer, dequantized: set[str]) -> Iterator[str]:
         yield output.dtype.name
 
 
-def _names(tensors: Iterable[Tensor | None]) -> list[str]:
+def _names(tensors: Iterable[trt.Tensor | None]) -> list[str]:
     return [tensor.name for tensor in tensors if tensor is not None]
 
 
-def _parse(library: TensorRt, log: Log, builder: Builder, graph: bytes) -> Network:
+def _parse(library: trt.TensorRt, log: trt.Log, builder: trt.Builder, graph: bytes) -> trt.Network:
     # Strongly typed: the graph's own types are the precision of each layer.
     flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = log.require(builder.create_network(flags), "the network cannot be made")
@@ -188,7 +175,9 @@ def _require_precision(products: Mapping[str, int], precision: Precision) -> Non
         raise EngineFailed(f"the graph is not in {precision}: its convolutions and matrix products are in {dict(products)}")
 
 
-def _configure(library: TensorRt, log: Log, builder: Builder, options: BuildOptions, timing_cache: bytes) -> BuilderConfig:
+def _configure(
+    library: trt.TensorRt, log: trt.Log, builder: trt.Builder, options: BuildOptions, timing_cache: bytes
+) -> trt.BuilderConfig:
     config = log.require(builder.create_builder_config(), "the builder cannot be configured")
     config.builder_optimization_level = options.optimization_level
     # Layers of these networks depend on each other, so none could run on another stream.
@@ -206,7 +195,7 @@ def _configure(library: TensorRt, log: Log, builder: Builder, options: BuildOpti
     return config
 
 
-def _profile(log: Log, builder: Builder, network: Network, bounds: tuple[int, int, int]) -> Profile:
+def _profile(log: trt.Log, builder: trt.Builder, network: trt.Network, bounds: tuple[int, int, int]) -> trt.Profile:
     profile = log.require(builder.create_optimization_profile(), "a profile cannot be made")
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -225,11 +214,11 @@ def _deprecated_in_rtx() -> Iterator[None]:
         yield
 
 
-def _bytes(memory: HostMemory) -> bytes:
+def _bytes(memory: trt.HostMemory) -> bytes:
     return bytes(memoryview(memory))  # type: ignore[arg-type]  # a buffer, which only its C code says
 
 
-def _monitor(library: TensorRt, on_progress: OnBuildProgress) -> Any:
+def _monitor(library: trt.TensorRt, on_progress: OnBuildProgress) -> Any:
     """TensorRT's progress monitor. An exception must not pass through it: it is stored, and the build is stopped."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]  # a class that is known at run time only

@@ -14,12 +14,10 @@ from deploy.errors import EngineUnavailable, first_line, required_library
 
 log = structlog.get_logger("oddsight.cuda")
 
-_WARM_UP_LAUNCHES = 3
-"""Launches before a graph capture, in which libraries select kernels and allocate memory."""
+_WARM_UP_LAUNCHES = 3  # launches before a graph capture, in which libraries select kernels and allocate memory
 
 Dtype = Literal["uint8", "int64", "float32"]
-Launch = Callable[[], None]
-"""Enqueues work on the current stream and returns at once."""
+Launch = Callable[[], None]  # enqueues work on the current stream and returns at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,7 @@ class Gpu:
     """The GPU that engines run on: the first that CUDA reports; ``CUDA_VISIBLE_DEVICES`` selects another."""
 
     name: str
-    compute_capability: str
-    """Such as ``9.0``."""
+    compute_capability: str  # such as 9.0
 
 
 def find_gpu(engine: str) -> Gpu:
@@ -67,7 +64,6 @@ class CudaDriver:
         return self._torch.cuda.Stream(self.device)
 
     def use_stream(self, stream: Any) -> AbstractContextManager[Any]:
-        """Within it, ``stream`` is the current stream."""
         context: AbstractContextManager[Any] = self._torch.cuda.stream(stream)
         return context
 
@@ -94,7 +90,6 @@ class CudaDriver:
         return self._torch.as_tensor(array, device=self.device)
 
     def pinned_like(self, tensor: Any) -> Any:
-        """A page-locked host tensor of the same shape and dtype."""
         return self._torch.zeros(tuple(tensor.shape), dtype=tensor.dtype, pin_memory=True)
 
     def capture(self, launch: Launch, stream: Any) -> Launch:

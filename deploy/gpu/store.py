@@ -23,8 +23,7 @@ ROW_INPUTS = frozenset({"clip_rows", "state_rows", "next_state_rows"})
 STATE_MAX = "state_max"
 """Output: the largest magnitude of each next state, not finite if any value is not. The state itself stays on the device."""
 
-Input = NDArray[Any] | Sequence[DeviceFrame]
-"""Host values or frames on the device, one for each clip."""
+Input = NDArray[Any] | Sequence[DeviceFrame]  # host values or frames on the device, one for each clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +31,7 @@ class NewHandles:
     """The rows that a call writes to."""
 
     frames: list[FrameHandle]
-    states: list[StateHandle]
-    """Empty for a model without a state."""
+    states: list[StateHandle]  # empty for a model without a state
 
 
 class FrameStore:
@@ -71,7 +69,8 @@ class FrameStore:
         """A launch that stores newest frames, gathers clips and states, runs ``program``, and stores the next states."""
         launches = [self.writer(bucket, tensors), self._clips_gatherer(bucket, tensors), program]
         if self.states is not None:
-            launches.insert(2, self._states_gatherer(bucket, tensors))
+            table, rows, state = self._tables["states"], tensors["state_rows"][:bucket], tensors["state"][:bucket]
+            launches.insert(2, lambda: self._driver.gather(table, rows, state))
             launches.append(self._states_writer(bucket, tensors))
 
         def launch() -> None:
@@ -87,7 +86,6 @@ class FrameStore:
         states: Sequence[StateHandle | None],
         new: NewHandles,
     ) -> dict[str, Input]:
-        """Inputs of :meth:`scorer` by name."""
         clips = [[*frames, frame] for frames, frame in zip(history, new.frames, strict=True)]
         inputs: dict[str, Input] = {"newest": newest, "clip_rows": _rows(clips).reshape(-1, self._spec.length)}
         if self.states is not None:
@@ -96,7 +94,6 @@ class FrameStore:
         return inputs
 
     def writer_inputs(self, frames: NDArray[np.uint8] | Sequence[DeviceFrame], new: NewHandles) -> dict[str, Input]:
-        """Inputs of :meth:`writer` by name."""
         return {"newest": frames, "clip_rows": _rows([[frame] * self._spec.length for frame in new.frames])}
 
     @contextmanager
@@ -139,7 +136,9 @@ class FrameStore:
                 raise BadClips(f"frames must be one numpy array, or DeviceFrames all of them; frame {number} is of type {kind}")
             layout = _layout(frame.pixels)
             if layout != self._frame_layout:
-                expected, actual = _describe(*self._frame_layout), _describe(*layout)
+                expected, actual = (
+                    f"{dtype} {tuple(shape)} on {device}" for dtype, shape, device in (self._frame_layout, layout)
+                )
                 raise BadClips(f"frames on the device must be {expected}; frame {number} is {actual}")
 
     def free(self) -> None:
@@ -150,10 +149,6 @@ class FrameStore:
         table, rows = self._tables["frames"], tensors["clip_rows"][:bucket].view(-1)
         clips = tensors["clips"][:bucket].view(-1, *self._spec.frame_shape)
         return lambda: self._driver.gather(table, rows, clips)
-
-    def _states_gatherer(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
-        table, rows, state = self._tables["states"], tensors["state_rows"][:bucket], tensors["state"][:bucket]
-        return lambda: self._driver.gather(table, rows, state)
 
     def _states_writer(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
         table, rows = self._tables["states"], tensors["next_state_rows"][:bucket]
@@ -168,10 +163,6 @@ class FrameStore:
 
 def _layout(tensor: Any) -> tuple[Any, Any, Any]:
     return tensor.dtype, tensor.shape, tensor.device
-
-
-def _describe(dtype: Any, shape: Any, device: Any) -> str:
-    return f"{dtype} {tuple(shape)} on {device}"
 
 
 def _rows(clips: Sequence[Sequence[FrameHandle]]) -> NDArray[np.int64]:

@@ -26,8 +26,7 @@ from deploy.validation.admission import (
 
 KEEPS_UP_SHARE: Final = 0.99
 """An engine keeps up if it has scored this share of the clips when the load test ends."""
-TIE_SHARE: Final = 0.05
-"""CPU times within 5 % count as equal: a machine varies as much by itself."""
+TIE_SHARE: Final = 0.05  # CPU times within 5 % count as equal: a machine varies as much by itself
 
 Judgement = Literal["good", "too late", "too slow"]
 
@@ -70,10 +69,8 @@ class OptimizeResult:
     """All trials, and the best one, which is now the bundle's default engine."""
 
     trials: tuple[Trial, ...]
-    best: Trial | None
-    """None if no engine passed validation; the bundle's default is then unchanged."""
-    shortfall: str | None
-    """What even the best engine does not reach; None if the goal is reached."""
+    best: Trial | None  # None if no engine passed validation; the bundle's default is then unchanged
+    shortfall: str | None  # what even the best engine does not reach; None if the goal is reached
 
 
 def optimize(bundle: Bundle, goal: Goal, on_progress: Callable[[int, int], None]) -> OptimizeResult:

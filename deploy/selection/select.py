@@ -66,11 +66,7 @@ def _sources(settings: Mapping[str, str | None], default: Source) -> dict[str, S
 
 
 def _load_default(bundle: Bundle, default: DefaultEngine, request: EngineRequest) -> LoadedEngine:
-    """Load the bundle's default engine, if it was chosen on this machine for this model.
-
-    Raises:
-        EngineRefused: it was not, or it does not have the precision of the settings.
-    """
+    """Raises EngineRefused if it was not chosen on this machine for this model, or lacks the precision of the settings."""
     if request.precision not in PRECISIONS.get(request.engine, ()):
         raise EngineRefused(f"it is {default.engine}, which does not compute in {request.precision} here")
     model_sha256 = {"model_sha256": bundle.manifest.files[ONNX_NAME]}
@@ -111,7 +107,6 @@ def _load_or_recover(bundle: Bundle, request: EngineRequest, on_unavailable: OnU
 
 
 def _rebuild_plan(bundle: Bundle, engine: str, precision: Precision) -> None:
-    """Build a TensorRT plan with the options that it was built with before, and validate it."""
     record = find_record(bundle, engine, precision)
     options = BuildOptions() if record is None or record.plan is None else record.plan.options
     make_plan(bundle, engine, precision, options, lambda _phase, _done, _total: None)

@@ -20,8 +20,7 @@ from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.image import CpuDecoder, DeviceFrame, Frame, ImageDecoder, encode_jpeg
 from deploy.records import AccuracyResult
 
-MIN_FRAMES = 20
-"""Least number of scores for a meaningful rank correlation."""
+MIN_FRAMES = 20  # least number of scores for a meaningful rank correlation
 
 
 class AccuracyLimits(NamedTuple):
@@ -51,11 +50,7 @@ _ENLARGED = (1, 3)
 
 
 def measure_accuracy(engine: Engine, precision: Precision, sequences: GoldenSequences) -> AccuracyResult:
-    """Score the golden sequences with ``engine``, in each of its buckets, and return the worst result.
-
-    Raises:
-        EngineFailed: the backend failed, or a score is not finite.
-    """
+    """The worst result of ``engine`` on the golden sequences in any of its buckets. Raises EngineFailed if scoring fails."""
     if not engine.buckets:
         return compare_scores(precision, score_sequences(engine, sequences.frames), sequences)
     results = [result for bucket in engine.buckets for result in _bucket_results(engine, precision, sequences, bucket)]

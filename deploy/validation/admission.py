@@ -43,7 +43,6 @@ class LoadedEngine:
     recovery_reason: str = ""
 
     def log_fields(self) -> dict[str, str]:
-        """The request and its sources, for a structured log line."""
         parts = {name: getattr(self.request, name) for name in ("engine", "precision", "performance_hint")}
         return {**parts, **{f"{part}_from": source for part, source in self.sources.items()}}
 

@@ -52,11 +52,7 @@ def measure_parity(engine: Engine, golden: GoldenClips) -> Parity:
 
 
 def check_parity(engine: Engine, golden: GoldenClips, tolerance: float = F32_TOLERANCE) -> Parity:
-    """Measure parity, and refuse an engine whose largest error is above ``tolerance``.
-
-    Raises:
-        EngineFailed: it is, or see :func:`measure_parity`.
-    """
+    """Measure parity. Raises EngineFailed if the largest error is above ``tolerance``, and as :func:`measure_parity` does."""
     parity = measure_parity(engine, golden)
     state_error = parity.max_state_error or 0.0
     # If one error is NaN, so is NumPy's maximum; Python's depends on their order.
