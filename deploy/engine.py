@@ -22,10 +22,10 @@ Clips = NDArray[np.uint8]  # uint8 (N, T, H, W, C)
 State = NDArray[np.float32]
 """float32 (N, *state_shape): what a recurrent model returned with the previous frame of each clip's camera; zeros at first."""
 
+# Type of convolutions and matrix products; int8: only of as many convolutions as the scores tolerate.
 Precision = Literal["f32", "bf16", "f16", "int8"]
-"""Type of convolutions and matrix products. ``int8``: only as many convolutions as the scores tolerate."""
+# What threads and streams are tuned for: most clips a second, or the shortest call. Scores do not depend on it.
 PerformanceHint = Literal["throughput", "latency"]
-"""What threads and streams are tuned for: most clips a second, or the shortest call. Scores do not depend on it."""
 
 DEFAULT_ENGINE = "openvino"
 DEFAULT_MAX_CLIPS = 32
@@ -41,15 +41,12 @@ ZERO_ROW = 1  # row that always holds zeros: the state of a camera without histo
 class EngineRequest:
     """Which engine to load, and how. Every engine's constructor takes a bundle and a request."""
 
-    engine: str = DEFAULT_ENGINE
-    """A key of :data:`deploy.engines.registry.ENGINES`."""
+    engine: str = DEFAULT_ENGINE  # a key of deploy.engines.registry.ENGINES
     precision: Precision = "f32"
     max_clips: int = DEFAULT_MAX_CLIPS  # largest number of clips in one call
     threads: int = 0  # CPU threads of one call; 0 leaves the choice to the backend
-    performance_hint: PerformanceHint = "throughput"
-    """Ignored by engines that are not in :data:`deploy.engines.registry.TUNABLE_ENGINES`."""
-    gpu_cached_cameras: int = 0
-    """Number of cameras whose last frames and state stay in GPU memory; ignored by CPU engines."""
+    performance_hint: PerformanceHint = "throughput"  # ignored by engines that are not in deploy.engines.registry.TUNABLE_ENGINES
+    gpu_cached_cameras: int = 0  # number of cameras whose last frames and state stay in GPU memory; ignored by CPU engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,7 @@ class Scores:
     """Results of N clips, in their order."""
 
     score: NDArray[np.float32]  # (N,); higher is more anomalous
-    heatmap: NDArray[np.float32]
-    """float32 (N, h, w), in units of the score; h and w depend on the model and are smaller than the frame."""
+    heatmap: NDArray[np.float32]  # (N, h, w), in units of the score; smaller than the frame, by a factor of the model
     state: State | None = None  # input for each camera's next clip; None if the model has no state
 
 
@@ -138,12 +134,9 @@ class Engine(Protocol):
     name: str
     spec: ClipSpec
     max_clips: int
-    buckets: tuple[int, ...]
-    """Batch sizes that are computed by different kernels, in rising order; empty if all are computed alike."""
-    gpu_cached_cameras: int
-    """Number of cameras whose frames and states stay in GPU memory; 0 for an engine without a cache."""
-    heatmap_threshold: float
-    """Heat maps of clips scoring lower may be NaN. May be set between calls; -inf at first."""
+    buckets: tuple[int, ...]  # batch sizes that different kernels compute, in rising order; empty if all are computed alike
+    gpu_cached_cameras: int  # number of cameras whose frames and states stay in GPU memory; 0 for an engine without a cache
+    heatmap_threshold: float  # heat maps of clips scoring lower may be NaN. May be set between calls; -inf at first
 
     def score(self, clips: Clips, state: State | None = None) -> Scores:
         """Score clips uint8 (N, T, H, W, C), 0 <= N <= ``max_clips``; blocks until done. The result belongs to the caller.
@@ -215,8 +208,7 @@ class CheckedEngine(ABC):
     def __init__(self, spec: ClipSpec, max_clips: int) -> None:
         self.spec = spec
         self.max_clips = max_clips
-        self._description: dict[str, str]
-        """Of a loaded engine; set by each backend."""
+        self._description: dict[str, str]  # set by each backend
         self._lock = threading.Lock()
         self._closed = False
 
@@ -224,7 +216,8 @@ class CheckedEngine(ABC):
         self._check_array("clips", clips, self.spec.clip_shape)
         state = self._checked_state(len(clips), state)
         with self._locked(f"scoring {len(clips)} clips failed"):
-            scores = self._run(np.ascontiguousarray(clips), state) if len(clips) else self._empty_scores()
+            empty = Scores(np.empty(0, np.float32), np.empty((0, 0, 0), np.float32), state)
+            scores = self._run(np.ascontiguousarray(clips), state) if len(clips) else empty
         self._check_scores(len(clips), scores)
         return scores
 
@@ -281,11 +274,6 @@ class CheckedEngine(ABC):
 
     def _state_shape(self, n_clips: int) -> tuple[int, ...] | None:
         return None if self.spec.state_shape is None else (n_clips, *self.spec.state_shape)
-
-    def _empty_scores(self) -> Scores:
-        shape = self._state_shape(0)
-        state = None if shape is None else np.empty(shape, np.float32)
-        return Scores(np.empty(0, np.float32), np.empty((0, 0, 0), np.float32), state)
 
     def _check_scores(self, n_clips: int, scores: Scores) -> None:
         self._check_score_and_heatmap(n_clips, scores.score, scores.heatmap)

@@ -75,8 +75,7 @@ class ImageDecoder(Protocol):
     def decode(self, images: Sequence[bytes]) -> Sequence[DecodedFrame[AnyFrame] | BadFrame]:
         """Decode JPEGs and PNGs and fit them to the spec; one result for each image, in order, a BadFrame for a refused one.
 
-        Raises:
-            DecoderFailed: it stopped decoding.
+        Raises DecoderFailed if it stopped decoding.
         """
 
     def describe(self) -> dict[str, str]:
@@ -90,9 +89,7 @@ def decode_image(encoded: bytes, spec: ClipSpec) -> DecodedFrame[Frame]:
     """Decode one JPEG or PNG and fit it to ``spec``.
 
     JPEGs much larger than the spec are decoded at 1/2, 1/4 or 1/8 size: DCT scaling is cheap and anti-aliased.
-
-    Raises:
-        BadFrame: with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header`` or ``undecodable``.
+    Raises BadFrame with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header`` or ``undecodable``.
     """
     width_px, height_px = image_size(encoded)
     reduction = jpeg_reduction(width_px, height_px, spec) if encoded.startswith(_JPEG_MAGIC) else 1

@@ -22,8 +22,7 @@ _RECORD_NAME = "engine.json"
 _PLAN_NAME = "plan"
 _DEFAULT_NAME = "default.json"
 
-Fingerprint = dict[str, str]
-"""What an engine's scores depend on besides the bundle: library, version, device, precision."""
+Fingerprint = dict[str, str]  # what an engine's scores depend on besides the bundle: library, version, device, precision
 
 
 class _Record(BaseModel):
@@ -35,12 +34,11 @@ class BuildOptions(_Record):
 
     buckets: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(default=(1, 8, 32, 128), min_length=1)
     """Batch sizes; a smaller batch is padded to the next bucket."""
-    profiles: Literal["static", "wide"] = "static"
-    """``static``: one optimization profile for each bucket; ``wide``: one for all, tuned for the largest."""
-    optimization_level: int = Field(default=3, ge=0, le=5)
-    """How long the builder searches for faster kernels: 0 least, 5 longest."""
-    workspace_bytes: int = Field(default=4 << 30, ge=1 << 20)
-    """Upper limit of the GPU memory that one kernel may use as scratch space."""
+    profiles: Literal["static", "wide"] = (
+        "static"  # one optimization profile for each bucket, or one for all tuned for the largest
+    )
+    optimization_level: int = Field(default=3, ge=0, le=5)  # how long the builder searches for faster kernels: 0 least, 5 longest
+    workspace_bytes: int = Field(default=4 << 30, ge=1 << 20)  # limit of the GPU memory that one kernel may use as scratch space
     max_plan_bytes: int = Field(default=1 << 30, ge=1)  # a larger plan is an error
 
     @field_validator("buckets")
@@ -69,8 +67,7 @@ class PlanRecord(_Record):
     sha256: str  # a plan is native code: a file with another sum is never loaded
     graph_sha256: str  # of the ONNX graph that it was built from
     options: BuildOptions
-    products: dict[str, int]
-    """Type -> number of convolutions and matrix products computed in it, according to TensorRT's parser."""
+    products: dict[str, int]  # type -> number of convolutions and matrix products computed in it, according to TensorRT's parser
     calibration: CalibrationInfo | None = None  # for int8 only
 
 
@@ -87,8 +84,7 @@ class AccuracyResult(_Record):
     score_scale: float = 1.0
     """Least-squares factor from the reference's scores to the engine's. The service divides by it, since the decision thresholds
     are in units of the reference's scores."""
-    buckets: tuple[int, ...] = ()
-    """The batch sizes that were checked, of which the figures are the worst; empty if the engine has no buckets."""
+    buckets: tuple[int, ...] = ()  # checked batch sizes, of which the figures are the worst; empty if the engine has none
     failures: tuple[str, ...]  # a sentence for each limit that is broken; empty if the engine passed
 
     @property
@@ -113,8 +109,7 @@ class LoadTestResult(_Record):
     due: int  # clips that arrived
     scored: int  # clips that were scored before the test ended
     clips_per_s: float  # scored clips a second; the capacity of an engine that cannot keep up
-    cpu_s_per_clip: float
-    """Of the whole process over the whole test, idle time included: threads may wait busily."""
+    cpu_s_per_clip: float  # of the whole process over the whole test, idle time included: threads may wait busily
     latency_ms: dict[str, float]  # p50, p95 and p99 from a clip's arrival to its score; scored clips only
     busy_share: float  # share of the time spent scoring, 0 to 1
 

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from deploy import MAX_IMAGE_PX
 from deploy.errors import VideoUnreadable
 
-AvFrame = VideoFrame
-"""A decoded frame in the video's own pixel format; :func:`to_bgr` converts it."""
+AvFrame = VideoFrame  # in the video's own pixel format; to_bgr converts it
 
 _LIVE_TIMEOUT_S = 10.0
 
@@ -42,8 +41,7 @@ class Video:
         self._container = container
         self._name = name
         self.stream = container.streams.video[0]
-        self.damaged_packets = 0
-        """Packets skipped so far because they could not be decoded."""
+        self.damaged_packets = 0  # skipped so far because they could not be decoded
 
     def info(self, default_fps: float) -> VideoInfo:
         """Size and frame rate; ``default_fps`` where the video does not state its rate."""
@@ -57,8 +55,7 @@ class Video:
     def frames(self) -> Iterator[AvFrame | str]:
         """All frames in display order. A packet that cannot be decoded is skipped: a line saying why takes its place.
 
-        Raises:
-            VideoUnreadable: reading fails, a frame is too large, or no frame at all can be decoded.
+        Raises VideoUnreadable if reading fails, a frame is too large, or no frame at all can be decoded.
         """
         decoded = 0
         for packet in self._packets():

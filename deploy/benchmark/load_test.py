@@ -18,7 +18,6 @@ from deploy.records import LoadTestResult
 
 MAX_WAIT_S = 0.05  # the service's default of batch.max_wait_ms
 _MAX_FRAME_RATE = 1000
-_WARM_UP_CALLS = 2
 _ROUNDING_S = 1e-10  # a clip that is waited for has arrived, however the sum of times was rounded
 
 
@@ -92,11 +91,9 @@ class LoadTest:
     engine: Engine
     load: CameraLoad
     due: int  # number of clips that arrive
-    cameras: WholeClipCameras | NewestFrameCameras
-    """If the load has more cameras, the others show the same clips."""
+    cameras: WholeClipCameras | NewestFrameCameras  # if the load has more cameras, the others show the same clips
     clock: Clock
-    _arrived: int = 0
-    """Number of clips put into the batcher; it never holds more than one full micro-batch, since the load may be any number."""
+    _arrived: int = 0  # clips put into the batcher, which holds one micro-batch at most: the load may be any number
     _at_s: float = 0.0
     _busy_s: float = 0.0
     _cpu_s: float = 0.0
@@ -176,15 +173,12 @@ def start_load_test(engine: Engine, load: CameraLoad, duration_s: float, clips: 
     """Warm up an engine for a load test of ``duration_s`` seconds and at least one clip.
 
     The cameras show ``clips``, uint8 (N, T, H, W, C). Memory is needed for ``max_clips`` of them only, so that any number of
-    cameras can be tested.
-
-    Raises:
-        EngineFailed: the backend failed.
+    cameras can be tested. Raises EngineFailed if the backend failed.
     """
     numbers = np.arange(min(load.cameras, engine.max_clips))
     shown, caching = clips[numbers % len(clips)], caching_engine(engine)
     cameras = WholeClipCameras(engine, shown) if caching is None else NewestFrameCameras(caching, shown)
-    for _ in range(_WARM_UP_CALLS):
+    for _ in range(2):
         cameras.score(numbers)
     return LoadTest(engine, load, max(1, int(duration_s * load.clips_per_s)), cameras, clock or Clock())
 

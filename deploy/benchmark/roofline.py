@@ -21,8 +21,7 @@ _CPU_SIDE = 1536
 _CPU_COPY_BYTES = 1 << 27
 _GPU_SIDE = 8192
 _GPU_COPY_BYTES = 1 << 30
-_TORCH_TYPES = {"f32": "float32", "f16": "float16"}
-"""PyTorch's matrix products of other types do not reach the GPU's peak."""
+_TORCH_TYPES = {"f32": "float32", "f16": "float16"}  # PyTorch's matrix products of other types do not reach the GPU's peak
 _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 
 
@@ -30,8 +29,7 @@ _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 class Roofline:
     """Measured peaks of a processor, all cores together, or of a GPU."""
 
-    flop_per_s: dict[str, float]
-    """Precision -> multiplications and additions a second of a large matrix product."""
+    flop_per_s: dict[str, float]  # precision -> multiplications and additions a second of a large matrix product
     bytes_per_s: float  # read and written by a copy larger than the caches
 
     def s_per_clip(self, precision: str, flop: float, moved_bytes: float) -> float | None:

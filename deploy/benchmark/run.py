@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 REFERENCE = ("torch", "f32")  # the engine that others are compared with: the uncompiled network, as trained
 
 _ROUND_S = 0.6
-_WARM_UP_CALLS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ class EngineRunner:
     def warm_up(self) -> None:
         if (device_engine := caching_engine(self.engine)) is not None:
             self.newest_frames = NewestFrameCameras(device_engine, self.clips)
-        for _ in range(_WARM_UP_CALLS):
+        for _ in range(2):
             self.state = self._score()
 
     def measure(self, round_s: float) -> None:
@@ -121,15 +120,12 @@ class EngineRunner:
 def benchmark(bundle: Bundle, plan: BenchmarkPlan, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Measure the engines of ``plan`` that run on this machine.
 
-    ``on_progress`` gets the number of finished measurements and of all.
+    ``on_progress`` gets the number of finished measurements and of all. Raises EngineFailed if a backend failed.
 
     Returns:
         ``performance_hint``; ``results``: figures of each engine and batch size over the calls of all rounds; ``floor`` and
         ``gpu_floor``: measured peaks of processor and GPU, the latter None if no engine ran on a GPU; ``left_out``: why an engine
         could not be loaded.
-
-    Raises:
-        EngineFailed: a backend failed.
     """
     with ExitStack() as stack:
         runners, left_out = load_runners(bundle, plan, stack)

@@ -22,10 +22,8 @@ class _Plan:
     """How images of one size are resized."""
 
     reduction: int  # side of the blocks that are averaged first, as a JPEG decoded at reduced size
-    padding: tuple[Any, Any] | None
-    """int64 (H') and (W'): source rows and columns that fill up the last blocks; None if all blocks are whole."""
-    weights: tuple[Any, Any] | None
-    """float32 (h, H'') and (W'', w): weights of the rows and columns; None if the size fits."""
+    padding: tuple[Any, Any] | None  # int64 (H') and (W'): source rows and columns that fill up the last blocks; None: all whole
+    weights: tuple[Any, Any] | None  # float32 (h, H'') and (W'', w): weights of the rows and columns; None if the size fits
     halves_up: bool  # whether the weights average 2 x 2 pixels, which OpenCV rounds differently
 
 

@@ -18,11 +18,9 @@ from deploy.gpu.driver import CudaDriver, missing_cuda
 from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, encode_jpeg, image_size, is_complete_jpeg
 from deploy.spec import ClipSpec
 
-MAX_CALL_PX = 67_108_864
-"""Most pixels in one library call, four of the largest images: 200 MB on the GPU and about 400 MB to fit them."""
+MAX_CALL_PX = 67_108_864  # in one library call: four of the largest images, 200 MB on the GPU and about 400 MB to fit them
 
-_OPTIONS = ":fancy_upsampling=1"
-"""Interpolates between chroma samples as libjpeg does, which is not nvJPEG's default."""
+_OPTIONS = ":fancy_upsampling=1"  # interpolates between chroma samples as libjpeg does, which is not nvJPEG's default
 _PROBE_SIDE_PX = 64
 _NO_IMAGE = "it returns no image, or none of the right size"
 _USE_CPU = "set decode.backend to cpu"
@@ -41,9 +39,7 @@ class NvJpegDecoder:
     """An :class:`deploy.image.ImageDecoder`; ``threads`` CPU threads for nvImageCodec, and for what OpenCV decodes.
 
     With ``on_device`` all frames are DeviceFrames, also those that OpenCV decoded. Frames may outlive the decoder.
-
-    Raises:
-        DecoderUnavailable: nvImageCodec or PyTorch with CUDA is missing, or there is no GPU it can decode on.
+    Raises DecoderUnavailable if nvImageCodec or PyTorch with CUDA is missing, or there is no GPU it can decode on.
     """
 
     name = "nvjpeg"

@@ -65,5 +65,4 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 
 TUNABLE_ENGINES = frozenset({"openvino", "onnx"})  # engines that follow EngineRequest.performance_hint
 
-GPU_ENGINES = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})
-"""Engines that compute on an NVIDIA GPU; the others compute on the CPU."""
+GPU_ENGINES = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})  # they compute on an NVIDIA GPU, the others on the CPU

@@ -154,10 +154,8 @@ class TensorRt(Protocol):
 
 MODULES: Final = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Module of each engine. TensorRT for RTX is a separate product: its plans run nowhere else, and need no GPU to be built."""
-FOR_ALL_GPUS = frozenset({"tensorrt-rtx"})
-"""Engines whose plans are built without a GPU and run on every GPU that the library supports."""
+FOR_ALL_GPUS = frozenset({"tensorrt-rtx"})  # plans are built without a GPU and run on every GPU that the library supports
 
-_LOG_LINES = 8
 _OUT_OF_MEMORY = "Could not find any implementation for node"
 
 T = TypeVar("T")
@@ -170,11 +168,7 @@ def import_library(engine: str) -> TensorRt:
 
 
 def plan_fingerprint(engine: str, library: TensorRt) -> dict[str, str]:
-    """What a plan of ``engine`` that is built on this machine depends on.
-
-    Raises:
-        EngineUnavailable: the plan would be for the GPU of this machine, and there is none.
-    """
+    """What a plan of ``engine`` built on this machine depends on. Raises EngineUnavailable if that is a GPU and there is none."""
     fingerprint = {"backend": engine, "version": library.__version__, "os": f"{platform.system()} {platform.machine()}"}
     if engine in FOR_ALL_GPUS:
         return fingerprint
@@ -186,7 +180,7 @@ class Log:
     """Keeps the last warnings and errors of a library, which writes them to ``logger``."""
 
     def __init__(self, library: TensorRt) -> None:
-        self.lines = lines = deque[str](maxlen=_LOG_LINES)
+        self.lines = lines = deque[str](maxlen=8)
 
         class Logger(library.ILogger):  # type: ignore[misc, name-defined]  # a class that is known at run time only
             def __init__(self) -> None:

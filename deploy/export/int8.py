@@ -38,9 +38,7 @@ def quantize_graph(
 
     ``names``: convolutions to quantize; None: as many as keep the scores, see :func:`choose_convolutions`. ``on_progress`` gets
     the number of finished trials and the least number of all; each scores all calibration frames.
-
-    Raises:
-        EngineRefused: no convolution can be quantized, or clips of this length leave too few scores.
+    Raises EngineRefused if no convolution can be quantized, or clips of this length leave too few scores.
     """
     sequences = _reference_scores(bundle, calibration)
     graph = _QuantizedGraph(bundle, sequences.frames)
@@ -60,9 +58,7 @@ def choose_convolutions(
 
     The rest of the limits is left to the engine's own rounding and to other footage. A convolution that does not fit alone is
     never combined with others, whose errors might hide its own. ``evaluate`` measures accuracy with some of them quantized.
-
-    Raises:
-        EngineRefused: none fits.
+    Raises EngineRefused if none fits.
     """
     finished = count(1)
 

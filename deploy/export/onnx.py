@@ -24,8 +24,7 @@ from deploy.spec import ClipSpec
 if TYPE_CHECKING:
     from torch import nn
 
-OPSET = 20
-"""Supported by ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10; pinned, so that a newer PyTorch does not raise it."""
+OPSET = 20  # supported by ONNX Runtime 1.20, OpenVINO 2025 and TensorRT 10; pinned, so that a newer PyTorch does not raise it
 _FOLDED_BYTES = 1 << 20
 _RECORD_NAME = "graph.json"
 

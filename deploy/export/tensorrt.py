@@ -28,8 +28,7 @@ _TYPES: Mapping[Precision, str] = {"f32": "FLOAT", "f16": "HALF"}
 _INT8 = "INT8"
 _MAPS_AND_WEIGHTS = 2
 
-OnBuildProgress = Callable[[str, int, int], None]
-"""Gets the name of a build phase, its finished steps and all its steps."""
+OnBuildProgress = Callable[[str, int, int], None]  # gets the name of a build phase, its finished steps and all its steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,7 @@ class BuiltPlan:
 
     plan: bytes
     timing_cache: bytes  # for later builds on this GPU; empty if the library keeps none
-    products: Mapping[str, int]
-    """Type -> number of convolutions and matrix products computed in it, according to the parser."""
+    products: Mapping[str, int]  # type -> number of convolutions and matrix products computed in it, according to the parser
 
 
 def make_plan(

@@ -34,8 +34,7 @@ INPUTS = ("clips", "state")
 OUTPUTS = ("score", "heatmap", "next_state")
 SLOTS = 3  # while one chunk is computed, the next is copied in and the previous one copied out
 
-Mode = Literal["clips", "newest", "upload"]
-"""What is copied in: whole clips, newest frames of clips in the cache, or frames that are not scored yet."""
+Mode = Literal["clips", "newest", "upload"]  # copied in: whole clips, newest frames of cached clips, or frames not scored yet
 
 
 class Program(Protocol):

@@ -18,8 +18,7 @@ from deploy.gpu.driver import CudaDriver, Dtype, Launch
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 
-ROW_INPUTS = frozenset({"clip_rows", "state_rows", "next_state_rows"})
-"""Inputs that hold the table rows of a clip's frames and states."""
+ROW_INPUTS = frozenset({"clip_rows", "state_rows", "next_state_rows"})  # they hold table rows of a clip's frames and states
 STATE_MAX = "state_max"
 """Output: the largest magnitude of each next state, not finite if any value is not. The state itself stays on the device."""
 

@@ -24,8 +24,7 @@ from deploy.validation.admission import (
     verify_engine,
 )
 
-KEEPS_UP_SHARE: Final = 0.99
-"""An engine keeps up if it has scored this share of the clips when the load test ends."""
+KEEPS_UP_SHARE: Final = 0.99  # an engine keeps up if it has scored this share of the clips when the load test ends
 TIE_SHARE: Final = 0.05  # CPU times within 5 % count as equal: a machine varies as much by itself
 
 Judgement = Literal["good", "too late", "too slow"]
@@ -39,8 +38,7 @@ class Goal:
     """The load and latency to choose an engine for. ConfigError if the latency is out of range."""
 
     load: CameraLoad
-    latency_ms: float | None = None
-    """Limit of the 95th percentile from a clip's arrival to its score; None: no limit."""
+    latency_ms: float | None = None  # limit of the 95th percentile from a clip's arrival to its score; None: no limit
 
     def __post_init__(self) -> None:
         if self.latency_ms is not None and not 0 < self.latency_ms < float("inf"):
@@ -77,16 +75,26 @@ def optimize(bundle: Bundle, goal: Goal, on_progress: Callable[[int, int], None]
     """Validate and measure every engine, and make the best one the bundle's default.
 
     ``on_progress`` gets the number of finished steps and of all. Takes about 12 s for each engine that passes validation.
-
-    Raises:
-        BundleError: the bundle cannot be written to, or a file of it cannot be read.
+    Raises BundleError if the bundle cannot be written to, or a file of it cannot be read.
     """
     require_writable(bundle, "no choice could be kept; choose")
     trials = _measure_all(bundle, _validate_all(bundle, goal, on_progress), goal, on_progress)
     best = best_trial(trials, goal)
     if best is None or best.figures is None:
         return OptimizeResult(trials, None, None)
-    write_default(bundle, _default_engine(bundle, best, best.figures, goal))
+    default = DefaultEngine(
+        engine=best.request.engine,
+        precision=best.request.precision,
+        performance_hint=best.request.performance_hint,
+        model_sha256=bundle.manifest.files[ONNX_NAME],
+        fingerprint=best.fingerprint or {},
+        cameras=goal.load.cameras,
+        frame_rate=goal.load.frame_rate,
+        keeps_up=goal.judge(best.figures) != "too slow",
+        measured=best.figures,
+        chosen_at=datetime.now(UTC),
+    )
+    write_default(bundle, default)
     return OptimizeResult(trials, best, shortfall(best.figures, goal))
 
 
@@ -189,18 +197,3 @@ def _measure_all(bundle: Bundle, trials: list[Trial], goal: Goal, on_progress: C
             contender.attempt(partial(contender.run, until_s))
             on_progress(number, len(trials) + len(validated) * len(ends_s))
     return tuple(contender.trial for contender in contenders)
-
-
-def _default_engine(bundle: Bundle, best: Trial, figures: LoadTestResult, goal: Goal) -> DefaultEngine:
-    return DefaultEngine(
-        engine=best.request.engine,
-        precision=best.request.precision,
-        performance_hint=best.request.performance_hint,
-        model_sha256=bundle.manifest.files[ONNX_NAME],
-        fingerprint=best.fingerprint or {},
-        cameras=goal.load.cameras,
-        frame_rate=goal.load.frame_rate,
-        keeps_up=goal.judge(figures) != "too slow",
-        measured=figures,
-        chosen_at=datetime.now(UTC),
-    )

@@ -19,8 +19,8 @@ from deploy.records import BuildOptions, DefaultEngine, differences, find_record
 from deploy.validation.admission import LoadedEngine, Source, fingerprint, load_validated, validate_engine
 
 OnUnavailable = Literal["fail", "rebuild", "fallback"]
+# Fastest first; the last runs wherever Oddsight is installed.
 FALLBACKS: tuple[tuple[str, Precision], ...] = (("torch-cuda", "f16"), ("torch-cuda", "f32"), ("openvino", "f32"))
-"""Fastest first; the last runs wherever Oddsight is installed."""
 
 
 def load_serving_engine(

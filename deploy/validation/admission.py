@@ -19,8 +19,8 @@ from deploy.validation.accuracy import measure_accuracy
 from deploy.validation.parity import Parity, check_parity, check_resident
 
 _MAX_CLIPS = 1024  # so large that an engine with buckets loads all of them
+# Entries of an engine's description that its scores do not depend on.
 _PERFORMANCE_SETTINGS = ("threads", "streams", "spinning", "performance_hint")
-"""Entries of an engine's description that its scores do not depend on."""
 
 Source = Literal["settings", "bundle default", "shipped default"]
 VerifyStatus = Literal["ok", "refused", "failed", "unavailable"]
@@ -32,14 +32,10 @@ class LoadedEngine:
 
     engine: Engine
     score_scale: float = 1.0  # see deploy.records.AccuracyResult
-    request: EngineRequest = field(default_factory=EngineRequest)
-    """What was to be loaded; after a fallback, ``engine`` is another one."""
-    sources: Mapping[str, Source] = field(default_factory=dict)
-    """Where each part of the request comes from: ``engine``, ``precision``, ``performance_hint``."""
-    default_rejected: str | None = None
-    """Why the bundle's default engine was not used, where the settings left something open."""
-    recovery: Literal["rebuild", "fallback"] | None = None
-    """What was done because the requested engine was not available."""
+    request: EngineRequest = field(default_factory=EngineRequest)  # after a fallback, engine is another one
+    sources: Mapping[str, Source] = field(default_factory=dict)  # where engine, precision and performance_hint come from
+    default_rejected: str | None = None  # why the bundle's default engine was not used, where the settings left something open
+    recovery: Literal["rebuild", "fallback"] | None = None  # what was done because the requested engine was not available
     recovery_reason: str = ""
 
     def log_fields(self) -> dict[str, str]:

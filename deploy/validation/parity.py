@@ -30,8 +30,7 @@ class Parity:
 def measure_parity(engine: Engine, golden: GoldenClips) -> Parity:
     """Score the golden clips with ``engine`` and compare the results with the reference's.
 
-    Raises:
-        EngineFailed: there are no golden clips, or heat maps or states have another shape than the reference's.
+    Raises EngineFailed if there are no golden clips, or heat maps or states have another shape than the reference's.
     """
     if not len(golden.clips):
         raise EngineFailed("the bundle holds no golden clips to try an engine on; make it again with oddsight-train")
@@ -69,9 +68,7 @@ def check_resident(engine: CachingEngine, golden: GoldenClips, tolerance: float 
     """Refuse an engine that gives other scores from cached frames and states than from whole clips.
 
     The golden clips are scored both ways, and once more as if each camera had sent its newest frame again.
-
-    Raises:
-        EngineFailed: scores differ by more than ``tolerance``, relative to the largest.
+    Raises EngineFailed if scores differ by more than ``tolerance``, relative to the largest.
     """
     clips = golden.clips[: min(engine.max_clips, engine.gpu_cached_cameras)]
     again = np.concatenate([clips[:, 1:], clips[:, -1:]], axis=1)
