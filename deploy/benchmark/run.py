@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REFERENCE = ("torch", "f32")  # the engine that others are compared with: the uncompiled network, as trained
 
 _ROUND_S = 0.6
+_STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def run_rounds(measurements: Sequence[Callable[[float], None]], rounds: int, on_
 def _resident_bytes() -> int | None:
     """Resident memory of this process; None where the system does not report it."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE
+        return int(_STATM.read_text().split()[1]) * PAGESIZE
     except OSError:
         return None
 
