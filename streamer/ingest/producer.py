@@ -38,9 +38,7 @@ class FrameProducer:
     def __init__(
         self, producer: KafkaProducer, topic: str, stop: threading.Event, max_pending_bytes: int = MAX_PENDING_BYTES
     ) -> None:
-        self._producer = producer
-        self._topic = topic
-        self._stop = stop
+        self._producer, self._topic, self._stop = producer, topic, stop
         self._max_pending_bytes = max_pending_bytes
         self._acknowledged = threading.Condition()
         self._pending_bytes = self._produced = self._sent = self._dropped = 0

@@ -19,7 +19,6 @@ from deploy.video import AvFrame, Video, is_live, open_video, redact_password, t
 from streamer.errors import SourceUnavailable
 
 VideoDecoder = Literal["cpu", "nvdec"]
-"""What decodes video files; live streams are always decoded on the CPU."""
 
 FOLDER_FPS = 10.0
 """Assumed for folders of images, which state no rate."""
@@ -58,7 +57,7 @@ def open_source(
         fps: For folders the rate they were recorded at, by default 10. For video the largest rate to pass on: at 10 a video
             of 25 frames a second gives every 2.5th; by default every frame.
         clock: Seconds; gives the times at which frames of a live stream arrive.
-        decoder: For video files.
+        decoder: What decodes video files; ``nvdec`` needs an NVIDIA GPU.
 
     Raises:
         DecoderUnavailable: while iterating: nvdec is asked for, and its library or driver is missing.

@@ -40,9 +40,6 @@ class OffsetTracker(Generic[T]):
         """First offset whose result has not been taken out yet."""
         self._results: OrderedDict[int, list[T]] = OrderedDict()  # an empty list: not done yet
 
-    def __len__(self) -> int:
-        return len(self._results)
-
     def add(self, offset: int) -> None:
         """A message arrived. Offsets increase, else ValueError; not always by one, because compacted topics have holes."""
         newest = next(reversed(self._results), self.next_offset - 1)

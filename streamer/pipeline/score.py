@@ -100,7 +100,10 @@ class _GpuCache:
 
     def score(self, clips: Sequence[Clip]) -> NewestScores:
         """Score clips by their newest frames; older frames are uploaded only for a new memory."""
-        uploaded = self._upload([frame for clip in clips if clip.memory.device_handles is None for frame in clip.frames[:-1]])
+        older = [frame for clip in clips if clip.memory.device_handles is None for frame in clip.frames[:-1]]
+        size = self._engine.max_clips
+        batches = (_one_kind(older[begin : begin + size]) for begin in range(0, len(older), size))
+        uploaded = iter([handle for batch in batches for handle in self._engine.upload(batch)])
         handles = [
             clip.memory.device_handles or DeviceHandles(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips
         ]
@@ -109,11 +112,6 @@ class _GpuCache:
         for clip, before, frame, state in zip(clips, handles, scores.frames, scores.states, strict=True):
             clip.memory.device_handles = DeviceHandles((*before.frames, frame)[1:], state)
         return scores
-
-    def _upload(self, frames: Sequence[AnyFrame]) -> Iterator[FrameHandle]:
-        size = self._engine.max_clips
-        batches = [frames[begin : begin + size] for begin in range(0, len(frames), size)]
-        return iter([row for batch in batches for row in self._engine.upload(_one_kind(batch))])
 
 
 def _one_kind(frames: Sequence[AnyFrame]) -> Frames | list[DeviceFrame]:
