@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.engine import CachingEngine, Engine, FrameHandle, Frames, NewestScores, Scores, State, caching_engine
+from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Scores, State, caching_engine
 from deploy.errors import backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from streamer.monitoring import Metrics
