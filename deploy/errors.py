@@ -1,6 +1,25 @@
 """The root of every error Oddsight raises on purpose, and the errors of bundles, frames, decoders and engines.
 
 The command lines print an error in one line and exit with its ``exit_code``.
+
+OddsightError
+├── ConfigError
+├── BundleError
+│   ├── BundleCorrupt
+│   └── BundleIncompatible
+├── BadFrame
+├── VideoUnreadable
+├── DecoderError
+│   ├── DecoderUnavailable
+│   ├── DecoderRefused
+│   └── DecoderFailed
+└── EngineError
+    ├── EngineUnavailable
+    ├── EngineRefused
+    │   └── PlanStale
+    ├── BadClips
+    ├── EngineClosed
+    └── EngineFailed
 """
 
 from collections.abc import Iterator
