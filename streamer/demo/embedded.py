@@ -121,8 +121,7 @@ def start_process(command: list[str], output: IO[bytes]) -> subprocess.Popen[byt
         stderr=subprocess.STDOUT,
         # Ctrl-C at the terminal must not reach it, because it is still used during shutdown.
         start_new_session=True,
-        # One system call, bound before the fork.
-        preexec_fn=prctl and (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)),  # noqa: PLW1509
+        preexec_fn=prctl and (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)),  # noqa: PLW1509  one system call, bound before the fork
     )
 
 

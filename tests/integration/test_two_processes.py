@@ -70,6 +70,6 @@ def test_fit_under_torchrun(tmp_path):
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.metrics["processes"] == 2
     assert bundle.manifest.metrics["steps"] > 1
-    assert output.count("frames of 1 videos to learn from") == 1
+    assert output.count("frames of 1 videos to train on") == 1
     assert output.count("calibration ") == 1
     assert not (tmp_path / "bundle" / ".checkpoint").exists()

@@ -13,6 +13,7 @@ from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import CorruptRecordError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
 from streamer.kafka import patches
@@ -115,7 +116,7 @@ def test_join_that_ends_between_polls_is_not_repeated(coordinator: Coordinator, 
 
 @parametrize_patched
 def test_unreadable_record_does_not_hide_the_others(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches.memory_records, "DefaultRecordBatch", patches.memory_records.DefaultRecordBatch)
+    monkeypatch.setattr(patches.memory_records, "DefaultRecordBatch", DefaultRecordBatch)  # other tests leave it patched
     builder = MemoryRecordsBuilder(2, 0, 1_000_000, offset=7)
     for number in range(3):
         builder.append(1000 + number, b"north", b"value %d" % number, headers=[(f"name{number}", b"x")])
