@@ -117,7 +117,7 @@ def evaluate(
 @app.command()
 def datasets() -> None:
     """List the supported data sets: their files, where to get them, and their terms of use."""
-    from trainer.data.datasets.registry import describe_layouts
+    from trainer.data.datasets import describe_layouts
 
     typer.echo(describe_layouts())
 

@@ -12,7 +12,7 @@ from deploy.engines.registry import load_engine
 from trainer.baselines.base import baseline_spec
 from trainer.baselines.run import fit_baselines, score_frames
 from trainer.calibrate import MIN_FRAMES, calibration_from
-from trainer.data.datasets.registry import labelled_clips, training_sources
+from trainer.data.datasets import labelled_clips, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_footage
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.errors import NoFootage

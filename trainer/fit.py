@@ -17,7 +17,7 @@ from trainer.calibrate import require_frames
 from trainer.config import FitConfig, validated
 from trainer.data.annotations import annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
-from trainer.data.datasets.registry import is_plain_footage, training_sources
+from trainer.data.datasets import is_plain_footage, training_sources
 from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report

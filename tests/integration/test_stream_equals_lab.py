@@ -18,7 +18,7 @@ from tests.harness.brokers import unique_kafka_settings
 from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
 from trainer.config import FitConfig
-from trainer.data.datasets.registry import labelled_clips
+from trainer.data.datasets import labelled_clips
 from trainer.data.footage import load_footage
 from trainer.evaluation.metrics import Scores, frame_auc
 from trainer.evaluation.runner import score_clips

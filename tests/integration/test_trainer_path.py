@@ -20,7 +20,7 @@ from trainer import fit as training
 from trainer.calibrate import calibrate
 from trainer.config import FitConfig
 from trainer.data.clips import ClipDataset, split_by_video
-from trainer.data.datasets.registry import training_sources
+from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
 from trainer.errors import CheckpointUnusable, TooLittleFootage
 from trainer.evaluate import evaluate

@@ -15,7 +15,7 @@ from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train
 from trainer import fit as training
 from trainer.config import FitConfig
 from trainer.data.clips import split_by_video
-from trainer.data.datasets.registry import training_sources
+from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
 from trainer.evaluate import evaluate
 from trainer.evaluation.result import as_json

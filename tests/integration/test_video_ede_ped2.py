@@ -9,7 +9,7 @@ from deploy.bundle import WEIGHTS_NAME, Bundle
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from tests.harness.replay import PED2
-from trainer.data.datasets.registry import labelled_clips
+from trainer.data.datasets import labelled_clips
 from trainer.data.footage import load_footage
 from trainer.export import check_engines
 from trainer.models.registry import build_video_ede

@@ -1,7 +1,7 @@
 """Finds footage on disk and decodes it exactly as the streamer does.
 
 Footage is a folder of images, a folder of such folders, a folder of videos, a video file, or one split of a data set:
-``frames/CLIP/*.jpg|png|tif|bmp`` and ``videos/CLIP.*``. :mod:`trainer.data.datasets.registry` knows the splits of data sets.
+``frames/CLIP/*.jpg|png|tif|bmp`` and ``videos/CLIP.*``. :mod:`trainer.data.datasets` knows the splits of data sets.
 Files are untrusted; the limits on bytes and pixels are those of :mod:`deploy.image`.
 """
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from deploy.spec import ClipSpec
-from trainer.data.datasets.registry import describe_layouts, detect_layout, is_plain_footage, labelled_clips, training_sources
+from trainer.data.datasets import describe_layouts, detect_layout, is_plain_footage, labelled_clips, training_sources
 from trainer.data.footage import load_footage
 from trainer.errors import BadLabels, NoFootage
 

@@ -9,7 +9,7 @@ from deploy.image import decode_image, encode_jpeg
 from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
 from tests.harness.footage import write_damaged_video
-from trainer.data.datasets.registry import training_sources
+from trainer.data.datasets import training_sources
 from trainer.data.footage import (
     Source,
     count_frames,

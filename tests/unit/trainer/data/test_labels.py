@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.datasets.ucsd import parse_ranges
 from trainer.data.footage import Footage, Source
 from trainer.data.labels import (
     COLUMNS,
@@ -14,6 +13,7 @@ from trainer.data.labels import (
     parse_intervals,
     read_labels,
 )
+from trainer.data.public_datasets import parse_ranges
 from trainer.errors import BadLabels
 
 HEADER = ",".join(COLUMNS)

@@ -1,1 +1,0 @@
-"""Layouts of data sets on disk, one file each."""
