@@ -58,13 +58,12 @@ def fit(
     torchrun --nproc-per-node 2 -m trainer fit ...
     """
     from trainer import fit as training
-    from trainer.config import FitConfig, validated
     from trainer.export import check_engines
 
     screen = _screen()
     settings = {"model": model, "seed": seed, "precision": precision, "feedback": feedback}
     settings |= {"max_minutes": max_minutes, "patience": patience, "network": {} if length is None else {"length": length}}
-    bundle = training.fit(data, out, validated(FitConfig.model_validate, settings), screen)
+    bundle = training.fit(data, out, training.validated(training.FitConfig.model_validate, settings), screen)
     if bundle is None:
         return
     for line in check_engines(bundle):

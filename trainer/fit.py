@@ -1,20 +1,21 @@
 """The ``fit`` command: train a model on normal footage and write a bundle."""
 
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from deploy.bundle import Bundle, ModelCard
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, validation_line
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
-from trainer.config import FitConfig, validated
 from trainer.data.annotations import annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets import is_plain_footage, training_sources
@@ -22,7 +23,7 @@ from trainer.data.footage import estimate_frame_count, footage_info, load_all_fo
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report
 from trainer.models.base import ServingNetwork, TrainingStage
-from trainer.models.registry import clip_model
+from trainer.models.registry import DEFAULT_MODEL, clip_model
 from trainer.models.video_ede import model as video_ede
 from trainer.training.callbacks import (
     CHECKPOINT_FOLDER,
@@ -32,9 +33,34 @@ from trainer.training.callbacks import (
     ResumeCallback,
     TrainingCallback,
 )
-from trainer.training.distributed import DistributedContext
+from trainer.training.distributed import DistributedContext, Precision
 from trainer.training.loop import Callback, LoopSettings, run_loop, validation_loss
 from trainer.training.progress import print_feedback, print_split, print_stopped, print_unreadable_frames, progress_bar
+
+T = TypeVar("T")
+
+
+class FitConfig(BaseModel):
+    """Settings of ``fit``. The command line has options for the most common ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = DEFAULT_MODEL
+    feedback: Path | None = None
+    """Annotations of operators: a CSV file or a folder, see :mod:`trainer.data.annotations`."""
+    seed: int = Field(default=0, ge=0)
+    max_minutes: float = Field(default=14.0, gt=0)
+    """Time for training steps, summed over resumed runs; decoding, export and checks are not counted."""
+    precision: Precision = "f32"
+    patience: int = Field(default=20, ge=1)
+    """Early stopping: validations in a row without a smaller loss of held-out footage."""
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_clips: int | None = Field(default=None, ge=2)
+    """None: the default of the model."""
+    validate_every_steps: int = Field(default=100, ge=1)
+    checkpoint_every_s: float = Field(default=30.0, ge=0)
+    network: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the network other than its defaults. The frame size is chosen from the footage unless it is set here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +199,16 @@ def _callback(run: TrainingRun, stage: TrainingStage, context: DistributedContex
     logged = held_out[torch.linspace(0, len(held_out) - 1, LOGGED_PICTURES).long()].to(context.device).float()
     log = run.out / LOG_FOLDER / stage.name
     return TrainingCallback(checkpoints, log, partial(stage.log_images, logged), run.settings(stage), console)
+
+
+def validated(validate: Callable[[Any], T], settings: Mapping[str, Any]) -> T:
+    """``validate(settings)``, with the error of pydantic in one line.
+
+    Raises:
+        ConfigError: a setting is invalid; names its option, rule and value.
+    """
+    try:
+        return validate(settings)
+    except ValidationError as error:
+        setting, _, problem = validation_line(error).partition(": ")
+        raise ConfigError(f"--{setting.replace('_', '-')}: {problem}") from error

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from deploy.image import encode_jpeg
 from trainer import fit as training
-from trainer.config import FitConfig
+from trainer.fit import FitConfig
 from trainer.models.base import ServingNetwork
 from trainer.training.distributed import DistributedContext
 

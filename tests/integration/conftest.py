@@ -16,8 +16,7 @@ from streamer.demo.run import DEMO_BUNDLE
 from streamer.ingest.sources import open_source
 from tests.harness.replay import PED2
 from tests.harness.street import write_data_set
-from trainer.config import FitConfig
-from trainer.fit import fit
+from trainer.fit import FitConfig, fit
 from trainer.models.registry import build_video_ede
 
 

@@ -11,8 +11,8 @@ from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
 from tests.harness.street import quiet, train
 from trainer import fit as training
-from trainer.config import FitConfig
 from trainer.errors import BadFeedback, CheckpointUnusable
+from trainer.fit import FitConfig
 from trainer.training.callbacks import CHECKPOINT_FOLDER
 from trainer.training.distributed import DistributedContext
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
 from trainer import fit as training
-from trainer.config import FitConfig
+from trainer.fit import FitConfig
 from trainer.holdout import VERDICTS
 from trainer.training.distributed import DistributedContext
 

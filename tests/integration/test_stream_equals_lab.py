@@ -17,13 +17,12 @@ from tests.harness.apache_kafka import missing_part
 from tests.harness.brokers import unique_kafka_settings
 from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
-from trainer.config import FitConfig
 from trainer.data.datasets import labelled_clips
 from trainer.data.footage import load_footage
 from trainer.evaluation.metrics import Scores, frame_auc
 from trainer.evaluation.runner import score_clips
 from trainer.export import check_engines
-from trainer.fit import fit
+from trainer.fit import FitConfig, fit
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(240)]
 

@@ -18,7 +18,6 @@ from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write
 from trainer import fit as training
 from trainer.calibrate import calibrate
-from trainer.config import FitConfig
 from trainer.data.clips import ClipDataset, split_by_video
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
@@ -28,6 +27,7 @@ from trainer.evaluation.metrics import frame_auc
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
 from trainer.export import check_engines
+from trainer.fit import FitConfig
 from trainer.training.distributed import DistributedContext
 from trainer.training.loop import TensorSamples
 

@@ -13,7 +13,6 @@ from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train
 from trainer import fit as training
-from trainer.config import FitConfig
 from trainer.data.clips import split_by_video
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
@@ -21,6 +20,7 @@ from trainer.evaluate import evaluate
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
 from trainer.export import check_engines
+from trainer.fit import FitConfig
 from trainer.models.base import ServingNetwork
 from trainer.models.video_ede.model import WARMUP_FRAMES
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples

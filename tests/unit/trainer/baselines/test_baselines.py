@@ -13,10 +13,10 @@ from trainer.baselines.base import (
     pad_windows,
     window_means,
 )
-from trainer.baselines.run import fit_baselines, score_frames
 from trainer.baselines.steady_speed import first_averages, median_background, next_averages
 from trainer.data.footage import Source, find_sources
 from trainer.errors import NoFootage
+from trainer.evaluate import fit_baselines, score_frames
 from trainer.statistics import SpeedHistogram, SpeedLine
 
 SPEC = baseline_spec(VideoInfo(96, 64, 10.0))
