@@ -106,10 +106,10 @@ def build(
     TensorRT for RTX builds without a GPU; run oddsight-deploy verify on a machine that has one.
     """
     from deploy.bundle import read_bundle
-    from deploy.export.calibration_frames import read_calibration_frames
     from deploy.export.tensorrt import QUANTIZING, make_plan
     from deploy.records import parse_build_options
     from deploy.report import record_values, value_table, verify_values
+    from deploy.sequences import read_calibration_frames
     from deploy.validation.admission import verify_engine
 
     if calibration_data and precision != "int8":

@@ -27,7 +27,7 @@ from deploy.engine import EngineRequest
 from deploy.engines.registry import ENGINES, GPU_ENGINES, load_engine
 from deploy.errors import EngineUnavailable
 from deploy.export.onnx import export_onnx, save_weights
-from deploy.golden import SPEEDUP, GoldenSequences, sequence_indices, sequences_bytes
+from deploy.sequences import SPEEDUP, GoldenSequences, sequence_indices, sequences_bytes
 from deploy.spec import ClipSpec
 from deploy.validation.parity import check_parity
 from trainer.calibrate import calibration_from

@@ -18,9 +18,8 @@ from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.errors import EngineRefused
-from deploy.export.calibration_frames import CalibrationFrames
-from deploy.golden import GoldenSequences, run_sequences, score_sequences
 from deploy.records import AccuracyResult
+from deploy.sequences import CalibrationFrames, GoldenSequences, run_sequences, score_sequences
 from deploy.validation.accuracy import ACCURACY_LIMITS, MIN_FRAMES, compare_scores
 
 _SPEARMAN_SHARE = 0.1

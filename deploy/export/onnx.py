@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import Precision
 from deploy.errors import ConfigError, EngineFailed, EngineRefused, EngineUnavailable
-from deploy.export.calibration_frames import CalibrationFrames
 from deploy.records import CalibrationInfo, record_folder
+from deploy.sequences import CalibrationFrames
 from deploy.spec import ClipSpec
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from deploy.engine import Precision
 from deploy.engines import tensorrt_library as trt
 from deploy.engines.tensorrt_library import import_library, plan_fingerprint
 from deploy.errors import BundleCorrupt, ConfigError, EngineError, EngineFailed
-from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.onnx import serving_graph
 from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, read_plan, write_plan
+from deploy.sequences import CalibrationFrames
 
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"}  # layers that do nearly all of the work
 QUANTIZING = "choosing convolutions"  # the build phase before TensorRT's own

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from deploy.bundle import SEQUENCES_NAME, Bundle
 from deploy.engine import Engine, Precision
 from deploy.errors import BadFrame, DecoderRefused
-from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.image import CpuDecoder, DeviceFrame, Frame, ImageDecoder, encode_jpeg
 from deploy.records import AccuracyResult
+from deploy.sequences import GoldenSequences, read_sequences, score_sequences
 
 MIN_FRAMES = 20  # least number of scores for a meaningful rank correlation
 

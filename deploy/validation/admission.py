@@ -13,8 +13,8 @@ from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, read_golden
 from deploy.engine import Engine, EngineRequest, PerformanceHint, Precision, caching_engine
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
-from deploy.golden import read_sequences
 from deploy.records import AccuracyResult, EngineRecord, Fingerprint, find_record, require_validated, write_record
+from deploy.sequences import read_sequences
 from deploy.validation.accuracy import measure_accuracy
 from deploy.validation.parity import Parity, check_parity, check_resident
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
-from deploy.export.calibration_frames import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
 from deploy.export.onnx import export_onnx
+from deploy.sequences import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
 from streamer.demo.run import DEMO_BUNDLE
 from streamer.ingest.sources import open_source
 from tests.harness.replay import PED2

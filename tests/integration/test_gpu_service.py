@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from deploy.bundle import read_bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
-from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
+from deploy.sequences import GoldenSequences, read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
 from streamer.demo.run import DEMO_BUNDLE
 from streamer.service import run_service
@@ -26,7 +26,7 @@ from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.replay import frame_index, produce
 from tests.harness.service import Results
-from tests.unit.deploy.test_golden import with_sequences
+from tests.unit.deploy.test_sequences import with_sequences
 
 FRAMES, RESTART_AT = 13, 8
 SPEC = read_bundle(DEMO_BUNDLE).spec

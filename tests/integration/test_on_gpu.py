@@ -19,10 +19,10 @@ from deploy.engine import Clips, Engine, EngineRequest, Precision, Scores
 from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.engines.torch import BUCKETS
-from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.tensorrt import make_plan
 from deploy.gpu.driver import CudaDriver
 from deploy.records import BuildOptions
+from deploy.sequences import CalibrationFrames
 from deploy.validation.admission import validate_engine
 from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for

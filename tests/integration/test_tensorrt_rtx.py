@@ -19,11 +19,11 @@ from deploy.bundle import ONNX_NAME, read_bundle
 from deploy.engine import EngineRequest, Precision
 from deploy.engines.tensorrt_library import Log, plan_fingerprint
 from deploy.errors import EngineUnavailable
-from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.int8 import quantize_graph
 from deploy.export.onnx import export_onnx
 from deploy.export.tensorrt import build_plan
 from deploy.records import BuildOptions, read_plan
+from deploy.sequences import CalibrationFrames
 from deploy.validation.admission import load_validated
 from streamer.demo.run import DEMO_BUNDLE
 from trainer.models.registry import clip_model

@@ -13,10 +13,10 @@ import pytest
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.cli import main
 from deploy.engines.registry import ENGINES
-from deploy.export.calibration_frames import STRETCH_PICTURES
+from deploy.sequences import STRETCH_PICTURES
 from tests.harness.gpu_engines import make_up_gpu
-from tests.unit.deploy.export.test_calibration_frames import written
 from tests.unit.deploy.export.test_int8 import calibration_frames, with_golden
+from tests.unit.deploy.test_sequences import written
 
 CPU_ENGINES = ("openvino", "onnx", "torch")
 

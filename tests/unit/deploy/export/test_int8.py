@@ -14,15 +14,14 @@ from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
 from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
-from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.int8 import _strict_accuracy, choose_convolutions, quantize_graph
 from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import build_plan
-from deploy.golden import GoldenSequences, read_sequences, score_sequences
 from deploy.records import AccuracyResult, BuildOptions
+from deploy.sequences import CalibrationFrames, GoldenSequences, read_sequences, score_sequences
 from deploy.validation.accuracy import compare_scores
 from tests.harness.fake_tensorrt import FakeTensorRt
-from tests.unit.deploy.test_golden import with_sequences
+from tests.unit.deploy.test_sequences import with_sequences
 
 OPTIONS = BuildOptions(buckets=(1,))
 

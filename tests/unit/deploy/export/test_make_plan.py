@@ -8,11 +8,11 @@ import pytest
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engines.tensorrt_library import plan_fingerprint
 from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
-from deploy.export.calibration_frames import CalibrationFrames
 from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import QUANTIZING, make_plan
 from deploy.gpu.driver import Gpu
 from deploy.records import BuildOptions, find_record, read_plan
+from deploy.sequences import CalibrationFrames
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.unit.deploy.export.test_int8 import calibration_frames
 

@@ -15,10 +15,10 @@ from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.engines.torch import TorchProgram
 from deploy.errors import BundleIncompatible, EngineFailed
-from deploy.golden import GoldenSequences, score_sequences
 from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, program_shapes, split_call
 from deploy.network import load_network
+from deploy.sequences import GoldenSequences, score_sequences
 from deploy.spec import ClipSpec
 from deploy.validation.accuracy import compare_scores, measure_accuracy
 from tests.harness.fake_tensorrt import FakeTensorRt

@@ -18,7 +18,7 @@ from deploy.records import DefaultEngine, LoadTestResult, read_default, read_pla
 from deploy.selection.optimize import Goal, OptimizeResult, Trial, best_trial, candidates, optimize, shortfall
 from deploy.validation.admission import LoadedEngine, VerifyResult, VerifyStatus
 from tests.harness.gpu_engines import make_up_gpu
-from tests.unit.deploy.test_golden import noise, with_sequences
+from tests.unit.deploy.test_sequences import noise, with_sequences
 
 LOAD = CameraLoad(4, 10.0)
 REQUEST = EngineRequest("openvino", "f32", gpu_cached_cameras=4)

@@ -14,15 +14,15 @@ from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable, PlanStale
 from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import make_plan
-from deploy.golden import GoldenSequences, score_sequences
 from deploy.records import BuildOptions, DefaultEngine, LoadTestResult, find_record, read_default, write_default
 from deploy.records import read_plan as really_read_plan
 from deploy.selection.select import FALLBACKS, load_serving_engine
+from deploy.sequences import GoldenSequences, score_sequences
 from deploy.validation.admission import LoadedEngine, fingerprint
 from tests.harness.fake_tensorrt import FakeTensorRt
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.export.test_int8 import calibration_frames, with_golden
-from tests.unit.deploy.test_golden import noise, with_sequences
+from tests.unit.deploy.test_sequences import noise, with_sequences
 
 MEASURED = LoadTestResult(
     due=9, scored=9, clips_per_s=1, cpu_s_per_clip=1, latency_ms={"p50": 1, "p95": 2, "p99": 3}, busy_share=1

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.golden import GoldenSequences
+from deploy.sequences import GoldenSequences
 from deploy.validation.accuracy import ACCURACY_LIMITS, MIN_FRAMES, compare_scores
 
 RNG = np.random.default_rng(5)

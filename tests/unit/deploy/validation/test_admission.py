@@ -11,12 +11,12 @@ from deploy.engine import EngineRequest
 from deploy.engines.openvino import _processor_for
 from deploy.engines.registry import load_engine
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
-from deploy.golden import GoldenSequences, score_sequences
 from deploy.records import AccuracyResult, EngineRecord, read_records, require_validated, write_record
+from deploy.sequences import GoldenSequences, score_sequences
 from deploy.validation.admission import VerifyResult, all_passed, fingerprint, load_validated, validate_engine, verify_engine
 from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.host_driver import HostDriver
-from tests.unit.deploy.test_golden import noise, with_sequences
+from tests.unit.deploy.test_sequences import noise, with_sequences
 
 HERE = {"backend": "openvino", "version": "1", "processor": "one", "precision": "bf16"}
 PASSED = AccuracyResult(frames=90, max_error=0.01, median_error=0.001, spearman=0.999, auc_difference=0.0, failures=())

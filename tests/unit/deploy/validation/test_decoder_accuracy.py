@@ -16,7 +16,7 @@ from deploy.errors import DecoderRefused
 from deploy.image import CpuDecoder, ImageDecoder
 from deploy.validation.accuracy import DECODER_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
-from tests.unit.deploy.test_golden import noise, with_sequences
+from tests.unit.deploy.test_sequences import noise, with_sequences
 
 
 @pytest.fixture
