@@ -22,7 +22,7 @@ from streamer.demo.embedded import embedded_redis
 from tests.harness.apache_kafka import SHARED_KAFKA, ApacheKafka, missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
 
-DEAR = {"kafka_settings": "kafka", "kafka_broker": "kafka", "ped2_bundle": "kafka", "shipped_in_half": "float16"}
+DEAR = {"kafka_settings": "kafka", "kafka_broker": "kafka", "shipped_in_half": "float16"}
 """Fixture that takes long to make -> what the files that name it are called together: one worker gets them all."""
 
 # The other workers may have the processors just when a test is watched.

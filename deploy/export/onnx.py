@@ -121,19 +121,24 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
     inputs = {"clips": torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)}
     if spec.state_shape is not None:
         inputs["state"] = torch.zeros((2, *spec.state_shape))
-    program: Any = torch.onnx.export(
-        network,
-        tuple(inputs.values()),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("clips_n", min=1)},) * len(inputs),
-        input_names=list(inputs),
-        output_names=["score", "heatmap", "next_state"][: len(inputs) + 1],
-        opset_version=OPSET,
-        verbose=False,
+    with torch.no_grad():
+        program: Any = torch.onnx.export(
+            network,
+            tuple(inputs.values()),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("clips_n", min=1)},) * len(inputs),
+            input_names=list(inputs),
+            output_names=["score", "heatmap", "next_state"][: len(inputs) + 1],
+            opset_version=OPSET,
+            verbose=False,
+            optimize=False,
+        )
+    # One round instead of the exporter's two, which takes as long as the export itself and finds nothing more. It also computes
+    # what depends on weights alone: not every engine treats the results as constants.
+    onnxscript.optimizer.optimize(
+        program.model, num_iterations=1, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES
     )
-    # The exporter leaves computations on weights in the graph, and not every engine treats their results as constants.
-    onnxscript.optimizer.fold_constants(program.model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
+    onnx_ir.passes.common.IdentityEliminationPass()(program.model)
     # The exporter stores stack traces with paths of this machine.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto

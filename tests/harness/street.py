@@ -16,6 +16,14 @@ from trainer.training.distributed import DistributedContext
 
 HEIGHT_PX, WIDTH_PX, BLOB_PX = 64, 96, 16
 SLOW_PX, FAST_PX = 1.0, 2.5
+VIDEO_EDE_FIT = FitConfig(
+    max_steps=60,
+    max_minutes=10,
+    batch_clips=8,
+    validate_every_steps=10,
+    network={"first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4},
+)
+"""A narrow default model, trained briefly in both stages."""
 
 
 def street(frames_n: int, speed_px: NDArray[np.float64], seed: int) -> NDArray[np.uint8]:

@@ -1,12 +1,11 @@
 """What several files of integration tests share."""
 
-import shutil
-from io import StringIO
+import os
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
@@ -14,9 +13,8 @@ from deploy.export.onnx import export_onnx
 from deploy.sequences import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
 from streamer.demo.run import DEMO_BUNDLE
 from streamer.ingest.sources import open_source
-from tests.harness.replay import PED2
-from tests.harness.street import write_data_set
-from trainer.fit import FitConfig, fit
+from tests.harness.street import VIDEO_EDE_FIT, quiet, write_data_set
+from trainer.fit import fit
 from trainer.models.registry import build_video_ede
 
 
@@ -54,22 +52,13 @@ def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> CalibrationFrames:
 
 
 @pytest.fixture(scope="session")
-def ped2_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The default model after a moment's training on two of Ped2's clips: what it finds is no matter, how it computes is.
-
-    At half size and narrow: most of its time goes into the export as it is.
-    """
-    clips = PED2 / "training" / "frames"
-    if not clips.is_dir():
-        pytest.skip(f"no Ped2 in {PED2}: set ODDSIGHT_DATA")
-    own: Path = tmp_path_factory.mktemp("ped2")
-    for clip in ("01", "02"):
-        (own / "training" / clip).mkdir(parents=True)
-        for frame in sorted((clips / clip).glob("*.jpg"))[:80]:
-            shutil.copy(frame, own / "training" / clip)
-    (own / "testing").mkdir()  # or the last tenth would be set aside
-    network = {"height_px": 120, "width_px": 176, "first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
-    config = FitConfig(max_steps=45, batch_clips=4, max_minutes=10, network=network)
-    bundle = fit(own, tmp_path_factory.mktemp("bundle"), config, Console(file=StringIO()))
-    assert bundle is not None
-    return bundle
+def video_ede_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The default model, narrow and briefly trained on moving shapes. All workers share it, because its export takes long."""
+    in_worker = "PYTEST_XDIST_WORKER" in os.environ
+    shared: Path = tmp_path_factory.getbasetemp().parent if in_worker else tmp_path_factory.mktemp("shared")
+    with FileLock(shared / "video-ede.lock"):
+        if not (shared / "video-ede").exists():
+            write_data_set(shared / "video-ede-data")
+            fit(shared / "video-ede-data", shared / "video-ede-unfinished", VIDEO_EDE_FIT, quiet())
+            (shared / "video-ede-unfinished").rename(shared / "video-ede")
+    return read_bundle(shared / "video-ede")

@@ -45,11 +45,11 @@ def cameras() -> Cameras:
 
 
 @pytest.fixture(scope="module")
-def sections(cameras: Cameras, ped2_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Sections:
+def sections(cameras: Cameras, video_ede_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Sections:
     """Thresholds around the median score and short times: many events, so that one lost or doubled is noticed."""
     some = {name: cameras[name] for name in ("01", "05", "09")}
     folder = tmp_path_factory.mktemp("bundle")
-    shutil.copytree(ped2_bundle.path, folder, dirs_exist_ok=True)
+    shutil.copytree(video_ede_bundle.path, folder, dirs_exist_ok=True)
     bundle = read_bundle(folder)
     scores = np.concatenate(list(lab_scores(bundle, some).values()))
     low, middle = (float(np.nanquantile(scores, q)) for q in (0.4, 0.5))

@@ -11,7 +11,7 @@ from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
-from tests.harness.street import HEIGHT_PX, WIDTH_PX, quiet, train
+from tests.harness.street import HEIGHT_PX, VIDEO_EDE_FIT, WIDTH_PX, quiet, train
 from trainer import fit as training
 from trainer.data.clips import split_by_video
 from trainer.data.datasets import training_sources
@@ -20,19 +20,16 @@ from trainer.evaluate import evaluate
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
 from trainer.export import check_engines
-from trainer.fit import FitConfig
 from trainer.models.base import ServingNetwork
 from trainer.models.video_ede.model import WARMUP_FRAMES
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples
 
-NETWORK = {"first": 4, "fine": 16, "coarse": 16, "width": 18, "latent": 4}
-FIT = FitConfig(max_steps=60, max_minutes=10, batch_clips=8, validate_every_steps=10, network=NETWORK)
-SHORT = FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
+SHORT = VIDEO_EDE_FIT.model_copy(update={"max_steps": 6, "checkpoint_every_s": 0.0})
 
 
-@pytest.fixture(scope="module")
-def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return training.fit(data, tmp_path_factory.mktemp("bundle"), FIT, quiet())
+@pytest.fixture
+def bundle(video_ede_bundle: Bundle) -> Bundle:
+    return video_ede_bundle
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +81,7 @@ def test_test_clips_change_nothing(bundle, data, tmp_path, no_graph):
     garbage.mkdir(parents=True)
     for number in range(9):
         (garbage / f"{number}.jpg").write_bytes(b"no picture")
-    alone = training.fit(tmp_path / "data", tmp_path / "out", FIT, quiet())
+    alone = training.fit(tmp_path / "data", tmp_path / "out", VIDEO_EDE_FIT, quiet())
     assert alone.model_id == bundle.model_id
     assert alone.calibration == bundle.calibration
 
