@@ -55,7 +55,7 @@ def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> 
     has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and returns the next state as its third value:
     the input ``state`` and the output ``next_state``.
 
-    ``half``: convolutions and matrix products in float16 (:mod:`deploy.network`), for engines that take precision from the
+    ``half``: convolutions and matrix products in float16 (:mod:`deploy.engines.torch`), for engines that take precision from the
     graph. Inputs and outputs are the same.
     """
     import onnx
@@ -147,7 +147,7 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
 def _export_half(network: "nn.Module", spec: ClipSpec) -> Any:
     import torch
 
-    from deploy.network import HalfPrecisionNetwork
+    from deploy.engines.torch import HalfPrecisionNetwork
 
     with torch.autocast("cpu", dtype=torch.float16):
         return _export(HalfPrecisionNetwork(network), spec)
@@ -168,12 +168,26 @@ def _quiet() -> Iterator[None]:
 
 
 def _half_graph(bundle: Bundle) -> ServingGraph:
-    from deploy.network import half_share, load_network
+    from deploy.engines.torch import load_network
 
     graph = export_onnx(load_network(bundle), bundle.spec, half=True)
     if (share := half_share(graph)) < 1:
         raise EngineFailed(f"{bundle.path}: only {share:.0%} of the exported convolutions and products are in half precision")
     return ServingGraph(graph)
+
+
+def half_share(graph: bytes) -> float:
+    """Share, 0 to 1, of an ONNX graph's convolutions and matrix products whose output is float16.
+
+    A strongly typed engine built from a graph that is float32 by mistake gives right scores, only slowly; so check first.
+    """
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.value_info, *model.output)}
+    products = [node for node in model.node if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}]
+    in_half = [node for node in products if types.get(node.output[0]) == onnx.TensorProto.FLOAT16]
+    return len(in_half) / max(1, len(products))
 
 
 def _quantize(bundle: Bundle, calibration: CalibrationFrames | None, on_progress: Callable[[int, int], None]) -> ServingGraph:

@@ -37,8 +37,8 @@ def run(plugin_paths: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     def run(*arguments: str | Path, missing: tuple[str, ...] = ()) -> Done:
         with monkeypatch.context() as patch:
-            for module in ("deploy.engines.torch", "deploy.network") if "torch" in missing else ():
-                patch.delitem(sys.modules, module, raising=False)  # they hold on to PyTorch
+            if "torch" in missing:
+                patch.delitem(sys.modules, "deploy.engines.torch", raising=False)  # it holds on to PyTorch
             for module in missing:
                 patch.setitem(sys.modules, module, None)
             patch.setattr(sys, "argv", ["oddsight-deploy", *map(str, arguments)])

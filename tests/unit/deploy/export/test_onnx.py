@@ -9,8 +9,7 @@ torch = pytest.importorskip("torch", reason="export needs torch: pip install 'od
 onnx = pytest.importorskip("onnx")
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle  # noqa: E402  torch may be missing
-from deploy.export.onnx import OPSET, export_onnx, save_weights  # noqa: E402  torch may be missing
-from deploy.network import half_share  # noqa: E402  torch may be missing
+from deploy.export.onnx import OPSET, export_onnx, half_share, save_weights  # noqa: E402  torch may be missing
 from deploy.spec import ClipSpec  # noqa: E402  torch may be missing
 
 PROGRAM = """
