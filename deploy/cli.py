@@ -192,11 +192,11 @@ def optimize(
     """
     from dataclasses import asdict
 
+    from deploy.benchmark import optimize as optimizer
     from deploy.benchmark.load_test import CameraLoad
     from deploy.bundle import read_bundle
     from deploy.errors import EngineRefused
     from deploy.report import detail_line, trial_values, trials_table
-    from deploy.selection import optimize as optimizer
 
     goal = optimizer.Goal(CameraLoad(cameras, frame_rate), latency_ms)
     opened = read_bundle(bundle)

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from deploy.benchmark.optimize import Goal, OptimizeResult, Trial
 from deploy.bundle import Bundle
 from deploy.records import EngineRecord, read_default, read_records
-from deploy.selection.optimize import Goal, OptimizeResult, Trial
 from deploy.validation.admission import VerifyResult
 
 _RANKS = ("p50", "p95", "p99")

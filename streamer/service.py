@@ -12,7 +12,7 @@ from deploy.decoders.registry import GPU_DECODERS, load_decoder
 from deploy.engine import Engine, EngineRequest, caching_engine
 from deploy.errors import ConfigError
 from deploy.image import CpuDecoder
-from deploy.selection.select import load_serving_engine
+from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings

@@ -1,1 +1,1 @@
-"""Speed, CPU time, latency and memory of engines."""
+"""Speed, CPU time, latency and memory of engines, and the choice of the one that serves some cameras best."""

@@ -51,7 +51,7 @@ def run(plugin_paths: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 @pytest.fixture
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.selection.optimize._ROUND_S", 0.1)
+    monkeypatch.setattr("deploy.benchmark.optimize._ROUND_S", 0.1)
 
 
 def test_help_loads_no_heavy_library() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.benchmark.load_test import CameraLoad, LoadTest
+from deploy.benchmark.optimize import Goal, OptimizeResult, Trial, best_trial, candidates, optimize, shortfall
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.records import DefaultEngine, LoadTestResult, read_default, read_plan
-from deploy.selection.optimize import Goal, OptimizeResult, Trial, best_trial, candidates, optimize, shortfall
 from deploy.validation.admission import LoadedEngine, VerifyResult, VerifyStatus
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.test_sequences import noise, with_sequences
@@ -123,9 +123,9 @@ class Fakes:
         self.validated: list[tuple[str, str, str]] = []
         self.turns: list[object] = []
         self.fails_at: BaseException | None = None
-        monkeypatch.setattr("deploy.selection.optimize.verify_engine", self.verify)
-        monkeypatch.setattr("deploy.selection.optimize.load_validated", self.load)
-        monkeypatch.setattr("deploy.selection.optimize.start_load_test", lambda engine, *_: self.run(engine))
+        monkeypatch.setattr("deploy.benchmark.optimize.verify_engine", self.verify)
+        monkeypatch.setattr("deploy.benchmark.optimize.load_validated", self.load)
+        monkeypatch.setattr("deploy.benchmark.optimize.start_load_test", lambda engine, *_: self.run(engine))
 
     def verify(self, _: Bundle, engine: str, precision: Any, hint: Any) -> VerifyResult:
         self.validated.append((engine, precision, hint))
@@ -264,7 +264,7 @@ def test_unwritable_bundle_fails_first(bundle: Bundle, fakes: Fakes, monkeypatch
 def test_missing_int8_plan_names_command(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     monkeypatch.setattr("deploy.engines.tensorrt.read_plan", read_plan)
-    monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"tensorrt": ("int8",)})
+    monkeypatch.setattr("deploy.benchmark.optimize.PRECISIONS", {"tensorrt": ("int8",)})
     (trial,) = optimize(with_sequences(bundle, noise(bundle, 40)), Goal(LOAD), lambda *_: None).trials
     command = f"oddsight-deploy build {bundle.path} --engine tensorrt --precision int8 --calibration-data FOLDER"
     assert trial.status == "refused"
@@ -272,8 +272,8 @@ def test_missing_int8_plan_names_command(bundle: Bundle, monkeypatch: pytest.Mon
 
 
 def test_measures_real_engines(recurrent_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.selection.optimize._ROUND_S", 0.05)
-    monkeypatch.setattr("deploy.selection.optimize.PRECISIONS", {"onnx": ("f32",)})
+    monkeypatch.setattr("deploy.benchmark.optimize._ROUND_S", 0.05)
+    monkeypatch.setattr("deploy.benchmark.optimize.PRECISIONS", {"onnx": ("f32",)})
     runs = []
     run = LoadTest.run
     monkeypatch.setattr(LoadTest, "run", lambda self, until_s: (runs.append(until_s), run(self, until_s)))

@@ -16,7 +16,7 @@ from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import make_plan
 from deploy.records import BuildOptions, DefaultEngine, LoadTestResult, find_record, read_default, write_default
 from deploy.records import read_plan as really_read_plan
-from deploy.selection.select import FALLBACKS, load_serving_engine
+from deploy.selection import FALLBACKS, load_serving_engine
 from deploy.sequences import GoldenSequences, score_sequences
 from deploy.validation.admission import LoadedEngine, fingerprint
 from tests.harness.fake_tensorrt import FakeTensorRt
@@ -275,6 +275,6 @@ class TestOnUnavailable:
         assert "needs" in loaded.recovery_reason
 
     def test_reports_named_engine_if_all_fail(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("deploy.selection.select.FALLBACKS", FALLBACKS[:2])
+        monkeypatch.setattr("deploy.selection.FALLBACKS", FALLBACKS[:2])
         with pytest.raises(EngineUnavailable, match="the torch-cuda engine needs"):
             load_serving_engine(bundle, REQUEST, engine="torch-cuda", on_unavailable="fallback")

@@ -1,1 +1,0 @@
-"""Choice of the engine that serves."""
