@@ -17,12 +17,10 @@ from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings
 from streamer.kafka.client import ensure_topics, silence_kafka_log
-from streamer.kafka.dead_letters import KafkaDeadLetters
-from streamer.kafka.source import KafkaFrameSource
+from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
 from streamer.monitoring import Health, Metrics, serve_http
-from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.decode import MessageDecoder
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.score import Scorer
 from streamer.redis import RedisProgressStore, check_redis, make_redis

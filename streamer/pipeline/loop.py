@@ -14,9 +14,8 @@ from deploy.batching import MicroBatcher
 from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
 from streamer.interfaces import CameraState, DeadLetterSink, FrameSource, ProgressStore, Step
 from streamer.monitoring import Health, Metrics
-from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
-from streamer.pipeline.decode import MessageDecoder
 from streamer.pipeline.partitions import ActivePartition, PartitionManager
 from streamer.pipeline.score import Scorer
 from streamer.types import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected

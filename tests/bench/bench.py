@@ -37,8 +37,8 @@ from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.ingest.sources import open_source
 from streamer.interfaces import CameraState, Step
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
+from streamer.pipeline.clips import MessageDecoder
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.decode import MessageDecoder
 from streamer.redis import RedisProgressStore, Subscriber, make_redis
 from streamer.types import CameraFrame, FrameInfo, FrameMessage, Outcome, Partition
 from tests.harness.service import Service, running

@@ -13,9 +13,8 @@ from deploy.image import CpuDecoder
 from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
-from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.decode import MessageDecoder
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition

@@ -21,7 +21,7 @@ from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavail
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
 from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join
-from streamer.kafka.source import KafkaFrameSource
+from streamer.kafka.topics import KafkaFrameSource
 from streamer.redis import check_redis, make_redis
 from streamer.types import Partition
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
