@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from deploy.errors import OddsightError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
 
@@ -38,6 +41,23 @@ def progress_bar(description: str) -> Iterator[Callable[..., None]]:
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total, text=description: bar.update(task, description=text, completed=done, total=total)
+
+
+def make_bar(console: "Console", name: str, amount: "ProgressColumn", *more: "ProgressColumn", **options: Any) -> "Progress":
+    """A progress bar with the time left; ``amount`` is the column that shows how much is done."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn(name), BarColumn(), amount, TimeRemainingColumn(), *more, console=console, **options)
+
+
+@contextmanager
+def counting_bar(console: "Console", name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for ``total`` parts of work; yields the function that advances it by a number of parts."""
+    from rich.progress import MofNCompleteColumn
+
+    with make_bar(console, name, MofNCompleteColumn()) as bar:
+        task = bar.add_task(name, total=total or None)  # without a total the bar pulses
+        yield partial(bar.advance, task)
 
 
 def print_tables(tables: "Sequence[Table]") -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from deploy.bundle import Calibration, read_bundle
+from deploy.console import counting_bar
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.registry import load_engine
 from deploy.spec import ClipSpec
@@ -26,12 +27,11 @@ from trainer.baselines.base import (
 from trainer.baselines.steady_speed import MIN_CLIPS, SteadySpeedFitter, median_background
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets import labelled_clips, training_sources
-from trainer.data.footage import Source, estimate_frame_count, footage_info, load_footage
+from trainer.data.footage import Source, estimate_frame_count, footage_info, load_footage, print_unreadable_frames
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.errors import NoFootage
 from trainer.evaluation.result import Evaluation, detector_result
 from trainer.evaluation.runner import DetectorOutput, FrameResult, NormalScores, all_frames, run_detectors, scored_frames
-from trainer.training.progress import print_unreadable_frames, progress_bar
 
 
 def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:
@@ -68,7 +68,7 @@ def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Cal
         check_labels(clip, footage)
         return all_frames(scored_frames(engine, footage), footage.total)
 
-    with progress_bar(screen, "scoring", _frame_total(clips)) as advance:
+    with counting_bar(screen, "scoring", _frame_total(clips)) as advance:
         (output,) = run_detectors(clips, frames, [NormalScores(calibration.median, calibration)], advance)
     return output
 
@@ -82,7 +82,7 @@ def _run_baselines(
         sources = training_sources(data)
     except NoFootage:  # there are only test clips
         sources = []
-    with progress_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as advance:
+    with counting_bar(screen, "baselines, training footage", sum(estimate_frame_count(source) for source in sources)) as advance:
         baselines, left_out = fit_baselines(sources, spec, advance)
     for line in left_out:
         screen.print(line, highlight=False)
@@ -91,7 +91,7 @@ def _run_baselines(
     for fitted in baselines:
         calibration = calibration_from(fitted.normal_scores) if len(fitted.normal_scores) >= MIN_FRAMES else None
         normal.append(NormalScores(fitted.median, calibration))
-    with progress_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
+    with counting_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
         outputs = run_detectors(clips, lambda clip: score_frames(detectors, clip.source, spec), normal, advance)
     return list(zip([detector.name for detector in detectors], outputs, strict=True)), left_out
 

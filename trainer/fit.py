@@ -1,7 +1,7 @@
 """The ``fit`` command: train a model on normal footage and write a bundle."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from deploy.bundle import Bundle, ModelCard
+from deploy.console import counting_bar
 from deploy.errors import ConfigError, validation_line
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
-from trainer.data.annotations import annotations_hash, load_annotated_clips, read_annotations
+from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets import is_plain_footage, training_sources
-from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage
+from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage, print_unreadable_frames
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report
 from trainer.models.base import ServingNetwork, TrainingStage
@@ -34,8 +35,7 @@ from trainer.training.callbacks import (
     TrainingCallback,
 )
 from trainer.training.distributed import DistributedContext, Precision
-from trainer.training.loop import Callback, LoopSettings, run_loop, validation_loss
-from trainer.training.progress import print_feedback, print_split, print_stopped, print_unreadable_frames, progress_bar
+from trainer.training.loop import Callback, LoopSettings, Progress, run_loop, validation_loss
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
         bundle = make_bundle(out, TrainedModel(network, run.card, run.spec, metrics), run.split)
     if run.split.holdout:
         frames = len(ClipDataset((*run.split.validation, *run.split.holdout), run.spec.length))
-        with progress_bar(console, "scoring the last tenth", frames) as advance:
+        with counting_bar(console, "scoring the last tenth", frames) as advance:
             report = write_holdout_report(bundle, run.split, advance)
         for line in holdout_lines(report, bundle.calibration.enter):
             console.print(line, markup=False, highlight=False)
@@ -139,7 +139,7 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     network = validated(model.configure, {"height_px": height_px, "width_px": width_px, **config.network})
     spec = network.spec(info.fps)
     frames = sum(estimate_frame_count(source) for source in {*sources, *(each.source for each in annotations)})
-    with context.rank_zero_first(), progress_bar(console, "decoding", frames) as advance:
+    with context.rank_zero_first(), counting_bar(console, "decoding", frames) as advance:
         cache = FrameCache(out / CHECKPOINT_FOLDER / "frames", lambda: advance(1))
         footage = load_all_footage(sources, spec, done=partial(print_unreadable_frames, console), load=cache.load)
         annotated = load_annotated_clips(annotations, sources, spec, cache.load)
@@ -149,8 +149,8 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     learnable, holdout = split_off_last_tenth(footage) if is_plain_footage(data) else (footage, ())
     split = replace(split_by_video(learnable, spec.length), holdout=holdout, annotated=annotated)
     require_frames(len(ClipDataset(split.validation, spec.length)))
-    print_split(console, split, spec)
-    print_feedback(console, split.annotated)
+    _print_split(console, split, spec)
+    _print_feedback(console, split.annotated)
     return TrainingRun(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
 
 
@@ -160,7 +160,7 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
     model = clip_model(run.config.model)
     network = model.build(model.configure(run.card.config)).to(context.device)
     metrics = []
-    for stage in network.stages(run.split, partial(progress_bar, console)):
+    for stage in network.stages(run.split, partial(counting_bar, console)):
         metrics.append(_train_stage(run, stage, context, console))
         torch.manual_seed(run.config.seed)  # the next stage starts the same, wherever this one was resumed
     annotated = run.split.annotated
@@ -180,7 +180,7 @@ def _train_stage(run: TrainingRun, stage: TrainingStage, context: DistributedCon
     settings, held_out = run.settings(stage), stage.data.validation
     with closing(_callback(run, stage, context, console)) as callback:
         progress = run_loop(stage.learner, stage.data, settings, context, callback)
-    print_stopped(console, settings, progress)
+    _print_stopped(console, settings, progress)
     return {
         "steps": progress.step,
         "train_s": progress.elapsed_s,
@@ -212,3 +212,43 @@ def validated(validate: Callable[[Any], T], settings: Mapping[str, Any]) -> T:
     except ValidationError as error:
         setting, _, problem = validation_line(error).partition(": ")
         raise ConfigError(f"--{setting.replace('_', '-')}: {problem}") from error
+
+
+def _print_split(console: Console, split: Split, spec: ClipSpec) -> None:
+    """Print the sizes of the training and held-out footage, and the shape of clips."""
+    train, held_out, set_aside = (
+        sum(len(video.frames) for video in part) for part in (split.train, split.validation, split.holdout)
+    )
+    names = ", ".join(video.name for video in split.validation)
+    console.print(
+        f"{train} frames of {len(split.train)} videos to train on, {held_out} held out ({names})"
+        f"{f', the last {set_aside} set aside' if set_aside else ''}; "
+        f"clips of {spec.length} frames, {spec.width_px} x {spec.height_px}, {spec.colour}",
+        highlight=False,
+    )
+
+
+def _print_feedback(console: Console, annotated: Sequence[AnnotatedClip]) -> None:
+    """Print how much operators annotated, if anything."""
+    if not annotated:
+        return
+    parts = []
+    for kind in (ANOMALY, NORMAL):
+        clips = [clip for clip in annotated if clip.anomalous is (kind == ANOMALY)]
+        frames = sum(clip.last - clip.first + 1 for clip in clips)
+        parts.append(f"{len(clips)} stretches of {frames} frames marked {kind}")
+    console.print(f"feedback: {', '.join(parts)}", highlight=False)
+
+
+def _print_stopped(console: Console, settings: LoopSettings, progress: Progress) -> None:
+    """Print why training ended, and which weights are kept."""
+    if settings.patience is None:  # the learning rate decays to nothing, and the last weights are kept
+        console.print(f"{progress.step} steps")
+        return
+    if progress.stale_validations >= settings.patience:
+        console.print(f"stopped early: no smaller loss of held-out footage in {progress.stale_validations} validations")
+    if progress.best_step:
+        console.print(
+            f"{progress.step} steps; the weights of step {progress.best_step} are kept, where held-out footage had the "
+            f"smallest loss ({progress.best_loss:.4g})"
+        )

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from deploy.console import make_bar
 from deploy.errors import OddsightError
 from trainer.benchmark.protocols import CLASSES, IMAGE_DATASETS, BenchmarkRun
 from trainer.benchmark.results import RunResult
 from trainer.benchmark.run import BenchmarkResult
-from trainer.training.progress import make_bar
 
 _PUBLISHED = tomllib.loads(files("trainer.benchmark").joinpath("published.toml").read_text(encoding="utf-8"))
 _MIN_RATIO_DIFFERENCE = 0.002  # smaller ones come from rounding to whole samples

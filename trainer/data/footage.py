@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from deploy.errors import BadFrame, VideoUnreadable
 from deploy.image import Frame, decode_image, fit_frame, image_size, imdecode, natural_key
@@ -28,6 +29,7 @@ DEFAULT_FPS = 10.0
 
 _TIFF_OR_BMP = (b"II*\0", b"MM\0*", b"BM")
 """First bytes of the formats in which some data sets are published; the service does not accept them."""
+_PROBLEMS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,3 +207,12 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     if not encoded.startswith(_TIFF_OR_BMP):
         image_size(encoded)
     return imdecode(encoded, cv2.IMREAD_GRAYSCALE) > 0
+
+
+def print_unreadable_frames(console: Console, footage: Footage) -> None:
+    """Name the first unreadable frames of a clip, if there are any."""
+    if not footage.problems:
+        return
+    console.print(f"{footage.name}: {len(footage.problems)} of {footage.total} frames unreadable, skipped:")
+    for problem in footage.problems[:_PROBLEMS_SHOWN]:
+        console.print(f"  {problem}", markup=False, highlight=False)

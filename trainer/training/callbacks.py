@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import TaskProgressColumn, TextColumn
 from torch import Tensor
 
+from deploy.console import make_bar
 from trainer.errors import CheckpointUnusable
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Callback, LoopSettings, Progress, TrainingState, share_done
-from trainer.training.progress import make_bar
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
