@@ -220,7 +220,7 @@ def optimize(
 
 def _engines(names: list[str] | None, precision: "Precision | None") -> "list[tuple[str, Precision]]":
     """Engines and precisions to run; an engine named by the user also in a precision that it lacks, so that this is reported."""
-    from deploy.engines.registry import PRECISIONS
+    from deploy.registry import PRECISIONS
 
     if precision and names:
         return [(name, precision) for name in names]

@@ -41,11 +41,11 @@ ZERO_ROW = 1  # row that always holds zeros: the state of a camera without histo
 class EngineRequest:
     """Which engine to load, and how. Every engine's constructor takes a bundle and a request."""
 
-    engine: str = DEFAULT_ENGINE  # a key of deploy.engines.registry.ENGINES
+    engine: str = DEFAULT_ENGINE  # a key of deploy.registry.ENGINES
     precision: Precision = "f32"
     max_clips: int = DEFAULT_MAX_CLIPS  # largest number of clips in one call
     threads: int = 0  # CPU threads of one call; 0 leaves the choice to the backend
-    performance_hint: PerformanceHint = "throughput"  # ignored by engines that are not in deploy.engines.registry.TUNABLE_ENGINES
+    performance_hint: PerformanceHint = "throughput"  # ignored by engines that are not in deploy.registry.TUNABLE_ENGINES
     gpu_cached_cameras: int = 0  # number of cameras whose last frames and state stay in GPU memory; ignored by CPU engines
 
 

@@ -1,6 +1,6 @@
 """Decoding of encoded images to frames: the reference for training and serving.
 
-GPU decoding (:mod:`deploy.decoders.nvjpeg`, :mod:`deploy.decoders.gpu_resize`) is validated against it.
+GPU decoding (:mod:`deploy.gpu.nvjpeg`, :mod:`deploy.gpu.resize`) is validated against it.
 
 Bytes are untrusted. Formats other than JPEG and PNG never reach a decoder, and the pixel limit is set before OpenCV is imported:
 a JPEG whose header claims 30000 x 30000 would otherwise cost 11 s and 5 GB.

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import EngineRequest, PerformanceHint, Precision
-from deploy.engines.registry import PRECISIONS
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.export.tensorrt import make_plan
 from deploy.records import BuildOptions, DefaultEngine, differences, find_record, read_default, write_record
+from deploy.registry import PRECISIONS
 from deploy.validation.admission import LoadedEngine, Source, fingerprint, load_validated, validate_engine
 
 OnUnavailable = Literal["fail", "rebuild", "fallback"]

@@ -8,10 +8,10 @@ import structlog
 
 from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.registry import GPU_DECODERS, load_decoder
 from deploy.engine import Engine, EngineRequest, caching_engine
 from deploy.errors import ConfigError
 from deploy.image import CpuDecoder
+from deploy.registry import GPU_DECODERS, load_decoder
 from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine

@@ -81,7 +81,7 @@ class CameraFrame:
     frame: AnyFrame
     """In host memory, or on the GPU if both decoder and engine work there."""
     decoder: str
-    """Name of the decoder that decoded it, see :mod:`deploy.decoders.registry`."""
+    """Name of the decoder that decoded it, see :mod:`deploy.registry`."""
 
 
 class DeviceHandles(NamedTuple):

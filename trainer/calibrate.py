@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
 from trainer.errors import TooLittleFootage

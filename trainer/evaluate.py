@@ -12,7 +12,7 @@ from rich.console import Console
 from deploy.bundle import Calibration, read_bundle
 from deploy.console import counting_bar
 from deploy.engine import Engine, EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from deploy.spec import ClipSpec
 from trainer.baselines.base import (
     FLOW_MAGNITUDE,

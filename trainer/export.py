@@ -24,9 +24,9 @@ from deploy.bundle import (
     write_bundle,
 )
 from deploy.engine import EngineRequest
-from deploy.engines.registry import ENGINES, GPU_ENGINES, load_engine
 from deploy.errors import EngineUnavailable
 from deploy.export.onnx import export_onnx, save_weights
+from deploy.registry import ENGINES, GPU_ENGINES, load_engine
 from deploy.sequences import SPEEDUP, GoldenSequences, sequence_indices, sequences_bytes
 from deploy.spec import ClipSpec
 from deploy.validation.parity import check_parity

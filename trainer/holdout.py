@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle, Calibration
 from deploy.decision import DecisionRule
 from deploy.engine import Engine, EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.image import encode_jpeg
+from deploy.registry import load_engine
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.clips import Split
 from trainer.data.footage import Footage

@@ -11,9 +11,9 @@ from typing import Final, Literal
 from deploy.benchmark.load_test import CameraLoad, LoadTest, start_load_test
 from deploy.bundle import ONNX_NAME, Bundle, read_golden, require_writable
 from deploy.engine import DEFAULT_MAX_CLIPS, Clips, EngineRequest
-from deploy.engines.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.errors import ConfigError, EngineError
 from deploy.records import DefaultEngine, Fingerprint, LoadTestResult, write_default
+from deploy.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.validation.admission import (
     VerifyResult,
     VerifyStatus,

@@ -19,8 +19,8 @@ from deploy.benchmark.load_test import NewestFrameCameras, latency_percentiles_m
 from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu, measure_gpu
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import Clips, Engine, EngineRequest, PerformanceHint, Precision, State, caching_engine
-from deploy.engines.registry import GPU_ENGINES, load_engine
 from deploy.errors import EngineRefused, EngineUnavailable
+from deploy.registry import GPU_ENGINES, load_engine
 
 if TYPE_CHECKING:
     from deploy.gpu.engine import GpuEngine

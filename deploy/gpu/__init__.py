@@ -1,1 +1,1 @@
-"""What NVIDIA GPU engines and decoders share: the CUDA driver, micro-batch slots, and the cache of frames and states."""
+"""Work on an NVIDIA GPU: the CUDA driver, micro-batch slots, the cache of frames and states, and JPEGs to frames."""

@@ -11,9 +11,9 @@ from typing import Literal
 
 from deploy.bundle import ONNX_NAME, SEQUENCES_NAME, Bundle, read_golden
 from deploy.engine import Engine, EngineRequest, PerformanceHint, Precision, caching_engine
-from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible, EngineError, EngineRefused, EngineUnavailable
 from deploy.records import AccuracyResult, EngineRecord, Fingerprint, find_record, require_validated, write_record
+from deploy.registry import load_engine
 from deploy.sequences import read_sequences
 from deploy.validation.accuracy import measure_accuracy
 from deploy.validation.parity import Parity, check_parity, check_resident
@@ -65,7 +65,7 @@ def load_validated(bundle: Bundle, request: EngineRequest) -> LoadedEngine:
     Raises:
         EngineRefused: it was not validated with this bundle on this machine.
         EngineFailed: its scores differ from the reference's, or the backend failed.
-        ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
+        ConfigError, EngineUnavailable: see :func:`deploy.registry.load_engine`.
     """
     engine = load_engine(bundle, request)
     try:
@@ -97,7 +97,7 @@ def validate_engine(bundle: Bundle, name: str, precision: Precision, hint: Perfo
 
     Raises:
         BundleIncompatible: the bundle has no golden sequences.
-        EngineFailed, ConfigError, EngineUnavailable: see :func:`deploy.engines.registry.load_engine`.
+        EngineFailed, ConfigError, EngineUnavailable: see :func:`deploy.registry.load_engine`.
     """
     sequences = read_sequences(bundle)
     request = EngineRequest(name, precision, max_clips=_MAX_CLIPS, performance_hint=hint)

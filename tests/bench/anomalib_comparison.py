@@ -27,8 +27,8 @@ from rich.table import Table
 from deploy.benchmark.load_test import latency_percentiles_ms
 from deploy.benchmark.run import BenchmarkPlan, CallTimes, EngineRunner, load_runners, run_rounds
 from deploy.bundle import read_bundle
-from deploy.engines.registry import PRECISIONS
 from deploy.errors import EngineFailed, OddsightError
+from deploy.registry import PRECISIONS
 
 _PROCESS = Path(__file__).with_name("anomalib_process.py")
 

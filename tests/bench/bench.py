@@ -28,8 +28,8 @@ from rich.table import Table
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.engine import Engine, EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.image import CpuDecoder, image_size
+from deploy.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka, embedded_redis
 from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS

@@ -160,6 +160,6 @@ def make_up_device(patch: pytest.MonkeyPatch) -> Any:
     from tests.harness.host_driver import HostDriver
 
     device = HostDriver()
-    patch.setattr("deploy.decoders.nvjpeg.missing_cuda", lambda _torch: None)
-    patch.setattr("deploy.decoders.nvjpeg.CudaDriver", lambda _name: device)
+    patch.setattr("deploy.gpu.nvjpeg.missing_cuda", lambda _torch: None)
+    patch.setattr("deploy.gpu.nvjpeg.CudaDriver", lambda _name: device)
     return device

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
+from deploy.registry import load_engine
 from deploy.sequences import GoldenSequences, read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
 from streamer.service import run_service

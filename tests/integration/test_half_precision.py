@@ -6,8 +6,8 @@ import numpy as np
 
 from deploy.bundle import ONNX_NAME, read_bundle, write_bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.export.onnx import half_share
+from deploy.registry import load_engine
 from deploy.sequences import read_sequences, score_sequences
 from deploy.validation.accuracy import compare_scores
 from streamer.demo.run import DEMO_BUNDLE

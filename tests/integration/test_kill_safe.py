@@ -15,7 +15,7 @@ import pytest
 
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings

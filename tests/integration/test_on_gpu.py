@@ -16,12 +16,12 @@ from structlog.testing import capture_logs
 from deploy.benchmark.run import BenchmarkPlan, benchmark
 from deploy.bundle import Bundle, read_bundle
 from deploy.engine import Clips, Engine, EngineRequest, Precision, Scores
-from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.engines.torch import BUCKETS
 from deploy.export.tensorrt import make_plan
 from deploy.gpu.driver import CudaDriver
 from deploy.records import BuildOptions
+from deploy.registry import load_engine
 from deploy.sequences import CalibrationFrames
 from deploy.validation.admission import validate_engine
 from streamer.demo.run import DEMO_BUNDLE

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.apache_kafka import missing_part

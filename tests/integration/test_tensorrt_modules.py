@@ -75,7 +75,7 @@ def test_no_gpu_does_not_end_the_process(module: str, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from deploy.bundle import read_bundle\n"
         "from deploy.engine import EngineRequest\n"
-        "from deploy.engines.registry import load_engine\n"
+        "from deploy.registry import load_engine\n"
         "from deploy.errors import EngineUnavailable\n"
         "from deploy.engines.tensorrt_library import MODULES\n"
         f"MODULES['tensorrt'] = {module!r}\n"

@@ -13,7 +13,7 @@ import torch
 from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.decision import DecisionRule
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write
 from trainer import fit as training

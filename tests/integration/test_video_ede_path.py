@@ -9,7 +9,7 @@ import torch
 
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, VIDEO_EDE_FIT, WIDTH_PX, quiet, train
 from trainer import fit as training

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle
 from deploy.engine import Engine, EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from tests.harness.replay import PED2
 from trainer.data.datasets import labelled_clips
 from trainer.data.footage import load_footage

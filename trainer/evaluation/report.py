@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError
 from deploy.image import encode_jpeg
+from deploy.registry import load_engine
 from trainer.evaluation.event_metrics import ClipEvents
 from trainer.evaluation.metrics import SMOOTHING_FRAMES, fill, frame_roc
 from trainer.evaluation.mistakes import Image, colour_scale, mistake_images, worst_false_alarms, worst_misses

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle, read_golden
 from deploy.cli import main
-from deploy.engines.registry import ENGINES
+from deploy.registry import ENGINES
 from deploy.sequences import STRETCH_PICTURES
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.export.test_int8 import calibration_frames, with_golden

@@ -10,12 +10,12 @@ import pytest
 
 from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.engine import EngineRequest
-from deploy.engines.registry import ENGINES, load_engine
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineFailed, EngineRefused, EngineUnavailable, PlanStale
 from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import make_plan
 from deploy.records import BuildOptions, DefaultEngine, LoadTestResult, find_record, read_default, write_default
 from deploy.records import read_plan as really_read_plan
+from deploy.registry import ENGINES, load_engine
 from deploy.selection import FALLBACKS, load_serving_engine
 from deploy.sequences import GoldenSequences, score_sequences
 from deploy.validation.admission import LoadedEngine, fingerprint

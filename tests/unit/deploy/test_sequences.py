@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from deploy.bundle import SEQUENCES_NAME, Bundle, read_bundle, read_golden, write_bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.errors import BundleIncompatible, ConfigError
 from deploy.image import encode_png
+from deploy.registry import load_engine
 from deploy.sequences import (
     HALF_FRAMES,
     MOST_STRETCHES,

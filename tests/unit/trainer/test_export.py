@@ -5,7 +5,7 @@ import pytest
 
 from deploy.bundle import Bundle, ModelCard, read_golden
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
+from deploy.registry import load_engine
 from deploy.sequences import read_sequences, score_sequences
 from deploy.validation.accuracy import compare_scores
 from deploy.validation.parity import check_parity

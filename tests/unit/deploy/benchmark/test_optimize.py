@@ -13,9 +13,9 @@ from deploy.benchmark.load_test import CameraLoad, LoadTest
 from deploy.benchmark.optimize import Goal, OptimizeResult, Trial, best_trial, candidates, optimize, shortfall
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.errors import BundleError, ConfigError, EngineFailed
 from deploy.records import DefaultEngine, LoadTestResult, read_default, read_plan
+from deploy.registry import PRECISIONS, TUNABLE_ENGINES
 from deploy.validation.admission import LoadedEngine, VerifyResult, VerifyStatus
 from tests.harness.gpu_engines import make_up_gpu
 from tests.unit.deploy.test_sequences import noise, with_sequences

@@ -12,9 +12,9 @@ from deploy.benchmark.roofline import Roofline, gflop_per_clip, measure_cpu
 from deploy.benchmark.run import BenchmarkPlan, _resident_bytes, benchmark
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
-from deploy.engines.registry import ENGINES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.gpu.engine import Slot
+from deploy.registry import ENGINES
 from deploy.report import benchmark_table
 from tests.harness.gpu_engines import make_up_gpu
 

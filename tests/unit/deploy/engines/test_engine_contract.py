@@ -1,4 +1,4 @@
-"""What every engine promises. A new engine needs nothing here but its name in ``deploy.engines.registry.ENGINES``.
+"""What every engine promises. A new engine needs nothing here but its name in ``deploy.registry.ENGINES``.
 
 Engines for GPUs are held to it twice: everywhere with a device that is made up, so that all but the device itself is tried, and
 on a GPU where there is one (``pytest -m gpu``).
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
 from deploy.engine import Engine, EngineRequest, PerformanceHint, Scores
-from deploy.engines.registry import ENGINES, TUNABLE_ENGINES, load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, BundleCorrupt, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
+from deploy.registry import ENGINES, TUNABLE_ENGINES, load_engine
 from deploy.spec import ClipSpec
 from deploy.validation.admission import fingerprint
 from deploy.validation.parity import check_parity
@@ -439,7 +439,7 @@ def test_openvino_loads_no_telemetry(bundle: Bundle) -> None:
         "import pathlib, sys\n"
         "from deploy.bundle import read_bundle\n"
         "from deploy.engine import EngineRequest\n"
-        "from deploy.engines.registry import load_engine\n"
+        "from deploy.registry import load_engine\n"
         "load_engine(read_bundle(pathlib.Path(sys.argv[1])), EngineRequest('openvino'))\n"
         "print([name for name in sys.modules if 'telemetry' in name or name == 'torch'])\n"
     )

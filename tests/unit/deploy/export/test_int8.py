@@ -12,12 +12,12 @@ import pytest
 from deploy.bundle import ONNX_NAME, Bundle, read_bundle
 from deploy.engine import EngineRequest
 from deploy.engines.onnxruntime import OnnxEngine
-from deploy.engines.registry import load_engine
 from deploy.errors import ConfigError, EngineFailed, EngineRefused
 from deploy.export.int8 import _strict_accuracy, choose_convolutions, quantize_graph
 from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import build_plan
 from deploy.records import AccuracyResult, BuildOptions
+from deploy.registry import load_engine
 from deploy.sequences import CalibrationFrames, GoldenSequences, read_sequences, score_sequences
 from deploy.validation.accuracy import compare_scores
 from tests.harness.fake_tensorrt import FakeTensorRt

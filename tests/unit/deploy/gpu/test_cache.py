@@ -18,14 +18,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.registry import load_decoder
 from deploy.engine import RESERVED_ROWS, ZERO_ROW, CachingEngine, EngineRequest, FrameHandle, HandlePool, Scores, caching_engine
-from deploy.engines.registry import load_engine
 from deploy.engines.tensorrt_library import MODULES
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
 from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, program_shapes
 from deploy.image import DecodedFrame, DeviceFrame, ImageDecoder, encode_jpeg
+from deploy.registry import load_decoder, load_engine
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
 from tests.harness.cache_comparison import CacheComparison, assert_same, contents, to_device

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_golden
 from deploy.engine import EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.engines.torch import TorchProgram, load_network
 from deploy.errors import BundleIncompatible, EngineFailed
 from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, buckets_for, program_shapes, split_call
+from deploy.registry import load_engine
 from deploy.sequences import GoldenSequences, score_sequences
 from deploy.spec import ClipSpec
 from deploy.validation.accuracy import compare_scores, measure_accuracy

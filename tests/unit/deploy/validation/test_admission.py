@@ -9,9 +9,9 @@ import pytest
 from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.engines.openvino import _processor_for
-from deploy.engines.registry import load_engine
 from deploy.errors import BundleCorrupt, ConfigError, EngineFailed, EngineRefused, EngineUnavailable
 from deploy.records import AccuracyResult, EngineRecord, read_records, require_validated, write_record
+from deploy.registry import load_engine
 from deploy.sequences import GoldenSequences, score_sequences
 from deploy.validation.admission import VerifyResult, all_passed, fingerprint, load_validated, validate_engine, verify_engine
 from tests.harness.gpu_engines import make_up_gpu

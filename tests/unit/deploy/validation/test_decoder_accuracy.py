@@ -9,11 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.decoders.registry import load_decoder
 from deploy.engine import Engine, EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.errors import DecoderRefused
 from deploy.image import CpuDecoder, ImageDecoder
+from deploy.registry import load_decoder, load_engine
 from deploy.validation.accuracy import DECODER_TOLERANCE, check_decoder
 from tests.harness import fake_nvimgcodec
 from tests.unit.deploy.test_sequences import noise, with_sequences
@@ -77,7 +76,7 @@ def test_refuses_other_brightness(
 
 
 def test_refuses_other_resizing(decoder: ImageDecoder, engine: Engine, golden: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.decoders.gpu_resize.jpeg_reduction", lambda *_: 1)  # in one step from the full size
+    monkeypatch.setattr("deploy.gpu.resize.jpeg_reduction", lambda *_: 1)  # in one step from the full size
     with pytest.raises(DecoderRefused, match="scores differ"):
         check_decoder(decoder, engine, golden)
 

@@ -5,8 +5,8 @@ import pytest
 
 from deploy.bundle import Bundle, GoldenClips, read_golden
 from deploy.engine import Engine, EngineRequest
-from deploy.engines.registry import load_engine
 from deploy.errors import EngineFailed
+from deploy.registry import load_engine
 from deploy.validation.parity import F32_TOLERANCE, check_parity, measure_parity
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from deploy.decoders.registry import load_decoder
 from deploy.errors import BadFrame
 from deploy.image import MAX_IMAGE_BYTES, CpuDecoder, DecodedFrame
+from deploy.registry import load_decoder
 from streamer.pipeline.clips import MessageDecoder
 from streamer.types import MAX_CAMERA_ID_CHARS, CameraFrame, FrameInfo, FrameMessage, Partition, Rejected
 from tests.harness import fake_nvimgcodec

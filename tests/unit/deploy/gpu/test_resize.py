@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deploy.decoders import gpu_resize as fit
-from deploy.decoders.gpu_resize import MAX_PLANS, GpuResizer, resize_weights
+from deploy.gpu import resize as fit
 from deploy.gpu.driver import CudaDriver
+from deploy.gpu.resize import MAX_PLANS, GpuResizer, resize_weights
 from deploy.image import DeviceFrame, decode_image, fit_frame, jpeg_reduction
 from deploy.spec import ClipSpec
 from tests.harness.host_driver import HostDriver

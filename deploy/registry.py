@@ -1,10 +1,12 @@
-"""The table of engines, and ``load_engine``. A backend is imported only when its engine is loaded."""
+"""Engines and image decoders by name: what there is, and how it is loaded. A backend is imported only when it is loaded."""
 
 from collections.abc import Callable
 
 from deploy.bundle import Bundle
 from deploy.engine import Engine, EngineRequest, Precision
 from deploy.errors import ConfigError, required_library
+from deploy.image import CpuDecoder, ImageDecoder
+from deploy.spec import ClipSpec
 
 
 def load_engine(bundle: Bundle, request: EngineRequest) -> Engine:
@@ -66,3 +68,27 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 TUNABLE_ENGINES = frozenset({"openvino", "onnx"})  # engines that follow EngineRequest.performance_hint
 
 GPU_ENGINES = frozenset({"torch-cuda", "tensorrt", "tensorrt-rtx"})  # they compute on an NVIDIA GPU, the others on the CPU
+
+DECODERS = ("cpu", "nvjpeg")
+GPU_DECODERS = frozenset({"nvjpeg"})  # decoders whose frames can stay on the GPU
+
+
+def load_decoder(name: str, spec: ClipSpec, threads: int, *, on_device: bool = False) -> ImageDecoder:
+    """Start the decoder ``name`` with ``threads`` CPU threads, without any fallback.
+
+    With ``on_device`` all frames are DeviceFrames, for an engine on the GPU; only ``GPU_DECODERS`` can do that.
+
+    Raises:
+        ConfigError: there is no such decoder, or its frames cannot stay on the GPU.
+        DecoderUnavailable: a library is missing, or there is no GPU it can decode on.
+    """
+    if name not in DECODERS:
+        raise ConfigError(f"decode.backend must be one of {', '.join(DECODERS)}, got {name!r}")
+    if on_device and name not in GPU_DECODERS:
+        decoders = ", ".join(GPU_DECODERS)
+        raise ConfigError(f"decode.backend must be one of {decoders} for frames that stay on the GPU, got {name!r}")
+    if name == CpuDecoder.name:
+        return CpuDecoder(spec, threads)
+    from deploy.gpu.nvjpeg import NvJpegDecoder
+
+    return NvJpegDecoder(spec, threads, on_device=on_device)

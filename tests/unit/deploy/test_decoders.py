@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.decoders import nvjpeg
-from deploy.decoders.gpu_resize import GpuResizer
-from deploy.decoders.nvjpeg import NvJpegDecoder
-from deploy.decoders.registry import DECODERS, GPU_DECODERS, load_decoder
 from deploy.errors import BadFrame, ConfigError, DecoderFailed, DecoderUnavailable
+from deploy.gpu import nvjpeg
 from deploy.gpu.driver import missing_cuda
+from deploy.gpu.nvjpeg import NvJpegDecoder
+from deploy.gpu.resize import GpuResizer
 from deploy.image import (
     MAX_IMAGE_BYTES,
     AnyFrame,
@@ -31,6 +30,7 @@ from deploy.image import (
     decode_image,
     encode_jpeg,
 )
+from deploy.registry import DECODERS, GPU_DECODERS, load_decoder
 from deploy.spec import ClipSpec
 from tests.harness import fake_nvimgcodec
 from tests.harness.host_driver import HostEvent

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy.decoders.gpu_resize import GpuResizer
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable, first_line
 from deploy.gpu.driver import CudaDriver, missing_cuda
+from deploy.gpu.resize import GpuResizer
 from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, encode_jpeg, image_size, is_complete_jpeg
 from deploy.spec import ClipSpec
 

@@ -1,1 +1,0 @@
-"""Decoders of JPEG and PNG images."""
