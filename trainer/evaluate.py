@@ -14,7 +14,12 @@ from deploy.console import counting_bar
 from deploy.engine import Engine, EngineRequest
 from deploy.registry import load_engine
 from deploy.spec import ClipSpec
-from trainer.baselines.base import (
+from trainer.calibrate import MIN_FRAMES, calibration_from
+from trainer.data.datasets import labelled_clips, training_sources
+from trainer.data.footage import Source, estimate_frame_count, footage_info, load_footage, print_unreadable_frames
+from trainer.data.labels import LabelledClip, check_labels
+from trainer.errors import NoFootage
+from trainer.evaluation.baselines import (
     FLOW_MAGNITUDE,
     FRAME_DIFFERENCE,
     Baseline,
@@ -24,14 +29,9 @@ from trainer.baselines.base import (
     baseline_spec,
     frame_pairs,
 )
-from trainer.baselines.steady_speed import MIN_CLIPS, SteadySpeedFitter, median_background
-from trainer.calibrate import MIN_FRAMES, calibration_from
-from trainer.data.datasets import labelled_clips, training_sources
-from trainer.data.footage import Source, estimate_frame_count, footage_info, load_footage, print_unreadable_frames
-from trainer.data.labels import LabelledClip, check_labels
-from trainer.errors import NoFootage
 from trainer.evaluation.result import Evaluation, detector_result
 from trainer.evaluation.runner import DetectorOutput, FrameResult, NormalScores, all_frames, run_detectors, scored_frames
+from trainer.evaluation.steady_speed import MIN_CLIPS, SteadySpeedFitter, median_background
 
 
 def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:

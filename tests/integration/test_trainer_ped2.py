@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from deploy.spec import ClipSpec
-from trainer.baselines.base import FLOW_MAGNITUDE, baseline_spec
 from trainer.data.datasets import labelled_clips, training_sources
 from trainer.data.footage import footage_info, list_images, load_footage
 from trainer.evaluate import score_frames
+from trainer.evaluation.baselines import FLOW_MAGNITUDE, baseline_spec
 from trainer.evaluation.event_metrics import true_events
 from trainer.evaluation.metrics import auc
 

@@ -1,1 +1,1 @@
-"""Evaluation of a bundle against labels, and its reports."""
+"""Evaluation of a bundle against labels, beside baselines without a learned network, and its reports."""

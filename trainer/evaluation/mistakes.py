@@ -12,9 +12,9 @@ from deploy.bundle import Calibration
 from deploy.engine import Engine
 from deploy.image import Frame
 from deploy.spec import ClipSpec
-from trainer.baselines.base import HeatMap
 from trainer.data.footage import Source, decode_frames, footage_info, load_footage
 from trainer.data.labels import LabelledClip
+from trainer.evaluation.baselines import HeatMap
 from trainer.evaluation.metrics import Labels, Scores
 from trainer.evaluation.runner import scored_frames
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Calibration
 from deploy.engine import Engine
-from trainer.baselines.base import HeatMap
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, footage_info
 from trainer.data.labels import LabelledClip
+from trainer.evaluation.baselines import HeatMap
 from trainer.evaluation.metrics import PixelHistogram, Scores
 from trainer.evaluation.region_metrics import RegionCounter, RegionMetrics, TrackLinker, TrueRegions
 

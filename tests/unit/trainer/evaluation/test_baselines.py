@@ -4,7 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.video import VideoInfo
-from trainer.baselines.base import (
+from trainer.data.footage import Source, find_sources
+from trainer.errors import NoFootage
+from trainer.evaluate import fit_baselines, score_frames
+from trainer.evaluation.baselines import (
     FLOW_MAGNITUDE,
     FRAME_DIFFERENCE,
     MAX_AREA_PX,
@@ -13,10 +16,7 @@ from trainer.baselines.base import (
     pad_windows,
     window_means,
 )
-from trainer.baselines.steady_speed import first_averages, median_background, next_averages
-from trainer.data.footage import Source, find_sources
-from trainer.errors import NoFootage
-from trainer.evaluate import fit_baselines, score_frames
+from trainer.evaluation.steady_speed import first_averages, median_background, next_averages
 from trainer.statistics import SpeedHistogram, SpeedLine
 
 SPEC = baseline_spec(VideoInfo(96, 64, 10.0))

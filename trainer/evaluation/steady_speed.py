@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.spec import ClipSpec
-from trainer.baselines.base import ClipScorer, FittedBaseline, FramePair, HeatMap, pad_windows, window_means
 from trainer.data.footage import Source, decode_frames
 from trainer.errors import NoFootage
+from trainer.evaluation.baselines import ClipScorer, FittedBaseline, FramePair, HeatMap, pad_windows, window_means
 from trainer.statistics import SpeedHistogram, SpeedLine
 
 MIN_CLIPS = 2
@@ -177,7 +177,7 @@ class SteadySpeed:
 
 
 class SteadySpeedFitter:
-    """Fits :class:`SteadySpeed` on at least ``MIN_CLIPS`` clips; used like :class:`~trainer.baselines.base.ScoreCollector`."""
+    """Fits :class:`SteadySpeed` on at least ``MIN_CLIPS`` clips; used like ``ScoreCollector``."""
 
     def __init__(self, background: NDArray[np.float32]) -> None:
         self._background = background

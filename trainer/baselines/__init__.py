@@ -1,1 +1,0 @@
-"""Anomaly detectors without a learned network, as a yardstick for the models."""
