@@ -4,6 +4,7 @@
     weights.safetensors    the network's weights, for the torch engines
     model.onnx             the serving graph, for all other engines: uint8 clips (and state) in; score, heat map (and state) out
     calibration.json       quantiles of normal scores, and the thresholds derived from them
+    profile.safetensors    the profile of cameras that have none of their own, if the model takes profiles
     golden.safetensors     clips with the reference's outputs, to validate float32 engines
     sequences.safetensors  footage with the reference's scores, to validate engines of other precisions
     engines/               built and validated on this machine, see :mod:`deploy.records`; not in the manifest
@@ -34,6 +35,7 @@ ONNX_NAME = "model.onnx"
 CALIBRATION_NAME = "calibration.json"
 GOLDEN_NAME = "golden.safetensors"
 SEQUENCES_NAME = "sequences.safetensors"
+PROFILE_NAME = "profile.safetensors"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -79,12 +81,16 @@ class Manifest(_Frozen):
 
 @dataclass(frozen=True, slots=True)
 class GoldenClips:
-    """Clips with the reference's outputs. The states are None for a model without a state."""
+    """Clips with the reference's outputs. The states are None for a model without a state.
+
+    With profiles, clips of the same camera have different ones.
+    """
 
     clips: NDArray[np.uint8]  # (N, T, H, W, C)
     score: NDArray[np.float32]  # (N,)
     heatmap: NDArray[np.float32]  # (N, h, w)
     state: NDArray[np.float32] | None = None  # (N, *state_shape)
+    profile: NDArray[np.float32] | None = None  # (N, P); None for a model without profiles
     next_state: NDArray[np.float32] | None = None  # (N, *state_shape)
 
 
@@ -104,6 +110,21 @@ class Bundle:
     def model_id(self) -> str:
         """Model kind and hash of the weights, part of every event."""
         return self.manifest.model_id
+
+    @property
+    def default_profile(self) -> NDArray[np.float32] | None:
+        """The profile float32 (P,) of cameras that have none of their own; None if the model takes none.
+
+        Raises BundleCorrupt if it does not fit the spec.
+        """
+        from safetensors.numpy import load_file
+
+        if not self.spec.profile_size:
+            return None
+        values = load_file(self.file(PROFILE_NAME)).get("profile")
+        if values is None or values.shape != (self.spec.profile_size,) or values.dtype != np.float32:
+            raise BundleCorrupt(f"{self.path / PROFILE_NAME}: must hold a profile of {self.spec.profile_size} float32 values")
+        return values
 
     def file(self, name: str) -> Path:
         """Path of a verified file. Raises BundleCorrupt if the manifest does not list it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Generic, Literal, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ Frames = NDArray[np.uint8]  # uint8 (N, H, W, C)
 Clips = NDArray[np.uint8]  # uint8 (N, T, H, W, C)
 State = NDArray[np.float32]
 """float32 (N, *state_shape): what a recurrent model returned with the previous frame of each clip's camera; zeros at first."""
+Profiles = NDArray[np.float32]  # (N, P): the profile of each clip's camera, see deploy.profile
+Inputs = Mapping[str, NDArray[Any]]
+"""``clips``, and ``state`` and ``profile`` if the model takes them, a row for each clip."""
 
 # Type of convolutions and matrix products; int8: only of as many convolutions as the scores tolerate.
 Precision = Literal["f32", "bf16", "f16", "int8"]
@@ -35,6 +38,7 @@ SCRATCH_ROW = 0
 """Row that the unused clips of a bucket read and write. It is 0 because launches before a CUDA graph capture have zeros as inputs
 and must not write to any other row."""
 ZERO_ROW = 1  # row that always holds zeros: the state of a camera without history
+DEFAULT_ROW = 1  # row of the default profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ class FrameHandle(Handle):
 
 class StateHandle(Handle):
     """A recurrent model's state of one camera in device memory."""
+
+    __slots__ = ()
+
+
+class ProfileHandle(Handle):
+    """A camera's profile in device memory."""
 
     __slots__ = ()
 
@@ -138,14 +148,15 @@ class Engine(Protocol):
     gpu_cached_cameras: int  # number of cameras whose frames and states stay in GPU memory; 0 for an engine without a cache
     heatmap_threshold: float  # heat maps of clips scoring lower may be NaN. May be set between calls; -inf at first
 
-    def score(self, clips: Clips, state: State | None = None) -> Scores:
+    def score(self, clips: Clips, state: State | None = None, profile: Profiles | None = None) -> Scores:
         """Score clips uint8 (N, T, H, W, C), 0 <= N <= ``max_clips``; blocks until done. The result belongs to the caller.
 
         ``state`` is float32 (N, *spec.state_shape) for a recurrent model; None means zeros. A call must therefore not hold two
-        clips of one camera. Results of a clip do not depend on the other clips of the call.
+        clips of one camera. ``profile`` is float32 (N, spec.profile_size) for a model with profiles; None means the bundle's
+        default for all. Results of a clip do not depend on the other clips of the call.
 
         Raises:
-            BadClips: wrong dtype, shape or number, or a state for a model without one.
+            BadClips: wrong dtype, shape or number, or a state or profile for a model without one.
             EngineClosed: after ``close()``.
             EngineFailed: the backend failed.
         """
@@ -165,6 +176,7 @@ class CachingEngine(Engine, Protocol):
         newest: Frames | Sequence[DeviceFrame],
         history: Sequence[Sequence[FrameHandle]],
         states: Sequence[StateHandle | None],
+        profiles: Sequence[ProfileHandle | None] | None = None,
     ) -> NewestScores:
         """Score the clips that end with ``newest``; results equal those of :meth:`Engine.score`. Blocks until done.
 
@@ -174,6 +186,7 @@ class CachingEngine(Engine, Protocol):
             newest: uint8 (N, H, W, C), 0 <= N <= ``max_clips``, or N frames on the engine's device.
             history: for each clip the ``spec.length - 1`` previous frames, oldest first.
             states: the state after each camera's previous frame; None for a camera without history or a model without a state.
+            profiles: the profile of each clip's camera; None for the bundle's default.
 
         Raises:
             BadClips: frames or handles of the wrong type, shape or number, or of another engine.
@@ -184,6 +197,9 @@ class CachingEngine(Engine, Protocol):
 
     def upload(self, frames: Frames | Sequence[DeviceFrame]) -> list[FrameHandle]:
         """Store frames without scoring them, such as the first ones of a camera. Raises as :meth:`score_newest` does."""
+
+    def upload_profiles(self, profiles: Profiles) -> list[ProfileHandle]:
+        """Store cameras' profiles, float32 (N, P). Raises as :meth:`score_newest` does."""
 
 
 def caching_engine(engine: Engine) -> CachingEngine | None:
@@ -205,21 +221,27 @@ class CheckedEngine(ABC):
     gpu_cached_cameras: int = 0
     heatmap_threshold: float = -inf
 
-    def __init__(self, spec: ClipSpec, max_clips: int) -> None:
+    def __init__(self, spec: ClipSpec, max_clips: int, default_profile: NDArray[np.float32] | None = None) -> None:
         self.spec = spec
         self.max_clips = max_clips
+        self._default_profile = default_profile
         self._description: dict[str, str]  # set by each backend
         self._lock = threading.Lock()
         self._closed = False
 
-    def score(self, clips: Clips, state: State | None = None) -> Scores:
-        self._check_array("clips", clips, self.spec.clip_shape)
-        state = self._checked_state(len(clips), state)
+    def score(self, clips: Clips, state: State | None = None, profile: Profiles | None = None) -> Scores:
+        inputs = self.checked_inputs(clips, state, profile)
         with self._locked(f"scoring {len(clips)} clips failed"):
-            empty = Scores(np.empty(0, np.float32), np.empty((0, 0, 0), np.float32), state)
-            scores = self._run(np.ascontiguousarray(clips), state) if len(clips) else empty
+            empty = Scores(np.empty(0, np.float32), np.empty((0, 0, 0), np.float32), inputs.get("state"))
+            scores = self._run(inputs) if len(clips) else empty
         self._check_scores(len(clips), scores)
         return scores
+
+    def checked_inputs(self, clips: Clips, state: State | None, profile: Profiles | None) -> dict[str, NDArray[Any]]:
+        """Inputs of the model by name: states of zeros and the default profile stand in for what is None. Raises BadClips."""
+        self._check_array("clips", clips, self.spec.clip_shape)
+        rest = {"state": self._checked_state(len(clips), state), "profile": self._checked_profile(len(clips), profile)}
+        return {"clips": np.ascontiguousarray(clips), **{name: values for name, values in rest.items() if values is not None}}
 
     def close(self) -> None:
         with self._lock:
@@ -231,8 +253,8 @@ class CheckedEngine(ABC):
         return dict(self._description)
 
     @abstractmethod
-    def _run(self, clips: Clips, state: State | None) -> Scores:
-        """Score at least one clip. Inputs are checked and contiguous; the state is None only for a model without one."""
+    def _run(self, inputs: Inputs) -> Scores:
+        """Score at least one clip. Inputs are checked and contiguous, those of ``spec.input_shapes`` in that order."""
 
     @abstractmethod
     def _release(self) -> None: ...  # called once
@@ -264,13 +286,19 @@ class CheckedEngine(ABC):
             if state is not None:
                 raise BadClips("this model has no state; score its clips without one")
             return None
-        if state is None:
-            return np.zeros(expected, np.float32)
-        if not isinstance(state, np.ndarray) or state.dtype != np.float32:
-            raise BadClips(f"state must be a numpy array of dtype float32, got {getattr(state, 'dtype', type(state).__name__)}")
-        if state.shape != expected:
-            raise BadClips(f"the state of {n_clips} clips must have shape {expected}, got {state.shape}")
-        return np.ascontiguousarray(state)
+        return np.zeros(expected, np.float32) if state is None else _checked_float32("state", state, expected)
+
+    def _checked_profile(self, n_clips: int, profile: Profiles | None) -> Profiles | None:
+        if not self.spec.profile_size:
+            if profile is not None:
+                raise BadClips("this model takes no profiles; score its clips without one")
+            return None
+        expected = (n_clips, self.spec.profile_size)
+        if profile is not None:
+            return _checked_float32("profile", profile, expected)
+        if self._default_profile is None:
+            raise BadClips("this engine was loaded without a default profile; give the profile of each clip's camera")
+        return np.ascontiguousarray(np.broadcast_to(self._default_profile, expected))
 
     def _state_shape(self, n_clips: int) -> tuple[int, ...] | None:
         return None if self.spec.state_shape is None else (n_clips, *self.spec.state_shape)
@@ -294,13 +322,21 @@ class CheckedEngine(ABC):
             raise EngineFailed(f"{self.name}: a next state holds values that are not finite numbers")
 
 
+def _checked_float32(name: str, values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32:
+        raise BadClips(f"{name} must be a numpy array of dtype float32, got {getattr(values, 'dtype', type(values).__name__)}")
+    if values.shape != shape:
+        raise BadClips(f"the {name} of {shape[0]} clips must have shape {shape}, got {values.shape}")
+    return np.ascontiguousarray(values)
+
+
 def check_graph(bundle: Bundle, inputs: Mapping[str, Sequence[object]], outputs: Mapping[str, Sequence[object]]) -> None:
     """Raise BundleIncompatible if the graph's input or output shapes, by name, differ from the bundle's spec; N is ignored."""
-    state = {} if bundle.spec.state_shape is None else {"state": bundle.spec.state_shape}
+    expected = bundle.spec.input_shapes
+    next_state = {} if bundle.spec.state_shape is None else {"next_state": bundle.spec.state_shape}
     taken = {name: tuple(shape[1:]) for name, shape in inputs.items()}
     returned = {name: tuple(shape[1:]) for name, shape in outputs.items() if name not in {"score", "heatmap"}}
-    expected = {"clips": bundle.spec.clip_shape, **state}
-    if taken != expected or returned != {f"next_{name}": shape for name, shape in state.items()}:
+    if taken != expected or returned != next_state:
         raise BundleIncompatible(
             f"{bundle.path}: the model takes {_listed(taken)} and gives {_listed(returned) or 'no state'}, the spec says "
             f"{_listed(expected)}; make the bundle again with oddsight-train"

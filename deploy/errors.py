@@ -7,6 +7,9 @@ OddsightError
 ├── BundleError
 │   ├── BundleCorrupt
 │   └── BundleIncompatible
+├── ProfileError
+│   ├── ProfileCorrupt
+│   └── ProfileIncompatible
 ├── BadFrame
 ├── VideoUnreadable
 ├── DecoderError
@@ -53,6 +56,18 @@ class BundleCorrupt(BundleError):
 
 class BundleIncompatible(BundleError):
     """The bundle was made for another bundle format or for a model that is not installed."""
+
+
+class ProfileError(OddsightError):
+    """A camera's profile cannot be used."""
+
+
+class ProfileCorrupt(ProfileError):
+    """The file is missing or is not a profile."""
+
+
+class ProfileIncompatible(ProfileError):
+    """The profile belongs to another network."""
 
 
 class BadFrame(OddsightError):

@@ -13,7 +13,8 @@ class ClipSpec(BaseModel):
     A clip is the last ``length`` consecutive frames of one camera, oldest first; every frame that completes a clip is
     scored. A model that needs frames further apart selects them inside its graph.
 
-    A *recurrent* model also takes a state, which it returned with the camera's previous frame.
+    A *recurrent* model also takes a state, which it returned with the camera's previous frame. A model with *profiles* also takes
+    the profile of the clip's camera: a vector of what is normal at that camera, see :mod:`deploy.profile`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,9 @@ class ClipSpec(BaseModel):
     """(C, h, w) of one camera's state, float32, zeros at first; None for a model without a state."""
     state_warmup_frames: int = Field(default=0, ge=0, le=600)
     """Number of frames after which a state no longer depends, up to rounding, on earlier frames; 0 without a state."""
+
+    profile_size: int = Field(default=0, ge=0, le=51_200)
+    """Number of float32 values of a camera's profile; 0 for a model that takes none."""
 
     @model_validator(mode="after")
     def _warmup_needs_state(self) -> "ClipSpec":
@@ -49,6 +53,12 @@ class ClipSpec(BaseModel):
     def clip_shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, C)."""
         return (self.length, *self.frame_shape)
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs for one clip, by name, in order: ``clips``, then ``state`` and ``profile`` if there are any."""
+        state = {} if self.state_shape is None else {"state": self.state_shape}
+        return {"clips": self.clip_shape, **state, **({"profile": (self.profile_size,)} if self.profile_size else {})}
 
     @property
     def warmup_frames(self) -> int:

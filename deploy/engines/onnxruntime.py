@@ -3,7 +3,7 @@
 from typing import Any
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, EngineRequest, Scores, State, check_graph
+from deploy.engine import CheckedEngine, EngineRequest, Inputs, Scores, check_graph
 from deploy.errors import backend_errors, required_library
 
 _LOG_ERRORS_ONLY = 3
@@ -16,7 +16,7 @@ class OnnxEngine(CheckedEngine):
     name = "onnx"
 
     def __init__(self, bundle: Bundle, request: EngineRequest, graph: bytes | None = None) -> None:
-        super().__init__(bundle.spec, request.max_clips)
+        super().__init__(bundle.spec, request.max_clips, bundle.default_profile)
         self._onnxruntime = _import_onnxruntime()
         with backend_errors(f"onnx: {bundle.path} cannot be loaded"):
             self._session = self._onnxruntime.InferenceSession(
@@ -50,8 +50,7 @@ class OnnxEngine(CheckedEngine):
             "performance_hint": "latency" if spins else "throughput",
         }
 
-    def _run(self, clips: Clips, state: State | None) -> Scores:
-        inputs = {"clips": clips} if state is None else {"clips": clips, "state": state}
+    def _run(self, inputs: Inputs) -> Scores:
         return Scores(*self._session.run(self._outputs, inputs))
 
     def _release(self) -> None:

@@ -33,7 +33,8 @@ class TensorRtEngine(GpuEngine):
             program = PlanProgram(library, plan, built, driver)
         check_graph(bundle, *program.free_shapes())
         with backend_errors(f"{name}: the plan of {bundle.path} cannot be loaded"):
-            super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, built.buckets))
+            buckets = buckets_for(request.max_clips, built.buckets)
+            super().__init__(bundle.spec, request, driver, program, buckets, bundle.default_profile)
 
 
 class PlanProgram:

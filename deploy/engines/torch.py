@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from deploy.bundle import WEIGHTS_NAME, Bundle
-from deploy.engine import CheckedEngine, Clips, EngineRequest, Precision, Scores, State
+from deploy.engine import CheckedEngine, EngineRequest, Inputs, Precision, Scores
 from deploy.errors import BundleIncompatible, backend_errors
 from deploy.gpu.driver import CudaDriver, Launch, find_gpu
-from deploy.gpu.engine import GpuEngine, buckets_for, program_shapes
+from deploy.gpu.engine import INPUTS, OUTPUTS, GpuEngine, buckets_for, program_shapes
 from deploy.spec import ClipSpec
 
 NETWORKS_GROUP = "oddsight.networks"
 """Entry point group of network factories, by model kind. A factory takes the model card's ``config`` and returns a module.
 
 Its ``forward`` maps clips uint8 (N, T, H, W, C) to scores float32 (N,) and heat maps float32 (N, h, w). If the spec has a state,
-``forward(clips, state)`` also takes float32 (N, *state_shape) and returns the next state as a third value.
+``forward(clips, state)`` also takes float32 (N, *state_shape) and returns the next state as a third value. If the spec has
+profiles, ``forward`` takes those of the clips' cameras last, float32 (N, P).
 """
 
 BUCKETS = (1, 8, 32, 128)
@@ -46,7 +47,7 @@ class TorchEngine(CheckedEngine):
     name = "torch"
 
     def __init__(self, bundle: Bundle, request: EngineRequest) -> None:
-        super().__init__(bundle.spec, request.max_clips)
+        super().__init__(bundle.spec, request.max_clips, bundle.default_profile)
         self._threads = request.threads
         self._network = load_network(bundle)
         parameter = next(self._network.parameters())
@@ -58,12 +59,12 @@ class TorchEngine(CheckedEngine):
             "threads": str(self._threads or torch.get_num_threads()),
         }
 
-    def _run(self, clips: Clips, state: State | None) -> Scores:
+    def _run(self, inputs: Inputs) -> Scores:
         with self._own_threads(), torch.inference_mode():
             # tensor() copies; from_numpy() would warn about arrays that are not writable.
-            inputs = [torch.tensor(array) for array in (clips, state) if array is not None]
+            tensors = [torch.tensor(array) for array in inputs.values()]
             # Cloned, because a network may return the same memory twice, such as a view of its heat map as state.
-            return Scores(*(output.clone().numpy() for output in self._network(*inputs)))
+            return Scores(*(output.clone().numpy() for output in self._network(*tensors)))
 
     def _release(self) -> None:
         del self._network
@@ -93,7 +94,8 @@ class TorchCudaEngine(GpuEngine):
         network = load_network(bundle)
         with backend_errors(f"{self.name}: {bundle.path} cannot be loaded"):
             program = TorchProgram(network, bundle.spec, request.precision, driver)
-            super().__init__(bundle.spec, request, driver, program, buckets_for(request.max_clips, BUCKETS))
+            buckets = buckets_for(request.max_clips, BUCKETS)
+            super().__init__(bundle.spec, request, driver, program, buckets, bundle.default_profile)
         self._description = {
             "backend": self.name,
             "version": torch.__version__,
@@ -113,17 +115,19 @@ class TorchProgram:
             network = cast_weights_to_half(HalfPrecisionNetwork(network))
         self._network = network.to(self._device, memory_format=torch.channels_last).eval()
         with torch.inference_mode(), self._precision():
-            clips = torch.zeros((1, *spec.clip_shape), dtype=torch.uint8, device=self._device)
-            state = [] if spec.state_shape is None else [torch.zeros((1, *spec.state_shape), device=self._device)]
-            _, heatmap, *_ = self._network(clips, *state)
+            dtypes = {"clips": torch.uint8}
+            inputs = [
+                torch.zeros((1, *shape), dtype=dtypes.get(name), device=self._device) for name, shape in spec.input_shapes.items()
+            ]
+            _, heatmap, *_ = self._network(*inputs)
         self._shapes = program_shapes(spec, tuple(heatmap.shape[1:]))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return self._shapes
 
     def launcher(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
-        inputs = [tensors[name][:bucket] for name in ("clips", "state") if name in tensors]
-        targets = [tensors[name][:bucket] for name in ("score", "heatmap", "next_state") if name in tensors]
+        inputs = [tensors[name][:bucket] for name in INPUTS if name in tensors]
+        targets = [tensors[name][:bucket] for name in OUTPUTS if name in tensors]
 
         def launch() -> None:
             with torch.inference_mode(), self._precision():
@@ -172,9 +176,9 @@ class HalfPrecisionNetwork(nn.Module):
             if isinstance(module, nn.Sequential):
                 _fuse_batch_norms(module)
 
-    def forward(self, clips: Tensor, state: Tensor | None = None) -> tuple[Tensor, ...]:
-        results = self.network(clips) if state is None else self.network(clips, state)
-        return tuple(result.float() for result in results)
+    def forward(self, clips: Tensor, state: Tensor | None = None, profile: Tensor | None = None) -> tuple[Tensor, ...]:
+        inputs = [values for values in (clips, state, profile) if values is not None]
+        return tuple(result.float() for result in self.network(*inputs))
 
 
 def cast_weights_to_half(network: nn.Module) -> nn.Module:

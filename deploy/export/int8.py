@@ -189,10 +189,8 @@ class _CalibrationReader:
     """Inputs of the graph along sequences, as ONNX Runtime's ``CalibrationDataReader``."""
 
     def __init__(self, engine: OnnxEngine, frames: NDArray[np.uint8]) -> None:
-        shape = engine.spec.state_shape
-        zeros: dict[str, NDArray[Any]] = {} if shape is None else {"state": np.zeros((len(frames), *shape), np.float32)}
         runs = run_sequences(engine, frames)
-        self._inputs = ({"clips": clips, **(zeros if state is None else {"state": state})} for clips, state, _ in runs)
+        self._inputs = (engine.checked_inputs(clips, state, None) for clips, state, _ in runs)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self._inputs, None)

@@ -53,7 +53,7 @@ def export_onnx(network: "nn.Module", spec: ClipSpec, *, half: bool = False) -> 
     ``network.forward`` takes uint8 (N, T, H, W, C) and returns score (N,) and heat map (N, h, w), both float32. The graph's
     input is ``clips``, its outputs are ``score`` and ``heatmap``; N is free, the other sizes are those of ``spec``. If the spec
     has a state, ``forward(clips, state)`` also takes float32 (N, *state_shape) and returns the next state as its third value:
-    the input ``state`` and the output ``next_state``.
+    the input ``state`` and the output ``next_state``. With profiles it takes the input ``profile`` last, float32 (N, P).
 
     ``half``: convolutions and matrix products in float16 (:mod:`deploy.engines.torch`), for engines that take precision from the
     graph. Inputs and outputs are the same.
@@ -118,9 +118,9 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
     import torch
 
     # Two clips, because torch.export treats a size of one as a constant.
-    inputs = {"clips": torch.zeros((2, *spec.clip_shape), dtype=torch.uint8)}
-    if spec.state_shape is not None:
-        inputs["state"] = torch.zeros((2, *spec.state_shape))
+    inputs = {name: torch.zeros((2, *shape)) for name, shape in spec.input_shapes.items()}
+    inputs["clips"] = inputs["clips"].to(torch.uint8)
+    outputs = ["score", "heatmap", *(["next_state"] if spec.state_shape is not None else [])]
     with torch.no_grad():
         program: Any = torch.onnx.export(
             network,
@@ -128,7 +128,7 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("clips_n", min=1)},) * len(inputs),
             input_names=list(inputs),
-            output_names=["score", "heatmap", "next_state"][: len(inputs) + 1],
+            output_names=outputs,
             opset_version=OPSET,
             verbose=False,
             optimize=False,
@@ -139,6 +139,7 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
         program.model, num_iterations=1, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES
     )
     onnx_ir.passes.common.IdentityEliminationPass()(program.model)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
     # The exporter stores stack traces with paths of this machine.
     onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from deploy.engine import (
     SCRATCH_ROW,
     CheckedEngine,
-    Clips,
     EngineRequest,
     FrameHandle,
     Frames,
+    Inputs,
     NewestScores,
+    ProfileHandle,
+    Profiles,
     Scores,
-    State,
     StateHandle,
 )
 from deploy.errors import ConfigError
@@ -30,7 +31,7 @@ from deploy.gpu.store import ROW_INPUTS, STATE_MAX, FrameStore, Input
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 
-INPUTS = ("clips", "state")
+INPUTS = ("clips", "state", "profile")
 OUTPUTS = ("score", "heatmap", "next_state")
 SLOTS = 3  # while one chunk is computed, the next is copied in and the previous one copied out
 
@@ -49,9 +50,8 @@ class Program(Protocol):
 
 def program_shapes(spec: ClipSpec, heatmap: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """:meth:`Program.shapes` of a model of ``spec`` with heat maps of shape ``heatmap``."""
-    shapes: dict[str, tuple[int, ...]] = {"clips": spec.clip_shape, "score": (), "heatmap": tuple(heatmap)}
-    state = spec.state_shape
-    return shapes if state is None else {**shapes, "state": state, "next_state": state}
+    next_state = {} if spec.state_shape is None else {"next_state": spec.state_shape}
+    return {**spec.input_shapes, "score": (), "heatmap": tuple(heatmap), **next_state}
 
 
 class Chunk(NamedTuple):
@@ -189,14 +189,21 @@ class GpuEngine(CheckedEngine):
     """
 
     def __init__(
-        self, spec: ClipSpec, request: EngineRequest, driver: CudaDriver, program: Program, buckets: Sequence[int]
+        self,
+        spec: ClipSpec,
+        request: EngineRequest,
+        driver: CudaDriver,
+        program: Program,
+        buckets: Sequence[int],
+        default_profile: NDArray[np.float32] | None = None,
     ) -> None:
-        super().__init__(spec, request.max_clips)
+        super().__init__(spec, request.max_clips, default_profile)
         self.gpu_cached_cameras = request.gpu_cached_cameras
         self.buckets = tuple(buckets)
         self._shapes = {**program.shapes(), STATE_MAX: ()}
         self._program = program
-        self._store = FrameStore(driver, spec, self.gpu_cached_cameras, self.max_clips) if self.gpu_cached_cameras else None
+        cameras = self.gpu_cached_cameras
+        self._store = FrameStore(driver, spec, cameras, self.max_clips, default_profile) if cameras else None
         self._slots = [Slot(driver, program, self.buckets, self._store) for _ in range(SLOTS)]
 
     def score_newest(
@@ -204,11 +211,14 @@ class GpuEngine(CheckedEngine):
         newest: Frames | Sequence[DeviceFrame],
         history: Sequence[Sequence[FrameHandle]],
         states: Sequence[StateHandle | None],
+        profiles: Sequence[ProfileHandle | None] | None = None,
     ) -> NewestScores:
         store, n_clips = self._checked_store(newest), len(newest)
+        profiles = [None] * n_clips if profiles is None else profiles
         store.check_handles(n_clips, history, states)
+        store.check_profiles(n_clips, profiles)
         with store.allocate(n_clips, n_clips) as new:
-            inputs = store.scorer_inputs(newest, history, states, new)
+            inputs = store.scorer_inputs(newest, history, states, profiles, new)
             results = self._empty_results(n_clips, {"score", "heatmap", STATE_MAX} if new.states else {"score", "heatmap"})
             with self._locked(f"scoring {n_clips} newest frames failed"):
                 self._run_in_slots(n_clips, Call("newest", inputs, results))
@@ -224,16 +234,21 @@ class GpuEngine(CheckedEngine):
                 self._run_in_slots(len(frames), Call("upload", store.writer_inputs(frames, new), {}))
             return [*new.frames]
 
+    def upload_profiles(self, profiles: Profiles) -> list[ProfileHandle]:
+        store, values = self._caching_store(), self._checked_profile(len(profiles), profiles)
+        with self._locked(f"uploading {len(profiles)} profiles failed"):
+            return [] if values is None else store.store_profiles(values)
+
     def compute(self, n_clips: int) -> None:
         """Score ``n_clips`` clips that are on the device, without copies, to measure a call's pure computing time."""
         with self._locked(f"computing {n_clips} clips failed"):
             for chunk in split_call(n_clips, self.buckets):
                 self._slots[0].compute(chunk.bucket)
 
-    def _run(self, clips: Clips, state: State | None) -> Scores:
-        inputs: dict[str, Input] = {"clips": clips} if state is None else {"clips": clips, "state": state}
-        results = self._empty_results(len(clips), OUTPUTS)
-        self._run_in_slots(len(clips), Call("clips", inputs, results))
+    def _run(self, inputs: Inputs) -> Scores:
+        n_clips = len(inputs["clips"])
+        results = self._empty_results(n_clips, OUTPUTS)
+        self._run_in_slots(n_clips, Call("clips", inputs, results))
         return Scores(results["score"], results["heatmap"], results.get("next_state"))
 
     def _run_in_slots(self, n_clips: int, call: Call) -> None:
@@ -251,13 +266,17 @@ class GpuEngine(CheckedEngine):
             raise
 
     def _checked_store(self, frames: Frames | Sequence[DeviceFrame]) -> FrameStore:
-        if self._store is None:
-            raise ConfigError(f"the {self.name} engine caches no frames; load it with gpu_cached_cameras of at least 1, got 0")
+        store = self._caching_store()
         if isinstance(frames, Sequence):
             self._check_number("frames", frames)
-            self._store.check_frames(frames)
+            store.check_frames(frames)
         else:
             self._check_array("frames", frames, self.spec.frame_shape)
+        return store
+
+    def _caching_store(self) -> FrameStore:
+        if self._store is None:
+            raise ConfigError(f"the {self.name} engine caches no frames; load it with gpu_cached_cameras of at least 1, got 0")
         return self._store
 
     def _empty_results(self, n_clips: int, names: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,6 @@
-"""The cache in GPU memory: the last frames of each camera, and the state of a recurrent model.
+"""The cache in GPU memory: the last frames of each camera, the state of a recurrent model, and profiles.
 
-Frames and states are rows of two tables. A row is written once, by the call that allocates it, and read until its handle dies; a
+They are rows of three tables. A row is written once, by the call that allocates it, and read until its handle dies; a
 call writes only to new rows. So a failed call changes nothing, and a frame can be scored again with the same handles.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.engine import RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool, StateHandle
+from deploy.engine import DEFAULT_ROW, RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool, ProfileHandle, StateHandle
 from deploy.errors import BadClips
 from deploy.gpu.driver import CudaDriver, Dtype, Launch
 from deploy.image import DeviceFrame
 from deploy.spec import ClipSpec
 
-ROW_INPUTS = frozenset({"clip_rows", "state_rows", "next_state_rows"})  # they hold table rows of a clip's frames and states
+ROW_INPUTS = frozenset({"clip_rows", "state_rows", "next_state_rows", "profile_rows"})  # they hold rows of the tables
 STATE_MAX = "state_max"
 """Output: the largest magnitude of each next state, not finite if any value is not. The state itself stays on the device."""
 
@@ -36,11 +36,18 @@ class NewHandles:
 class FrameStore:
     """Tables of frames and states for ``cameras`` cameras and calls of at most ``max_clips`` clips.
 
-    Between calls each camera may hold ``spec.length - 1`` frames and one state. There is room for the new rows of two more calls:
-    the current one, and the previous one, whose old rows may not have been freed yet.
+    Between calls each camera may hold ``spec.length - 1`` frames, one state and two profiles: its own and its next. There is room
+    for the new rows of two more calls: the current one, and the previous one, whose old rows may not have been freed yet.
     """
 
-    def __init__(self, driver: CudaDriver, spec: ClipSpec, cameras: int, max_clips: int) -> None:
+    def __init__(
+        self,
+        driver: CudaDriver,
+        spec: ClipSpec,
+        cameras: int,
+        max_clips: int,
+        default_profile: NDArray[np.float32] | None = None,
+    ) -> None:
         self._driver, self._spec = driver, spec
         self.frames = HandlePool(FrameHandle, "frames", cameras * (spec.length - 1) + 2 * max_clips, cameras)
         self.states = None if spec.state_shape is None else HandlePool(StateHandle, "states", cameras + 2 * max_clips, cameras)
@@ -48,6 +55,11 @@ class FrameStore:
         self._frame_layout = _layout(self._tables["frames"][0])
         if self.states is not None and spec.state_shape is not None:
             self._tables["states"] = driver.zeros((RESERVED_ROWS + self.states.capacity, *spec.state_shape), "float32")
+        self.profiles = None if default_profile is None else HandlePool(ProfileHandle, "profiles", 2 * cameras, cameras)
+        if self.profiles is not None and default_profile is not None:
+            self._tables["profiles"] = driver.zeros((RESERVED_ROWS + self.profiles.capacity, spec.profile_size), "float32")
+            for row in range(RESERVED_ROWS):
+                self._write_profile(row, default_profile)
 
     def buffers(self, clips: int) -> dict[str, Any]:
         """Device buffers for the inputs and outputs of :meth:`scorer` and :meth:`writer` that the model itself does not have."""
@@ -57,6 +69,8 @@ class FrameStore:
         }
         if self.states is not None:
             layouts |= {"state_rows": ((), "int64"), "next_state_rows": ((), "int64"), STATE_MAX: ((), "float32")}
+        if self.profiles is not None:
+            layouts["profile_rows"] = ((), "int64")
         return {name: self._driver.zeros((clips, *shape), dtype) for name, (shape, dtype) in layouts.items()}
 
     def writer(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
@@ -65,12 +79,15 @@ class FrameStore:
         return lambda: table.index_copy_(0, rows, newest)
 
     def scorer(self, bucket: int, tensors: Mapping[str, Any], program: Launch) -> Launch:
-        """A launch that stores newest frames, gathers clips and states, runs ``program``, and stores the next states."""
+        """A launch that stores newest frames, gathers the other inputs, runs ``program``, and stores the next states."""
         launches = [self.writer(bucket, tensors), self._clips_gatherer(bucket, tensors), program]
         if self.states is not None:
             table, rows, state = self._tables["states"], tensors["state_rows"][:bucket], tensors["state"][:bucket]
             launches.insert(2, lambda: self._driver.gather(table, rows, state))
             launches.append(self._states_writer(bucket, tensors))
+        if self.profiles is not None:
+            profiles, places, profile = self._tables["profiles"], tensors["profile_rows"][:bucket], tensors["profile"][:bucket]
+            launches.insert(2, lambda: self._driver.gather(profiles, places, profile))
 
         def launch() -> None:
             for part in launches:
@@ -83,6 +100,7 @@ class FrameStore:
         newest: NDArray[np.uint8] | Sequence[DeviceFrame],
         history: Sequence[Sequence[FrameHandle]],
         states: Sequence[StateHandle | None],
+        profiles: Sequence[ProfileHandle | None],
         new: NewHandles,
     ) -> dict[str, Input]:
         clips = [[*frames, frame] for frames, frame in zip(history, new.frames, strict=True)]
@@ -90,10 +108,22 @@ class FrameStore:
         if self.states is not None:
             inputs["state_rows"] = np.array([ZERO_ROW if state is None else state.index for state in states], np.int64)
             inputs["next_state_rows"] = np.array([state.index for state in new.states], np.int64)
+        if self.profiles is not None:
+            rows = [DEFAULT_ROW if profile is None else profile.index for profile in profiles]
+            inputs["profile_rows"] = np.array(rows, np.int64)
         return inputs
 
     def writer_inputs(self, frames: NDArray[np.uint8] | Sequence[DeviceFrame], new: NewHandles) -> dict[str, Input]:
         return {"newest": frames, "clip_rows": _rows([[frame] * self._spec.length for frame in new.frames])}
+
+    def store_profiles(self, profiles: NDArray[np.float32]) -> list[ProfileHandle]:
+        """Write profiles float32 (N, P) to free rows. Raises BadClips for a model without profiles, EngineFailed if full."""
+        if self.profiles is None:
+            raise BadClips("this model takes no profiles")
+        handles = self.profiles.take(len(profiles))
+        for handle, values in zip(handles, profiles, strict=True):
+            self._write_profile(handle.index, values)
+        return handles
 
     @contextmanager
     def allocate(self, n_frames: int, n_states: int) -> Iterator[NewHandles]:
@@ -109,6 +139,16 @@ class FrameStore:
             new.frames.clear()
             new.states.clear()
             raise
+
+    def check_profiles(self, n_clips: int, profiles: Sequence[ProfileHandle | None]) -> None:
+        """Raise BadClips unless there is a profile of this engine, or None, for each of ``n_clips`` newest frames."""
+        if len(profiles) != n_clips:
+            raise BadClips(f"{n_clips} newest frames need a profile (or None) each, got {len(profiles)}")
+        handles = [profile for profile in profiles if profile is not None]
+        if handles and self.profiles is None:
+            raise BadClips("this model takes no profiles; score its frames with None for each")
+        if self.profiles is not None and not all(self.profiles.owns(handle) for handle in handles):
+            raise BadClips("profiles must be ProfileHandles of this engine, or None")
 
     def check_handles(self, n_clips: int, history: Sequence[Sequence[FrameHandle]], states: Sequence[StateHandle | None]) -> None:
         """Raise BadClips unless there are handles of this engine for each of ``n_clips`` newest frames."""
@@ -143,6 +183,12 @@ class FrameStore:
     def free(self) -> None:
         """Free the tables; no launch may follow. Handles may outlive them."""
         self._tables.clear()
+
+    def _write_profile(self, row: int, values: NDArray[np.float32]) -> None:
+        target = self._tables["profiles"][row]
+        host = self._driver.pinned_like(target)
+        host.numpy()[:] = values
+        target.copy_(host)  # returns when it is done, so that any stream may read the row
 
     def _clips_gatherer(self, bucket: int, tensors: Mapping[str, Any]) -> Launch:
         table, rows = self._tables["frames"], tensors["clip_rows"][:bucket].view(-1)

@@ -1,6 +1,7 @@
 """Parity check: an engine must give the scores, heat maps and states that the reference gave on the bundle's golden clips."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +87,11 @@ def check_resident(engine: CachingEngine, golden: GoldenClips, tolerance: float 
 
 
 def _score_all(engine: Engine, golden: GoldenClips) -> Scores:
+    def part_of(values: Any, batch: slice) -> Any:
+        return None if values is None else values[batch]
+
     batches = [slice(first, first + engine.max_clips) for first in range(0, len(golden.clips), engine.max_clips)]
-    parts = [engine.score(golden.clips[batch], None if golden.state is None else golden.state[batch]) for batch in batches]
+    parts = [engine.score(golden.clips[batch], part_of(golden.state, batch), part_of(golden.profile, batch)) for batch in batches]
     states = [part.state for part in parts if part.state is not None]
     return Scores(
         score=np.concatenate([part.score for part in parts]),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deploy.engine import CachingEngine, FrameHandle, Frames, NewestScores, Scores, StateHandle
+from deploy.engine import CachingEngine, FrameHandle, Frames, NewestScores, ProfileHandle, Scores, StateHandle
 from deploy.image import DeviceFrame
 
 Event = Literal["next", "gap", "again"]
@@ -21,6 +21,8 @@ class _Camera:
     state: NDArray[np.float32] | None = None
     frame_rows: list[FrameHandle] = field(default_factory=list)
     state_row: StateHandle | None = None
+    profile: NDArray[np.float32] | None = None
+    profile_row: ProfileHandle | None = None
 
 
 class CacheComparison:
@@ -37,13 +39,20 @@ class CacheComparison:
     def step(self, events: Mapping[int, Event]) -> None:
         for number, event in events.items():
             if event == "gap" or number not in self.cameras:
-                self.cameras[number] = _Camera()
+                self.cameras[number] = self._new_camera(number)
         frames = {number: self._random.integers(0, 255, self.spec.frame_shape, dtype=np.uint8) for number in events}
         short = [number for number in events if len(self.cameras[number].frames) < self.spec.length - 1]
         full = [number for number in events if number not in short]
         self._upload(short, frames)
         if full:
             self._score(full, frames, again=[number in full and events[number] == "again" for number in full])
+
+    def _new_camera(self, number: int) -> _Camera:
+        """Every second camera of a model with profiles has one of its own."""
+        if not self.spec.profile_size or number % 2:
+            return _Camera()
+        profile = self._random.random((1, self.spec.profile_size), np.float32)
+        return _Camera(profile=profile[0], profile_row=self.engine.upload_profiles(profile)[0])
 
     def _upload(self, numbers: Sequence[int], frames: Mapping[int, NDArray[np.uint8]]) -> None:
         if not numbers:
@@ -73,12 +82,15 @@ class CacheComparison:
         shape = self.spec.state_shape
         if shape is None:
             return self.engine.score(clips)
+        default: Any = None if not self.spec.profile_size else self.engine._default_profile  # type: ignore[attr-defined]
+        profiles = [default if camera.profile is None else camera.profile for camera in cameras]
         states = [np.zeros(shape, np.float32) if camera.state is None else camera.state for camera in cameras]
-        return self.engine.score(clips, np.stack(states))
+        return self.engine.score(clips, np.stack(states), None if default is None else np.stack(profiles))
 
     def _cached_scores(self, cameras: Sequence[_Camera], newest: NDArray[np.uint8]) -> NewestScores:
         before, states = [camera.frame_rows for camera in cameras], [camera.state_row for camera in cameras]
-        return self.engine.score_newest(self._newest_frames([*newest]), before, states)
+        profiles = [camera.profile_row for camera in cameras]
+        return self.engine.score_newest(self._newest_frames([*newest]), before, states, profiles)
 
     def _newest_frames(self, frames: Sequence[NDArray[np.uint8]]) -> Frames | list[DeviceFrame]:
         return to_device(self.engine, frames) if self.on_device else np.stack(frames)

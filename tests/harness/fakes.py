@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.engine import CheckedEngine, Clips, Scores, State
+from deploy.engine import CheckedEngine, Clips, Inputs, Scores
 from deploy.spec import ClipSpec
 from streamer.errors import Fenced, RedisUnavailable
 from streamer.interfaces import CameraState, Fields, PartitionChange, PollResult, Progress, Step
@@ -133,8 +133,8 @@ class BrightnessEngine(CheckedEngine):
     def describe(self) -> dict[str, str]:
         return {"backend": self.name}
 
-    def _run(self, clips: Clips, state: State | None) -> Scores:
-        return Scores(_brightness(clips), _coarse(clips))
+    def _run(self, inputs: Inputs) -> Scores:
+        return Scores(_brightness(inputs["clips"]), _coarse(inputs["clips"]))
 
     def _release(self) -> None:
         pass
@@ -149,9 +149,8 @@ class MeanBrightnessEngine(BrightnessEngine):
     name = "mean-brightness"
     state_shape = (2, 1, 1)
 
-    def _run(self, clips: Clips, state: State | None) -> Scores:
-        if state is None:
-            raise ValueError("the spec has no state")
+    def _run(self, inputs: Inputs) -> Scores:
+        clips, state = inputs["clips"], inputs["state"]
         newest = np.stack([_brightness(clips), np.ones(len(clips), np.float32)], axis=1)
         following = state / 2 + newest[:, :, np.newaxis, np.newaxis]
         return Scores(following[:, 0, 0, 0] / following[:, 1, 0, 0], _coarse(clips), following)

@@ -68,13 +68,14 @@ class Input:
 
     clips: NDArray[np.uint8]
     state: NDArray[np.float32] | None
+    profile: NDArray[np.float32] | None
 
     def __getitem__(self, wanted: slice | list[int]) -> "Input":
         """A view for a slice, a copy for a list of places."""
-        return Input(self.clips[wanted], None if self.state is None else self.state[wanted])
+        return Input(*(None if values is None else values[wanted] for values in self))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter((self.clips, self.state))
+        return iter((self.clips, self.state, self.profile))
 
 
 @pytest.fixture(params=["bundle_folder", "recurrent_folder"], ids=["stateless", "recurrent"])
@@ -85,9 +86,9 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def given(bundle: Bundle) -> Input:
-    """The golden clips, with their states where the model has one."""
+    """The golden clips, with their states and profiles where the model has them."""
     golden = read_golden(bundle)
-    return Input(golden.clips, golden.state)
+    return Input(golden.clips, golden.state, golden.profile)
 
 
 @pytest.fixture
@@ -155,9 +156,11 @@ def test_score_ignores_batch_size(engine: Engine, given: Input, n_clips: int) ->
 
 @pytest.mark.parametrize("neighbour", [0, 128, 254])
 def test_score_ignores_neighbours(engine: Engine, given: Input, neighbour: int) -> None:
-    clips, state = given[[4, 4, 0, 4, 4]]
-    clips[[0, 1, 3, 4]] = neighbour
-    assert_same(part(engine.score(clips, state), slice(2, 3)), engine.score(*given[:1]))
+    among = given[[4, 4, 0, 4, 4]]
+    among.clips[[0, 1, 3, 4]] = neighbour
+    if among.profile is not None:
+        among.profile[[0, 1, 3, 4]] *= neighbour
+    assert_same(part(engine.score(*among), slice(2, 3)), engine.score(*given[:1]))
 
 
 def test_empty_call(engine: Engine, given: Input) -> None:
@@ -198,10 +201,10 @@ def test_rejects_bad_clips(engine: Engine, given: Input, broken: Callable[[NDArr
 
 def test_nan_score_is_an_error(engine: Engine, given: Input) -> None:
     expected = engine.score(*given[:2])
-    white, state = given[[0, 1]]
-    white[1] = 255
+    white = given[[0, 1]]
+    white.clips[1] = 255
     with pytest.raises(EngineFailed, match="not a finite number"):
-        engine.score(white, state)
+        engine.score(*white)
     assert_same(engine.score(*given[:2]), expected)
 
 
@@ -230,6 +233,7 @@ def test_inputs_are_not_changed(engine: Engine, given: Input) -> None:
     engine.score(*given[:3])
     np.testing.assert_array_equal(given.clips, before.clips)
     np.testing.assert_array_equal(given.state, before.state)
+    np.testing.assert_array_equal(given.profile, before.profile)
 
 
 def test_results_outlive_the_engine(name: str, bundle: Bundle, given: Input) -> None:
@@ -251,10 +255,11 @@ def test_closed_engine_is_an_error(engine: Engine, given: Input) -> None:
 
 def test_states_equal_the_reference(name: str, recurrent_bundle: Bundle) -> None:
     golden = read_golden(recurrent_bundle)
+    assert golden.profile is not None
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         steps: list[Scores] = []
-        for clip in golden.clips:
-            steps.append(engine.score(clip[np.newaxis], steps[-1].state if steps else None))
+        for clip, profile in zip(golden.clips[:, np.newaxis], golden.profile[:, np.newaxis], strict=True):
+            steps.append(engine.score(clip, steps[-1].state if steps else None, profile))
     found = Scores(*(np.concatenate(values) for values in zip(*map(astuple, steps), strict=True)))
     assert_reference_scores(found, recurrent_bundle)
 
@@ -280,7 +285,36 @@ def test_rejects_bad_state(name: str, recurrent_bundle: Bundle, state: Any, says
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         with pytest.raises(BadClips, match=re.escape(says)):
             engine.score(golden.clips[:2], state)
-        assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
+        assert_reference_scores(engine.score(golden.clips, golden.state, golden.profile), recurrent_bundle)
+
+
+def test_clips_of_one_call_have_their_own_profiles(name: str, recurrent_bundle: Bundle) -> None:
+    golden = read_golden(recurrent_bundle)
+    assert golden.profile is not None
+    assert len(np.unique(golden.profile, axis=0)) == 2
+    with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
+        together = engine.score(golden.clips, golden.state, golden.profile)
+        default = engine.score(golden.clips, golden.state)
+        expected = engine.score(golden.clips, golden.state, np.resize(golden.profile[0], golden.profile.shape))
+    assert_reference_scores(together, recurrent_bundle)
+    assert_same(default, expected)
+    assert not np.allclose(default.score[1::2], together.score[1::2], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        (np.ones((2, 2)), "profile must be a numpy array of dtype float32, got float64"),
+        (np.ones((1, 2), np.float32), "the profile of 2 clips must have shape (2, 2), got (1, 2)"),
+        (np.ones(2, np.float32), "the profile of 2 clips must have shape (2, 2), got (2,)"),
+    ],
+)
+def test_rejects_bad_profile(name: str, recurrent_bundle: Bundle, profile: Any, says: str) -> None:
+    golden = read_golden(recurrent_bundle)
+    with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
+        with pytest.raises(BadClips, match=re.escape(says)):
+            engine.score(golden.clips[:2], None, profile)
+        assert_reference_scores(engine.score(golden.clips, golden.state, golden.profile), recurrent_bundle)
 
 
 def test_rejects_state_of_stateless_model(name: str, bundle_folder: Path, clips: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -292,6 +326,12 @@ def test_rejects_state_of_stateless_model(name: str, bundle_folder: Path, clips:
         engine.score(clips[:1], np.zeros((1, 1, 1, 1), np.float32))
 
 
+def test_rejects_profile_of_model_without(name: str, bundle_folder: Path, clips: NDArray[np.uint8], tmp_path: Path) -> None:
+    bundle = read_bundle(shutil.copytree(bundle_folder, tmp_path / "without"))
+    with closing(load_engine(bundle, EngineRequest(name))) as engine, pytest.raises(BadClips, match="takes no profiles"):
+        engine.score(clips[:1], None, np.zeros((1, 2), np.float32))
+
+
 def test_nan_state_is_an_error(name: str, recurrent_bundle: Bundle) -> None:
     golden = read_golden(recurrent_bundle)
     assert golden.state is not None
@@ -300,15 +340,15 @@ def test_nan_state_is_an_error(name: str, recurrent_bundle: Bundle) -> None:
     with closing(load_engine(recurrent_bundle, EngineRequest(name))) as engine:
         with pytest.raises(EngineFailed, match="a next state holds values that are not finite numbers"):
             engine.score(golden.clips, broken)
-        assert_reference_scores(engine.score(golden.clips, golden.state), recurrent_bundle)
+        assert_reference_scores(engine.score(golden.clips, golden.state, golden.profile), recurrent_bundle)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
 @pytest.mark.parametrize(
     ("state_shape", "says"),
     [
-        (None, "and state of (3, 6, 10) and gives next_state of (3, 6, 10), the spec says clips of (3, 24, 40, 1);"),
-        ((2, 6, 10), "state of (3, 6, 10), the spec says clips of (3, 24, 40, 1) and state of (2, 6, 10);"),
+        (None, "and gives next_state of (3, 6, 10), the spec says clips of (3, 24, 40, 1) and profile of (2,);"),
+        ((2, 6, 10), "the spec says clips of (3, 24, 40, 1) and state of (2, 6, 10) and profile of (2,);"),
     ],
 )
 def test_rejects_graph_with_other_state(

@@ -43,7 +43,7 @@ def test_batch_size_is_free(graph) -> None:
 
 def test_recurrent_graph_has_state(recurrent_bundle: Bundle) -> None:
     graph = onnx.load(recurrent_bundle.file(ONNX_NAME)).graph
-    expected = {"clips": ["clips_n", 3, 24, 40, 1], "state": ["clips_n", 3, 6, 10]}
+    expected = {"clips": ["clips_n", 3, 24, 40, 1], "state": ["clips_n", 3, 6, 10], "profile": ["clips_n", 2]}
     assert {value.name: sizes(value) for value in graph.input} == expected
     assert graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert [output.name for output in graph.output] == ["score", "heatmap", "next_state"]

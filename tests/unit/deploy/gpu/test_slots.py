@@ -140,7 +140,7 @@ def test_failed_call_leaves_no_results() -> None:
 def test_torch_equals_reference_in_every_bucket(recurrent_bundle: Bundle, precision: Any) -> None:
     program = TorchProgram(load_network(recurrent_bundle), recurrent_bundle.spec, precision, HostDriver())
     engine, golden = OnHost(program, (1, 3), recurrent_bundle.spec), read_golden(recurrent_bundle)
-    found = engine.score(golden.clips, golden.state)
+    found = engine.score(golden.clips, golden.state, golden.profile)
     tolerance = 1e-5 if precision == "f32" else 1e-2
     np.testing.assert_allclose(found.score, golden.score, rtol=tolerance, atol=tolerance * np.abs(golden.heatmap).max())
     assert found.state is not None
