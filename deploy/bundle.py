@@ -101,6 +101,8 @@ class Bundle:
     path: Path
     manifest: Manifest
     calibration: Calibration
+    default_profile: NDArray[np.float32] | None = None
+    """The profile (P,) of cameras that have none of their own; None if the model takes no profiles."""
 
     @property
     def spec(self) -> ClipSpec:
@@ -110,21 +112,6 @@ class Bundle:
     def model_id(self) -> str:
         """Model kind and hash of the weights, part of every event."""
         return self.manifest.model_id
-
-    @property
-    def default_profile(self) -> NDArray[np.float32] | None:
-        """The profile float32 (P,) of cameras that have none of their own; None if the model takes none.
-
-        Raises BundleCorrupt if it does not fit the spec.
-        """
-        from safetensors.numpy import load_file
-
-        if not self.spec.profile_size:
-            return None
-        values = load_file(self.file(PROFILE_NAME)).get("profile")
-        if values is None or values.shape != (self.spec.profile_size,) or values.dtype != np.float32:
-            raise BundleCorrupt(f"{self.path / PROFILE_NAME}: must hold a profile of {self.spec.profile_size} float32 values")
-        return values
 
     def file(self, name: str) -> Path:
         """Path of a verified file. Raises BundleCorrupt if the manifest does not list it."""
@@ -142,7 +129,8 @@ def read_bundle(path: Path) -> Bundle:
     """
     manifest = _read_manifest(path)
     _verify_files(path, manifest)
-    return Bundle(path, manifest, _parse(Calibration, _read_json(path / CALIBRATION_NAME), path / CALIBRATION_NAME))
+    calibration = _parse(Calibration, _read_json(path / CALIBRATION_NAME), path / CALIBRATION_NAME)
+    return Bundle(path, manifest, calibration, _read_default_profile(path, manifest))
 
 
 def write_bundle(
@@ -201,7 +189,8 @@ def golden_bytes(golden: GoldenClips) -> bytes:
     from safetensors.numpy import save
 
     tensors = {field.name: getattr(golden, field.name) for field in fields(golden)}
-    return save({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    # safetensors writes the memory as it is and ignores strides.
+    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None})
 
 
 def read_golden(bundle: Bundle) -> GoldenClips:
@@ -239,6 +228,24 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
             raise BundleCorrupt(
                 f"{path / name}: sha256 is {actual}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole"
             )
+
+
+def _read_default_profile(path: Path, manifest: Manifest) -> NDArray[np.float32] | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    size = manifest.spec.profile_size
+    if not size:
+        return None
+    if PROFILE_NAME not in manifest.files:
+        raise BundleCorrupt(f"{path}: {MANIFEST_NAME} lists no {PROFILE_NAME}; make the bundle again with oddsight-train")
+    try:
+        values = load_file(path / PROFILE_NAME)["profile"]
+    except (SafetensorError, KeyError) as error:
+        raise BundleCorrupt(f"{path / PROFILE_NAME}: holds no profile ({error}); make the bundle again") from error
+    if values.shape != (size,) or values.dtype != np.float32 or not np.isfinite(values).all():
+        raise BundleCorrupt(f"{path / PROFILE_NAME}: must hold {size} finite float32 values, got {values.dtype} {values.shape}")
+    return values
 
 
 def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:

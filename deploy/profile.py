@@ -7,7 +7,7 @@ values of its default profile alone: the thresholds that belong to it are the bu
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -114,6 +114,15 @@ def require_profile_of(bundle: Bundle, profile: Profile) -> None:
             f"the profile {profile.profile_id} belongs to the model {profile.info.model_id}, the bundle {bundle.path} has "
             f"{bundle.model_id}; learn it again: oddsight-train enrol --bundle {bundle.path} --camera-id {profile.info.camera_id}"
         )
+
+
+def with_profile(bundle: Bundle, profile: Profile) -> Bundle:
+    """The bundle with a camera's profile and thresholds in place of the default ones, in memory only.
+
+    Raises ProfileIncompatible if the profile was learned with another network.
+    """
+    require_profile_of(bundle, profile)
+    return replace(bundle, default_profile=profile.values, calibration=profile.info.calibration)
 
 
 def _header_entry(content: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
 
 from deploy.bundle import (
     GOLDEN_NAME,
     ONNX_NAME,
+    PROFILE_NAME,
     SEQUENCES_NAME,
     WEIGHTS_NAME,
     Bundle,
@@ -41,6 +44,7 @@ GOLDEN_SEQUENCES = 2
 # Five times as long as the averages of a recurrent model reach. 96 frames of 240 x 360 take 5 MB.
 SEQUENCE_FRAMES = 48
 _BATCH_CLIPS = 16
+_OTHER_PROFILE = 1.25  # factor that makes another plausible profile of the default one
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
 
@@ -62,14 +66,16 @@ def make_bundle(path: Path, trained: TrainedModel, split: Split) -> Bundle:
     """
     network, spec = trained.network.cpu().eval(), trained.spec
     held_out = ClipDataset(split.validation, spec.length)
-    network.fit_scale(ClipDataset(split.train, spec.length), held_out)
-    scores, golden = _reference_outputs(network, spec, held_out)
+    profile = network.fit_scale(ClipDataset(split.train, spec.length), held_out)
+    scores, golden = _reference_outputs(network, spec, held_out, profile)
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
         GOLDEN_NAME: golden_bytes(golden),
-        SEQUENCES_NAME: sequences_bytes(golden_sequences(network, spec, split.validation)),
+        SEQUENCES_NAME: sequences_bytes(golden_sequences(network, spec, split.validation, profile)),
     }
+    if profile is not None:
+        files[PROFILE_NAME] = save({"profile": profile})
     return write_bundle(
         path,
         model=trained.card,
@@ -98,7 +104,9 @@ def check_engines(bundle: Bundle) -> Iterator[str]:
             yield f"engine {name}: agrees on {parity.clips} clips, largest score error {parity.max_score_error:.1e}"
 
 
-def golden_sequences(network: ServingNetwork, spec: ClipSpec, held_out: Sequence[Footage]) -> GoldenSequences:
+def golden_sequences(
+    network: ServingNetwork, spec: ClipSpec, held_out: Sequence[Footage], profile: Tensor | None = None
+) -> GoldenSequences:
     """Golden sequences of held-out footage, scored by the network. Short footage gives shorter or fewer sequences."""
     videos, half = [video.frames for video in held_out], SEQUENCE_FRAMES // 2
     length = half * (1 + SPEEDUP)
@@ -109,56 +117,72 @@ def golden_sequences(network: ServingNetwork, spec: ClipSpec, held_out: Sequence
     chosen = np.unique(np.linspace(0, len(stretches) - 1, GOLDEN_SEQUENCES).astype(int))
     frames = np.stack([stretches[number][np.minimum(sequence_indices(half), len(stretches[number]) - 1)] for number in chosen])
     sped_up = np.broadcast_to(np.arange(2 * half) >= half, frames.shape[:2]).copy()
-    return GoldenSequences(frames, sped_up, _score_sequences(network, spec, frames))
+    return GoldenSequences(frames, sped_up, _score_sequences(network, spec, frames, profile))
+
+
+def run_network(network: ServingNetwork, clips: NDArray[np.uint8], state: Tensor | None, profiles: Tensor | None) -> list[Tensor]:
+    """Score (N,), heat map (N, h, w) and next state, if there is one, of clips (N, T, H, W, C) with profiles (N, P)."""
+    return list(network(*(values for values in (torch.from_numpy(clips), state, profiles) if values is not None)))
+
+
+def _repeated(profile: Tensor | None, count: int) -> Tensor | None:
+    return None if profile is None else profile.expand(count, -1)
 
 
 @torch.inference_mode()
-def _score_sequences(network: ServingNetwork, spec: ClipSpec, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _score_sequences(
+    network: ServingNetwork, spec: ClipSpec, frames: NDArray[np.uint8], profile: Tensor | None
+) -> NDArray[np.float32]:
     scores = np.full(frames.shape[:2], np.nan, np.float32)
     state = None if spec.state_shape is None else torch.zeros((len(frames), *spec.state_shape))
     for end in range(spec.length, frames.shape[1] + 1):
-        clips = torch.from_numpy(frames[:, end - spec.length : end])
-        score, _, *rest = network(clips) if state is None else network(clips, state)
+        score, _, *rest = run_network(network, frames[:, end - spec.length : end], state, _repeated(profile, len(frames)))
         state = rest[0] if rest else None
         scores[:, end - 1] = score.numpy()
     return scores
 
 
 @torch.inference_mode()
-def _reference_outputs(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset) -> tuple[NDArray[np.float32], GoldenClips]:
+def _reference_outputs(
+    network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset, profile: Tensor | None
+) -> tuple[NDArray[np.float32], GoldenClips]:
     """Scores of held-out clips, float32 (N,), and the golden clips, evenly spaced, with all outputs of the network.
 
     A recurrent network scores every clip, because its state depends on them; others at most ``CALIBRATION_CLIPS``.
     """
     if spec.state_shape is not None:
-        return _recurrent_outputs(network, spec.state_shape, held_out)
+        return _recurrent_outputs(network, spec.state_shape, held_out, profile)
     clips = next(held_out.evenly_spaced(GOLDEN_CLIPS, GOLDEN_CLIPS))
-    score, heatmap = network(torch.from_numpy(clips))
     batches = held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS)
-    scores = [network(torch.from_numpy(batch))[0].numpy() for batch in batches]
-    return np.concatenate(scores), GoldenClips(clips, score.numpy(), heatmap.numpy())
+    scores = [run_network(network, batch, None, _repeated(profile, len(batch)))[0].numpy() for batch in batches]
+    return np.concatenate(scores), _golden_clips(network, clips, None, profile)
 
 
 def _recurrent_outputs(
-    network: ServingNetwork, state_shape: tuple[int, ...], held_out: ClipDataset
+    network: ServingNetwork, state_shape: tuple[int, ...], held_out: ClipDataset, profile: Tensor | None
 ) -> tuple[NDArray[np.float32], GoldenClips]:
     # From the middle of equal parts, because the first clip has no state yet.
     chosen = {(2 * part + 1) * len(held_out) // (2 * GOLDEN_STATES) for part in range(GOLDEN_STATES)}
     scores: list[NDArray[np.float32]] = []
-    golden: list[GoldenClips] = []
-    for number, outputs in enumerate(_recurrent_clips(network, state_shape, held_out)):
-        scores.append(outputs.score)
-        if number in chosen:
-            golden.append(outputs)
-    merged = {field.name: np.concatenate([getattr(outputs, field.name) for outputs in golden]) for field in fields(GoldenClips)}
-    return np.concatenate(scores), GoldenClips(**merged)
-
-
-def _recurrent_clips(network: ServingNetwork, state_shape: tuple[int, ...], dataset: ClipDataset) -> Iterator[GoldenClips]:
-    """The network's inputs and outputs for every clip in order, one at a time. Every video starts with a state of zeros."""
-    for video in dataset.footage:
+    clips: list[NDArray[np.uint8]] = []
+    states: list[Tensor] = []
+    for video in held_out.footage:
         state = torch.zeros((1, *state_shape))
-        for clip in ClipDataset((video,), dataset.length).batches(1):
-            score, heatmap, next_state = network(torch.from_numpy(clip), state)
-            yield GoldenClips(clip, score.numpy(), heatmap.numpy(), state.numpy(), next_state.numpy())
-            state = next_state
+        for clip in ClipDataset((video,), held_out.length).batches(1):
+            if len(scores) in chosen:
+                clips.append(clip)
+                states.append(state)
+            score, _, state = run_network(network, clip, state, _repeated(profile, 1))
+            scores.append(score.numpy())
+    return np.concatenate(scores), _golden_clips(network, np.concatenate(clips), torch.cat(states), profile)
+
+
+def _golden_clips(network: ServingNetwork, clips: NDArray[np.uint8], state: Tensor | None, profile: Tensor | None) -> GoldenClips:
+    """The golden clips; with profiles, every second clip has another one, so that an engine that mixes them up is found out."""
+    profiles = _repeated(profile, len(clips))
+    if profiles is not None:
+        profiles = profiles.clone()
+        profiles[1::2] *= _OTHER_PROFILE
+    score, heatmap, *next_state = (output.numpy() for output in run_network(network, clips, state, profiles))
+    before, given = (None if values is None else values.numpy() for values in (state, profiles))
+    return GoldenClips(clips, score, heatmap, before, given, *next_state)

@@ -55,15 +55,19 @@ class ServingNetwork(nn.Module):
     """The graph that engines run: uint8 clips (N, T, H, W, 1) to score (N,) and heat map (N, h, w), float32.
 
     If the spec has a state, ``forward(clips, state)`` also takes the state that it returned for each camera's previous frame,
-    float32 (N, *state_shape), zeros for a camera's first frame, and returns score, heat map and next state.
+    float32 (N, *state_shape), zeros for a camera's first frame, and returns score, heat map and next state. If the spec has
+    profiles, it takes those of the clips' cameras last, float32 (N, P).
     """
 
     def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         """The stages of training, in order; each is prepared when the one before has ended."""
         raise NotImplementedError
 
-    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> None:
-        """Fit the scale of the score to normal clips of the training and the validation footage."""
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor | None:
+        """Fit the scale of the score to normal clips of the training and the validation footage.
+
+        A network with profiles returns it as the profile (P,) of this footage's camera and is unchanged.
+        """
         raise NotImplementedError
 
 
@@ -141,10 +145,16 @@ class RangeScaler(nn.Module):
 
     def fit(self, maps: list[Tensor]) -> None:
         """Set the range from maps of normal clips, in the order of time."""
-        maxima = torch.cat([torch.amax(part, dim=(1, 2)) for part in maps])
-        tail = normal_tail(maxima.cpu().numpy())
-        self.median.fill_(tail.median)
-        self.spread.fill_(max(tail.q99 - tail.median, _MIN_SPREAD))
+        median, spread = normal_range(maps)
+        self.median.fill_(median)
+        self.spread.fill_(spread)
+
+
+def normal_range(maps: list[Tensor]) -> tuple[float, float]:
+    """Median of the frame maxima of normal clips' maps (N, h, w), in the order of time, and its distance to the 99 % quantile."""
+    maxima = torch.cat([torch.amax(part, dim=(1, 2)) for part in maps])
+    tail = normal_tail(maxima.cpu().numpy())
+    return tail.median, max(tail.q99 - tail.median, _MIN_SPREAD)
 
 
 def evenly_spaced(samples: Tensor, count: int) -> Tensor:

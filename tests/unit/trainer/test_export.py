@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from deploy.bundle import Bundle, ModelCard, read_golden
 from deploy.engine import EngineRequest
@@ -9,7 +10,7 @@ from deploy.registry import load_engine
 from deploy.sequences import read_sequences, score_sequences
 from deploy.validation.accuracy import compare_scores
 from deploy.validation.parity import check_parity
-from tests.harness.recurrent_toy import KIND, RecurrentToy, toy_spec
+from tests.harness.recurrent_toy import DEFAULT_PROFILE, KIND, RecurrentToy, toy_spec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import Split
 from trainer.data.footage import Footage
@@ -20,8 +21,9 @@ SPEC = toy_spec(16, 24)
 
 
 class ToyNetwork(RecurrentToy):
-    def fit_scale(self, learned, held_out) -> None:
+    def fit_scale(self, learned, held_out) -> torch.Tensor:
         """The scores of the toy have a fixed scale."""
+        return torch.tensor(DEFAULT_PROFILE)
 
 
 def footage(name: str, frames: int, seed: int) -> Footage:
@@ -71,7 +73,7 @@ def test_videos_start_with_empty_state(bundle: Bundle) -> None:
 
 def sequences(*lengths):
     videos = [footage(f"video {number}", length, number) for number, length in enumerate(lengths)]
-    return videos, golden_sequences(ToyNetwork(), SPEC, videos)
+    return videos, golden_sequences(ToyNetwork(), SPEC, videos, torch.tensor(DEFAULT_PROFILE))
 
 
 def test_second_half_of_sequences_is_hurried():

@@ -1,17 +1,16 @@
 """Video EDE, the default model: an encoder-decoder-encoder whose measurements are averaged along the motion of objects.
 
     newest frame, two before ─FlowNet─▶ flow ─┬─▶ velocity, averaged along the motion ─▶ steady speed against its row's usual one
-                                              │                                       ─▶ jerky speed against its place's limit
                                               └─▶ AnomalyNet (E1, D, E2) ─▶ anomaly map, averaged along the motion
 
 Per frame: (1) ``FlowNet`` estimates the flow to the frame before and features. (2) ``AnomalyNet`` gives an anomaly probability
 for each cell, and the distance of its two latents. (3) Mean velocity, its variance and the mean anomaly of each cell are warped
-along the flow and updated with the new frame. (4) ``ScoreScale`` brings the three maps to their normal ranges and joins them to
-one heat map; the score is its maximum. The model is recurrent: the state holds two frames and the averages. A camera's first
-frame has no motion and is scored by the anomaly map alone.
+along the flow and updated with the new frame. (4) The camera's profile brings the maps to their normal ranges there, and joins
+them to one heat map; the score is its maximum. The model is recurrent: the state holds two frames and the averages. A camera's
+first frame has no motion and is scored by the anomaly map alone.
 
 Training (``stages``): FlowNet learns from classical optical flow; then, with FlowNet frozen, AnomalyNet learns from
-pseudo-anomalies and, if there are any, operators' annotations; last, the score scale is fitted to normal footage.
+pseudo-anomalies and, if there are any, operators' annotations; last, the default profile is fitted to normal footage.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,15 @@ from trainer.data.clips import ClipDataset, Split
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, normalise_frames, resize_to, warp
-from trainer.models.video_ede.score_scale import ScoreMaps, ScoreScale, score_first_frames, score_footage
+from trainer.models.video_ede.score_scale import (
+    ScoreMaps,
+    fit_profile,
+    heat_map,
+    profile_size,
+    score_first_frames,
+    score_footage,
+    unpack_profile,
+)
 from trainer.models.video_ede.stages import training_stages
 from trainer.training.interfaces import Settings
 
@@ -57,8 +64,6 @@ class VideoEdeConfig(Settings):
     """Side of the windows over which score maps are averaged, in cells of 4 x 4 pixels."""
     steady_spreads: float = Field(default=0.25, ge=0)
     """Standard deviations subtracted from the mean velocity: a leg is fast but uneven."""
-    jerky_spreads: float = Field(default=1.5, ge=0)
-    """Standard deviations added to the mean velocity where it is compared with its place's limit."""
     learning_rate: float = Field(default=3e-3, gt=0)
 
     @property
@@ -78,6 +83,7 @@ class VideoEdeConfig(Settings):
             fps=fps,
             state_shape=self.state_shape,
             state_warmup_frames=WARMUP_FRAMES,
+            profile_size=profile_size(self.grid),
         )
 
 
@@ -92,9 +98,9 @@ class MotionState(NamedTuple):
 
 
 class VideoEde(ServingNetwork):
-    """uint8 frames (N, 1, H, W, 1) and state to score (N,), heat map (N, H / 4, W / 4) and next state.
+    """uint8 frames (N, 1, H, W, 1), state and profile to score (N,), heat map (N, H / 4, W / 4) and next state.
 
-    The names ``motion``, ``judge`` and ``scale`` are part of the keys of stored weights.
+    The names ``motion`` and ``judge`` are part of the keys of stored weights.
     """
 
     def __init__(self, config: VideoEdeConfig) -> None:
@@ -102,12 +108,11 @@ class VideoEde(ServingNetwork):
         self.config = config
         self.motion = FlowNet(len(HISTORY), config.first, config.fine, config.coarse)
         self.judge = AnomalyNet(config.fine, config.coarse, config.width, config.latent)
-        self.scale = ScoreScale(config.grid)
         self.position = nn.Buffer(position_grid(config.grid)[None], persistent=False)
 
-    def forward(self, clips: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, clips: Tensor, state: Tensor, profile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps, next_state = self.score_maps(clips, state)
-        heatmap = self.scale(maps)  # (N, h, w)
+        heatmap = heat_map(maps, unpack_profile(profile, self.config.grid))  # (N, h, w)
         return torch.amax(heatmap, dim=(1, 2)), heatmap, next_state
 
     def score_maps(self, clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
@@ -128,11 +133,11 @@ class VideoEde(ServingNetwork):
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
         return training_stages(self, networks, split, progress)
 
-    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> None:
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor:
         shape = self.config.state_shape
         first = score_first_frames(self.score_maps, validation, shape)
         train_maps, validation_maps = (score_footage(self.score_maps, clips, shape) for clips in (train, validation))
-        self.scale.fit(train_maps, validation_maps, first)
+        return fit_profile(train_maps, validation_maps, first, self.config.grid)
 
     def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
         *frames, maps = torch.split(state, [_FRAME_CHANNELS] * HISTORY[-1] + [sum(_MOTION_CHANNELS)], dim=1)
@@ -145,8 +150,8 @@ class VideoEde(ServingNetwork):
         observed = (motion.age.amax(dim=(2, 3), keepdim=True) * _MIN_UPDATE).expand_as(motion.age)
         speed = (motion.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()  # (N, 1, h, w)
         spread = (motion.variance + _TINY).sqrt()
-        steady, jerky = (speed - self.config.steady_spreads * spread), (speed + self.config.jerky_spreads * spread)
-        maps = torch.cat([steady, jerky, motion.anomaly, observed], dim=1)  # (N, 4, h, w)
+        steady = speed - self.config.steady_spreads * spread
+        maps = torch.cat([steady, motion.anomaly, observed], dim=1)  # (N, 3, h, w)
         side = self.config.window
         # Only windows that lie wholly inside the image: at its edge the flow is a guess. The others get the nearest mean.
         before, after = (side - 1) // 2, side // 2

@@ -1,20 +1,20 @@
-"""The score scale of the video model: normal ranges of its score maps, and how they are fitted to normal footage.
+"""The score scale of the video model: what a profile holds, how it turns score maps into a heat map, and how it is fitted.
 
-Usual speeds of rows, speed limits of places and the usual anomaly of each place come from training footage. The normal ranges
-come from validation footage: training footage looks less anomalous than anything will ever again.
+Usual speeds of rows and the usual anomaly of each place come from training footage. The normal ranges come from validation
+footage: training footage looks less anomalous than anything will ever again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import softplus
 
 from trainer.data.clips import ClipDataset
-from trainer.models.base import RangeScaler
+from trainer.models.base import normal_range
 from trainer.statistics import SpeedHistogram
 
 MAX_FRAMES = 4096  # frames of either kind of footage that are scored, at most
@@ -23,16 +23,15 @@ _SEGMENT_FRAMES = 256
 _PARALLEL_SEGMENTS = 8
 _FIRST_FRAMES = 256
 _MOVING_PX = 0.25
-_LIMIT_QUANTILE = 0.999
-_DILATION_CELLS = 10
-_JERKY_OFFSET = 2.0  # jerky motion beyond its place's limit is common among normal frames; two ranges beyond it is not
+# Speed counts from twice its normal range on: nearer to it, speed spoils the order on cameras where people pass close by.
+_SPEED_OFFSET = 2.0
+_RANGES = 4
 
 
 class ScoreMaps(NamedTuple):
     """The parts of the score, each in its own unit: maps (N, h, w)."""
 
     steady: Tensor  # mean speed minus a part of its standard deviation, pixels per frame
-    jerky: Tensor  # mean speed plus a multiple of its standard deviation, pixels per frame
     anomaly: Tensor  # mean anomaly probability, 0 to 1
     observed: Tensor  # share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on
 
@@ -41,55 +40,80 @@ ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
 """uint8 frames (N, 1, H, W, 1) and state to score maps and next state."""
 
 
-class ScoreScale(nn.Module):
-    """Score maps to one heat map (N, h, w): normal frames' maxima have the median 0 and the 99 % quantile 1.
+class Range(NamedTuple):
+    """Median, and distance from it to the 99 % quantile, of the frame maxima of normal maps."""
 
-    Steady speed and anomaly, each in its own normal range, add up, as rarities of independent signs do. Jerky motion beyond its
-    place's limit counts alone, less two ranges. A camera's first frame has only the anomaly map. Each place's usual anomaly is
-    subtracted: a corner that is never understood would be the maximum of every frame and hide everything else.
-    Buffer names are the keys of stored weights.
+    median: Tensor  # (N, 1, 1)
+    spread: Tensor  # (N, 1, 1), above 0
+
+    def scale(self, maps: Tensor) -> Tensor:
+        """Maps (N, h, w) in units of the range: normal maxima have the median 0 and the 99 % quantile 1."""
+        return (maps - self.median) / self.spread
+
+
+class CameraNormal(NamedTuple):
+    """The content of profiles: what is normal at each clip's camera."""
+
+    anomaly: Tensor  # (N, h, w): usual anomaly of each place
+    speed: Tensor  # (N, h, 1): usual steady speed of each row
+    ranges: tuple[Range, Range, Range, Range]  # of steady speed, anomaly, their sum, and the anomaly of a camera's first frame
+
+
+def profile_size(grid: tuple[int, int]) -> int:
+    """Number of values of a profile for maps of this size."""
+    return grid[0] * grid[1] + grid[0] + 2 * _RANGES
+
+
+def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
+    """The content of profiles (N, P), see :func:`profile_size`."""
+    places = grid[0] * grid[1]
+    anomaly, speed, ranges = torch.split(profile, [places, grid[0], profile.shape[1] - places - grid[0]], dim=1)
+    numbers = ranges[:, :, None, None].unbind(1)  # (N, 1, 1) each
+    pairs = [Range(*numbers[first : first + 2]) for first in range(0, len(numbers), 2)]
+    return CameraNormal(anomaly.reshape(-1, *grid), speed[:, :, None], (pairs[0], pairs[1], pairs[2], pairs[3]))
+
+
+def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
+    """Heat map (N, h, w) of score maps: normal frames' maxima have the median 0 and the 99 % quantile 1.
+
+    The anomaly leads. Speed is added beyond twice its normal range only. A camera's first frame has only the anomaly. Each
+    place's usual anomaly is subtracted: a corner that is never understood would be the maximum of every frame.
     """
+    moving = normal.ranges[2].scale(_sum(maps, normal))
+    # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
+    shrunk = torch.minimum(moving, moving * maps.observed.sqrt())
+    return torch.where(maps.observed > 0.0, shrunk, normal.ranges[3].scale(maps.anomaly - normal.anomaly))
 
-    def __init__(self, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.usual = nn.Buffer(torch.ones(grid[0], 1))  # usual steady speed of each row
-        self.limits = nn.Buffer(torch.zeros(grid))  # limit of the jerky speed of each place
-        self.always = nn.Buffer(torch.zeros(grid))  # usual anomaly of each place
-        self.steady, self.jerky, self.strange = RangeScaler(), RangeScaler(), RangeScaler()
-        self.whole, self.first = RangeScaler(), RangeScaler()
 
-    def forward(self, maps: ScoreMaps) -> Tensor:
-        moving = torch.maximum(self.whole(self._sum(maps)), self.jerky(maps.jerky - self.limits) - _JERKY_OFFSET)
-        # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
-        shrunk = torch.minimum(moving, moving * maps.observed.sqrt())
-        return torch.where(maps.observed > 0.0, shrunk, self.first(self._above_usual(maps)))
+@torch.no_grad()
+def fit_profile(
+    train: Iterable[ScoreMaps], validation: Iterable[ScoreMaps], first: Iterable[ScoreMaps], grid: tuple[int, int]
+) -> Tensor:
+    """The profile (P,) of score maps of training footage, of validation footage, and of validation frames taken as first ones."""
+    speeds, anomaly = SpeedHistogram(grid[0]), []
+    for maps in train:
+        for speed in maps.steady.numpy():
+            speeds.add(speed, speed > _MOVING_PX)
+        anomaly.append(maps.anomaly.half().numpy())
+    usual_anomaly = torch.from_numpy(np.median(np.concatenate(anomaly), axis=0).astype(np.float32))
+    usual_speed = torch.from_numpy(speeds.fit_line().row_speeds(grid))
+    held_out = list(validation)
+    steady = _range([maps.steady / usual_speed for maps in held_out])
+    strange = _range([maps.anomaly - usual_anomaly for maps in held_out])
+    unscaled = CameraNormal(usual_anomaly[None], usual_speed[None], (steady, strange, steady, strange))
+    whole = _range([_sum(maps, unscaled) for maps in held_out])
+    first_range = _range([maps.anomaly - usual_anomaly for maps in first])
+    numbers = [value.reshape(1) for pair in (steady, strange, whole, first_range) for value in pair]
+    return torch.cat([usual_anomaly.flatten(), usual_speed.flatten(), *numbers])
 
-    def _sum(self, maps: ScoreMaps) -> Tensor:
-        steady: Tensor = self.steady(maps.steady / self.usual)
-        anomaly: Tensor = self.strange(self._above_usual(maps))
-        return steady + anomaly
 
-    def _above_usual(self, maps: ScoreMaps) -> Tensor:
-        return maps.anomaly - self.always
+def _sum(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
+    speed, anomaly, *_ = normal.ranges
+    return anomaly.scale(maps.anomaly - normal.anomaly) + softplus(speed.scale(maps.steady / normal.speed) - _SPEED_OFFSET)
 
-    @torch.no_grad()
-    def fit(self, train: Iterable[ScoreMaps], validation: Iterable[ScoreMaps], first: Iterable[ScoreMaps]) -> None:
-        """Fit to score maps of training footage, of validation footage, and of validation frames taken as first frames."""
-        speeds, jerky, anomaly = SpeedHistogram(len(self.usual)), [], []
-        for maps in train:
-            for speed in maps.steady.numpy():
-                speeds.add(speed, speed > _MOVING_PX)
-            jerky.append(maps.jerky.half().numpy())
-            anomaly.append(maps.anomaly.half().numpy())
-        self.usual.copy_(torch.from_numpy(speeds.fit_line().row_speeds(tuple(self.limits.shape))))
-        self.limits.copy_(torch.from_numpy(_limits(np.concatenate(jerky))))
-        self.always.copy_(torch.from_numpy(np.median(np.concatenate(anomaly), axis=0).astype(np.float32)))
-        held_out = list(validation)
-        self.steady.fit([maps.steady / self.usual for maps in held_out])
-        self.jerky.fit([maps.jerky - self.limits for maps in held_out])
-        self.strange.fit([self._above_usual(maps) for maps in held_out])
-        self.whole.fit([self._sum(maps) for maps in held_out])
-        self.first.fit([self._above_usual(maps) for maps in first])
+
+def _range(maps: list[Tensor]) -> Range:
+    return Range(*(torch.tensor(value).reshape(1, 1, 1) for value in normal_range(maps)))
 
 
 @torch.no_grad()
@@ -118,9 +142,3 @@ def _segments(clips: ClipDataset) -> list[NDArray[np.uint8]]:
     cut = [video[first : first + _SEGMENT_FRAMES] for video in videos for first in range(0, len(video), _SEGMENT_FRAMES)]
     count = min(len(cut), MAX_FRAMES // _SEGMENT_FRAMES) if sum(map(len, cut)) > MAX_FRAMES else len(cut)
     return [cut[number] for number in np.linspace(0, len(cut) - 1, count).astype(int)]
-
-
-def _limits(jerky: NDArray[np.float16]) -> NDArray[np.float32]:
-    quantiles = np.quantile(jerky, _LIMIT_QUANTILE, axis=0).astype(np.float32)
-    side = 2 * _DILATION_CELLS + 1  # of all places within 40 pixels, the largest
-    return np.asarray(cv2.dilate(quantiles, np.ones((side, side), np.uint8)), np.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.engine import Clips, Scores, State
+from deploy.engine import Inputs, Scores
 from deploy.spec import ClipSpec
 from tests.harness.fakes import BrightnessEngine, MeanBrightnessEngine
 from trainer.data.footage import Footage, Source
@@ -82,9 +82,9 @@ class CountingEngine(MeanBrightnessEngine):
         super().__init__(spec, max_clips)
         self.batches: list[int] = []
 
-    def _run(self, clips: Clips, state: State | None) -> Scores:
-        self.batches.append(len(clips))
-        return super()._run(clips, state)
+    def _run(self, inputs: Inputs) -> Scores:
+        self.batches.append(len(inputs["clips"]))
+        return super()._run(inputs)
 
 
 @pytest.mark.parametrize(("max_clips", "parallel"), [(32, PARALLEL_CLIPS), (3, 3)])
