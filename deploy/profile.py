@@ -7,6 +7,7 @@ values of its default profile alone: the thresholds that belong to it are the bu
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.bundle import Bundle, Calibration, replace_file
-from deploy.errors import ProfileCorrupt, ProfileIncompatible, first_line, validation_line
+from deploy.errors import ProfileCorrupt, ProfileError, ProfileIncompatible, first_line, validation_line
 
 MAX_FILE_BYTES: Final = 256 * 1024  # 200 KB of values and the header
 _TENSOR: Final = "profile"
@@ -73,6 +74,20 @@ def write_profile(path: Path, profile: Profile) -> None:
     """Write a profile's file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, profile_bytes(profile))
+
+
+def require_replaceable(path: Path, camera_id: str) -> None:
+    """Raise ProfileError, before long work, if a camera's profile cannot be written to ``path``.
+
+    That is: the folder cannot be written to, or the path holds something else than a profile of this camera.
+    """
+    if path.is_dir():
+        raise ProfileError(f"{path}: is a folder; give the name of a file, such as {path / camera_id}.safetensors")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ProfileError(f"{path}: cannot be written, {parent} is not a folder that one may write to")
+    if path.exists() and (other := read_profile(path).info.camera_id) != camera_id:
+        raise ProfileError(f"{path}: holds the profile of camera {other!r}, not of {camera_id!r}; give another --out")
 
 
 def read_profile(path: Path) -> Profile:

@@ -83,9 +83,34 @@ def calibrate(
 
 
 @app.command()
+def enrol(
+    bundle: _BundlePath,
+    camera_id: Annotated[str, typer.Option(help="The camera's id in the stream.")],
+    data: Annotated[Path, typer.Option(help="Normal footage of the camera, as for fit.")],
+    out: Annotated[Path, typer.Option(help="File to write the profile to.")],
+) -> None:
+    """Learn what is normal at one camera, for a network that was trained on others: about a minute, however much footage.
+
+    Give it 10 minutes of footage or more. The profile goes to the service with profiles.folder, see docs/operate.md.
+    """
+    from deploy.bundle import read_bundle
+    from deploy.profile import require_replaceable, write_profile
+    from trainer.enrol import enrol as learn
+
+    screen = _screen()
+    require_replaceable(out, camera_id)
+    profile = learn(read_bundle(bundle), camera_id, data, screen)
+    write_profile(out, profile)
+    screen.print(f"profile {profile.profile_id} from {profile.info.frames} frames in {out}", highlight=False, markup=False)
+
+
+@app.command()
 def evaluate(
     bundle: _BundlePath,
     data: Annotated[Path, typer.Option(help="A data set with test clips; see oddsight-train datasets.")],
+    profile: Annotated[
+        Path | None, typer.Option(help="A camera's profile.", show_default="learned from the data set's training clips")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
     report: Annotated[Path | None, typer.Option(help="Folder for an HTML report.")] = None,
@@ -100,7 +125,7 @@ def evaluate(
         from trainer.evaluation.report import prepare_folder, write_report
 
         prepare_folder(report)
-    evaluation = measure(bundle, data, engine, screen)
+    evaluation = measure(bundle, data, engine, screen, profile)
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy.bundle import Calibration, read_bundle
+from deploy.bundle import Bundle, Calibration, read_bundle
 from deploy.console import counting_bar
 from deploy.engine import Engine, EngineRequest
+from deploy.profile import read_profile, with_profile
 from deploy.registry import load_engine
 from deploy.spec import ClipSpec
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets import labelled_clips, training_sources
-from trainer.data.footage import Source, estimate_frame_count, footage_info, load_footage, print_unreadable_frames
+from trainer.data.footage import Source, estimate_frame_count, footage_info, frame_counts, load_footage, print_unreadable_frames
 from trainer.data.labels import LabelledClip, check_labels
+from trainer.enrol import enrol
 from trainer.errors import NoFootage
 from trainer.evaluation.baselines import (
     FLOW_MAGNITUDE,
@@ -34,16 +36,19 @@ from trainer.evaluation.runner import DetectorOutput, FrameResult, NormalScores,
 from trainer.evaluation.steady_speed import MIN_CLIPS, SteadySpeedFitter, median_background
 
 
-def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -> Evaluation:
+def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console, profile: Path | None = None) -> Evaluation:
     """Score every test frame of ``data`` causally with the bundle and the baselines, and compare the scores with the labels.
 
     A frame without a score, such as those before the model's first full clip, gets the median of normal scores: from the
     calibration, or from the training footage for a baseline.
 
+    A model with profiles is given ``profile``; without one it gets that of the data set's training clips, or its default one if
+    it was trained on them.
+
     Raises:
-        OddsightError: no usable bundle, footage, labels or engine.
+        OddsightError: no usable bundle, profile, footage, labels or engine.
     """
-    bundle = read_bundle(bundle_path)
+    bundle = _with_profile(read_bundle(bundle_path), data, profile, screen)
     clips = tuple(labelled_clips(data))
     labels, fps = {clip.source.name: clip.labels for clip in clips}, bundle.spec.fps
     with closing(load_engine(bundle, EngineRequest(engine_name))) as engine:
@@ -59,6 +64,20 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console) -
         baselines=tuple(detector_result(name, output, labels, fps) for name, output in baselines),
         left_out=left_out,
     )
+
+
+def _with_profile(bundle: Bundle, data: Path, path: Path | None, screen: Console) -> Bundle:
+    if path is not None:
+        return with_profile(bundle, read_profile(path))
+    if not bundle.spec.profile_size:
+        return bundle
+    try:
+        sources = training_sources(data)
+    except NoFootage:  # there are only test clips
+        return bundle
+    if frame_counts(sources) == bundle.manifest.metrics.get("footage"):
+        return bundle
+    return with_profile(bundle, enrol(bundle, data.resolve().name, data, screen))
 
 
 def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibration, screen: Console) -> DetectorOutput:

@@ -20,7 +20,7 @@ from trainer.calibrate import require_frames
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets import is_plain_footage, training_sources
-from trainer.data.footage import estimate_frame_count, footage_info, load_all_footage, print_unreadable_frames
+from trainer.data.footage import estimate_frame_count, footage_info, frame_counts, load_all_footage, print_unreadable_frames
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report
 from trainer.models.base import ServingNetwork, TrainingStage
@@ -73,6 +73,7 @@ class TrainingRun:
     split: Split
     out: Path
     unreadable_frames: int
+    footage: dict[str, int]  # clip name -> number of frames
 
     def checkpoints(self, stage: TrainingStage) -> Checkpoints:
         """The checkpoints of one stage."""
@@ -151,7 +152,8 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     require_frames(len(ClipDataset(split.validation, spec.length)))
     _print_split(console, split, spec)
     _print_feedback(console, split.annotated)
-    return TrainingRun(config, ModelCard(kind=model.kind, config=network.model_dump()), spec, split, out, unreadable_frames)
+    card = ModelCard(kind=model.kind, config=network.model_dump())
+    return TrainingRun(config, card, spec, split, out, unreadable_frames, frame_counts(sources))
 
 
 def train(run: TrainingRun, context: DistributedContext, console: Console) -> tuple[ServingNetwork, dict[str, Any]]:
@@ -172,6 +174,7 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
         "train_s": round(sum(stage["train_s"] for stage in metrics), 1),
         "processes": context.world_size,
         "unreadable_frames": run.unreadable_frames,
+        "footage": run.footage,
         "feedback": feedback if annotated else None,
     }
 

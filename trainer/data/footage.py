@@ -119,6 +119,11 @@ def estimate_frame_count(source: Source) -> int:
     return 0
 
 
+def frame_counts(sources: list[Source]) -> dict[str, int]:
+    """Clip name -> number of frames as the file states it: by this a network knows the footage that it was trained on."""
+    return {source.name: estimate_frame_count(source) for source in sources}
+
+
 def count_frames(source: Source) -> int:
     """The exact number of frames, as in :attr:`Footage.total`; a video is decoded for it."""
     return sum(1 for _ in _video_frames(source.path)) if source.is_video else len(list_images(source.path))
