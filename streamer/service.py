@@ -23,7 +23,8 @@ from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.score import Scorer
-from streamer.redis import RedisProgressStore, check_redis, make_redis
+from streamer.redis.client import check_redis, make_redis
+from streamer.redis.progress import RedisProgressStore
 
 log = structlog.get_logger("oddsight.service")
 

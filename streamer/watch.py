@@ -13,7 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from streamer.config import RedisSettings
-from streamer.redis import ScoreEntry, Subscriber, Updates, check_redis, make_redis
+from streamer.redis.client import check_redis, make_redis
+from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
 from streamer.types import Event
 
 _POLL_S = 0.2

@@ -29,7 +29,7 @@ from typing import IO
 from streamer.config import RedisSettings
 from streamer.errors import EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka.diagnostics import Address, diagnose_broker
-from streamer.redis import check_redis, make_redis
+from streamer.redis.client import check_redis, make_redis
 
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.02

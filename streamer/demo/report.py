@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 from rich.text import Text
 
-from streamer.redis import ScoreEntry
+from streamer.redis.subscriber import ScoreEntry
 from streamer.types import Event
 
 

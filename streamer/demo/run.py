@@ -23,7 +23,9 @@ from streamer.errors import StreamError
 from streamer.ingest.producer import IngestResult
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
-from streamer.redis import RedisProgressStore, Subscriber, Updates, make_redis
+from streamer.redis.client import make_redis
+from streamer.redis.progress import RedisProgressStore
+from streamer.redis.subscriber import Subscriber, Updates
 from streamer.types import Partition
 from streamer.watch import Dashboard, live_dashboard
 

@@ -22,7 +22,7 @@ from streamer.kafka.client import ensure_topics, make_consumer, make_producer, o
 from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join
 from streamer.kafka.topics import KafkaFrameSource
-from streamer.redis import check_redis, make_redis
+from streamer.redis.client import check_redis, make_redis
 from streamer.types import Partition
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings

@@ -10,7 +10,9 @@ from deploy.decision import OpenEvent
 from streamer.config import RedisSettings
 from streamer.errors import Fenced
 from streamer.interfaces import CameraState, Fields, Progress, ProgressStore, Step
-from streamer.redis import RedisProgressStore, ScoreEntry, Subscriber, Updates, make_redis
+from streamer.redis.client import make_redis
+from streamer.redis.progress import RedisProgressStore
+from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
 from streamer.types import Event, Partition
 from tests.harness.fakes import MemoryProgressStore
 from tests.harness.service import Results

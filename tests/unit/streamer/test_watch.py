@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from streamer.redis import ScoreEntry, Updates
+from streamer.redis.subscriber import ScoreEntry, Updates
 from streamer.types import Event
 from streamer.watch import Dashboard, event_cells
 from tests.harness.fakes import FakeClock

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
 from streamer.errors import RedisUnavailable
-from streamer.redis import make_redis, redis_errors
+from streamer.redis.client import make_redis, redis_errors
 
 
 def test_password_setting_wins_over_url() -> None:

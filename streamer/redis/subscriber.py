@@ -1,0 +1,91 @@
+"""Follows the streams of scores and events that the service writes."""
+
+import time
+from typing import Any, NamedTuple, cast
+
+import redis
+from pydantic import ValidationError
+
+from streamer.config import RedisSettings
+from streamer.redis.client import redis_errors
+from streamer.types import Event
+
+_CAMERA_SCAN_EVERY_S = 1.0
+_MAX_ENTRIES = 1_000
+"""Entries read from one stream in one poll."""
+
+
+class ScoreEntry(NamedTuple):
+    """One entry of a camera's stream of scores."""
+
+    camera_id: str
+    captured_at_ms: int
+    score: float
+    threshold: float
+    scored_at_ms: int
+
+
+class Updates(NamedTuple):
+    """Entries added since the last poll; of each stream in order."""
+
+    scores: list[ScoreEntry]
+    events: list[Event]
+
+
+class Subscriber:
+    """Follows the stream of events and every camera's stream of scores."""
+
+    def __init__(self, client: redis.Redis, settings: RedisSettings, *, from_start: bool) -> None:
+        """``from_start``: read all entries that Redis still has, instead of only those added from now on."""
+        self._client = client
+        self._events_key = settings.events_key
+        self._scores_prefix = settings.scores_key("")
+        self._last_ids: dict[str, str] = {}
+        self._scan_at_s = 0.0
+        with redis_errors():
+            self._find_cameras(from_start=from_start)
+            self._follow(self._events_key, from_start=from_start)
+
+    def poll(self, wait_s: float) -> Updates:
+        """The new entries; waits at most ``wait_s`` for the first one.
+
+        Raises:
+            RedisUnavailable: call again later; no entry is skipped.
+        """
+        with redis_errors():
+            if time.monotonic() >= self._scan_at_s:
+                self._find_cameras(from_start=True)
+            answer: Any = self._client.xread(cast("Any", self._last_ids), count=_MAX_ENTRIES, block=max(1, round(wait_s * 1000)))
+        # redis-py returns a list of pairs, or a dict of lists of entry lists.
+        by_stream = [(key, entries[0]) for key, entries in answer.items()] if isinstance(answer, dict) else answer or []
+        updates = Updates([], [])
+        for key, entries in by_stream:
+            self._last_ids[key] = entries[-1][0]
+            for _, fields in entries:
+                if key != self._events_key:
+                    updates.scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
+                elif (event := _event(fields)) is not None:
+                    updates.events.append(event)
+        return updates
+
+    def _find_cameras(self, *, from_start: bool) -> None:
+        self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S
+        for key in self._client.scan_iter(match=f"{self._scores_prefix}*", _type="STREAM"):
+            if key not in self._last_ids:
+                self._follow(key, from_start=from_start)
+
+    def _follow(self, key: str, *, from_start: bool) -> None:
+        newest = [] if from_start else cast("list[tuple[str, Any]]", self._client.xrevrange(key, count=1))
+        self._last_ids[key] = newest[0][0] if newest else "0-0"
+
+
+def _event(fields: dict[str, str]) -> Event | None:
+    try:
+        return Event.model_validate(fields)
+    except ValidationError:
+        return None  # written by another version of the schema
+
+
+def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:
+    captured_at_ms, scored_at_ms = int(fields["captured_at_ms"]), int(fields["scored_at_ms"])
+    return ScoreEntry(camera_id, captured_at_ms, float(fields["score"]), float(fields["threshold"]), scored_at_ms)
