@@ -123,6 +123,15 @@ def kafka_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 @pytest.fixture
+def one_kafka_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """The real broker if it is installed, else the embedded one: for tests that take long and hardly depend on which."""
+    broker: Broker = request.getfixturevalue("embedded_broker" if missing_part() else "apache_kafka")
+    yield broker
+    if not broker.running:
+        broker.start()
+
+
+@pytest.fixture
 def kafka_settings(kafka_broker: Broker) -> KafkaSettings:
     """Settings for ``kafka_broker`` with topics and a group of this test's own; the topics do not exist yet."""
     return unique_kafka_settings(kafka_broker.address)

@@ -82,7 +82,7 @@ class CacheComparison:
         shape = self.spec.state_shape
         if shape is None:
             return self.engine.score(clips)
-        default: Any = None if not self.spec.profile_size else self.engine._default_profile  # type: ignore[attr-defined]
+        default: Any = None if not self.spec.profile_size else self.engine._default_profile  # type: ignore[attr-defined]  # of all engines here, not of the protocol
         profiles = [default if camera.profile is None else camera.profile for camera in cameras]
         states = [np.zeros(shape, np.float32) if camera.state is None else camera.state for camera in cameras]
         return self.engine.score(clips, np.stack(states), None if default is None else np.stack(profiles))

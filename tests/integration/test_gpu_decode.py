@@ -52,6 +52,6 @@ def test_accepts_equal_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rejects_brighter_images(monkeypatch: pytest.MonkeyPatch) -> None:
     library = fake_nvimgcodec.install(monkeypatch)
     monkeypatch.setattr(library, "distort", brighter)
-    with pytest.raises(DecoderRefused, match=r"by up to 0\.02\d* of the largest score; at most 0\.01 is accepted"):
+    with pytest.raises(DecoderRefused, match=r"by up to 0\.0\d+ of the largest score; at most 0\.01 is accepted"):
         start()
     assert library.calls[-1] == -1

@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.bundle import Bundle, read_bundle
+from deploy.bundle import read_bundle
 from deploy.engine import EngineRequest
 from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
 from deploy.registry import load_engine
 from deploy.sequences import GoldenSequences, read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
+from streamer.demo.run import DEMO_BUNDLE
 from streamer.service import run_service
 from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
@@ -28,17 +29,18 @@ from tests.harness.service import Results
 from tests.unit.deploy.test_sequences import with_sequences
 
 FRAMES, RESTART_AT = 13, 8
+SPEC = read_bundle(DEMO_BUNDLE).spec
 GATE_FRAMES = 3
 SHOWN_TO_GATE = 2 * GATE_FRAMES
 """It looks at two sizes."""
 
 
-def short_bundle(trained: Bundle, folder: Path) -> Bundle:
-    """``trained`` with golden sequences that a decoder's gate is soon done with."""
-    bundle = read_bundle(shutil.copytree(trained.path, folder / "bundle"))
+def short_bundle(folder: Path) -> Path:
+    """The shipped one, with golden sequences that a decoder's gate is soon done with."""
+    bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, folder / "bundle"))
     whole = read_sequences(bundle)
     short = (part[:, :GATE_FRAMES] for part in (whole.frames, whole.sped_up, whole.score))
-    return with_sequences(bundle, GoldenSequences(*short))
+    return with_sequences(bundle, GoldenSequences(*short)).path
 
 
 def encoded(frames: NDArray[np.uint8], decoder: str) -> list[bytes]:
@@ -67,51 +69,41 @@ def are_done(results: Results, frames: int) -> bool:
     return results.next_offsets() == frames
 
 
-def cameras(bundle: Bundle) -> dict[str, NDArray[np.uint8]]:
+def cameras() -> dict[str, NDArray[np.uint8]]:
     """Footage of the bundle's own, seen by three cameras: as it is, mirrored, and upside down."""
-    frames = read_sequences(bundle).frames[0, :FRAMES]
+    frames = read_sequences(read_bundle(DEMO_BUNDLE)).frames[0, :FRAMES]
     return {"as it is": frames, "mirrored": frames[:, :, ::-1], "upside down": frames[:, ::-1]}
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("decoder", ["cpu", "nvjpeg"])
 def test_scores_equal_the_reference_after_restart(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    embedded_broker: EmbeddedBroker,
-    redis_settings: RedisSettings,
-    video_ede_bundle: Bundle,
-    decoder: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings, decoder: str
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     fake_nvimgcodec.install(monkeypatch)
     copied, on_host = [], DeviceFrame.on_host
     monkeypatch.setattr(DeviceFrame, "on_host", lambda frame: copied.append(frame) or on_host(frame))
-    bundle = short_bundle(video_ede_bundle, tmp_path)
     kafka, results = unique_kafka_settings(embedded_broker.address), Results(redis_settings)
     settings = Settings.model_validate(
         {
             "kafka": kafka.model_copy(update={"start": "earliest"}),
             "redis": redis_settings,
-            "engine": {
-                "bundle": str(bundle.path),
-                "backend": "torch-cuda",
-                "gpu_cached_cameras": 2,
-            },
+            "engine": {"bundle": str(short_bundle(tmp_path)), "backend": "torch-cuda", "gpu_cached_cameras": 2},
             "decode": {"backend": decoder},
             "batch": {"max_clips": 8},
             "http": {"port": 0},
         }
     )
-    watched = cameras(bundle)
+    watched = cameras()
     pictures = {camera_id: encoded(frames, decoder) for camera_id, frames in watched.items()}
     with capture_logs() as lines:
         for first, last in ((0, RESTART_AT), (RESTART_AT, FRAMES)):
             produce(kafka, pictures, first, last)
             serve_until(settings, partial(are_done, results, last * len(pictures)))
 
-    seen = np.stack([[decode_image(picture, bundle.spec).frame for picture in row] for row in pictures.values()])
-    expected = score_sequences(load_engine(bundle, EngineRequest("onnx")), seen)
+    seen = np.stack([[decode_image(picture, SPEC).frame for picture in row] for row in pictures.values()])
+    expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), EngineRequest("onnx")), seen)
     for camera_id, row in zip(watched, expected, strict=True):
         found = {frame_index(entry["captured_at_ms"]): float(entry["score"]) for entry in results.scores()[camera_id]}
         assert sorted(found) == np.flatnonzero(np.isfinite(row)).tolist()

@@ -65,6 +65,11 @@ def kafka(kafka_broker: Broker) -> KafkaSettings:
     return fast_session(kafka_broker)
 
 
+@pytest.fixture
+def one_kafka(one_kafka_broker: Broker) -> KafkaSettings:
+    return fast_session(one_kafka_broker)
+
+
 def fast_session(broker: Broker) -> KafkaSettings:
     return unique_kafka_settings(broker.address).model_copy(update={"session_timeout_ms": FAST_SESSION_MS})
 
@@ -130,21 +135,21 @@ def test_killed_service(
 
 
 def test_survivor_takes_over(
-    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
+    tmp_path: Path, one_kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
 ) -> None:
     results = Results(redis_settings)
-    victim = Service(tmp_path, kafka, redis_settings, **sections)
-    survivor = Service(tmp_path, kafka, redis_settings, **sections)
+    victim = Service(tmp_path, one_kafka, redis_settings, **sections)
+    survivor = Service(tmp_path, one_kafka, redis_settings, **sections)
     with running(victim), running(survivor):
         for service in (victim, survivor):
             service.wait_until(lambda service=service: service.get("/readyz")[0] == 200, "ready consumer")
-        frames = produce(kafka, cameras, last=HALF)
+        frames = produce(one_kafka, cameras, last=HALF)
         victim.wait_until(lambda: results.next_offsets() >= frames // 3, "third of the first half")
         victim.kill()
-        frames += produce(kafka, cameras, first=HALF)
+        frames += produce(one_kafka, cameras, first=HALF)
         survivor.wait_until(lambda: results.next_offsets() == frames, "end of the replay")
 
-    assert_same(results, undisturbed(tmp_path, kafka, redis_settings, frames, sections))
+    assert_same(results, undisturbed(tmp_path, one_kafka, redis_settings, frames, sections))
 
 
 def test_redis_outage(
@@ -168,16 +173,16 @@ def test_redis_outage(
 
 
 def test_killed_service_rebuilds_state(
-    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras
+    tmp_path: Path, one_kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras
 ) -> None:
     spec = toy_spec(80, 120)
     golden = footage("01", cameras["01"][:8], spec).frames[:, np.newaxis]
     (tmp_path / "bundle").mkdir()
     bundle = write_toy_bundle(tmp_path / "bundle", spec, golden, NO_EVENTS)
-    frames = produce(kafka, cameras)
+    frames = produce(one_kafka, cameras)
     results = Results(redis_settings)
-    with running(Service(tmp_path, kafka, redis_settings, engine={"bundle": str(bundle.path)})) as service:
-        done_at_kill = kill_repeatedly(service, results, frames, kafka.topic)
+    with running(Service(tmp_path, one_kafka, redis_settings, engine={"bundle": str(bundle.path)})) as service:
+        done_at_kill = kill_repeatedly(service, results, frames, one_kafka.topic)
         replayed = replayed_frames(service)
 
     assert done_at_kill[0] < frames, "no kill came in the middle of the replay"

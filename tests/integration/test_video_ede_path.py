@@ -47,6 +47,7 @@ def test_default_model_takes_frame_and_state(bundle):
         fps=10.0,
         state_shape=bundle.spec.state_shape,
         state_warmup_frames=WARMUP_FRAMES,
+        profile_size=len(bundle.default_profile),
     )
     assert bundle.manifest.metrics["steps"] == 60
     assert not (bundle.path / ".checkpoint").exists()

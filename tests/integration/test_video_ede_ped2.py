@@ -53,8 +53,9 @@ def test_engines_match_network_frame_by_frame(video_ede_bundle, cameras, name):
     network = build_video_ede(video_ede_bundle.manifest.model.config).eval()
     network.load_state_dict(load_file(video_ede_bundle.file(WEIGHTS_NAME)))
     state, expected = torch.zeros(1, *video_ede_bundle.spec.state_shape), []
+    profile = torch.from_numpy(video_ede_bundle.default_profile[None])
     for frame in cameras[0]:
-        score, _, state = network(torch.from_numpy(frame[None, None]), state)
+        score, _, state = network(torch.from_numpy(frame[None, None]), state, profile)
         expected.append(score.item())
     found = scored(load_engine(video_ede_bundle, EngineRequest(name)), cameras[0])
     assert np.std(expected) > 0

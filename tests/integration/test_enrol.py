@@ -1,0 +1,69 @@
+"""Two views and one network: a camera that the network never saw is enrolled, evaluated and scored beside the other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.bundle import Bundle
+from deploy.profile import read_profile
+from tests.harness.street import FAST_PX, SLOW_PX, quiet, street, write
+from trainer.enrol import enrol
+from trainer.errors import TooLittleFootage
+from trainer.evaluate import evaluate
+
+FRAMES = 360
+
+
+@pytest.fixture(scope="module")
+def other_view(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The street upside down: training footage, and a test clip in which the blob speeds up half-way."""
+    root = tmp_path_factory.mktemp("view")
+    for number in range(6):
+        write(root / "training" / "frames" / f"calm{number}", street(60, np.full(60, SLOW_PX), 20 + number)[:, ::-1])
+    speed_px = np.r_[np.full(30, SLOW_PX), np.full(30, FAST_PX)]
+    write(root / "testing" / "frames" / "rush", street(60, speed_px, 70)[:, ::-1])
+    np.savez(root / "frame_labels.npz", rush=(speed_px > SLOW_PX).astype(np.uint8))
+    return root
+
+
+def oddsight_train(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command_writes_a_profile_and_evaluate_takes_it(video_ede_bundle: Bundle, other_view: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gate.safetensors"
+    data, bundle = ["--data", other_view], ["--bundle", video_ede_bundle.path]
+    done = oddsight_train("enrol", *bundle, *data, "--camera-id", "gate", "--out", out)
+    assert done.returncode == 0, done.stderr
+    profile = read_profile(out)
+    assert (profile.info.camera_id, profile.info.model_id) == ("gate", video_ede_bundle.model_id)
+    assert (profile.info.frames, profile.info.height_px, profile.info.width_px) == (FRAMES, 64, 96)
+    assert profile.values.shape == video_ede_bundle.default_profile.shape
+    assert not np.array_equal(profile.values, video_ede_bundle.default_profile)
+
+    given, learned = (evaluate(video_ede_bundle.path, other_view, "onnx", quiet(), path).model for path in (out, None))
+    assert given.streaming.frame_auc == learned.streaming.frame_auc
+    assert given.events.found == learned.events.found == 1
+
+
+def test_same_footage_gives_same_values(video_ede_bundle: Bundle, other_view: Path) -> None:
+    one, other = (enrol(video_ede_bundle, "gate", other_view, quiet()) for _ in range(2))
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.info.calibration == other.info.calibration
+
+
+def test_too_little_footage(video_ede_bundle: Bundle, tmp_path: Path) -> None:
+    write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
+    with pytest.raises(TooLittleFootage, match="120 readable frames; a profile needs 300"):
+        enrol(video_ede_bundle, "gate", tmp_path / "short", quiet())
+
+
+def test_mistake_prints_one_line(video_ede_bundle: Bundle, other_view: Path, tmp_path: Path) -> None:
+    options = ["--bundle", video_ede_bundle.path, "--data", other_view, "--camera-id", "gate", "--out", tmp_path]
+    done = oddsight_train("enrol", *options)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {tmp_path}: is a folder; give the name of a file, such as {tmp_path}/gate.safetensors\n"
