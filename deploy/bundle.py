@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, validation_line
 from deploy.spec import ClipSpec
@@ -50,8 +50,8 @@ class Calibration(_Frozen):
     median: float
     q99: float
     q999: float
-    enter: float  # score at or above which an event may begin
-    exit: float  # score below which an event may end; at most enter
+    enter: FiniteFloat  # score at or above which an event may begin
+    exit: FiniteFloat  # score below which an event may end; at most enter
     frames: int = Field(ge=1)  # scored frames behind the quantiles
 
     @property

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
@@ -50,14 +51,14 @@ class ProfileInfo(BaseModel):
     calibration: Calibration
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: arrays have no truth value
 class Profile:
     """A camera's profile."""
 
     info: ProfileInfo
     values: ProfileValues  # (P,)
 
-    @property
+    @cached_property
     def profile_id(self) -> str:
         """Camera and hash of the content."""
         return f"{self.info.camera_id}-{hashlib.sha256(profile_bytes(self)).hexdigest()[:12]}"

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from deploy.decision import OpenEvent
+from deploy.profile import Profile
 from streamer.types import FrameMessage, Partition, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
@@ -105,6 +106,19 @@ class ProgressStore(Protocol):
             Fenced: the stored next offset is not ``step.expected``; nothing was written.
             RedisUnavailable: the step may or may not have been written; read the progress before going on.
         """
+
+
+class ProfileStore(Protocol):
+    """Stores the cameras' profiles. Every method raises RedisUnavailable: try again later."""
+
+    def version(self) -> str:
+        """A text that is another one after every change."""
+
+    def current(self) -> Mapping[str, str]:
+        """camera_id -> profile_id in force; cameras with the default profile are missing."""
+
+    def read(self, camera_id: str, profile_id: str) -> Profile:
+        """One version of a camera's profile; raises ProfileCorrupt if it is missing or damaged."""
 
 
 class DeadLetterSink(Protocol):

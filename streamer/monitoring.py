@@ -42,6 +42,9 @@ class Metrics:
         self.scored = counter("scored_clips", "Clips scored")
         self.gpu_cache_misses = counter("gpu_cache_miss_clips", "Clips uploaded in full (GPU cache exhausted)")
         self.unscored = counter("unscored_frames", "Frames without a score, because their clip was not complete yet")
+        text = "Profiles that could not be used, so that the default serves their cameras"
+        self.rejected_profiles = counter("rejected_profiles", text)
+        self.camera_profiles = gauge("camera_profiles", "Cameras served with a profile of their own")
         self.events = counter("events", "Event entries written to Redis", ["kind"])
         self.redis_commits = counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", ["outcome"])
         self.batch_clips = histogram("micro_batch_clips", "Clips in a micro-batch", buckets=_CLIPS)

@@ -22,8 +22,10 @@ from streamer.monitoring import Health, Metrics, serve_http
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.loop import Pipeline
+from streamer.pipeline.profiles import CameraProfiles
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import check_redis, make_redis
+from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.progress import RedisProgressStore
 
 log = structlog.get_logger("oddsight.service")
@@ -60,13 +62,17 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     decider = Decider(settings, bundle, loaded.engine.name)
     client = stack.enter_context(make_redis(settings.redis))
     check_redis(client)
+    profiles = CameraProfiles(RedisProfileStore(client, settings.redis), bundle, settings, metrics)
+    profiles.load()
+    heatmap_threshold = decider.least_exit(profiles.all())
     ensure_topics(settings.kafka)
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        scorer=Scorer(loaded.engine, loaded.score_scale, decider.least_exit, metrics),
+        profiles=profiles,
+        scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from deploy.engine import FrameHandle, StateHandle
+from deploy.engine import FrameHandle, ProfileHandle, StateHandle
 from deploy.image import AnyFrame
+from deploy.profile import Profile
 
 UNREADABLE = "oddsight-unreadable"
 """Header of a message that the Kafka client could not read; its value is the reason, the message's own content is missing."""
@@ -84,6 +85,13 @@ class CameraFrame:
     """Name of the decoder that decoded it, see :mod:`deploy.registry`."""
 
 
+class DeviceProfile(NamedTuple):
+    """A camera's profile and its place on the engine's device."""
+
+    profile: Profile
+    handle: ProfileHandle
+
+
 class DeviceHandles(NamedTuple):
     """What the engine caches on its device for a camera's next clip."""
 
@@ -91,6 +99,8 @@ class DeviceHandles(NamedTuple):
     """All frames of the next clip but the newest, oldest first."""
     state: StateHandle | None
     """None before the first clip, or for a model without a state."""
+    profile: DeviceProfile | None = None
+    """What the last clip was scored with; None for the default."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -125,6 +135,8 @@ class Outcome:
     info: FrameInfo
     clip_from: int | None
     """See :class:`Clip`."""
+    profile: Profile | None
+    """The camera's profile, whose thresholds apply to the frame; None for the bundle's default."""
     score: float | None = None
     heatmap: NDArray[np.float32] | None = None
 
@@ -153,7 +165,9 @@ class Event(BaseModel):
     threshold: float
     """The camera's enter threshold."""
     calibration_id: str
-    """Short hash of the thresholds and score statistics of the bundle."""
+    """Short hash of the thresholds and score statistics of the camera's profile, or of the bundle without one."""
+    profile_id: str | None = None
+    """The camera's profile that the frame was scored with; absent for the bundle's default."""
     model_id: str
     """Identifies the network's weights."""
     engine: str

@@ -1,15 +1,17 @@
 """Scored frames to events: applies each camera's decision rule and builds the score and event entries for Redis."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, Calibration
 from deploy.decision import DecisionRule, EventChange, Observation, decide
+from deploy.profile import Profile
 from streamer.config import Settings, camera_rule
 from streamer.interfaces import CameraState, Fields
 from streamer.types import Event, Outcome, event_id
@@ -33,40 +35,39 @@ class Decider:
         self, settings: Settings, bundle: Bundle, engine_name: str, wall_clock_s: Callable[[], float] = time.time
     ) -> None:
         """Raises ConfigError if a camera's own thresholds contradict each other."""
-        self._bundle, self._engine_name, self._wall_clock_s = bundle, engine_name, wall_clock_s
-        calibrated = {"enter": bundle.calibration.enter, "exit_": bundle.calibration.exit}
-        self._default_rule = camera_rule(settings, "", **calibrated)
-        self._rules = {camera_id: camera_rule(settings, camera_id, **calibrated) for camera_id in settings.cameras}
+        self._settings, self._bundle, self._engine_name, self._wall_clock_s = settings, bundle, engine_name, wall_clock_s
+        self._default_rule = self._make_rule("", bundle.calibration)
+        self._default_rules = {camera_id: self._make_rule(camera_id, bundle.calibration) for camera_id in settings.cameras}
+        self._profile_rules: WeakKeyDictionary[Profile, DecisionRule] = WeakKeyDictionary()
 
-    def rule(self, camera_id: str) -> DecisionRule:
-        """The decision rule of a camera."""
-        return self._rules.get(camera_id, self._default_rule)
+    def rule(self, camera_id: str, profile: Profile | None) -> DecisionRule:
+        """The decision rule of a camera with its profile, or with the bundle's default."""
+        if profile is None:
+            return self._default_rules.get(camera_id, self._default_rule)
+        if profile not in self._profile_rules:
+            self._profile_rules[profile] = self._make_rule(camera_id, profile.info.calibration)
+        return self._profile_rules[profile]
 
-    @property
-    def least_exit(self) -> float:
+    def least_exit(self, profiles: Iterable[Profile]) -> float:
         """The lowest exit threshold of all cameras: no frame that scores less starts, continues or updates an event."""
-        return min(rule.exit for rule in (self._default_rule, *self._rules.values()))
+        rules = [self.rule(profile.info.camera_id, profile) for profile in profiles]
+        return min(rule.exit for rule in (self._default_rule, *self._default_rules.values(), *rules))
 
     def decide(self, state: CameraState, outcome: Outcome) -> Decision:
         """Apply a camera's rule to its next frame."""
-        info, rule = outcome.info, self.rule(outcome.info.camera_id)
+        info, rule = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
         event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, outcome.score))
         scored_at_ms = round(self._wall_clock_s() * 1000)
-        events = [self._event(outcome, change, scored_at_ms) for change in changes]
-        score: Fields | None = None
-        if outcome.score is not None:
-            score = {
-                "captured_at_ms": str(info.captured_at_ms),
-                "score": f"{outcome.score:.6g}",
-                "threshold": f"{rule.enter:.6g}",
-                "partition": str(info.partition.number),
-                "offset": str(info.offset),
-                "scored_at_ms": str(scored_at_ms),
-            }
+        events = [self._event(outcome, rule, change, scored_at_ms) for change in changes]
+        score = None if outcome.score is None else _score_fields(outcome, outcome.score, rule, scored_at_ms)
         return Decision(CameraState(clip_from=outcome.clip_from, event=event), score, events)
 
-    def _event(self, outcome: Outcome, change: EventChange, scored_at_ms: int) -> Event:
-        info, region = outcome.info, None
+    def _make_rule(self, camera_id: str, calibration: Calibration) -> DecisionRule:
+        return camera_rule(self._settings, camera_id, enter=calibration.enter, exit_=calibration.exit)
+
+    def _event(self, outcome: Outcome, rule: DecisionRule, change: EventChange, scored_at_ms: int) -> Event:
+        info, profile, region = outcome.info, outcome.profile, None
+        calibration = self._bundle.calibration if profile is None else profile.info.calibration
         if change.kind != "end" and outcome.heatmap is not None:
             region = hot_region(outcome.heatmap, info.width_px, info.height_px)
         return Event(
@@ -78,8 +79,9 @@ class Decider:
             ended_at_ms=change.ended_at_ms,
             score=outcome.score,
             peak_score=change.event.peak_score,
-            threshold=self.rule(info.camera_id).enter,
-            calibration_id=self._bundle.calibration.calibration_id,
+            threshold=rule.enter,
+            calibration_id=calibration.calibration_id,
+            profile_id=None if profile is None else profile.profile_id,
             model_id=self._bundle.model_id,
             engine=self._engine_name,
             region=region,
@@ -88,6 +90,18 @@ class Decider:
             offset=info.offset,
             scored_at_ms=scored_at_ms,
         )
+
+
+def _score_fields(outcome: Outcome, score: float, rule: DecisionRule, scored_at_ms: int) -> Fields:
+    fields = {
+        "captured_at_ms": str(outcome.info.captured_at_ms),
+        "score": f"{score:.6g}",
+        "threshold": f"{rule.enter:.6g}",
+        "partition": str(outcome.info.partition.number),
+        "offset": str(outcome.info.offset),
+        "scored_at_ms": str(scored_at_ms),
+    }
+    return fields if outcome.profile is None else {**fields, "profile_id": outcome.profile.profile_id}
 
 
 def hot_region(heatmap: NDArray[np.float32], width_px: int, height_px: int) -> str:

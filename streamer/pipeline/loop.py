@@ -17,7 +17,8 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.partitions import ActivePartition, PartitionManager
-from streamer.pipeline.score import Scorer
+from streamer.pipeline.profiles import CameraProfiles
+from streamer.pipeline.score import Scored, Scorer
 from streamer.types import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
 
 log = structlog.get_logger("oddsight.pipeline")
@@ -43,6 +44,7 @@ class Pipeline:
     decoder: MessageDecoder
     clips: ClipBuffer
     batcher: MicroBatcher[QueuedClip]
+    profiles: CameraProfiles
     scorer: Scorer
     decider: Decider
     store: ProgressStore
@@ -126,7 +128,7 @@ class Pipeline:
             self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
         elif not replay:
             self.metrics.unscored.inc()
-            active.offsets.finish(info.offset, Outcome(info, clip.clip_from))
+            active.offsets.finish(info.offset, Outcome(info, clip.clip_from, self.profiles.get(info.camera_id)))
 
     def _score(self, batch: list[QueuedClip]) -> None:
         """Score a micro-batch, without the clips whose partition has been dropped meanwhile."""
@@ -136,12 +138,18 @@ class Pipeline:
         self.metrics.batch_clips.observe(len(batch))
         self.metrics.batch_wait_s.observe(self.clock_s() - batch[0].queued_at_s)
         with self.metrics.score_s.time():
-            scores = self.scorer.score([queued.clip for queued in batch])
-        for queued, (score, heatmap) in zip(batch, scores, strict=True):
-            active, clip = queued.active, queued.clip
-            if not active.is_replay(clip.info.offset):
-                active.offsets.finish(clip.info.offset, Outcome(clip.info, clip.clip_from, score, heatmap))
-                self.metrics.scored.inc()
+            profiles = [self.profiles.get(queued.clip.info.camera_id) for queued in batch]
+            scores = self.scorer.score([queued.clip for queued in batch], profiles)
+        for queued, scored in zip(batch, scores, strict=True):
+            self._finish(queued.active, queued.clip, scored)
+
+    def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
+        if scored.refused is not None:
+            self.profiles.reject(*scored.refused)
+        if not active.is_replay(clip.info.offset):
+            outcome = Outcome(clip.info, clip.clip_from, scored.profile, scored.score, scored.heatmap)
+            active.offsets.finish(clip.info.offset, outcome)
+            self.metrics.scored.inc()
 
     def _publish(self) -> None:
         try:
@@ -196,12 +204,14 @@ class Pipeline:
             log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)
 
     def _commit(self) -> None:
-        """About once a second: commit Kafka's offsets, which follow those in Redis, and refresh the gauges."""
+        """About once a second: commit Kafka's offsets, which follow those in Redis, and refresh profiles and gauges."""
         if self.clock_s() < self._commit_at_s:
             return
         self._commit_at_s = self.clock_s() + _COMMIT_EVERY_S
         self.source.commit(self._uncommitted)
         self._uncommitted = {}
+        if self.profiles.refresh():
+            self.scorer.set_heatmap_threshold(self.decider.least_exit(self.profiles.all()))
         active_partitions = self._partitions.active.values()
         events = [state.event for active in active_partitions for state in active.cameras.values()]
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))

@@ -4,7 +4,7 @@ An engine that caches frames and states on its device receives only the newest f
 not fit into the cache, and all clips of other engines, are uploaded in full, with the states of a recurrent model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -12,16 +12,31 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Scores, State, caching_engine
-from deploy.errors import backend_errors
+from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles, Scores, State, caching_engine
+from deploy.errors import EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
+from deploy.profile import Profile, ProfileValues
 from streamer.monitoring import Metrics
-from streamer.types import CameraMemory, Clip, DeviceHandles
+from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile
 
 log = structlog.get_logger("oddsight.score")
 
 _SCORE_ROUNDING = 1e-3
 """Relative margin below ``heatmap_threshold``: scores and their scale are rounded, and no heat map of an event may be missing."""
+
+CameraProfile = Profile | None
+"""A camera's profile, or None for the bundle's default."""
+
+_Pair = tuple[Clip, CameraProfile]
+_EngineCall = Callable[[Sequence[Clip], Sequence[CameraProfile]], Scores | NewestScores]
+"""Scores clips with profiles and updates the clips' memories, or raises EngineFailed and leaves them as they are."""
+
+
+class Refused(NamedTuple):
+    """A profile with which the engine failed, and how."""
+
+    profile: Profile
+    reason: str
 
 
 class Scored(NamedTuple):
@@ -30,18 +45,29 @@ class Scored(NamedTuple):
     score: float
     heatmap: NDArray[np.float32]
     """float32 (h, w); may be NaN if the clip scores less than ``heatmap_threshold``."""
+    profile: CameraProfile
+    """What the clip was scored with."""
+    refused: Refused | None = None
+    """The camera's profile, if the default had to be used instead."""
 
 
 class Scorer:
     """Scores clips; those of one camera must come in order.
 
     ``score_scale``: the engine's scores divided by the reference's. ``heatmap_threshold``: heat maps are needed only of clips
-    that score at least this, in units of the reference's scores.
+    that score at least this, in units of the reference's scores. ``default_profile``: the bundle's.
     """
 
-    def __init__(self, engine: Engine, score_scale: float, heatmap_threshold: float, metrics: Metrics) -> None:
-        self._engine, self._scale, self._metrics = engine, score_scale, metrics
-        engine.heatmap_threshold = score_scale * (heatmap_threshold - _SCORE_ROUNDING * abs(heatmap_threshold))
+    def __init__(
+        self,
+        engine: Engine,
+        score_scale: float,
+        heatmap_threshold: float,
+        metrics: Metrics,
+        default_profile: ProfileValues | None = None,
+    ) -> None:
+        self._engine, self._scale, self._metrics, self._default_profile = engine, score_scale, metrics, default_profile
+        self.set_heatmap_threshold(heatmap_threshold)
         caching = caching_engine(engine)
         self._cache = None if caching is None else _GpuCache(caching)
         self._warned = False
@@ -50,27 +76,71 @@ class Scorer:
         self.one_by_one = self.carries_state or (caching is not None and engine.spec.length > 1)
         """Whether a call may hold only one clip of a camera, since scoring a clip needs what the previous one leaves behind."""
 
-    def score(self, clips: Sequence[Clip]) -> list[Scored]:
-        """Score at most the engine's ``max_clips`` clips and update their memories.
+    def set_heatmap_threshold(self, threshold: float) -> None:
+        """Change the score from which on heat maps are needed."""
+        self._engine.heatmap_threshold = self._scale * (threshold - _SCORE_ROUNDING * abs(threshold))
+
+    def score(self, clips: Sequence[Clip], profiles: Sequence[CameraProfile]) -> list[Scored]:
+        """Score at most the engine's ``max_clips`` clips, each with its camera's profile, and update their memories.
+
+        A clip with whose profile the engine fails is scored with the default.
 
         Raises:
             EngineFailed, EngineClosed: the memory of a clip that was not scored is unchanged.
         """
         use_cache = [self._cache is not None and self._cache.reserve(clip.memory) for clip in clips]
-        cached = [clip for clip, use in zip(clips, use_cache, strict=True) if use]
-        uploaded = [clip for clip, use in zip(clips, use_cache, strict=True) if not use]
+        pairs = list(zip(clips, profiles, strict=True))
+        cached = [pair for pair, use in zip(pairs, use_cache, strict=True) if use]
+        uploaded = [pair for pair, use in zip(pairs, use_cache, strict=True) if not use]
         results = {}
         if cached and self._cache is not None:
-            results[True] = self._scaled(self._cache.score(cached))
+            results[True] = iter(self._score_pairs(self._cache.score, cached))
         if uploaded:
             if self._cache is not None:
                 self._count_cache_misses(len(uploaded))
-            results[False] = self._scaled(_score_whole_clips(self._engine, uploaded))
+            results[False] = iter(self._score_pairs(self._score_whole_clips, uploaded))
         return [next(results[use]) for use in use_cache]
 
-    def _scaled(self, scores: Scores | NewestScores) -> Iterator[Scored]:
-        for score, heatmap in zip(scores.score, scores.heatmap, strict=True):
-            yield Scored(float(score) / self._scale, heatmap)
+    def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:
+        """The results of one call, or of a call for each clip if a profile may be what the engine fails with."""
+        try:
+            return self._scaled(call(*zip(*pairs, strict=True)), pairs)
+        except EngineFailed:
+            if all(profile is None for _, profile in pairs):
+                raise
+        return [self._score_alone(call, pair) for pair in pairs]
+
+    def _score_alone(self, call: _EngineCall, pair: _Pair) -> Scored:
+        clip, profile = pair
+        try:
+            return self._scaled(call([clip], [profile]), [pair])[0]
+        except EngineFailed as error:
+            if profile is None:
+                raise
+            scored = self._scaled(call([clip], [None]), [(clip, None)])[0]
+            return scored._replace(refused=Refused(profile, str(error)))
+
+    def _scaled(self, scores: Scores | NewestScores, pairs: Sequence[_Pair]) -> list[Scored]:
+        return [
+            Scored(float(score) / self._scale, heatmap, profile)
+            for score, heatmap, (_, profile) in zip(scores.score, scores.heatmap, pairs, strict=True)
+        ]
+
+    def _score_whole_clips(self, clips: Sequence[Clip], profiles: Sequence[CameraProfile]) -> Scores:
+        frames = [_on_host(frame) for clip in clips for frame in clip.frames]
+        stacked = np.stack(frames).reshape(len(clips), -1, *frames[0].shape)
+        scores = self._engine.score(stacked, _state_array(self._engine, clips), self._profile_array(profiles))
+        if scores.state is not None:
+            for clip, state in zip(clips, scores.state, strict=True):
+                # A view would keep the whole micro-batch's states in memory until this camera's next frame.
+                clip.memory.state = state.copy()
+        return scores
+
+    def _profile_array(self, profiles: Sequence[CameraProfile]) -> Profiles | None:
+        """float32 (N, P); None if the default applies to all clips."""
+        if self._default_profile is None or all(profile is None for profile in profiles):
+            return None
+        return np.stack([self._default_profile if profile is None else profile.values for profile in profiles])
 
     def _count_cache_misses(self, n_clips: int) -> None:
         self._metrics.gpu_cache_misses.inc(n_clips)
@@ -98,8 +168,8 @@ class _GpuCache:
         self._memories.add(memory)
         return True
 
-    def score(self, clips: Sequence[Clip]) -> NewestScores:
-        """Score clips by their newest frames; older frames are uploaded only for a new memory."""
+    def score(self, clips: Sequence[Clip], profiles: Sequence[CameraProfile]) -> NewestScores:
+        """Score clips by their newest frames; older frames and profiles are uploaded only if the memory does not have them."""
         older = [frame for clip in clips if clip.memory.device_handles is None for frame in clip.frames[:-1]]
         size = self._engine.max_clips
         batches = (_one_kind(older[begin : begin + size]) for begin in range(0, len(older), size))
@@ -108,26 +178,33 @@ class _GpuCache:
             clip.memory.device_handles or DeviceHandles(tuple(next(uploaded) for _ in clip.frames[:-1]), None) for clip in clips
         ]
         newest = _one_kind([clip.frames[-1] for clip in clips])
-        scores = self._engine.score_newest(newest, [each.frames for each in handles], [each.state for each in handles])
-        for clip, before, frame, state in zip(clips, handles, scores.frames, scores.states, strict=True):
-            clip.memory.device_handles = DeviceHandles((*before.frames, frame)[1:], state)
+        on_device = self._profiles_on_device(handles, profiles)
+        scores = self._engine.score_newest(
+            newest,
+            [each.frames for each in handles],
+            [each.state for each in handles],
+            [None if each is None else each.handle for each in on_device],
+        )
+        for clip, before, frame, state, profile in zip(clips, handles, scores.frames, scores.states, on_device, strict=True):
+            clip.memory.device_handles = DeviceHandles((*before.frames, frame)[1:], state, profile)
         return scores
+
+    def _profiles_on_device(
+        self, handles: Sequence[DeviceHandles], profiles: Sequence[CameraProfile]
+    ) -> list[DeviceProfile | None]:
+        """Where the profiles are on the device; those that are not there yet are uploaded together."""
+        known = {each.profile.profile: each.profile for each in handles if each.profile is not None}
+        missing = list(dict.fromkeys(profile for profile in profiles if profile is not None and profile not in known))
+        if missing:
+            uploaded = self._engine.upload_profiles(np.stack([profile.values for profile in missing]))
+            known |= {profile: DeviceProfile(profile, handle) for profile, handle in zip(missing, uploaded, strict=True)}
+        return [None if profile is None else known[profile] for profile in profiles]
 
 
 def _one_kind(frames: Sequence[AnyFrame]) -> Frames | list[DeviceFrame]:
     """Frames on the device as a list, frames on the host as one array; a decoder delivers only one of the two."""
     on_device = [frame for frame in frames if isinstance(frame, DeviceFrame)]
     return on_device or np.stack([frame for frame in frames if not isinstance(frame, DeviceFrame)])
-
-
-def _score_whole_clips(engine: Engine, clips: Sequence[Clip]) -> Scores:
-    frames = [_on_host(frame) for clip in clips for frame in clip.frames]
-    scores = engine.score(np.stack(frames).reshape(len(clips), -1, *frames[0].shape), _state_array(engine, clips))
-    if scores.state is not None:
-        for clip, state in zip(clips, scores.state, strict=True):
-            # A view would keep the whole micro-batch's states in memory until this camera's next frame.
-            clip.memory.state = state.copy()
-    return scores
 
 
 def _on_host(frame: AnyFrame) -> Frame:

@@ -37,8 +37,9 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def make_redis(settings: RedisSettings) -> redis.Redis:
-    """A client that returns text. It connects with the first command and reconnects after a lost connection.
+    """A client that returns text, with U+FFFD in place of what is not UTF-8.
 
+    It connects with the first command and reconnects after a lost connection.
     A failed command is not retried: it may have been executed, and only the caller knows whether twice does harm.
 
     Raises:
@@ -54,6 +55,7 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
             socket_timeout=_REPLY_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
+            encoding_errors="replace",
         )
     except ValueError as error:
         raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error

@@ -148,7 +148,7 @@ def publisher(store: RedisProgressStore, decider: Decider) -> Callable[[], None]
         for offset in range(begin, begin + BATCH):
             camera_id = f"camera-{offset % CAMERAS}"
             info = FrameInfo(partition, offset, camera_id, offset * 10, 384, 288)
-            decision = decider.decide(states.get(camera_id, CameraState()), Outcome(info, offset, 0.0, heatmap))
+            decision = decider.decide(states.get(camera_id, CameraState()), Outcome(info, offset, None, 0.0, heatmap))
             states[camera_id] = decision.state
             scores.append((camera_id, decision.score or {}))
         store.apply(Step(partition, begin or None, begin + BATCH, states, scores))

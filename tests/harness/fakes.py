@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deploy.engine import CheckedEngine, Clips, Inputs, Scores
+from deploy.errors import ProfileCorrupt
+from deploy.profile import Profile
 from deploy.spec import ClipSpec
 from streamer.errors import Fenced, RedisUnavailable
 from streamer.interfaces import CameraState, Fields, PartitionChange, PollResult, Progress, Step
@@ -107,6 +109,47 @@ class MemoryProgressStore:
             raise RedisUnavailable("the answer was lost on the way")
 
 
+class MemoryProfileStore:
+    """:class:`~streamer.interfaces.ProfileStore` in memory; profiles whose content is None are damaged."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, tuple[str, Profile | None]] = {}
+        self.reads: list[str] = []
+        """profile_ids in the order they were read."""
+        self.available = True
+        self._changes = 0
+
+    def put(self, *profiles: Profile) -> None:
+        """Make profiles their cameras' current ones."""
+        for profile in profiles:
+            self.put_as(profile.info.camera_id, profile.profile_id, profile)
+
+    def put_as(self, camera_id: str, profile_id: str, content: Profile | None) -> None:
+        """Make something current that need not be the camera's."""
+        self.profiles[camera_id] = (profile_id, content)
+        self._changes += 1
+
+    def remove(self, camera_id: str) -> None:
+        """Put a camera back to the default profile."""
+        del self.profiles[camera_id]
+        self._changes += 1
+
+    def version(self) -> str:
+        if not self.available:
+            raise RedisUnavailable("nothing listens there")
+        return str(self._changes)
+
+    def current(self) -> Mapping[str, str]:
+        return {camera_id: profile_id for camera_id, (profile_id, _) in self.profiles.items()}
+
+    def read(self, camera_id: str, profile_id: str) -> Profile:
+        self.reads.append(profile_id)
+        content = self.profiles[camera_id][1]
+        if content is None:
+            raise ProfileCorrupt(f"{profile_id}: not base64")
+        return content
+
+
 class MemoryDeadLetters:
     """:class:`~streamer.interfaces.DeadLetterSink` in memory."""
 
@@ -122,19 +165,24 @@ class MemoryDeadLetters:
         self._pending.clear()
 
 
+DEFAULT_VALUES = np.array([1.0, 0.0], np.float32)
+"""Values of a profile that change no score of a :class:`BrightnessEngine`."""
+
+
 class BrightnessEngine(CheckedEngine):
-    """The score is the newest frame's mean brightness, 0 to 1."""
+    """The score is the newest frame's mean brightness, 0 to 1. A profile is a factor and an offset of the score."""
 
     name = "brightness"
 
     def __init__(self, spec: ClipSpec, max_clips: int = 32) -> None:
-        super().__init__(spec, max_clips)
+        super().__init__(spec, max_clips, DEFAULT_VALUES if spec.profile_size else None)
 
     def describe(self) -> dict[str, str]:
         return {"backend": self.name}
 
     def _run(self, inputs: Inputs) -> Scores:
-        return Scores(_brightness(inputs["clips"]), _coarse(inputs["clips"]))
+        factor, offset = inputs["profile"].T if "profile" in inputs else DEFAULT_VALUES
+        return Scores(factor * _brightness(inputs["clips"]) + offset, _coarse(inputs["clips"]))
 
     def _release(self) -> None:
         pass

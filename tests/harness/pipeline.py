@@ -1,5 +1,7 @@
 """The real pipeline on in-memory Kafka and Redis, and streams of tiny images for it."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -10,20 +12,24 @@ from deploy.batching import MicroBatcher
 from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
 from deploy.engine import Engine
 from deploy.image import CpuDecoder
+from deploy.profile import Profile, ProfileInfo
 from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.loop import Pipeline
+from streamer.pipeline.profiles import CameraProfiles
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import (
+    DEFAULT_VALUES,
     BrightnessEngine,
     FakeClock,
     MeanBrightnessEngine,
     MemoryDeadLetters,
     MemoryFrameSource,
+    MemoryProfileStore,
     MemoryProgressStore,
     MemoryTopic,
 )
@@ -44,6 +50,8 @@ BUNDLE = Bundle(
     ),
     calibration=CALIBRATION,
 )
+PROFILED = SPEC.model_copy(update={"length": 1, "profile_size": 2})
+PROFILED_BUNDLE = replace(BUNDLE, manifest=BUNDLE.manifest.model_copy(update={"spec": PROFILED}), default_profile=DEFAULT_VALUES)
 SETTINGS = Settings.model_validate({"decision": {"min_duration_s": 0.1, "merge_gap_s": 0.3}})
 FRAME_MS = 100
 
@@ -53,6 +61,22 @@ def picture(brightness: float) -> bytes:
     done, encoded = cv2.imencode(".png", np.full((16, 16), round(brightness * 255), np.uint8))
     assert done
     return encoded.tobytes()
+
+
+def profile_of(camera_id: str, factor: float, offset: float, model_id: str = BUNDLE.model_id, **thresholds: float) -> Profile:
+    """A profile for :class:`tests.harness.fakes.BrightnessEngine` and the recurrent toy."""
+    info = ProfileInfo(
+        camera_id=camera_id,
+        model_id=model_id,
+        created_at=datetime(2026, 11, 28, 12, tzinfo=UTC),
+        footage=("monday.mp4",),
+        frames=6000,
+        fps=10.0,
+        height_px=480,
+        width_px=640,
+        calibration=CALIBRATION.model_copy(update=thresholds),
+    )
+    return Profile(info, np.array([factor, offset], np.float32))
 
 
 def message(
@@ -107,7 +131,10 @@ class Rig:
         spec: ClipSpec = SPEC,
         engine: Engine | None = None,
         score_scale: float = 1.0,
+        bundle: Bundle = BUNDLE,
     ) -> None:
+        self.profiles = MemoryProfileStore()
+        self._bundle = bundle
         self.topic = MemoryTopic(messages)
         self.store = MemoryProgressStore()
         self.dead_letters = MemoryDeadLetters()
@@ -124,13 +151,17 @@ class Rig:
         self.source = MemoryFrameSource(self.topic, self._poll_messages)
         self.metrics = Metrics()
         self.health = Health(self.clock)
-        decider = Decider(SETTINGS, BUNDLE, "brightness", FakeClock(1.0))
+        decider = Decider(SETTINGS, self._bundle, "brightness", FakeClock(1.0))
+        profiles = CameraProfiles(self.profiles, self._bundle, SETTINGS, self.metrics)
+        profiles.load()
+        threshold, default_profile = decider.least_exit(profiles.all()), self._bundle.default_profile
         self.pipeline = Pipeline(
             source=self.source,
             decoder=self._decoder,
             clips=ClipBuffer(self.engine.spec, 5_000),
             batcher=MicroBatcher(self._max_clips, 0.05),
-            scorer=Scorer(self.engine, self._score_scale, decider.least_exit, self.metrics),
+            profiles=profiles,
+            scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
             decider=decider,
             store=self.store,
             dead_letters=self.dead_letters,

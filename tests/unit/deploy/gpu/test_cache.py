@@ -68,6 +68,9 @@ class Mixes:
             if "state" in tensors:
                 seen = seen + tensors["state"][:bucket, 0]
                 tensors["next_state"][:bucket, 0] = seen / 2 + 1 + self.poison
+            if "profile" in tensors:
+                factor, offset = tensors["profile"][:bucket].reshape(-1, 2, 1, 1).unbind(1)
+                seen = factor * seen + offset
             tensors["heatmap"][:bucket] = seen
             tensors["score"][:bucket] = seen.amax((1, 2))
 
@@ -79,7 +82,9 @@ class OnHost(GpuEngine):
 
     def __init__(self, spec: ClipSpec, buckets: tuple[int, ...] = (1, 3), max_clips: int = 4, cameras: int = CAMERAS) -> None:
         self.driver, self.program = HostDriver(), Mixes(spec)
-        super().__init__(spec, EngineRequest(max_clips=max_clips, gpu_cached_cameras=cameras), self.driver, self.program, buckets)
+        default_profile = np.array([1.0, 0.0], np.float32) if spec.profile_size else None
+        request = EngineRequest(max_clips=max_clips, gpu_cached_cameras=cameras)
+        super().__init__(spec, request, self.driver, self.program, buckets, default_profile)
 
     def describe(self) -> dict[str, str]:
         return {}

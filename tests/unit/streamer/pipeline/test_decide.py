@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from deploy.errors import ConfigError
+from deploy.profile import Profile
 from streamer.config import Settings
 from streamer.interfaces import CameraState
 from streamer.pipeline.decide import Decider, Decision, hot_region
 from streamer.types import FrameInfo, Outcome, Partition
 from tests.harness.fakes import FakeClock
-from tests.harness.pipeline import BUNDLE
+from tests.harness.pipeline import BUNDLE, profile_of
 
 P3 = Partition("frames", 3)
 AT_ONCE = {"min_duration_s": 0.0, "merge_gap_s": 0.3, "update_interval_s": 0.2}
@@ -26,10 +27,12 @@ def decider(cameras: dict[str, dict[str, float]] | None = None) -> Decider:
     return Decider(settings, BUNDLE, "openvino", FakeClock(WALL_CLOCK_S))
 
 
-def outcome(offset: int, score: float | None, *, camera_id: str = "gate", clip_from: int | None = 0) -> Outcome:
+def outcome(
+    offset: int, score: float | None, *, camera_id: str = "gate", clip_from: int | None = 0, profile: Profile | None = None
+) -> Outcome:
     """A frame of 64 x 48 pixels, 100 ms after the one before it."""
     heatmap = None if score is None else HOT
-    return Outcome(FrameInfo(P3, offset, camera_id, offset * 100, 64, 48), clip_from, score, heatmap)
+    return Outcome(FrameInfo(P3, offset, camera_id, offset * 100, 64, 48), clip_from, profile, score, heatmap)
 
 
 def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
@@ -41,11 +44,16 @@ def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
     return decisions
 
 
+def thresholds(subject: Decider, camera_id: str, profile: Profile | None = None) -> tuple[float, float]:
+    rule = subject.rule(camera_id, profile)
+    return rule.enter, rule.exit
+
+
 def test_default_thresholds_are_calibrated() -> None:
     subject = decider({"gate": {"enter": 0.9}})
 
-    assert (subject.rule("yard").enter, subject.rule("yard").exit) == (0.5, 0.4)
-    assert (subject.rule("gate").enter, subject.rule("gate").exit) == (0.9, 0.4)
+    assert thresholds(subject, "yard") == (0.5, 0.4)
+    assert thresholds(subject, "gate") == (0.9, 0.4)
 
 
 def test_camera_thresholds_apply() -> None:
@@ -62,9 +70,34 @@ def test_camera_thresholds_apply() -> None:
 
 
 def test_least_exit_of_all_cameras() -> None:
-    assert decider().least_exit == BUNDLE.calibration.exit == 0.4
-    assert decider({"gate": {"exit": 0.2}, "yard": {"enter": 0.9, "exit": 0.8}}).least_exit == 0.2
-    assert decider({"yard": {"enter": 0.9, "exit": 0.8}}).least_exit == 0.4
+    assert decider().least_exit([]) == BUNDLE.calibration.exit == 0.4
+    assert decider({"gate": {"exit": 0.2}, "yard": {"enter": 0.9, "exit": 0.8}}).least_exit([]) == 0.2
+    assert decider({"yard": {"enter": 0.9, "exit": 0.8}}).least_exit([]) == 0.4
+    assert decider().least_exit([profile_of("gate", 1, 0, exit=0.3), profile_of("yard", 1, 0, exit=0.35)]) == 0.3
+    assert decider({"gate": {"exit": 0.45}}).least_exit([profile_of("gate", 1, 0, exit=0.3)]) == 0.4
+
+
+def test_settings_before_profile_before_bundle() -> None:
+    subject = decider({"gate": {"exit": 0.2}})
+    profiles = {name: profile_of(name, 1, 0, enter=0.8, exit=0.7) for name in ("gate", "yard")}
+
+    assert thresholds(subject, "gate", profiles["gate"]) == (0.8, 0.2)
+    assert thresholds(subject, "yard", profiles["yard"]) == (0.8, 0.7)
+    assert thresholds(subject, "yard") == (0.5, 0.4)
+
+
+def test_event_names_profile() -> None:
+    profile = profile_of("gate", 1, 0, enter=0.6)
+
+    [unusual] = run_of(decider(), outcome(2, 0.75, profile=profile))
+    [usual] = run_of(decider(), outcome(2, 0.55, profile=profile))
+
+    [start] = unusual.events
+    assert (start.profile_id, start.calibration_id) == (profile.profile_id, profile.info.calibration.calibration_id)
+    assert start.threshold == 0.6
+    assert usual.events == []
+    assert usual.score is not None
+    assert (usual.score["threshold"], usual.score["profile_id"]) == ("0.6", profile.profile_id)
 
 
 def test_rejects_bad_threshold_at_start() -> None:
@@ -92,6 +125,7 @@ def test_event_fields() -> None:
         "peak_score": 0.75,
         "threshold": 0.5,
         "calibration_id": BUNDLE.calibration.calibration_id,
+        "profile_id": None,
         "model_id": "brightness-0",
         "engine": "openvino",
         "region": "32,24,32,24",

@@ -1,6 +1,5 @@
 """Scoring from a GPU cache (simulated on the host) has the same effects as scoring uploaded clips."""
 
-from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -11,14 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.engine import FrameHandle, NewestScores, StateHandle
+from deploy.engine import FrameHandle, NewestScores, ProfileHandle
 from deploy.errors import EngineFailed
+from deploy.profile import Profile
 from deploy.spec import ClipSpec
 from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer
-from streamer.pipeline.score import Scorer
+from streamer.pipeline.score import Scored, Scorer
 from streamer.types import CameraFrame, Clip, FrameInfo, FrameMessage, Partition
-from tests.harness.pipeline import CRASHES, OUTAGES, Rig, message, run_of, streams
+from tests.harness.fakes import DEFAULT_VALUES
+from tests.harness.pipeline import CRASHES, OUTAGES, Rig, message, profile_of, run_of, streams
 from tests.unit.deploy.gpu.test_cache import OnHost, spec_of
 
 KINDS = [(3, False), (1, True), (3, True)]
@@ -27,19 +28,22 @@ LARGEST = 6 * 255.0
 
 
 class Counting(OnHost):
-    """Counts uploaded frames."""
+    """Counts uploaded frames and profiles."""
 
     sent = 0
+    sent_profiles = 0
 
-    def score_newest(
-        self, newest: NDArray[np.uint8], before: Sequence[Sequence[FrameHandle]], states: Sequence[StateHandle | None]
-    ) -> NewestScores:
+    def score_newest(self, newest: NDArray[np.uint8], *rest: Any) -> NewestScores:  # type: ignore[override]  # passed on as it is
         self.sent += len(newest)
-        return super().score_newest(newest, before, states)
+        return super().score_newest(newest, *rest)
 
     def upload(self, frames: NDArray[np.uint8]) -> list[FrameHandle]:
         self.sent += len(frames)
         return super().upload(frames)
+
+    def upload_profiles(self, profiles: NDArray[np.float32]) -> list[ProfileHandle]:
+        self.sent_profiles += len(profiles)
+        return super().upload_profiles(profiles)
 
 
 def recurrent(length: int) -> ClipSpec:
@@ -117,7 +121,7 @@ def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, off
     clip = clips.push(
         CameraFrame(FrameInfo(Partition("frames", partition), offset, camera_id, 100 * offset, 16, 16), frame, "cpu")
     )
-    return scorer.score([clip]) if clips.is_full(clip) else None
+    return scorer.score([clip], [None]) if clips.is_full(clip) else None
 
 
 def test_engine_failure_keeps_memory() -> None:
@@ -128,10 +132,10 @@ def test_engine_failure_keeps_memory() -> None:
     engine.program.broken = RuntimeError("an illegal memory access")
     room = engine.free
     with pytest.raises(EngineFailed):
-        scorer.score([clip])
+        scorer.score([clip], [None])
     assert clip.memory.device_handles is None
     engine.program.broken = None
-    assert scorer.score([clip])[0].score == pytest.approx(1 * 10 + 2 * 20 + 3 * 30)
+    assert scorer.score([clip], [None])[0].score == pytest.approx(1 * 10 + 2 * 20 + 3 * 30)
     assert engine.free == (room[0] - 2, room[1] - 1)
 
 
@@ -146,7 +150,7 @@ def full_clip(clips: ClipBuffer) -> Clip:
 def test_scores_in_reference_units(cameras: int) -> None:
     spec = spec_of(3, recurrent=False)
     scorer = Scorer(OnHost(spec, cameras=cameras), 0.5, -inf, Metrics())
-    assert scorer.score([full_clip(ClipBuffer(spec, 5_000))])[0].score == 2 * (1 * 10 + 2 * 20 + 3 * 30)
+    assert scorer.score([full_clip(ClipBuffer(spec, 5_000))], [None])[0].score == 2 * (1 * 10 + 2 * 20 + 3 * 30)
 
 
 @pytest.mark.parametrize("cameras", [0, 1])
@@ -159,3 +163,86 @@ def test_events_have_regions(cameras: int) -> None:
 
     assert engine.heatmap_threshold == pytest.approx(0.4 * LARGEST, rel=0.01)
     assert served.events("kind", "region") == [("start", "0,0,16,16"), ("end", "")]
+
+
+PROFILES = {"gate": profile_of("gate", 0.5, 10), "yard": profile_of("yard", 2, -5)}
+
+
+class Profiled:
+    """A scorer of three cameras, of which ``hall`` has the default profile."""
+
+    def __init__(self, cameras: int) -> None:
+        self.spec = recurrent(3).model_copy(update={"profile_size": 2})
+        self.engine = Counting(self.spec, cameras=cameras)
+        self.clips = ClipBuffer(self.spec, 5_000)
+        self.scorer = Scorer(self.engine, 1.0, -inf, Metrics(), DEFAULT_VALUES)
+
+    def score(self, offset: int, profiles: dict[str, Profile]) -> list[Scored]:
+        """The results of the cameras' next frames, one micro-batch."""
+        batch = []
+        for place, name in enumerate(("gate", "hall", "yard")):
+            frame = np.full((16, 16, 1), 10 * offset + place, np.uint8)
+            info = FrameInfo(Partition("frames", 0), 3 * offset + place, name, 100 * offset, 16, 16)
+            batch.append(self.clips.push(CameraFrame(info, frame, "cpu")))
+        full = [clip for clip in batch if self.clips.is_full(clip)]
+        return self.scorer.score(full, [profiles.get(clip.info.camera_id) for clip in full]) if full else []
+
+
+@pytest.mark.parametrize("cameras", [0, 2, 4])
+def test_scores_each_clip_with_its_profile(cameras: int) -> None:
+    subject, plain = Profiled(cameras), Profiled(0)
+
+    scored = [subject.score(offset, PROFILES) for offset in range(3)][-1]
+    gate, hall, yard = (each.score for each in [plain.score(offset, {}) for offset in range(3)][-1])
+
+    assert [each.score for each in scored] == [0.5 * gate + 10, hall, 2 * yard - 5]
+    assert [each.profile for each in scored] == [PROFILES["gate"], None, PROFILES["yard"]]
+
+
+def test_uploads_each_profile_once() -> None:
+    subject = Profiled(cameras=4)
+    other = {**PROFILES, "gate": profile_of("gate", 3, 0)}
+
+    for offset in range(8):
+        subject.score(offset, PROFILES)
+    assert subject.engine.sent_profiles == 2
+    for offset in range(8, 12):
+        subject.score(offset, other)
+    assert subject.engine.sent_profiles == 3
+    assert free_profiles(subject.engine) == 8 - 2
+    subject.score(12, {})
+    assert free_profiles(subject.engine) == 8
+
+
+def test_dropped_camera_frees_profile() -> None:
+    subject = Profiled(cameras=4)
+    for offset in range(4):
+        subject.score(offset, PROFILES)
+
+    subject.clips.forget(Partition("frames", 0))
+
+    assert free_profiles(subject.engine) == 8
+
+
+@pytest.mark.parametrize("cameras", [0, 2, 4])
+def test_broken_profile_harms_no_other_camera(cameras: int) -> None:
+    subject, plain = Profiled(cameras), Profiled(cameras)
+    harmful = {**PROFILES, "gate": profile_of("gate", 3e38, 3e38)}
+
+    for offset in range(5):
+        found = subject.score(offset, harmful)
+        expected = plain.score(offset, {"yard": PROFILES["yard"]})
+        assert [each.score for each in found] == [each.score for each in expected]
+
+    gate, hall, yard = found
+    assert gate.profile is None
+    assert gate.refused is not None
+    assert gate.refused.profile is harmful["gate"]
+    assert (hall.refused, yard.refused) == (None, None)
+    assert cameras == 0 or subject.engine.free == plain.engine.free
+
+
+def free_profiles(engine: OnHost) -> int:
+    assert engine._store is not None
+    assert engine._store.profiles is not None
+    return engine._store.profiles.n_free
