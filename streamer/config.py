@@ -132,7 +132,7 @@ class BatchSettings(_Section):
 
 
 class DecisionSettings(_Section):
-    """When scores become an event. Times are capture times; thresholds come from the bundle's calibration."""
+    """When scores become an event. Times are capture times; thresholds come from each camera's profile or the bundle."""
 
     min_duration_s: float = Field(default=0.3, ge=0)
     """An event starts only after the score has stayed at or above the exit threshold for this long."""
@@ -145,7 +145,7 @@ class DecisionSettings(_Section):
 
 
 class CameraSettings(_Section):
-    """Thresholds of one camera, instead of the bundle's."""
+    """Thresholds of one camera, instead of its profile's or the bundle's."""
 
     enter: float | None = None
     """An event starts with a score at or above this threshold."""
@@ -239,7 +239,7 @@ def _toml(value: str | float) -> str:
 
 
 def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: float) -> DecisionRule:
-    """The decision rule of one camera: its own thresholds if set, else the calibrated ones (``enter``, ``exit_``).
+    """The decision rule of one camera: the thresholds in the settings, else the calibrated ones (``enter``, ``exit_``).
 
     Raises ConfigError if the exit threshold is above the enter threshold.
     """

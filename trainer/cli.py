@@ -91,7 +91,7 @@ def enrol(
 ) -> None:
     """Learn what is normal at one camera, for a network that was trained on others: about a minute, however much footage.
 
-    Give it 10 minutes of footage or more. The profile goes to the service with profiles.folder, see docs/operate.md.
+    Give it 10 minutes of footage or more. It goes to the service with oddsight-stream cameras import, see docs/operate.md.
     """
     from deploy.bundle import read_bundle
     from deploy.profile import require_replaceable, write_profile

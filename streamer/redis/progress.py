@@ -46,12 +46,21 @@ class RedisProgressStore:
         self._client, self._settings, self._consumer_group = client, settings, consumer_group
         self._step = client.register_script(_STEP)
 
-    def _progress_key(self, partition: Partition) -> str:
-        return f"{self._settings.prefix}:progress:{self._consumer_group}:{partition.topic}:{partition.number}"
+    def _progress_key(self, topic: str, partition: int | str) -> str:
+        return f"{self._settings.prefix}:progress:{self._consumer_group}:{topic}:{partition}"
 
     def read(self, partition: Partition) -> Progress:
+        return self._read_key(self._progress_key(*partition))
+
+    def camera_states(self, topic: str) -> dict[str, CameraState]:
+        """The stored states of the cameras of all partitions of a topic."""
         with redis_errors():
-            stored = cast("dict[str, str]", self._client.hgetall(self._progress_key(partition)))
+            keys = list(self._client.scan_iter(match=self._progress_key(topic, "*"), _type="HASH"))
+        return {camera_id: state for key in keys for camera_id, state in self._read_key(key).cameras.items()}
+
+    def _read_key(self, key: str) -> Progress:
+        with redis_errors():
+            stored = cast("dict[str, str]", self._client.hgetall(key))
         next_offset = stored.pop("next_offset", None)
         cameras = {name.removeprefix("camera:"): CameraState.model_validate_json(state) for name, state in stored.items()}
         return Progress(None if next_offset is None else int(next_offset), cameras)
@@ -65,7 +74,7 @@ class RedisProgressStore:
 
     def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
         cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
-        keys = [self._progress_key(step.partition), self._settings.events_key, *map(self._settings.scores_key, cameras)]
+        keys = [self._progress_key(*step.partition), self._settings.events_key, *map(self._settings.scores_key, cameras)]
         pairs = {"next_offset": str(step.next_offset)}
         pairs |= {f"camera:{camera_id}": state.model_dump_json() for camera_id, state in step.cameras.items()}
         key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=3)}

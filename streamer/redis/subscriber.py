@@ -1,6 +1,7 @@
 """Follows the streams of scores and events that the service writes."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -23,6 +24,8 @@ class ScoreEntry(NamedTuple):
     score: float
     threshold: float
     scored_at_ms: int
+    profile_id: str | None = None
+    """None for the bundle's default."""
 
 
 class Updates(NamedTuple):
@@ -70,13 +73,26 @@ class Subscriber:
 
     def _find_cameras(self, *, from_start: bool) -> None:
         self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S
-        for key in self._client.scan_iter(match=f"{self._scores_prefix}*", _type="STREAM"):
+        for key in _score_keys(self._client, self._scores_prefix):
             if key not in self._last_ids:
                 self._follow(key, from_start=from_start)
 
     def _follow(self, key: str, *, from_start: bool) -> None:
         newest = [] if from_start else cast("list[tuple[str, Any]]", self._client.xrevrange(key, count=1))
         self._last_ids[key] = newest[0][0] if newest else "0-0"
+
+
+def newest_scores(client: redis.Redis, settings: RedisSettings) -> dict[str, ScoreEntry]:
+    """The newest score of each camera that has any."""
+    prefix = settings.scores_key("")
+    with redis_errors():
+        newest = {str(key): cast("Any", client.xrevrange(key, count=1)) for key in _score_keys(client, prefix)}
+    cameras = {key.removeprefix(prefix): entries[0][1] for key, entries in newest.items() if entries}
+    return {camera_id: _score_entry(camera_id, fields) for camera_id, fields in cameras.items()}
+
+
+def _score_keys(client: redis.Redis, prefix: str) -> Iterator[Any]:
+    return client.scan_iter(match=f"{prefix}*", _type="STREAM")
 
 
 def _event(fields: dict[str, str]) -> Event | None:
@@ -88,4 +104,5 @@ def _event(fields: dict[str, str]) -> Event | None:
 
 def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:
     captured_at_ms, scored_at_ms = int(fields["captured_at_ms"]), int(fields["scored_at_ms"])
-    return ScoreEntry(camera_id, captured_at_ms, float(fields["score"]), float(fields["threshold"]), scored_at_ms)
+    score, threshold = float(fields["score"]), float(fields["threshold"])
+    return ScoreEntry(camera_id, captured_at_ms, score, threshold, scored_at_ms, fields.get("profile_id"))

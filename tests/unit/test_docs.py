@@ -72,7 +72,7 @@ def test_named_commands_exist(page: Path) -> None:
         return  # written from the commands themselves
     for program, line in COMMAND.findall(page.read_text(encoding="utf-8")):
         command, words = typer.main.get_command(APPS[program]), line.split()
-        while hasattr(command, "commands"):
+        while words and not words[0].startswith("-") and hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if re.match("--[a-z]", word)} <= options, line

@@ -1,0 +1,232 @@
+"""``oddsight-stream cameras``: what each camera is served with, and the changes that operators make to it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deploy.bundle import read_bundle
+from deploy.errors import ProfileCorrupt, ProfileError
+from deploy.profile import Profile, read_profile, require_profile_of, write_profile
+from streamer.config import CameraSettings, Settings, camera_rule
+from streamer.redis.client import make_redis
+from streamer.redis.profiles import RedisProfileStore
+from streamer.redis.progress import RedisProgressStore
+from streamer.redis.subscriber import ScoreEntry, newest_scores
+from streamer.types import CAMERA_ID_RULE, is_camera_id
+
+DEFAULT = "default"
+_CAMERA_HEADINGS = ("camera", "profile", "created", "frames", "enter", "exit", "last frame", "event for", "problem")
+_VERSION_HEADINGS = ("", "profile", "created", "frames", "enter", "exit", "model", "problem")
+_UNITS_S = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """A camera that has a profile or scores in Redis."""
+
+    camera_id: str
+    profile_id: str
+    """``default`` for the bundle's default profile."""
+    created_at: str | None
+    """ISO 8601; None for the default profile, as the number of frames that it was learned from."""
+    frames: int | None
+    enter: float | None
+    """Threshold in force; None if no frame was scored with the default yet."""
+    exit: float | None
+    """Threshold in force; None for the bundle's."""
+    last_frame_ms: int | None
+    """Capture time of the last frame with a score, in milliseconds since the Unix epoch."""
+    event_started_ms: int | None
+    """Start of the camera's event, if one is going on."""
+    problem: str | None
+    """Why the profile is not what the camera's last frame was scored with."""
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[RedisProfileStore]:
+    """The store of profiles in the settings' Redis."""
+    with make_redis(settings.redis) as client:
+        yield RedisProfileStore(client, settings.redis)
+
+
+def list_cameras(settings: Settings) -> list[CameraStatus]:
+    """All cameras that have a profile or scores in Redis, by name. Raises RedisUnavailable."""
+    with make_redis(settings.redis) as client:
+        store = RedisProfileStore(client, settings.redis)
+        current, scores = store.current(), newest_scores(client, settings.redis)
+        progress = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
+        states = progress.camera_states(settings.kafka.topic)
+        events = {camera_id: state.event for camera_id, state in states.items() if state.event is not None}
+        starts_ms = {name: event.started_at_ms for name, event in events.items() if event.announced_at_ms is not None}
+        return [
+            _status(settings, store, camera_id, current.get(camera_id), scores.get(camera_id), starts_ms.get(camera_id))
+            for camera_id in sorted(current.keys() | scores.keys())
+        ]
+
+
+def import_profiles(settings: Settings, paths: Sequence[Path]) -> list[str]:
+    """Make the profiles in files their cameras' current ones, after all were checked; returns a line for each.
+
+    Raises:
+        ProfileError: a file is no profile, two are of one camera, or one does not belong to ``engine.bundle``, if that is set.
+        ConfigError: a threshold in the settings contradicts a profile's.
+    """
+    profiles = [_checked_profile(settings, path) for path in paths]
+    ids = [profile.info.camera_id for profile in profiles]
+    if twice := next((camera_id for camera_id in ids if ids.count(camera_id) > 1), None):
+        raise ProfileError(f"several files are profiles of camera {twice!r}; import one of them")
+    with open_store(settings) as store:
+        before = store.current()
+        for profile in profiles:
+            store.put(profile)
+    return [
+        f"{camera_id}: {before.get(camera_id, DEFAULT)} -> {each.profile_id}"
+        for camera_id, each in zip(ids, profiles, strict=True)
+    ]
+
+
+def export_profile(settings: Settings, camera_id: str, path: Path) -> str:
+    """Write a camera's current profile to a new file; returns its profile_id. Raises ProfileError if the file exists."""
+    if path.exists():
+        raise ProfileError(f"{path}: exists already; give another --out")
+    with open_store(settings) as store:
+        profile_id = store.current().get(camera_id)
+        if profile_id is None:
+            raise ProfileError(f"camera {camera_id!r} has no profile of its own; see: oddsight-stream cameras")
+        profile = store.read(camera_id, profile_id)
+    try:
+        write_profile(path, profile)
+    except OSError as error:
+        raise ProfileError(f"{path}: {error.strerror}; give another --out") from error
+    return profile_id
+
+
+def print_cameras(cameras: Sequence[CameraStatus]) -> None:
+    """Print a table, a line for each camera."""
+    now_s = time.time()
+    _print_rows(
+        _CAMERA_HEADINGS,
+        [
+            (
+                each.camera_id,
+                each.profile_id,
+                *map(_cell, (each.created_at, each.frames, each.enter, each.exit)),
+                _age(now_s, each.last_frame_ms),
+                _age(now_s, each.event_started_ms),
+                _cell(each.problem),
+            )
+            for each in cameras
+        ],
+    )
+
+
+def print_versions(settings: Settings, camera_id: str) -> None:
+    """Print the versions of a camera's profile, the one imported last first. Raises ProfileError if there are none."""
+    with open_store(settings) as store:
+        versions, current = store.versions(camera_id), store.current().get(camera_id)
+        if not versions:
+            raise ProfileError(f"camera {camera_id!r} never had a profile of its own; see: oddsight-stream cameras")
+        rows = [("current" if each == current else "", each, *_version_cells(store, camera_id, each)) for each in versions]
+    _print_rows(_VERSION_HEADINGS, rows)
+
+
+def _checked_profile(settings: Settings, path: Path) -> Profile:
+    profile = read_profile(path)
+    info = profile.info
+    if not is_camera_id(info.camera_id):
+        raise ProfileError(f"{path}: a camera_id must be {CAMERA_ID_RULE}, got {info.camera_id[:40]!r}; learn the profile again")
+    if settings.engine.bundle is not None:
+        require_profile_of(read_bundle(settings.engine.bundle), profile)
+    camera_rule(settings, info.camera_id, enter=info.calibration.enter, exit_=info.calibration.exit)
+    return profile
+
+
+def _status(
+    settings: Settings,
+    store: RedisProfileStore,
+    camera_id: str,
+    profile_id: str | None,
+    newest: ScoreEntry | None,
+    event_started_ms: int | None,
+) -> CameraStatus:
+    profile, problem = _read(store, camera_id, profile_id)
+    if problem is None and newest is not None and newest.profile_id != profile_id:
+        problem = f"last frame scored with {newest.profile_id or DEFAULT}; if this stays, see the service's log"
+    enter, exit_ = _thresholds(settings, camera_id, profile, newest)
+    return CameraStatus(
+        camera_id=camera_id,
+        profile_id=profile_id or DEFAULT,
+        created_at=None if profile is None else profile.info.created_at.isoformat(timespec="seconds"),
+        frames=None if profile is None else profile.info.frames,
+        enter=enter,
+        exit=exit_,
+        last_frame_ms=None if newest is None else newest.captured_at_ms,
+        event_started_ms=event_started_ms,
+        problem=problem,
+    )
+
+
+def _read(store: RedisProfileStore, camera_id: str, profile_id: str | None) -> tuple[Profile | None, str | None]:
+    """The profile, or why it cannot be read; neither for the default."""
+    if profile_id is None:
+        return None, None
+    try:
+        return store.read(camera_id, profile_id), None
+    except ProfileCorrupt as error:
+        return None, str(error)
+
+
+def _thresholds(
+    settings: Settings, camera_id: str, profile: Profile | None, newest: ScoreEntry | None
+) -> tuple[float | None, float | None]:
+    own = settings.cameras.get(camera_id, CameraSettings())
+    if profile is None:
+        return (own.enter if newest is None else newest.threshold), own.exit
+    calibration = profile.info.calibration
+    enter, exit_ = own.enter, own.exit
+    return (calibration.enter if enter is None else enter), (calibration.exit if exit_ is None else exit_)
+
+
+def _version_cells(store: RedisProfileStore, camera_id: str, profile_id: str) -> Sequence[str]:
+    profile, problem = _read(store, camera_id, profile_id)
+    if profile is None:
+        return (*"-----", _cell(problem))
+    info = profile.info
+    created = info.created_at.isoformat(timespec="seconds")
+    return (*map(_cell, (created, info.frames, info.calibration.enter, info.calibration.exit)), info.model_id, "-")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _age(now_s: float, since_ms: int | None) -> str:
+    """Time since then in its largest unit."""
+    if since_ms is None:
+        return "-"
+    seconds = max(0, round(now_s - since_ms / 1000))
+    unit, size = next(((unit, size) for unit, size in _UNITS_S if seconds >= size), _UNITS_S[-1])
+    return f"{seconds // size} {unit}"
+
+
+def _print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on a terminal, and lines of cells elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        for row in (headings, *rows):
+            typer.echo("  ".join(row))
+        return
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*map(Text, row))  # as Text: rich would read a camera_id like "gate[/]" as markup
+    console.print(table)
