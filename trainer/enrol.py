@@ -4,7 +4,7 @@ The footage is cut into blocks along time that take turns: three of five show wh
 the thresholds. So each part sees all hours of the footage, and no frame that sets a range also sets a threshold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from deploy.bundle import Bundle, Calibration
 from deploy.console import counting_bar
-from deploy.engine import Engine, EngineRequest
+from deploy.engine import EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
 from deploy.profile import Profile, ProfileInfo
@@ -27,7 +27,7 @@ from trainer.data.clips import ClipDataset
 from trainer.data.datasets import training_sources
 from trainer.data.footage import Footage, Source, estimate_frame_count, footage_info, load_all_footage, print_unreadable_frames
 from trainer.errors import TooLittleFootage
-from trainer.evaluation.runner import score_footage
+from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
 
 MIN_FRAMES = 300  # half a minute; a fifth of it sets the thresholds
@@ -134,11 +134,7 @@ def _learn_thresholds(bundle: Bundle, blocks: list[Block], screen: Console) -> C
         closing(load_engine(bundle, EngineRequest())) as engine,
         counting_bar(screen, "thresholds", sum(block.last - max(0, block.first - lead) for block in blocks)) as advance,
     ):
-        scores = [_score_block(engine, block, lead, advance) for block in blocks]
-    return calibration_from(np.concatenate(scores))
-
-
-def _score_block(engine: Engine, block: Block, lead_frames: int, advance: Callable[[int], None]) -> NDArray[np.float32]:
-    """Scores of a block's frames; the frames before it only build up the state."""
-    scores = score_footage(engine, block.footage(lead_frames), advance)[-(block.last - block.first) :]
-    return scores[np.isfinite(scores)]
+        rows = score_clips(engine, (block.footage(lead) for block in blocks), advance)
+    # The frames before a block only build up the state.
+    scores = np.concatenate([row[block.first - block.last :] for block, (_, row) in zip(blocks, rows, strict=True)])
+    return calibration_from(scores[np.isfinite(scores)])

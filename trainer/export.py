@@ -1,10 +1,12 @@
 """Makes a bundle of a trained network, and checks that the engines compute what the network computes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from deploy.bundle import (
     SEQUENCES_NAME,
     WEIGHTS_NAME,
     Bundle,
+    Calibration,
     GoldenClips,
     ModelCard,
     golden_bytes,
@@ -36,15 +39,17 @@ from deploy.validation.parity import check_parity
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
-from trainer.models.base import CALIBRATION_CLIPS, ServingNetwork
+from trainer.evaluation.runner import score_clips
+from trainer.models.base import ServingNetwork
 
 GOLDEN_CLIPS = 8
 GOLDEN_STATES = 2  # golden clips of a recurrent network: fewer, because two states of a megabyte belong to each
 GOLDEN_SEQUENCES = 2
 # Five times as long as the averages of a recurrent model reach. 96 frames of 240 x 360 take 5 MB.
 SEQUENCE_FRAMES = 48
-_BATCH_CLIPS = 16
 _OTHER_PROFILE = 1.25  # factor that makes another plausible profile of the default one
+_NO_CALIBRATION = Calibration(median=0.0, q99=0.0, q999=0.0, enter=0.0, exit=0.0, frames=1)
+_CALIBRATING = EngineRequest()
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
 
@@ -58,8 +63,12 @@ class TrainedModel:
     metrics: Mapping[str, Any]
 
 
-def make_bundle(path: Path, trained: TrainedModel, split: Split) -> Bundle:
-    """Fit the score scale, calibrate on the held-out footage, export, and write the bundle.
+def make_bundle(
+    path: Path, trained: TrainedModel, split: Split, advance: Callable[[int], None] = lambda _: None
+) -> tuple[Bundle, NDArray[np.float32]]:
+    """Fit the score scale, export, calibrate on the held-out footage, and write the bundle.
+
+    ``advance`` gets the numbers of newly scored held-out frames. Also returns their scores, float32 (N,), in order.
 
     Raises:
         TooLittleFootage: the held-out footage is too short to calibrate on.
@@ -67,24 +76,25 @@ def make_bundle(path: Path, trained: TrainedModel, split: Split) -> Bundle:
     network, spec = trained.network.cpu().eval(), trained.spec
     held_out = ClipDataset(split.validation, spec.length)
     profile = network.fit_scale(ClipDataset(split.train, spec.length), held_out)
-    scores, golden = _reference_outputs(network, spec, held_out, profile)
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
-        GOLDEN_NAME: golden_bytes(golden),
+        GOLDEN_NAME: golden_bytes(golden_clips(network, spec, held_out, profile)),
         SEQUENCES_NAME: sequences_bytes(golden_sequences(network, spec, split.validation, profile)),
     }
     if profile is not None:
         files[PROFILE_NAME] = save({"profile": profile})
-    return write_bundle(
-        path,
-        model=trained.card,
-        spec=spec,
-        calibration=calibration_from(scores),
-        files=files,
-        metrics=trained.metrics,
-        versions={library: version(library) for library in _LIBRARIES},
-    )
+
+    versions = {library: version(library) for library in _LIBRARIES}
+    write = partial(write_bundle, model=trained.card, spec=spec, files=files, metrics=trained.metrics, versions=versions)
+    # The engine that will serve is several times as fast as the network, and it reads bundles.
+    with (
+        TemporaryDirectory() as folder,
+        closing(load_engine(write(Path(folder), calibration=_NO_CALIBRATION), _CALIBRATING)) as engine,
+    ):
+        scores = np.concatenate([row for _, row in score_clips(engine, split.validation, advance)])
+    scores = scores[np.isfinite(scores)]
+    return write(path, calibration=calibration_from(scores)), scores
 
 
 def check_engines(bundle: Bundle) -> Iterator[str]:
@@ -143,42 +153,15 @@ def _score_sequences(
 
 
 @torch.inference_mode()
-def _reference_outputs(
-    network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset, profile: Tensor | None
-) -> tuple[NDArray[np.float32], GoldenClips]:
-    """Scores of held-out clips, float32 (N,), and the golden clips, evenly spaced, with all outputs of the network.
+def golden_clips(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset, profile: Tensor | None) -> GoldenClips:
+    """Evenly spaced held-out clips with all outputs of the network.
 
-    A recurrent network scores every clip, because its state depends on them; others at most ``CALIBRATION_CLIPS``.
+    With profiles, every second clip has another one, so that an engine that mixes them up is found out.
     """
-    if spec.state_shape is not None:
-        return _recurrent_outputs(network, spec.state_shape, held_out, profile)
-    clips = next(held_out.evenly_spaced(GOLDEN_CLIPS, GOLDEN_CLIPS))
-    batches = held_out.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS)
-    scores = [run_network(network, batch, None, _repeated(profile, len(batch)))[0].numpy() for batch in batches]
-    return np.concatenate(scores), _golden_clips(network, clips, None, profile)
-
-
-def _recurrent_outputs(
-    network: ServingNetwork, state_shape: tuple[int, ...], held_out: ClipDataset, profile: Tensor | None
-) -> tuple[NDArray[np.float32], GoldenClips]:
-    # From the middle of equal parts, because the first clip has no state yet.
-    chosen = {(2 * part + 1) * len(held_out) // (2 * GOLDEN_STATES) for part in range(GOLDEN_STATES)}
-    scores: list[NDArray[np.float32]] = []
-    clips: list[NDArray[np.uint8]] = []
-    states: list[Tensor] = []
-    for video in held_out.footage:
-        state = torch.zeros((1, *state_shape))
-        for clip in ClipDataset((video,), held_out.length).batches(1):
-            if len(scores) in chosen:
-                clips.append(clip)
-                states.append(state)
-            score, _, state = run_network(network, clip, state, _repeated(profile, 1))
-            scores.append(score.numpy())
-    return np.concatenate(scores), _golden_clips(network, np.concatenate(clips), torch.cat(states), profile)
-
-
-def _golden_clips(network: ServingNetwork, clips: NDArray[np.uint8], state: Tensor | None, profile: Tensor | None) -> GoldenClips:
-    """The golden clips; with profiles, every second clip has another one, so that an engine that mixes them up is found out."""
+    if spec.state_shape is None:
+        clips, state = next(held_out.evenly_spaced(GOLDEN_CLIPS, GOLDEN_CLIPS)), None
+    else:
+        clips, state = _clips_with_states(network, spec, held_out, profile)
     profiles = _repeated(profile, len(clips))
     if profiles is not None:
         profiles = profiles.clone()
@@ -186,3 +169,20 @@ def _golden_clips(network: ServingNetwork, clips: NDArray[np.uint8], state: Tens
     score, heatmap, *next_state = (output.numpy() for output in run_network(network, clips, state, profiles))
     before, given = (None if values is None else values.numpy() for values in (state, profiles))
     return GoldenClips(clips, score, heatmap, before, given, *next_state)
+
+
+def _clips_with_states(
+    network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset, profile: Tensor | None
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """Clips from the middle of equal parts, because the first one has no state yet, with the states that lead up to them."""
+    clips, states = [], []
+    for part in range(GOLDEN_STATES):
+        number = (2 * part + 1) * len(held_out) // (2 * GOLDEN_STATES)
+        video, first = held_out.locate(number)
+        state = torch.zeros((1, *(spec.state_shape or ())))
+        for before in range(max(0, first - spec.state_warmup_frames), first):
+            clip = np.array(video.frames[None, before : before + spec.length])  # a copy: the frames are mapped read-only
+            _, _, state = run_network(network, clip, state, _repeated(profile, 1))
+        clips.append(video.frames[first : first + spec.length])
+        states.append(state)
+    return np.stack(clips), torch.cat(states)

@@ -113,12 +113,13 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
     network, metrics = train(run, context, console)
     if context.rank:
         return None
-    with console.status("scale, calibration, export"):
-        bundle = make_bundle(out, TrainedModel(network, run.card, run.spec, metrics), run.split)
+    with counting_bar(console, "scale, export, calibration", len(ClipDataset(run.split.validation, run.spec.length))) as advance:
+        trained = TrainedModel(network, run.card, run.spec, metrics)
+        bundle, calibration_scores = make_bundle(out, trained, run.split, advance)
     if run.split.holdout:
-        frames = len(ClipDataset((*run.split.validation, *run.split.holdout), run.spec.length))
+        frames = len(ClipDataset(run.split.holdout, run.spec.length))
         with counting_bar(console, "scoring the last tenth", frames) as advance:
-            report = write_holdout_report(bundle, run.split, advance)
+            report = write_holdout_report(bundle, run.split, calibration_scores, advance)
         for line in holdout_lines(report, bundle.calibration.enter):
             console.print(line, markup=False, highlight=False)
     shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)

@@ -117,14 +117,17 @@ class HoldoutReport:
     fps: float
 
 
-def write_holdout_report(bundle: Bundle, split: Split, advance: Callable[[int], None]) -> HoldoutReport:
+def write_holdout_report(
+    bundle: Bundle, split: Split, calibration_scores: NDArray[np.float32], advance: Callable[[int], None]
+) -> HoldoutReport:
     """Score the last tenth, ``split.holdout``, and write the report beside the bundle. ``advance`` gets newly scored frames.
+
+    ``calibration_scores``: of the frames that the bundle was calibrated on, in order, float32 (N,).
 
     Raises:
         OddsightError: the bundle's default engine cannot be used.
     """
     with closing(load_engine(bundle, EngineRequest())) as engine:
-        calibration_scores = np.concatenate([score_footage(engine, video, advance) for video in split.validation])
         scores = {video.name: score_footage(engine, video, advance) for video in split.holdout}
         rule = DecisionRule(enter=bundle.calibration.enter, exit=bundle.calibration.exit)
         moments = tuple(find_unusual_moments(rule, scores, bundle.spec.fps, _MIN_MOMENTS))
@@ -226,7 +229,7 @@ def _measure_facts(
     return FootageFacts(
         hours=frames / frames_per_hour,
         calibration_frames=bundle.calibration.frames,
-        threshold_drift=threshold_drift(calibration_scores[np.isfinite(calibration_scores)], bundle.calibration),
+        threshold_drift=threshold_drift(calibration_scores, bundle.calibration),
         last_tenth_hours=scored / frames_per_hour,
         events=sum(moment.announced for moment in moments),
         loss_ratio=loss_ratio(bundle.manifest.metrics),

@@ -9,6 +9,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
+from deploy.engine import EngineRequest
 from deploy.export.onnx import export_onnx
 from deploy.sequences import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
 from streamer.demo.run import DEMO_BUNDLE
@@ -30,6 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """For bundles of which only the weights are wanted: half the time of a fit goes into the graph, which follows from them."""
     monkeypatch.setattr("trainer.export.export_onnx", lambda *_: b"")
+    monkeypatch.setattr("trainer.export._CALIBRATING", EngineRequest("torch"))
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,12 @@ class ClipDataset:
     def __len__(self) -> int:
         return sum(self._counts())
 
+    def locate(self, number: int) -> tuple[Footage, int]:
+        """The video of a clip, and the number of the clip's first frame in it."""
+        starts = np.cumsum([0, *self._counts()])
+        video = int(np.searchsorted(starts, number, side="right")) - 1
+        return self.footage[video], number - int(starts[video])
+
     def take(self, indices: NDArray[np.int64]) -> Clips:
         """The clips with these numbers, uint8 (N, T, H, W, C)."""
         starts = np.cumsum([0, *self._counts()])

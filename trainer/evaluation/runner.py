@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,10 @@ from trainer.evaluation.metrics import PixelHistogram, Scores
 from trainer.evaluation.region_metrics import RegionCounter, RegionMetrics, TrackLinker, TrueRegions
 
 PARALLEL_CLIPS = 8
-"""Clips of footage that a recurrent model scores at once: enough to keep an engine busy, few enough to hold in memory."""
+"""Clips, or stretches of one, that a recurrent model scores at once: enough to keep an engine busy, few enough for memory."""
+_LEADS_PER_STRETCH = 4  # a stretch has at least four times as many frames as build up its state: a fifth is scored twice
+
+Advance = Callable[[int], None]
 
 FrameResult = tuple[float, HeatMap]
 """Score and heat map of one frame, both in score units."""
@@ -35,41 +39,72 @@ def scored_frames(engine: Engine, footage: Footage) -> Iterator[tuple[int, float
             yield int(next(numbers)), float(score), heatmap
 
 
-def score_footage(engine: Engine, footage: Footage, advance: Callable[[int], None] = lambda _: None) -> NDArray[np.float32]:
+def score_footage(engine: Engine, footage: Footage, advance: Advance = lambda _: None) -> NDArray[np.float32]:
     """Scores of a source, float32 (total,); NaN at frames that complete no clip of the model: the first and unreadable ones.
 
-    ``advance`` is called with the number of newly scored frames.
+    ``advance`` is called with the number of newly scored frames. A recurrent model scores stretches of long footage side by
+    side: its state is the same, up to rounding, after ``spec.state_warmup_frames`` frames.
     """
-    scores = np.full(footage.total, np.nan, np.float32)
-    for number, score, _ in scored_frames(engine, footage):
-        scores[number] = score
-        advance(1)
+    ((_, scores),) = score_clips(engine, [footage], advance)
     return scores
 
 
-def score_clips(engine: Engine, clips: Iterable[Footage]) -> list[tuple[str, NDArray[np.float32]]]:
-    """Name and :func:`score_footage` of each clip, in order; at most ``PARALLEL_CLIPS`` are held in memory."""
-    if engine.spec.state_shape is None:
-        return [(footage.name, score_footage(engine, footage)) for footage in clips]
-    remaining = iter(clips)
+def score_clips(
+    engine: Engine, clips: Iterable[Footage], advance: Advance = lambda _: None
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """Name and :func:`score_footage` of each clip, in order; few are held in memory."""
     scored: list[tuple[str, NDArray[np.float32]]] = []
+    remaining = (stretch for footage in clips for stretch in _stretches(engine, footage, scored))
     while group := list(islice(remaining, min(PARALLEL_CLIPS, engine.max_clips))):
-        scored += zip([footage.name for footage in group], _score_in_parallel(engine, group), strict=True)
+        if engine.spec.state_shape is None:
+            for stretch in group:
+                _score_stateless(engine, stretch, advance)
+        else:
+            _score_side_by_side(engine, group, advance)
     return scored
 
 
-def _score_in_parallel(engine: Engine, group: list[Footage]) -> list[NDArray[np.float32]]:
-    """Score a batch of one frame from every clip at a time, because a recurrent model needs the frames of a clip in order."""
+class _Stretch(NamedTuple):
+    """Frames ``begin`` to ``last`` (exclusive) of a clip, scored from ``first`` on; those before build up the state."""
+
+    footage: Footage
+    begin: int
+    first: int
+    last: int
+    scores: NDArray[np.float32]
+    """Of the whole clip: all its stretches write to the same array."""
+
+
+def _stretches(engine: Engine, footage: Footage, scored: list[tuple[str, NDArray[np.float32]]]) -> Iterator[_Stretch]:
+    """The stretches of a clip, whose empty scores are added to ``scored``."""
+    scores, frames = np.full(footage.total, np.nan, np.float32), len(footage.frames)
+    scored.append((footage.name, scores))
+    lead = engine.spec.warmup_frames
+    size = max(-(-frames // PARALLEL_CLIPS), _LEADS_PER_STRETCH * lead) if engine.spec.state_warmup_frames else frames
+    for first in range(0, frames, max(size, 1)):
+        yield _Stretch(footage, max(0, first - lead), first, min(first + size, frames), scores)
+
+
+def _score_stateless(engine: Engine, stretch: _Stretch, advance: Advance) -> None:
+    for number, score, _ in scored_frames(engine, stretch.footage):
+        stretch.scores[number] = score
+        advance(1)
+
+
+def _score_side_by_side(engine: Engine, group: list[_Stretch], advance: Advance) -> None:
+    """Score a batch of one frame from every stretch at a time, because a recurrent model needs frames in order."""
     length = engine.spec.length
-    scores = [np.full(footage.total, np.nan, np.float32) for footage in group]
     states = np.zeros((len(group), *(engine.spec.state_shape or ())), np.float32)
-    for end in range(length, 1 + max(len(footage.frames) for footage in group)):
-        active = [number for number, footage in enumerate(group) if end <= len(footage.frames)]
-        result = engine.score(np.stack([group[number].frames[end - length : end] for number in active]), states[active])
+    for step in range(length, 1 + max(stretch.last - stretch.begin for stretch in group)):
+        active = [number for number, stretch in enumerate(group) if stretch.begin + step <= stretch.last]
+        ends = [group[number].begin + step for number in active]
+        clips = [group[number].footage.frames[end - length : end] for number, end in zip(active, ends, strict=True)]
+        result = engine.score(np.stack(clips), states[active])
         states[active] = result.state
-        for number, score in zip(active, result.score, strict=True):
-            scores[number][group[number].index[end - 1]] = score
-    return scores
+        for number, end, score in zip(active, ends, result.score, strict=True):
+            if end > group[number].first:
+                group[number].scores[group[number].footage.index[end - 1]] = score
+                advance(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ def split() -> Split:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, split: Split) -> Bundle:
     card = ModelCard(kind=KIND, config={})
-    return make_bundle(tmp_path_factory.mktemp("bundle"), TrainedModel(ToyNetwork(), card, SPEC, {}), split)
+    bundle, scores = make_bundle(tmp_path_factory.mktemp("bundle"), TrainedModel(ToyNetwork(), card, SPEC, {}), split)
+    assert len(scores) == 65
+    return bundle
 
 
 def test_calibration_matches_scores_of_an_engine(bundle: Bundle, split: Split) -> None:

@@ -87,6 +87,16 @@ class CountingEngine(MeanBrightnessEngine):
         return super()._run(inputs)
 
 
+@pytest.mark.parametrize("frames", [1, 95, 96, 97, 400, 1000])
+def test_stretches_score_as_the_whole(frames: int) -> None:
+    engine, advanced = MeanBrightnessEngine(RECURRENT), list[int]()
+    clip = footage("long", np.random.default_rng(4).integers(0, 256, frames).tolist(), unreadable=2)
+    found = score_footage(engine, clip, advanced.append)
+    expected = [score for _, score, _ in scored_frames(engine, clip)]
+    np.testing.assert_allclose(found[clip.index], expected, rtol=1e-6)
+    assert sum(advanced) == frames
+
+
 @pytest.mark.parametrize(("max_clips", "parallel"), [(32, PARALLEL_CLIPS), (3, 3)])
 def test_clips_share_batches_and_are_loaded_late(max_clips: int, parallel: int) -> None:
     engine, loaded = CountingEngine(RECURRENT, max_clips), list[int]()
