@@ -1,4 +1,4 @@
-"""Frames and states that stay on a GPU, from Kafka to Redis. Only the GPU is made up."""
+"""Frames, states and profiles that stay on a GPU, from Kafka to Redis. Only the GPU is made up."""
 
 import shutil
 import threading
@@ -13,17 +13,21 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.bundle import read_bundle
+from deploy.bundle import Bundle, read_bundle
 from deploy.engine import EngineRequest
 from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
+from deploy.profile import Profile, with_profile
 from deploy.registry import load_engine
 from deploy.sequences import GoldenSequences, read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
 from streamer.demo.run import DEMO_BUNDLE
+from streamer.redis.client import make_redis
+from streamer.redis.profiles import RedisProfileStore
 from streamer.service import run_service
 from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.gpu_engines import make_up_gpu
+from tests.harness.pipeline import profile_of
 from tests.harness.replay import frame_index, produce
 from tests.harness.service import Results
 from tests.unit.deploy.test_sequences import with_sequences
@@ -75,6 +79,20 @@ def cameras() -> dict[str, NDArray[np.uint8]]:
     return {"as it is": frames, "mirrored": frames[:, :, ::-1], "upside down": frames[:, ::-1]}
 
 
+def store_profiles(settings: RedisSettings) -> dict[str, Bundle]:
+    """Two cameras get a profile of their own; the bundle with the profile of each camera."""
+    bundle = read_bundle(DEMO_BUNDLE)
+    bundles = dict.fromkeys(cameras(), bundle)
+    assert bundle.default_profile is not None
+    with make_redis(settings) as client:
+        for camera_id, factor in (("mirrored", 1.25), ("upside down", 0.8)):
+            info = profile_of(camera_id, 1, 0, bundle.model_id).info
+            profile = Profile(info, bundle.default_profile * np.float32(factor))
+            RedisProfileStore(client, settings).put(profile)
+            bundles[camera_id] = with_profile(bundle, profile)
+    return bundles
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("decoder", ["cpu", "nvjpeg"])
 def test_scores_equal_the_reference_after_restart(
@@ -95,7 +113,7 @@ def test_scores_equal_the_reference_after_restart(
             "http": {"port": 0},
         }
     )
-    watched = cameras()
+    watched, bundles = cameras(), store_profiles(redis_settings)
     pictures = {camera_id: encoded(frames, decoder) for camera_id, frames in watched.items()}
     with capture_logs() as lines:
         for first, last in ((0, RESTART_AT), (RESTART_AT, FRAMES)):
@@ -103,8 +121,8 @@ def test_scores_equal_the_reference_after_restart(
             serve_until(settings, partial(are_done, results, last * len(pictures)))
 
     seen = np.stack([[decode_image(picture, SPEC).frame for picture in row] for row in pictures.values()])
-    expected = score_sequences(load_engine(read_bundle(DEMO_BUNDLE), EngineRequest("onnx")), seen)
-    for camera_id, row in zip(watched, expected, strict=True):
+    for camera_id, frames in zip(watched, seen, strict=True):
+        [row] = score_sequences(load_engine(bundles[camera_id], EngineRequest("onnx")), frames[np.newaxis])
         found = {frame_index(entry["captured_at_ms"]): float(entry["score"]) for entry in results.scores()[camera_id]}
         assert sorted(found) == np.flatnonzero(np.isfinite(row)).tolist()
         np.testing.assert_allclose([found[frame] for frame in sorted(found)], row[np.isfinite(row)], rtol=1e-4, atol=1e-5)
