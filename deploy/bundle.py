@@ -271,6 +271,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def unwritable_folder(path: Path) -> Path | None:
+    """What keeps ``path`` from being created or replaced: its nearest existing parent, if that is no folder one may write to."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    return None if parent.is_dir() and os.access(parent, os.W_OK) else parent
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file atomically: under another name first, then renamed."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:

@@ -7,7 +7,6 @@ values of its default profile alone: the thresholds that belong to it are the bu
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.bundle import Bundle, Calibration, replace_file
+from deploy.bundle import Bundle, Calibration, replace_file, unwritable_folder
 from deploy.errors import ProfileCorrupt, ProfileError, ProfileIncompatible, first_line, validation_line
 
 MAX_FILE_BYTES: Final = 256 * 1024  # 200 KB of values and the header
@@ -84,8 +83,7 @@ def require_replaceable(path: Path, camera_id: str) -> None:
     """
     if path.is_dir():
         raise ProfileError(f"{path}: is a folder; give the name of a file, such as {path / camera_id}.safetensors")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if (parent := unwritable_folder(path)) is not None:
         raise ProfileError(f"{path}: cannot be written, {parent} is not a folder that one may write to")
     if path.exists() and (other := read_profile(path).info.camera_id) != camera_id:
         raise ProfileError(f"{path}: holds the profile of camera {other!r}, not of {camera_id!r}; give another --out")

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
+from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration, require_writable
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
-from trainer.errors import TooLittleFootage
+from trainer.errors import OutputRefused, TooLittleFootage
 from trainer.evaluation.runner import score_clips
 from trainer.statistics import normal_tail
 
+MOST_CHANGE = 3.0  # light and season change a threshold by less, another view by far more
 MIN_FRAMES = 50  # fewer scored frames do not show a tail
 
 _ENTER_SPREADS = 1.5  # exceeded by one normal frame in 700, and an event needs several in a row
@@ -34,13 +35,28 @@ def calibrate(bundle_path: Path, data: Path) -> Bundle:
 
     Raises:
         TooLittleFootage: too few frames for a quantile.
+        OutputRefused: the new threshold is so different that the footage shows another view; the bundle is unchanged.
         OddsightError: no footage, no usable bundle, or no engine.
     """
     bundle = read_bundle(bundle_path)
+    require_writable(bundle, "its thresholds cannot be replaced; calibrate")
     clips = load_all_footage(training_sources(data), bundle.spec)
     with closing(load_engine(bundle, EngineRequest())) as engine:
         scores = np.concatenate([row for _, row in score_clips(engine, clips)])
-    return replace_calibration(bundle, calibration_from(scores[np.isfinite(scores)]))
+    calibration = calibration_from(scores[np.isfinite(scores)])
+    _require_same_view(bundle, calibration, data)
+    return replace_calibration(bundle, calibration)
+
+
+def _require_same_view(bundle: Bundle, new: Calibration, data: Path) -> None:
+    old = bundle.calibration
+    ratio = (new.enter - old.median) / max(old.enter - old.median, 1e-9)
+    if not 1 / MOST_CHANGE <= ratio <= MOST_CHANGE:
+        raise OutputRefused(
+            f"{bundle.path}: the threshold would change from {old.enter:.3g} to {new.enter:.3g}, {ratio:.2g} times as far from "
+            f"the median of normal scores; up to {MOST_CHANGE:g} times is taken for the same view. Check that {data} shows it; "
+            "for another camera learn a profile (oddsight-train enrol) or train a bundle of its own"
+        )
 
 
 def calibration_from(scores: NDArray[np.float32]) -> Calibration:

@@ -15,6 +15,10 @@ class TooLittleFootage(TrainerError):
     """There are fewer frames than needed."""
 
 
+class OutputRefused(TrainerError):
+    """What would be written has no room there, or would replace what belongs to another camera."""
+
+
 class BadLabels(TrainerError):
     """Frame labels are missing or do not fit the footage."""
 

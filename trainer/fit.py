@@ -12,15 +12,23 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
-from deploy.bundle import Bundle, ModelCard
+from deploy.bundle import MANIFEST_NAME, Bundle, ModelCard, read_bundle, unwritable_folder
 from deploy.console import counting_bar
-from deploy.errors import ConfigError, validation_line
+from deploy.errors import BundleError, ConfigError, validation_line
 from deploy.spec import ClipSpec
 from trainer.calibrate import require_frames
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
 from trainer.data.datasets import is_plain_footage, training_sources
-from trainer.data.footage import estimate_frame_count, footage_info, frame_counts, load_all_footage, print_unreadable_frames
+from trainer.data.footage import (
+    Source,
+    estimate_frame_count,
+    footage_info,
+    frame_counts,
+    load_all_footage,
+    print_unreadable_frames,
+)
+from trainer.errors import OutputRefused
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report
 from trainer.models.base import ServingNetwork, TrainingStage
@@ -131,11 +139,11 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
 
     The last tenth of plain footage is set aside; a data set has test clips instead.
     """
+    require_free(out, sources := training_sources(data), console)
     model = clip_model(config.model)
     annotations = read_annotations(config.feedback) if config.feedback else []
     if annotations and not model.learns_annotations:
         raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
-    sources = training_sources(data)
     info = footage_info(sources)
     height_px, width_px = choose_frame_size(info, model.frame_area_px, model.side_step_px)
     network = validated(model.configure, {"height_px": height_px, "width_px": width_px, **config.network})
@@ -155,6 +163,29 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     _print_feedback(console, split.annotated)
     card = ModelCard(kind=model.kind, config=network.model_dump())
     return TrainingRun(config, card, spec, split, out, unreadable_frames, frame_counts(sources))
+
+
+def require_free(out: Path, sources: list[Source], console: Console) -> None:
+    """Refuse, before anything is decoded, to write a bundle where that is not possible or another camera's bundle is.
+
+    Raises OutputRefused. A bundle of the same footage will be replaced, which is said.
+    """
+    if (parent := unwritable_folder(out / MANIFEST_NAME)) is not None:
+        raise OutputRefused(f"{out}: cannot be written, {parent} is not a folder that one may write to; give another --out")
+    if not (out / MANIFEST_NAME).exists():
+        return
+    try:
+        bundle = read_bundle(out)
+    except BundleError as error:
+        raise OutputRefused(f"{out}: holds an unreadable bundle ({error}); give another --out, or delete it") from error
+    learned = bundle.manifest.metrics.get("footage")
+    if learned is not None and learned != frame_counts(sources):
+        names = ", ".join(list(learned)[:3])
+        raise OutputRefused(
+            f"{out}: holds the bundle {bundle.model_id}, trained on other footage ({names}, {sum(learned.values())} frames); "
+            "give another --out, or delete it"
+        )
+    console.print(f"replacing the bundle {bundle.model_id} in {out} when this run is done", markup=False, highlight=False)
 
 
 def train(run: TrainingRun, context: DistributedContext, console: Console) -> tuple[ServingNetwork, dict[str, Any]]:

@@ -21,7 +21,7 @@ from trainer.calibrate import calibrate
 from trainer.data.clips import ClipDataset, split_by_video
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
-from trainer.errors import CheckpointUnusable, TooLittleFootage
+from trainer.errors import CheckpointUnusable, OutputRefused, TooLittleFootage
 from trainer.evaluate import evaluate
 from trainer.evaluation.metrics import frame_auc
 from trainer.evaluation.result import as_json
@@ -198,7 +198,7 @@ def test_unreadable_frames_are_skipped(data, tmp_path):
 
 def test_recalibration_keeps_model(bundle, data, tmp_path):
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
-    write(tmp_path / "own", street(80, np.full(80, 1.5), 90))
+    write(tmp_path / "own", street(80, np.full(80, 1.1), 90))
     again = calibrate(copy, tmp_path / "own")
     assert again.model_id == bundle.model_id
     assert again.calibration.frames == 77
@@ -207,3 +207,24 @@ def test_recalibration_keeps_model(bundle, data, tmp_path):
     write(tmp_path / "short", street(20, np.full(20, 1.0), 91))
     with pytest.raises(TooLittleFootage, match="17 normal frames can be scored"):
         calibrate(copy, tmp_path / "short")
+
+
+def test_refuses_calibration_on_another_view(bundle, tmp_path):
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
+    noise = np.random.default_rng(0).integers(0, 256, (80, HEIGHT_PX, WIDTH_PX), dtype=np.uint8)
+    write(tmp_path / "other", noise)
+    with pytest.raises(OutputRefused, match=r"threshold would change from .* Check that .*other shows it"):
+        calibrate(copy, tmp_path / "other")
+    assert read_bundle(copy).calibration == bundle.calibration
+
+
+def test_refuses_bundle_of_other_footage(bundle, data, tmp_path):
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
+    write(tmp_path / "own", street(80, np.full(80, SLOW_PX), 90))
+    with pytest.raises(OutputRefused, match=r"trained on other footage \(calm0, calm1, calm2, 360 frames\)"):
+        training.fit(tmp_path / "own", copy, FIT, quiet())
+    with pytest.raises(OutputRefused, match="cannot be written"):
+        training.fit(data, copy / "bundle.json" / "below", FIT, quiet())
+    screen = quiet()
+    training.require_free(copy, training_sources(data), screen)
+    assert f"replacing the bundle {bundle.model_id}" in screen.file.getvalue()
