@@ -37,6 +37,9 @@ GOLDEN_NAME = "golden.safetensors"
 SEQUENCES_NAME = "sequences.safetensors"
 PROFILE_NAME = "profile.safetensors"
 
+DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+"""The bundle that is installed with Oddsight: it scores the demo, and cameras that are enrolled without a bundle of one's own."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

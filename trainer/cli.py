@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 
 _BundlePath = Annotated[Path, typer.Option("--bundle", help="The bundle: a folder made by fit.")]
+_OptionalBundlePath = Annotated[
+    Path | None, typer.Option("--bundle", help="The bundle: a folder made by fit.", show_default="the shipped one")
+]
 
 
 def main() -> None:
@@ -84,30 +87,30 @@ def calibrate(
 
 @app.command()
 def enrol(
-    bundle: _BundlePath,
     camera_id: Annotated[str, typer.Option(help="The camera's id in the stream.")],
     data: Annotated[Path, typer.Option(help="Normal footage of the camera, as for fit.")],
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],
+    bundle: _OptionalBundlePath = None,
 ) -> None:
     """Learn what is normal at one camera, for a network that was trained on others: about a minute, however much footage.
 
     Give it 10 minutes of footage or more. It goes to the service with oddsight-stream cameras import, see docs/operate.md.
     """
-    from deploy.bundle import read_bundle
+    from deploy.bundle import DEFAULT_BUNDLE, read_bundle
     from deploy.profile import require_replaceable, write_profile
     from trainer.enrol import enrol as learn
 
     screen = _screen()
     require_replaceable(out, camera_id)
-    profile = learn(read_bundle(bundle), camera_id, data, screen)
+    profile = learn(read_bundle(bundle or DEFAULT_BUNDLE), camera_id, data, screen)
     write_profile(out, profile)
     screen.print(f"profile {profile.profile_id} from {profile.info.frames} frames in {out}", highlight=False, markup=False)
 
 
 @app.command()
 def evaluate(
-    bundle: _BundlePath,
     data: Annotated[Path, typer.Option(help="A data set with test clips; see oddsight-train datasets.")],
+    bundle: _OptionalBundlePath = None,
     profile: Annotated[
         Path | None, typer.Option(help="A camera's profile.", show_default="learned from the data set's training clips")
     ] = None,
@@ -116,6 +119,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Folder for an HTML report.")] = None,
 ) -> None:
     """Compare the scores of a bundle, and of baselines without a network, with labels."""
+    from deploy.bundle import DEFAULT_BUNDLE
     from trainer.evaluate import evaluate as measure
     from trainer.evaluation.result import as_json as in_json
     from trainer.evaluation.result import events_line, tables
@@ -125,7 +129,7 @@ def evaluate(
         from trainer.evaluation.report import prepare_folder, write_report
 
         prepare_folder(report)
-    evaluation = measure(bundle, data, engine, screen, profile)
+    evaluation = measure(bundle or DEFAULT_BUNDLE, data, engine, screen, profile)
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:

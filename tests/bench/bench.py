@@ -26,13 +26,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deploy.bundle import Bundle, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import Engine, EngineRequest
 from deploy.image import CpuDecoder, image_size
 from deploy.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka, embedded_redis
-from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS
+from streamer.demo.run import DEMO_VIDEOS
 from streamer.ingest.run import CameraFeed, IngestPlan, ingest
 from streamer.ingest.sources import open_source
 from streamer.interfaces import CameraState, Step
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="where the figures go")
     out = parser.parse_args().out
     silence_kafka_log()
-    report = measure(read_bundle(DEMO_BUNDLE))
+    report = measure(read_bundle(DEFAULT_BUNDLE))
     out.write_text(json.dumps(report, indent=2) + "\n")
     Console().print(table(report))
     Console().print(f"written to {out}")
@@ -175,7 +175,7 @@ def measure_throughput(bundle: Bundle) -> tuple[Cost, int]:
     """A backlog of all cameras worked off by one service process: from its first scores to its last."""
     with servers() as (kafka, redis_settings), tempfile.TemporaryDirectory() as folder:
         frames = feed_cameras(kafka, CAMERAS, realtime=False)
-        with running(Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})) as service:
+        with running(Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})) as service:
             return work_off(service, redis_settings, frames - CAMERAS * (bundle.spec.length - 1))
 
 
@@ -206,7 +206,7 @@ def measure_latency(cameras: int) -> dict[str, float]:
     """Cameras in real time: from a frame's capture, just before it is produced, to its event entry in a subscriber's hands."""
     latencies_ms: list[float] = []
     with servers() as (kafka, redis_settings), tempfile.TemporaryDirectory() as folder:
-        service = Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)}, **EVERY_FRAME_AN_EVENT)
+        service = Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)}, **EVERY_FRAME_AN_EVENT)
         with running(service), make_redis(redis_settings) as client:
             service.wait_until(lambda: service.get("/readyz")[0] == 200, "ready service")
             feed = Subscriber(client, redis_settings, from_start=True)

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.bundle import read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, read_bundle
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
-from streamer.demo.run import DEMO_BUNDLE
 
 CAMERAS, CALLS = 32, 15
 
 
 def main() -> None:
     """Measure and print."""
-    bundle = read_bundle(Path(sys.argv[1]) if len(sys.argv) > 1 else DEMO_BUNDLE)
+    bundle = read_bundle(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_BUNDLE)
     engine, rng = load_engine(bundle, EngineRequest(max_clips=CAMERAS)), np.random.default_rng(0)
     clips = rng.integers(0, 256, (CAMERAS, *bundle.spec.clip_shape), np.uint8)
     state = engine.score(clips).state

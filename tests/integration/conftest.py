@@ -8,11 +8,11 @@ import pytest
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from deploy.bundle import WEIGHTS_NAME, Bundle, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, WEIGHTS_NAME, Bundle, read_bundle
 from deploy.engine import EngineRequest
 from deploy.export.onnx import export_onnx
 from deploy.sequences import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
-from streamer.demo.run import DEMO_BUNDLE
+from streamer.demo.run import DEMO_DATA
 from streamer.ingest.sources import open_source
 from tests.harness.street import VIDEO_EDE_FIT, quiet, write_data_set
 from trainer.fit import fit
@@ -37,7 +37,7 @@ def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def shipped_in_half() -> bytes:
     """The shipped model's serving graph in float16, exported from its weights."""
-    bundle = read_bundle(DEMO_BUNDLE)
+    bundle = read_bundle(DEFAULT_BUNDLE)
     network = build_video_ede(bundle.manifest.model.config)
     network.load_state_dict(load_file(bundle.file(WEIGHTS_NAME)))
     return export_onnx(network, bundle.spec, half=True)
@@ -47,10 +47,10 @@ def shipped_in_half() -> bytes:
 def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> CalibrationFrames:
     """One stretch of the demo's training footage, that its golden sequences are not of."""
     folder = tmp_path_factory.mktemp("ordinary")
-    ordinary = DEMO_BUNDLE.parent / "training" / "videos" / "ordinary.mp4"
+    ordinary = DEMO_DATA / "training" / "videos" / "ordinary.mp4"
     for number, picture in enumerate(islice(open_source(str(ordinary)), STRETCH_PICTURES)):
         (folder / f"{number}.jpg").write_bytes(picture.encoded)
-    return read_calibration_frames([folder], read_bundle(DEMO_BUNDLE))
+    return read_calibration_frames([folder], read_bundle(DEFAULT_BUNDLE))
 
 
 @pytest.fixture(scope="session")

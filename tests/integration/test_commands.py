@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.bundle import DEFAULT_BUNDLE
 from streamer.config import KafkaSettings, RedisSettings, settings_toml
-from streamer.demo.run import DEMO_BUNDLE, DEMO_DATA
+from streamer.demo.run import DEMO_DATA
 from tests.harness.service import Results, Service, running
 
 
@@ -22,7 +23,7 @@ def test_an_engineer_sends_a_video_file_and_reads_the_alert(
     tmp_path: Path, kafka_settings: KafkaSettings, redis_settings: RedisSettings
 ) -> None:
     """ingest, run and watch on an own broker and Redis: the covered lens becomes an event on the watcher's output."""
-    service = Service(tmp_path, kafka_settings, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})
+    service = Service(tmp_path, kafka_settings, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})
     config = tmp_path / "oddsight.toml"
     config.write_text(settings_toml(service.settings))
     results = Results(redis_settings)

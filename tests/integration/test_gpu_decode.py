@@ -2,21 +2,19 @@
 
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
+from deploy.bundle import DEFAULT_BUNDLE
 from deploy.errors import DecoderRefused, DecoderUnavailable
 from streamer.config import Settings
 from streamer.errors import RedisUnavailable
 from streamer.service import run_service
 from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import free_ports
-
-BUNDLE = Path(__file__).parents[2] / "streamer" / "demo" / "data" / "bundle"
 
 
 def brighter(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -27,7 +25,7 @@ def start() -> list[str]:
     """Start a service whose Redis is away, which it only finds out once its decoder may serve; gives what it logged."""
     settings = Settings.model_validate(
         {
-            "engine": {"bundle": str(BUNDLE)},
+            "engine": {"bundle": str(DEFAULT_BUNDLE)},
             "decode": {"backend": "nvjpeg"},
             "redis": {"url": f"redis://127.0.0.1:{free_ports(1)[0]}/0"},
             "http": {"port": 0},

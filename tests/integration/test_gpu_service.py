@@ -13,14 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.bundle import Bundle, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import EngineRequest
 from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
 from deploy.profile import Profile, with_profile
 from deploy.registry import load_engine
 from deploy.sequences import GoldenSequences, read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
-from streamer.demo.run import DEMO_BUNDLE
 from streamer.redis.client import make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.service import run_service
@@ -33,7 +32,7 @@ from tests.harness.service import Results
 from tests.unit.deploy.test_sequences import with_sequences
 
 FRAMES, RESTART_AT = 13, 8
-SPEC = read_bundle(DEMO_BUNDLE).spec
+SPEC = read_bundle(DEFAULT_BUNDLE).spec
 GATE_FRAMES = 3
 SHOWN_TO_GATE = 2 * GATE_FRAMES
 """It looks at two sizes."""
@@ -41,7 +40,7 @@ SHOWN_TO_GATE = 2 * GATE_FRAMES
 
 def short_bundle(folder: Path) -> Path:
     """The shipped one, with golden sequences that a decoder's gate is soon done with."""
-    bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, folder / "bundle"))
+    bundle = read_bundle(shutil.copytree(DEFAULT_BUNDLE, folder / "bundle"))
     whole = read_sequences(bundle)
     short = (part[:, :GATE_FRAMES] for part in (whole.frames, whole.sped_up, whole.score))
     return with_sequences(bundle, GoldenSequences(*short)).path
@@ -75,13 +74,13 @@ def are_done(results: Results, frames: int) -> bool:
 
 def cameras() -> dict[str, NDArray[np.uint8]]:
     """Footage of the bundle's own, seen by three cameras: as it is, mirrored, and upside down."""
-    frames = read_sequences(read_bundle(DEMO_BUNDLE)).frames[0, :FRAMES]
+    frames = read_sequences(read_bundle(DEFAULT_BUNDLE)).frames[0, :FRAMES]
     return {"as it is": frames, "mirrored": frames[:, :, ::-1], "upside down": frames[:, ::-1]}
 
 
 def store_profiles(settings: RedisSettings) -> dict[str, Bundle]:
     """Two cameras get a profile of their own; the bundle with the profile of each camera."""
-    bundle = read_bundle(DEMO_BUNDLE)
+    bundle = read_bundle(DEFAULT_BUNDLE)
     bundles = dict.fromkeys(cameras(), bundle)
     assert bundle.default_profile is not None
     with make_redis(settings) as client:

@@ -4,17 +4,16 @@ import shutil
 
 import numpy as np
 
-from deploy.bundle import ONNX_NAME, read_bundle, write_bundle
+from deploy.bundle import DEFAULT_BUNDLE, ONNX_NAME, read_bundle, write_bundle
 from deploy.engine import EngineRequest
 from deploy.export.onnx import half_share
 from deploy.registry import load_engine
 from deploy.sequences import read_sequences, score_sequences
 from deploy.validation.accuracy import compare_scores
-from streamer.demo.run import DEMO_BUNDLE
 
 
 def test_all_products_are_float16(shipped_in_half, tmp_path):
-    bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+    bundle = read_bundle(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
     assert (half_share(shipped_in_half), half_share(bundle.file(ONNX_NAME).read_bytes())) == (1.0, 0.0)
 
     sequences = read_sequences(bundle)

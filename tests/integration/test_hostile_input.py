@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaConsumer
 
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.demo.run import DEMO_BUNDLE, DEMO_VIDEOS
+from streamer.demo.run import DEFAULT_BUNDLE, DEMO_VIDEOS
 from streamer.ingest.sources import open_source
 from streamer.kafka.client import make_consumer, make_producer
 from tests.harness.replay import produce
@@ -77,7 +77,7 @@ def scored(
 ) -> tuple[dict[str, list[Entry]], str]:
     """Scores by camera and the metrics, after all messages are done."""
     results = Results(redis_settings)
-    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(DEMO_BUNDLE)})) as service:
+    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})) as service:
         service.wait_until(lambda: results.next_offsets() == messages, "end of the messages")
         metrics = service.get("/metrics")[1]
         assert service.stop() == 0

@@ -14,7 +14,7 @@ import torch
 from structlog.testing import capture_logs
 
 from deploy.benchmark.run import BenchmarkPlan, benchmark
-from deploy.bundle import Bundle, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import Clips, Engine, EngineRequest, Precision, Scores
 from deploy.engines.tensorrt_library import MODULES
 from deploy.engines.torch import BUCKETS
@@ -24,7 +24,6 @@ from deploy.records import BuildOptions
 from deploy.registry import load_engine
 from deploy.sequences import CalibrationFrames
 from deploy.validation.admission import validate_engine
-from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -34,7 +33,7 @@ ROUNDING = 1e-5
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    return read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+    return read_bundle(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
 
 
 @pytest.fixture(params=GPU_ENGINES)

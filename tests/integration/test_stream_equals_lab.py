@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bundle import Bundle, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.demo.run import DEMO_BUNDLE
 from tests.harness.brokers import Broker, unique_kafka_settings
 from tests.harness.replay import PED2, frame_index, ped2_cameras, produce
 from tests.harness.service import Results, Service, running
@@ -57,10 +56,10 @@ def lab_scores(path: Path, clips: int) -> Scores:
 
 
 def test_demo_model(tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings) -> None:
-    streamed = stream_scores(tmp_path, DEMO_BUNDLE, kafka, redis_settings, clips=1)
-    offline = lab_scores(DEMO_BUNDLE, clips=1)
+    streamed = stream_scores(tmp_path, DEFAULT_BUNDLE, kafka, redis_settings, clips=1)
+    offline = lab_scores(DEFAULT_BUNDLE, clips=1)
     labels = {clip.source.name: clip.labels for clip in labelled_clips(PED2)[:1]}
-    median = read_bundle(DEMO_BUNDLE).calibration.median
+    median = read_bundle(DEFAULT_BUNDLE).calibration.median
 
     assert streamed.keys() == offline.keys()
     for camera_id in offline:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from deploy.bundle import DEFAULT_BUNDLE
 from deploy.engines import tensorrt_library as members
-from streamer.demo.run import DEMO_BUNDLE
 
 BUILDS = {
     members.Builder: "Builder",
@@ -87,7 +87,7 @@ def test_no_gpu_does_not_end_the_process(module: str, tmp_path: Path) -> None:
     )
     environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", program, DEMO_BUNDLE], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [sys.executable, "-c", program, DEFAULT_BUNDLE], capture_output=True, text=True, timeout=120, env=environment, check=False
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "alive"), done.stderr
     assert "the tensorrt engine needs" in done.stdout

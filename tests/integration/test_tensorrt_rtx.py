@@ -15,7 +15,7 @@ import onnx
 import pytest
 import torch
 
-from deploy.bundle import ONNX_NAME, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, ONNX_NAME, read_bundle
 from deploy.engine import EngineRequest, Precision
 from deploy.engines.tensorrt_library import Log, plan_fingerprint
 from deploy.errors import EngineUnavailable
@@ -25,7 +25,6 @@ from deploy.export.tensorrt import build_plan
 from deploy.records import BuildOptions, read_plan
 from deploy.sequences import CalibrationFrames
 from deploy.validation.admission import load_validated
-from streamer.demo.run import DEMO_BUNDLE
 from trainer.models.registry import clip_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this platform: pip install 'oddsight[dev]'")
@@ -34,7 +33,7 @@ trt = pytest.importorskip("tensorrt_rtx", reason="no TensorRT for RTX for this p
 @pytest.fixture(scope="module")
 def shipped() -> bytes:
     """The shipped model's serving graph."""
-    return read_bundle(DEMO_BUNDLE).file(ONNX_NAME).read_bytes()
+    return read_bundle(DEFAULT_BUNDLE).file(ONNX_NAME).read_bytes()
 
 
 class Parsed:
@@ -71,7 +70,7 @@ def test_builds_shipped_model(precision: Precision, expected: str, shipped: byte
 
 def test_builds_quantized_convolutions(shipped: bytes, demo_footage: CalibrationFrames) -> None:
     chosen = ["node_conv2d_19", "node_conv2d_21", "node_conv2d_27"]  # the first two read the same maps
-    graph = quantize_graph(read_bundle(DEMO_BUNDLE), demo_footage, lambda *_: None, chosen)
+    graph = quantize_graph(read_bundle(DEFAULT_BUNDLE), demo_footage, lambda *_: None, chosen)
     before, after = (
         {node.name: list(node.input) for node in onnx.load_from_string(content).graph.node} for content in (shipped, graph)
     )
@@ -107,7 +106,7 @@ def test_parser_refuses_uint8_operations() -> None:
 def test_command_builds_without_gpu(
     tmp_path: Path,
 ) -> None:
-    bundle = read_bundle(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+    bundle = read_bundle(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     program = Path(sys.executable).with_name("oddsight-deploy")
     options = ["--engine", "tensorrt-rtx", "--precision", "f32", "--bucket", "4", "--json"]
