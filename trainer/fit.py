@@ -121,7 +121,7 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
     network, metrics = train(run, context, console)
     if context.rank:
         return None
-    with counting_bar(console, "scale, export, calibration", len(ClipDataset(run.split.validation, run.spec.length))) as advance:
+    with counting_bar(console, "scoring held-out frames", len(ClipDataset(run.split.validation, run.spec.length))) as advance:
         trained = TrainedModel(network, run.card, run.spec, metrics)
         bundle, calibration_scores = make_bundle(out, trained, run.split, advance)
     if run.split.holdout:

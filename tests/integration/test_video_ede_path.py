@@ -84,7 +84,8 @@ def test_test_clips_change_nothing(bundle, data, tmp_path, no_graph):
         (garbage / f"{number}.jpg").write_bytes(b"no picture")
     alone = training.fit(tmp_path / "data", tmp_path / "out", VIDEO_EDE_FIT, quiet())
     assert alone.model_id == bundle.model_id
-    assert alone.calibration == bundle.calibration
+    # Scored by the torch engine here, because there is no graph.
+    assert alone.calibration.model_dump() == pytest.approx(bundle.calibration.model_dump(), rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize(
