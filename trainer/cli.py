@@ -66,7 +66,11 @@ def fit(
     screen = _screen()
     settings = {"model": model, "seed": seed, "precision": precision, "feedback": feedback}
     settings |= {"max_minutes": max_minutes, "patience": patience, "network": {} if length is None else {"length": length}}
-    bundle = training.fit(data, out, training.validated(training.FitConfig.model_validate, settings), screen)
+    try:
+        bundle = training.fit(data, out, training.validated(training.FitConfig.model_validate, settings), screen)
+    except KeyboardInterrupt:
+        screen.print("interrupted: run the same command again to go on")
+        raise
     if bundle is None:
         return
     for line in check_engines(bundle):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle import DEFAULT_BUNDLE
-from streamer.config import KafkaSettings, RedisSettings, settings_toml
+from streamer.config import RedisSettings, settings_toml
 from streamer.demo.run import DEMO_DATA
+from tests.harness.brokers import Broker, unique_kafka_settings
 from tests.harness.service import Results, Service, running
 
 
@@ -20,10 +21,11 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.mark.timeout(180)
 def test_an_engineer_sends_a_video_file_and_reads_the_alert(
-    tmp_path: Path, kafka_settings: KafkaSettings, redis_settings: RedisSettings
+    tmp_path: Path, one_kafka_broker: Broker, redis_settings: RedisSettings
 ) -> None:
     """ingest, run and watch on an own broker and Redis: the covered lens becomes an event on the watcher's output."""
-    service = Service(tmp_path, kafka_settings, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})
+    kafka = unique_kafka_settings(one_kafka_broker.address)
+    service = Service(tmp_path, kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})
     config = tmp_path / "oddsight.toml"
     config.write_text(settings_toml(service.settings))
     results = Results(redis_settings)

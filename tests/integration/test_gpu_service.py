@@ -31,7 +31,7 @@ from tests.harness.replay import frame_index, produce
 from tests.harness.service import Results
 from tests.unit.deploy.test_sequences import with_sequences
 
-FRAMES, RESTART_AT = 13, 8
+FRAMES, RESTART_AT = 9, 5
 SPEC = read_bundle(DEFAULT_BUNDLE).spec
 GATE_FRAMES = 3
 SHOWN_TO_GATE = 2 * GATE_FRAMES

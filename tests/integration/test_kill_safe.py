@@ -61,12 +61,7 @@ def sections(cameras: Cameras, video_ede_bundle: Bundle, tmp_path_factory: pytes
 
 
 @pytest.fixture
-def kafka(kafka_broker: Broker) -> KafkaSettings:
-    return fast_session(kafka_broker)
-
-
-@pytest.fixture
-def one_kafka(one_kafka_broker: Broker) -> KafkaSettings:
+def kafka(one_kafka_broker: Broker) -> KafkaSettings:
     return fast_session(one_kafka_broker)
 
 
@@ -135,21 +130,21 @@ def test_killed_service(
 
 
 def test_survivor_takes_over(
-    tmp_path: Path, one_kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, sections: Sections
 ) -> None:
     results = Results(redis_settings)
-    victim = Service(tmp_path, one_kafka, redis_settings, **sections)
-    survivor = Service(tmp_path, one_kafka, redis_settings, **sections)
+    victim = Service(tmp_path, kafka, redis_settings, **sections)
+    survivor = Service(tmp_path, kafka, redis_settings, **sections)
     with running(victim), running(survivor):
         for service in (victim, survivor):
             service.wait_until(lambda service=service: service.get("/readyz")[0] == 200, "ready consumer")
-        frames = produce(one_kafka, cameras, last=HALF)
+        frames = produce(kafka, cameras, last=HALF)
         victim.wait_until(lambda: results.next_offsets() >= frames // 3, "third of the first half")
         victim.kill()
-        frames += produce(one_kafka, cameras, first=HALF)
+        frames += produce(kafka, cameras, first=HALF)
         survivor.wait_until(lambda: results.next_offsets() == frames, "end of the replay")
 
-    assert_same(results, undisturbed(tmp_path, one_kafka, redis_settings, frames, sections))
+    assert_same(results, undisturbed(tmp_path, kafka, redis_settings, frames, sections))
 
 
 def test_redis_outage(
@@ -173,16 +168,16 @@ def test_redis_outage(
 
 
 def test_killed_service_rebuilds_state(
-    tmp_path: Path, one_kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras
 ) -> None:
     spec = toy_spec(80, 120)
     golden = footage("01", cameras["01"][:8], spec).frames[:, np.newaxis]
     (tmp_path / "bundle").mkdir()
     bundle = write_toy_bundle(tmp_path / "bundle", spec, golden, NO_EVENTS)
-    frames = produce(one_kafka, cameras)
+    frames = produce(kafka, cameras)
     results = Results(redis_settings)
-    with running(Service(tmp_path, one_kafka, redis_settings, engine={"bundle": str(bundle.path)})) as service:
-        done_at_kill = kill_repeatedly(service, results, frames, one_kafka.topic)
+    with running(Service(tmp_path, kafka, redis_settings, engine={"bundle": str(bundle.path)})) as service:
+        done_at_kill = kill_repeatedly(service, results, frames, kafka.topic)
         replayed = replayed_frames(service)
 
     assert done_at_kill[0] < frames, "no kill came in the middle of the replay"

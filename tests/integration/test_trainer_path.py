@@ -162,6 +162,17 @@ def test_resumed_run_has_same_weights(data, tmp_path, monkeypatch):
         train(data, tmp_path / "b", config.model_copy(update={"seed": 1}))
 
 
+def test_finished_training_is_not_repeated(data, tmp_path):
+    """What an interruption of the export leaves behind: all steps, though the time for a checkpoint had not come."""
+    config = FIT.model_copy(update={"max_steps": 6})
+    trained = train(data, tmp_path, config)[0]
+    screen = quiet()
+    resumed = train(data, tmp_path, config, screen)[0]
+    assert "resumed at step 6" in screen.file.getvalue()
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
 def test_resumed_run_decodes_nothing_again(data, tmp_path, monkeypatch):
     config = FIT.model_copy(update={"max_steps": 2})
     training.prepare(data, tmp_path, config, DistributedContext(), quiet())

@@ -96,6 +96,11 @@ class TrainingCallback(Callback):
             rows = [torch.cat(list(part[:LOGGED_PICTURES].cpu().clamp(-1, 1).flatten(0, 1)), dim=1) for part in self._draw()]
             self._log.add_image("input above reconstruction", (torch.cat(rows)[None] + 1) / 2, state.progress.step)
 
+    def on_train_end(self, learner: Learner, state: TrainingState) -> None:
+        # An interruption of what comes after training must not cost any step.
+        if state.progress.elapsed_s != self._saved_s:
+            self._last = self._checkpoints.save(learner, state)
+
     def last_checkpoint(self) -> str:
         if self._last is None:
             return "no checkpoint was written before; look for broken footage, or start again with another --seed"

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -26,6 +25,8 @@ class DistributedContext:
     """This process among those of a training run: rank, device, precision, and communication with the others."""
 
     def __init__(self, precision: Precision = "f32", accelerator: str = "auto") -> None:
+        from lightning_fabric import Fabric  # takes two seconds, and only training needs it
+
         # torchrun tells the number of processes in the environment, but Fabric does not read it there.
         devices, hosts = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
         self._fabric = Fabric(

@@ -109,6 +109,9 @@ class Callback:
     def on_validation_end(self, learner: Learner, state: TrainingState, loss: float) -> None:
         """Called after every validation, before ``on_step_end``."""
 
+    def on_train_end(self, learner: Learner, state: TrainingState) -> None:
+        """Called after the last step, before the best weights are restored."""
+
     def close(self) -> None:
         """Called when the run has ended or failed."""
 
@@ -147,6 +150,7 @@ def run_loop(
                 _record_validation(learner, state, loss, keep_best=settings.patience is not None)
                 callback.on_validation_end(learner, state, loss)
             callback.on_step_end(learner, state, losses)
+    callback.on_train_end(learner, state)
     if state.best:
         learner.modules["detector"].load_state_dict(state.best)
     return state.progress
