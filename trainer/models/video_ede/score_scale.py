@@ -25,6 +25,8 @@ _FIRST_FRAMES = 256
 _MOVING_PX = 0.25
 # Speed counts from twice its normal range on: nearer to it, speed spoils the order on cameras where people pass close by.
 _SPEED_OFFSET = 2.0
+# A network has up to 0.35 at places of a scene that it was trained on: only what it does not understand at all is subtracted.
+_UNDERSTOOD = 0.4
 _RANGES = 4
 
 
@@ -54,7 +56,7 @@ class Range(NamedTuple):
 class CameraNormal(NamedTuple):
     """The content of profiles: what is normal at each clip's camera."""
 
-    anomaly: Tensor  # (N, h, w): usual anomaly of each place
+    anomaly: Tensor  # (N, h, w): usual anomaly of each place beyond 0.4, 0 where it is less
     speed: Tensor  # (N, h, 1): usual steady speed of each row
     ranges: tuple[Range, Range, Range, Range]  # of steady speed, anomaly, their sum, and the anomaly of a camera's first frame
 
@@ -76,8 +78,8 @@ def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
 def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
     """Heat map (N, h, w) of score maps: normal frames' maxima have the median 0 and the 99 % quantile 1.
 
-    The anomaly leads. Speed is added beyond twice its normal range only. A camera's first frame has only the anomaly. Each
-    place's usual anomaly is subtracted: a corner that is never understood would be the maximum of every frame.
+    The anomaly leads. Speed is added beyond twice its normal range only. A camera's first frame has only the anomaly. Where it
+    is always high it is lowered: a corner that is never understood would be the maximum of every frame.
     """
     moving = normal.ranges[2].scale(_sum(maps, normal))
     # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
@@ -95,7 +97,8 @@ def fit_profile(
         for speed in maps.steady.numpy():
             speeds.add(speed, speed > _MOVING_PX)
         anomaly.append(maps.anomaly.half().numpy())
-    usual_anomaly = torch.from_numpy(np.median(np.concatenate(anomaly), axis=0).astype(np.float32))
+    median = np.median(np.concatenate(anomaly), axis=0).astype(np.float32)  # (h, w)
+    usual_anomaly = torch.from_numpy(np.maximum(median - _UNDERSTOOD, 0.0))
     usual_speed = torch.from_numpy(speeds.fit_line().row_speeds(grid))
     held_out = list(validation)
     steady = _range([maps.steady / usual_speed for maps in held_out])
