@@ -17,7 +17,7 @@ from deploy.registry import load_engine
 from deploy.spec import ClipSpec
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.datasets import labelled_clips, training_sources
-from trainer.data.footage import Source, estimate_frame_count, footage_info, frame_counts, load_footage, print_unreadable_frames
+from trainer.data.footage import Source, estimate_frame_count, footage_info, footage_sizes, load_footage, print_unreadable_frames
 from trainer.data.labels import LabelledClip, check_labels
 from trainer.enrol import enrol
 from trainer.errors import NoFootage
@@ -75,7 +75,7 @@ def _with_profile(bundle: Bundle, data: Path, path: Path | None, screen: Console
         sources = training_sources(data)
     except NoFootage:  # there are only test clips
         return bundle
-    if frame_counts(sources) == bundle.manifest.metrics.get("footage"):
+    if footage_sizes(sources) == bundle.manifest.metrics.get("footage"):
         return bundle
     return with_profile(bundle, enrol(bundle, data.resolve().name, data, screen))
 

@@ -24,7 +24,7 @@ from trainer.data.footage import (
     Source,
     estimate_frame_count,
     footage_info,
-    frame_counts,
+    footage_sizes,
     load_all_footage,
     print_unreadable_frames,
 )
@@ -81,7 +81,7 @@ class TrainingRun:
     split: Split
     out: Path
     unreadable_frames: int
-    footage: dict[str, int]  # clip name -> number of frames
+    footage: dict[str, int]  # clip name -> bytes
 
     def checkpoints(self, stage: TrainingStage) -> Checkpoints:
         """The checkpoints of one stage."""
@@ -162,7 +162,7 @@ def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContex
     _print_split(console, split, spec)
     _print_feedback(console, split.annotated)
     card = ModelCard(kind=model.kind, config=network.model_dump())
-    return TrainingRun(config, card, spec, split, out, unreadable_frames, frame_counts(sources))
+    return TrainingRun(config, card, spec, split, out, unreadable_frames, footage_sizes(sources))
 
 
 def require_free(out: Path, sources: list[Source], console: Console) -> None:
@@ -179,11 +179,10 @@ def require_free(out: Path, sources: list[Source], console: Console) -> None:
     except BundleError as error:
         raise OutputRefused(f"{out}: holds an unreadable bundle ({error}); give another --out, or delete it") from error
     learned = bundle.manifest.metrics.get("footage")
-    if learned is not None and learned != frame_counts(sources):
+    if learned is not None and learned != footage_sizes(sources):
         names = ", ".join(list(learned)[:3])
         raise OutputRefused(
-            f"{out}: holds the bundle {bundle.model_id}, trained on other footage ({names}, {sum(learned.values())} frames); "
-            "give another --out, or delete it"
+            f"{out}: holds the bundle {bundle.model_id}, trained on other footage ({names} ...); give another --out, or delete it"
         )
     console.print(f"replacing the bundle {bundle.model_id} in {out} when this run is done", markup=False, highlight=False)
 

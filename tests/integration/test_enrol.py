@@ -46,8 +46,8 @@ def test_command_writes_a_profile_and_evaluate_takes_it(video_ede_bundle: Bundle
     assert not np.array_equal(profile.values, video_ede_bundle.default_profile)
 
     given, learned = (evaluate(video_ede_bundle.path, other_view, "onnx", quiet(), path).model for path in (out, None))
-    assert given.streaming.frame_auc == learned.streaming.frame_auc
-    assert given.events.found == learned.events.found == 1
+    np.testing.assert_allclose(given.output.scores["rush"], learned.output.scores["rush"], rtol=1e-3, atol=1e-3)
+    assert given.output.normal.calibration.enter == pytest.approx(profile.info.calibration.enter)
 
 
 def test_same_footage_gives_same_values(video_ede_bundle: Bundle, other_view: Path) -> None:

@@ -232,7 +232,7 @@ def test_refuses_calibration_on_another_view(bundle, tmp_path):
 def test_refuses_bundle_of_other_footage(bundle, data, tmp_path):
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     write(tmp_path / "own", street(80, np.full(80, SLOW_PX), 90))
-    with pytest.raises(OutputRefused, match=r"trained on other footage \(calm0, calm1, calm2, 360 frames\)"):
+    with pytest.raises(OutputRefused, match=r"trained on other footage \(calm0, calm1, calm2 \.\.\.\)"):
         training.fit(tmp_path / "own", copy, FIT, quiet())
     with pytest.raises(OutputRefused, match="cannot be written"):
         training.fit(data, copy / "bundle.json" / "below", FIT, quiet())

@@ -119,9 +119,10 @@ def estimate_frame_count(source: Source) -> int:
     return 0
 
 
-def frame_counts(sources: list[Source]) -> dict[str, int]:
-    """Clip name -> number of frames as the file states it: by this a network knows the footage that it was trained on."""
-    return {source.name: estimate_frame_count(source) for source in sources}
+def footage_sizes(sources: list[Source]) -> dict[str, int]:
+    """Clip name -> bytes of its files: by this a network knows the footage that it was trained on."""
+    files = {source.name: [source.path] if source.is_video else list_images(source.path) for source in sources}
+    return {name: sum(file.stat().st_size for file in clip) for name, clip in files.items()}
 
 
 def count_frames(source: Source) -> int:
