@@ -4,10 +4,11 @@ The footage is cut into blocks along time that take turns: three of five show wh
 the thresholds. So each part sees all hours of the footage, and no frame that sets a range also sets a threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,12 +21,14 @@ from deploy.console import counting_bar
 from deploy.engine import EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
+from deploy.image import Frame
 from deploy.profile import Profile, ProfileInfo
 from deploy.registry import load_engine
+from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset
 from trainer.data.datasets import training_sources
-from trainer.data.footage import Footage, Source, estimate_frame_count, footage_info, load_all_footage, print_unreadable_frames
+from trainer.data.footage import Footage, Source, count_frames, decode_frames, estimate_frame_count, footage_info
 from trainer.errors import TooLittleFootage
 from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
@@ -43,15 +46,9 @@ _MOST_BLOCKS: dict[Part, int] = {"usual": 9, "range": 6, "threshold": 12}
 class Block(NamedTuple):
     """Consecutive frames of a clip."""
 
-    video: Footage
+    clip: int  # number of the source
     first: int
     last: int  # exclusive
-
-    def footage(self, lead_frames: int = 0) -> Footage:
-        """The block as footage, with at most ``lead_frames`` frames before it."""
-        begin = max(0, self.first - lead_frames)
-        frames = self.video.frames[begin : self.last]
-        return replace(self.video, frames=frames, index=np.arange(len(frames)), total=len(frames), problems=())
 
 
 def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profile:
@@ -59,44 +56,42 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profil
 
     Raises:
         ProfileIncompatible: the model takes no profiles.
-        TooLittleFootage: fewer than ``MIN_FRAMES`` readable frames.
+        TooLittleFootage: fewer than ``MIN_FRAMES`` frames.
         OddsightError: no footage, or no usable engine.
     """
     if not bundle.spec.profile_size:
         raise ProfileIncompatible(f"{bundle.path}: a model of kind {bundle.manifest.model.kind} takes no profiles; use calibrate")
     sources = training_sources(data)
     info = footage_info(sources)
-    footage = _load(bundle, sources, screen)
-    frames = sum(len(video.frames) for video in footage)
-    if frames < MIN_FRAMES:
-        raise TooLittleFootage(f"{data}: {frames} readable frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
-    blocks = split_into_blocks(footage)
-    values = _learn_values(load_network(bundle), blocks, screen)
+    counts = [estimate_frame_count(source) or count_frames(source) for source in sources]
+    if sum(counts) < MIN_FRAMES:
+        raise TooLittleFootage(f"{data}: {sum(counts)} frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
+    footage = _load_blocks(sources, plan_blocks(counts), bundle.spec, screen)
+    values = _learn_values(load_network(bundle), footage, screen)
     return Profile(
         ProfileInfo(
             camera_id=camera_id,
             model_id=bundle.model_id,
             created_at=datetime.now(UTC),
-            footage=tuple(video.name for video in footage),
-            frames=frames,
+            footage=tuple(source.name for source in sources),
+            frames=sum(counts),
             fps=info.fps,
             height_px=info.height_px,
             width_px=info.width_px,
-            calibration=_learn_thresholds(replace(bundle, default_profile=values), blocks["threshold"], screen),
+            calibration=_learn_thresholds(replace(bundle, default_profile=values), footage["threshold"], screen),
         ),
         values,
     )
 
 
-def split_into_blocks(footage: Sequence[Footage]) -> dict[Part, list[Block]]:
-    """The blocks of each part; of long footage some, spread evenly over it."""
-    frames = sum(len(video.frames) for video in footage)
-    size = min(BLOCK_FRAMES, max(1, frames // _MIN_BLOCKS))
+def plan_blocks(counts: Sequence[int]) -> dict[Part, list[Block]]:
+    """The blocks of each part, of clips with so many frames; of long footage some, spread evenly over it."""
+    size = min(BLOCK_FRAMES, max(1, sum(counts) // _MIN_BLOCKS))
     blocks = [
-        Block(video, first, min(first + size, len(video.frames)))
-        for video in footage
-        for first in range(0, len(video.frames), size)
-        if len(video.frames) - first >= size / 2  # a few last frames of a clip are no block
+        Block(clip, first, min(first + size, count))
+        for clip, count in enumerate(counts)
+        for first in range(0, count, size)
+        if count - first >= size / 2  # a few last frames of a clip are no block
     ]
     parts: dict[Part, list[Block]] = {part: [] for part in _MOST_BLOCKS}
     for number, block in enumerate(blocks):
@@ -108,18 +103,56 @@ def _spread(blocks: list[Block], most: int) -> list[Block]:
     return [blocks[number] for number in np.unique(np.linspace(0, len(blocks) - 1, min(most, len(blocks))).astype(int))]
 
 
-def _load(bundle: Bundle, sources: list[Source], screen: Console) -> list[Footage]:
-    with counting_bar(screen, "decoding", sum(map(estimate_frame_count, sources))) as advance:
+class LoadedBlock(NamedTuple):
+    """A block's frames, and before them those that only build up the state."""
 
-        def done(video: Footage) -> None:
-            advance(video.total)
-            print_unreadable_frames(screen, video)
-
-        return load_all_footage(sources, bundle.spec, done)
+    footage: Footage
+    lead_frames: int
 
 
-def _learn_values(network: ServingNetwork, blocks: dict[Part, list[Block]], screen: Console) -> NDArray[np.float32]:
-    usual, ranges = (ClipDataset(tuple(block.footage() for block in blocks[part]), 1) for part in ("usual", "range"))
+def _load_blocks(
+    sources: Sequence[Source], parts: Mapping[Part, Sequence[Block]], spec: ClipSpec, screen: Console
+) -> dict[Part, list[LoadedBlock]]:
+    """The frames of the blocks alone, so that memory does not grow with the footage; those of thresholds with frames before.
+
+    Raises TooLittleFootage if a part has no readable frame.
+    """
+    leads = dict.fromkeys(parts["threshold"], spec.warmup_frames)
+    chosen = [[block for blocks in parts.values() for block in blocks if block.clip == clip] for clip in range(len(sources))]
+    loaded: dict[Block, LoadedBlock] = {}
+    with counting_bar(screen, "decoding", sum(map(_end, chosen))) as advance:
+        for source, blocks in zip(sources, chosen, strict=True):
+            loaded |= _load_clip(source, spec, {block: leads.get(block, 0) for block in blocks}, advance)
+    found = {part: [loaded[block] for block in blocks if block in loaded] for part, blocks in parts.items()}
+    if not all(found.values()):
+        raise TooLittleFootage(f"too few readable frames in {len(sources)} clips to learn a profile from; check the files")
+    return found
+
+
+def _load_clip(
+    source: Source, spec: ClipSpec, leads: Mapping[Block, int], advance: Callable[[int], None]
+) -> dict[Block, LoadedBlock]:
+    """The blocks of one clip that have readable frames; ``leads``: blocks, and the number of frames wanted before each."""
+    frames: dict[Block, list[tuple[int, Frame]]] = {block: [] for block in leads}
+    for number, frame in enumerate(islice(decode_frames(source, spec), _end(leads))):
+        advance(1)
+        for block, lead in leads.items():
+            if not isinstance(frame, str) and block.first - lead <= number < block.last:
+                frames[block].append((number, frame))
+    own = {block: sum(number >= block.first for number, _ in found) for block, found in frames.items()}
+    stacked = {block: np.stack([frame for _, frame in found]) for block, found in frames.items() if own[block]}
+    return {
+        block: LoadedBlock(Footage(source.name, found, np.arange(len(found)), len(found), ()), len(found) - own[block])
+        for block, found in stacked.items()
+    }
+
+
+def _end(blocks: Iterable[Block]) -> int:
+    return max((block.last for block in blocks), default=0)
+
+
+def _learn_values(network: ServingNetwork, parts: Mapping[Part, list[LoadedBlock]], screen: Console) -> NDArray[np.float32]:
+    usual, ranges = (ClipDataset(tuple(block.footage for block in parts[part]), 1) for part in ("usual", "range"))
     with screen.status("learning what is usual"):
         values = network.fit_scale(usual, ranges)
     if values is None:
@@ -128,13 +161,11 @@ def _learn_values(network: ServingNetwork, blocks: dict[Part, list[Block]], scre
     return learnt
 
 
-def _learn_thresholds(bundle: Bundle, blocks: list[Block], screen: Console) -> Calibration:
-    lead = bundle.spec.warmup_frames
+def _learn_thresholds(bundle: Bundle, blocks: Sequence[LoadedBlock], screen: Console) -> Calibration:
     with (
         closing(load_engine(bundle, EngineRequest())) as engine,
-        counting_bar(screen, "thresholds", sum(block.last - max(0, block.first - lead) for block in blocks)) as advance,
+        counting_bar(screen, "thresholds", sum(len(block.footage.frames) for block in blocks)) as advance,
     ):
-        rows = score_clips(engine, (block.footage(lead) for block in blocks), advance)
-    # The frames before a block only build up the state.
-    scores = np.concatenate([row[block.first - block.last :] for block, (_, row) in zip(blocks, rows, strict=True)])
+        rows = score_clips(engine, (block.footage for block in blocks), advance)
+    scores = np.concatenate([row[block.lead_frames :] for block, (_, row) in zip(blocks, rows, strict=True)])
     return calibration_from(scores[np.isfinite(scores)])

@@ -58,7 +58,7 @@ def test_same_footage_gives_same_values(video_ede_bundle: Bundle, other_view: Pa
 
 def test_too_little_footage(video_ede_bundle: Bundle, tmp_path: Path) -> None:
     write(tmp_path / "short", street(120, np.full(120, SLOW_PX), 1))
-    with pytest.raises(TooLittleFootage, match="120 readable frames; a profile needs 300"):
+    with pytest.raises(TooLittleFootage, match="120 frames; a profile needs 300"):
         enrol(video_ede_bundle, "gate", tmp_path / "short", quiet())
 
 
