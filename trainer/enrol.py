@@ -28,7 +28,16 @@ from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset
 from trainer.data.datasets import training_sources
-from trainer.data.footage import Footage, Source, count_frames, decode_frames, estimate_frame_count, footage_info
+from trainer.data.footage import (
+    Footage,
+    Source,
+    collect_frames,
+    count_frames,
+    decode_frames,
+    estimate_frame_count,
+    footage_info,
+    print_unreadable_frames,
+)
 from trainer.errors import TooLittleFootage
 from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
@@ -67,7 +76,7 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profil
     if sum(counts) < MIN_FRAMES:
         raise TooLittleFootage(f"{data}: {sum(counts)} frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
     footage = _load_blocks(sources, plan_blocks(counts), bundle.spec, screen)
-    values = _learn_values(load_network(bundle), footage, screen)
+    values = _learn_values(bundle, footage, screen)
     return Profile(
         ProfileInfo(
             camera_id=camera_id,
@@ -104,10 +113,10 @@ def _spread(blocks: list[Block], most: int) -> list[Block]:
 
 
 class LoadedBlock(NamedTuple):
-    """A block's frames, and before them those that only build up the state."""
+    """A block as footage of its own."""
 
     footage: Footage
-    lead_frames: int
+    lead_frames: int  # of the footage's frames come before the block and only build up the state
 
 
 def _load_blocks(
@@ -123,6 +132,8 @@ def _load_blocks(
     with counting_bar(screen, "decoding", sum(map(_end, chosen))) as advance:
         for source, blocks in zip(sources, chosen, strict=True):
             loaded |= _load_clip(source, spec, {block: leads.get(block, 0) for block in blocks}, advance)
+    for block in loaded.values():
+        print_unreadable_frames(screen, block.footage)
     found = {part: [loaded[block] for block in blocks if block in loaded] for part, blocks in parts.items()}
     if not all(found.values()):
         raise TooLittleFootage(f"too few readable frames in {len(sources)} clips to learn a profile from; check the files")
@@ -133,26 +144,32 @@ def _load_clip(
     source: Source, spec: ClipSpec, leads: Mapping[Block, int], advance: Callable[[int], None]
 ) -> dict[Block, LoadedBlock]:
     """The blocks of one clip that have readable frames; ``leads``: blocks, and the number of frames wanted before each."""
-    frames: dict[Block, list[tuple[int, Frame]]] = {block: [] for block in leads}
-    for number, frame in enumerate(islice(decode_frames(source, spec), _end(leads))):
+    outcomes: dict[Block, list[Frame | str]] = {block: [] for block in leads}
+    for number, outcome in enumerate(islice(decode_frames(source, spec), _end(leads))):
         advance(1)
         for block, lead in leads.items():
-            if not isinstance(frame, str) and block.first - lead <= number < block.last:
-                frames[block].append((number, frame))
-    own = {block: sum(number >= block.first for number, _ in found) for block, found in frames.items()}
-    stacked = {block: np.stack([frame for _, frame in found]) for block, found in frames.items() if own[block]}
-    return {
-        block: LoadedBlock(Footage(source.name, found, np.arange(len(found)), len(found), ()), len(found) - own[block])
-        for block, found in stacked.items()
-    }
+            if block.first - lead <= number < block.last:
+                outcomes[block].append(outcome)
+    loaded = {block: _loaded(source.name, found, min(leads[block], block.first)) for block, found in outcomes.items()}
+    return {block: each for block, each in loaded.items() if (each.footage.index >= each.lead_frames).any()}
+
+
+def _loaded(name: str, outcomes: list[Frame | str], lead_frames: int) -> LoadedBlock:
+    frames: list[Frame] = []
+    index, total, problems = collect_frames(outcomes, frames.append)
+    stacked = np.stack(frames) if frames else np.empty(0, np.uint8)
+    return LoadedBlock(Footage(name, stacked, np.asarray(index, np.int64), total, tuple(problems)), lead_frames)
 
 
 def _end(blocks: Iterable[Block]) -> int:
     return max((block.last for block in blocks), default=0)
 
 
-def _learn_values(network: ServingNetwork, parts: Mapping[Part, list[LoadedBlock]], screen: Console) -> NDArray[np.float32]:
-    usual, ranges = (ClipDataset(tuple(block.footage for block in parts[part]), 1) for part in ("usual", "range"))
+def _learn_values(bundle: Bundle, parts: Mapping[Part, list[LoadedBlock]], screen: Console) -> NDArray[np.float32]:
+    network: ServingNetwork = load_network(bundle)
+    usual, ranges = (
+        ClipDataset(tuple(block.footage for block in parts[part]), bundle.spec.length) for part in ("usual", "range")
+    )
     with screen.status("learning what is usual"):
         values = network.fit_scale(usual, ranges)
     if values is None:

@@ -215,8 +215,7 @@ class GpuEngine(CheckedEngine):
     ) -> NewestScores:
         store, n_clips = self._checked_store(newest), len(newest)
         profiles = [None] * n_clips if profiles is None else profiles
-        store.check_handles(n_clips, history, states)
-        store.check_profiles(n_clips, profiles)
+        store.check_handles(n_clips, history, states, profiles)
         with store.allocate(n_clips, n_clips) as new:
             inputs = store.scorer_inputs(newest, history, states, profiles, new)
             results = self._empty_results(n_clips, {"score", "heatmap", STATE_MAX} if new.states else {"score", "heatmap"})

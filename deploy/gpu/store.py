@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.engine import DEFAULT_ROW, RESERVED_ROWS, ZERO_ROW, FrameHandle, HandlePool, ProfileHandle, StateHandle
+from deploy.engine import DEFAULT_ROW, RESERVED_ROWS, ZERO_ROW, FrameHandle, Handle, HandlePool, ProfileHandle, StateHandle
 from deploy.errors import BadClips
 from deploy.gpu.driver import CudaDriver, Dtype, Launch
 from deploy.image import DeviceFrame
@@ -140,17 +140,13 @@ class FrameStore:
             new.states.clear()
             raise
 
-    def check_profiles(self, n_clips: int, profiles: Sequence[ProfileHandle | None]) -> None:
-        """Raise BadClips unless there is a profile of this engine, or None, for each of ``n_clips`` newest frames."""
-        if len(profiles) != n_clips:
-            raise BadClips(f"{n_clips} newest frames need a profile (or None) each, got {len(profiles)}")
-        handles = [profile for profile in profiles if profile is not None]
-        if handles and self.profiles is None:
-            raise BadClips("this model takes no profiles; score its frames with None for each")
-        if self.profiles is not None and not all(self.profiles.owns(handle) for handle in handles):
-            raise BadClips("profiles must be ProfileHandles of this engine, or None")
-
-    def check_handles(self, n_clips: int, history: Sequence[Sequence[FrameHandle]], states: Sequence[StateHandle | None]) -> None:
+    def check_handles(
+        self,
+        n_clips: int,
+        history: Sequence[Sequence[FrameHandle]],
+        states: Sequence[StateHandle | None],
+        profiles: Sequence[ProfileHandle | None],
+    ) -> None:
         """Raise BadClips unless there are handles of this engine for each of ``n_clips`` newest frames."""
         if len(history) != n_clips:
             raise BadClips(f"{n_clips} newest frames need the history of each, got {len(history)}")
@@ -159,13 +155,8 @@ class FrameStore:
                 raise BadClips(f"a clip of this model has {self._spec.length - 1} frames before the newest, got {len(frames)}")
             if not all(self.frames.owns(frame) for frame in frames):
                 raise BadClips("the history must be FrameHandles of this engine")
-        if len(states) != n_clips:
-            raise BadClips(f"{n_clips} newest frames need a state (or None) each, got {len(states)}")
-        handles = [state for state in states if state is not None]
-        if handles and self.states is None:
-            raise BadClips("this model has no state; score its frames with None for each")
-        if self.states is not None and not all(self.states.owns(handle) for handle in handles):
-            raise BadClips("states must be StateHandles of this engine, or None")
+        _check_one_each("state", n_clips, states, self.states, "this model has no state")
+        _check_one_each("profile", n_clips, profiles, self.profiles, "this model takes no profiles")
 
     def check_frames(self, frames: Sequence[object]) -> None:
         """Raise BadClips if a frame is not a DeviceFrame of the right dtype, shape and device."""
@@ -204,6 +195,19 @@ class FrameStore:
             state_max.copy_(next_state.abs().flatten(1).amax(1))
 
         return launch
+
+
+def _check_one_each(
+    name: str, n_clips: int, handles: Sequence[Handle | None], pool: HandlePool[Any] | None, without_pool: str
+) -> None:
+    """Raise BadClips unless there is a handle of ``pool``, or None, for each clip."""
+    if len(handles) != n_clips:
+        raise BadClips(f"{n_clips} newest frames need a {name} (or None) each, got {len(handles)}")
+    given = [handle for handle in handles if handle is not None]
+    if given and pool is None:
+        raise BadClips(f"{without_pool}; score its frames with None for each")
+    if pool is not None and not all(pool.owns(handle) for handle in given):
+        raise BadClips(f"{name}s must be {name.title()}Handles of this engine, or None")
 
 
 def _layout(tensor: Any) -> tuple[Any, Any, Any]:

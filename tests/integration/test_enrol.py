@@ -62,6 +62,17 @@ def test_too_little_footage(video_ede_bundle: Bundle, tmp_path: Path) -> None:
         enrol(video_ede_bundle, "gate", tmp_path / "short", quiet())
 
 
+def test_names_unreadable_frames(video_ede_bundle: Bundle, tmp_path: Path) -> None:
+    write(tmp_path / "own", street(360, np.full(360, SLOW_PX), 1))
+    for number in (5, 6, 200):
+        (tmp_path / "own" / f"{number:03d}.jpg").write_bytes(b"no picture")
+    screen = quiet()
+    enrol(video_ede_bundle, "gate", tmp_path / "own", screen)
+    said = screen.file.getvalue()
+    assert "frames unreadable, skipped" in said
+    assert all(f"{number:03d}.jpg" in said for number in (5, 6, 200))
+
+
 def test_mistake_prints_one_line(video_ede_bundle: Bundle, other_view: Path, tmp_path: Path) -> None:
     options = ["--bundle", video_ede_bundle.path, "--data", other_view, "--camera-id", "gate", "--out", tmp_path]
     done = oddsight_train("enrol", *options)

@@ -25,7 +25,7 @@ _FIRST_FRAMES = 256
 _MOVING_PX = 0.25
 # Speed counts from twice its normal range on: nearer to it, speed spoils the order on cameras where people pass close by.
 _SPEED_OFFSET = 2.0
-# A network has up to 0.35 at places of a scene that it was trained on: only what it does not understand at all is subtracted.
+# In scenes that a network was trained on, no place has a usual anomaly above 0.35, and subtracting that spoils the order.
 _UNDERSTOOD = 0.4
 _RANGES = 4
 
@@ -58,7 +58,10 @@ class CameraNormal(NamedTuple):
 
     anomaly: Tensor  # (N, h, w): usual anomaly of each place beyond 0.4, 0 where it is less
     speed: Tensor  # (N, h, 1): usual steady speed of each row
-    ranges: tuple[Range, Range, Range, Range]  # of steady speed, anomaly, their sum, and the anomaly of a camera's first frame
+    speed_range: Range
+    anomaly_range: Range
+    sum_range: Range  # of the sum of both
+    first_range: Range  # of the anomaly of a camera's first frame
 
 
 def profile_size(grid: tuple[int, int]) -> int:
@@ -71,8 +74,8 @@ def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
     places = grid[0] * grid[1]
     anomaly, speed, ranges = torch.split(profile, [places, grid[0], profile.shape[1] - places - grid[0]], dim=1)
     numbers = ranges[:, :, None, None].unbind(1)  # (N, 1, 1) each
-    pairs = [Range(*numbers[first : first + 2]) for first in range(0, len(numbers), 2)]
-    return CameraNormal(anomaly.reshape(-1, *grid), speed[:, :, None], (pairs[0], pairs[1], pairs[2], pairs[3]))
+    pairs = (Range(*numbers[first : first + 2]) for first in range(0, len(numbers), 2))
+    return CameraNormal(anomaly.reshape(-1, *grid), speed[:, :, None], *pairs)
 
 
 def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
@@ -81,10 +84,10 @@ def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
     The anomaly leads. Speed is added beyond twice its normal range only. A camera's first frame has only the anomaly. Where it
     is always high it is lowered: a corner that is never understood would be the maximum of every frame.
     """
-    moving = normal.ranges[2].scale(_sum(maps, normal))
+    moving = normal.sum_range.scale(_sum(maps, normal))
     # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
     shrunk = torch.minimum(moving, moving * maps.observed.sqrt())
-    return torch.where(maps.observed > 0.0, shrunk, normal.ranges[3].scale(maps.anomaly - normal.anomaly))
+    return torch.where(maps.observed > 0.0, shrunk, normal.first_range.scale(maps.anomaly - normal.anomaly))
 
 
 @torch.no_grad()
@@ -103,7 +106,8 @@ def fit_profile(
     held_out = list(validation)
     steady = _range([maps.steady / usual_speed for maps in held_out])
     strange = _range([maps.anomaly - usual_anomaly for maps in held_out])
-    unscaled = CameraNormal(usual_anomaly[None], usual_speed[None], (steady, strange, steady, strange))
+    # The last two are not known yet, and the sum does not need them.
+    unscaled = CameraNormal(usual_anomaly[None], usual_speed[None], steady, strange, steady, strange)
     whole = _range([_sum(maps, unscaled) for maps in held_out])
     first_range = _range([maps.anomaly - usual_anomaly for maps in first])
     numbers = [value.reshape(1) for pair in (steady, strange, whole, first_range) for value in pair]
@@ -111,8 +115,8 @@ def fit_profile(
 
 
 def _sum(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
-    speed, anomaly, *_ = normal.ranges
-    return anomaly.scale(maps.anomaly - normal.anomaly) + softplus(speed.scale(maps.steady / normal.speed) - _SPEED_OFFSET)
+    speed = normal.speed_range.scale(maps.steady / normal.speed)
+    return normal.anomaly_range.scale(maps.anomaly - normal.anomaly) + softplus(speed - _SPEED_OFFSET)
 
 
 def _range(maps: list[Tensor]) -> Range:
