@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from deploy.bundle import ONNX_NAME, Bundle
 from deploy.engine import EngineRequest, PerformanceHint, Precision
-from deploy.engines.tensorrt_library import MODULES
+from deploy.engines.tensorrt import MODULES
 from deploy.errors import EngineRefused, EngineUnavailable
 from deploy.export.tensorrt import make_plan
 from deploy.records import BuildOptions, DefaultEngine, differences, find_record, read_default, write_record

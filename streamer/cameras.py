@@ -16,9 +16,8 @@ from deploy.bundle import read_bundle
 from deploy.errors import ProfileCorrupt, ProfileError
 from deploy.profile import Profile, read_profile, require_profile_of, write_profile
 from streamer.config import CameraSettings, Settings, camera_rule
-from streamer.redis.client import make_redis
+from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
-from streamer.redis.progress import RedisProgressStore
 from streamer.redis.subscriber import ScoreEntry, newest_scores
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 

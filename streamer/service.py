@@ -24,9 +24,8 @@ from streamer.pipeline.decide import Decider
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.pipeline.score import Scorer
-from streamer.redis.client import check_redis, make_redis
+from streamer.redis.client import RedisProgressStore, check_redis, make_redis
 from streamer.redis.profiles import RedisProfileStore
-from streamer.redis.progress import RedisProgressStore
 
 log = structlog.get_logger("oddsight.service")
 

@@ -35,7 +35,7 @@ from deploy.export.onnx import export_onnx, save_weights
 from deploy.registry import ENGINES, GPU_ENGINES, load_engine
 from deploy.sequences import SPEEDUP, GoldenSequences, sequence_indices, sequences_bytes
 from deploy.spec import ClipSpec
-from deploy.validation.parity import check_parity
+from deploy.validation.accuracy import check_parity
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage

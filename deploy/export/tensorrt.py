@@ -15,8 +15,8 @@ from typing import Any
 
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, require_writable, sha256
 from deploy.engine import Precision
-from deploy.engines import tensorrt_library as trt
-from deploy.engines.tensorrt_library import import_library, plan_fingerprint
+from deploy.engines import tensorrt as trt
+from deploy.engines.tensorrt import import_library, plan_fingerprint
 from deploy.errors import BundleCorrupt, ConfigError, EngineError, EngineFailed
 from deploy.export.onnx import serving_graph
 from deploy.records import BuildOptions, EngineRecord, Fingerprint, PlanRecord, read_plan, write_plan

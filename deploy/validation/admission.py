@@ -1,7 +1,7 @@
-"""Validate engines against the reference on this machine, and load only engines that passed.
+"""Validate engines against the reference on this machine, and load only engines that passed :mod:`deploy.validation.accuracy`.
 
-A float32 engine must reproduce the reference's scores (:mod:`deploy.validation.parity`). An engine of another precision must rank
-frames as the reference does (:mod:`deploy.validation.accuracy`); its result is kept in the bundle for later starts.
+A float32 engine must reproduce the reference's scores. An engine of another precision must rank frames as the reference does; its
+result is kept in the bundle for later starts.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,7 @@ from deploy.errors import BundleIncompatible, EngineError, EngineRefused, Engine
 from deploy.records import AccuracyResult, EngineRecord, Fingerprint, find_record, require_validated, write_record
 from deploy.registry import load_engine
 from deploy.sequences import read_sequences
-from deploy.validation.accuracy import measure_accuracy
-from deploy.validation.parity import Parity, check_parity, check_resident
+from deploy.validation.accuracy import Parity, check_parity, check_resident, measure_accuracy
 
 _MAX_CLIPS = 1024  # so large that an engine with buckets loads all of them
 # Entries of an engine's description that its scores do not depend on.

@@ -39,8 +39,7 @@ from streamer.interfaces import CameraState, Step
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.pipeline.clips import MessageDecoder
 from streamer.pipeline.decide import Decider
-from streamer.redis.client import make_redis
-from streamer.redis.progress import RedisProgressStore
+from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.subscriber import Subscriber
 from streamer.types import CameraFrame, FrameInfo, FrameMessage, Outcome, Partition
 from tests.harness.service import Service, running

@@ -20,9 +20,8 @@ def make_up_gpu(patch: pytest.MonkeyPatch, cache: Path, library: FakeTensorRt | 
     """From now on there is a GPU, TensorRT is a script, and plans are built when they are asked for."""
     driver, script = HostDriver(), library or FakeTensorRt()
     patch.setenv("XDG_CACHE_HOME", str(cache))
-    for module in ("deploy.engines.torch", "deploy.engines.tensorrt", "deploy.engines.tensorrt_library"):
-        patch.setattr(f"{module}.find_gpu", lambda _engine: MADE_UP)
     for module in ("deploy.engines.torch", "deploy.engines.tensorrt"):
+        patch.setattr(f"{module}.find_gpu", lambda _engine: MADE_UP)
         patch.setattr(f"{module}.CudaDriver", lambda _engine: driver)
     for module in ("deploy.engines.tensorrt", "deploy.export.tensorrt"):
         patch.setattr(f"{module}.import_library", lambda _flavour: script)

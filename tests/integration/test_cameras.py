@@ -15,8 +15,7 @@ from deploy.profile import Profile, profile_bytes, write_profile
 from streamer.cli import main
 from streamer.config import RedisSettings, Settings, settings_toml
 from streamer.interfaces import CameraState, Step
-from streamer.redis.client import make_redis
-from streamer.redis.progress import RedisProgressStore
+from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.types import Partition
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.pipeline import picture, profile_of

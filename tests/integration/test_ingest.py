@@ -13,8 +13,7 @@ import pytest
 from kafka import TopicPartition
 
 from streamer.config import KafkaSettings
-from streamer.ingest.producer import IngestResult
-from streamer.ingest.run import CameraFeed, IngestPlan, ingest
+from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer
 from tests.harness.apache_kafka import ApacheKafka
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from deploy.benchmark.run import BenchmarkPlan, benchmark
 from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import Clips, Engine, EngineRequest, Precision, Scores
-from deploy.engines.tensorrt_library import MODULES
+from deploy.engines.tensorrt import MODULES
 from deploy.engines.torch import BUCKETS
 from deploy.export.tensorrt import make_plan
 from deploy.gpu.driver import CudaDriver

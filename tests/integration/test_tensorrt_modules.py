@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from deploy.bundle import DEFAULT_BUNDLE
-from deploy.engines import tensorrt_library as members
+from deploy.engines import tensorrt as members
 
 BUILDS = {
     members.Builder: "Builder",
@@ -77,7 +77,7 @@ def test_no_gpu_does_not_end_the_process(module: str, tmp_path: Path) -> None:
         "from deploy.engine import EngineRequest\n"
         "from deploy.registry import load_engine\n"
         "from deploy.errors import EngineUnavailable\n"
-        "from deploy.engines.tensorrt_library import MODULES\n"
+        "from deploy.engines.tensorrt import MODULES\n"
         f"MODULES['tensorrt'] = {module!r}\n"
         "try:\n"
         "    load_engine(read_bundle(Path(sys.argv[1])), EngineRequest('tensorrt', 'f16'))\n"

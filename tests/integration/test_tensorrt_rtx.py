@@ -17,7 +17,7 @@ import torch
 
 from deploy.bundle import DEFAULT_BUNDLE, ONNX_NAME, read_bundle
 from deploy.engine import EngineRequest, Precision
-from deploy.engines.tensorrt_library import Log, plan_fingerprint
+from deploy.engines.tensorrt import Log, plan_fingerprint
 from deploy.errors import EngineUnavailable
 from deploy.export.int8 import quantize_graph
 from deploy.export.onnx import export_onnx

@@ -8,8 +8,7 @@ from deploy.bundle import Bundle, ModelCard, read_golden
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
 from deploy.sequences import read_sequences, score_sequences
-from deploy.validation.accuracy import compare_scores
-from deploy.validation.parity import check_parity
+from deploy.validation.accuracy import check_parity, compare_scores
 from tests.harness.recurrent_toy import DEFAULT_PROFILE, KIND, RecurrentToy, toy_spec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import Split

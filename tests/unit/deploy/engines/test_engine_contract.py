@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from deploy.bundle import ONNX_NAME, WEIGHTS_NAME, Bundle, read_bundle, read_golden, write_bundle
 from deploy.engine import Engine, EngineRequest, PerformanceHint, Scores
-from deploy.engines.tensorrt_library import MODULES
+from deploy.engines.tensorrt import MODULES
 from deploy.errors import BadClips, BundleCorrupt, BundleIncompatible, ConfigError, EngineClosed, EngineFailed, EngineUnavailable
 from deploy.registry import ENGINES, TUNABLE_ENGINES, load_engine
 from deploy.spec import ClipSpec
+from deploy.validation.accuracy import check_parity
 from deploy.validation.admission import fingerprint
-from deploy.validation.parity import check_parity
 from tests.harness.gpu_engines import GPU_ENGINES, build_when_asked_for, make_up_gpu
 
 CPU_LIBRARIES = {"openvino": ("openvino", "stream"), "onnx": ("onnxruntime", "onnx"), "torch": ("torch", "train")}

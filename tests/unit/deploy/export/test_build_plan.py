@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engines.tensorrt_library import MODULES, Log, import_library
+from deploy.engines.tensorrt import MODULES, Log, import_library
 from deploy.errors import ConfigError, EngineFailed, EngineUnavailable
 from deploy.export.tensorrt import build_plan
 from deploy.records import BuildOptions, parse_build_options

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deploy.bundle import ONNX_NAME, Bundle
-from deploy.engines.tensorrt_library import plan_fingerprint
+from deploy.engines.tensorrt import plan_fingerprint
 from deploy.errors import BundleCorrupt, BundleError, EngineRefused, EngineUnavailable, PlanStale
 from deploy.export.onnx import serving_graph
 from deploy.export.tensorrt import QUANTIZING, make_plan
@@ -25,9 +25,9 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRt:
     """TensorRT as a script, on a machine with an H100 and a cache of its own."""
     fake = FakeTensorRt()
     monkeypatch.setattr("deploy.export.tensorrt.import_library", lambda _flavour: fake)
-    monkeypatch.setattr("deploy.engines.tensorrt_library.find_gpu", lambda _engine: Gpu("H100", "9.0"))
-    monkeypatch.setattr("deploy.engines.tensorrt_library.platform.system", lambda: "Linux")
-    monkeypatch.setattr("deploy.engines.tensorrt_library.platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("deploy.engines.tensorrt.find_gpu", lambda _engine: Gpu("H100", "9.0"))
+    monkeypatch.setattr("deploy.engines.tensorrt.platform.system", lambda: "Linux")
+    monkeypatch.setattr("deploy.engines.tensorrt.platform.machine", lambda: "x86_64")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
@@ -116,7 +116,7 @@ def test_rtx_plan_is_for_all_gpus(library: FakeTensorRt, monkeypatch: pytest.Mon
     def none(engine: str) -> Gpu:
         raise EngineUnavailable("no GPU")
 
-    monkeypatch.setattr("deploy.engines.tensorrt_library.find_gpu", none)
+    monkeypatch.setattr("deploy.engines.tensorrt.find_gpu", none)
     assert plan_fingerprint("tensorrt-rtx", library).keys() == {"backend", "version", "os"}
     with pytest.raises(EngineUnavailable, match="no GPU"):
         plan_fingerprint("tensorrt", library)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle
 from deploy.engine import RESERVED_ROWS, ZERO_ROW, CachingEngine, EngineRequest, FrameHandle, HandlePool, Scores, caching_engine
-from deploy.engines.tensorrt_library import MODULES
+from deploy.engines.tensorrt import MODULES
 from deploy.errors import BadClips, ConfigError, EngineClosed, EngineFailed
 from deploy.gpu.driver import Launch
 from deploy.gpu.engine import SLOTS, GpuEngine, program_shapes

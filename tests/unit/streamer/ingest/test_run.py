@@ -9,8 +9,7 @@ from kafka.future import Future
 
 from deploy.errors import ConfigError
 from streamer.errors import SourceUnavailable
-from streamer.ingest.producer import FrameProducer, IngestResult
-from streamer.ingest.run import CameraFeed, IngestPlan, ingest, retry_wait_s
+from streamer.ingest.run import CameraFeed, FrameProducer, IngestPlan, IngestResult, ingest, retry_wait_s
 from streamer.ingest.sources import EncodedFrame
 from tests.harness.fakes import FakeClock
 from tests.harness.footage import write_folder

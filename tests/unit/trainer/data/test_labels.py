@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.data.datasets import parse_ranges
 from trainer.data.footage import Footage, Source
 from trainer.data.labels import (
     COLUMNS,
@@ -13,7 +14,6 @@ from trainer.data.labels import (
     parse_intervals,
     read_labels,
 )
-from trainer.data.public_datasets import parse_ranges
 from trainer.errors import BadLabels
 
 HEADER = ",".join(COLUMNS)

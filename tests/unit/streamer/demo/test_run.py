@@ -3,7 +3,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streamer.demo.report import AnomalyInterval, collect_events, match_events, read_ground_truth, result_table, summary_line
+from streamer.demo.run import AnomalyInterval, collect_events, match_events, read_ground_truth, result_table, summary_line
 from streamer.redis.subscriber import ScoreEntry
 from streamer.types import Event
 
