@@ -1,6 +1,6 @@
 """Thresholds from the scores of normal footage.
 
-``enter`` is extrapolated from the median and the tail of the scores (see :mod:`trainer.statistics`) instead of read from the
+``enter`` is extrapolated from the median and the tail of the scores (see :mod:`deploy.statistics`) instead of read from the
 largest one, so that one unusual moment in the footage does not move it. If the tail is exponential, ``0.5 * 50 ** -k`` of normal
 frames exceed ``median + k * (q99 - median)``. Two standard errors of the tail are added to the distance of both thresholds from
 the median, so that little footage gives thresholds that are too high rather than too low.
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration, require_writable
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
+from deploy.statistics import normal_tail
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_all_footage
 from trainer.errors import OutputRefused, TooLittleFootage
 from trainer.evaluation.runner import score_clips
-from trainer.statistics import normal_tail
 
 MOST_CHANGE = 3.0  # light and season change a threshold by less, another view by far more
 MIN_FRAMES = 50  # fewer scored frames do not show a tail

@@ -17,13 +17,13 @@ from deploy.decision import DecisionRule
 from deploy.engine import Engine, EngineRequest
 from deploy.image import encode_jpeg
 from deploy.registry import load_engine
+from deploy.statistics import TAIL_FRAMES
 from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.clips import Split
 from trainer.data.footage import Footage
 from trainer.evaluation.event_metrics import announced_events
 from trainer.evaluation.mistakes import overlay
 from trainer.evaluation.runner import score_footage, scored_frames
-from trainer.statistics import TAIL_FRAMES
 
 JSON_NAME = "unusual.json"
 PICTURES_FOLDER = "unusual"

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.spec import ClipSpec
+from deploy.statistics import SpeedHistogram, SpeedLine
 from trainer.data.footage import Source, decode_frames
 from trainer.errors import NoFootage
 from trainer.evaluation.baselines import ClipScorer, FittedBaseline, FramePair, HeatMap, pad_windows, window_means
-from trainer.statistics import SpeedHistogram, SpeedLine
 
 MIN_CLIPS = 2
 """Training clips needed: the limits of one are estimated on the others."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from deploy.engine import Clips
 from deploy.spec import ClipSpec
+from deploy.statistics import normal_tail
 from trainer.data.clips import ClipDataset, Split
-from trainer.statistics import normal_tail
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Samples, TrainingData
 

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from deploy.profile_learning import normal_size
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
@@ -29,7 +30,6 @@ from trainer.models.video_ede.score_scale import (
     ScoreMaps,
     fit_profile,
     heat_map,
-    profile_size,
     score_first_frames,
     score_footage,
     unpack_profile,
@@ -83,7 +83,7 @@ class VideoEdeConfig(Settings):
             fps=fps,
             state_shape=self.state_shape,
             state_warmup_frames=WARMUP_FRAMES,
-            profile_size=profile_size(self.grid),
+            profile_size=normal_size(self.grid),
         )
 
 

@@ -13,29 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from deploy import profile_learning
+from deploy.profile_learning import SPEED_OFFSET, Normal, UsualMaps
 from trainer.data.clips import ClipDataset
-from trainer.models.base import normal_range
-from trainer.statistics import SpeedHistogram
 
-MAX_FRAMES = 4096  # frames of either kind of footage that are scored, at most
+MAX_FRAMES = profile_learning.MAX_MAXIMA  # frames of either kind of footage that are scored, at most
 
 _SEGMENT_FRAMES = 256
 _PARALLEL_SEGMENTS = 8
 _FIRST_FRAMES = 256
-_MOVING_PX = 0.25
-# Speed counts from twice its normal range on: nearer to it, speed spoils the order on cameras where people pass close by.
-_SPEED_OFFSET = 2.0
-# In scenes that a network was trained on, no place has a usual anomaly above 0.35, and subtracting that spoils the order.
-_UNDERSTOOD = 0.4
-_RANGES = 4
 
 
 class ScoreMaps(NamedTuple):
-    """The parts of the score, each in its own unit: maps (N, h, w)."""
+    """The parts of the score as maps (N, h, w), see :class:`deploy.profile_learning.ScoreMaps`."""
 
-    steady: Tensor  # mean speed minus a part of its standard deviation, pixels per frame
-    anomaly: Tensor  # mean anomaly probability, 0 to 1
-    observed: Tensor  # share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on
+    steady: Tensor
+    anomaly: Tensor
+    observed: Tensor
+
+    def numpy(self) -> profile_learning.ScoreMaps:
+        return profile_learning.ScoreMaps(*(maps.numpy() for maps in self))
 
 
 ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
@@ -64,13 +61,8 @@ class CameraNormal(NamedTuple):
     first_range: Range  # of the anomaly of a camera's first frame
 
 
-def profile_size(grid: tuple[int, int]) -> int:
-    """Number of values of a profile for maps of this size."""
-    return grid[0] * grid[1] + grid[0] + 2 * _RANGES
-
-
 def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
-    """The content of profiles (N, P), see :func:`profile_size`."""
+    """The content of profiles (N, P), see :class:`deploy.profile_learning.Normal`."""
     places = grid[0] * grid[1]
     anomaly, speed, ranges = torch.split(profile, [places, grid[0], profile.shape[1] - places - grid[0]], dim=1)
     numbers = ranges[:, :, None, None].unbind(1)  # (N, 1, 1) each
@@ -90,37 +82,23 @@ def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
     return torch.where(maps.observed > 0.0, shrunk, normal.first_range.scale(maps.anomaly - normal.anomaly))
 
 
-@torch.no_grad()
 def fit_profile(
     train: Iterable[ScoreMaps], validation: Iterable[ScoreMaps], first: Iterable[ScoreMaps], grid: tuple[int, int]
 ) -> Tensor:
     """The profile (P,) of score maps of training footage, of validation footage, and of validation frames taken as first ones."""
-    speeds, anomaly = SpeedHistogram(grid[0]), []
+    usual = UsualMaps(grid)
     for maps in train:
-        for speed in maps.steady.numpy():
-            speeds.add(speed, speed > _MOVING_PX)
-        anomaly.append(maps.anomaly.half().numpy())
-    median = np.median(np.concatenate(anomaly), axis=0).astype(np.float32)  # (h, w)
-    usual_anomaly = torch.from_numpy(np.maximum(median - _UNDERSTOOD, 0.0))
-    usual_speed = torch.from_numpy(speeds.fit_line().row_speeds(grid))
-    held_out = list(validation)
-    steady = _range([maps.steady / usual_speed for maps in held_out])
-    strange = _range([maps.anomaly - usual_anomaly for maps in held_out])
-    # The last two are not known yet, and the sum does not need them.
-    unscaled = CameraNormal(usual_anomaly[None], usual_speed[None], steady, strange, steady, strange)
-    whole = _range([_sum(maps, unscaled) for maps in held_out])
-    first_range = _range([maps.anomaly - usual_anomaly for maps in first])
-    numbers = [value.reshape(1) for pair in (steady, strange, whole, first_range) for value in pair]
-    return torch.cat([usual_anomaly.flatten(), usual_speed.flatten(), *numbers])
+        usual.add(maps.numpy())
+    held_out = [maps.numpy() for maps in validation]
+    unscaled = Normal(usual.anomaly(), usual.speed())
+    normal = unscaled.with_ranges(held_out).with_sum_range(held_out)
+    first_range = unscaled.with_ranges([maps.numpy() for maps in first]).anomaly_range
+    return torch.from_numpy(normal._replace(first_range=first_range).values())
 
 
 def _sum(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
     speed = normal.speed_range.scale(maps.steady / normal.speed)
-    return normal.anomaly_range.scale(maps.anomaly - normal.anomaly) + softplus(speed - _SPEED_OFFSET)
-
-
-def _range(maps: list[Tensor]) -> Range:
-    return Range(*(torch.tensor(value).reshape(1, 1, 1) for value in normal_range(maps)))
+    return normal.anomaly_range.scale(maps.anomaly - normal.anomaly) + softplus(speed - SPEED_OFFSET)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.statistics import SpeedHistogram, SpeedLine
 from deploy.video import VideoInfo
 from trainer.data.footage import Source, find_sources
 from trainer.errors import NoFootage
@@ -17,7 +18,6 @@ from trainer.evaluation.baselines import (
     window_means,
 )
 from trainer.evaluation.steady_speed import first_averages, median_background, next_averages
-from trainer.statistics import SpeedHistogram, SpeedLine
 
 SPEC = baseline_spec(VideoInfo(96, 64, 10.0))
 NAMES = ["frame_difference", "flow_magnitude", "steady_speed"]

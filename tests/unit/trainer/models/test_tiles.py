@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from deploy.statistics import normal_tail
 from trainer.models.tiles import RandomTiles, TileConfig, TiledNetwork, cut_tiles, tiled
-from trainer.statistics import normal_tail
 from trainer.training.interfaces import Detector, Recipe, Settings
 
 

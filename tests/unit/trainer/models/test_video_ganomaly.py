@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from deploy.statistics import normal_tail
 from trainer.models.ganomaly import Reconstruction
 from trainer.models.layers import window_means
 from trainer.models.optical_flow import MotionView, corrupt_motion
@@ -14,7 +15,6 @@ from trainer.models.video_ganomaly import (
     VideoGenerator,
     margin_loss,
 )
-from trainer.statistics import normal_tail
 from trainer.training.interfaces import Batch
 
 CONFIG = VideoGanomalyConfig(height_px=64, width_px=96, length=4, width=4)

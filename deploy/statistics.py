@@ -17,7 +17,7 @@ _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead 
 
 _SPEED_QUANTILE = 0.9
 _BINS_PER_CELL = 128
-_BINS = 32 * _BINS_PER_CELL  # up to 32 cells per frame; faster ones count in the last bin
+_MAX_SPEED = 32  # cells or pixels per frame; faster ones count in the last bin
 _MIN_SHARE = 0.25
 _MIN_CELLS = 1e-3
 
@@ -67,24 +67,29 @@ class SpeedLine:
 
 
 class SpeedHistogram:
-    """A histogram of the speeds of foreground cells for each row, from which quantiles are taken in constant memory."""
+    """A histogram of the speeds of foreground cells for each row, from which quantiles are taken in constant memory.
 
-    def __init__(self, rows: int) -> None:
-        self._counts = np.zeros((rows, _BINS), np.int64)
+    ``counts``: int64 (rows, 32 * bins), to go on from an earlier one.
+    """
+
+    def __init__(self, rows: int, bins: int = _BINS_PER_CELL, counts: NDArray[np.int64] | None = None) -> None:
+        self.counts = np.zeros((rows, _MAX_SPEED * bins), np.int64) if counts is None else counts
+        self._bins = bins  # per unit of speed
 
     def add(self, speed: NDArray[np.float32], foreground: NDArray[np.bool_]) -> None:
         """Add one frame. ``speed``: float32 (h, w) in cells per frame; ``foreground``: bool (h, w)."""
         rows, columns = np.nonzero(foreground)
-        bins = np.minimum(speed[rows, columns] * _BINS_PER_CELL, _BINS - 1).astype(np.int64)
-        self._counts += np.bincount(rows * _BINS + bins, minlength=self._counts.size).reshape(self._counts.shape)
+        width = self.counts.shape[1]
+        bins = np.minimum(speed[rows, columns] * self._bins, width - 1).astype(np.int64)
+        np.add.at(self.counts, (rows, bins), 1)
 
     def fit_line(self) -> SpeedLine:
         """Least squares line through the 90 % quantiles of the rows, weighted by their foreground cells."""
-        cells = self._counts.sum(axis=1)
+        cells = self.counts.sum(axis=1)
         if not cells.any():
             return SpeedLine(intercept=1.0, slope=0.0, rows=len(cells))
         rows = np.arange(len(cells))
-        quantiles = np.argmax(self._counts.cumsum(axis=1) >= _SPEED_QUANTILE * cells[:, None], axis=1) / _BINS_PER_CELL
+        quantiles = np.argmax(self.counts.cumsum(axis=1) >= _SPEED_QUANTILE * cells[:, None], axis=1) / self._bins
         mean_row, mean_speed = np.average(rows, weights=cells), np.average(quantiles, weights=cells)
         variance = np.average((rows - mean_row) ** 2, weights=cells)
         covariance = np.average((rows - mean_row) * (quantiles - mean_speed), weights=cells)
