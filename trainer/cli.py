@@ -36,7 +36,10 @@ def main() -> None:
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Option(help="Normal footage: a data set, a folder of frames or videos, or a video file.")],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Normal footage: a data set, a folder of frames or videos, or a video file; once for each camera."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write the bundle to.")],
     model: Annotated[str, typer.Option(help="video-ede, video-ganomaly, ganomaly, ama or esad.")] = "video-ede",
     seed: Annotated[int, typer.Option(help="On a CPU, the same seed, footage and number of steps give the same bundle.")] = 0,
@@ -44,6 +47,9 @@ def fit(
     patience: Annotated[int, typer.Option(help="Stop after this many validations without a smaller loss.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
     feedback: Annotated[Path | None, typer.Option(help="Annotations of operators: a CSV file, or a folder of clips.")] = None,
+    from_bundle: Annotated[
+        str | None, typer.Option("--from", help="Adapt this bundle's network instead of a new one; default: the shipped bundle.")
+    ] = None,
     length: Annotated[
         int | None, typer.Option(help="Frames per clip; 1 for single pictures (not video-ganomaly).", show_default="5")
     ] = None,
@@ -53,6 +59,9 @@ def fit(
     The last tenth of plain footage (not of a data set with testing/) is set aside: OUT/unusual.json and OUT/unusual/*.jpg show
     what the model finds unusual there, and whether the footage was enough. What --data takes: oddsight-train datasets.
 
+    With several --data one network learns from all cameras, each weighing the same. The bundle's default profile is the median
+    one; learn each camera's own with enrol.
+
     --feedback (video-ede only): lines video,first_frame,last_frame,mark[,x,y,width,height] with mark anomaly or normal, frames
     numbered from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See
     docs/train.md.
@@ -60,11 +69,13 @@ def fit(
     Losses and pictures for TensorBoard: tensorboard --logdir OUT/log. With several processes:
     torchrun --nproc-per-node 2 -m trainer fit ...
     """
+    from deploy.bundle import DEFAULT_BUNDLE
     from trainer import fit as training
     from trainer.export import check_engines
 
     screen = _screen()
     settings = {"model": model, "seed": seed, "precision": precision, "feedback": feedback}
+    settings |= {"from_bundle": DEFAULT_BUNDLE if from_bundle == "default" else from_bundle}
     settings |= {"max_minutes": max_minutes, "patience": patience, "network": {} if length is None else {"length": length}}
     try:
         bundle = training.fit(data, out, training.validated(training.FitConfig.model_validate, settings), screen)

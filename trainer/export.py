@@ -37,7 +37,8 @@ from deploy.sequences import SPEEDUP, GoldenSequences, sequence_indices, sequenc
 from deploy.spec import ClipSpec
 from deploy.validation.accuracy import check_parity
 from trainer.calibrate import calibration_from
-from trainer.data.clips import ClipDataset, Split
+from trainer.data.cameras import group_by_camera
+from trainer.data.clips import ClipDataset, Split, excerpts
 from trainer.data.footage import Footage
 from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
@@ -47,6 +48,8 @@ GOLDEN_STATES = 2  # golden clips of a recurrent network: fewer, because two sta
 GOLDEN_SEQUENCES = 2
 # Five times as long as the averages of a recurrent model reach. 96 frames of 240 x 360 take 5 MB.
 SEQUENCE_FRAMES = 48
+# Of all cameras together, of either kind of footage: scoring more would take minutes.
+_PROFILE_FRAMES, _MIN_PROFILE_FRAMES = 4096, 512
 _OTHER_PROFILE = 1.25  # factor that makes another plausible profile of the default one
 _NO_CALIBRATION = Calibration(median=0.0, q99=0.0, q999=0.0, enter=0.0, exit=0.0, frames=1)
 _CALIBRATING = EngineRequest()
@@ -75,7 +78,7 @@ def make_bundle(
     """
     network, spec = trained.network.cpu().eval(), trained.spec
     held_out = ClipDataset(split.validation, spec.length)
-    profile = network.fit_scale(ClipDataset(split.train, spec.length), held_out)
+    profile = _default_profile(network, spec, split)
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
@@ -95,6 +98,20 @@ def make_bundle(
         scores = np.concatenate([row for _, row in score_clips(engine, split.validation, advance)])
     scores = scores[np.isfinite(scores)]
     return write(path, calibration=calibration_from(scores)), scores
+
+
+def _default_profile(network: ServingNetwork, spec: ClipSpec, split: Split) -> Tensor | None:
+    """The profile of the footage's camera; of several cameras' profiles the median of each value, None without profiles.
+
+    A new camera is most likely to be like the median one: what a single camera shows at one place is not expected elsewhere.
+    """
+    cameras = list(zip(group_by_camera(split.train), group_by_camera(split.validation), strict=True))
+    if len(cameras) == 1 or not spec.profile_size:
+        return network.fit_scale(ClipDataset(split.train, spec.length), ClipDataset(split.validation, spec.length))
+    frames = max(_MIN_PROFILE_FRAMES, _PROFILE_FRAMES // len(cameras))
+    excerpted = ((ClipDataset(excerpts(part, frames), spec.length) for part in parts) for parts in cameras)
+    profiles = [network.fit_scale(train, validation) for train, validation in excerpted]
+    return torch.stack([profile for profile in profiles if profile is not None]).quantile(0.5, dim=0)
 
 
 def check_engines(bundle: Bundle) -> Iterator[str]:

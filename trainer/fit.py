@@ -14,24 +14,19 @@ from rich.console import Console
 
 from deploy.bundle import MANIFEST_NAME, Bundle, ModelCard, read_bundle, unwritable_folder
 from deploy.console import counting_bar
-from deploy.errors import BundleError, ConfigError, validation_line
+from deploy.engines.torch import load_network
+from deploy.errors import BundleError, BundleIncompatible, ConfigError, validation_line
 from deploy.spec import ClipSpec
+from deploy.video import VideoInfo
 from trainer.calibrate import require_frames
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
-from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size, split_by_video, split_off_last_tenth
-from trainer.data.datasets import is_plain_footage, training_sources
-from trainer.data.footage import (
-    Source,
-    estimate_frame_count,
-    footage_info,
-    footage_sizes,
-    load_all_footage,
-    print_unreadable_frames,
-)
+from trainer.data.cameras import Camera, balanced, common_info, find_cameras, split_cameras
+from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size
+from trainer.data.footage import Source, estimate_frame_count, footage_sizes, print_unreadable_frames
 from trainer.errors import OutputRefused
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report
-from trainer.models.base import ServingNetwork, TrainingStage
+from trainer.models.base import ClipConfig, ClipModel, ServingNetwork, TrainingStage
 from trainer.models.registry import DEFAULT_MODEL, clip_model
 from trainer.models.video_ede import model as video_ede
 from trainer.training.callbacks import (
@@ -56,6 +51,8 @@ class FitConfig(BaseModel):
     model: str = DEFAULT_MODEL
     feedback: Path | None = None
     """Annotations of operators: a CSV file or a folder, see :mod:`trainer.data.annotations`."""
+    from_bundle: Path | None = None
+    """A bundle whose network is adapted to the footage; None: training starts from random weights."""
     seed: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=14.0, gt=0)
     """Time for training steps, summed over resumed runs; decoding, export and checks are not counted."""
@@ -82,6 +79,7 @@ class TrainingRun:
     out: Path
     unreadable_frames: int
     footage: dict[str, int]  # clip name -> bytes
+    start: Bundle | None = None  # training starts from its weights
 
     def checkpoints(self, stage: TrainingStage) -> Checkpoints:
         """The checkpoints of one stage."""
@@ -91,6 +89,7 @@ class TrainingRun:
             "batch_clips": self.settings(stage).batch,
             "precision": self.config.precision,
             "feedback": annotations_hash(self.split.annotated),
+            "from": self.start and self.start.model_id,
             "footage": [[video.name, len(video.frames)] for video in (*self.split.train, *self.split.validation)],
         }
         return Checkpoints(self.out / CHECKPOINT_FOLDER / stage.name, identity, self.config.checkpoint_every_s)
@@ -108,22 +107,26 @@ class TrainingRun:
         )
 
 
-def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | None:
+def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Console) -> Bundle | None:
     """Train a model on the normal footage in ``data`` and write a bundle to ``out``. An interrupted run is resumed.
+
+    ``data``: the footage of one camera, or of several, which weigh the same however long their footage is.
 
     Under ``torchrun`` only the first process returns a bundle.
 
     Raises:
-        OddsightError: no or too little footage, an unknown model, an unusable checkpoint, or a diverging loss.
+        OddsightError: no or too little footage, an unknown model, an unusable checkpoint or bundle to start from, or a diverging
+            loss.
     """
     context = DistributedContext(config.precision)
     run = prepare(data, out, config, context, console)
     network, metrics = train(run, context, console)
     if context.rank:
         return None
-    with counting_bar(console, "scoring held-out frames", len(ClipDataset(run.split.validation, run.spec.length))) as advance:
+    calibrated = replace(run.split, validation=balanced(run.split.validation))
+    with counting_bar(console, "scoring held-out frames", len(ClipDataset(calibrated.validation, run.spec.length))) as advance:
         trained = TrainedModel(network, run.card, run.spec, metrics)
-        bundle, calibration_scores = make_bundle(out, trained, run.split, advance)
+        bundle, calibration_scores = make_bundle(out, trained, calibrated, advance)
     if run.split.holdout:
         frames = len(ClipDataset(run.split.holdout, run.spec.length))
         with counting_bar(console, "scoring the last tenth", frames) as advance:
@@ -134,35 +137,74 @@ def fit(data: Path, out: Path, config: FitConfig, console: Console) -> Bundle | 
     return bundle
 
 
-def prepare(data: Path, out: Path, config: FitConfig, context: DistributedContext, console: Console) -> TrainingRun:
+def prepare(
+    data: Path | Sequence[Path], out: Path, config: FitConfig, context: DistributedContext, console: Console
+) -> TrainingRun:
     """Find, decode and split the footage, and configure the network.
 
-    The last tenth of plain footage is set aside; a data set has test clips instead.
+    The last tenth of a camera's plain footage is set aside; a data set has test clips instead.
     """
-    require_free(out, sources := training_sources(data), console)
+    cameras = find_cameras([data] if isinstance(data, Path) else data)
+    sources = [source for camera in cameras for source in camera.sources]
+    require_free(out, sources, console)
     model = clip_model(config.model)
     annotations = read_annotations(config.feedback) if config.feedback else []
     if annotations and not model.learns_annotations:
         raise ConfigError(f"--feedback is for --model {video_ede.KIND}; {model.kind} learns from normal footage alone")
-    info = footage_info(sources)
-    height_px, width_px = choose_frame_size(info, model.frame_area_px, model.side_step_px)
-    network = validated(model.configure, {"height_px": height_px, "width_px": width_px, **config.network})
+    info = common_info(cameras)
+    start = _read_start(config, model)
+    network = _own_network(config, model, info) if start is None else _network_of(start, model)
     spec = network.spec(info.fps)
+    if len(cameras) > 1 and not spec.profile_size:
+        raise ConfigError(f"several --data are for --model {video_ede.KIND}; {model.kind} keeps no profile of each camera")
     frames = sum(estimate_frame_count(source) for source in {*sources, *(each.source for each in annotations)})
     with context.rank_zero_first(), counting_bar(console, "decoding", frames) as advance:
         cache = FrameCache(out / CHECKPOINT_FOLDER / "frames", lambda: advance(1))
-        footage = load_all_footage(sources, spec, done=partial(print_unreadable_frames, console), load=cache.load)
+        footage = [camera.load(spec, partial(print_unreadable_frames, console), cache.load) for camera in cameras]
         annotated = load_annotated_clips(annotations, sources, spec, cache.load)
-    unreadable_frames = sum(len(clip.problems) for clip in footage)
+    unreadable_frames = sum(len(clip.problems) for clips in footage for clip in clips)
     if unreadable_frames:
         console.print(f"{unreadable_frames} unreadable frames skipped in total; the bundle's metrics contain the number")
-    learnable, holdout = split_off_last_tenth(footage) if is_plain_footage(data) else (footage, ())
-    split = replace(split_by_video(learnable, spec.length), holdout=holdout, annotated=annotated)
+    split = replace(split_cameras(cameras, footage, spec.length), annotated=annotated)
     require_frames(len(ClipDataset(split.validation, spec.length)))
+    _print_cameras(console, cameras)
     _print_split(console, split, spec)
     _print_feedback(console, split.annotated)
     card = ModelCard(kind=model.kind, config=network.model_dump())
-    return TrainingRun(config, card, spec, split, out, unreadable_frames, footage_sizes(sources))
+    return TrainingRun(config, card, spec, split, out, unreadable_frames, footage_sizes(sources), start)
+
+
+def _own_network(config: FitConfig, model: ClipModel, info: VideoInfo) -> ClipConfig:
+    """The settings of a new network, with a frame size that suits the footage."""
+    height_px, width_px = choose_frame_size(info, model.frame_area_px, model.side_step_px)
+    return validated(model.configure, {"height_px": height_px, "width_px": width_px, **config.network})
+
+
+def _read_start(config: FitConfig, model: ClipModel) -> Bundle | None:
+    """The bundle to start from, if any. Raises ConfigError if its network is another one than the settings ask for."""
+    if config.from_bundle is None:
+        return None
+    bundle = read_bundle(config.from_bundle)
+    card = bundle.manifest.model
+    if card.kind != model.kind:
+        raise ConfigError(f"--from {bundle.path} holds a {card.kind}, and --model is {model.kind}; they must be the same")
+    if not model.fine_tunes:
+        raise ConfigError(f"--from is for --model {video_ede.KIND}; a {model.kind} is trained anew, without --from")
+    for name, value in config.network.items():
+        if card.config.get(name) != value:
+            raise ConfigError(
+                f"--from {bundle.path} holds a network with {name} {card.config.get(name)}, which cannot become {value}; "
+                "leave the setting out, or train anew without --from"
+            )
+    return bundle
+
+
+def _network_of(bundle: Bundle, model: ClipModel) -> ClipConfig:
+    try:
+        return model.configure(bundle.manifest.model.config)
+    except ValidationError as error:
+        problem = validation_line(error)
+        raise BundleIncompatible(f"{bundle.path}: its network is of another version ({problem}); train anew") from error
 
 
 def require_free(out: Path, sources: list[Source], console: Console) -> None:
@@ -191,9 +233,13 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
     """Train all stages of the model; the trained network, and the metrics for the bundle."""
     torch.manual_seed(run.config.seed)
     model = clip_model(run.config.model)
-    network = model.build(model.configure(run.card.config)).to(context.device)
+    network = model.build(model.configure(run.card.config))
+    if run.start is not None:
+        network.load_state_dict(load_network(run.start).state_dict())
+    network = network.to(context.device)
+    stages = network.stages if run.start is None else network.fine_tuning_stages
     metrics = []
-    for stage in network.stages(run.split, partial(counting_bar, console)):
+    for stage in stages(run.split, partial(counting_bar, console)):
         metrics.append(_train_stage(run, stage, context, console))
         torch.manual_seed(run.config.seed)  # the next stage starts the same, wherever this one was resumed
     annotated = run.split.annotated
@@ -207,6 +253,7 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
         "unreadable_frames": run.unreadable_frames,
         "footage": run.footage,
         "feedback": feedback if annotated else None,
+        **({"from": run.start.model_id} if run.start else {}),
     }
 
 
@@ -246,6 +293,17 @@ def validated(validate: Callable[[Any], T], settings: Mapping[str, Any]) -> T:
     except ValidationError as error:
         setting, _, problem = validation_line(error).partition(": ")
         raise ConfigError(f"--{setting.replace('_', '-')}: {problem}") from error
+
+
+def _print_cameras(console: Console, cameras: Sequence[Camera]) -> None:
+    """Print what the cameras show, if there are several."""
+    for camera in cameras if len(cameras) > 1 else ():
+        info = camera.info
+        console.print(
+            f"camera {camera.name}: {len(camera.sources)} videos, {info.width_px} x {info.height_px}, {info.fps:g} frames/s",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _print_split(console: Console, split: Split, spec: ClipSpec) -> None:

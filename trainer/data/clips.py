@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from trainer.data.footage import Footage, Source, collect_frames, decode_frames
 from trainer.errors import TooLittleFootage
 
 VALIDATION_SHARE = 0.2
+
+EXCERPT_FRAMES = 256
 
 _AREA_TOLERANCE = 0.15
 _MAX_SIDE_PX = 2048
@@ -174,6 +176,15 @@ def split_off_last_tenth(footage: list[Footage]) -> tuple[list[Footage], tuple[F
         last += [after] if len(after.frames) else []
         cut -= len(video.frames)
     return first, tuple(last)
+
+
+def excerpts(footage: Sequence[Footage], frames: int) -> tuple[Footage, ...]:
+    """About ``frames`` frames of the footage: stretches of ``EXCERPT_FRAMES``, spread evenly. All of it, if it has no more."""
+    if sum(len(video.frames) for video in footage) <= frames:
+        return tuple(footage)
+    starts = [(video, first) for video in footage for first in range(0, len(video.frames), EXCERPT_FRAMES)]
+    chosen = np.unique(np.linspace(0, len(starts) - 1, max(1, round(frames / EXCERPT_FRAMES))).astype(int))
+    return tuple(_cut(_cut(starts[number][0], starts[number][1])[1], EXCERPT_FRAMES)[0] for number in chosen)
 
 
 def _cut(video: Footage, position: int) -> tuple[Footage, Footage]:

@@ -57,6 +57,8 @@ class Footage:
     """Frames of the source, unreadable ones included."""
     problems: tuple[str, ...]
     """One line for each unreadable frame."""
+    camera: str = ""
+    """Name of the camera, where there are several."""
 
 
 LoadFootage = Callable[[Source, ClipSpec], Footage]

@@ -63,6 +63,10 @@ class ServingNetwork(nn.Module):
         """The stages of training, in order; each is prepared when the one before has ended."""
         raise NotImplementedError
 
+    def fine_tuning_stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
+        """The stages that adapt a trained network to other footage; see ``ClipModel.fine_tunes``."""
+        raise NotImplementedError
+
     def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor | None:
         """Fit the scale of the score to normal clips of the training and the validation footage.
 
@@ -131,6 +135,7 @@ class ClipModel:
     configure: Callable[[Mapping[str, Any]], ClipConfig]  # validates settings
     build: Callable[[Any], ServingNetwork]  # builds the untrained network of a configuration
     learns_annotations: bool = False  # whether it learns from operators' annotations
+    fine_tunes: bool = False  # whether a trained network can be adapted to other footage
 
 
 class RangeScaler(nn.Module):

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.pseudo_anomalies.objects import PastedObject, anomalous_object, normal_object, textured_shape
-from trainer.pseudo_anomalies.segments import CameraView, DisFlow, GrayImage, PlacedCutout, SegmentedView, paint_mask, paste
+from trainer.pseudo_anomalies.segments import (
+    CameraView,
+    DisFlow,
+    GrayImage,
+    PlacedCutout,
+    SegmentedView,
+    paint_mask,
+    paste,
+    view_weights,
+)
 from trainer.training.interfaces import NORMAL, Batch
 
 CELL_PX = 4  # side of the cells in which flow is measured
@@ -39,12 +48,13 @@ class FlowExample:
 def flow_examples(
     views: Sequence[CameraView], history: Sequence[int], count: int, teacher: DisFlow, advance: Callable[[], None]
 ) -> list[FlowExample]:
-    """About ``count`` evenly spaced examples of all videos; calls ``advance`` for each."""
-    videos = [video for view in views for video in view.videos]
-    total = sum(map(len, videos))
+    """About ``count`` evenly spaced examples of all videos, as many of each camera; calls ``advance`` for each."""
+    total = sum(view.frames for view in views)
+    weighted = zip(views, view_weights(views), strict=True)
+    videos = [(video, weight / view.frames) for view, weight in weighted for video in view.videos]
     examples = []
-    for video in videos:
-        of_video = max(1, round(count * len(video) / total))
+    for video, weight in videos:
+        of_video = max(1, round(count * (len(video) * weight) / total))
         for number in range(of_video):
             step = _STEPS[number % len(_STEPS)]
             oldest = step * history[-1]
@@ -113,9 +123,9 @@ class SceneSource:
     width_px: int = 216
 
     def random_view(self, rng: Generator) -> SegmentedView:
-        """One of the views, with a probability proportional to the length of its videos."""
-        frames = np.array([sum(len(video) for video in view.view.videos) for view in self.views], np.float64)
-        return self.views[int(rng.choice(len(self.views), p=frames / frames.sum()))]
+        """One of the views, each camera as likely; within a camera by the length of their videos."""
+        weights = np.array(view_weights([view.view for view in self.views]))
+        return self.views[int(rng.choice(len(self.views), p=weights / weights.sum()))]
 
 
 @dataclass(frozen=True)

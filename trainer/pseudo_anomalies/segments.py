@@ -1,5 +1,6 @@
 """Moving segments of normal footage: which videos share a camera view, what moves there and how fast; cutting out and pasting."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.data.cameras import group_by_camera
 from trainer.data.footage import Footage
 
 _FRAMES_PER_VIDEO = 40
@@ -54,6 +56,12 @@ class CameraView:
 
     videos: tuple[NDArray[np.uint8], ...]  # each uint8 (n, H, W)
     background: NDArray[np.int16]  # median of each pixel, int16 (H, W)
+    camera: str = ""  # a camera that was moved has several views
+
+    @property
+    def frames(self) -> int:
+        """Number of frames of all videos."""
+        return sum(map(len, self.videos))
 
     def foreground(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Where ``frame``, uint8 (H, W), differs from the background: uint8 (H, W), 0 or 1."""
@@ -66,7 +74,23 @@ class CameraView:
 
 
 def camera_views(footage: Sequence[Footage]) -> list[CameraView]:
-    """Group footage by view: a video joins the first view whose median image is similar to its own."""
+    """Group footage by view: a video joins the first view of its camera whose median image is similar to its own."""
+    return [view for clips in group_by_camera(footage) for view in _views_of_camera(clips)]
+
+
+def view_weights(views: Sequence[CameraView]) -> list[float]:
+    """A weight for each view: all cameras weigh the same, and within a camera views weigh by their number of frames.
+
+    They add up to the number of all frames.
+    """
+    of_camera = Counter[str]()
+    for view in views:
+        of_camera[view.camera] += view.frames
+    mean = of_camera.total() / len(of_camera)
+    return [view.frames * (mean / of_camera[view.camera]) for view in views]
+
+
+def _views_of_camera(footage: Sequence[Footage]) -> list[CameraView]:
     groups: list[list[NDArray[np.uint8]]] = []
     images: list[NDArray[np.float32]] = []
     for video in footage:
@@ -78,7 +102,7 @@ def camera_views(footage: Sequence[Footage]) -> list[CameraView]:
         else:
             groups.append([frames])
             images.append(image)
-    return [CameraView(tuple(group), _background(group)) for group in groups]
+    return [CameraView(tuple(group), _background(group), footage[0].camera) for group in groups]
 
 
 def _median_image(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -165,11 +189,12 @@ class SegmentedView:
 
 
 def segment_views(views: Sequence[CameraView], frames: int, teacher: DisFlow, advance: Callable[[], None]) -> list[SegmentedView]:
-    """Find segments in about ``frames`` evenly spaced frames of all views; calls ``advance`` for each."""
-    total = sum(len(video) for view in views for video in view.videos)
+    """Find segments in about ``frames`` frames, evenly spaced, as many of each camera; calls ``advance`` for each."""
+    total = sum(view.frames for view in views)
     segmented = []
-    for view in views:
-        segments = tuple(_segments(view, frames / total, teacher, advance))
+    for view, weight in zip(views, view_weights(views), strict=True):
+        share = frames / total * (weight / view.frames)
+        segments = tuple(_segments(view, share, teacher, advance))
         segmented.append(SegmentedView(view, segments, _speed_line(segments, len(view.background))))
     return segmented
 

@@ -38,6 +38,7 @@ class TrainableNetworks:
     anomaly_net: AnomalyNet
     history: tuple[int, ...]  # distances of the older frames from the newest one
     learning_rate: float
+    pretrained: bool = False  # they keep their weights; else the learners initialise them
 
 
 class SceneBatch(NamedTuple):
@@ -114,7 +115,8 @@ class AnomalyLearner(_NetworkLearner):
 
     def __init__(self, detector: nn.Module, networks: TrainableNetworks) -> None:
         super().__init__(detector, networks.anomaly_net, networks.learning_rate)
-        networks.anomaly_net.init_weights()
+        if not networks.pretrained:
+            networks.anomaly_net.init_weights()
         self._flow_net, self._anomaly_net = networks.flow_net, networks.anomaly_net
 
     def losses(self, samples: Tensor) -> Mapping[str, Tensor]:

@@ -34,7 +34,7 @@ from trainer.models.video_ede.score_scale import (
     score_footage,
     unpack_profile,
 )
-from trainer.models.video_ede.stages import training_stages
+from trainer.models.video_ede.stages import fine_tuning_stages, training_stages
 from trainer.training.interfaces import Settings
 
 KIND = "video-ede"
@@ -43,6 +43,8 @@ SIDE_STEP_PX = 8
 HISTORY = (1, 2)  # distances of the older frames from the newest one. A fourth frame made the flow only 3 % better.
 WARMUP_FRAMES = 64  # 0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision
 
+# Weights that know other scenes are lost at the full rate, which is made for random ones.
+_FINE_TUNING_RATE = 0.3
 _MIN_UPDATE = 0.2  # weight of the newest frame in the averages
 _FIRST_VARIANCE = 0.3**2
 _TINY = 1e-6
@@ -133,6 +135,11 @@ class VideoEde(ServingNetwork):
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
         return training_stages(self, networks, split, progress)
 
+    def fine_tuning_stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
+        rate = _FINE_TUNING_RATE * self.config.learning_rate
+        networks = TrainableNetworks(self.motion, self.judge, HISTORY, rate, pretrained=True)
+        return fine_tuning_stages(self, networks, split, progress)
+
     def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor:
         shape = self.config.state_shape
         first = score_first_frames(self.score_maps, validation, shape)
@@ -188,4 +195,6 @@ def position_grid(grid: tuple[int, int]) -> Tensor:
     return torch.stack([across, down])
 
 
-CLIP_MODEL = ClipModel(KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoEdeConfig.model_validate, VideoEde, learns_annotations=True)
+CLIP_MODEL = ClipModel(
+    KIND, FRAME_AREA_PX, SIDE_STEP_PX, VideoEdeConfig.model_validate, VideoEde, learns_annotations=True, fine_tunes=True
+)

@@ -1,4 +1,4 @@
-"""The two training stages of the video model: from footage to samples, learners and images for the log."""
+"""The training stages of the video model: from footage to samples, learners and images for the log."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,10 +19,12 @@ from trainer.training.loop import TrainingData
 FLOW_SHARE = 1 / 3  # share of the training time for FlowNet; the rest is for AnomalyNet
 FLOW_BATCH, ANOMALY_BATCH = 16, 8
 
+# Of one camera, or shared by up to six: with more cameras, each adds its own.
 _FLOW_EXAMPLES, _VALIDATION_FLOW_EXAMPLES = 2400, 120
 _EXAMPLES_PER_FRAME = 3  # more would repeat the same ones
 _SEGMENTED_FRAMES, _VALIDATION_SEGMENTED_FRAMES = 600, 60
 _ANNOTATED_FRAMES = 600
+_CAMERAS = 6
 _CROP_PX = 96  # side of FlowNet's crops; less where frames are lower
 _VALIDATION_CROPS = 32
 _WHITE_PX = 4.0  # speed that the log shows as white
@@ -38,14 +40,30 @@ def training_stages(
     Raises:
         TooLittleFootage: no training or no validation video is long enough to see motion in.
     """
+    views = _find_views(networks, split)
+    yield _flow_stage(network, networks, views, progress)
+    yield _anomaly_stage(network, networks, views, split.annotated, progress, 1.0 - FLOW_SHARE)
+
+
+def fine_tuning_stages(
+    network: ServingNetwork, networks: TrainableNetworks, split: Split, progress: ProgressBar
+) -> Iterator[TrainingStage]:
+    """The stage of AnomalyNet alone: FlowNet works on other scenes as it is, and stays frozen.
+
+    Raises:
+        TooLittleFootage: as :func:`training_stages`.
+    """
+    yield _anomaly_stage(network, networks, _find_views(networks, split), split.annotated, progress, 1.0)
+
+
+def _find_views(networks: TrainableNetworks, split: Split) -> Views:
     oldest = networks.history[-1]
     train, validation = (
         camera_views([video for video in part if len(video.frames) > oldest]) for part in (split.train, split.validation)
     )
     if not (train and validation):
         raise TooLittleFootage(f"no video has {oldest + 1} frames to see motion in; give longer videos")
-    yield _flow_stage(network, networks, (train, validation), progress)
-    yield _anomaly_stage(network, networks, (train, validation), split.annotated, progress)
+    return train, validation
 
 
 def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Views, progress: ProgressBar) -> TrainingStage:
@@ -69,7 +87,12 @@ def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Vie
 
 
 def _anomaly_stage(
-    network: ServingNetwork, networks: TrainableNetworks, views: Views, annotated: Sequence[AnnotatedClip], progress: ProgressBar
+    network: ServingNetwork,
+    networks: TrainableNetworks,
+    views: Views,
+    annotated: Sequence[AnnotatedClip],
+    progress: ProgressBar,
+    share: float,
 ) -> TrainingStage:
     teacher, counts = DisFlow(), _at_most((_SEGMENTED_FRAMES, _VALIDATION_SEGMENTED_FRAMES), views, 1)
     with progress("finding moving objects", sum(counts)) as advance:
@@ -91,7 +114,6 @@ def _anomaly_stage(
     crops = torch.arange(_VALIDATION_CROPS)
     train_samples = normal.draw(crops).samples
     data = TrainingData(samples, PseudoAnomalySamples(validation).draw(crops).samples, prefetch=True)
-    share = 1.0 - FLOW_SHARE
     return TrainingStage("anomaly", share, ANOMALY_BATCH, learner, data, train_samples, log_images, early_stopping=False)
 
 
@@ -104,5 +126,6 @@ def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], 
 
 
 def _at_most(counts: tuple[int, int], views: Views, per_frame: int) -> list[int]:
-    frames = [sum(len(video) for view in part for video in view.videos) for part in views]
-    return [min(count, per_frame * limit) for count, limit in zip(counts, frames, strict=True)]
+    frames = [sum(view.frames for view in part) for part in views]
+    more = max(1.0, len({view.camera for view in views[0]}) / _CAMERAS)
+    return [min(round(count * more), per_frame * limit) for count, limit in zip(counts, frames, strict=True)]

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,15 @@ from tests.unit.trainer.pseudo_anomalies.walk import HEIGHT_PX, WIDTH_PX, Frames
 from trainer.pseudo_anomalies import samples as sample_module
 from trainer.pseudo_anomalies.objects import PastedObject
 from trainer.pseudo_anomalies.samples import FlowExample, FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
-from trainer.pseudo_anomalies.segments import Cutout, DisFlow, PlacedCutout, SegmentedView, camera_views
+from trainer.pseudo_anomalies.segments import (
+    CameraView,
+    Cutout,
+    DisFlow,
+    PlacedCutout,
+    SegmentedView,
+    camera_views,
+    segment_views,
+)
 
 HISTORY = (1, 2)
 OFFSETS = (0, *HISTORY)
@@ -136,6 +145,23 @@ def test_views_are_weighted_by_length():
     source, rng = SceneSource(views, HISTORY), np.random.default_rng(0)
     share = np.mean([source.random_view(rng) is views[0] for _ in range(400)])
     assert share == pytest.approx(0.75, abs=0.08)
+
+
+def two_cameras(lengths: tuple[int, int] = (60, 20)) -> list[CameraView]:
+    footages = [replace(footage(walk(n, 1.0)), camera=name) for n, name in zip(lengths, ("gate", "yard"), strict=True)]
+    return camera_views(footages)
+
+
+def test_cameras_weigh_the_same():
+    views = two_cameras()
+    assert [(view.camera, view.frames) for view in views] == [("gate", 60), ("yard", 20)]
+    segmented_views = segment_views(views, 30, DisFlow(), lambda: None)
+    assert [len({segment.frame for segment in view.segments}) for view in segmented_views] == pytest.approx([15, 15], abs=4)
+    source, rng = SceneSource(segmented_views, HISTORY), np.random.default_rng(0)
+    assert np.mean([source.random_view(rng).view is views[0] for _ in range(400)]) == pytest.approx(0.5, abs=0.08)
+    examples = flow_examples(views, HISTORY, 40, DisFlow(), lambda: None)
+    of_gate = sum(any((example.frames[0] == frame).all() for frame in views[0].videos[0][20:]) for example in examples)
+    assert (len(examples), of_gate) == (40, pytest.approx(14, abs=3))
 
 
 def test_examples_cover_footage_and_steps():
