@@ -3,7 +3,7 @@
     bundle.json            manifest: format, model, clip spec, metrics, versions, sha256 of every other file
     weights.safetensors    the network's weights, for the torch engines
     model.onnx             the serving graph, for all other engines: uint8 clips (and state) in; score, heat map (and state) out
-    calibration.json       quantiles of normal scores, and the thresholds derived from them
+    calibration.json       what normal footage showed of the scores; thresholds for any budget of false events follow from it
     profile.safetensors    the profile of cameras that have none of their own, if the model takes profiles
     golden.safetensors     clips with the reference's outputs, to validate float32 engines
     sequences.safetensors  footage with the reference's scores, to validate engines of other precisions
@@ -23,12 +23,13 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deploy.calibration import Calibration
 from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, validation_line
 from deploy.spec import ClipSpec
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 ONNX_NAME = "model.onnx"
@@ -47,22 +48,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Calibration(_Frozen):
-    """Quantiles of the scores of normal footage, and the thresholds derived from them."""
-
-    median: float
-    q99: float
-    q999: float
-    enter: FiniteFloat  # score at or above which an event may begin
-    exit: FiniteFloat  # score below which an event may end; at most enter
-    frames: int = Field(ge=1)  # scored frames behind the quantiles
-
-    @property
-    def calibration_id(self) -> str:
-        """Short hash of the content, part of every event."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
-
-
 class ModelCard(_Frozen):
     """The network that the weights belong to."""
 
@@ -73,7 +58,7 @@ class ModelCard(_Frozen):
 class Manifest(_Frozen):
     """``bundle.json``."""
 
-    format: Literal[1]
+    format: Literal[2]
     model_id: str
     model: ModelCard
     spec: ClipSpec

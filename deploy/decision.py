@@ -15,15 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 EventKind = Literal["start", "update", "end"]
 
 
-class DecisionRule(BaseModel):
-    """Thresholds in score units, times in milliseconds of capture time."""
+class DecisionTimes(BaseModel):
+    """The times by which scores become events, in milliseconds of capture time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    min_duration_ms: int = Field(default=300, ge=0)
+    merge_gap_ms: int = Field(default=30_000, ge=0)
+
+
+class DecisionRule(DecisionTimes):
+    """Thresholds in score units, times in milliseconds of capture time."""
+
     enter: float
     exit: float
-    min_duration_ms: int = Field(default=300, ge=0)
-    merge_gap_ms: int = Field(default=1000, ge=0)
     update_interval_ms: int = Field(default=2000, ge=1)
 
     @model_validator(mode="after")

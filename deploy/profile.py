@@ -1,8 +1,8 @@
-"""Camera profiles: what is normal at one camera, as an input of the serving graph, with the camera's thresholds.
+"""Camera profiles: what is normal at one camera, as an input of the serving graph, with the calibration of its scores.
 
 A profile is one safetensors file of at most 200 KB: the tensor ``profile``, and :class:`ProfileInfo` as JSON in the header. The
 meaning of the values belongs to the model; the rest of the system passes them on. A bundle's ``profile.safetensors`` holds the
-values of its default profile alone: the thresholds that belong to it are the bundle's ``calibration.json``.
+values of its default profile alone: the calibration that belongs to it is the bundle's ``calibration.json``.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.bundle import Bundle, Calibration, replace_file, unwritable_folder
+from deploy.bundle import Bundle, replace_file, unwritable_folder
+from deploy.calibration import Calibration
 from deploy.errors import ProfileCorrupt, ProfileError, ProfileIncompatible, first_line, validation_line
 
 MAX_FILE_BYTES: Final = 256 * 1024  # 200 KB of values and the header
@@ -29,11 +30,11 @@ ProfileValues = NDArray[np.float32]
 
 
 class ProfileInfo(BaseModel):
-    """What a profile was learned from, and the thresholds that go with it."""
+    """What a profile was learned from, and the calibration that goes with it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     camera_id: str = Field(min_length=1)
     model_id: str
     """The network that the values belong to; with any other they mean nothing."""
@@ -131,7 +132,7 @@ def require_profile_of(bundle: Bundle, profile: Profile) -> None:
 
 
 def with_profile(bundle: Bundle, profile: Profile) -> Bundle:
-    """The bundle with a camera's profile and thresholds in place of the default ones, in memory only.
+    """The bundle with a camera's profile and calibration in place of the default ones, in memory only.
 
     Raises ProfileIncompatible if the profile was learned with another network.
     """

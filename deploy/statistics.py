@@ -1,9 +1,8 @@
 """Statistics of normal footage: the tail of its scores, and the normal speed of objects at each row of the picture.
 
-A 99 % quantile read from few frames would depend on one unusual moment. So the quantile is read where at least ``TAIL_FRAMES``
+A 99 % quantile read from few frames would depend on one unusual moment. So the quantile is read where at least ``_TAIL_FRAMES``
 values lie above it, and extrapolated to 99 % as an exponential tail: there the distance above the median grows with the logarithm
-of the return period. Its standard error counts runs of consecutive values above the quantile, not values, because the frames of
-one run show the same thing (declustering, in extreme value statistics).
+of the return period.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
+_TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
 _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
 
 _SPEED_QUANTILE = 0.9
@@ -27,26 +26,16 @@ class NormalTail(NamedTuple):
 
     median: float
     q99: float
-    error: float
-    """Standard error of ``q99 - median``, relative to it."""
-
-    def return_level(self, period: float) -> float:
-        """The value that one normal frame in ``period`` exceeds, if the tail is exponential."""
-        return self.median + (self.q99 - self.median) * float(np.log(period / 2.0) / np.log(50.0))
 
 
 def normal_tail(values: NDArray[np.float32]) -> NormalTail:
     """The tail of the values of normal frames in temporal order, float32 (N,) with N > 0."""
-    level = float(np.clip(1.0 - TAIL_FRAMES / len(values), _MIN_LEVEL, 0.99))
+    level = float(np.clip(1.0 - _TAIL_FRAMES / len(values), _MIN_LEVEL, 0.99))
     median, high = (float(value) for value in np.quantile(values, (0.5, level), method="inverted_cdf"))
     # One value in 2 exceeds the median, one in 1 / (1 - level) the level, one in 100 q99.
     height = float(np.log(0.5 / (1.0 - level)))
     q99 = median + (high - median) * float(np.log(50.0)) / height
-    # The k-th largest of n exponential values lies above their median by the sum of 1 / j, j from k to n / 2, with a variance of
-    # the sum of 1 / j ** 2, about 1 / k - 2 / n (Renyi's representation). Runs are counted in place of k.
-    above = values > high
-    runs = max(1, int(np.count_nonzero(above[1:] & ~above[:-1])) + int(above[0]))
-    return NormalTail(median, q99, float(np.sqrt((2.0 * level - 1.0) / runs)) / height)
+    return NormalTail(median, q99)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,29 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.bundle import read_bundle
-from deploy.errors import ProfileCorrupt, ProfileError
+from deploy.calibration import Thresholds
+from deploy.errors import ConfigError, ProfileCorrupt, ProfileError
 from deploy.profile import Profile, read_profile, require_profile_of, write_profile
-from streamer.config import CameraSettings, Settings, camera_rule
+from streamer.config import CameraSettings, Settings, camera_thresholds
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import ScoreEntry, newest_scores
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 DEFAULT = "default"
-_CAMERA_HEADINGS = ("camera", "profile", "created", "frames", "enter", "exit", "last frame", "event for", "problem")
-_VERSION_HEADINGS = ("", "profile", "created", "frames", "enter", "exit", "model", "problem")
+_CAMERA_HEADINGS = (
+    "camera",
+    "profile",
+    "created",
+    "frames",
+    "enter",
+    "exit",
+    "false/day at most",
+    "last frame",
+    "event for",
+    "problem",
+)
+_VERSION_HEADINGS = ("", "profile", "created", "frames", "enter", "exit", "false/day at most", "model", "problem")
 _UNITS_S = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -41,6 +54,10 @@ class CameraStatus:
     """Threshold in force; None if no frame was scored with the default yet."""
     exit: float | None
     """Threshold in force; None for the bundle's."""
+    bound: float | None
+    """False events a day at most, as in events; None for the bundle's."""
+    observed_s: float | None
+    """Duration of the footage that the bound rests on; None for the bundle's."""
     last_frame_ms: int | None
     """Capture time of the last frame with a score, in milliseconds since the Unix epoch."""
     event_started_ms: int | None
@@ -118,6 +135,7 @@ def print_cameras(cameras: Sequence[CameraStatus]) -> None:
                 each.camera_id,
                 each.profile_id,
                 *map(_cell, (each.created_at, each.frames, each.enter, each.exit)),
+                _promise(each.bound, each.observed_s),
                 _age(now_s, each.last_frame_ms),
                 _age(now_s, each.event_started_ms),
                 _cell(each.problem),
@@ -133,7 +151,9 @@ def print_versions(settings: Settings, camera_id: str) -> None:
         versions, current = store.versions(camera_id), store.current().get(camera_id)
         if not versions:
             raise ProfileError(f"camera {camera_id!r} never had a profile of its own; see: oddsight-stream cameras")
-        rows = [("current" if each == current else "", each, *_version_cells(store, camera_id, each)) for each in versions]
+        rows = [
+            ("current" if each == current else "", each, *_version_cells(settings, store, camera_id, each)) for each in versions
+        ]
     _print_rows(_VERSION_HEADINGS, rows)
 
 
@@ -144,7 +164,7 @@ def _checked_profile(settings: Settings, path: Path) -> Profile:
         raise ProfileError(f"{path}: a camera_id must be {CAMERA_ID_RULE}, got {info.camera_id[:40]!r}; learn the profile again")
     if settings.engine.bundle is not None:
         require_profile_of(read_bundle(settings.engine.bundle), profile)
-    camera_rule(settings, info.camera_id, enter=info.calibration.enter, exit_=info.calibration.exit)
+    camera_thresholds(settings, info.camera_id, info.calibration)
     return profile
 
 
@@ -159,14 +179,17 @@ def _status(
     profile, problem = _read(store, camera_id, profile_id)
     if problem is None and newest is not None and newest.profile_id != profile_id:
         problem = f"last frame scored with {newest.profile_id or DEFAULT}; if this stays, see the service's log"
-    enter, exit_ = _thresholds(settings, camera_id, profile, newest)
+    own = settings.cameras.get(camera_id, CameraSettings())
+    limits, problem = _thresholds(settings, profile, problem)
     return CameraStatus(
         camera_id=camera_id,
         profile_id=profile_id or DEFAULT,
         created_at=None if profile is None else profile.info.created_at.isoformat(timespec="seconds"),
         frames=None if profile is None else profile.info.frames,
-        enter=enter,
-        exit=exit_,
+        enter=limits.enter if limits else own.enter if newest is None else newest.threshold,
+        exit=limits.exit if limits else own.exit,
+        bound=limits.bound if limits and isfinite(limits.bound) else None,
+        observed_s=None if profile is None else profile.info.calibration.observed_s,
         last_frame_ms=None if newest is None else newest.captured_at_ms,
         event_started_ms=event_started_ms,
         problem=problem,
@@ -183,24 +206,35 @@ def _read(store: RedisProfileStore, camera_id: str, profile_id: str | None) -> t
         return None, str(error)
 
 
-def _thresholds(
-    settings: Settings, camera_id: str, profile: Profile | None, newest: ScoreEntry | None
-) -> tuple[float | None, float | None]:
-    own = settings.cameras.get(camera_id, CameraSettings())
+def _thresholds(settings: Settings, profile: Profile | None, problem: str | None) -> tuple[Thresholds | None, str | None]:
+    """The thresholds with a profile, and the problem or one that there is with them."""
     if profile is None:
-        return (own.enter if newest is None else newest.threshold), own.exit
-    calibration = profile.info.calibration
-    enter, exit_ = own.enter, own.exit
-    return (calibration.enter if enter is None else enter), (calibration.exit if exit_ is None else exit_)
+        return None, problem
+    try:
+        return camera_thresholds(settings, profile.info.camera_id, profile.info.calibration), problem
+    except ConfigError as error:
+        return None, problem or str(error)
 
 
-def _version_cells(store: RedisProfileStore, camera_id: str, profile_id: str) -> Sequence[str]:
+def _version_cells(settings: Settings, store: RedisProfileStore, camera_id: str, profile_id: str) -> Sequence[str]:
     profile, problem = _read(store, camera_id, profile_id)
-    if profile is None:
-        return (*"-----", _cell(problem))
+    limits, problem = _thresholds(settings, profile, problem)
+    if profile is None or limits is None:
+        return (*"------", _cell(problem))
     info = profile.info
     created = info.created_at.isoformat(timespec="seconds")
-    return (*map(_cell, (created, info.frames, info.calibration.enter, info.calibration.exit)), info.model_id, "-")
+    return (
+        *map(_cell, (created, info.frames, limits.enter, limits.exit)),
+        _promise(limits.bound if isfinite(limits.bound) else None, info.calibration.observed_s),
+        info.model_id,
+        "-",
+    )
+
+
+def _promise(bound: float | None, observed_s: float | None) -> str:
+    if observed_s is None:
+        return "-"
+    return f"{'?' if bound is None else f'{bound:.2g}' if bound < 10 else f'{bound:,.0f}'} after {_span(round(observed_s))}"
 
 
 def _cell(value: Any) -> str:
@@ -211,9 +245,10 @@ def _cell(value: Any) -> str:
 
 def _age(now_s: float, since_ms: int | None) -> str:
     """Time since then in its largest unit."""
-    if since_ms is None:
-        return "-"
-    seconds = max(0, round(now_s - since_ms / 1000))
+    return "-" if since_ms is None else _span(max(0, round(now_s - since_ms / 1000)))
+
+
+def _span(seconds: int) -> str:
     unit, size = next(((unit, size) for unit, size in _UNITS_S if seconds >= size), _UNITS_S[-1])
     return f"{seconds // size} {unit}"
 

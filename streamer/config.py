@@ -1,6 +1,7 @@
 """The settings of ``oddsight-stream``: one TOML file, and environment variables for endpoints and secrets."""
 
 import json
+import math
 import os
 import re
 import tomllib
@@ -11,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from deploy.decision import DecisionRule
+from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
+from deploy.decision import DecisionRule, DecisionTimes
 from deploy.errors import ConfigError
 
 ENVIRONMENT = {
@@ -132,12 +134,19 @@ class BatchSettings(_Section):
 
 
 class DecisionSettings(_Section):
-    """When scores become an event. Times are capture times; thresholds come from each camera's profile or the bundle."""
+    """When scores become an event. Times are capture times.
 
+    Thresholds follow from the budget of false events, and from what each camera's profile, or the bundle, knows of normal scores.
+    """
+
+    false_events_per_camera_day: float = Field(default=DEFAULT_BUDGET, gt=0)
+    """How many false events a day one camera may raise. A lower number makes thresholds higher; nothing is learned again. Every
+    event, and ``oddsight-stream cameras``, says how many there will be at most."""
     min_duration_s: float = Field(default=0.3, ge=0)
     """An event starts only after the score has stayed at or above the exit threshold for this long."""
-    merge_gap_s: float = Field(default=1.0, ge=0)
-    """An event ends when the score has stayed below the exit threshold for longer than this."""
+    merge_gap_s: float = Field(default=30.0, ge=0)
+    """An event ends when the score has stayed below the exit threshold for longer than this: what flares up again before belongs
+    to the same event."""
     update_interval_s: float = Field(default=2.0, gt=0)
     """How often an open event is reported again."""
     max_gap_s: float = Field(default=5.0, gt=0)
@@ -150,7 +159,8 @@ class CameraSettings(_Section):
     enter: float | None = None
     """An event starts with a score at or above this threshold."""
     exit: float | None = None
-    """An event goes on while scores reach this threshold; at most ``enter``."""
+    """An event goes on while scores reach this threshold; at most ``enter``. If only ``enter`` is set, two thirds of the way from
+    the median score to it."""
 
 
 class HttpSettings(_Section):
@@ -238,21 +248,34 @@ def _toml(value: str | float) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def camera_rule(settings: Settings, camera_id: str, *, enter: float, exit_: float) -> DecisionRule:
-    """The decision rule of one camera: the thresholds in the settings, else the calibrated ones (``enter``, ``exit_``).
+def camera_thresholds(settings: Settings, camera_id: str, calibration: Calibration) -> Thresholds:
+    """One camera's thresholds: those in the settings, else the ones that keep the budget.
 
     Raises ConfigError if the exit threshold is above the enter threshold.
     """
-    camera = settings.cameras.get(camera_id, CameraSettings())
-    enter = camera.enter if camera.enter is not None else enter
-    exit_ = camera.exit if camera.exit is not None else min(exit_, enter)
-    if exit_ > enter:
-        raise ConfigError(f"cameras.{camera_id}.exit must be at most its enter threshold ({enter}), got {exit_}")
+    camera, times = settings.cameras.get(camera_id, CameraSettings()), decision_times(settings)
+    if camera.enter is None:
+        calibrated = thresholds(calibration, settings.decision.false_events_per_camera_day, times)
+    else:
+        calibrated = thresholds_at(calibration, camera.enter, times)
+    if camera.exit is None:
+        return calibrated
+    if camera.exit > calibrated.enter:
+        raise ConfigError(f"cameras.{camera_id}.exit must be at most its enter threshold ({calibrated.enter}), got {camera.exit}")
+    return calibrated._replace(exit=camera.exit, bound=math.inf)  # events were counted with another exit threshold
+
+
+def decision_times(settings: Settings) -> DecisionTimes:
+    """The times of the decision rule, the same for all cameras."""
     decision = settings.decision
+    return DecisionTimes(min_duration_ms=round(decision.min_duration_s * 1000), merge_gap_ms=round(decision.merge_gap_s * 1000))
+
+
+def decision_rule(settings: Settings, limits: Thresholds) -> DecisionRule:
+    """The decision rule of a camera with these thresholds."""
     return DecisionRule(
-        enter=enter,
-        exit=exit_,
-        min_duration_ms=round(decision.min_duration_s * 1000),
-        merge_gap_ms=round(decision.merge_gap_s * 1000),
-        update_interval_ms=max(1, round(decision.update_interval_s * 1000)),
+        enter=limits.enter,
+        exit=limits.exit,
+        update_interval_ms=max(1, round(settings.decision.update_interval_s * 1000)),
+        **decision_times(settings).model_dump(),
     )

@@ -164,8 +164,15 @@ class Event(BaseModel):
     """Highest score of the event so far."""
     threshold: float
     """The camera's enter threshold."""
+    budget: float
+    """False events a day that the threshold is meant to allow: ``decision.false_events_per_camera_day`` of the settings."""
+    bound: float | None = None
+    """False events a day at most, with 95 % confidence, while what is ordinary stays as it was in the footage that the threshold
+    was learned from. Above the budget as long as that footage is short; absent if the settings rule a promise out."""
+    observed_s: float
+    """Duration of that footage in seconds."""
     calibration_id: str
-    """Short hash of the thresholds and score statistics of the camera's profile, or of the bundle without one."""
+    """Short hash of the statistics of normal scores in the camera's profile, or in the bundle without one."""
     profile_id: str | None = None
     """The camera's profile that the frame was scored with; absent for the bundle's default."""
     model_id: str

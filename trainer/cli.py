@@ -13,7 +13,7 @@ from deploy import console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from deploy.bundle import Bundle
+    from deploy.calibration import Calibration
     from trainer.benchmark.run import BenchmarkResult
 
 app = typer.Typer(
@@ -86,7 +86,7 @@ def fit(
         return
     for line in check_engines(bundle):
         screen.print(line, highlight=False)
-    screen.print(_calibration_line(bundle), highlight=False)
+    screen.print(_promise(bundle.calibration), highlight=False)
     screen.print(f"bundle {bundle.model_id} in {out}", highlight=False)
 
 
@@ -97,7 +97,7 @@ def calibrate(
     """Recalibrate the thresholds of a bundle on normal footage."""
     from trainer.calibrate import calibrate as recalibrate
 
-    _screen().print(_calibration_line(recalibrate(bundle, data)), highlight=False)
+    _screen().print(_promise(recalibrate(bundle, data).calibration), highlight=False)
 
 
 @app.command()
@@ -119,6 +119,7 @@ def enrol(
     require_replaceable(out, camera_id)
     profile = learn(read_bundle(bundle or DEFAULT_BUNDLE), camera_id, data, screen)
     write_profile(out, profile)
+    screen.print(_promise(profile.info.calibration), highlight=False)
     screen.print(f"profile {profile.profile_id} from {profile.info.frames} frames in {out}", highlight=False, markup=False)
 
 
@@ -131,6 +132,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     engine: Annotated[str, typer.Option(help="Engine to score with: openvino, onnx or torch.")] = "openvino",
+    budget: Annotated[float, typer.Option(help="False events per camera and day that thresholds allow.", min=1e-6)] = 1.0,
     report: Annotated[Path | None, typer.Option(help="Folder for an HTML report.")] = None,
 ) -> None:
     """Compare the scores of a bundle, and of baselines without a network, with labels."""
@@ -144,7 +146,7 @@ def evaluate(
         from trainer.evaluation.report import prepare_folder, write_report
 
         prepare_folder(report)
-    evaluation = measure(bundle or DEFAULT_BUNDLE, data, engine, screen, profile)
+    evaluation = measure(bundle or DEFAULT_BUNDLE, data, engine, screen, budget=budget, profile=profile)
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:
@@ -220,9 +222,14 @@ def _output() -> "Console":
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
-def _calibration_line(bundle: "Bundle") -> str:
-    calibration = bundle.calibration
+def _promise(calibration: "Calibration") -> str:
+    """What thresholds at the default budget promise, in words."""
+    from deploy.calibration import DEFAULT_BUDGET, thresholds
+    from deploy.decision import DecisionTimes
+    from trainer.evaluation.result import duration, rate
+
+    limits = thresholds(calibration, DEFAULT_BUDGET, DecisionTimes())
     return (
-        f"calibration {calibration.calibration_id} from {calibration.frames} normal frames: median {calibration.median:.3g}, "
-        f"q99 {calibration.q99:.3g}, enter {calibration.enter:.3g}, exit {calibration.exit:.3g}"
+        f"calibration {calibration.calibration_id} from {duration(calibration.observed_s)}: enter {limits.enter:.3g}, exit "
+        f"{limits.exit:.3g} for a budget of {DEFAULT_BUDGET:g} false event a day; at most {rate(limits.bound)} a day (95 %)"
     )

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from deploy.bundle import Bundle, Calibration
+from deploy.bundle import Bundle
+from deploy.calibration import Calibration
 from deploy.console import counting_bar
 from deploy.engine import EngineRequest
 from deploy.engines.torch import load_network
@@ -87,7 +88,7 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profil
             fps=info.fps,
             height_px=info.height_px,
             width_px=info.width_px,
-            calibration=_learn_thresholds(replace(bundle, default_profile=values), footage["threshold"], screen),
+            calibration=_learn_thresholds(replace(bundle, default_profile=values), footage["threshold"], info.fps, screen),
         ),
         values,
     )
@@ -178,11 +179,10 @@ def _learn_values(bundle: Bundle, parts: Mapping[Part, list[LoadedBlock]], scree
     return learnt
 
 
-def _learn_thresholds(bundle: Bundle, blocks: Sequence[LoadedBlock], screen: Console) -> Calibration:
+def _learn_thresholds(bundle: Bundle, blocks: Sequence[LoadedBlock], fps: float, screen: Console) -> Calibration:
     with (
         closing(load_engine(bundle, EngineRequest())) as engine,
         counting_bar(screen, "thresholds", sum(len(block.footage.frames) for block in blocks)) as advance,
     ):
         rows = score_clips(engine, (block.footage for block in blocks), advance)
-    scores = np.concatenate([row[block.lead_frames :] for block, (_, row) in zip(blocks, rows, strict=True)])
-    return calibration_from(scores[np.isfinite(scores)])
+    return calibration_from([row[block.lead_frames :] for block, (_, row) in zip(blocks, rows, strict=True)], fps)

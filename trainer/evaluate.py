@@ -9,8 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy.bundle import Bundle, Calibration, read_bundle
+from deploy.bundle import Bundle, read_bundle
+from deploy.calibration import Thresholds, thresholds
 from deploy.console import counting_bar
+from deploy.decision import DecisionTimes
 from deploy.engine import Engine, EngineRequest
 from deploy.profile import read_profile, with_profile
 from deploy.registry import load_engine
@@ -36,11 +38,15 @@ from trainer.evaluation.runner import DetectorOutput, FrameResult, NormalScores,
 from trainer.evaluation.steady_speed import MIN_CLIPS, SteadySpeedFitter, median_background
 
 
-def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console, profile: Path | None = None) -> Evaluation:
+def evaluate(
+    bundle_path: Path, data: Path, engine_name: str, screen: Console, *, budget: float, profile: Path | None = None
+) -> Evaluation:
     """Score every test frame of ``data`` causally with the bundle and the baselines, and compare the scores with the labels.
 
     A frame without a score, such as those before the model's first full clip, gets the median of normal scores: from the
     calibration, or from the training footage for a baseline.
+
+    ``budget``: false events per camera and day that thresholds allow, those of the baselines as well.
 
     A model with profiles is given ``profile``; without one it gets that of the data set's training clips, or its default one if
     it was trained on them.
@@ -50,13 +56,17 @@ def evaluate(bundle_path: Path, data: Path, engine_name: str, screen: Console, p
     """
     bundle = _with_profile(read_bundle(bundle_path), data, profile, screen)
     clips = tuple(labelled_clips(data))
-    labels, fps = {clip.source.name: clip.labels for clip in clips}, bundle.spec.fps
+    labels, fps = {clip.source.name: clip.labels for clip in clips}, footage_info([clip.source for clip in clips]).fps
+    limits = thresholds(bundle.calibration, budget, DecisionTimes())
     with closing(load_engine(bundle, EngineRequest(engine_name))) as engine:
-        output = _run_model(engine, clips, bundle.calibration, screen)
+        output = _run_model(engine, clips, limits, screen)
         name, details = engine.name, engine.describe()
-    baselines, left_out = _run_baselines(data, clips, screen)
+    baselines, left_out = _run_baselines(data, clips, budget, screen)
     return Evaluation(
         bundle=bundle,
+        thresholds=limits,
+        budget=budget,
+        fps=fps,
         engine=name,
         engine_details=details,
         clips=clips,
@@ -80,7 +90,7 @@ def _with_profile(bundle: Bundle, data: Path, path: Path | None, screen: Console
     return with_profile(bundle, enrol(bundle, data.resolve().name, data, screen))
 
 
-def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Calibration, screen: Console) -> DetectorOutput:
+def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], limits: Thresholds, screen: Console) -> DetectorOutput:
     def frames(clip: LabelledClip) -> Iterator[tuple[FrameResult | None]]:
         footage = load_footage(clip.source, engine.spec)
         print_unreadable_frames(screen, footage)
@@ -88,12 +98,12 @@ def _run_model(engine: Engine, clips: tuple[LabelledClip, ...], calibration: Cal
         return all_frames(scored_frames(engine, footage), footage.total)
 
     with counting_bar(screen, "scoring", _frame_total(clips)) as advance:
-        (output,) = run_detectors(clips, frames, [NormalScores(calibration.median, calibration)], advance)
+        (output,) = run_detectors(clips, frames, [NormalScores(limits.median, limits)], advance)
     return output
 
 
 def _run_baselines(
-    data: Path, clips: tuple[LabelledClip, ...], screen: Console
+    data: Path, clips: tuple[LabelledClip, ...], budget: float, screen: Console
 ) -> tuple[list[tuple[str, DetectorOutput]], tuple[str, ...]]:
     """The output of each baseline with its name, and a line with the reason for each one that cannot run."""
     spec = baseline_spec(footage_info([clip.source for clip in clips]))
@@ -106,13 +116,17 @@ def _run_baselines(
     for line in left_out:
         screen.print(line, highlight=False)
     detectors = [fitted.baseline for fitted in baselines]
-    normal = []
-    for fitted in baselines:
-        calibration = calibration_from(fitted.normal_scores) if len(fitted.normal_scores) >= MIN_FRAMES else None
-        normal.append(NormalScores(fitted.median, calibration))
+    normal = [NormalScores(fitted.median, _thresholds(fitted, spec.fps, budget)) for fitted in baselines]
     with counting_bar(screen, "baselines, test footage", _frame_total(clips)) as advance:
         outputs = run_detectors(clips, lambda clip: score_frames(detectors, clip.source, spec), normal, advance)
     return list(zip([detector.name for detector in detectors], outputs, strict=True)), left_out
+
+
+def _thresholds(fitted: FittedBaseline, fps: float, budget: float) -> Thresholds | None:
+    if len(fitted.normal_scores) < MIN_FRAMES:
+        return None
+    # The clips count as one: that a few events at their ends are taken for one is as well with so little footage.
+    return thresholds(calibration_from([fitted.normal_scores], fps), budget, DecisionTimes())
 
 
 def fit_baselines(

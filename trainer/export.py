@@ -22,13 +22,14 @@ from deploy.bundle import (
     SEQUENCES_NAME,
     WEIGHTS_NAME,
     Bundle,
-    Calibration,
     GoldenClips,
     ModelCard,
     golden_bytes,
     read_golden,
     write_bundle,
 )
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.engine import EngineRequest
 from deploy.errors import EngineUnavailable
 from deploy.export.onnx import export_onnx, save_weights
@@ -51,7 +52,7 @@ SEQUENCE_FRAMES = 48
 # Of all cameras together, of either kind of footage: scoring more would take minutes.
 _PROFILE_FRAMES, _MIN_PROFILE_FRAMES = 4096, 512
 _OTHER_PROFILE = 1.25  # factor that makes another plausible profile of the default one
-_NO_CALIBRATION = Calibration(median=0.0, q99=0.0, q999=0.0, enter=0.0, exit=0.0, frames=1)
+_NO_CALIBRATION = Calibration(median=0.0, peaks=(), observed_s=1.0, times=DecisionTimes())
 _CALIBRATING = EngineRequest()
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -66,12 +67,10 @@ class TrainedModel:
     metrics: Mapping[str, Any]
 
 
-def make_bundle(
-    path: Path, trained: TrainedModel, split: Split, advance: Callable[[int], None] = lambda _: None
-) -> tuple[Bundle, NDArray[np.float32]]:
+def make_bundle(path: Path, trained: TrainedModel, split: Split, advance: Callable[[int], None] = lambda _: None) -> Bundle:
     """Fit the score scale, export, calibrate on the held-out footage, and write the bundle.
 
-    ``advance`` gets the numbers of newly scored held-out frames. Also returns their scores, float32 (N,), in order.
+    ``advance`` gets the numbers of newly scored held-out frames.
 
     Raises:
         TooLittleFootage: the held-out footage is too short to calibrate on.
@@ -95,9 +94,8 @@ def make_bundle(
         TemporaryDirectory() as folder,
         closing(load_engine(write(Path(folder), calibration=_NO_CALIBRATION), _CALIBRATING)) as engine,
     ):
-        scores = np.concatenate([row for _, row in score_clips(engine, split.validation, advance)])
-    scores = scores[np.isfinite(scores)]
-    return write(path, calibration=calibration_from(scores)), scores
+        rows = [row for _, row in score_clips(engine, split.validation, advance)]
+    return write(path, calibration=calibration_from(rows, spec.fps))
 
 
 def _default_profile(network: ServingNetwork, spec: ClipSpec, split: Split) -> Tensor | None:

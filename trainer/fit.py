@@ -126,12 +126,12 @@ def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Cons
     calibrated = replace(run.split, validation=balanced(run.split.validation))
     with counting_bar(console, "scoring held-out frames", len(ClipDataset(calibrated.validation, run.spec.length))) as advance:
         trained = TrainedModel(network, run.card, run.spec, metrics)
-        bundle, calibration_scores = make_bundle(out, trained, calibrated, advance)
+        bundle = make_bundle(out, trained, calibrated, advance)
     if run.split.holdout:
         frames = len(ClipDataset(run.split.holdout, run.spec.length))
         with counting_bar(console, "scoring the last tenth", frames) as advance:
-            report = write_holdout_report(bundle, run.split, calibration_scores, advance)
-        for line in holdout_lines(report, bundle.calibration.enter):
+            report = write_holdout_report(bundle, run.split, advance)
+        for line in holdout_lines(report):
             console.print(line, markup=False, highlight=False)
     shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     return bundle

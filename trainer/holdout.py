@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle, Calibration
-from deploy.decision import DecisionRule
+from deploy.bundle import Bundle
+from deploy.calibration import DEFAULT_BUDGET, Thresholds, thresholds
+from deploy.decision import DecisionRule, DecisionTimes
 from deploy.engine import Engine, EngineRequest
 from deploy.image import encode_jpeg
 from deploy.registry import load_engine
-from deploy.statistics import TAIL_FRAMES
-from trainer.calibrate import MIN_FRAMES, calibration_from
 from trainer.data.clips import Split
 from trainer.data.footage import Footage
 from trainer.evaluation.event_metrics import announced_events
@@ -58,10 +57,10 @@ class FootageFacts:
 
     hours: float
     """Of all readable footage, at its frame rate."""
-    calibration_frames: int
-    threshold_drift: float | None
-    """Difference of the thresholds from the two halves of the calibration frames, in units of the threshold's height above the
-    median score; None if half of the frames is too little for a threshold."""
+    calibration_s: float
+    """Duration of the footage that the thresholds rest on."""
+    bound: float
+    """False events a day at most at the default budget, see :class:`deploy.calibration.Thresholds`."""
     last_tenth_hours: float
     """Of the scored frames in the last tenth."""
     events: int
@@ -86,10 +85,8 @@ class Limits(NamedTuple):
 
 # What happens every ten minutes was seen three times in half an hour, and perhaps never in three minutes.
 HOURS = Limits(0.5, 0.05)
-# From 2000 frames on the 99 % quantile is read from the scores; with 500 it is extrapolated from the 96 % quantile.
-CALIBRATION_FRAMES = Limits(100.0 * TAIL_FRAMES, 25.0 * TAIL_FRAMES)
-THRESHOLD_DRIFT = Limits(0.25, 1.0)
-FALSE_EVENTS_PER_HOUR = Limits(12.0, 60.0)  # without one event, which may be a true one
+BOUND = Limits(20.0, 500.0)  # a false event an hour is a nuisance, one every three minutes is of no use
+FALSE_EVENTS_PER_HOUR = Limits(4.0, 20.0)  # without one event, which may be a true one
 LOSS_RATIO = Limits(1.25, 2.0)  # a large ratio shows overfitting
 
 
@@ -115,32 +112,30 @@ class HoldoutReport:
     facts: FootageFacts
     sufficiency: Sufficiency
     fps: float
+    thresholds: Thresholds
 
 
-def write_holdout_report(
-    bundle: Bundle, split: Split, calibration_scores: NDArray[np.float32], advance: Callable[[int], None]
-) -> HoldoutReport:
+def write_holdout_report(bundle: Bundle, split: Split, advance: Callable[[int], None]) -> HoldoutReport:
     """Score the last tenth, ``split.holdout``, and write the report beside the bundle. ``advance`` gets newly scored frames.
-
-    ``calibration_scores``: of the frames that the bundle was calibrated on, in order, float32 (N,).
 
     Raises:
         OddsightError: the bundle's default engine cannot be used.
     """
     with closing(load_engine(bundle, EngineRequest())) as engine:
         scores = {video.name: score_footage(engine, video, advance) for video in split.holdout}
-        rule = DecisionRule(enter=bundle.calibration.enter, exit=bundle.calibration.exit)
+        limits = thresholds(bundle.calibration, DEFAULT_BUDGET, DecisionTimes())
+        rule = DecisionRule(enter=limits.enter, exit=limits.exit)
         moments = tuple(find_unusual_moments(rule, scores, bundle.spec.fps, _MIN_MOMENTS))
-        facts = _measure_facts(bundle, split, calibration_scores, scores, moments)
-        report = HoldoutReport(moments, facts, assess_footage(facts), bundle.spec.fps)
-        _write_pictures(bundle, engine, split.holdout, moments)
+        facts = _measure_facts(bundle, split, limits, scores, moments)
+        report = HoldoutReport(moments, facts, assess_footage(facts), bundle.spec.fps, limits)
+        _write_pictures(bundle, engine, split.holdout, report)
     (bundle.path / JSON_NAME).write_text(json.dumps(_as_json(bundle, report), indent=2) + "\n", encoding="utf-8")
     return report
 
 
-def holdout_lines(report: HoldoutReport, threshold: float) -> Iterator[str]:
-    """The report as lines for the screen; ``threshold`` in score units."""
-    events, minutes = report.facts.events, report.facts.last_tenth_hours * 60
+def holdout_lines(report: HoldoutReport) -> Iterator[str]:
+    """The report as lines for the screen."""
+    events, minutes, threshold = report.facts.events, report.facts.last_tenth_hours * 60, report.thresholds.enter
     yield (
         f"the last tenth of the footage, {minutes:.1f} minutes that were neither learned from nor calibrated on, has "
         f"{events or 'no'} event{'' if events == 1 else 's'} at the threshold {threshold:.3g}; its most unusual moments:"
@@ -177,14 +172,6 @@ def assess_footage(facts: FootageFacts) -> Sufficiency:
     return Sufficiency(VERDICTS[graded[0][0] if graded else 0], tuple(reason for _, reason in graded))
 
 
-def threshold_drift(scores: NDArray[np.float32], calibration: Calibration) -> float | None:
-    """See :attr:`FootageFacts.threshold_drift`; ``scores``: of the calibration frames in order, float32 (N,)."""
-    if len(scores) // 2 < MIN_FRAMES:
-        return None
-    first, second = (calibration_from(half).enter for half in np.array_split(scores, 2))
-    return abs(first - second) / (calibration.enter - calibration.median)
-
-
 def loss_ratio(metrics: Mapping[str, Any]) -> float | None:
     """See :attr:`FootageFacts.loss_ratio`; ``metrics``: of the bundle."""
     learned, held_out = metrics["loss_learned"], metrics["loss_held_out"]
@@ -205,12 +192,8 @@ def _graded_reasons(facts: FootageFacts) -> Iterator[tuple[int, str]]:
     """The grade of every known fact, see :meth:`Limits.grade`, and the reason that it gives."""
     reason = f"there are {facts.hours * 60:.1f} minutes of footage, and {HOURS.enough * 60:.0f} show more of what is normal"
     yield HOURS.grade(facts.hours), reason
-    frames = facts.calibration_frames
-    reason = f"the threshold rests on {frames} frames, and {CALIBRATION_FRAMES.enough:.0f} need no extrapolation"
-    yield CALIBRATION_FRAMES.grade(frames), reason
-    if (drift := facts.threshold_drift) is not None:
-        reason = f"the halves of the calibration footage give thresholds that differ by {drift:.0%} of their height"
-        yield THRESHOLD_DRIFT.grade(drift), reason
+    reason = f"the threshold rests on {facts.calibration_s:.0f} s, and may let through {facts.bound:,.0f} false events a day"
+    yield BOUND.grade(facts.bound), reason
     if (hours := facts.last_tenth_hours) == 0.0:
         yield 2, "the last tenth has no frame that can be scored"
     else:
@@ -221,24 +204,24 @@ def _graded_reasons(facts: FootageFacts) -> Iterator[tuple[int, str]]:
 
 
 def _measure_facts(
-    bundle: Bundle, split: Split, calibration_scores: NDArray[np.float32], scores: Scores, moments: Sequence[UnusualMoment]
+    bundle: Bundle, split: Split, limits: Thresholds, scores: Scores, moments: Sequence[UnusualMoment]
 ) -> FootageFacts:
     frames = sum(len(video.frames) for part in (split.train, split.validation, split.holdout) for video in part)
     scored = sum(int(np.isfinite(row).sum()) for row in scores.values())
     frames_per_hour = bundle.spec.fps * 3600
     return FootageFacts(
         hours=frames / frames_per_hour,
-        calibration_frames=bundle.calibration.frames,
-        threshold_drift=threshold_drift(calibration_scores, bundle.calibration),
+        calibration_s=bundle.calibration.observed_s,
+        bound=limits.bound,
         last_tenth_hours=scored / frames_per_hour,
         events=sum(moment.announced for moment in moments),
         loss_ratio=loss_ratio(bundle.manifest.metrics),
     )
 
 
-def _write_pictures(bundle: Bundle, engine: Engine, footage: Sequence[Footage], moments: Sequence[UnusualMoment]) -> None:
+def _write_pictures(bundle: Bundle, engine: Engine, footage: Sequence[Footage], report: HoldoutReport) -> None:
     """Write the peaks under their heat maps. The clips are scored again, because all heat maps would not fit in memory."""
-    folder = bundle.path / PICTURES_FOLDER
+    folder, moments = bundle.path / PICTURES_FOLDER, report.moments
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.jpg"):
         old.unlink()
@@ -247,7 +230,7 @@ def _write_pictures(bundle: Bundle, engine: Engine, footage: Sequence[Footage], 
         for place, _, heatmap in scored_frames(engine, video) if numbers else ():
             if place in numbers:
                 frame = video.frames[int(np.searchsorted(video.index, place))]
-                picture = overlay(np.asarray(frame), heatmap, bundle.calibration)
+                picture = overlay(np.asarray(frame), heatmap, report.thresholds)
                 (folder / f"{numbers[place]}.jpg").write_bytes(encode_jpeg(picture, _JPEG_QUALITY))
             if place >= max(numbers):
                 break
@@ -257,7 +240,7 @@ def _as_json(bundle: Bundle, report: HoldoutReport) -> dict[str, Any]:
     return {
         "model_id": bundle.model_id,
         "calibration_id": bundle.calibration.calibration_id,
-        "threshold": bundle.calibration.enter,
+        "threshold": report.thresholds.enter,
         "fps": report.fps,
         "moments": [
             {

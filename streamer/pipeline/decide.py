@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from math import isfinite
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -9,10 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle, Calibration
+from deploy.bundle import Bundle
+from deploy.calibration import Calibration, Thresholds
 from deploy.decision import DecisionRule, EventChange, Observation, decide
 from deploy.profile import Profile
-from streamer.config import Settings, camera_rule
+from streamer.config import Settings, camera_thresholds, decision_rule
 from streamer.interfaces import CameraState, Fields
 from streamer.types import Event, Outcome, event_id
 
@@ -28,6 +30,14 @@ class Decision(NamedTuple):
     events: list[Event]
 
 
+class CameraRule(NamedTuple):
+    """A camera's decision rule, and where its thresholds come from."""
+
+    rule: DecisionRule
+    thresholds: Thresholds
+    calibration: Calibration
+
+
 class Decider:
     """Applies the decision rules; the state of each camera is passed in and returned."""
 
@@ -38,10 +48,10 @@ class Decider:
         self._settings, self._bundle, self._engine_name, self._wall_clock_s = settings, bundle, engine_name, wall_clock_s
         self._default_rule = self._make_rule("", bundle.calibration)
         self._default_rules = {camera_id: self._make_rule(camera_id, bundle.calibration) for camera_id in settings.cameras}
-        self._profile_rules: WeakKeyDictionary[Profile, DecisionRule] = WeakKeyDictionary()
+        self._profile_rules: WeakKeyDictionary[Profile, CameraRule] = WeakKeyDictionary()
 
-    def rule(self, camera_id: str, profile: Profile | None) -> DecisionRule:
-        """The decision rule of a camera with its profile, or with the bundle's default."""
+    def rule(self, camera_id: str, profile: Profile | None) -> CameraRule:
+        """The rule of a camera with its profile, or with the bundle's default."""
         if profile is None:
             return self._default_rules.get(camera_id, self._default_rule)
         if profile not in self._profile_rules:
@@ -50,24 +60,24 @@ class Decider:
 
     def least_exit(self, profiles: Iterable[Profile]) -> float:
         """The lowest exit threshold of all cameras: no frame that scores less starts, continues or updates an event."""
-        rules = [self.rule(profile.info.camera_id, profile) for profile in profiles]
-        return min(rule.exit for rule in (self._default_rule, *self._default_rules.values(), *rules))
+        own = [self.rule(profile.info.camera_id, profile) for profile in profiles]
+        return min(each.rule.exit for each in (self._default_rule, *self._default_rules.values(), *own))
 
     def decide(self, state: CameraState, outcome: Outcome) -> Decision:
         """Apply a camera's rule to its next frame."""
-        info, rule = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
-        event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, outcome.score))
+        info, own = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
+        event, changes = decide(own.rule, state.event, Observation(event_id(info), info.captured_at_ms, outcome.score))
         scored_at_ms = round(self._wall_clock_s() * 1000)
-        events = [self._event(outcome, rule, change, scored_at_ms) for change in changes]
-        score = None if outcome.score is None else _score_fields(outcome, outcome.score, rule, scored_at_ms)
+        events = [self._event(outcome, own, change, scored_at_ms) for change in changes]
+        score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
         return Decision(CameraState(clip_from=outcome.clip_from, event=event), score, events)
 
-    def _make_rule(self, camera_id: str, calibration: Calibration) -> DecisionRule:
-        return camera_rule(self._settings, camera_id, enter=calibration.enter, exit_=calibration.exit)
+    def _make_rule(self, camera_id: str, calibration: Calibration) -> CameraRule:
+        limits = camera_thresholds(self._settings, camera_id, calibration)
+        return CameraRule(decision_rule(self._settings, limits), limits, calibration)
 
-    def _event(self, outcome: Outcome, rule: DecisionRule, change: EventChange, scored_at_ms: int) -> Event:
+    def _event(self, outcome: Outcome, own: CameraRule, change: EventChange, scored_at_ms: int) -> Event:
         info, profile, region = outcome.info, outcome.profile, None
-        calibration = self._bundle.calibration if profile is None else profile.info.calibration
         if change.kind != "end" and outcome.heatmap is not None:
             region = hot_region(outcome.heatmap, info.width_px, info.height_px)
         return Event(
@@ -79,8 +89,11 @@ class Decider:
             ended_at_ms=change.ended_at_ms,
             score=outcome.score,
             peak_score=change.event.peak_score,
-            threshold=rule.enter,
-            calibration_id=calibration.calibration_id,
+            threshold=own.rule.enter,
+            budget=self._settings.decision.false_events_per_camera_day,
+            bound=own.thresholds.bound if isfinite(own.thresholds.bound) else None,
+            observed_s=own.calibration.observed_s,
+            calibration_id=own.calibration.calibration_id,
             profile_id=None if profile is None else profile.profile_id,
             model_id=self._bundle.model_id,
             engine=self._engine_name,

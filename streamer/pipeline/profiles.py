@@ -10,7 +10,7 @@ import structlog
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError, ProfileError
 from deploy.profile import Profile, require_profile_of
-from streamer.config import Settings, camera_rule
+from streamer.config import Settings, camera_thresholds
 from streamer.errors import RedisUnavailable
 from streamer.interfaces import ProfileStore
 from streamer.monitoring import Metrics
@@ -77,8 +77,7 @@ class CameraProfiles:
         try:
             profile = self._store.read(camera_id, profile_id)
             require_profile_of(self._bundle, profile)
-            calibration = profile.info.calibration
-            camera_rule(self._settings, camera_id, enter=calibration.enter, exit_=calibration.exit)
+            camera_thresholds(self._settings, camera_id, profile.info.calibration)
         except (ProfileError, ConfigError) as error:
             self._log_rejected(camera_id, profile_id, str(error))
             return None

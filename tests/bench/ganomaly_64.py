@@ -29,12 +29,13 @@ from deploy.bundle import (
     ONNX_NAME,
     WEIGHTS_NAME,
     Bundle,
-    Calibration,
     GoldenClips,
     ModelCard,
     golden_bytes,
     write_bundle,
 )
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.export.onnx import export_onnx, save_weights
 from trainer.models.layers import init_dcgan
 from trainer.models.registry import clip_model
@@ -86,7 +87,7 @@ def write_untrained(path: Path, settings: dict[str, Any]) -> tuple[Bundle, int]:
         GOLDEN_NAME: golden_bytes(GoldenClips(clips, score.numpy(), heatmap.numpy())),
     }
     card = ModelCard(kind=model.kind, config=config.model_dump())
-    calibration = Calibration(median=0.0, q99=1.0, q999=1.0, enter=1.0, exit=1.0, frames=1)
+    calibration = Calibration(median=0.0, peaks=(1.0,), observed_s=1.0, times=DecisionTimes())
     bundle = write_bundle(path, model=card, spec=spec, calibration=calibration, files=files, metrics={}, versions={})
     return bundle, sum(weights.numel() for weights in network.parameters())
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from deploy.batching import MicroBatcher
-from deploy.bundle import Bundle, Calibration, Manifest, ModelCard
+from deploy.bundle import Bundle, Manifest, ModelCard
 from deploy.engine import Engine
 from deploy.image import CpuDecoder
 from deploy.profile import Profile, ProfileInfo
@@ -22,6 +22,7 @@ from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
+from tests.harness.calibration import calibration_of
 from tests.harness.fakes import (
     DEFAULT_VALUES,
     BrightnessEngine,
@@ -36,11 +37,11 @@ from tests.harness.fakes import (
 
 SPEC = ClipSpec(length=3, height_px=16, width_px=16)
 RECURRENT = ClipSpec(length=1, height_px=16, width_px=16, state_shape=MeanBrightnessEngine.state_shape, state_warmup_frames=24)
-CALIBRATION = Calibration(median=0.1, q99=0.3, q999=0.4, enter=0.5, exit=0.4, frames=100)
+CALIBRATION = calibration_of(enter=0.5, exit_=0.4)
 BUNDLE = Bundle(
     path=Path("nowhere"),
     manifest=Manifest(
-        format=1,
+        format=2,
         model_id="brightness-0",
         model=ModelCard(kind="brightness", config={}),
         spec=SPEC,
@@ -74,7 +75,7 @@ def profile_of(camera_id: str, factor: float, offset: float, model_id: str = BUN
         fps=10.0,
         height_px=480,
         width_px=640,
-        calibration=CALIBRATION.model_copy(update=thresholds),
+        calibration=calibration_of(enter=thresholds.get("enter", 0.5), exit_=thresholds.get("exit", 0.4)),
     )
     return Profile(info, np.array([factor, offset], np.float32))
 

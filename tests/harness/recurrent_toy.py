@@ -16,12 +16,12 @@ from deploy.bundle import (
     PROFILE_NAME,
     WEIGHTS_NAME,
     Bundle,
-    Calibration,
     GoldenClips,
     ModelCard,
     golden_bytes,
     write_bundle,
 )
+from deploy.calibration import Calibration
 from deploy.export.onnx import export_onnx, save_weights
 from deploy.spec import ClipSpec
 

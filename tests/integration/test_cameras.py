@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.bundle import Bundle, Calibration
+from deploy.bundle import Bundle
 from deploy.profile import Profile, profile_bytes, write_profile
 from streamer.cli import main
 from streamer.config import RedisSettings, Settings, settings_toml
@@ -18,6 +18,7 @@ from streamer.interfaces import CameraState, Step
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.types import Partition
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
+from tests.harness.calibration import calibration_of
 from tests.harness.pipeline import picture, profile_of
 from tests.harness.recurrent_toy import OTHER_PROFILE, toy_spec, write_toy_bundle
 from tests.harness.replay import produce
@@ -147,6 +148,8 @@ def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_sett
         "frames": 6000,
         "enter": 0.9,
         "exit": 0.3,
+        "bound": None,  # nobody counted events with an exit threshold of one's own
+        "observed_s": 86_400.0,
         "last_frame_ms": 1000,
         "event_started_ms": 900,
         "problem": None,
@@ -165,7 +168,7 @@ def score(profile_id: str | None) -> Entry:
 @pytest.fixture(scope="module")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     clips = np.random.default_rng(3).integers(0, 200, (4, 1, 16, 16, 1)).astype(np.uint8)
-    calibration = Calibration(median=0.1, q99=0.3, q999=0.4, enter=0.8, exit=0.6, frames=100)
+    calibration = calibration_of(enter=0.8, exit_=0.6)
     return write_toy_bundle(tmp_path_factory.mktemp("toy"), toy_spec(16, 16), clips, calibration)
 
 

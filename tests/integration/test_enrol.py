@@ -9,6 +9,7 @@ import pytest
 
 from deploy.bundle import Bundle
 from deploy.profile import read_profile
+from tests.harness.calibration import limits_of
 from tests.harness.street import FAST_PX, SLOW_PX, quiet, street, write
 from trainer.enrol import enrol
 from trainer.errors import TooLittleFootage
@@ -47,7 +48,7 @@ def test_command_writes_a_profile_and_evaluate_takes_it(video_ede_bundle: Bundle
 
     given, learned = (evaluate(video_ede_bundle.path, other_view, "onnx", quiet(), path).model for path in (out, None))
     np.testing.assert_allclose(given.output.scores["rush"], learned.output.scores["rush"], rtol=1e-3, atol=1e-3)
-    assert given.output.normal.calibration.enter == pytest.approx(profile.info.calibration.enter)
+    assert given.output.normal.thresholds.enter == pytest.approx(limits_of(profile.info.calibration).enter)
 
 
 def test_same_footage_gives_same_values(video_ede_bundle: Bundle, other_view: Path) -> None:

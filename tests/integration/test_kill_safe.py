@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.bundle import Bundle, Calibration, read_bundle, replace_calibration
+from deploy.bundle import Bundle, read_bundle, replace_calibration
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
+from tests.harness.calibration import calibration_of
 from tests.harness.recurrent_toy import WARMUP_FRAMES, toy_spec, write_toy_bundle
 from tests.harness.replay import Cameras, footage, frame_index, ped2_cameras, produce
 from tests.harness.service import Entry, Results, Service, running
@@ -36,7 +37,7 @@ HALF = 45
 FAST_SESSION_MS = 2_000
 """How long the group waits for a killed member."""
 EVENT_FACTS = ("event_id", "kind", "camera_id", "started_at_ms", "captured_at_ms", "ended_at_ms", "partition", "offset")
-NO_EVENTS = Calibration(median=0.5, q99=0.6, q999=0.7, enter=1e6, exit=1e6, frames=1000)
+NO_EVENTS = calibration_of(enter=1e6, exit_=1e6)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def sections(cameras: Cameras, video_ede_bundle: Bundle, tmp_path_factory: pytes
     bundle = read_bundle(folder)
     scores = np.concatenate(list(lab_scores(bundle, some).values()))
     low, middle = (float(np.nanquantile(scores, q)) for q in (0.4, 0.5))
-    replace_calibration(bundle, bundle.calibration.model_copy(update={"enter": middle, "exit": low}))
+    replace_calibration(bundle, calibration_of(enter=middle, exit_=low))
     return {
         "engine": {"bundle": str(folder)},
         "decision": {"min_duration_s": 0.2, "merge_gap_s": 0.3, "update_interval_s": 0.5},

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
+from tests.harness.calibration import limits_of
 from trainer import fit as training
 from trainer.fit import FitConfig
 from trainer.holdout import VERDICTS
@@ -68,7 +69,7 @@ def test_fast_object_is_most_unusual(fitted):
     assert strangest["peak_frame"] in range(RUSH.start, RUSH.stop + 4)
     assert strangest["peak_s"] == strangest["peak_frame"] / FPS
     assert all(moment["first_frame"] >= 720 for moment in report["moments"])
-    assert (report["model_id"], report["threshold"]) == (bundle.model_id, bundle.calibration.enter)
+    assert (report["model_id"], report["threshold"]) == (bundle.model_id, limits_of(bundle.calibration).enter)
 
 
 def test_moments_have_pictures(fitted):
@@ -85,7 +86,7 @@ def test_80_seconds_are_too_little(fitted):
     bundle, said = fitted
     enough = json.loads((bundle.path / "unusual.json").read_text())["enough"]
     assert enough["verdict"] == VERDICTS[2]
-    assert enough["facts"]["calibration_frames"] == bundle.calibration.frames == 141
+    assert enough["facts"]["calibration_s"] == bundle.calibration.observed_s == pytest.approx(14.1)
     assert enough["facts"]["hours"] == pytest.approx(FRAMES / FPS / 3600)
     assert "the last 80 set aside" in said
     assert "was the footage enough? too little, because " in said

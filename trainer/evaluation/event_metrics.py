@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from deploy.decision import DecisionRule, Observation, OpenEvent, decide, finish
 from trainer.evaluation.metrics import Labels, Scores
 
+EARLY_S = 1.0
+"""An alarm that starts longer than this before its true event is a false one, even if it goes on until then."""
+
 
 class TrueEvent(NamedTuple):
     """A maximal run of frames with label 1, both ends included."""
@@ -29,11 +32,13 @@ class AnnouncedEvent:
     started: int
     announced: int
     ended: int
+    active: tuple[int, ...]
+    """Frames whose score reached the exit threshold, from ``started`` to ``ended``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipEvents:
-    """True and announced events of one clip, matched: a true event is found if an announced event shares a frame with it."""
+    """True and announced events of one clip, matched: a true event is found if an announced one is active in it."""
 
     true: Sequence[TrueEvent]
     announced: Sequence[AnnouncedEvent]
@@ -120,8 +125,7 @@ def rate_bound(count: int, exposure: float) -> float | None:
 
 def clip_events(rule: DecisionRule, scores: Scores, labels: Labels, fps: float) -> dict[str, ClipEvents]:
     """The matched events of every clip. NaN scores are frames that complete no clip of the model."""
-    # The service joins activity with gaps of up to merge_gap_ms into one event: so much sooner an alarm may start.
-    tolerance = round(rule.merge_gap_ms * fps / 1000)
+    tolerance = round(EARLY_S * fps)
     return {
         name: match_events(true_events(row), announced_events(rule, scores[name], fps), tolerance) for name, row in labels.items()
     }
@@ -137,6 +141,7 @@ def announced_events(rule: DecisionRule, scores: NDArray[np.float32], fps: float
     """The events that the service announces for a camera with these scores, float32 (frames,)."""
     announced_at: dict[str, int] = {}
     events: list[AnnouncedEvent] = []
+    active = np.flatnonzero(scores >= rule.exit)
     state: OpenEvent | None = None
     for frame in range(len(scores) + 1):
         at_end = frame == len(scores)
@@ -149,7 +154,8 @@ def announced_events(rule: DecisionRule, scores: NDArray[np.float32], fps: float
                 announced_at[event.event_id] = frame
             elif change.kind == "end":
                 started, ended = (round(at_ms * fps / 1000) for at_ms in (event.started_at_ms, event.last_active_ms))
-                events.append(AnnouncedEvent(started, announced_at[event.event_id], ended))
+                within = active[(active >= started) & (active <= ended)]
+                events.append(AnnouncedEvent(started, announced_at[event.event_id], ended, tuple(within.tolist())))
     return events
 
 
@@ -170,7 +176,7 @@ def match_events(true: Sequence[TrueEvent], announced: Sequence[AnnouncedEvent],
 
 
 def _overlap(event: AnnouncedEvent, target: TrueEvent) -> bool:
-    return event.started <= target.last and target.first <= event.ended
+    return any(target.first <= frame <= target.last for frame in event.active)
 
 
 def _share(part: int, whole: int) -> float | None:

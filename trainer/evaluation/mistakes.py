@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Calibration
+from deploy.calibration import Thresholds
 from deploy.engine import Engine
 from deploy.image import Frame
 from deploy.spec import ClipSpec
@@ -75,25 +75,23 @@ def _worst_frames(scores: Scores, labels: Labels, threshold: float, fps: float, 
     return sorted(mistakes, key=lambda mistake: -sign * mistake.score)
 
 
-def mistake_images(
-    engine: Engine, clips: Sequence[LabelledClip], mistakes: Sequence[Mistake], calibration: Calibration
-) -> list[Image]:
+def mistake_images(engine: Engine, clips: Sequence[LabelledClip], mistakes: Sequence[Mistake], limits: Thresholds) -> list[Image]:
     """One image per mistake. Their clips are scored again, because the heat maps of all frames would not fit in memory."""
     images = {
         (clip.source.name, frame): image
         for clip in clips
-        for frame, image in _clip_images(engine, clip, {m.frame for m in mistakes if m.clip == clip.source.name}, calibration)
+        for frame, image in _clip_images(engine, clip, {m.frame for m in mistakes if m.clip == clip.source.name}, limits)
     }
     return [images[mistake.clip, mistake.frame] for mistake in mistakes]
 
 
-def _clip_images(engine: Engine, clip: LabelledClip, numbers: set[int], calibration: Calibration) -> Iterator[tuple[int, Image]]:
+def _clip_images(engine: Engine, clip: LabelledClip, numbers: set[int], limits: Thresholds) -> Iterator[tuple[int, Image]]:
     if not numbers:
         return
     frames = _colour_frames(clip.source, numbers)
     for number, _, heatmap in scored_frames(engine, load_footage(clip.source, engine.spec)):
         if number in numbers:
-            image = tinted(frames[number], heatmap, calibration)
+            image = tinted(frames[number], heatmap, limits)
             yield number, image if clip.masks is None else outlined(image, clip.masks[number])
         if number >= max(numbers):
             return
@@ -109,7 +107,7 @@ def _colour_frames(source: Source, numbers: set[int]) -> dict[int, NDArray[np.ui
     return {number: frame for number, frame in decoded if number in numbers and not isinstance(frame, str)}
 
 
-def overlay(frame: Frame, heatmap: HeatMap, calibration: Calibration) -> Image:
+def overlay(frame: Frame, heatmap: HeatMap, limits: Thresholds) -> Image:
     """:func:`tinted`, with a white line around the values above four fifths of the map's range, so that its peak always shows.
 
     Frames whose short side is far below 360 pixels are enlarged by a whole factor.
@@ -119,17 +117,17 @@ def overlay(frame: Frame, heatmap: HeatMap, calibration: Calibration) -> Image:
     enlarged = np.asarray(cv2.resize(_bgr(frame), size, interpolation=cv2.INTER_LINEAR), np.uint8)
     lowest, highest = float(heatmap.min()), float(heatmap.max())
     peak = heatmap >= lowest + 0.8 * (highest - lowest)
-    return _with_contours(tinted(enlarged, heatmap, calibration), peak, cv2.CHAIN_APPROX_SIMPLE, _WHITE)
+    return _with_contours(tinted(enlarged, heatmap, limits), peak, cv2.CHAIN_APPROX_SIMPLE, _WHITE)
 
 
-def tinted(frame: Frame, heatmap: HeatMap, calibration: Calibration) -> Image:
+def tinted(frame: Frame, heatmap: HeatMap, limits: Thresholds) -> Image:
     """``frame``, uint8 (H, W, 1 or 3), under the colours of ``heatmap``, float32 (h, w) in score units.
 
     Opacity grows with the value: none up to the median of normal scores, half at the threshold, full at twice the threshold's
     distance from the median. A value has the same colour in every image.
     """
     size = (frame.shape[1], frame.shape[0])
-    height = (heatmap - calibration.median) / (calibration.enter - calibration.median)
+    height = (heatmap - limits.median) / (limits.enter - limits.median)
     strength = np.clip(height / _FULL_HEIGHT, 0.0, 1.0).astype(np.float32)
     strength = np.asarray(cv2.resize(strength, size, interpolation=cv2.INTER_LINEAR), np.float32)
     colours = cv2.applyColorMap((strength * _REDDEST).astype(np.uint8), cv2.COLORMAP_TURBO).astype(np.float32)
@@ -142,11 +140,11 @@ def outlined(image: Image, mask: NDArray[np.bool_]) -> Image:
     return _with_contours(image.copy(), mask, cv2.CHAIN_APPROX_NONE, _CYAN)
 
 
-def colour_scale(calibration: Calibration) -> Image:
+def colour_scale(limits: Thresholds) -> Image:
     """The colours of :func:`tinted` on grey, from the median at the left to twice the threshold's distance from it."""
-    top = calibration.median + _FULL_HEIGHT * (calibration.enter - calibration.median)
-    ramp = np.linspace(calibration.median, top, 320, dtype=np.float32)
-    return tinted(np.full((18, 320, 1), 110, np.uint8), ramp[None], calibration)
+    top = limits.median + _FULL_HEIGHT * (limits.enter - limits.median)
+    ramp = np.linspace(limits.median, top, 320, dtype=np.float32)
+    return tinted(np.full((18, 320, 1), 110, np.uint8), ramp[None], limits)
 
 
 def _with_contours(image: Image, mask: NDArray[np.bool_], approximation: int, colour: tuple[int, int, int]) -> Image:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Calibration
+from deploy.calibration import Thresholds
 
 ALPHA = 0.1
 """Least share of a track's regions that must be detected."""
@@ -94,10 +94,10 @@ class TrackLinker:
 class RegionCounter:
     """Counts detected regions and false positives of one detector at 57 thresholds; heat maps are not kept."""
 
-    def __init__(self, calibration: Calibration, frames: int) -> None:
+    def __init__(self, normal: Thresholds, frames: int) -> None:
         """``frames``: number of frames that will be added."""
-        spread = calibration.enter - calibration.median
-        self._thresholds = (calibration.median + spread * _HEIGHTS).astype(np.float32)
+        spread = normal.enter - normal.median
+        self._thresholds = (normal.median + spread * _HEIGHTS).astype(np.float32)
         self._false_positives = np.zeros(len(_HEIGHTS), np.int64)
         self._detected: list[NDArray[np.bool_]] = []
         self._tracks: list[int] = []

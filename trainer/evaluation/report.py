@@ -45,14 +45,14 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
         OddsightError: the engine or the footage is no longer available.
         ConfigError: the folder cannot be written to.
     """
-    model, calibration, fps = evaluation.model, evaluation.bundle.calibration, evaluation.bundle.spec.fps
-    inputs = (model.output.scores, evaluation.labels, calibration.enter, fps)
+    model, limits = evaluation.model, evaluation.thresholds
+    inputs = (model.output.scores, evaluation.labels, limits.enter, evaluation.fps)
     misses, false_alarms = worst_misses(*inputs)[:MAX_IMAGES], worst_false_alarms(*inputs)[:MAX_IMAGES]
     with (
         screen.status("scoring the worst mistakes again"),
         closing(load_engine(evaluation.bundle, EngineRequest(evaluation.engine))) as engine,
     ):
-        images = mistake_images(engine, evaluation.clips, [*misses, *false_alarms], calibration)
+        images = mistake_images(engine, evaluation.clips, [*misses, *false_alarms], limits)
     mistakes = [*zip([*misses, *false_alarms], map(_jpeg, images), strict=True)]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("trainer.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def write_report(evaluation: Evaluation, folder: Path, screen: Console) -> Path:
         timelines=_timelines(evaluation),
         misses=mistakes[: len(misses)],
         false_alarms=mistakes[len(misses) :],
-        scale=_jpeg(colour_scale(calibration)),
+        scale=_jpeg(colour_scale(limits)),
     )
     path = folder / "index.html"
     try:
@@ -96,11 +96,11 @@ def _roc(evaluation: Evaluation) -> str | None:
 
 
 def _timelines(evaluation: Evaluation) -> dict[str, str]:
-    output, calibration = evaluation.model.output, evaluation.bundle.calibration
+    output, enter = evaluation.model.output, evaluation.thresholds.enter
     filled = np.concatenate(list(fill(output.scores, output.normal.median).values()))
-    low, high = float(filled.min()), max(calibration.enter, float(filled.max()))
+    low, high = float(filled.min()), max(enter, float(filled.max()))
     return {
-        name: _timeline(row, evaluation.model.clip_events[name], calibration.enter, evaluation.bundle.spec.fps, (low, high))
+        name: _timeline(row, evaluation.model.clip_events[name], enter, evaluation.fps, (low, high))
         for name, row in output.scores.items()
     }
 

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from deploy.bundle import Bundle
+from deploy.calibration import Thresholds
 from deploy.decision import DecisionRule
 from trainer.data.labels import LabelledClip
 from trainer.evaluation.event_metrics import ClipEvents, EventMetrics, clip_events, event_metrics
@@ -53,9 +54,9 @@ class DetectorResult:
     literature_auc: float | None
     """Frame AUC by the literature's protocol (see :mod:`trainer.evaluation.metrics`), for comparison with papers only."""
     events: EventMetrics | None
-    """None without a calibration."""
+    """None without thresholds."""
     clip_events: Mapping[str, ClipEvents]
-    """By clip name; empty without a calibration."""
+    """By clip name; empty without thresholds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class Evaluation:
     """A bundle and the baselines on labelled test footage."""
 
     bundle: Bundle
+    thresholds: Thresholds
+    budget: float
+    """False events per camera and day that the thresholds allow."""
+    fps: float
+    """Of the test footage."""
     engine: str
     engine_details: Mapping[str, str]
     clips: tuple[LabelledClip, ...]
@@ -86,10 +92,10 @@ class Evaluation:
 
 def detector_result(name: str, output: DetectorOutput, labels: Labels, fps: float) -> DetectorResult:
     """Compute all metrics of one detector; ``fps`` turns frames into seconds."""
-    calibration, median = output.normal.calibration, output.normal.median
+    limits, median = output.normal.thresholds, output.normal.median
     events: Mapping[str, ClipEvents] = {}
-    if calibration is not None:
-        rule = DecisionRule(enter=calibration.enter, exit=calibration.exit)
+    if limits is not None:
+        rule = DecisionRule(enter=limits.enter, exit=limits.exit)
         events = clip_events(rule, output.scores, labels, fps)
     aucs = clip_aucs(output.scores, labels, median)
     return DetectorResult(
@@ -104,7 +110,7 @@ def detector_result(name: str, output: DetectorOutput, labels: Labels, fps: floa
             pixel_auc=output.pixel_auc,
         ),
         literature_auc=frame_auc(literature_scores(output.scores, median), labels, 0.0),
-        events=None if calibration is None else event_metrics(events, labels, fps),
+        events=None if limits is None else event_metrics(events, labels, fps),
         clip_events=events,
     )
 
@@ -115,6 +121,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "model_id": bundle.model_id,
         "calibration_id": bundle.calibration.calibration_id,
+        "budget": evaluation.budget,
+        "observed_s": bundle.calibration.observed_s,
         "engine": evaluation.engine,
         "engine_details": dict(evaluation.engine_details),
         "frames": evaluation.frames,
@@ -137,7 +145,7 @@ def _detector_json(result: DetectorResult) -> dict[str, Any]:
             for name, e in result.clip_events.items()
         },
         "fill_value": normal.median,
-        "calibration": normal.calibration and normal.calibration.model_dump(),
+        "thresholds": normal.thresholds and normal.thresholds._asdict(),
     }
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Calibration
+from deploy.calibration import Thresholds
 from deploy.engine import Engine
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, footage_info
@@ -113,7 +113,7 @@ class NormalScores:
 
     median: float
     """Stands in for the score of frames without one."""
-    calibration: Calibration | None
+    thresholds: Thresholds | None
     """None if there was too little training footage."""
 
 
@@ -126,7 +126,7 @@ class DetectorOutput:
     pixel_auc: float | None
     """None if the data set has no masks."""
     region_metrics: RegionMetrics | None
-    """None without masks, and without a calibration, which places the thresholds."""
+    """None without masks, and without thresholds, which place those of the regions."""
 
 
 def run_detectors(
@@ -163,7 +163,7 @@ class _Recorder:
         self._scores: dict[str, NDArray[np.float32]] = {}
         self._row: NDArray[np.float32] = np.empty(0, np.float32)
         self._pixels = PixelHistogram(normal.median)
-        self._regions = None if normal.calibration is None else RegionCounter(normal.calibration, frame_total)
+        self._regions = None if normal.thresholds is None else RegionCounter(normal.thresholds, frame_total)
 
     def start_clip(self, clip: LabelledClip) -> None:
         self._row = self._scores[clip.source.name] = np.full(len(clip.labels), np.nan, np.float32)

@@ -13,18 +13,19 @@ from deploy.bundle import (
     ONNX_NAME,
     WEIGHTS_NAME,
     Bundle,
-    Calibration,
     GoldenClips,
     ModelCard,
     golden_bytes,
     read_bundle,
     write_bundle,
 )
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.spec import ClipSpec
 
 SPEC = ClipSpec(length=3, height_px=24, width_px=40, colour="gray")
 CARD = ModelCard(kind="tiny-network", config={"length": 3, "channels": 1})
-CALIBRATION = Calibration(median=0.1, q99=0.2, q999=0.3, enter=0.3, exit=0.25, frames=1000)
+CALIBRATION = Calibration(median=0.1, peaks=(0.3, 0.2), observed_s=100.0, times=DecisionTimes())
 PLUGIN_CODE = Path(__file__).parent / "plugin"
 
 

@@ -17,7 +17,6 @@ from deploy.bundle import (
     ONNX_NAME,
     WEIGHTS_NAME,
     Bundle,
-    Calibration,
     GoldenClips,
     ModelCard,
     golden_bytes,
@@ -26,11 +25,13 @@ from deploy.bundle import (
     replace_calibration,
     write_bundle,
 )
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.errors import BundleCorrupt, BundleIncompatible
 from deploy.spec import ClipSpec
 
 SPEC = ClipSpec(length=2, height_px=16, width_px=16)
-CALIBRATION = Calibration(median=0.1, q99=0.2, q999=0.3, enter=0.3, exit=0.25, frames=1000)
+CALIBRATION = Calibration(median=0.1, peaks=(0.3, 0.2), observed_s=100.0, times=DecisionTimes())
 FILES = {WEIGHTS_NAME: b"weights", ONNX_NAME: b"graph"}
 
 
@@ -159,10 +160,10 @@ def test_rejects_impossible_name(written: Bundle, name: str) -> None:
         read_bundle(written.path)
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", 1.5, None])
+@pytest.mark.parametrize("number", [0, 1, 3, "2", 1.5, None])
 def test_rejects_other_format(written: Bundle, number: object) -> None:
     edit_manifest(written, lambda content: content.update(format=number))
-    with pytest.raises(BundleIncompatible, match=f"format must be 1, got {number!r}"):
+    with pytest.raises(BundleIncompatible, match=f"format must be 2, got {number!r}"):
         read_bundle(written.path)
 
 
@@ -234,7 +235,7 @@ def test_leaves_no_temporary_files(written: Bundle) -> None:
 
 
 def test_replace_calibration(written: Bundle) -> None:
-    stricter = CALIBRATION.model_copy(update={"enter": 0.5})
+    stricter = CALIBRATION.model_copy(update={"peaks": (0.5,)})
     changed = replace_calibration(written, stricter)
     assert changed.calibration == stricter == read_bundle(written.path).calibration
     assert changed.calibration.calibration_id != CALIBRATION.calibration_id

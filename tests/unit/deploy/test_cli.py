@@ -77,7 +77,7 @@ def test_inspect_json(run: Run, bundle: Bundle) -> None:
     content = json.loads(run("inspect", bundle.path, "--json").stdout)
     assert content["model"]["model_id"] == bundle.model_id
     assert content["spec"] == bundle.spec.model_dump()
-    assert content["calibration"]["enter"] == bundle.calibration.enter
+    assert content["calibration"]["peaks"] == list(bundle.calibration.peaks)
     assert content["metrics"] == {"auc": 0.9}
     size = bundle.file(ONNX_NAME).stat().st_size
     assert content["files"][ONNX_NAME] == {"bytes": size, "sha256": bundle.manifest.files[ONNX_NAME]}

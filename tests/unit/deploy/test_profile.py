@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from deploy.bundle import Bundle, Calibration
+from deploy.bundle import Bundle
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.errors import ProfileCorrupt, ProfileError, ProfileIncompatible
 from deploy.profile import (
     MAX_FILE_BYTES,
@@ -25,7 +27,7 @@ from deploy.profile import (
     write_profile,
 )
 
-CALIBRATION = Calibration(median=0.0, q99=1.0, q999=1.5, enter=2.0, exit=1.5, frames=500)
+CALIBRATION = Calibration(median=0.1, peaks=(0.3, 0.2), observed_s=100.0, times=DecisionTimes())
 INFO = ProfileInfo(
     camera_id="gate",
     model_id="video-ede-0123456789ab",

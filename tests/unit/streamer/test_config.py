@@ -3,6 +3,7 @@
 import json
 import sys
 import tomllib
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from deploy.errors import ConfigError
 from streamer.cli import main
-from streamer.config import Settings, camera_rule, load_settings, parse_settings, settings_toml
+from streamer.config import Settings, camera_thresholds, decision_rule, load_settings, parse_settings, settings_toml
+from tests.harness.calibration import calibration_of
 
 SECRET = "hunter2"
 
@@ -216,36 +218,46 @@ def test_bundle_option_overrides_file(tmp_path: Path) -> None:
     assert (engine.bundle, engine.threads) == (Path("b"), 3)
 
 
+CALIBRATION = calibration_of(enter=0.5, exit_=0.4)
+
+
 @pytest.mark.parametrize(
-    ("own", "enter", "exit_"),
+    ("own", "enter", "exit_", "promise"),
     [
-        ({}, 0.5, 0.4),
-        ({"enter": 0.9}, 0.9, 0.4),
-        ({"enter": 0.3}, 0.3, 0.3),  # the calibrated exit would lie above it
-        ({"exit": 0.2}, 0.5, 0.2),
-        ({"enter": 0.9, "exit": 0.8}, 0.9, 0.8),
+        ({}, 0.5, 0.4, True),
+        ({"enter": 0.8}, 0.8, 0.6, True),
+        ({"enter": 0.1}, 0.1, 0.1, True),  # below the median
+        ({"exit": 0.2}, 0.5, 0.2, False),  # nobody counted the events with this one
+        ({"enter": 0.9, "exit": 0.8}, 0.9, 0.8, False),
     ],
 )
-def test_camera_thresholds_win(own: dict[str, float], enter: float, exit_: float) -> None:
+def test_camera_thresholds_win(own: dict[str, float], enter: float, exit_: float, promise: bool) -> None:
     settings = Settings.model_validate({"cameras": {"gate": own}})
 
-    rule = camera_rule(settings, "gate", enter=0.5, exit_=0.4)
+    limits = camera_thresholds(settings, "gate", CALIBRATION)
 
-    assert (rule.enter, rule.exit) == (enter, exit_)
-    assert camera_rule(settings, "yard", enter=0.5, exit_=0.4).enter == 0.5
+    assert (limits.enter, limits.exit) == pytest.approx((enter, exit_))
+    assert isfinite(limits.bound) == promise
+    assert camera_thresholds(settings, "yard", CALIBRATION).enter == pytest.approx(0.5)
+
+
+def test_budget_sets_threshold() -> None:
+    settings = Settings.model_validate({"decision": {"false_events_per_camera_day": 0.5}})
+    assert camera_thresholds(settings, "gate", CALIBRATION).enter > 0.5
 
 
 def test_rejects_exit_above_enter() -> None:
     settings = Settings.model_validate({"cameras": {"gate": {"exit": 0.6}}})
 
     with pytest.raises(ConfigError, match=r"cameras\.gate\.exit must be at most its enter threshold \(0\.5\), got 0\.6"):
-        camera_rule(settings, "gate", enter=0.5, exit_=0.4)
+        camera_thresholds(settings, "gate", CALIBRATION)
 
 
 def test_rule_times_in_milliseconds() -> None:
     decision = {"min_duration_s": 0.25, "merge_gap_s": 1.5, "update_interval_s": 0.0001}
+    settings = Settings.model_validate({"decision": decision})
 
-    rule = camera_rule(Settings.model_validate({"decision": decision}), "gate", enter=0.5, exit_=0.4)
+    rule = decision_rule(settings, camera_thresholds(settings, "gate", CALIBRATION))
 
     assert (rule.min_duration_ms, rule.merge_gap_ms, rule.update_interval_ms) == (250, 1500, 1)
 

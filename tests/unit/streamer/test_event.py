@@ -40,6 +40,8 @@ def event(kind: str = "start", **changes: object) -> Event:
         "score": 0.75,
         "peak_score": 0.875,
         "threshold": 0.5,
+        "budget": 1.0,
+        "observed_s": 600.0,
         "calibration_id": "c0ffee",
         "model_id": "brightness-0",
         "engine": "openvino",

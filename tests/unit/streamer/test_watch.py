@@ -38,6 +38,8 @@ def event(kind: str = "start", camera_id: str = "gate", event_id: str = "e0", **
         "score": 0.75,
         "peak_score": 0.875,
         "threshold": 0.5,
+        "budget": 1.0,
+        "observed_s": 600.0,
         "calibration_id": "c",
         "model_id": "m",
         "engine": "onnx",

@@ -6,15 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.bundle import Calibration
+from deploy.calibration import Thresholds
 from deploy.decision import DecisionRule
-from trainer.calibrate import calibration_from
 from trainer.holdout import (
-    CALIBRATION_FRAMES,
+    BOUND,
     FALSE_EVENTS_PER_HOUR,
     HOURS,
     LOSS_RATIO,
-    THRESHOLD_DRIFT,
     VERDICTS,
     FootageFacts,
     HoldoutReport,
@@ -24,12 +22,11 @@ from trainer.holdout import (
     find_unusual_moments,
     holdout_lines,
     loss_ratio,
-    threshold_drift,
 )
 
-RULE = DecisionRule(enter=1.0, exit=0.8)
+RULE = DecisionRule(enter=1.0, exit=0.8, merge_gap_ms=1000)
 FPS = 10.0
-GOOD = FootageFacts(hours=1.0, calibration_frames=16_000, threshold_drift=0.05, last_tenth_hours=0.1, events=0, loss_ratio=1.1)
+GOOD = FootageFacts(hours=1.0, calibration_s=1600.0, bound=5.0, last_tenth_hours=0.1, events=0, loss_ratio=1.1)
 
 
 # Unusual moments
@@ -95,12 +92,10 @@ def test_enough_needs_no_reason():
     [
         ({"hours": 0.49}, "more would help", "29.4 minutes of footage, and 30 show more"),
         ({"hours": 0.05}, "too little", "3.0 minutes of footage"),
-        ({"calibration_frames": 1999}, "more would help", "rests on 1999 frames, and 2000 need no extrapolation"),
-        ({"calibration_frames": 500}, "too little", "rests on 500 frames"),
-        ({"threshold_drift": 0.26}, "more would help", "thresholds that differ by 26% of"),
-        ({"threshold_drift": 1.0}, "too little", "thresholds that differ by 100% of"),
-        ({"events": 3}, "more would help", "3 events in the last tenth, 6.0 minutes long"),
-        ({"events": 7}, "too little", "7 events in the last tenth"),
+        ({"bound": 250.0}, "more would help", "rests on 1600 s, and may let through 250 false events a day"),
+        ({"bound": 5000.0}, "too little", "may let through 5,000 false events"),
+        ({"events": 2}, "more would help", "2 events in the last tenth, 6.0 minutes long"),
+        ({"events": 4}, "too little", "4 events in the last tenth"),
         ({"last_tenth_hours": 0.0}, "too little", "the last tenth has no frame that can be scored"),
         ({"loss_ratio": 1.3}, "more would help", "is 1.30 times that of training footage"),
         ({"loss_ratio": 2.0}, "too little", "is 2.00 times that of training footage"),
@@ -118,11 +113,8 @@ def test_each_fact_alone_decides(changes, verdict, reason):
     "changes",
     [
         {"hours": 0.5},
-        {"calibration_frames": 2000},
-        {"threshold_drift": 0.25},
-        {"threshold_drift": None},
+        {"bound": BOUND.enough},
         {"events": 1},
-        {"events": 2},
         {"loss_ratio": 1.25},
         {"loss_ratio": None},
     ],
@@ -141,13 +133,13 @@ def test_worst_reason_comes_first():
     st.builds(
         FootageFacts,
         hours=st.floats(0, 10),
-        calibration_frames=st.integers(50, 50_000),
-        threshold_drift=st.none() | st.floats(0, 5),
+        calibration_s=st.floats(5, 50_000),
+        bound=st.floats(0, 1e5),
         last_tenth_hours=st.floats(0, 1),
         events=st.integers(0, 100),
         loss_ratio=st.none() | st.floats(0.1, 10),
     ),
-    st.sampled_from([("hours", 2.0), ("calibration_frames", 2), ("last_tenth_hours", 2.0)]),
+    st.sampled_from([("hours", 2.0), ("bound", 0.5), ("last_tenth_hours", 2.0)]),
 )
 def test_more_footage_never_worsens_the_verdict(facts, more):
     name, factor = more
@@ -155,32 +147,9 @@ def test_more_footage_never_worsens_the_verdict(facts, more):
     assert VERDICTS.index(assess_footage(better).verdict) <= VERDICTS.index(assess_footage(facts).verdict)
 
 
-@pytest.mark.parametrize("limits", [HOURS, CALIBRATION_FRAMES, THRESHOLD_DRIFT, FALSE_EVENTS_PER_HOUR, LOSS_RATIO])
+@pytest.mark.parametrize("limits", [HOURS, BOUND, FALSE_EVENTS_PER_HOUR, LOSS_RATIO])
 def test_grades_between_limits(limits):
     assert [limits.grade(value) for value in (limits.enough, sum(limits) / 2, limits.too_little)] == [0, 1, 2]
-
-
-def exponential(count, seed, scale=1.0):
-    return np.random.default_rng(seed).exponential(scale, count).astype(np.float32)
-
-
-def test_threshold_drift_of_halves():
-    calm = exponential(4000, 0)
-    assert threshold_drift(np.concatenate([calm, calm]), calibration_from(calm)) == 0.0
-    restless = np.concatenate([exponential(4000, 0), exponential(4000, 1, scale=4.0)])
-    assert threshold_drift(restless, calibration_from(restless)) > 0.5
-
-
-def test_threshold_drift_unit():
-    calibration = Calibration(median=1.0, q99=2.0, q999=2.5, enter=3.0, exit=2.0, frames=200)
-    first, second = exponential(100, 0), exponential(100, 1, scale=2.0)
-    difference = abs(calibration_from(first).enter - calibration_from(second).enter)
-    assert threshold_drift(np.concatenate([first, second]), calibration) == pytest.approx(difference / 2.0)
-
-
-def test_no_threshold_drift_of_few_frames():
-    few = exponential(99, 0)
-    assert threshold_drift(few, calibration_from(few)) is None
 
 
 @pytest.mark.parametrize(
@@ -202,7 +171,7 @@ def test_clock(seconds, text):
 
 def lines(*moments):
     facts = replace(GOOD, events=sum(moment.announced for moment in moments))
-    return list(holdout_lines(HoldoutReport(moments, facts, assess_footage(facts), 25.0), 1.5))
+    return list(holdout_lines(HoldoutReport(moments, facts, assess_footage(facts), 25.0, Thresholds(0.0, 1.5, 1.0, 5.0))))
 
 
 def test_lines_of_alerts_and_peaks():

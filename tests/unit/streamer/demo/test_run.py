@@ -23,6 +23,8 @@ def entry(kind: str, event_id: str, camera_id: str, started_s: float, captured_s
             "ended_at_ms": BEGIN_MS + round(captured_s * 1000) if kind == "end" else None,
             "peak_score": peak,
             "threshold": 2.0,
+            "budget": 1.0,
+            "observed_s": 600.0,
             "calibration_id": "c",
             "model_id": "m",
             "engine": "openvino",

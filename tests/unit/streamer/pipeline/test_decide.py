@@ -45,15 +45,15 @@ def run_of(subject: Decider, *outcomes: Outcome) -> list[Decision]:
 
 
 def thresholds(subject: Decider, camera_id: str, profile: Profile | None = None) -> tuple[float, float]:
-    rule = subject.rule(camera_id, profile)
-    return rule.enter, rule.exit
+    rule = subject.rule(camera_id, profile).rule
+    return round(rule.enter, 6), round(rule.exit, 6)
 
 
 def test_default_thresholds_are_calibrated() -> None:
     subject = decider({"gate": {"enter": 0.9}})
 
     assert thresholds(subject, "yard") == (0.5, 0.4)
-    assert thresholds(subject, "gate") == (0.9, 0.4)
+    assert thresholds(subject, "gate") == (0.9, 0.666667)
 
 
 def test_camera_thresholds_apply() -> None:
@@ -63,18 +63,19 @@ def test_camera_thresholds_apply() -> None:
     [yard] = run_of(subject, outcome(2, 0.7, camera_id="yard"))
 
     assert gate.events == []
-    assert [(event.kind, event.camera_id, event.threshold) for event in yard.events] == [("start", "yard", 0.5)]
+    assert [(event.kind, event.camera_id, round(event.threshold, 6)) for event in yard.events] == [("start", "yard", 0.5)]
     assert gate.score is not None
     assert yard.score is not None
     assert (gate.score["threshold"], yard.score["threshold"]) == ("0.9", "0.5")
 
 
 def test_least_exit_of_all_cameras() -> None:
-    assert decider().least_exit([]) == BUNDLE.calibration.exit == 0.4
-    assert decider({"gate": {"exit": 0.2}, "yard": {"enter": 0.9, "exit": 0.8}}).least_exit([]) == 0.2
-    assert decider({"yard": {"enter": 0.9, "exit": 0.8}}).least_exit([]) == 0.4
-    assert decider().least_exit([profile_of("gate", 1, 0, exit=0.3), profile_of("yard", 1, 0, exit=0.35)]) == 0.3
-    assert decider({"gate": {"exit": 0.45}}).least_exit([profile_of("gate", 1, 0, exit=0.3)]) == 0.4
+    approx = pytest.approx
+    assert decider().least_exit([]) == approx(0.4)
+    assert decider({"gate": {"exit": 0.2}, "yard": {"enter": 0.9, "exit": 0.8}}).least_exit([]) == approx(0.2)
+    assert decider({"yard": {"enter": 0.9, "exit": 0.8}}).least_exit([]) == approx(0.4)
+    assert decider().least_exit([profile_of("gate", 1, 0, exit=0.3), profile_of("yard", 1, 0, exit=0.35)]) == approx(0.3)
+    assert decider({"gate": {"exit": 0.45}}).least_exit([profile_of("gate", 1, 0, exit=0.3)]) == approx(0.4)
 
 
 def test_settings_before_profile_before_bundle() -> None:
@@ -94,7 +95,7 @@ def test_event_names_profile() -> None:
 
     [start] = unusual.events
     assert (start.profile_id, start.calibration_id) == (profile.profile_id, profile.info.calibration.calibration_id)
-    assert start.threshold == 0.6
+    assert start.threshold == pytest.approx(0.6)
     assert usual.events == []
     assert usual.score is not None
     assert (usual.score["threshold"], usual.score["profile_id"]) == ("0.6", profile.profile_id)
@@ -123,7 +124,10 @@ def test_event_fields() -> None:
         "ended_at_ms": None,
         "score": 0.75,
         "peak_score": 0.75,
-        "threshold": 0.5,
+        "threshold": pytest.approx(0.5),
+        "budget": 1.0,
+        "bound": pytest.approx(4.74, abs=0.02),  # one event was counted in a day
+        "observed_s": 86_400.0,
         "calibration_id": BUNDLE.calibration.calibration_id,
         "profile_id": None,
         "model_id": "brightness-0",

@@ -124,9 +124,9 @@ def test_repaired_profile_is_used() -> None:
 def test_thresholds_are_finite(threshold: float) -> None:
     calibration = GATE.info.calibration
 
-    for name in ("enter", "exit"):
-        with pytest.raises(ValueError, match=rf"{name}\n.*finite"):
-            type(calibration).model_validate(calibration.model_dump() | {name: threshold})
+    for changed in ({"median": threshold}, {"peaks": [threshold]}, {"observed_s": threshold}):
+        with pytest.raises(ValueError, match="finite"):
+            type(calibration).model_validate(calibration.model_dump() | changed)
 
 
 def test_model_without_profiles_reads_nothing() -> None:

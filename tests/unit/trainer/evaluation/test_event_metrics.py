@@ -13,7 +13,7 @@ from trainer.evaluation.event_metrics import (
     true_events,
 )
 
-RULE = DecisionRule(enter=10.0, exit=5.0)
+RULE = DecisionRule(enter=10.0, exit=5.0, merge_gap_ms=1000)
 FPS = 10.0
 SECOND = 10
 
@@ -35,8 +35,8 @@ def test_true_events_are_runs_of_ones():
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
-        (((1, 20), (12, 6), (6, 4), (1, 30)), AnnouncedEvent(started=20, announced=23, ended=29)),
-        (((np.nan, 4), (12, 10)), AnnouncedEvent(started=4, announced=7, ended=13)),
+        (((1, 20), (12, 6), (6, 4), (1, 30)), AnnouncedEvent(20, 23, 29, active=tuple(range(20, 30)))),
+        (((np.nan, 4), (12, 10)), AnnouncedEvent(4, 7, 13, active=tuple(range(4, 14)))),
     ],
     ids=["until the last frame at exit", "open at the end of the clip"],
 )
@@ -68,14 +68,21 @@ def test_first_announcement_counts(runs):
     ids=["just before", "at the tolerance", "past the tolerance", "long before"],
 )
 def test_early_alarm_is_false_and_a_find(started, early):
-    clip = match_events([TrueEvent(100, 150)], [AnnouncedEvent(started, started + 3, 100)], tolerance=SECOND)
+    clip = match_events(
+        [TrueEvent(100, 150)], [AnnouncedEvent(started, started + 3, 100, active=(started, 100))], tolerance=SECOND
+    )
     assert (clip.found, list(clip.delays), clip.early, clip.false) == (1, [max(0, started + 3 - 100)], early, early)
 
 
 def test_only_the_first_true_event_decides_earliness():
     true = [TrueEvent(0, 10), TrueEvent(100, 150)]
-    clip = match_events(true, [AnnouncedEvent(5, 8, 120)], tolerance=SECOND)
+    clip = match_events(true, [AnnouncedEvent(5, 8, 120, active=(5, 120))], tolerance=SECOND)
     assert (clip.found, clip.false, list(clip.delays)) == (2, 0, [8, 0])
+
+
+def test_pause_within_an_alarm_finds_nothing():
+    clip = match_events([TrueEvent(0, 10), TrueEvent(50, 60)], [AnnouncedEvent(5, 8, 120, active=(5, 120))], tolerance=SECOND)
+    assert (clip.found, clip.false) == (1, 0)
 
 
 def test_precision_shows_an_early_alarm(runs):

@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from deploy.bundle import Calibration
+from deploy.calibration import Thresholds
 from trainer.evaluation.mistakes import colour_scale, outlined, overlay, tinted, worst_false_alarms, worst_misses
 
 FPS = 10.0
 NAN = np.nan
-CALIBRATION = Calibration(median=1.0, q99=2.0, q999=2.5, enter=3.0, exit=2.5, frames=100)
+LIMITS = Thresholds(median=1.0, enter=3.0, exit=2.5, bound=1.0)
 FRAME = np.full((180, 240, 1), 100, np.uint8)
 
 
@@ -79,33 +79,33 @@ def test_every_missed_frame_is_in_one_stretch(row, truth):
 
 
 def test_no_colour_up_to_the_median():
-    image = overlay(FRAME, np.full((6, 8), 1.0, np.float32), CALIBRATION)
+    image = overlay(FRAME, np.full((6, 8), 1.0, np.float32), LIMITS)
     assert image.shape == (360, 480, 3)
     assert colourfulness(image).max() == 0
     assert set(np.unique(image[4:-4, 4:-4])) <= {100, 255}
 
 
 def test_colour_only_where_the_map_is_high():
-    image = overlay(FRAME, heatmap(9.0), CALIBRATION)
+    image = overlay(FRAME, heatmap(9.0), LIMITS)
     assert colourfulness(image)[90, 150] > 50
     assert colourfulness(image)[300, 400] == 0
 
 
 def test_equal_values_have_equal_colours():
-    plain, contrasted = (overlay(FRAME, heatmap(3.0, lowest), CALIBRATION) for lowest in (0.0, -50.0))
+    plain, contrasted = (overlay(FRAME, heatmap(3.0, lowest), LIMITS) for lowest in (0.0, -50.0))
     assert np.abs(plain[88:92, 148:152].astype(int) - contrasted[88:92, 148:152]).max() <= 40
-    assert colourfulness(overlay(FRAME, heatmap(2.0), CALIBRATION))[90, 150] < colourfulness(plain)[90, 150]
+    assert colourfulness(overlay(FRAME, heatmap(2.0), LIMITS))[90, 150] < colourfulness(plain)[90, 150]
 
 
 @pytest.mark.parametrize("value", [0.5, 9.0])
 def test_peak_is_outlined(value):
-    white = np.argwhere((overlay(FRAME, heatmap(value), CALIBRATION) == 255).all(axis=2))
+    white = np.argwhere((overlay(FRAME, heatmap(value), LIMITS) == 255).all(axis=2))
     assert (white.min(axis=0).tolist(), white.max(axis=0).tolist()) == ([60, 120], [119, 179])
 
 
 def test_large_frames_keep_their_size():
-    assert overlay(np.zeros((720, 1280, 3), np.uint8), heatmap(2.0), CALIBRATION).shape == (720, 1280, 3)
-    assert tinted(FRAME, heatmap(2.0), CALIBRATION).shape == (180, 240, 3)
+    assert overlay(np.zeros((720, 1280, 3), np.uint8), heatmap(2.0), LIMITS).shape == (720, 1280, 3)
+    assert tinted(FRAME, heatmap(2.0), LIMITS).shape == (180, 240, 3)
 
 
 def test_outline_keeps_the_inside():
@@ -117,6 +117,6 @@ def test_outline_keeps_the_inside():
 
 
 def test_colour_scale_goes_from_grey_to_the_strongest_colour():
-    colour = colourfulness(colour_scale(CALIBRATION))
+    colour = colourfulness(colour_scale(LIMITS))
     assert colour[:, 0].max() == 0
     assert colour[:, -1].min() > 60

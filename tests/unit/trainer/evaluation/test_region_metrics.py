@@ -2,11 +2,11 @@ import cv2
 import numpy as np
 import pytest
 
-from deploy.bundle import Calibration
+from deploy.calibration import Thresholds
 from trainer.evaluation.region_metrics import RegionCounter, TrackLinker, area_under_curve
 
 # Thresholds are 64 ... 2, then 1, 15/16 ... -1: the heights themselves.
-CALIBRATION = Calibration(median=0.0, q99=0.5, q999=0.7, enter=1.0, exit=0.8, frames=100)
+LIMITS = Thresholds(median=0.0, enter=1.0, exit=0.8, bound=1.0)
 
 
 def image(*boxes, shape=(20, 30), dtype=bool):
@@ -23,7 +23,7 @@ def heat(*boxes):
 
 def region_metrics(*frames):
     """``frames``: (heat map or None, mask) of one clip."""
-    linker, counter = TrackLinker(), RegionCounter(CALIBRATION, len(frames))
+    linker, counter = TrackLinker(), RegionCounter(LIMITS, len(frames))
     for heatmap, mask in frames:
         counter.add(heatmap, linker.next_frame(mask))
     return counter.metrics()

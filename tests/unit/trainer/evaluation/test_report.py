@@ -131,10 +131,10 @@ def test_undefined_metrics_are_dashes(page):
     assert row[1].count("<td>-</td>") == 13  # events, pixels and regions
 
 
-def test_mistake_images(evaluation, calibration):
+def test_mistake_images(evaluation, limits):
     mistakes = [Mistake(name, frame, 0, frame, frame, wrong=True) for name, frame in (("calm", 6), (HOSTILE, 3), ("calm", 2))]
     engine = HotLeftEngine()
-    images = mistake_images(engine, evaluation.clips, mistakes, calibration)
+    images = mistake_images(engine, evaluation.clips, mistakes, limits)
     assert engine.calls == 1 + 2  # of 40 frames a clip, four a call: only as far as needed
     assert [(image[32, 40:60] == (255, 255, 0)).all() for image in images] == [False, True, False]  # the only clip with masks
     for image in images:

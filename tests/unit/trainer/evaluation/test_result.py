@@ -53,7 +53,7 @@ def test_json_values(evaluation):
     assert (result["events"]["normal_frames"], result["events"]["normal_s"]) == (40, 4.0)
     assert result["events"]["false_per_camera_day_bound"] == pytest.approx(64_708, abs=1)
     assert result["clip_events"][RUSH] == {"true": 1, "announced": 1, "found": 1, "false": 0, "early": 0}
-    assert result["calibration"]["enter"] == 4.0
+    assert result["thresholds"]["enter"] == 4.0
     assert result["left_out"] == ["steady_speed is left out: no footage"]
 
 
@@ -67,9 +67,9 @@ def test_json_intervals(six_clips):
             assert interval["clips"] == 6
 
 
-def test_baseline_without_calibration_has_no_events(evaluation):
+def test_baseline_without_thresholds_has_no_events(evaluation):
     plain = as_json(evaluation)["baselines"]["plain"]
-    assert (plain["events"], plain["clip_events"], plain["region_metrics"], plain["calibration"]) == (None, {}, None, None)
+    assert (plain["events"], plain["clip_events"], plain["region_metrics"], plain["thresholds"]) == (None, {}, None, None)
     assert plain["streaming"]["frame_auc"] == pytest.approx(0.05)
 
 

@@ -165,9 +165,9 @@ def test_detectors_run_side_by_side() -> None:
     assert second.pixel_auc == pytest.approx(16 / 31)  # above the 16 pixels of the frame without a map, below 15 of its own
 
 
-def test_region_metrics_need_a_calibration(calibration) -> None:
+def test_region_metrics_need_thresholds(limits) -> None:
     frames = [(result(9.0), result(9.0)), (None, None)]
-    normal = [NormalScores(1.0, calibration), NormalScores(1.0, None)]
+    normal = [NormalScores(1.0, limits), NormalScores(1.0, None)]
     first, second = run_detectors([labelled([1, 0]), labelled([1, 0], name="b")], lambda _: iter(frames), normal, id)
     assert first.region_metrics == RegionMetrics(rbdc=1.0, tbdc=1.0, regions=2, tracks=2)
     assert second.region_metrics is None
