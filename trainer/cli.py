@@ -168,6 +168,25 @@ def datasets() -> None:
 
 
 @app.command()
+def scenes(
+    out: Annotated[Path, typer.Option(help="Folder to write the data sets to, one for each camera.")],
+    cameras: Annotated[int, typer.Option(help="Number of cameras; each has another view, ground, light and frame rate.")] = 8,
+    minutes: Annotated[float, typer.Option(help="Minutes of ordinary footage for each camera.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same footage.")] = 0,
+) -> None:
+    """Render footage of cameras that do not exist: ordinary footage to train on, and test clips with labelled anomalies.
+
+    People walk, wait and meet in plazas, streets, parks and halls; in the test clips somebody runs, falls, cycles, drives, leaves
+    a bag or walks where nobody else does. Each folder below OUT is a data set for --data of fit and evaluate.
+    """
+    from trainer.scenes.data_set import make_scenes
+
+    screen = _screen()
+    for folder in make_scenes(out, cameras, minutes, seed, screen):
+        screen.print(f"{folder}", highlight=False, markup=False)
+
+
+@app.command()
 def benchmark(
     dataset: Annotated[str, typer.Argument(help="mnist, fashion-mnist or odds.")],
     model: Annotated[str, typer.Option(help="ganomaly, ama or esad.")],
