@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -19,6 +19,13 @@ _EASY_SWING = 0.38
 _FALL_S = 0.8
 
 
+class Outlines(NamedTuple):
+    """An actor in the picture; polygons are drawn in their order."""
+
+    body: list[Polygon]
+    shadow: list[Polygon]
+
+
 class Actor(Protocol):
     """Something that is drawn."""
 
@@ -32,11 +39,8 @@ class Actor(Protocol):
     def place(self, time_s: float) -> Floats:
         """Where it stands on the ground, (2,) metres."""
 
-    def polygons(self, view: Pinhole, time_s: float) -> list[Polygon]:
-        """Its outlines in the picture, in the order in which they are drawn."""
-
-    def shadow(self, view: Pinhole, time_s: float, light: Light) -> list[Polygon]:
-        """Outlines of its shadow."""
+    def outlines(self, view: Pinhole, time_s: float, light: Light) -> Outlines:
+        """Where it and its shadow are in the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,8 @@ class Person:
     def place(self, time_s: float) -> Floats:
         return self.track.position(time_s)
 
-    def polygons(self, view: Pinhole, time_s: float) -> list[Polygon]:
-        return limb_polygons(view, self._limbs(time_s), 1.0)
-
-    def shadow(self, view: Pinhole, time_s: float, light: Light) -> list[Polygon]:
-        return shadow_polygons(view, self._limbs(time_s), light)
+    def outlines(self, view: Pinhole, time_s: float, light: Light) -> Outlines:
+        return _limb_outlines(view, self._limbs(time_s), light)
 
     def _limbs(self, time_s: float) -> list[Limb]:
         stride = _STRIDE * self.looks.height_m * (self.pace_m_s / _EASY_M_S) ** 0.55
@@ -96,11 +97,10 @@ class Driver:
     def place(self, time_s: float) -> Floats:
         return self.track.position(time_s)
 
-    def polygons(self, view: Pinhole, time_s: float) -> list[Polygon]:
-        return self.vehicle.polygons(view, self.track.position(time_s), self.track.heading(time_s), 1.0)
-
-    def shadow(self, view: Pinhole, time_s: float, light: Light) -> list[Polygon]:
-        return shadow_polygons(view, self.vehicle.shadow(self.track.position(time_s), self.track.heading(time_s)), light)
+    def outlines(self, view: Pinhole, time_s: float, light: Light) -> Outlines:
+        position, heading = self.track.position(time_s), self.track.heading(time_s)
+        shadow = shadow_polygons(view, self.vehicle.shadow(position, heading), light)
+        return Outlines(self.vehicle.polygons(view, position, heading), shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,10 @@ class Bag:
     def place(self, time_s: float) -> Floats:
         return self.position
 
-    def polygons(self, view: Pinhole, time_s: float) -> list[Polygon]:
-        return bag_polygons(view, self.position, self.size_m, self.colour, 1.0)
-
-    def shadow(self, view: Pinhole, time_s: float, light: Light) -> list[Polygon]:
+    def outlines(self, view: Pinhole, time_s: float, light: Light) -> Outlines:
         middle = np.array([[*self.position, self.size_m[2] / 2]])
-        return shadow_polygons(view, [Limb(middle, self.size_m[2:] / 2, self.colour)], light)
+        shadow = shadow_polygons(view, [Limb(middle, self.size_m[2:] / 2, self.colour)], light)
+        return Outlines(bag_polygons(view, self.position, self.size_m, self.colour), shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +140,8 @@ class Fixture:
     def place(self, time_s: float) -> Floats:
         return self.position
 
-    def polygons(self, view: Pinhole, time_s: float) -> list[Polygon]:
-        return limb_polygons(view, self._swaying(time_s), 1.0)
-
-    def shadow(self, view: Pinhole, time_s: float, light: Light) -> list[Polygon]:
-        return shadow_polygons(view, self._swaying(time_s), light)
+    def outlines(self, view: Pinhole, time_s: float, light: Light) -> Outlines:
+        return _limb_outlines(view, self._swaying(time_s), light)
 
     def _swaying(self, time_s: float) -> list[Limb]:
         if not self.wind_m:
@@ -156,6 +151,10 @@ class Fixture:
         reach = self.wind_m * (0.6 + 0.4 * np.sin(time_s * 0.31)) * np.clip(centres[:, 2] / 4.0, 0, 1) ** 2
         shifts = [np.sin(2.1 * time_s + number), np.cos(1.7 * time_s + 2 * number), np.zeros(len(centres))]
         return moved(self.parts, centres + reach[:, None] * np.stack(shifts, axis=1))
+
+
+def _limb_outlines(view: Pinhole, parts: Sequence[Limb], light: Light) -> Outlines:
+    return Outlines(limb_polygons(view, parts), shadow_polygons(view, parts, light))
 
 
 def surface_grain(rng: Generator, sun_right: float, strength: float) -> Floats:

@@ -37,7 +37,7 @@ class Light:
     shadow: float  # darkness of shadows, 0 to 1
 
 
-def limb_polygons(view: Pinhole, limbs: Sequence[Limb], brightness: float) -> list[Polygon]:
+def limb_polygons(view: Pinhole, limbs: Sequence[Limb]) -> list[Polygon]:
     """The outlines of limbs, the farthest first."""
     middles, depths = view.project(np.concatenate([limb.centres for limb in limbs]))
     radii = np.maximum(np.concatenate([limb.radii for limb in limbs]) * view.focal_px / depths, 0.35)
@@ -46,7 +46,7 @@ def limb_polygons(view: Pinhole, limbs: Sequence[Limb], brightness: float) -> li
     for limb in limbs:
         part = slice(first, first + len(limb.radii))
         hull = np.asarray(cv2.convexHull(rims[part].reshape(-1, 2))[:, 0], np.float32)
-        polygons.append(Polygon(hull, shaded(limb.colour, brightness), float(sum(depths[part]) / len(limb.radii))))
+        polygons.append(Polygon(hull, limb.colour, float(sum(depths[part]) / len(limb.radii))))
         first = part.stop
     return sorted(polygons, key=lambda polygon: -polygon.depth_m)
 
@@ -144,7 +144,7 @@ def _fixed_point(polygons: Sequence[Polygon], window: Window, scale: int) -> lis
     return split_rows(shifted, [len(polygon.corners) for polygon in polygons])
 
 
-def box_polygons(view: Pinhole, corners: Floats, colours: Sequence[Colour], brightness: float) -> list[Polygon]:
+def box_polygons(view: Pinhole, corners: Floats, colours: Sequence[Colour]) -> list[Polygon]:
     """The visible faces of a box; ``corners`` (8, 3): the lower four counterclockwise seen from above, then the upper four.
 
     ``colours``: of the four sides, beginning with that between the first two corners, and of the top.
@@ -160,7 +160,7 @@ def box_polygons(view: Pinhole, corners: Floats, colours: Sequence[Colour], brig
         if outward @ (eye - points.mean(axis=0)) > 0:
             pixels, depths = view.project(points)
             lit = _face_light(outward / (np.linalg.norm(outward) + 1e-9))
-            polygons.append(Polygon(pixels.astype(np.float32), shaded(colour, lit * brightness), float(depths.mean())))
+            polygons.append(Polygon(pixels.astype(np.float32), shaded(colour, lit), float(depths.mean())))
     return polygons
 
 

@@ -66,10 +66,11 @@ def render(scene: Scene, backdrop: Image, actors: Sequence[Actor], frames: int, 
 def _draw_all(scene: Scene, image: Image, actors: Sequence[Actor], time_s: float, light: Light) -> None:
     """Draw shadows, then everybody, the farthest first."""
     present = [actor for actor in actors if actor.present(time_s) and _near(scene, actor.place(time_s))]
-    for actor in present:
-        darken(image, actor.shadow(scene.view, time_s, light), light.shadow)
-    for actor in sorted(present, key=lambda each: -each.place(time_s)[1]):
-        draw(image, actor.polygons(scene.view, time_s), actor.grain)
+    outlines = [actor.outlines(scene.view, time_s, light) for actor in present]
+    for _, shadow in outlines:
+        darken(image, shadow, light.shadow)
+    for actor, (body, _) in sorted(zip(present, outlines, strict=True), key=lambda each: -each[0].place(time_s)[1]):
+        draw(image, body, actor.grain)
 
 
 def _near(scene: Scene, place: Floats) -> bool:
@@ -85,5 +86,6 @@ def label_frames(scene: Scene, anomaly: Anomaly | None, frames: int) -> NDArray[
     for number in range(frames):
         time_s = number / scene.fps
         if time_s >= anomaly.begins_s and anomaly.culprit.present(time_s) and _near(scene, anomaly.culprit.place(time_s)):
-            labels[number] = visible_share(scene.view, anomaly.culprit.polygons(scene.view, time_s)) >= _MIN_VISIBLE
+            body, _ = anomaly.culprit.outlines(scene.view, time_s, Light(scene.sun, scene.shadow))
+            labels[number] = visible_share(scene.view, body) >= _MIN_VISIBLE
     return labels

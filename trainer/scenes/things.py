@@ -27,7 +27,7 @@ class Vehicle:
     cabin: tuple[float, float]  # rear and front end of the cabin at the belt, of the length
     paint: Colour
 
-    def polygons(self, view: Pinhole, position: Floats, heading: float, brightness: float) -> list[Polygon]:
+    def polygons(self, view: Pinhole, position: Floats, heading: float) -> list[Polygon]:
         """The visible faces where the vehicle stands, in the order in which they are drawn."""
         body = self._box((0.0, 1.0), (0.0, 1.0), (0.28, self.belt_m), 1.0)
         cabin = self._box(self.cabin, (0.05, 0.95), (self.belt_m, self.height_m), 0.84)
@@ -35,10 +35,10 @@ class Vehicle:
         dark = shaded(paint, 0.35)
         under = self._box((0.02, 0.98), (0.06, 0.94), (0.12, 0.3), 1.0)
         parts = [
-            box_polygons(view, _placed(under, position, heading), [dark] * 5, brightness),
-            box_polygons(view, _placed(body, position, heading), [paint] * 5, brightness),
-            self._wheels(view, position, heading, brightness),
-            box_polygons(view, _placed(cabin, position, heading), [_GLASS, _GLASS, _GLASS, _GLASS, paint], brightness),
+            box_polygons(view, _placed(under, position, heading), [dark] * 5),
+            box_polygons(view, _placed(body, position, heading), [paint] * 5),
+            self._wheels(view, position, heading),
+            box_polygons(view, _placed(cabin, position, heading), [_GLASS, _GLASS, _GLASS, _GLASS, paint]),
         ]
         return [polygon for part in parts for polygon in sorted(part, key=lambda face: -face.depth_m)]
 
@@ -59,7 +59,7 @@ class Vehicle:
         )
         return np.concatenate([np.c_[outline, np.full(4, up[0])], np.c_[upper, np.full(4, up[1])]])
 
-    def _wheels(self, view: Pinhole, position: Floats, heading: float, brightness: float) -> list[Polygon]:
+    def _wheels(self, view: Pinhole, position: Floats, heading: float) -> list[Polygon]:
         angles = np.linspace(0, 2 * np.pi, 13)[:-1]
         wheels = []
         for along in (-0.31, 0.32):
@@ -73,7 +73,7 @@ class Vehicle:
                     1,
                 )
                 pixels, depths = view.project(_placed(rim, position, heading))
-                wheels.append(Polygon(pixels.astype(np.float32), shaded(_TYRE, brightness), float(depths.mean())))
+                wheels.append(Polygon(pixels.astype(np.float32), _TYRE, float(depths.mean())))
         return sorted(wheels, key=lambda wheel: wheel.depth_m)[:2]
 
 
@@ -85,12 +85,12 @@ def random_vehicle(rng: Generator) -> Vehicle:
     return Vehicle(rng.uniform(3.7, 4.7), 1.78, rng.uniform(1.4, 1.6), 0.86, (0.1, 0.74), paint)
 
 
-def bag_polygons(view: Pinhole, position: Floats, size_m: Floats, colour: Colour, brightness: float) -> list[Polygon]:
+def bag_polygons(view: Pinhole, position: Floats, size_m: Floats, colour: Colour) -> list[Polygon]:
     """A bag or suitcase that stands on the ground; ``size_m`` (3,): to the right, forward and up."""
     half = size_m / 2
     outline = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half[:2] + position
     corners = np.concatenate([np.c_[outline, np.zeros(4)], np.c_[outline * 0.94 + position * 0.06, np.full(4, size_m[2])]])
-    return sorted(box_polygons(view, corners, [colour] * 5, brightness), key=lambda face: -face.depth_m)
+    return sorted(box_polygons(view, corners, [colour] * 5), key=lambda face: -face.depth_m)
 
 
 def _placed(points: Floats, position: Floats, heading: float) -> Floats:
