@@ -27,8 +27,10 @@ MOST_PEAKS = 256
 """Peaks that are kept: a budget of 100 events a day is read from up to two days of footage."""
 TAIL_PEAKS = 20
 """Peaks that the extrapolation rests on: more would show the bulk of the scores instead of their tail."""
-MOST_EXTRAPOLATION = 10.0
-"""A threshold is at most the one that is expected to be reached once in this many times the observed time."""
+LEAST_EXTRAPOLATION, EXTRAPOLATION_PER_HOUR = 3.0, 10.0
+"""A threshold is at most the one that is expected to be reached once in so many times the observed time: three times, and from 18
+minutes on ten times for each hour of it, because a few minutes do not show what a day brings. An hour and a half is enough for a
+budget of one event a day."""
 EXIT_HEIGHT = 2 / 3
 """Height of ``exit`` above the median score, relative to that of ``enter``."""
 
@@ -110,9 +112,10 @@ def calibrate_scores(parts: Sequence[ScoredFrames], times: DecisionTimes) -> Cal
 def thresholds(calibration: Calibration, budget: float, times: DecisionTimes) -> Thresholds:
     """The thresholds at which a rule with these times announces about ``budget`` false events a day, and what they promise.
 
-    Footage that is too short for the budget gives the thresholds of ``MOST_EXTRAPOLATION``; the bound then says so.
+    Footage that is too short for the budget gives lower thresholds, see ``LEAST_EXTRAPOLATION``. The bound says so.
     """
-    events = max(budget * calibration.observed_s / _DAY_S, 1 / MOST_EXTRAPOLATION)
+    least = 1 / max(LEAST_EXTRAPOLATION, EXTRAPOLATION_PER_HOUR * calibration.observed_s / 3600)
+    events = max(budget * calibration.observed_s / _DAY_S, least)
     return thresholds_at(calibration, _enter(calibration, events), times)
 
 
@@ -136,8 +139,7 @@ def _enter(calibration: Calibration, events: float) -> float:
         return max(lowest, float(np.interp(math.log(events), np.log(np.arange(1, 1 + len(peaks))), peaks)))
     count = min(TAIL_PEAKS, len(peaks))
     scale = float(peaks[:count].mean()) - (float(peaks[count]) if count < len(peaks) else calibration.median)
-    # So many exponential variates leave their scale uncertain; averaged over it, the number of events falls by this power.
-    return max(lowest, float(peaks[0]) + scale * count * float(events ** (-1 / count) - 1))
+    return max(lowest, float(peaks[0]) - scale * math.log(events))
 
 
 def _most(count: int) -> float:
@@ -180,7 +182,6 @@ def _count(part: ScoredFrames, heights: NDArray[np.float64], median: float, heig
 
 
 def _duration_s(part: ScoredFrames) -> float:
-    """Time from the first to after the last frame that has a score."""
+    """The time that the frames with a score stand for."""
     scored = part.captured_at_ms[np.isfinite(part.scores)]
-    steps = np.diff(scored)
-    return float(steps.sum() + (np.median(steps) if len(steps) else 0)) / 1000
+    return len(scored) * float(np.median(np.diff(scored))) / 1000 if len(scored) > 1 else 0.0

@@ -21,7 +21,7 @@ class DecisionTimes(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_duration_ms: int = Field(default=300, ge=0)
-    merge_gap_ms: int = Field(default=30_000, ge=0)
+    merge_gap_ms: int = Field(default=10_000, ge=0)
 
 
 class DecisionRule(DecisionTimes):

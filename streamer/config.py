@@ -144,7 +144,7 @@ class DecisionSettings(_Section):
     event, and ``oddsight-stream cameras``, says how many there will be at most."""
     min_duration_s: float = Field(default=0.3, ge=0)
     """An event starts only after the score has stayed at or above the exit threshold for this long."""
-    merge_gap_s: float = Field(default=30.0, ge=0)
+    merge_gap_s: float = Field(default=10.0, ge=0)
     """An event ends when the score has stayed below the exit threshold for longer than this: what flares up again before belongs
     to the same event."""
     update_interval_s: float = Field(default=2.0, gt=0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle, replace_calibration, require_writable
-from deploy.calibration import DEFAULT_BUDGET, Calibration, calibrate_scores, scored_at_rate, thresholds
+from deploy.calibration import DEFAULT_BUDGET, MOST_PEAKS, Calibration, calibrate_scores, scored_at_rate, thresholds
 from deploy.decision import DecisionTimes
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
@@ -18,7 +18,8 @@ from trainer.errors import OutputRefused, TooLittleFootage
 from trainer.evaluation.runner import score_clips
 
 MOST_CHANGE = 3.0  # light and season change a threshold by less, another view by far more
-MIN_FRAMES = 50  # fewer scored frames do not show a tail
+NORMAL_RANGE = 1.0  # score that one frame in a hundred of normal footage exceeds, see trainer.models.base.normal_range
+MIN_FRAMES = 20  # fewer scored frames show no more than one situation
 
 
 def calibrate(bundle_path: Path, data: Path) -> Bundle:
@@ -51,14 +52,21 @@ def _require_same_view(bundle: Bundle, new: Calibration, data: Path) -> None:
         )
 
 
-def calibration_from(rows: Sequence[NDArray[np.float32]], fps: float) -> Calibration:
+def calibration_from(
+    rows: Sequence[NDArray[np.float32]], fps: float, known_peaks: Sequence[float] = (NORMAL_RANGE,)
+) -> Calibration:
     """The calibration from scores of normal footage: float32 (frames,) for each clip or part of one, NaN without a score.
+
+    ``known_peaks``: of other normal footage. Networks scale their scores so that the footage which set their ranges reached
+    ``NORMAL_RANGE``; this keeps thresholds from falling below it where a few seconds of footage happen to be calm.
 
     Raises:
         TooLittleFootage: fewer than ``MIN_FRAMES`` scores.
     """
     require_frames(sum(int(np.isfinite(row).sum()) for row in rows))
-    return calibrate_scores([scored_at_rate(row, fps) for row in rows], DecisionTimes())
+    calibration = calibrate_scores([scored_at_rate(row, fps) for row in rows], DecisionTimes())
+    peaks = sorted((*calibration.peaks, *known_peaks), reverse=True)
+    return calibration.model_copy(update={"peaks": tuple(peaks[:MOST_PEAKS])})
 
 
 def require_frames(scored: int) -> None:
@@ -66,5 +74,5 @@ def require_frames(scored: int) -> None:
     if scored < MIN_FRAMES:
         raise TooLittleFootage(
             f"{scored} normal frames can be scored to calibrate on; at least {MIN_FRAMES} are needed, better 1000 "
-            "(fit holds out a fifth of its footage for this): give more normal footage"
+            "(fit holds out a tenth of its footage for this): give more normal footage"
         )

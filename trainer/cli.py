@@ -146,7 +146,7 @@ def evaluate(
         from trainer.evaluation.report import prepare_folder, write_report
 
         prepare_folder(report)
-    evaluation = measure(bundle or DEFAULT_BUNDLE, data, engine, screen, budget=budget, profile=profile)
+    evaluation = measure(bundle or DEFAULT_BUNDLE, data, engine, screen, profile, budget)
     if as_json:
         typer.echo(json.dumps(in_json(evaluation)))
     else:

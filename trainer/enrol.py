@@ -1,9 +1,10 @@
 """The ``enrol`` command: learns the profile of one camera for a network that need not have seen it.
 
-The footage is cut into blocks along time that take turns: three of five show what is usual, one sets the normal ranges, and one
-the thresholds. So each part sees all hours of the footage, and no frame that sets a range also sets a threshold.
+Blocks of the footage, spread over its whole time, show what is usual, and others set the normal ranges. All the rest is scored
+with the profile for the calibration: no frame that sets a range also sets a threshold.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -17,9 +18,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from deploy.bundle import Bundle
-from deploy.calibration import Calibration
 from deploy.console import counting_bar
-from deploy.engine import EngineRequest
+from deploy.engine import Engine, EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
 from deploy.image import Frame
@@ -37,20 +37,21 @@ from trainer.data.footage import (
     decode_frames,
     estimate_frame_count,
     footage_info,
-    print_unreadable_frames,
+    print_problems,
 )
 from trainer.errors import TooLittleFootage
-from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
 
 MIN_FRAMES = 300  # half a minute; a fifth of it sets the thresholds
 BLOCK_FRAMES = 128
+SCORED_FRAMES = 54_000  # for the thresholds, at most: an hour and a half at 10 frames/s, some ten minutes of one core
 _MIN_BLOCKS = 15  # three of each part at least, so that one block cannot decide alone
+_WINDOW_FRAMES = 3000  # of longer footage, stretches of this length are scored, spread over it
 
 Part = Literal["usual", "range", "threshold"]
 _TURNS: tuple[Part, ...] = ("usual", "range", "usual", "threshold", "usual")
-# Blocks that are scored, at most: a profile takes a minute of one core, however long the footage is.
-_MOST_BLOCKS: dict[Part, int] = {"usual": 9, "range": 6, "threshold": 12}
+# Blocks that are learned from, at most; what more footage has is left to the thresholds.
+_MOST_BLOCKS: dict[Part, int] = {"usual": 9, "range": 6}
 
 
 class Block(NamedTuple):
@@ -76,8 +77,11 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profil
     counts = [estimate_frame_count(source) or count_frames(source) for source in sources]
     if sum(counts) < MIN_FRAMES:
         raise TooLittleFootage(f"{data}: {sum(counts)} frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
-    footage = _load_blocks(sources, plan_blocks(counts), bundle.spec, screen)
-    values = _learn_values(bundle, footage, screen)
+    blocks = plan_blocks(counts)
+    values = _learn_values(bundle, _load_blocks(sources, blocks, bundle.spec, screen), screen)
+    learned = replace(bundle, default_profile=values)
+    used = [block for part in ("usual", "range") for block in blocks[part]]
+    rows = _score(learned, sources, plan_windows(counts), used, screen)
     return Profile(
         ProfileInfo(
             camera_id=camera_id,
@@ -88,14 +92,14 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profil
             fps=info.fps,
             height_px=info.height_px,
             width_px=info.width_px,
-            calibration=_learn_thresholds(replace(bundle, default_profile=values), footage["threshold"], info.fps, screen),
+            calibration=calibration_from(rows, info.fps),
         ),
         values,
     )
 
 
 def plan_blocks(counts: Sequence[int]) -> dict[Part, list[Block]]:
-    """The blocks of each part, of clips with so many frames; of long footage some, spread evenly over it."""
+    """The blocks to learn from, of clips with so many frames; of long footage some, spread evenly over it."""
     size = min(BLOCK_FRAMES, max(1, sum(counts) // _MIN_BLOCKS))
     blocks = [
         Block(clip, first, min(first + size, count))
@@ -103,74 +107,70 @@ def plan_blocks(counts: Sequence[int]) -> dict[Part, list[Block]]:
         for first in range(0, count, size)
         if count - first >= size / 2  # a few last frames of a clip are no block
     ]
-    parts: dict[Part, list[Block]] = {part: [] for part in _MOST_BLOCKS}
+    turns: dict[str, list[Block]] = {part: [] for part in _TURNS}
     for number, block in enumerate(blocks):
-        parts[_TURNS[number % len(_TURNS)]].append(block)
-    return {part: _spread(found, _MOST_BLOCKS[part]) for part, found in parts.items()}
+        turns[_TURNS[number % len(_TURNS)]].append(block)
+    return {part: _spread(turns[part], most) for part, most in _MOST_BLOCKS.items()}
+
+
+def plan_windows(counts: Sequence[int]) -> list[Block]:
+    """What is scored of clips with so many frames: all, or of long footage stretches that are spread evenly over it."""
+    if sum(counts) <= SCORED_FRAMES:
+        return [Block(clip, 0, count) for clip, count in enumerate(counts)]
+    windows = [
+        Block(clip, first, min(first + _WINDOW_FRAMES, count))
+        for clip, count in enumerate(counts)
+        for first in range(0, count, _WINDOW_FRAMES)
+    ]
+    return _spread(windows, SCORED_FRAMES // _WINDOW_FRAMES)
 
 
 def _spread(blocks: list[Block], most: int) -> list[Block]:
     return [blocks[number] for number in np.unique(np.linspace(0, len(blocks) - 1, min(most, len(blocks))).astype(int))]
 
 
-class LoadedBlock(NamedTuple):
-    """A block as footage of its own."""
-
-    footage: Footage
-    lead_frames: int  # of the footage's frames come before the block and only build up the state
-
-
 def _load_blocks(
     sources: Sequence[Source], parts: Mapping[Part, Sequence[Block]], spec: ClipSpec, screen: Console
-) -> dict[Part, list[LoadedBlock]]:
-    """The frames of the blocks alone, so that memory does not grow with the footage; those of thresholds with frames before.
+) -> dict[Part, list[Footage]]:
+    """The frames of the blocks alone, so that memory does not grow with the footage.
 
     Raises TooLittleFootage if a part has no readable frame.
     """
-    leads = dict.fromkeys(parts["threshold"], spec.warmup_frames)
     chosen = [[block for blocks in parts.values() for block in blocks if block.clip == clip] for clip in range(len(sources))]
-    loaded: dict[Block, LoadedBlock] = {}
+    loaded: dict[Block, Footage] = {}
     with counting_bar(screen, "decoding", sum(map(_end, chosen))) as advance:
         for source, blocks in zip(sources, chosen, strict=True):
-            loaded |= _load_clip(source, spec, {block: leads.get(block, 0) for block in blocks}, advance)
-    for block in loaded.values():
-        print_unreadable_frames(screen, block.footage)
-    found = {part: [loaded[block] for block in blocks if block in loaded] for part, blocks in parts.items()}
+            loaded |= _load_clip(source, spec, blocks, advance)
+    found = {part: [loaded[block] for block in blocks if len(loaded[block].frames)] for part, blocks in parts.items()}
     if not all(found.values()):
         raise TooLittleFootage(f"too few readable frames in {len(sources)} clips to learn a profile from; check the files")
     return found
 
 
-def _load_clip(
-    source: Source, spec: ClipSpec, leads: Mapping[Block, int], advance: Callable[[int], None]
-) -> dict[Block, LoadedBlock]:
-    """The blocks of one clip that have readable frames; ``leads``: blocks, and the number of frames wanted before each."""
-    outcomes: dict[Block, list[Frame | str]] = {block: [] for block in leads}
-    for number, outcome in enumerate(islice(decode_frames(source, spec), _end(leads))):
+def _load_clip(source: Source, spec: ClipSpec, blocks: Sequence[Block], advance: Callable[[int], None]) -> dict[Block, Footage]:
+    outcomes: dict[Block, list[Frame | str]] = {block: [] for block in blocks}
+    for number, outcome in enumerate(islice(decode_frames(source, spec), _end(blocks))):
         advance(1)
-        for block, lead in leads.items():
-            if block.first - lead <= number < block.last:
+        for block in blocks:
+            if block.first <= number < block.last:
                 outcomes[block].append(outcome)
-    loaded = {block: _loaded(source.name, found, min(leads[block], block.first)) for block, found in outcomes.items()}
-    return {block: each for block, each in loaded.items() if (each.footage.index >= each.lead_frames).any()}
+    return {block: _loaded(source.name, found) for block, found in outcomes.items()}
 
 
-def _loaded(name: str, outcomes: list[Frame | str], lead_frames: int) -> LoadedBlock:
+def _loaded(name: str, outcomes: list[Frame | str]) -> Footage:
     frames: list[Frame] = []
     index, total, problems = collect_frames(outcomes, frames.append)
     stacked = np.stack(frames) if frames else np.empty(0, np.uint8)
-    return LoadedBlock(Footage(name, stacked, np.asarray(index, np.int64), total, tuple(problems)), lead_frames)
+    return Footage(name, stacked, np.asarray(index, np.int64), total, tuple(problems))
 
 
 def _end(blocks: Iterable[Block]) -> int:
     return max((block.last for block in blocks), default=0)
 
 
-def _learn_values(bundle: Bundle, parts: Mapping[Part, list[LoadedBlock]], screen: Console) -> NDArray[np.float32]:
+def _learn_values(bundle: Bundle, parts: Mapping[Part, list[Footage]], screen: Console) -> NDArray[np.float32]:
     network: ServingNetwork = load_network(bundle)
-    usual, ranges = (
-        ClipDataset(tuple(block.footage for block in parts[part]), bundle.spec.length) for part in ("usual", "range")
-    )
+    usual, ranges = (ClipDataset(tuple(parts[part]), bundle.spec.length) for part in ("usual", "range"))
     with screen.status("learning what is usual"):
         values = network.fit_scale(usual, ranges)
     if values is None:
@@ -179,10 +179,41 @@ def _learn_values(bundle: Bundle, parts: Mapping[Part, list[LoadedBlock]], scree
     return learnt
 
 
-def _learn_thresholds(bundle: Bundle, blocks: Sequence[LoadedBlock], fps: float, screen: Console) -> Calibration:
+def _score(
+    bundle: Bundle, sources: Sequence[Source], windows: Sequence[Block], learned: Sequence[Block], screen: Console
+) -> list[NDArray[np.float32]]:
+    """The scores of some windows, a row for each, without those of blocks that the profile was learned from."""
+    rows: dict[Block, NDArray[np.float32]] = {}
     with (
         closing(load_engine(bundle, EngineRequest())) as engine,
-        counting_bar(screen, "thresholds", sum(len(block.footage.frames) for block in blocks)) as advance,
+        counting_bar(screen, "thresholds", sum(window.last - window.first for window in windows)) as advance,
     ):
-        rows = score_clips(engine, (block.footage for block in blocks), advance)
-    return calibration_from([row[block.lead_frames :] for block, (_, row) in zip(blocks, rows, strict=True)], fps)
+        for clip, source in enumerate(sources):
+            rows |= _score_clip(engine, source, [window for window in windows if window.clip == clip], advance, screen)
+    for window, row in rows.items():
+        for block in learned:
+            if block.clip == window.clip:
+                row[max(0, block.first - window.first) : max(0, block.last - window.first)] = np.nan
+    return list(rows.values())
+
+
+def _score_clip(
+    engine: Engine, source: Source, windows: Sequence[Block], advance: Callable[[int], None], screen: Console
+) -> dict[Block, NDArray[np.float32]]:
+    """Scores of windows in order of time, float32 (frames,). Each frame is scored as it is decoded: none is kept in memory."""
+    rows = {window: np.full(window.last - window.first, np.nan, np.float32) for window in windows}
+    frames: deque[Frame] = deque(maxlen=engine.spec.length)
+    state, problems = None, []
+    for number, outcome in enumerate(islice(decode_frames(source, engine.spec), _end(windows))):
+        window = next((each for each in windows if each.first - engine.spec.warmup_frames <= number < each.last), None)
+        if isinstance(outcome, str):
+            problems.append(outcome)
+        elif window is not None:
+            frames.append(outcome)
+            if len(frames) == engine.spec.length:
+                scores = engine.score(np.stack(frames)[None], state)
+                state = scores.state
+                rows[window][max(0, number - window.first)] = scores.score[0] if number >= window.first else np.nan
+        advance(window is not None and number >= window.first)
+    print_problems(screen, source.name, problems, _end(windows))
+    return rows

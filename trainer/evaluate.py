@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
-from deploy.calibration import Thresholds, thresholds
+from deploy.calibration import DEFAULT_BUDGET, Thresholds, thresholds
 from deploy.console import counting_bar
 from deploy.decision import DecisionTimes
 from deploy.engine import Engine, EngineRequest
@@ -39,7 +39,12 @@ from trainer.evaluation.steady_speed import MIN_CLIPS, SteadySpeedFitter, median
 
 
 def evaluate(
-    bundle_path: Path, data: Path, engine_name: str, screen: Console, *, budget: float, profile: Path | None = None
+    bundle_path: Path,
+    data: Path,
+    engine_name: str,
+    screen: Console,
+    profile: Path | None = None,
+    budget: float = DEFAULT_BUDGET,
 ) -> Evaluation:
     """Score every test frame of ``data`` causally with the bundle and the baselines, and compare the scores with the labels.
 
@@ -126,7 +131,7 @@ def _thresholds(fitted: FittedBaseline, fps: float, budget: float) -> Thresholds
     if len(fitted.normal_scores) < MIN_FRAMES:
         return None
     # The clips count as one: that a few events at their ends are taken for one is as well with so little footage.
-    return thresholds(calibration_from([fitted.normal_scores], fps), budget, DecisionTimes())
+    return thresholds(calibration_from([fitted.normal_scores], fps, known_peaks=()), budget, DecisionTimes())
 
 
 def fit_baselines(

@@ -1,8 +1,8 @@
 """Makes a bundle of a trained network, and checks that the engines compute what the network computes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +39,7 @@ from deploy.spec import ClipSpec
 from deploy.validation.accuracy import check_parity
 from trainer.calibrate import calibration_from
 from trainer.data.cameras import group_by_camera
-from trainer.data.clips import ClipDataset, Split, excerpts
+from trainer.data.clips import ClipDataset, Split, alternate_blocks, excerpts
 from trainer.data.footage import Footage
 from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
@@ -68,16 +68,19 @@ class TrainedModel:
 
 
 def make_bundle(path: Path, trained: TrainedModel, split: Split, advance: Callable[[int], None] = lambda _: None) -> Bundle:
-    """Fit the score scale, export, calibrate on the held-out footage, and write the bundle.
+    """Fit the score scale, export, calibrate, and write the bundle. ``advance`` gets the numbers of newly scored held-out frames.
 
-    ``advance`` gets the numbers of newly scored held-out frames.
+    Blocks of the held-out footage take turns: one sets the scale, the next is calibrated on, because the frames that set a
+    scale look more usual than others.
 
     Raises:
         TooLittleFootage: the held-out footage is too short to calibrate on.
     """
     network, spec = trained.network.cpu().eval(), trained.spec
     held_out = ClipDataset(split.validation, spec.length)
-    profile = _default_profile(network, spec, split)
+    turns = [alternate_blocks(clips) for clips in group_by_camera(split.validation)]
+    ranges, calibrated = (tuple(block for halves in turns for block in halves[turn]) for turn in (0, 1))
+    profile = _default_profile(network, spec, replace(split, validation=ranges))
     files = {
         WEIGHTS_NAME: save_weights(network),
         ONNX_NAME: export_onnx(network, spec),
@@ -94,8 +97,19 @@ def make_bundle(path: Path, trained: TrainedModel, split: Split, advance: Callab
         TemporaryDirectory() as folder,
         closing(load_engine(write(Path(folder), calibration=_NO_CALIBRATION), _CALIBRATING)) as engine,
     ):
-        rows = [row for _, row in score_clips(engine, split.validation, advance)]
-    return write(path, calibration=calibration_from(rows, spec.fps))
+        scored = score_clips(engine, split.validation, advance)
+    return write(path, calibration=calibration_from(_rows_of(calibrated, scored), spec.fps))
+
+
+def _rows_of(blocks: Sequence[Footage], scored: Iterable[tuple[str, NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
+    """The scores of some blocks of clips, a row for each clip, NaN elsewhere; ``scored``: name and row of parts of the clips."""
+    rows: dict[str, NDArray[np.float32]] = {}
+    for name, row in scored:
+        rows.setdefault(name, np.full_like(row, np.nan))
+        for block in blocks:
+            if block.name == name:
+                rows[name][block.index] = np.fmax(rows[name][block.index], row[block.index])
+    return list(rows.values())
 
 
 def _default_profile(network: ServingNetwork, spec: ClipSpec, split: Split) -> Tensor | None:

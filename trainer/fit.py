@@ -166,7 +166,7 @@ def prepare(
     if unreadable_frames:
         console.print(f"{unreadable_frames} unreadable frames skipped in total; the bundle's metrics contain the number")
     split = replace(split_cameras(cameras, footage, spec.length), annotated=annotated)
-    require_frames(len(ClipDataset(split.validation, spec.length)))
+    require_frames(len(ClipDataset(split.validation, spec.length)) // 2)
     _print_cameras(console, cameras)
     _print_split(console, split, spec)
     _print_feedback(console, split.annotated)

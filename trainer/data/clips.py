@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,13 @@ from trainer.data.footage import Footage, Source, collect_frames, decode_frames
 from trainer.errors import TooLittleFootage
 
 VALIDATION_SHARE = 0.2
+STRETCH_FRAMES = 2560
+"""Of one long video, the end of each stretch of about this length is kept for validation."""
+_MOST_STRETCHES = 6
 
 EXCERPT_FRAMES = 256
 
+_BLOCKS, _BLOCK_FRAMES = 8, (32, 128)
 _AREA_TOLERANCE = 0.15
 _MAX_SIDE_PX = 2048
 
@@ -133,7 +138,7 @@ class Split:
 
     train: tuple[Footage, ...]
     validation: tuple[Footage, ...]
-    """Not trained on: for validation and for calibrating thresholds."""
+    """Not trained on: for validation, ranges and thresholds."""
     holdout: tuple[Footage, ...] = ()
     """Used for nothing but the report at the end."""
     annotated: tuple[AnnotatedClip, ...] = ()
@@ -141,14 +146,15 @@ class Split:
 
 
 def split_by_video(footage: list[Footage], length: int) -> Split:
-    """Keep about a fifth for validation: whole videos, spread over the list; of a single video its last fifth.
+    """Keep about a fifth for validation: whole videos, spread over the list; of a single video the last fifth of each stretch.
 
     Raises:
         TooLittleFootage: a part has no full clip of ``length`` frames.
     """
     if len(footage) == 1:
-        before, after = _cut(footage[0], round(len(footage[0].frames) * (1 - VALIDATION_SHARE)))
-        split = Split((before,), (after,))
+        count = min(max(len(footage[0].frames) // STRETCH_FRAMES, 1), _MOST_STRETCHES)
+        stretches = [_cut(part, round(len(part.frames) * (1 - VALIDATION_SHARE))) for part in _equal_parts(footage[0], count)]
+        split = Split(tuple(before for before, _ in stretches), tuple(after for _, after in stretches))
     else:
         count = max(1, round(len(footage) * VALIDATION_SHARE))
         # Spread evenly, because neighbours in a data set are often the same hour of the same place.
@@ -185,6 +191,19 @@ def excerpts(footage: Sequence[Footage], frames: int) -> tuple[Footage, ...]:
     starts = [(video, first) for video in footage for first in range(0, len(video.frames), EXCERPT_FRAMES)]
     chosen = np.unique(np.linspace(0, len(starts) - 1, max(1, round(frames / EXCERPT_FRAMES))).astype(int))
     return tuple(_cut(_cut(starts[number][0], starts[number][1])[1], EXCERPT_FRAMES)[0] for number in chosen)
+
+
+def alternate_blocks(footage: Sequence[Footage]) -> tuple[tuple[Footage, ...], tuple[Footage, ...]]:
+    """Divide footage into halves: blocks of some ten seconds take turns, so that each half sees all of the time."""
+    target = min(_BLOCK_FRAMES[1], max(_BLOCK_FRAMES[0], sum(len(video.frames) for video in footage) // _BLOCKS))
+    least = 2 if len(footage) == 1 else 1
+    blocks = [part for video in footage for part in _equal_parts(video, max(least, len(video.frames) // target))]
+    return tuple(blocks[::2]), tuple(blocks[1::2])
+
+
+def _equal_parts(video: Footage, count: int) -> list[Footage]:
+    ends = np.linspace(0, len(video.frames), count + 1).round().astype(int).tolist()
+    return [_cut(_cut(video, last)[0], first)[1] for first, last in pairwise(ends)]
 
 
 def _cut(video: Footage, position: int) -> tuple[Footage, Footage]:

@@ -5,7 +5,7 @@ Footage is a folder of images, a folder of such folders, a folder of videos, a v
 Files are untrusted; the limits on bytes and pixels are those of :mod:`deploy.image`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,8 +219,13 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 def print_unreadable_frames(console: Console, footage: Footage) -> None:
     """Name the first unreadable frames of a clip, if there are any."""
-    if not footage.problems:
+    print_problems(console, footage.name, footage.problems, footage.total)
+
+
+def print_problems(console: Console, clip: str, problems: Sequence[str], frames: int) -> None:
+    """Name the first problems of a clip of so many frames, if there are any."""
+    if not problems:
         return
-    console.print(f"{footage.name}: {len(footage.problems)} of {footage.total} frames unreadable, skipped:")
-    for problem in footage.problems[:_PROBLEMS_SHOWN]:
+    console.print(f"{clip}: {len(problems)} of {frames} frames unreadable, skipped:")
+    for problem in problems[:_PROBLEMS_SHOWN]:
         console.print(f"  {problem}", markup=False, highlight=False)

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as st_numpy
 
 from deploy.calibration import (
     EXIT_HEIGHT,
-    MOST_EXTRAPOLATION,
+    EXTRAPOLATION_PER_HOUR,
+    LEAST_EXTRAPOLATION,
     MOST_PEAKS,
     Calibration,
     ScoredFrames,
@@ -111,14 +112,14 @@ def test_budget_holds_on_new_scores(hours: float) -> None:
             counts.append(count_events(day, limits.median, limits.enter, TIMES))
             assert counts[-1] <= 2 * limits.bound
     for budget, counts in counted.items():
-        allowed = max(budget, 24 / hours / MOST_EXTRAPOLATION)
+        allowed = max(budget, 24 / hours / max(LEAST_EXTRAPOLATION, EXTRAPOLATION_PER_HOUR * hours))
         assert np.mean(counts) <= 2 * allowed
         assert np.median(counts) >= 0.1 * allowed or hours < 1
 
 
 def test_little_footage_is_not_extrapolated_far() -> None:
     minute = calibrate_scores([scored_at_rate(correlated(600, 2), 10.0)], TIMES)
-    assert thresholds(minute, 1.0, TIMES).enter == thresholds(minute, DAY_S / 60 / MOST_EXTRAPOLATION, TIMES).enter
+    assert thresholds(minute, 1.0, TIMES).enter == thresholds(minute, DAY_S / 60 / LEAST_EXTRAPOLATION, TIMES).enter
 
 
 @pytest.mark.parametrize(("events", "limit"), [(0, 3.0), (1, 4.74), (10, 16.96)])

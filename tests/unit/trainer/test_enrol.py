@@ -1,10 +1,10 @@
-"""Enrolment: how footage is divided, and that thresholds never come from frames that set the ranges."""
+"""Enrolment: how footage is divided into what is learned from and what is scored."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.enrol import BLOCK_FRAMES, Block, plan_blocks
+from trainer.enrol import BLOCK_FRAMES, SCORED_FRAMES, Block, plan_blocks, plan_windows
 
 
 def frames_of(blocks: list[Block]) -> set[tuple[int, int]]:
@@ -29,9 +29,15 @@ def test_each_part_sees_all_of_the_footage(length):
         assert all(block.last - block.first <= BLOCK_FRAMES for block in blocks)
 
 
-def test_long_footage_costs_no_more():
-    hour, day = (
-        sum(block.last - block.first for blocks in plan_blocks([length]).values() for block in blocks)
-        for length in (36_000, 864_000)
-    )
-    assert hour == day
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=6).filter(lambda counts: sum(counts) >= 300))
+def test_a_fifth_is_left_to_thresholds(counts):
+    learned = sum(len(frames_of(blocks)) for blocks in plan_blocks(counts).values())
+    assert len(frames_of(plan_windows(counts))) == sum(counts)
+    assert learned <= 0.88 * sum(counts)
+
+
+@pytest.mark.parametrize("counts", [[864_000], [36_000] * 24, [54_001]])
+def test_long_footage_is_scored_in_part(counts):
+    windows = plan_windows(counts)
+    assert SCORED_FRAMES / 2 <= len(frames_of(windows)) <= SCORED_FRAMES
+    assert {window.clip for window in windows} == set(range(len(counts))) or len(counts) > len(windows)

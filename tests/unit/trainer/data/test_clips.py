@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 
 from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
-from trainer.data.clips import ClipDataset, FrameCache, choose_frame_size, split_by_video, split_off_last_tenth
+from trainer.data.clips import (
+    STRETCH_FRAMES,
+    ClipDataset,
+    FrameCache,
+    alternate_blocks,
+    choose_frame_size,
+    split_by_video,
+    split_off_last_tenth,
+)
 from trainer.data.footage import Footage, Source, load_footage
 from trainer.errors import TooLittleFootage
 
@@ -100,6 +108,21 @@ def test_split_of_one_video_is_in_time():
     split = split_by_video([numbered("a", 50)], 3)
     assert split.train[0].frames[:, 0, 0, 0].tolist() == list(range(40))
     assert split.validation[0].frames[:, 0, 0, 0].tolist() == list(range(40, 50))
+
+
+def test_split_of_a_long_video_spreads_validation():
+    split = split_by_video([numbered("a", 3 * STRETCH_FRAMES)], 3)
+    firsts = [video.index[0] / STRETCH_FRAMES for video in split.validation]
+    assert firsts == pytest.approx([0.8, 1.8, 2.8])
+    assert sum(len(video.frames) for video in (*split.train, *split.validation)) == 3 * STRETCH_FRAMES
+
+
+@pytest.mark.parametrize("lengths", [[90], [160, 160, 160], [781], [20], [9000], [5, 2000]])
+def test_alternate_blocks_divide_evenly(lengths):
+    halves = alternate_blocks([numbered(str(number), length) for number, length in enumerate(lengths)])
+    frames = [[(block.name, int(number)) for block in half for number in block.index] for half in halves]
+    assert len(frames[0]) + len(frames[1]) == len({*frames[0], *frames[1]}) == sum(lengths)
+    assert 0.35 < len(frames[0]) / sum(lengths) < 0.67
 
 
 def test_split_rejects_too_little_footage():
