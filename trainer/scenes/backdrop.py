@@ -13,8 +13,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from trainer.scenes.drawing import Image
+from trainer.scenes.geometry import Floats, Pinhole
 from trainer.scenes.people import Colour
-from trainer.scenes.view import Floats, Pinhole
 
 Field = NDArray[np.float32]
 """A value for each pixel."""

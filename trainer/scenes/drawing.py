@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.scenes.people import Colour, Limb, shaded, split_rows
-from trainer.scenes.view import Floats, Pinhole
+from trainer.scenes.geometry import Floats, Pinhole
+from trainer.scenes.people import Colour, Limb, split_rows
 
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3), BGR."""
@@ -142,27 +142,3 @@ def _fixed_point(polygons: Sequence[Polygon], window: Window, scale: int) -> lis
     corners = np.concatenate([polygon.corners for polygon in polygons])
     shifted = np.clip((corners - (window.left, window.top)) * (scale * 16), -(2**20), 2**20).astype(np.int32)
     return split_rows(shifted, [len(polygon.corners) for polygon in polygons])
-
-
-def box_polygons(view: Pinhole, corners: Floats, colours: Sequence[Colour]) -> list[Polygon]:
-    """The visible faces of a box; ``corners`` (8, 3): the lower four counterclockwise seen from above, then the upper four.
-
-    ``colours``: of the four sides, beginning with that between the first two corners, and of the top.
-    """
-    faces = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
-    middle = corners.mean(axis=0)
-    eye = np.array([0.0, 0.0, view.height_m])
-    polygons = []
-    for face, colour in zip(faces, colours, strict=True):
-        points = corners[list(face)]
-        normal = np.cross(points[1] - points[0], points[2] - points[0])
-        outward = normal if normal @ (points.mean(axis=0) - middle) > 0 else -normal
-        if outward @ (eye - points.mean(axis=0)) > 0:
-            pixels, depths = view.project(points)
-            lit = _face_light(outward / (np.linalg.norm(outward) + 1e-9))
-            polygons.append(Polygon(pixels.astype(np.float32), shaded(colour, lit), float(depths.mean())))
-    return polygons
-
-
-def _face_light(normal: Floats) -> float:
-    return float(0.78 + 0.22 * normal[2] + 0.12 * normal[0] - 0.06 * normal[1])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from trainer.scenes.view import Floats
+from trainer.scenes.geometry import Floats
 
 Number = TypeVar("Number", bound=np.number[Any])
 Colour = tuple[float, float, float]  # blue, green and red, 0 to 255

@@ -12,8 +12,8 @@ from trainer.scenes.actors import Actor
 from trainer.scenes.anomalies import Anomaly
 from trainer.scenes.backdrop import Field
 from trainer.scenes.drawing import Image, Light, darken, draw, visible_share
+from trainer.scenes.geometry import Floats
 from trainer.scenes.scene import Faults, Scene
-from trainer.scenes.view import Floats
 
 _MIN_VISIBLE = 0.4  # of the culprit, for a frame to be anomalous
 _NOISE_MARGIN_PX = 48

@@ -1,13 +1,14 @@
 """Vehicles and other things that are made of boxes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from trainer.scenes.drawing import Polygon, box_polygons
+from trainer.scenes.drawing import Polygon
+from trainer.scenes.geometry import Floats, Pinhole
 from trainer.scenes.people import Colour, Limb, shaded
-from trainer.scenes.view import Floats, Pinhole
 
 _PAINTS: tuple[Colour, ...] = (
     (60, 58, 56), (40, 38, 38), (200, 200, 200), (168, 168, 164), (120, 120, 116), (44, 40, 120), (110, 70, 40), (60, 74, 64),
@@ -91,6 +92,30 @@ def bag_polygons(view: Pinhole, position: Floats, size_m: Floats, colour: Colour
     outline = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half[:2] + position
     corners = np.concatenate([np.c_[outline, np.zeros(4)], np.c_[outline * 0.94 + position * 0.06, np.full(4, size_m[2])]])
     return sorted(box_polygons(view, corners, [colour] * 5), key=lambda face: -face.depth_m)
+
+
+def box_polygons(view: Pinhole, corners: Floats, colours: Sequence[Colour]) -> list[Polygon]:
+    """The visible faces of a box; ``corners`` (8, 3): the lower four counterclockwise seen from above, then the upper four.
+
+    ``colours``: of the four sides, beginning with that between the first two corners, and of the top.
+    """
+    faces = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)]
+    middle = corners.mean(axis=0)
+    eye = np.array([0.0, 0.0, view.height_m])
+    polygons = []
+    for face, colour in zip(faces, colours, strict=True):
+        points = corners[list(face)]
+        normal = np.cross(points[1] - points[0], points[2] - points[0])
+        outward = normal if normal @ (points.mean(axis=0) - middle) > 0 else -normal
+        if outward @ (eye - points.mean(axis=0)) > 0:
+            pixels, depths = view.project(points)
+            lit = _face_light(outward / (np.linalg.norm(outward) + 1e-9))
+            polygons.append(Polygon(pixels.astype(np.float32), shaded(colour, lit), float(depths.mean())))
+    return polygons
+
+
+def _face_light(normal: Floats) -> float:
+    return float(0.78 + 0.22 * normal[2] + 0.12 * normal[0] - 0.06 * normal[1])
 
 
 def _placed(points: Floats, position: Floats, heading: float) -> Floats:

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
+from trainer.scenes.geometry import Pinhole, follow, make_track, turned_back, waiting
 from trainer.scenes.people import Limb, Pose, limbs, random_looks
-from trainer.scenes.tracks import follow, make_track, turned_back, waiting
-from trainer.scenes.view import Pinhole
 
 VIEW = Pinhole(width_px=480, height_px=270, focal_px=400.0, height_m=5.0, tilt=0.4)
 LOOKS = random_looks(np.random.default_rng(0))
