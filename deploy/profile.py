@@ -110,7 +110,7 @@ def parse_profile(content: bytes, name: str) -> Profile:
         raise ProfileCorrupt(f"{name}: a profile has at most {MAX_FILE_BYTES} bytes, this file is larger")
     try:
         values = load(content)[_TENSOR]
-        info = ProfileInfo.model_validate_json(_header_entry(content))
+        info = ProfileInfo.model_validate_json(header_entry(content, _INFO))
     except ValidationError as error:
         raise ProfileCorrupt(f"{name}: {validation_line(error)}") from error
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
@@ -140,8 +140,8 @@ def with_profile(bundle: Bundle, profile: Profile) -> Bundle:
     return replace(bundle, default_profile=profile.values, calibration=profile.info.calibration)
 
 
-def _header_entry(content: bytes) -> str:
-    """The JSON in the header of a safetensors file, which the library's reader of bytes does not give."""
+def header_entry(content: bytes, name: str) -> str:
+    """A text in the header of a safetensors file, which the library's reader of bytes does not give."""
     size = int.from_bytes(content[:8], "little")
-    entry: str = json.loads(content[8 : 8 + size])["__metadata__"][_INFO]
+    entry: str = json.loads(content[8 : 8 + size])["__metadata__"][name]
     return entry

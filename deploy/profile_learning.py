@@ -5,7 +5,6 @@ their sum, then thresholds: each from frames that the parts before it have not s
 service feeds the states of a camera while it watches it.
 """
 
-from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Any, Final, NamedTuple
 
@@ -92,30 +91,45 @@ class Normal(NamedTuple):
     first_range: Range = _UNIT
     """Of the anomaly of a camera's first frame."""
 
-    def with_ranges(self, maps: Iterable[ScoreMaps]) -> "Normal":
-        """With the ranges of speed and anomaly of normal frames in the order of time."""
-        rows = [(each.steady / self.speed, each.anomaly - self.anomaly) for each in maps]
-        speed, anomaly = (_normal_range(each) for each in zip(*rows, strict=True))
+    def with_ranges(self, maxima: Map) -> "Normal":
+        """With the ranges of :meth:`part_maxima` of normal frames in the order of time, (2, N)."""
+        speed, anomaly = map(_range, maxima)
         return self._replace(speed_range=speed, anomaly_range=anomaly, first_range=anomaly)
 
-    def with_sum_range(self, maps: Iterable[ScoreMaps]) -> "Normal":
-        """With the range of the sum, of normal frames in the order of time."""
-        return self._replace(sum_range=_normal_range([self.sum(each) for each in maps]))
+    def with_sum_range(self, maxima: Map) -> "Normal":
+        """With the range of :meth:`sum_maxima` of normal frames in the order of time, (N,)."""
+        return self._replace(sum_range=_range(maxima))
+
+    @classmethod
+    def from_values(cls, values: Map, grid: tuple[int, int]) -> "Normal":
+        """The content of a profile's values."""
+        places = grid[0] * grid[1]
+        anomaly, speed, numbers = np.split(values, [places, places + grid[0]])
+        ranges = (Range(float(median), float(spread)) for median, spread in numbers.reshape(-1, 2))
+        return cls(anomaly.reshape(grid), speed[:, None], *ranges)
 
     def values(self) -> Map:
         """As the values of a profile, (h * w + h + 8,)."""
         numbers = np.array(self[2:], np.float32)
         return np.concatenate([self.anomaly.ravel(), self.speed.ravel(), numbers.ravel()])
 
-    def sum(self, maps: ScoreMaps) -> Map:
-        """Anomaly, and speed where it is far beyond its range, (N, h, w)."""
-        speed = self.speed_range.scale(maps.steady / self.speed)
-        total: Map = self.anomaly_range.scale(maps.anomaly - self.anomaly) + np.logaddexp(speed - np.float32(SPEED_OFFSET), 0)
-        return total
+    def part_maxima(self, maps: ScoreMaps) -> Map:
+        """Largest speed in units of its row's usual one, and largest unusual anomaly, of N frames: (2, N)."""
+        return np.stack([part.max(axis=(1, 2)) for part in self._parts(maps)])
+
+    def sum_maxima(self, maps: ScoreMaps) -> Map:
+        """Largest sum of anomaly, and of speed where it is far beyond its range, of N frames: (N,)."""
+        speed, anomaly = self._parts(maps)
+        beyond = np.logaddexp(self.speed_range.scale(speed) - np.float32(SPEED_OFFSET), 0)
+        maxima: Map = (self.anomaly_range.scale(anomaly) + beyond).max(axis=(1, 2))
+        return maxima
 
     def scores(self, maps: ScoreMaps) -> Map:
         """Scores (N,) of frames from a camera's sixth on."""
-        return self.sum_range.scale(self.sum(maps).max(axis=(1, 2)))
+        return self.sum_range.scale(self.sum_maxima(maps))
+
+    def _parts(self, maps: ScoreMaps) -> tuple[Map, Map]:
+        return maps.steady / self.speed, maps.anomaly - self.anomaly
 
 
 def normal_size(grid: tuple[int, int]) -> int:
@@ -176,7 +190,6 @@ def window_means(maps: Map, side: int) -> Map:
     return np.pad(sums / np.float32(side * side), ((0, 0), (before, after), (before, after)), mode="edge")
 
 
-def _normal_range(maps: Sequence[Map]) -> Range:
-    """The range of the frame maxima of normal maps (N, h, w), in the order of time."""
-    tail = normal_tail(np.concatenate([each.max(axis=(1, 2)) for each in maps]))
+def _range(maxima: Map) -> Range:
+    tail = normal_tail(maxima)
     return Range(tail.median, max(tail.q99 - tail.median, _MIN_SPREAD))

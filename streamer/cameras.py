@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ from streamer.types import CAMERA_ID_RULE, is_camera_id
 DEFAULT = "default"
 _CAMERA_HEADINGS = (
     "camera",
+    "state",
     "profile",
     "created",
     "frames",
@@ -45,6 +46,12 @@ class CameraStatus:
     """A camera that has a profile or scores in Redis."""
 
     camera_id: str
+    state: Literal["learning", "watching"]
+    """``learning``: no events are raised, or only provisional ones."""
+    learned_share: float | None
+    """Share of the least time of learning that is over, 0 to 1; None while watching."""
+    learning_left_s: float | None
+    """The rest of that time; 0 while more certainty is waited for."""
     profile_id: str
     """``default`` for the bundle's default profile."""
     created_at: str | None
@@ -133,6 +140,7 @@ def print_cameras(cameras: Sequence[CameraStatus]) -> None:
         [
             (
                 each.camera_id,
+                _state(each),
                 each.profile_id,
                 *map(_cell, (each.created_at, each.frames, each.enter, each.exit)),
                 _promise(each.bound, each.observed_s),
@@ -181,8 +189,12 @@ def _status(
         problem = f"last frame scored with {newest.profile_id or DEFAULT}; if this stays, see the service's log"
     own = settings.cameras.get(camera_id, CameraSettings())
     limits, problem = _thresholds(settings, profile, problem)
+    learning = newest is not None and newest.learning is not None and profile_id is None
     return CameraStatus(
         camera_id=camera_id,
+        state="learning" if learning else "watching",
+        learned_share=newest.learning if newest is not None and learning else None,
+        learning_left_s=newest.learning_left_s if newest is not None and learning else None,
         profile_id=profile_id or DEFAULT,
         created_at=None if profile is None else profile.info.created_at.isoformat(timespec="seconds"),
         frames=None if profile is None else profile.info.frames,
@@ -235,6 +247,13 @@ def _promise(bound: float | None, observed_s: float | None) -> str:
     if observed_s is None:
         return "-"
     return f"{'?' if bound is None else f'{bound:.2g}' if bound < 10 else f'{bound:,.0f}'} after {_span(round(observed_s))}"
+
+
+def _state(camera: CameraStatus) -> str:
+    if camera.learned_share is None:
+        return camera.state
+    left = f"{_span(round(camera.learning_left_s))} left" if camera.learning_left_s else "until certain"
+    return f"learning {camera.learned_share:.0%}, {left}"
 
 
 def _cell(value: Any) -> str:

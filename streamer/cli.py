@@ -176,9 +176,12 @@ def cameras_rollback(
         typer.echo(f"{camera}: {store.roll_back(camera, to)}")
 
 
-@cameras_app.command("remove")
-def cameras_remove(camera: CameraArgument, config: ConfigOption = None) -> None:
-    """Serve a camera with the bundle's default profile; its versions are kept for rollback."""
+@cameras_app.command("relearn")
+def cameras_relearn(camera: CameraArgument, config: ConfigOption = None) -> None:
+    """Take a camera's profile away, so that the service learns it anew; its versions are kept for rollback.
+
+    A service that does not learn cameras serves it with the bundle's default profile from then on.
+    """
     from streamer.cameras import open_store
     from streamer.config import load_settings
 

@@ -153,6 +153,18 @@ class DecisionSettings(_Section):
     """After a longer gap between two frames, the camera starts with a new clip and without history."""
 
 
+class LearningSettings(_Section):
+    """How the profile of a camera that has none is learned from its own frames, while the default profile scores them."""
+
+    enabled: bool | None = None
+    """If not set: only with the network that comes with Oddsight, or one that was trained on several cameras."""
+    min_minutes: float = Field(default=15.0, gt=0, le=10_080)
+    """Least time that is learned from; capture time, without gaps."""
+    events: Literal["withhold", "provisional"] = "withhold"
+    """What becomes of events of a camera that is being learned: none are raised, or they are raised with the default profile's
+    thresholds and marked ``provisional``."""
+
+
 class CameraSettings(_Section):
     """Thresholds of one camera, instead of its profile's or the bundle's."""
 
@@ -181,6 +193,7 @@ class Settings(_Section):
     decode: DecodeSettings = DecodeSettings()
     batch: BatchSettings = BatchSettings()
     decision: DecisionSettings = DecisionSettings()
+    learning: LearningSettings = LearningSettings()
     http: HttpSettings = HttpSettings()
     cameras: dict[str, CameraSettings] = {}
 

@@ -71,12 +71,24 @@ class CameraState(BaseModel):
     event: OpenEvent | None = None
 
 
+class LearnerSnapshot(BaseModel):
+    """What is stored of a camera's learner every few seconds. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    clip_from: int | None
+    """Offset of the oldest frame needed to go on from it; None if no past frame is needed."""
+    content: str
+    """Base64."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The stored progress of a partition; ``next_offset`` is None if none was ever stored."""
 
     next_offset: int | None = None
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
+    learners: Mapping[str, LearnerSnapshot] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,8 @@ class Step:
     """The next offset that must be stored when the step is written."""
     next_offset: int
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
+    learners: Mapping[str, LearnerSnapshot | None] = field(default_factory=dict)
+    """New snapshots; None where the camera is learned, or is not to be learned any more."""
     scores: Sequence[tuple[str, Fields]] = ()
     """(camera_id, entry) in frame order."""
     events: Sequence[Fields] = ()
@@ -119,6 +133,9 @@ class ProfileStore(Protocol):
 
     def read(self, camera_id: str, profile_id: str) -> Profile:
         """One version of a camera's profile; raises ProfileCorrupt if it is missing or damaged."""
+
+    def put_first(self, profile: Profile) -> None:
+        """Make a profile its camera's current one, unless the camera has one already."""
 
 
 class DeadLetterSink(Protocol):

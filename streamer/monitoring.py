@@ -44,6 +44,10 @@ class Metrics:
         self.unscored = counter("unscored_frames", "Frames without a score, because their clip was not complete yet")
         text = "Profiles that could not be used, so that the default serves their cameras"
         self.rejected_profiles = counter("rejected_profiles", text)
+        self.learning_cameras = gauge("learning_cameras", "Cameras whose profile is being learned")
+        self.learned_profiles = counter("learned_profiles", "Profiles learned while watching a camera")
+        text = "Frames per second of a camera, relative to the footage that its profile was learned from"
+        self.rate_ratio = gauge("rate_ratio", text, ["camera_id"])
         self.camera_profiles = gauge("camera_profiles", "Cameras served with a profile of their own")
         self.events = counter("events", "Event entries written to Redis", ["kind"])
         self.redis_commits = counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", ["outcome"])

@@ -7,9 +7,8 @@ from contextlib import ExitStack, closing
 import structlog
 
 from deploy.batching import MicroBatcher
-from deploy.bundle import Bundle, read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import Engine, EngineRequest, caching_engine
-from deploy.errors import ConfigError
 from deploy.image import CpuDecoder
 from deploy.registry import GPU_DECODERS, load_decoder
 from deploy.selection import load_serving_engine
@@ -21,8 +20,9 @@ from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
 from streamer.monitoring import Health, Metrics, serve_http
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
+from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
-from streamer.pipeline.profiles import CameraProfiles
+from streamer.pipeline.profiles import CameraProfiles, FootageCheck
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import RedisProgressStore, check_redis, make_redis
 from streamer.redis.profiles import RedisProfileStore
@@ -51,9 +51,7 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
 
 def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     """Load the engine and the decoder and connect to Redis and Kafka; ``stack`` closes everything."""
-    if settings.engine.bundle is None:
-        raise ConfigError("engine.bundle must be set, or --bundle given: the folder that oddsight-train fit wrote")
-    bundle = read_bundle(settings.engine.bundle)
+    bundle = read_bundle(settings.engine.bundle or DEFAULT_BUNDLE)
     metrics, health = Metrics(), Health()
     port = stack.enter_context(serve_http(settings.http, metrics, health))
     loaded = _load_engine(settings, bundle, metrics, stack)
@@ -71,6 +69,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         profiles=profiles,
+        footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
+        learning=CameraLearning(bundle, settings, profiles, metrics),
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),

@@ -139,6 +139,17 @@ class Outcome:
     """The camera's profile, whose thresholds apply to the frame; None for the bundle's default."""
     score: float | None = None
     heatmap: NDArray[np.float32] | None = None
+    state: NDArray[np.float32] | None = None
+    """State of the model after the frame, float32 (C, h, w); only of cameras that are being learned."""
+
+
+class LearningProgress(NamedTuple):
+    """How far a camera is learned."""
+
+    share: float
+    """Of the least time, 0 to 1."""
+    left_s: float
+    """The rest of the least time; 0 if only more certainty is waited for."""
 
 
 # Version 1 of the entries of the Redis Stream {prefix}:events. The docstrings go into event.schema.json.
@@ -164,6 +175,8 @@ class Event(BaseModel):
     """Highest score of the event so far."""
     threshold: float
     """The camera's enter threshold."""
+    provisional: Literal["true"] | None = None
+    """Present if the camera is still being learned, so that the thresholds are not its own."""
     budget: float
     """False events a day that the threshold is meant to allow: ``decision.false_events_per_camera_day`` of the settings."""
     bound: float | None = None

@@ -106,8 +106,9 @@ def enrol(
     data: Annotated[Path, typer.Option(help="Normal footage of the camera, as for fit.")],
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],
     bundle: _OptionalBundlePath = None,
+    adapt: Annotated[bool, typer.Option(help="Adapt the network to the camera: better, but takes minutes.")] = True,
 ) -> None:
-    """Learn what is normal at one camera, for a network that was trained on others: about a minute, however much footage.
+    """Learn what is normal at one camera, for a network that was trained on others: some minutes, however much footage.
 
     Give it 10 minutes of footage or more. It goes to the service with oddsight-stream cameras import, see docs/operate.md.
     """
@@ -117,7 +118,7 @@ def enrol(
 
     screen = _screen()
     require_replaceable(out, camera_id)
-    profile = learn(read_bundle(bundle or DEFAULT_BUNDLE), camera_id, data, screen)
+    profile = learn(read_bundle(bundle or DEFAULT_BUNDLE), camera_id, data, screen, adapt=adapt)
     write_profile(out, profile)
     screen.print(_promise(profile.info.calibration), highlight=False)
     screen.print(f"profile {profile.profile_id} from {profile.info.frames} frames in {out}", highlight=False, markup=False)

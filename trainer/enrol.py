@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
 
 from deploy.bundle import Bundle
 from deploy.console import counting_bar
@@ -41,7 +44,12 @@ from trainer.data.footage import (
 )
 from trainer.errors import TooLittleFootage
 from trainer.models.base import ServingNetwork
+from trainer.training.distributed import DistributedContext
+from trainer.training.interfaces import Learner
+from trainer.training.loop import Callback, LoopSettings, TrainingState, run_loop
 
+ADAPTATION_STEPS = 800  # two to three minutes of two cores; the loss hardly falls any more
+_SEED = 0
 MIN_FRAMES = 300  # half a minute; a fifth of it sets the thresholds
 BLOCK_FRAMES = 128
 SCORED_FRAMES = 54_000  # for the thresholds, at most: an hour and a half at 10 frames/s, some ten minutes of one core
@@ -62,8 +70,10 @@ class Block(NamedTuple):
     last: int  # exclusive
 
 
-def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profile:
+def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console, *, adapt: bool = True) -> Profile:
     """Learn the profile of the camera that recorded the normal footage in ``data``, for the network of ``bundle``.
+
+    ``adapt``: also adapt the network to the camera by scales and shifts that are part of the profile, which takes minutes.
 
     Raises:
         ProfileIncompatible: the model takes no profiles.
@@ -78,7 +88,7 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console) -> Profil
     if sum(counts) < MIN_FRAMES:
         raise TooLittleFootage(f"{data}: {sum(counts)} frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
     blocks = plan_blocks(counts)
-    values = _learn_values(bundle, _load_blocks(sources, blocks, bundle.spec, screen), screen)
+    values = _learn_values(bundle, _load_blocks(sources, blocks, bundle.spec, screen), screen, adapt=adapt)
     learned = replace(bundle, default_profile=values)
     used = [block for part in ("usual", "range") for block in blocks[part]]
     rows = _score(learned, sources, plan_windows(counts), used, screen)
@@ -168,15 +178,31 @@ def _end(blocks: Iterable[Block]) -> int:
     return max((block.last for block in blocks), default=0)
 
 
-def _learn_values(bundle: Bundle, parts: Mapping[Part, list[Footage]], screen: Console) -> NDArray[np.float32]:
+def _learn_values(bundle: Bundle, parts: Mapping[Part, list[Footage]], screen: Console, *, adapt: bool) -> NDArray[np.float32]:
     network: ServingNetwork = load_network(bundle)
+    adaptation = _adapt(network, parts["usual"], screen) if adapt else None
     usual, ranges = (ClipDataset(tuple(parts[part]), bundle.spec.length) for part in ("usual", "range"))
     with screen.status("learning what is usual"):
-        values = network.fit_scale(usual, ranges)
-    if values is None:
-        raise ProfileIncompatible("the network returned no profile")
-    learnt: NDArray[np.float32] = values.numpy()
-    return learnt
+        values: NDArray[np.float32] = network.fit_profile(usual, ranges, adaptation).numpy()
+    return values
+
+
+def _adapt(network: ServingNetwork, footage: list[Footage], screen: Console) -> Tensor:
+    """The network's adaptation to the camera, (A,)."""
+    torch.manual_seed(_SEED)
+    stage, values = network.adaptation_stage(footage, partial(counting_bar, screen))
+    settings = LoopSettings(seed=_SEED, batch=stage.batch_size, steps=ADAPTATION_STEPS)
+    with counting_bar(screen, "adapting", ADAPTATION_STEPS) as advance:
+        run_loop(stage.learner, stage.data, settings, DistributedContext(accelerator="cpu"), _StepCounter(advance))
+    return values.detach()
+
+
+class _StepCounter(Callback):
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
+        self._advance(1)
 
 
 def _score(

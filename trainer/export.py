@@ -51,7 +51,8 @@ GOLDEN_SEQUENCES = 2
 SEQUENCE_FRAMES = 48
 # Of all cameras together, of either kind of footage: scoring more would take minutes.
 _PROFILE_FRAMES, _MIN_PROFILE_FRAMES = 4096, 512
-_OTHER_PROFILE = 1.25  # factor that makes another plausible profile of the default one
+# Make another plausible profile of the default one, in which many values are 0.
+_OTHER_PROFILE, _OTHER_OFFSET = 1.25, 0.01
 _NO_CALIBRATION = Calibration(median=0.0, peaks=(), observed_s=1.0, times=DecisionTimes())
 _CALIBRATING = EngineRequest()
 _LIBRARIES = ("oddsight", "torch", "onnx", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
@@ -194,7 +195,7 @@ def golden_clips(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset,
     profiles = _repeated(profile, len(clips))
     if profiles is not None:
         profiles = profiles.clone()
-        profiles[1::2] *= _OTHER_PROFILE
+        profiles[1::2] = _OTHER_PROFILE * profiles[1::2] + _OTHER_OFFSET
     score, heatmap, *next_state = (output.numpy() for output in run_network(network, clips, state, profiles))
     before, given = (None if values is None else values.numpy() for values in (state, profiles))
     return GoldenClips(clips, score, heatmap, before, given, *next_state)

@@ -16,7 +16,7 @@ from deploy.decision import DecisionRule, EventChange, Observation, decide
 from deploy.profile import Profile
 from streamer.config import Settings, camera_thresholds, decision_rule
 from streamer.interfaces import CameraState, Fields
-from streamer.types import Event, Outcome, event_id
+from streamer.types import Event, LearningProgress, Outcome, event_id
 
 _REGION_LEVEL = 0.5
 """Heat map cells above this fraction of the way from the minimum to the maximum belong to the region."""
@@ -63,20 +63,24 @@ class Decider:
         own = [self.rule(profile.info.camera_id, profile) for profile in profiles]
         return min(each.rule.exit for each in (self._default_rule, *self._default_rules.values(), *own))
 
-    def decide(self, state: CameraState, outcome: Outcome) -> Decision:
-        """Apply a camera's rule to its next frame."""
+    def decide(self, state: CameraState, outcome: Outcome, learning: LearningProgress | None = None) -> Decision:
+        """Apply a camera's rule to its next frame; ``learning``: how far the camera is learned, if it is being learned."""
         info, own = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
-        event, changes = decide(own.rule, state.event, Observation(event_id(info), info.captured_at_ms, outcome.score))
+        withheld = learning is not None and self._settings.learning.events == "withhold"
+        observed = None if withheld else outcome.score
+        event, changes = decide(own.rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))
         scored_at_ms = round(self._wall_clock_s() * 1000)
-        events = [self._event(outcome, own, change, scored_at_ms) for change in changes]
+        events = [self._event(outcome, own, change, scored_at_ms, provisional=learning is not None) for change in changes]
         score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
+        if score is not None and learning is not None:
+            score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
         return Decision(CameraState(clip_from=outcome.clip_from, event=event), score, events)
 
     def _make_rule(self, camera_id: str, calibration: Calibration) -> CameraRule:
         limits = camera_thresholds(self._settings, camera_id, calibration)
         return CameraRule(decision_rule(self._settings, limits), limits, calibration)
 
-    def _event(self, outcome: Outcome, own: CameraRule, change: EventChange, scored_at_ms: int) -> Event:
+    def _event(self, outcome: Outcome, own: CameraRule, change: EventChange, scored_at_ms: int, *, provisional: bool) -> Event:
         info, profile, region = outcome.info, outcome.profile, None
         if change.kind != "end" and outcome.heatmap is not None:
             region = hot_region(outcome.heatmap, info.width_px, info.height_px)
@@ -93,6 +97,7 @@ class Decider:
             budget=self._settings.decision.false_events_per_camera_day,
             bound=own.thresholds.bound if isfinite(own.thresholds.bound) else None,
             observed_s=own.calibration.observed_s,
+            provisional="true" if provisional else None,
             calibration_id=own.calibration.calibration_id,
             profile_id=None if profile is None else profile.profile_id,
             model_id=self._bundle.model_id,

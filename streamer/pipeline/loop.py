@@ -16,8 +16,9 @@ from streamer.interfaces import CameraState, DeadLetterSink, FrameSource, Progre
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
+from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.partitions import ActivePartition, PartitionManager
-from streamer.pipeline.profiles import CameraProfiles
+from streamer.pipeline.profiles import CameraProfiles, FootageCheck
 from streamer.pipeline.score import Scored, Scorer
 from streamer.types import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
 
@@ -45,6 +46,8 @@ class Pipeline:
     clips: ClipBuffer
     batcher: MicroBatcher[QueuedClip]
     profiles: CameraProfiles
+    learning: CameraLearning
+    footage_check: FootageCheck
     scorer: Scorer
     decider: Decider
     store: ProgressStore
@@ -61,7 +64,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self._partitions = PartitionManager(
-            self.source, self.store, self.clips, self.start, self.metrics, self.health, self.clock_s
+            self.source, self.store, self.clips, self.start, self.learning, self.metrics, self.health, self.clock_s
         )
 
     def step(self) -> None:
@@ -139,17 +142,20 @@ class Pipeline:
         self.metrics.batch_wait_s.observe(self.clock_s() - batch[0].queued_at_s)
         with self.metrics.score_s.time():
             profiles = [self.profiles.get(queued.clip.info.camera_id) for queued in batch]
-            scores = self.scorer.score([queued.clip for queued in batch], profiles)
+            learning = [self.learning.learns(queued.clip.info.camera_id) for queued in batch]
+            scores = self.scorer.score([queued.clip for queued in batch], profiles, learning)
         for queued, scored in zip(batch, scores, strict=True):
             self._finish(queued.active, queued.clip, scored)
 
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
+        outcome = Outcome(clip.info, clip.clip_from, scored.profile, scored.score, scored.heatmap, scored.state)
         if not active.is_replay(clip.info.offset):
-            outcome = Outcome(clip.info, clip.clip_from, scored.profile, scored.score, scored.heatmap)
             active.offsets.finish(clip.info.offset, outcome)
             self.metrics.scored.inc()
+        elif outcome.state is not None:
+            self.learning.add(active.learners, outcome)
 
     def _publish(self) -> None:
         try:
@@ -167,6 +173,7 @@ class Pipeline:
             active.partition,
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
+            learners=self.learning.snapshots(active.learners),
             cameras={outcome.info.camera_id: decision.state for outcome, decision in decided},
             scores=[(outcome.info.camera_id, decision.score) for outcome, decision in decided if decision.score is not None],
             events=[event.fields() for _, decision in decided for event in decision.events],
@@ -187,7 +194,9 @@ class Pipeline:
         decided = []
         for outcome in filter(None, active.offsets.take_finished()):  # None: a rejected message
             camera_id = outcome.info.camera_id
-            decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome)
+            self.footage_check.add(outcome.info, outcome.profile)
+            progress = None if outcome.state is None else self.learning.add(active.learners, outcome)
+            decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome, progress)
             active.cameras[camera_id] = decision.state
             decided.append((outcome, decision))
         return decided

@@ -12,9 +12,10 @@ from typing import Generic, TypeVar
 import structlog
 
 from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, ChangeKind, FrameSource, PartitionChange, ProgressStore, Step
+from streamer.interfaces import CameraState, ChangeKind, FrameSource, LearnerSnapshot, PartitionChange, ProgressStore, Step
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
+from streamer.pipeline.learning import CameraLearning, Learners
 from streamer.types import FrameMessage, Outcome, Partition
 
 log = structlog.get_logger("oddsight.partitions")
@@ -74,6 +75,7 @@ class ActivePartition:
     offsets: OffsetTracker[Outcome | None]
     """None is the result of a rejected message."""
     cameras: dict[str, CameraState]
+    learners: Learners
     replay_from: Mapping[bytes, int]
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
 
@@ -93,6 +95,7 @@ class StartPlan:
     replay_from: Mapping[str, int]
     """camera_id -> first frame to replay, for cameras that need any."""
     cameras: Mapping[str, CameraState]
+    learners: Mapping[str, LearnerSnapshot]
     lost: int
     """Number of messages that Kafka deleted before they were read."""
 
@@ -129,10 +132,22 @@ def plan_start(
         store.apply(Step(partition, stored, next_offset, reset))
     cameras = {**progress.cameras, **reset}
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    needed = {name: state.clip_from for name, state in cameras.items() if state.clip_from is not None}
-    available = {name: max(first, offset) for name, offset in needed.items() if offset >= oldest}
-    replay_from = {name: offset for name, offset in available.items() if offset < next_offset}
-    return StartPlan(next_offset, min(replay_from.values(), default=next_offset), replay_from, cameras, lost)
+    learners = {} if reset else progress.learners
+    replay_from: dict[str, int] = {}
+    # A learner goes on from its snapshot, so the frames since then are read again.
+    needed = [(name, state.clip_from) for name, state in cameras.items()]
+    needed += [(name, snapshot.clip_from) for name, snapshot in learners.items()]
+    for name, offset in needed:
+        if offset is not None and oldest <= offset and max(first, offset) < next_offset:
+            replay_from[name] = min(max(first, offset), replay_from.get(name, next_offset))
+    return StartPlan(
+        next_offset,
+        min(replay_from.values(), default=next_offset),
+        replay_from,
+        cameras,
+        learners,
+        lost,
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +159,7 @@ class PartitionManager:
     clips: ClipBuffer
     start_at: str
     """Where a group without progress begins: ``earliest`` or ``latest``."""
+    learning: CameraLearning
     metrics: Metrics
     health: Health
     clock_s: Callable[[], float]
@@ -212,7 +228,8 @@ class PartitionManager:
         self.metrics.lost.inc(plan.lost)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
-        self.active[partition] = ActivePartition(partition, plan.next_offset, tracker, dict(plan.cameras), replay_from)
+        learners = self.learning.restore(plan.learners)
+        self.active[partition] = ActivePartition(partition, plan.next_offset, tracker, dict(plan.cameras), learners, replay_from)
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))
         log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)

@@ -4,6 +4,7 @@ A profile that cannot be used is never an error here: it is logged and counted, 
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import structlog
 
@@ -14,8 +15,13 @@ from streamer.config import Settings, camera_thresholds
 from streamer.errors import RedisUnavailable
 from streamer.interfaces import ProfileStore
 from streamer.monitoring import Metrics
+from streamer.types import FrameInfo
 
 log = structlog.get_logger("oddsight.profiles")
+
+_RATE_TOLERANCE = 1.4  # twice as many frames a second make everything half as fast; a camera's own jitter stays below this
+_SHAPE_TOLERANCE = 1.05
+_RATE_FRAMES = 100  # frames over which a camera's rate is averaged
 
 
 class CameraProfiles:
@@ -64,6 +70,15 @@ class CameraProfiles:
         self._store_failed = False
         return changed
 
+    def adopt(self, profile: Profile) -> None:
+        """Serve a camera with a profile that the service learned, from now on. Raises RedisUnavailable: nothing changed."""
+        self._store.put_first(profile)
+        self._replace({**self._profiles, profile.info.camera_id: profile})
+
+    def has_been_rejected(self, camera_id: str) -> bool:
+        """Whether the camera has a profile that cannot be used."""
+        return any(camera_id == name for name, _ in self._rejected)
+
     def reject(self, profile: Profile, reason: str) -> None:
         """Serve the profile's camera with the default from now on, until the camera's profile changes."""
         camera_id = profile.info.camera_id
@@ -100,3 +115,56 @@ class CameraProfiles:
             ids = [None if each is None else each.profile_id for each in (before.get(camera_id), profiles.get(camera_id))]
             if ids[0] != ids[1]:
                 log.info("profile changed", camera_id=camera_id, before=ids[0] or "default", profile_id=ids[1] or "default")
+
+
+@dataclass(slots=True)
+class _Observed:
+    """What a camera sends."""
+
+    captured_at_ms: int
+    interval_ms: float = 0.0  # mean of the last intervals
+    intervals: int = 0
+    told: frozenset[str] = frozenset()  # warnings that are in force
+
+
+class FootageCheck:
+    """Compares what cameras send with the footage that their profiles were learned from: frames per second, and shape of images.
+
+    A mismatch makes everything look faster, slower or distorted, and there is nothing else that would tell.
+    """
+
+    def __init__(self, bundle: Bundle, max_gap_ms: int, metrics: Metrics) -> None:
+        self._spec, self._max_gap_ms, self._metrics = bundle.spec, max_gap_ms, metrics
+        self._cameras: dict[str, _Observed] = {}
+
+    def add(self, info: FrameInfo, profile: Profile | None) -> None:
+        """Look at a camera's next frame; ``profile``: None for the bundle's default."""
+        camera = self._cameras.setdefault(info.camera_id, _Observed(info.captured_at_ms))
+        between_ms, camera.captured_at_ms = info.captured_at_ms - camera.captured_at_ms, info.captured_at_ms
+        if 0 < between_ms <= self._max_gap_ms:
+            camera.intervals = min(camera.intervals + 1, _RATE_FRAMES)
+            camera.interval_ms += (between_ms - camera.interval_ms) / camera.intervals
+        if camera.intervals == _RATE_FRAMES:
+            self._compare(camera, info, profile)
+
+    def _compare(self, camera: _Observed, info: FrameInfo, profile: Profile | None) -> None:
+        learned = self._spec if profile is None else profile.info
+        fps, shape = 1000 / camera.interval_ms, info.width_px / info.height_px
+        rate_ratio, shape_ratio = fps / learned.fps, shape / (learned.width_px / learned.height_px)
+        self._metrics.rate_ratio.labels(info.camera_id).set(rate_ratio)
+        now = frozenset(
+            name
+            for name, ratio, most in (("rate", rate_ratio, _RATE_TOLERANCE), ("shape", shape_ratio, _SHAPE_TOLERANCE))
+            if not 1 / most <= ratio <= most
+        )
+        if new := now - camera.told:
+            log.warning(
+                "a camera does not send what its profile was learned from; learn it again, or mend the camera",
+                camera_id=info.camera_id,
+                mismatch=sorted(new),
+                fps=round(fps, 1),
+                learned_fps=round(learned.fps, 1),
+                image=f"{info.width_px}x{info.height_px}",
+                learned_image=f"{learned.width_px}x{learned.height_px}",
+            )
+        camera.told = now

@@ -49,6 +49,8 @@ class Scored(NamedTuple):
     """What the clip was scored with."""
     refused: Refused | None = None
     """The camera's profile, if the default had to be used instead."""
+    state: NDArray[np.float32] | None = None
+    """The model's state after the clip, float32 (C, h, w), if it was asked for."""
 
 
 class Scorer:
@@ -80,15 +82,22 @@ class Scorer:
         """Change the score from which on heat maps are needed."""
         self._engine.heatmap_threshold = self._scale * (threshold - _SCORE_ROUNDING * abs(threshold))
 
-    def score(self, clips: Sequence[Clip], profiles: Sequence[CameraProfile]) -> list[Scored]:
+    def score(
+        self, clips: Sequence[Clip], profiles: Sequence[CameraProfile], keep_state: Sequence[bool] | None = None
+    ) -> list[Scored]:
         """Score at most the engine's ``max_clips`` clips, each with its camera's profile, and update their memories.
 
-        A clip with whose profile the engine fails is scored with the default.
+        A clip with whose profile the engine fails is scored with the default. ``keep_state``: which results are to have the
+        model's state; those clips do not use the GPU cache.
 
         Raises:
             EngineFailed, EngineClosed: the memory of a clip that was not scored is unchanged.
         """
-        use_cache = [self._cache is not None and self._cache.reserve(clip.memory) for clip in clips]
+        keep = keep_state or [False] * len(clips)
+        use_cache = [
+            self._cache is not None and not kept and self._cache.reserve(clip.memory)
+            for clip, kept in zip(clips, keep, strict=True)
+        ]
         pairs = list(zip(clips, profiles, strict=True))
         cached = [pair for pair, use in zip(pairs, use_cache, strict=True) if use]
         uploaded = [pair for pair, use in zip(pairs, use_cache, strict=True) if not use]
@@ -99,7 +108,10 @@ class Scorer:
             if self._cache is not None:
                 self._count_cache_misses(len(uploaded))
             results[False] = iter(self._score_pairs(self._score_whole_clips, uploaded))
-        return [next(results[use]) for use in use_cache]
+        scored = [next(results[use]) for use in use_cache]
+        return [
+            each._replace(state=clip.memory.state) if kept else each for each, clip, kept in zip(scored, clips, keep, strict=True)
+        ]
 
     def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:
         """The results of one call, or of a call for each clip if a profile may be what the engine fails with."""

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,8 +14,10 @@ from redis.retry import Retry
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
 from streamer.errors import Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, Fields, Progress, Step
+from streamer.interfaces import CameraState, Fields, LearnerSnapshot, Progress, Step
 from streamer.types import Partition
+
+_CAMERA, _LEARNER = "camera:", "learner:"  # first parts of field names in the hash of a partition
 
 _CONNECT_TIMEOUT_S = 3.0
 _REPLY_TIMEOUT_S = 5.0
@@ -136,8 +138,9 @@ class RedisProgressStore:
         with redis_errors():
             stored = cast("dict[str, str]", self._client.hgetall(key))
         next_offset = stored.pop("next_offset", None)
-        cameras = {name.removeprefix("camera:"): CameraState.model_validate_json(state) for name, state in stored.items()}
-        return Progress(None if next_offset is None else int(next_offset), cameras)
+        cameras = {name: CameraState.model_validate_json(text) for name, text in _with_prefix(_CAMERA, stored)}
+        learners = {name: LearnerSnapshot.model_validate_json(text) for name, text in _with_prefix(_LEARNER, stored) if text}
+        return Progress(None if next_offset is None else int(next_offset), cameras, learners)
 
     def apply(self, step: Step) -> None:
         keys, arguments = self._script_call(step)
@@ -150,7 +153,9 @@ class RedisProgressStore:
         cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
         keys = [self._progress_key(*step.partition), self._settings.events_key, *map(self._settings.scores_key, cameras)]
         pairs = {"next_offset": str(step.next_offset)}
-        pairs |= {f"camera:{camera_id}": state.model_dump_json() for camera_id, state in step.cameras.items()}
+        pairs |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
+        # An empty text instead of a deletion: the script only sets.
+        pairs |= {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
         key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=3)}
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
@@ -159,6 +164,10 @@ class RedisProgressStore:
         for index, fields in entries:
             arguments += [index, 2 * len(fields), *_flat(fields)]
         return keys, arguments
+
+
+def _with_prefix(prefix: str, stored: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    return ((name.removeprefix(prefix), text) for name, text in stored.items() if name.startswith(prefix))
 
 
 def _flat(fields: Fields) -> list[str]:

@@ -55,15 +55,24 @@ class RedisProfileStore:
             raise ProfileCorrupt(f"{name}: the content is that of {profile.profile_id}; import the profile again")
         return profile
 
+    def put_first(self, profile: Profile) -> None:
+        self._put(profile, replace=False)
+
     def put(self, profile: Profile) -> None:
         """Make a profile its camera's current one and its newest version."""
+        self._put(profile, replace=True)
+
+    def _put(self, profile: Profile, *, replace: bool) -> None:
         camera_id, profile_id = profile.info.camera_id, profile.profile_id
         text = base64.b64encode(profile_bytes(profile)).decode()
         history, content = self._history_key(camera_id), self._content_key(camera_id)
 
         def change(pipeline: Pipeline) -> None:
             others = [each for each in pipeline.lrange(history, 0, -1) if each != profile_id]
+            served = pipeline.hexists(self._current_key, camera_id)
             pipeline.multi()
+            if served and not replace:
+                return
             pipeline.hset(content, profile_id, text)
             pipeline.lrem(history, 0, profile_id)
             pipeline.lpush(history, profile_id)
@@ -145,5 +154,5 @@ def _decoded(text: str, name: str) -> bytes:
 def _version_before(camera_id: str, history: list[str], current: str | None) -> str:
     place = history.index(current) + 1 if current in history else 0
     if place >= len(history):
-        raise ProfileError(f"camera {camera_id!r} has no earlier version of its profile; to go back to the default: remove")
+        raise ProfileError(f"camera {camera_id!r} has no earlier version of its profile; to have it learned anew: relearn")
     return history[place]

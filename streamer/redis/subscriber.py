@@ -26,6 +26,10 @@ class ScoreEntry(NamedTuple):
     scored_at_ms: int
     profile_id: str | None = None
     """None for the bundle's default."""
+    learning: float | None = None
+    """Share of the least time of learning that is over, 0 to 1; None if the camera is not being learned."""
+    learning_left_s: float | None = None
+    """The rest of the least time."""
 
 
 class Updates(NamedTuple):
@@ -105,4 +109,5 @@ def _event(fields: dict[str, str]) -> Event | None:
 def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:
     captured_at_ms, scored_at_ms = int(fields["captured_at_ms"]), int(fields["scored_at_ms"])
     score, threshold = float(fields["score"]), float(fields["threshold"])
-    return ScoreEntry(camera_id, captured_at_ms, score, threshold, scored_at_ms, fields.get("profile_id"))
+    learning, left_s = (float(fields[name]) if name in fields else None for name in ("learning", "learning_left_s"))
+    return ScoreEntry(camera_id, captured_at_ms, score, threshold, scored_at_ms, fields.get("profile_id"), learning, left_s)

@@ -101,8 +101,10 @@ class MemoryProgressStore:
         if stored.next_offset != step.expected:
             raise Fenced(f"{step.partition}: stored progress is {stored.next_offset}, expected {step.expected}")
         # Through JSON and back, as in Redis.
+        snapshots = {**stored.learners, **step.learners}
+        learners = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
-        self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states})
+        self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states}, learners)
         self.scores += step.scores
         self.events += step.events
         if failure == "unanswered":
@@ -128,6 +130,13 @@ class MemoryProfileStore:
         """Make something current that need not be the camera's."""
         self.profiles[camera_id] = (profile_id, content)
         self._changes += 1
+
+    def put_first(self, profile: Profile) -> None:
+        """As the protocol says."""
+        if not self.available:
+            raise RedisUnavailable("nothing listens there")
+        if profile.info.camera_id not in self.profiles:
+            self.put(profile)
 
     def remove(self, camera_id: str) -> None:
         """Put a camera back to the default profile."""

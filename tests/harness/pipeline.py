@@ -18,8 +18,9 @@ from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
+from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
-from streamer.pipeline.profiles import CameraProfiles
+from streamer.pipeline.profiles import CameraProfiles, FootageCheck
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
@@ -133,7 +134,9 @@ class Rig:
         engine: Engine | None = None,
         score_scale: float = 1.0,
         bundle: Bundle = BUNDLE,
+        settings: Settings = SETTINGS,
     ) -> None:
+        self._settings = settings
         self.profiles = MemoryProfileStore()
         self._bundle = bundle
         self.topic = MemoryTopic(messages)
@@ -152,8 +155,8 @@ class Rig:
         self.source = MemoryFrameSource(self.topic, self._poll_messages)
         self.metrics = Metrics()
         self.health = Health(self.clock)
-        decider = Decider(SETTINGS, self._bundle, "brightness", FakeClock(1.0))
-        profiles = CameraProfiles(self.profiles, self._bundle, SETTINGS, self.metrics)
+        decider = Decider(self._settings, self._bundle, "brightness", FakeClock(1.0))
+        profiles = CameraProfiles(self.profiles, self._bundle, self._settings, self.metrics)
         profiles.load()
         threshold, default_profile = decider.least_exit(profiles.all()), self._bundle.default_profile
         self.pipeline = Pipeline(
@@ -162,6 +165,8 @@ class Rig:
             clips=ClipBuffer(self.engine.spec, 5_000),
             batcher=MicroBatcher(self._max_clips, 0.05),
             profiles=profiles,
+            footage_check=FootageCheck(self._bundle, 5_000, self.metrics),
+            learning=CameraLearning(self._bundle, self._settings, profiles, self.metrics),
             scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
             decider=decider,
             store=self.store,

@@ -81,7 +81,7 @@ def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path) -> None:
     ]
     assert run("rollback", "gate") == f"gate: {OLD.profile_id}\n"
     assert run("rollback", "gate", "--to", NEW.profile_id) == f"gate: {NEW.profile_id}\n"
-    assert run("remove", "gate") == "gate: default\n"
+    assert run("relearn", "gate") == "gate: default\n"
     assert [cells(line)[0] for line in run().splitlines()] == ["camera", "yard"]
     assert run("rollback", "gate") == f"gate: {NEW.profile_id}\n"
 
@@ -111,7 +111,7 @@ def test_errors_say_what_to_do(run: Run, tmp_path: Path) -> None:
         ("show", "gate"): "'gate' never had a profile of its own",
         ("rollback", "gate"): "'gate' has no earlier version of its profile",
         ("rollback", "gate", "--to", "x"): "'gate' has no version x; see: oddsight-stream cameras show gate",
-        ("remove", "gate"): "'gate' has no profile of its own",
+        ("relearn", "gate"): "'gate' has no profile of its own",
     }
 
     for arguments, says in expected.items():

@@ -1,6 +1,6 @@
 """What all models of video clips have in common: the graph that engines run, its training stages and its score scale."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from deploy.engine import Clips
 from deploy.spec import ClipSpec
 from deploy.statistics import normal_tail
 from trainer.data.clips import ClipDataset, Split
+from trainer.data.footage import Footage
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Samples, TrainingData
 
@@ -72,6 +73,14 @@ class ServingNetwork(nn.Module):
 
         A network with profiles returns it as the profile (P,) of this footage's camera and is unchanged.
         """
+        raise NotImplementedError
+
+    def adaptation_stage(self, footage: Sequence[Footage], progress: ProgressBar) -> tuple[TrainingStage, Tensor]:
+        """A stage that adapts a trained network with profiles to one camera, and the values (A,) that it learns."""
+        raise NotImplementedError
+
+    def fit_profile(self, train: ClipDataset, validation: ClipDataset, adaptation: Tensor | None) -> Tensor:
+        """As :meth:`fit_scale` of a network with profiles, with an adaptation (A,) to the camera."""
         raise NotImplementedError
 
 

@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from trainer.models.esad import entropy_loss
 from trainer.models.layers import detached
-from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowNet, init_he, normalise_frames
+from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, AnomalyOutput, FlowFeatures, FlowNet, init_he, normalise_frames
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Batch
 
@@ -22,6 +22,7 @@ SCENE_WEIGHT = 0.3
 _ENTROPY_WEIGHT = 0.01
 _WEIGHT_DECAY = 1e-4
 _WARM_UP_SHARE = 0.02
+_ADAPTATION_RATE = 1e-2
 _MOVING_WEIGHT = 3.0
 _FOCUS = 2.0
 _ANOMALOUS_WEIGHT = 3.0
@@ -117,7 +118,8 @@ class AnomalyLearner(_NetworkLearner):
         super().__init__(detector, networks.anomaly_net, networks.learning_rate)
         if not networks.pretrained:
             networks.anomaly_net.init_weights()
-        self._flow_net, self._anomaly_net = networks.flow_net, networks.anomaly_net
+        self._flow_net: FlowNet = networks.flow_net
+        self._anomaly_net: nn.Module = networks.anomaly_net
 
     def losses(self, samples: Tensor) -> Mapping[str, Tensor]:
         return self.prediction_losses(self.predict(samples))
@@ -140,6 +142,28 @@ class AnomalyLearner(_NetworkLearner):
             "latent_distance": focal_loss(output.distance, coarse_anomalous, coarse_ignored),
             "scene": SCENE_WEIGHT * (output.scene - prediction.scene).abs().mean(),
         }
+
+
+class AdaptationLearner(AnomalyLearner):
+    """Learns a camera's adaptation of a trained AnomalyNet on pseudo-anomalies of its footage; both networks are frozen."""
+
+    def __init__(self, detector: nn.Module, networks: TrainableNetworks) -> None:
+        detector.requires_grad_(requires_grad=False)
+        self.adapted = _AdaptedNet(networks.anomaly_net)
+        _NetworkLearner.__init__(self, detector, self.adapted, _ADAPTATION_RATE)
+        self._flow_net, self._anomaly_net = networks.flow_net, self.adapted
+
+
+class _AdaptedNet(nn.Module):
+    """An AnomalyNet with one camera's adaptation, which alone is learned."""
+
+    def __init__(self, anomaly_net: AnomalyNet) -> None:
+        super().__init__()
+        self._forward = anomaly_net.forward  # not a child, so that its weights are not among the parameters
+        self.values = nn.Parameter(torch.zeros(2 * sum(anomaly_net.adapted.values())))
+
+    def forward(self, frame: Tensor, features: FlowFeatures, position: Tensor) -> AnomalyOutput:
+        return self._forward(frame, features, position, self.values.expand(len(frame), -1))
 
 
 def focal_loss(logits: Tensor, anomalous: Tensor, ignored: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ Training (``stages``): FlowNet learns from classical optical flow; then, with Fl
 pseudo-anomalies and, if there are any, operators' annotations; last, the default profile is fitted to normal footage.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from deploy.profile_learning import normal_size
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
+from trainer.data.footage import Footage
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
 from trainer.models.video_ede.learners import TrainableNetworks
-from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, normalise_frames, resize_to, warp
+from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, adapted_channels, normalise_frames, resize_to, warp
 from trainer.models.video_ede.score_scale import (
     ScoreMaps,
     fit_profile,
@@ -34,7 +35,7 @@ from trainer.models.video_ede.score_scale import (
     score_footage,
     unpack_profile,
 )
-from trainer.models.video_ede.stages import fine_tuning_stages, training_stages
+from trainer.models.video_ede.stages import adaptation_stage, fine_tuning_stages, training_stages
 from trainer.training.interfaces import Settings
 
 KIND = "video-ede"
@@ -76,6 +77,11 @@ class VideoEdeConfig(Settings):
     def state_shape(self) -> tuple[int, int, int]:
         return (_FRAME_CHANNELS * HISTORY[-1] + sum(_MOTION_CHANNELS), *self.grid)
 
+    @property
+    def adaptation_size(self) -> int:
+        """Number of values of a profile that adapt the network; the others say what is normal."""
+        return 2 * sum(adapted_channels(self.width).values())
+
     def spec(self, fps: float) -> ClipSpec:
         return ClipSpec(
             length=1,
@@ -85,7 +91,7 @@ class VideoEdeConfig(Settings):
             fps=fps,
             state_shape=self.state_shape,
             state_warmup_frames=WARMUP_FRAMES,
-            profile_size=normal_size(self.grid),
+            profile_size=self.adaptation_size + normal_size(self.grid),
         )
 
 
@@ -113,19 +119,24 @@ class VideoEde(ServingNetwork):
         self.position = nn.Buffer(position_grid(config.grid)[None], persistent=False)
 
     def forward(self, clips: Tensor, state: Tensor, profile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps, next_state = self.score_maps(clips, state)
-        heatmap = heat_map(maps, unpack_profile(profile, self.config.grid))  # (N, h, w)
+        adaptation, normal = profile.tensor_split([self.config.adaptation_size], dim=1)
+        maps, next_state = self.score_maps(clips, state, adaptation)
+        heatmap = heat_map(maps, unpack_profile(normal, self.config.grid))  # (N, h, w)
         return torch.amax(heatmap, dim=(1, 2)), heatmap, next_state
 
-    def score_maps(self, clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
-        """The parts of the score before scaling, and the next state (N, 38, h, w) with h = H / 4, w = W / 4."""
+    def score_maps(self, clips: Tensor, state: Tensor, adaptation: Tensor | None = None) -> tuple[ScoreMaps, Tensor]:
+        """The parts of the score before scaling, and the next state (N, 38, h, w) with h = H / 4, w = W / 4.
+
+        ``adaptation``: of each clip's camera, (N, A); None for none.
+        """
         frame = clips.float()[:, 0, :, :, 0][:, None]  # (N, 1, H, W)
         # In memory order: gathering the pixels of each cell would take 2 % of all time.
         packed = frame.reshape(-1, _FRAME_CHANNELS, *self.config.grid)  # (N, 16, h, w)
         past, before = self._unpack_state(packed, state)
         history = [maps.reshape(-1, 1, *frame.shape[2:]) for maps in past]  # (N, 1, H, W) each, the newest first
         features = self.motion(torch.cat([frame, *history], dim=1))
-        output = self.judge(normalise_frames(frame), features, self.position.expand(frame.shape[0], -1, -1, -1))
+        position = self.position.expand(frame.shape[0], -1, -1, -1)
+        output = self.judge(normalise_frames(frame), features, position, adaptation)
         distance = resize_to(torch.sigmoid(output.distance), output.anomaly)
         anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
@@ -140,11 +151,23 @@ class VideoEde(ServingNetwork):
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, rate, pretrained=True)
         return fine_tuning_stages(self, networks, split, progress)
 
+    def adaptation_stage(self, footage: Sequence[Footage], progress: ProgressBar) -> tuple[TrainingStage, Tensor]:
+        networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate, pretrained=True)
+        return adaptation_stage(self, networks, footage, progress)
+
     def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor:
+        return self.fit_profile(train, validation, None)
+
+    def fit_profile(self, train: ClipDataset, validation: ClipDataset, adaptation: Tensor | None) -> Tensor:
         shape = self.config.state_shape
-        first = score_first_frames(self.score_maps, validation, shape)
-        train_maps, validation_maps = (score_footage(self.score_maps, clips, shape) for clips in (train, validation))
-        return fit_profile(train_maps, validation_maps, first, self.config.grid)
+        adaptation = torch.zeros(self.config.adaptation_size) if adaptation is None else adaptation
+
+        def score_maps(clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
+            return self.score_maps(clips, state, adaptation.expand(len(clips), -1))
+
+        first = score_first_frames(score_maps, validation, shape)
+        train_maps, validation_maps = (score_footage(score_maps, clips, shape) for clips in (train, validation))
+        return torch.cat([adaptation, fit_profile(train_maps, validation_maps, first, self.config.grid)])
 
     def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
         *frames, maps = torch.split(state, [_FRAME_CHANNELS] * HISTORY[-1] + [sum(_MOTION_CHANNELS)], dim=1)

@@ -4,6 +4,7 @@ Shapes: frames are (N, C, H, W) with H and W multiples of 8; cells are 4 x 4 pix
 of modules are the keys of stored weights and must not change.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -98,6 +99,30 @@ class AnomalyOutput(NamedTuple):
     code: Tensor  # the second latent z', (N, latent, h / 2, w / 2)
 
 
+class Adaptation:
+    """A camera's own scales and shifts of features (feature-wise linear modulation: Perez et al., "FiLM", 2018).
+
+    They adapt a network that was trained on other cameras without changing its weights, so that cameras share a micro-batch.
+    ``values``: (N, 2 * sum of ``channels``), of each layer the scales minus 1, then the shifts; zeros change nothing.
+    """
+
+    def __init__(self, values: Tensor, channels: Mapping[str, int]) -> None:
+        counts = [count for each in channels.values() for count in (each, each)]
+        parts = torch.split(values[:, :, None, None], counts, dim=1)  # (N, C, 1, 1) each
+        self._layers = dict(zip(channels, zip(parts[::2], parts[1::2], strict=True), strict=True))
+
+    def __call__(self, layer: str, features: Tensor) -> Tensor:
+        """Features (N, C, h, w) of a layer, scaled and shifted."""
+        scale, shift = self._layers[layer]
+        return torch.addcmul(features + shift, features, scale)
+
+
+def adapted_channels(width: int) -> dict[str, int]:
+    """The layers of an :class:`AnomalyNet` that can be adapted to a camera, and their channels."""
+    whole = dict.fromkeys(("down", "near", "wide", "encoded", "again"), width)
+    return {**whole, "head": width // 2, "anomaly": 1, "distance": 1}
+
+
 class AnomalyNet(nn.Module):
     """How anomalous each cell is: an encoder-decoder-encoder over flow, features, appearance and position.
 
@@ -124,6 +149,7 @@ class AnomalyNet(nn.Module):
         self.encoder_again = nn.Sequential(*_three_convs(width // 2 + 2, width, latent))
         self.slope = nn.Parameter(torch.tensor(1.0))
         self.level = nn.Parameter(torch.tensor(-3.0))
+        self.adapted = adapted_channels(width)
 
     def init_weights(self) -> None:
         """Bias initial predictions towards normal, as anomalies are rare (Lin et al., "Focal Loss", 2017, section 3.3)."""
@@ -132,23 +158,32 @@ class AnomalyNet(nn.Module):
             nn.init.normal_(last.weight, 0.0, 0.05)  # type: ignore[arg-type]  # the last layer of a Sequential is a convolution
         nn.init.constant_(self.strange.bias, _INITIAL_LOGIT)  # type: ignore[arg-type]  # it has a bias
 
-    def forward(self, frame: Tensor, features: FlowFeatures, position: Tensor) -> AnomalyOutput:
-        """``frame``: the newest one, normalised, (N, 1, H, W). ``position``: (N, 2, h, w), -1 to 1 across and down."""
+    def forward(self, frame: Tensor, features: FlowFeatures, position: Tensor, adaptation: Tensor | None = None) -> AnomalyOutput:
+        """``frame``: the newest one, normalised, (N, 1, H, W). ``position``: (N, 2, h, w), -1 to 1 across and down.
+
+        ``adaptation``: of each frame's camera, (N, A), see :class:`Adaptation`; None for none.
+        """
+        adapt = (lambda _, maps: maps) if adaptation is None else Adaptation(adaptation, self.adapted)
         looks = self.look(frame)  # (N, width / 3, h, w)
         inputs = torch.cat([features.fine, features.flow, looks, position], dim=1)
-        down = torch.relu(self.down(inputs))  # (N, width, h / 2, w / 2)
-        near = torch.relu(self.join(torch.cat([down, features.coarse], dim=1)))  # (N, width, h / 2, w / 2)
-        encoded = torch.relu(self.mix(torch.cat([near, resize_to(self.wide(near), near)], dim=1)))  # (N, width, h / 2, w / 2)
+        down = torch.relu(adapt("down", self.down(inputs)))  # (N, width, h / 2, w / 2)
+        near = torch.relu(adapt("near", self.join(torch.cat([down, features.coarse], dim=1))))  # (N, width, h / 2, w / 2)
+        wide = adapt("wide", self.wide(near))  # (N, width, h / 4, w / 4)
+        mixed = self.mix(torch.cat([near, resize_to(wide, near)], dim=1))
+        encoded = torch.relu(adapt("encoded", mixed))  # (N, width, h / 2, w / 2)
         fine = self.from_fine(torch.cat([features.fine, looks], dim=1))  # (N, width / 2, h, w)
-        anomaly = self.strange(torch.relu(resize_to(self.from_coarse(encoded), fine) + fine))  # (N, 1, h, w)
+        # At half size: at full size it would cost four times as much.
+        coarse = adapt("head", self.from_coarse(encoded))
+        anomaly = self.strange(torch.relu(resize_to(coarse, fine) + fine))  # (N, 1, h, w)
         coarse_position = nn.functional.avg_pool2d(position, 2)  # (N, 2, h / 2, w / 2)
         latent = self.latent(encoded)  # (N, latent, h / 2, w / 2)
         scene = self.decoder(torch.cat([latent, coarse_position], dim=1))  # (N, 3, h, w)
-        latent_again = self.encoder_again(torch.cat([self.again(scene), coarse_position], dim=1))  # (N, latent, h / 2, w / 2)
+        again = self.encoder_again[0](torch.cat([self.again(scene), coarse_position], dim=1))  # (N, width, h / 2, w / 2)
+        latent_again = self.encoder_again[1:](adapt("again", again))  # (N, latent, h / 2, w / 2)
         distance = (to_float32(latent) - to_float32(latent_again)).square().mean(dim=1, keepdim=True)  # (N, 1, h / 2, w / 2)
         # softplus keeps the slope positive: a larger distance must mean more anomalous.
         logit = nn.functional.softplus(self.slope) * distance + self.level
-        return AnomalyOutput(to_float32(anomaly), logit, scene, latent_again)
+        return AnomalyOutput(adapt("anomaly", to_float32(anomaly)), adapt("distance", logit), scene, latent_again)
 
 
 def _three_convs(before: int, width: int, after: int) -> list[nn.Module]:

@@ -89,11 +89,15 @@ def fit_profile(
     usual = UsualMaps(grid)
     for maps in train:
         usual.add(maps.numpy())
-    held_out = [maps.numpy() for maps in validation]
     unscaled = Normal(usual.anomaly(), usual.speed())
-    normal = unscaled.with_ranges(held_out).with_sum_range(held_out)
-    first_range = unscaled.with_ranges([maps.numpy() for maps in first]).anomaly_range
-    return torch.from_numpy(normal._replace(first_range=first_range).values())
+    held_out, firsts = ([maps.numpy() for maps in part] for part in (validation, first))
+    ranges, first_ranges = (unscaled.with_ranges(_joined(map(unscaled.part_maxima, part))) for part in (held_out, firsts))
+    normal = ranges.with_sum_range(_joined(map(ranges.sum_maxima, held_out)))
+    return torch.from_numpy(normal._replace(first_range=first_ranges.anomaly_range).values())
+
+
+def _joined(maxima: Iterable[profile_learning.Map]) -> profile_learning.Map:
+    return np.concatenate(list(maxima), axis=-1)
 
 
 def _sum(maps: ScoreMaps, normal: CameraNormal) -> Tensor:

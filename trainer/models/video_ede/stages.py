@@ -7,9 +7,17 @@ from torch import Tensor, nn
 
 from trainer.data.annotations import AnnotatedClip
 from trainer.data.clips import Split
+from trainer.data.footage import Footage
 from trainer.errors import TooLittleFootage
 from trainer.models.base import ProgressBar, ServingNetwork, TrainingStage
-from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks, split_scene_batch
+from trainer.models.video_ede.learners import (
+    AdaptationLearner,
+    AnomalyLearner,
+    FeedbackLearner,
+    FlowLearner,
+    TrainableNetworks,
+    split_scene_batch,
+)
 from trainer.models.video_ede.networks import CELL_PX, normalise_frames
 from trainer.pseudo_anomalies.annotated_samples import AnnotatedSamples, find_annotated_frames
 from trainer.pseudo_anomalies.samples import FlowSamples, PseudoAnomalySamples, SceneSource, flow_examples
@@ -56,14 +64,34 @@ def fine_tuning_stages(
     yield _anomaly_stage(network, networks, _find_views(networks, split), split.annotated, progress, 1.0)
 
 
+def adaptation_stage(
+    network: ServingNetwork, networks: TrainableNetworks, footage: Sequence[Footage], progress: ProgressBar
+) -> tuple[TrainingStage, Tensor]:
+    """The stage that adapts a trained AnomalyNet to one camera, and the values (A,) that it learns.
+
+    Raises:
+        TooLittleFootage: no video is long enough to see motion in.
+    """
+    views = _long_enough(networks, footage)
+    (count,) = _at_most((_SEGMENTED_FRAMES,), (views,), 1)
+    with progress("finding moving objects", count) as advance:
+        source = SceneSource(segment_views(views, count, DisFlow(), lambda: advance(1)), networks.history)
+    learner, samples = AdaptationLearner(network, networks), PseudoAnomalySamples(source)
+    data, first = TrainingData(samples, prefetch=True), samples.draw(torch.arange(1)).samples
+    stage = TrainingStage("adaptation", 1.0, ANOMALY_BATCH, learner, data, first, lambda part: (part, part), early_stopping=False)
+    return stage, learner.adapted.values
+
+
 def _find_views(networks: TrainableNetworks, split: Split) -> Views:
+    return _long_enough(networks, split.train), _long_enough(networks, split.validation)
+
+
+def _long_enough(networks: TrainableNetworks, footage: Sequence[Footage]) -> list[CameraView]:
     oldest = networks.history[-1]
-    train, validation = (
-        camera_views([video for video in part if len(video.frames) > oldest]) for part in (split.train, split.validation)
-    )
-    if not (train and validation):
+    views = camera_views([video for video in footage if len(video.frames) > oldest])
+    if not views:
         raise TooLittleFootage(f"no video has {oldest + 1} frames to see motion in; give longer videos")
-    return train, validation
+    return views
 
 
 def _flow_stage(network: ServingNetwork, networks: TrainableNetworks, views: Views, progress: ProgressBar) -> TrainingStage:
@@ -125,7 +153,7 @@ def _annotated_samples(source: SceneSource, annotated: Sequence[AnnotatedClip], 
     return AnnotatedSamples(source, anomalies, false_alarms)
 
 
-def _at_most(counts: tuple[int, int], views: Views, per_frame: int) -> list[int]:
+def _at_most(counts: tuple[int, ...], views: tuple[list[CameraView], ...], per_frame: int) -> list[int]:
     frames = [sum(view.frames for view in part) for part in views]
     more = max(1.0, len({view.camera for view in views[0]}) / _CAMERAS)
     return [min(round(count * more), per_frame * limit) for count, limit in zip(counts, frames, strict=True)]

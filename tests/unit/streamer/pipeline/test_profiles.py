@@ -10,8 +10,8 @@ from deploy.profile import Profile
 from streamer.config import Settings
 from streamer.errors import RedisUnavailable
 from streamer.monitoring import Metrics
-from streamer.pipeline.profiles import CameraProfiles
-from streamer.types import FrameMessage, Partition
+from streamer.pipeline.profiles import CameraProfiles, FootageCheck
+from streamer.types import FrameInfo, FrameMessage, Partition
 from tests.harness.fakes import MemoryProfileStore
 from tests.harness.pipeline import BUNDLE, PROFILED, PROFILED_BUNDLE, SETTINGS, Rig, message, profile_of
 
@@ -204,3 +204,20 @@ def test_profile_that_breaks_the_engine_is_rejected() -> None:
     [line] = [line for line in lines if line["event"].startswith("unusable")]
     assert (line["camera_id"], line["profile_id"]) == ("gate", harmful.profile_id)
     assert line["reason"].startswith("brightness: ")
+
+
+def frames_of(fps: float, width_px: int, count: int = 150) -> list[FrameInfo]:
+    return [FrameInfo(Partition("frames", 0), n, "gate", round(n * 1000 / fps), width_px, 90) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("fps", "width_px", "mismatch"), [(10, 120, []), (20, 120, ["rate"]), (5, 120, ["rate"]), (10, 160, ["shape"])]
+)
+def test_other_footage_than_learned_is_told_once(fps, width_px, mismatch):
+    metrics = Metrics()
+    check = FootageCheck(PROFILED_BUNDLE, 5_000, metrics)
+    with capture_logs() as logs:
+        for info in frames_of(fps, width_px):
+            check.add(info, GATE)
+    assert [entry["mismatch"] for entry in logs] == ([mismatch] if mismatch else [])
+    assert metrics.registry.get_sample_value("oddsight_rate_ratio", {"camera_id": "gate"}) == pytest.approx(fps / 10, rel=0.01)

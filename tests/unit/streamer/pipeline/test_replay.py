@@ -42,7 +42,7 @@ def test_new_group_follows_setting(start: str, offset: int) -> None:
 
     plan = case.plan(start)
 
-    assert plan == StartPlan(offset, offset, {}, {}, 0)
+    assert plan == StartPlan(offset, offset, {}, {}, {}, 0)
     assert case.stored() == offset
 
 
@@ -144,7 +144,7 @@ def test_recreated_topic_resets_progress() -> None:
     plan = case.plan(out_of_range=True)
 
     reset = {"gate": CameraState(), "yard": CameraState()}
-    assert plan == StartPlan(FIRST, FIRST, {}, reset, 0)
+    assert plan == StartPlan(FIRST, FIRST, {}, reset, {}, 0)
     assert case.store.read(P0) == Progress(FIRST, reset)
 
 

@@ -72,7 +72,7 @@ def scored(network: VideoEde, frames: np.ndarray) -> tuple[np.ndarray, Tensor]:
 def profile(count: int = 1) -> Tensor:
     """Nothing is usual, and all ranges are 0 to 1."""
     places, rows = GRID[0] * GRID[1], GRID[0]
-    values = torch.cat([torch.zeros(places), torch.ones(rows), torch.tensor([0.0, 1.0]).repeat(4)])
+    values = torch.cat([torch.zeros(SMALL.adaptation_size + places), torch.ones(rows), torch.tensor([0.0, 1.0]).repeat(4)])
     return values.expand(count, -1)
 
 
@@ -113,7 +113,7 @@ def test_first_frame_is_scored_by_looks(frames):
     assert float(still.observed.max()) == 0.0
     assert float(moving.steady.max()) < 0.01
     assert torch.equal(moving.steady, still.steady)
-    assert torch.equal(heat_map(still, unpack_profile(profile(), GRID)), still.anomaly)
+    assert torch.equal(heat_map(still, unpack_profile(profile()[:, SMALL.adaptation_size :], GRID)), still.anomaly)
 
 
 def test_first_frame_is_its_own_past(frames):
@@ -232,3 +232,16 @@ def test_warm_up_forgets_the_past(network, street):
 def test_builder_matches_weights(network):
     again = build_video_ede(SMALL.model_dump())
     again.load_state_dict(network.state_dict(), strict=True)
+
+
+@torch.inference_mode()
+def test_each_clip_is_adapted_alone(network, frames):
+    clips = torch.cat([as_clip(frame) for frame in frames[:3]])
+    states, profiles = torch.zeros(3, *SMALL.state_shape), profile(3).clone()
+    profiles[1, : SMALL.adaptation_size] += 0.1
+    plain, adapted = network(clips, states, profile(3))[0], network(clips, states, profiles)[0]
+    assert torch.equal(plain[[0, 2]], adapted[[0, 2]])
+    assert abs(float(plain[1] - adapted[1])) > 1e-6
+    unadapted, _ = network.score_maps(clips, states)
+    same, _ = network.score_maps(clips, states, profile(3)[:, : SMALL.adaptation_size])
+    assert torch.equal(unadapted.anomaly, same.anomaly)

@@ -1,0 +1,278 @@
+"""Learning the profile of a camera that the service has never seen, while the default profile scores its frames.
+
+A learner goes through four phases: usual speeds and anomalies, their ranges, the range of their sum, and thresholds. Each takes
+a share of the least time and sees only frames that the phases before have not seen. Every few seconds a snapshot is written in
+the atomic step of the frames; after a restart the frames behind it are replayed, so that none is missing or counted twice.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import starmap
+from typing import Any, Final
+from weakref import WeakSet
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from deploy.bundle import DEFAULT_BUNDLE, Bundle
+from deploy.calibration import TAIL_PEAKS, Calibration, ScoredFrames, calibrate_scores
+from deploy.decision import DecisionTimes
+from deploy.errors import ProfileCorrupt, first_line
+from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
+from deploy.profile_learning import MAX_MAXIMA, Grid, Normal, ScoreMaps, UsualMaps, normal_size, state_maps
+from streamer.config import Settings, decision_times
+from streamer.interfaces import LearnerSnapshot
+from streamer.monitoring import Metrics
+from streamer.pipeline.profiles import CameraProfiles
+from streamer.types import FrameInfo, LearningProgress, Outcome
+
+log = structlog.get_logger("oddsight.learning")
+
+FOOTAGE_NAME: Final = "live"  # stands in a profile in place of the names of clips
+SNAPSHOT_EVERY_MS: Final = 5_000  # of capture time: what a restart replays at most
+
+PHASES: Final = ("usual", "ranges", "sum", "thresholds")
+_PHASE_ENDS: Final = (0.4, 0.6, 0.75, 1.0)  # as shares of the least time
+_MIN_FRAMES: Final = 100  # a phase ends after a multiple of this
+_MAX_FRAMES: Final = (60_000, MAX_MAXIMA, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
+_MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
+_MAX_SNAPSHOT_BYTES: Final = 8 << 20
+_COUNTS: Final = "counts"
+
+
+@dataclass(slots=True)
+class Counts:
+    """How far a camera is learned."""
+
+    offset: int = -1  # of the newest frame that was learned from
+    clip_from: int | None = None  # its first frame needed to rebuild the state
+    width_px: int = 0
+    height_px: int = 0
+    phase: int = 0  # index into PHASES; their number when all is done
+    frames: int = 0
+    phase_frames: int = 0
+    observed_ms: int = 0  # time between consecutive frames, without gaps
+    intervals: int = 0  # number of those times
+    last_ms: int = 0  # capture time of the newest frame
+
+
+class ProfileLearner:
+    """Learns one camera's profile from its outcomes, in bounded memory (about 1 MB, and 8 bytes for each frame of a phase)."""
+
+    def __init__(self, grid: Grid, least_s: float, max_gap_ms: int, times: DecisionTimes) -> None:
+        self.counts = Counts()
+        self.calibration: Calibration | None = None
+        """Set when all is learned."""
+        self._grid, self._least_ms, self._max_gap_ms, self._times = grid, least_s * 1000, max_gap_ms, times
+        self._usual = UsualMaps(grid.shape)
+        self._normal = Normal(self._usual.anomaly(), self._usual.speed())
+        self._rows: list[tuple[float, ...]] = []
+        """What the phase measured of each frame."""
+        self._snapshot_ms = -SNAPSHOT_EVERY_MS  # the first frame is stored at once: no restart can skip it
+
+    def progress(self) -> LearningProgress:
+        left_ms = max(0.0, self._least_ms - self.counts.observed_ms)
+        return LearningProgress(1.0 - left_ms / self._least_ms, left_ms / 1000)
+
+    def add(self, outcome: Outcome) -> None:
+        """Learn from the camera's next frame. A frame that was learned from before is passed over."""
+        info, counts = outcome.info, self.counts
+        if info.offset <= counts.offset or self.calibration is not None:
+            return
+        self._count(info, outcome.clip_from)
+        if outcome.state is None:
+            return
+        maps = state_maps(outcome.state[None], self._grid)
+        # Averages of less than their full time are not normal; they follow every gap.
+        if maps.observed[0, 0, 0] < 1.0:
+            return
+        counts.frames += 1
+        counts.phase_frames += 1
+        self._measure(maps, info.captured_at_ms)
+        due = counts.observed_ms >= _PHASE_ENDS[counts.phase] * self._least_ms and counts.phase_frames % _MIN_FRAMES == 0
+        if due or counts.phase_frames >= _MAX_FRAMES[counts.phase]:
+            self._end_phase()
+
+    def _count(self, info: FrameInfo, clip_from: int | None) -> None:
+        counts = self.counts
+        between_ms = info.captured_at_ms - counts.last_ms
+        if 0 < between_ms <= self._max_gap_ms:
+            counts.observed_ms += between_ms
+            counts.intervals += 1
+        counts.last_ms, counts.offset, counts.clip_from = info.captured_at_ms, info.offset, clip_from
+        counts.width_px, counts.height_px = info.width_px, info.height_px
+
+    def _measure(self, maps: ScoreMaps, captured_at_ms: int) -> None:
+        match PHASES[self.counts.phase]:
+            case "usual":
+                self._usual.add(maps)
+            case "ranges":
+                self._rows.append(tuple(self._normal.part_maxima(maps)[:, 0].tolist()))
+            case "sum":
+                self._rows.append(tuple(self._normal.sum_maxima(maps).tolist()))
+            case _:
+                self._rows.append((float(self._normal.scores(maps)[0]), captured_at_ms))
+
+    def _end_phase(self) -> None:
+        """Use what the phase measured. That of thresholds goes on until they are certain enough."""
+        columns = np.array(self._rows).T
+        match PHASES[self.counts.phase]:
+            case "usual":
+                self._normal = Normal(self._usual.anomaly(), self._usual.speed())
+            case "ranges":
+                self._normal = self._normal.with_ranges(columns.astype(np.float32))
+            case "sum":
+                self._normal = self._normal.with_sum_range(columns[0].astype(np.float32))
+            case _:
+                self._calibrate(columns[0].astype(np.float32), columns[1].astype(np.int64))
+                return
+        self._rows = []
+        self.counts.phase, self.counts.phase_frames = self.counts.phase + 1, 0
+
+    def _calibrate(self, scores: NDArray[np.float32], captured_at_ms: NDArray[np.int64]) -> None:
+        """Set the calibration if its tail is certain, or can be waited for no longer."""
+        gaps = np.flatnonzero(np.abs(np.diff(captured_at_ms)) > self._max_gap_ms) + 1
+        parts = zip(np.split(captured_at_ms, gaps), np.split(scores, gaps), strict=True)
+        calibration = calibrate_scores(list(starmap(ScoredFrames, parts)), self._times)
+        waited = self.counts.observed_ms >= _MOST_TIMES * self._least_ms or self.counts.phase_frames >= _MAX_FRAMES[-1]
+        if len(calibration.peaks) >= TAIL_PEAKS or waited:
+            self.calibration = calibration
+
+    def sees_another_size(self, info: FrameInfo) -> bool:
+        """Whether the camera's images have another size than those that were learned from."""
+        return self.counts.offset >= 0 and (info.width_px, info.height_px) != (self.counts.width_px, self.counts.height_px)
+
+    def profile(self, camera_id: str, model_id: str, head: ProfileValues, calibration: Calibration) -> Profile:
+        """The profile; the same frames give the same one, whenever they are read. ``head``: its values before those of normal."""
+        counts = self.counts
+        info = ProfileInfo(
+            camera_id=camera_id,
+            model_id=model_id,
+            created_at=datetime.fromtimestamp(counts.last_ms / 1000, UTC),
+            footage=(FOOTAGE_NAME,),
+            frames=counts.frames,
+            fps=max(counts.intervals, 1) * 1000 / max(counts.observed_ms, 1),
+            height_px=counts.height_px,
+            width_px=counts.width_px,
+            calibration=calibration,
+        )
+        return Profile(info, np.concatenate([head, self._normal.values()]))
+
+    def is_snapshot_due(self) -> bool:
+        """Whether so much was learned since the last snapshot that it is time for another."""
+        return self.counts.observed_ms - self._snapshot_ms >= SNAPSHOT_EVERY_MS
+
+    def snapshot(self) -> LearnerSnapshot:
+        """All that is needed to go on after a restart."""
+        from safetensors.numpy import save
+
+        self._snapshot_ms = self.counts.observed_ms
+        arrays = {**self._usual.arrays(), "normal": self._normal.values(), "rows": np.array(self._rows, np.float64)}
+        packed = zlib.compress(save(arrays, {_COUNTS: json.dumps(asdict(self.counts))}), level=1)
+        return LearnerSnapshot(clip_from=self.counts.clip_from, content=base64.b64encode(packed).decode())
+
+    def restore(self, snapshot: LearnerSnapshot) -> None:
+        """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
+        arrays, counts = _unpacked(snapshot)
+        shapes = {name: array.shape for name, array in self._usual.arrays().items()} | {"normal": self._normal.values().shape}
+        if any(arrays[name].shape != shape for name, shape in shapes.items()):
+            raise ProfileCorrupt("the snapshot is of another network")
+        self._usual = UsualMaps(self._grid.shape, arrays["speeds"].copy(), arrays["anomalies"].copy())
+        self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
+        self._rows = [tuple(row) for row in arrays["rows"].tolist()]
+        self.counts, self._snapshot_ms = counts, counts.observed_ms
+
+
+def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = zlib.decompressobj().decompress(base64.b64decode(snapshot.content), _MAX_SNAPSHOT_BYTES)
+        return load(content), Counts(**json.loads(header_entry(content, _COUNTS)))
+    except (SafetensorError, zlib.error, KeyError, ValueError, TypeError) as error:
+        raise ProfileCorrupt(f"not a snapshot of a learner ({first_line(error)})") from error
+
+
+Learners = dict[str, ProfileLearner | None]
+"""camera_id -> learner; None if the camera is learned, until its snapshot is dropped."""
+
+
+class CameraLearning:
+    """Which cameras are learned, and what becomes of their profiles."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, profiles: CameraProfiles, metrics: Metrics) -> None:
+        """Raises ProfileIncompatible if ``learning.enabled`` is set for a model that learns no profiles from its states."""
+        self.enabled = _is_enabled(bundle, settings)
+        self._bundle, self._profiles, self._metrics = bundle, profiles, metrics
+        self._least_s, self._times = settings.learning.min_minutes * 60, decision_times(settings)
+        self._max_gap_ms = round(settings.decision.max_gap_s * 1000)
+        self._grid = Grid.of(bundle) if self.enabled else Grid((1, 1), 1, 0.0)
+        default = np.empty(0, np.float32) if bundle.default_profile is None else bundle.default_profile
+        self._head = default[: len(default) - normal_size(self._grid.shape)]
+        self._learners: WeakSet[ProfileLearner] = WeakSet()
+
+    def learns(self, camera_id: str) -> bool:
+        """Whether the camera's profile is being learned: it has none of its own."""
+        return self.enabled and self._profiles.get(camera_id) is None and not self._profiles.has_been_rejected(camera_id)
+
+    def add(self, learners: Learners, outcome: Outcome) -> LearningProgress | None:
+        """Learn from a frame; None if the camera's profile is learned, with which the next frames are scored.
+
+        Raises RedisUnavailable if the profile was not stored; after a restart from the last snapshot it will be again.
+        """
+        camera_id = outcome.info.camera_id
+        if not self.learns(camera_id):  # another profile came while the frame was scored
+            learners[camera_id] = None
+            return None
+        learner = learners.get(camera_id)
+        if learner is None or learner.sees_another_size(outcome.info):
+            log.info("learning a camera", camera_id=camera_id, least_s=self._least_s, restarted=learner is not None)
+            learner = learners[camera_id] = self.new_learner()
+        learner.add(outcome)
+        if learner.calibration is None:
+            return learner.progress()
+        profile = learner.profile(camera_id, self._bundle.model_id, self._head, learner.calibration)
+        self._profiles.adopt(profile)
+        self._metrics.learned_profiles.inc()
+        log.info("camera learned", camera_id=camera_id, profile_id=profile.profile_id, frames=profile.info.frames)
+        learners[camera_id] = None
+        return None
+
+    def snapshots(self, learners: Learners) -> dict[str, LearnerSnapshot | None]:
+        """What the next step is to store: snapshots that are due, and None for cameras that are learned no more."""
+        self._metrics.learning_cameras.set(len(self._learners))
+        ended = [camera_id for camera_id, learner in learners.items() if learner is None]
+        for camera_id in ended:
+            del learners[camera_id]
+        due = {name: each.snapshot() for name, each in learners.items() if each is not None and each.is_snapshot_due()}
+        return {**dict.fromkeys(ended), **due}
+
+    def restore(self, snapshots: Mapping[str, LearnerSnapshot]) -> Learners:
+        """The learners of cameras with snapshots: None for one that is not to be learned any more."""
+        return {name: self._restored(name, snapshot) if self.learns(name) else None for name, snapshot in snapshots.items()}
+
+    def _restored(self, camera_id: str, snapshot: LearnerSnapshot) -> ProfileLearner:
+        learner = self.new_learner()
+        try:
+            learner.restore(snapshot)
+        except ProfileCorrupt as error:
+            log.warning("a camera is learned from the start again", camera_id=camera_id, reason=str(error))
+        return learner
+
+    def new_learner(self) -> ProfileLearner:
+        learner = ProfileLearner(self._grid, self._least_s, self._max_gap_ms, self._times)
+        self._learners.add(learner)
+        return learner
+
+
+def _is_enabled(bundle: Bundle, settings: Settings) -> bool:
+    if settings.learning.enabled is not None:
+        return settings.learning.enabled
+    is_for_all = bundle.path == DEFAULT_BUNDLE or bundle.manifest.metrics.get("cameras", 1) > 1
+    return is_for_all and bool(bundle.spec.profile_size)

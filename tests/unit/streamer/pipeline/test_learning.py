@@ -1,0 +1,184 @@
+"""Cameras without a profile are learned while they are watched, and a restart loses nothing of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.engine import CheckedEngine, Inputs, Scores
+from deploy.errors import ProfileCorrupt, ProfileIncompatible
+from deploy.profile_learning import Grid, Normal, Range, normal_size, state_maps
+from deploy.spec import ClipSpec
+from streamer.config import Settings
+from streamer.interfaces import LearnerSnapshot
+from streamer.monitoring import Metrics
+from streamer.pipeline.learning import CameraLearning, ProfileLearner
+from streamer.pipeline.profiles import CameraProfiles
+from streamer.types import FrameMessage, Partition
+from tests.harness.fakes import MemoryProfileStore
+from tests.harness.pipeline import BUNDLE, Rig, message
+
+GRID = Grid((4, 5), 1, 0.25)
+SPEC = ClipSpec(
+    length=1, height_px=16, width_px=20, state_shape=(6, 4, 5), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
+)
+UNIT = Normal(np.zeros(GRID.shape, np.float32), np.ones((4, 1), np.float32)).values()
+CONFIG = {"window": GRID.window, "steady_spreads": GRID.steady_spreads}
+VIDEO = replace(
+    BUNDLE,
+    manifest=BUNDLE.manifest.model_copy(
+        update={"spec": SPEC, "model": BUNDLE.manifest.model.model_copy(update={"kind": "video-ede", "config": CONFIG})}
+    ),
+    default_profile=UNIT,
+)
+P0 = Partition("frames", 0)
+FRAMES = 1500
+RNG = np.random.default_rng(7)
+BRIGHTNESS = np.clip(RNG.gamma(2.0, 0.08, FRAMES), 0, 1)
+
+
+class MotionEngine(CheckedEngine):
+    """Speed and anomaly of all places are the frame's brightness, averaged along time."""
+
+    name = "motion"
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, 32, UNIT)
+
+    def describe(self) -> dict[str, str]:
+        return {"backend": self.name}
+
+    def _run(self, inputs: Inputs) -> Scores:
+        bright = inputs["clips"].mean(axis=(1, 2, 3, 4)).astype(np.float32)[:, None, None] / 255
+        following = inputs["state"].copy()
+        following[:, 0] = 3 * bright
+        following[:, -3] = (following[:, -3] + bright) / 2
+        following[:, -2] = np.minimum(following[:, -2] + 1, 5)
+        following[:, -1] = 1
+        maps = state_maps(following, GRID)
+        rows = [Normal.from_values(values, GRID.shape) for values in inputs["profile"]]
+        scores = [normal.scores(type(maps)(*(part[n : n + 1] for part in maps)))[0] for n, normal in enumerate(rows)]
+        return Scores(np.array(scores, np.float32), maps.anomaly, following)
+
+    def _release(self) -> None:
+        pass
+
+
+def ordinary(camera_id: str = "gate", frames: int = FRAMES) -> list[FrameMessage]:
+    return [message(0, number, camera_id, float(BRIGHTNESS[number])) for number in range(frames)]
+
+
+def learning_settings(**learning: object) -> Settings:
+    decision = {"min_duration_s": 0.1, "merge_gap_s": 0.3, "max_gap_s": 5}
+    return Settings.model_validate({"decision": decision, "learning": {"enabled": True, "min_minutes": 1, **learning}})
+
+
+def rig_of(messages: list[FrameMessage], poll_messages: int = 20, **learning: object) -> Rig:
+    settings = learning_settings(**learning)
+    return Rig(messages, 8, poll_messages, SPEC, MotionEngine(), bundle=VIDEO, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Rig:
+    rig = rig_of(ordinary())
+    rig.finish()
+    return rig
+
+
+def test_camera_is_learned_and_then_watched(undisturbed):
+    _, profile = undisturbed.profiles.profiles["gate"]
+    scores = [fields for _, fields in undisturbed.store.scores]
+    learned = next(number for number, fields in enumerate(scores) if "profile_id" in fields)
+    assert scores[learned]["profile_id"] == profile.profile_id
+    assert all("learning" in fields for fields in scores[: learned - 20])
+    assert not any("learning" in fields for fields in scores[learned:])
+    assert 600 <= learned < FRAMES
+    assert undisturbed.counted("learned_profiles_total") == 1
+    assert not undisturbed.store.read(P0).learners
+
+
+def test_profile_tells_what_it_was_learned_from(undisturbed):
+    info = undisturbed.profiles.profiles["gate"][1].info
+    assert (info.footage, info.height_px, info.width_px) == (("live",), 16, 16)
+    assert info.fps == pytest.approx(10, rel=0.01)
+    assert info.calibration.observed_s > 10
+
+
+def test_scores_are_normal_after_learning(undisturbed):
+    scores = np.array([float(fields["score"]) for _, fields in undisturbed.store.scores if "profile_id" in fields])
+    assert abs(np.median(scores)) < 0.2
+    assert np.quantile(scores, 0.99) == pytest.approx(1.0, abs=0.5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    crashes=st.lists(st.integers(1, 60), max_size=4), outages=st.lists(st.sampled_from(["", "lost", "unanswered"]), max_size=20)
+)
+def test_restarts_do_not_change_the_profile(undisturbed, crashes, outages):
+    rig = rig_of(ordinary())
+    rig.survive(crashes, outages)
+    expected, actual = (each.profiles.profiles["gate"][1] for each in (undisturbed, rig))
+    np.testing.assert_allclose(actual.values, expected.values, rtol=1e-4, atol=1e-5)
+    assert actual.info.frames == expected.info.frames
+    assert actual.info.calibration.peaks == pytest.approx(expected.info.calibration.peaks, rel=1e-3)
+
+
+@pytest.mark.parametrize(("events", "kinds"), [("withhold", set()), ("provisional", {"true"})])
+def test_events_while_learning(events, kinds):
+    messages = ordinary(frames=200)
+    messages[100:110] = [message(0, number, "gate", 1.0) for number in range(100, 110)]
+    rig = rig_of(messages, events=events)
+    rig.finish()
+    assert {kind for (kind,) in rig.events("provisional")} == kinds
+
+
+def test_cameras_with_a_profile_are_not_learned(undisturbed):
+    rig = rig_of(ordinary(frames=50))
+    rig.profiles.put(undisturbed.profiles.profiles["gate"][1])
+    rig.start()
+    rig.finish()
+    assert not any("learning" in fields for _, fields in rig.store.scores)
+
+
+def test_a_few_anomalies_hardly_change_a_profile(undisturbed):
+    messages = ordinary()
+    for first in range(100, FRAMES, 300):
+        messages[first : first + 5] = [message(0, first + number, "gate", 1.0) for number in range(5)]
+    rig = rig_of(messages)
+    rig.finish()
+    expected, actual = (Normal.from_values(each.profiles.profiles["gate"][1].values, GRID.shape) for each in (undisturbed, rig))
+    for usual, disturbed in zip(expected[2:], actual[2:], strict=True):
+        assert disturbed.median == pytest.approx(usual.median, abs=0.1)
+        assert disturbed.spread < 2 * usual.spread
+
+
+def learner() -> ProfileLearner:
+    rig_settings = learning_settings()
+    profiles = CameraProfiles(MemoryProfileStore(), VIDEO, rig_settings, Metrics())
+    return CameraLearning(VIDEO, rig_settings, profiles, Metrics()).new_learner()
+
+
+@pytest.mark.parametrize("content", ["", "AAAA", "eNoDAAAAAAE=", "é"])
+def test_damaged_snapshots_are_refused(content):
+    with pytest.raises(ProfileCorrupt, match="not a snapshot"):
+        learner().restore(LearnerSnapshot(clip_from=0, content=content))
+
+
+def test_snapshot_of_another_network_is_refused():
+    other = ProfileLearner(GRID._replace(shape=(8, 8)), 60, 5000, learning_settings().decision)
+    with pytest.raises(ProfileCorrupt, match="another network"):
+        learner().restore(other.snapshot())
+
+
+def test_models_without_profiles_learn_only_if_told_to():
+    quiet = Settings()
+    profiles = CameraProfiles(MemoryProfileStore(), BUNDLE, quiet, Metrics())
+    assert not CameraLearning(BUNDLE, quiet, profiles, Metrics()).learns("gate")
+    with pytest.raises(ProfileIncompatible, match="kind brightness"):
+        CameraLearning(BUNDLE, learning_settings(), profiles, Metrics())
+
+
+def test_ranges_have_units():
+    assert Range(1.0, 2.0).scale(np.array([1.0, 3.0], np.float32)).tolist() == [0.0, 1.0]
