@@ -27,14 +27,14 @@ class Service:
         http = {"port": free_ports(1)[0]}
         self.settings = Settings.model_validate({"kafka": kafka, "redis": redis_, "http": http, **sections})
         self.log_path = folder / f"service-{http['port']}.log"
-        self._config_path = folder / f"oddsight-{http['port']}.toml"
-        self._config_path.write_text(settings_toml(self.settings))
+        self.config_path = folder / f"oddsight-{http['port']}.toml"
+        self.config_path.write_text(settings_toml(self.settings))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start without waiting until it is ready."""
         with self.log_path.open("ab") as log:
-            self.process = start_process([sys.executable, "-m", "streamer", "run", "--config", str(self._config_path)], log)
+            self.process = start_process([sys.executable, "-m", "streamer", "run", "--config", str(self.config_path)], log)
 
     def kill(self) -> None:
         """Send SIGKILL and wait."""
