@@ -48,6 +48,8 @@ class Metrics:
         self.learned_profiles = counter("learned_profiles", "Profiles learned while watching a camera")
         text = "Frames per second of a camera, relative to the footage that its profile was learned from"
         self.rate_ratio = gauge("rate_ratio", text, ["camera_id"])
+        text = "Median score of ten minutes against that of the profile's footage, as a share of the way to the threshold"
+        self.score_drift = gauge("score_drift", text, ["camera_id"])
         self.camera_profiles = gauge("camera_profiles", "Cameras served with a profile of their own")
         self.events = counter("events", "Event entries written to Redis", ["kind"])
         self.redis_commits = counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", ["outcome"])

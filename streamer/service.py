@@ -22,7 +22,7 @@ from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
-from streamer.pipeline.profiles import CameraProfiles, FootageCheck
+from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import RedisProgressStore, check_redis, make_redis
 from streamer.redis.profiles import RedisProfileStore
@@ -70,6 +70,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
+        drift_watch=DriftWatch(metrics),
         learning=CameraLearning(bundle, settings, profiles, metrics),
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
         decider=decider,

@@ -18,7 +18,7 @@ from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.partitions import ActivePartition, PartitionManager
-from streamer.pipeline.profiles import CameraProfiles, FootageCheck
+from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.score import Scored, Scorer
 from streamer.types import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
 
@@ -48,6 +48,7 @@ class Pipeline:
     profiles: CameraProfiles
     learning: CameraLearning
     footage_check: FootageCheck
+    drift_watch: DriftWatch
     scorer: Scorer
     decider: Decider
     store: ProgressStore
@@ -194,12 +195,19 @@ class Pipeline:
         decided = []
         for outcome in filter(None, active.offsets.take_finished()):  # None: a rejected message
             camera_id = outcome.info.camera_id
-            self.footage_check.add(outcome.info, outcome.profile)
+            self._check(outcome)
             progress = None if outcome.state is None else self.learning.add(active.learners, outcome)
             decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome, progress)
             active.cameras[camera_id] = decision.state
             decided.append((outcome, decision))
         return decided
+
+    def _check(self, outcome: Outcome) -> None:
+        """Compare what the camera sends, and its score, with what its profile was learned from."""
+        self.footage_check.add(outcome.info, outcome.profile)
+        if outcome.score is not None and outcome.state is None:  # the scores of a camera that is learned say nothing yet
+            own = self.decider.rule(outcome.info.camera_id, outcome.profile)
+            self.drift_watch.add(outcome.info, outcome.score, own.calibration.median, own.rule.enter)
 
     def _count(self, decided: list[tuple[Outcome, Decision]]) -> None:
         now_s = self.wall_clock_s()

@@ -4,8 +4,9 @@ A profile that cannot be used is never an error here: it is logged and counted, 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 
 from deploy.bundle import Bundle
@@ -22,6 +23,10 @@ log = structlog.get_logger("oddsight.profiles")
 _RATE_TOLERANCE = 1.4  # twice as many frames a second make everything half as fast; a camera's own jitter stays below this
 _SHAPE_TOLERANCE = 1.05
 _RATE_FRAMES = 100  # frames over which a camera's rate is averaged
+_DRIFT_MS = 600_000  # capture time whose median score is compared; shorter ones follow the hour's bustle
+_DRIFT_PARTS = 3  # in a row that must have drifted
+_MOST_DRIFT = 0.25  # of the way from the usual median to the threshold
+_MAX_DRIFT_SCORES = 20_000
 
 
 class CameraProfiles:
@@ -168,3 +173,41 @@ class FootageCheck:
                 learned_image=f"{learned.width_px}x{learned.height_px}",
             )
         camera.told = now
+
+
+@dataclass(slots=True)
+class _RecentScores:
+    """A camera's scores since ``since_ms``, and how many parts in a row have drifted."""
+
+    since_ms: int
+    scores: list[float] = field(default_factory=list)
+    parts: int = 0
+
+
+class DriftWatch:
+    """Tells when a camera's ordinary scores are no longer what they were when its profile was learned."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._cameras: dict[str, _RecentScores] = {}
+
+    def add(self, info: FrameInfo, score: float, median: float, enter: float) -> None:
+        """Look at the score of a camera's next frame; ``median``: of normal scores, ``enter``: the threshold."""
+        recent = self._cameras.setdefault(info.camera_id, _RecentScores(info.captured_at_ms))
+        if len(recent.scores) < _MAX_DRIFT_SCORES:
+            recent.scores.append(score)
+        if abs(info.captured_at_ms - recent.since_ms) < _DRIFT_MS:
+            return
+        # The median: an event of a few minutes does not move it.
+        drift = (float(np.median(recent.scores)) - median) / max(enter - median, 1e-9)
+        self._metrics.score_drift.labels(info.camera_id).set(drift)
+        parts = recent.parts + 1 if abs(drift) > _MOST_DRIFT else 0
+        if parts == _DRIFT_PARTS:
+            log.warning(
+                "a camera's ordinary scores have drifted from its profile: look whether it was moved, is dirty or dark; "
+                "if what it shows now is right, learn it anew: oddsight-stream cameras relearn",
+                camera_id=info.camera_id,
+                drift=round(drift, 2),
+                minutes=_DRIFT_PARTS * _DRIFT_MS // 60_000,
+            )
+        self._cameras[info.camera_id] = _RecentScores(info.captured_at_ms, parts=parts)

@@ -20,7 +20,7 @@ from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
-from streamer.pipeline.profiles import CameraProfiles, FootageCheck
+from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
@@ -166,6 +166,7 @@ class Rig:
             batcher=MicroBatcher(self._max_clips, 0.05),
             profiles=profiles,
             footage_check=FootageCheck(self._bundle, 5_000, self.metrics),
+            drift_watch=DriftWatch(self.metrics),
             learning=CameraLearning(self._bundle, self._settings, profiles, self.metrics),
             scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
             decider=decider,

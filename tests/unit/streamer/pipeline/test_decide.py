@@ -127,6 +127,7 @@ def test_event_fields() -> None:
         "threshold": pytest.approx(0.5),
         "budget": 1.0,
         "bound": pytest.approx(4.74, abs=0.02),  # one event was counted in a day
+        "provisional": None,
         "observed_s": 86_400.0,
         "calibration_id": BUNDLE.calibration.calibration_id,
         "profile_id": None,

@@ -10,7 +10,7 @@ from deploy.profile import Profile
 from streamer.config import Settings
 from streamer.errors import RedisUnavailable
 from streamer.monitoring import Metrics
-from streamer.pipeline.profiles import CameraProfiles, FootageCheck
+from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.types import FrameInfo, FrameMessage, Partition
 from tests.harness.fakes import MemoryProfileStore
 from tests.harness.pipeline import BUNDLE, PROFILED, PROFILED_BUNDLE, SETTINGS, Rig, message, profile_of
@@ -221,3 +221,19 @@ def test_other_footage_than_learned_is_told_once(fps, width_px, mismatch):
             check.add(info, GATE)
     assert [entry["mismatch"] for entry in logs] == ([mismatch] if mismatch else [])
     assert metrics.registry.get_sample_value("oddsight_rate_ratio", {"camera_id": "gate"}) == pytest.approx(fps / 10, rel=0.01)
+
+
+@pytest.mark.parametrize(("score", "told"), [(0.1, 0), (0.4, 1), (-0.5, 1)])
+def test_drift_is_told_once(score, told):
+    metrics = Metrics()
+    watch = DriftWatch(metrics)
+    with capture_logs() as logs:
+        for number in range(3000):  # 50 minutes
+            event = 0 < number % 600 < 100
+            watch.add(frame_at(number * 1000), 5.0 if event else score, 0.0, 1.0)
+    assert len(logs) == told
+    assert metrics.registry.get_sample_value("oddsight_score_drift", {"camera_id": "gate"}) == pytest.approx(score)
+
+
+def frame_at(captured_at_ms: int) -> FrameInfo:
+    return FrameInfo(Partition("frames", 0), 0, "gate", captured_at_ms, 120, 90)
