@@ -75,6 +75,7 @@ def _settings(broker: str, redis_url: str) -> Settings:
             "kafka": {"bootstrap_servers": broker, "start": "earliest", "session_timeout_ms": 3_000},
             "redis": {"url": redis_url},
             "engine": {"bundle": DEFAULT_BUNDLE},
+            "learning": {"enabled": False},
             "http": {"port": 0},
         }
     )
