@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from deploy.decision import OpenEvent
+from deploy.errors import OddsightError
 from deploy.profile import Profile
 from streamer.types import FrameMessage, Partition, Rejected
 
@@ -149,3 +150,35 @@ class DeadLetterSink(Protocol):
 
         Raises BrokerUnavailable if some were not stored; the same messages will be read, rejected and sent again.
         """
+
+
+class StreamError(OddsightError):
+    """The running service, or something it depends on, failed."""
+
+
+class BrokerUnavailable(StreamError):
+    """Kafka cannot be reached or refuses the connection; the message names host, port, TLS or password as the cause."""
+
+    retriable = True
+
+
+class RedisUnavailable(StreamError):
+    """Redis cannot be reached or refuses a command."""
+
+    retriable = True
+
+
+class Fenced(StreamError):
+    """Another consumer moved this partition's progress in Redis; nothing was written."""
+
+    retriable = True
+
+
+class SourceUnavailable(StreamError):
+    """A camera, file or folder delivers no frames."""
+
+    retriable = True
+
+
+class EmbeddedUnavailable(StreamError):
+    """The demo's embedded Kafka or Redis is not installed or did not start."""

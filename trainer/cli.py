@@ -67,7 +67,7 @@ def fit(
     docs/train.md.
 
     Losses and pictures for TensorBoard: tensorboard --logdir OUT/log. With several processes:
-    torchrun --nproc-per-node 2 -m trainer fit ...
+    torchrun --nproc-per-node 2 -m trainer.cli fit ...
     """
     from deploy.bundle import DEFAULT_BUNDLE
     from trainer import fit as training
@@ -253,3 +253,7 @@ def _promise(calibration: "Calibration") -> str:
         f"calibration {calibration.calibration_id} from {duration(calibration.observed_s)}: enter {limits.enter:.3g}, exit "
         f"{limits.exit:.3g} for a budget of {DEFAULT_BUDGET:g} false event a day; at most {rate(limits.bound)} a day (95 %)"
     )
+
+
+if __name__ == "__main__":
+    main()

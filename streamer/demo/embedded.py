@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from streamer.config import RedisSettings
-from streamer.errors import EmbeddedUnavailable, RedisUnavailable
+from streamer.interfaces import EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka.diagnostics import Address, diagnose_broker
 from streamer.redis.client import check_redis, make_redis
 

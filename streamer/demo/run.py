@@ -25,8 +25,8 @@ from rich.text import Text
 from deploy.bundle import DEFAULT_BUNDLE, read_bundle
 from streamer.config import Settings, settings_toml
 from streamer.demo.embedded import embedded_kafka, embedded_redis, start_process
-from streamer.errors import StreamError
 from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
+from streamer.interfaces import StreamError
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
@@ -87,7 +87,7 @@ def _service(settings: Settings, folder: Path) -> Iterator[Callable[[], None]]:
     config_path, log_path = folder / "oddsight.toml", folder / "service.log"
     config_path.write_text(settings_toml(settings))
     with log_path.open("wb") as log_file:
-        service = start_process([sys.executable, "-m", "streamer", "run", "--config", str(config_path)], log_file)
+        service = start_process([sys.executable, "-m", "streamer.cli", "run", "--config", str(config_path)], log_file)
 
     def check() -> None:
         if service.poll() is not None:

@@ -23,8 +23,8 @@ from kafka.errors import KafkaError
 from deploy.errors import ConfigError
 from deploy.video import is_live, redact_password
 from streamer.config import KafkaSettings
-from streamer.errors import SourceUnavailable
 from streamer.ingest.sources import FOLDER_FPS, EncodedFrame, VideoDecoder, open_source
+from streamer.interfaces import SourceUnavailable
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 

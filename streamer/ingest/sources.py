@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from deploy.errors import DecoderUnavailable, VideoUnreadable, first_line
 from deploy.image import encode_jpeg, natural_key
 from deploy.video import AvFrame, Video, is_live, open_video, redact_password, to_bgr
-from streamer.errors import SourceUnavailable
+from streamer.interfaces import SourceUnavailable
 
 VideoDecoder = Literal["cpu", "nvdec"]
 

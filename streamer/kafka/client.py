@@ -31,7 +31,7 @@ from kafka.net.sasl import get_sasl_mechanism
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings
-from streamer.errors import BrokerUnavailable
+from streamer.interfaces import BrokerUnavailable
 from streamer.kafka.diagnostics import Address, SaslLogin, diagnose_broker, diagnose_connection, parse_address
 from streamer.kafka.patches import logged_connection_errors, open_client
 

@@ -16,8 +16,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, OffsetOutOfRangeE
 from kafka.structs import OffsetAndMetadata
 
 from streamer.config import KafkaSettings
-from streamer.errors import BrokerUnavailable
-from streamer.interfaces import ChangeKind, PartitionChange, PollResult
+from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult
 from streamer.kafka.client import make_consumer, make_producer
 from streamer.kafka.patches import patch_group_join, patch_record_reading
 from streamer.types import FrameMessage, Partition, Rejected

@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 import structlog
 
 from deploy.batching import MicroBatcher
-from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, DeadLetterSink, FrameSource, ProgressStore, Step
+from streamer.interfaces import (
+    BrokerUnavailable,
+    CameraState,
+    DeadLetterSink,
+    Fenced,
+    FrameSource,
+    ProgressStore,
+    RedisUnavailable,
+    Step,
+)
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision

@@ -11,8 +11,18 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from streamer.errors import BrokerUnavailable, Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, ChangeKind, FrameSource, LearnerSnapshot, PartitionChange, ProgressStore, Step
+from streamer.interfaces import (
+    BrokerUnavailable,
+    CameraState,
+    ChangeKind,
+    Fenced,
+    FrameSource,
+    LearnerSnapshot,
+    PartitionChange,
+    ProgressStore,
+    RedisUnavailable,
+    Step,
+)
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners

@@ -13,8 +13,7 @@ from deploy.bundle import Bundle
 from deploy.errors import ConfigError, ProfileError
 from deploy.profile import Profile, require_profile_of
 from streamer.config import Settings, camera_thresholds
-from streamer.errors import RedisUnavailable
-from streamer.interfaces import ProfileStore
+from streamer.interfaces import ProfileStore, RedisUnavailable
 from streamer.monitoring import Metrics
 from streamer.types import FrameInfo
 

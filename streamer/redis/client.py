@@ -13,8 +13,7 @@ from redis.retry import Retry
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
-from streamer.errors import Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, Fields, LearnerSnapshot, Progress, Step
+from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, RedisUnavailable, Step
 from streamer.types import Partition
 
 _CAMERA, _LEARNER = "camera:", "learner:"  # first parts of field names in the hash of a partition

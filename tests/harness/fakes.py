@@ -9,8 +9,7 @@ from deploy.engine import CheckedEngine, Clips, Inputs, Scores
 from deploy.errors import ProfileCorrupt
 from deploy.profile import Profile
 from deploy.spec import ClipSpec
-from streamer.errors import Fenced, RedisUnavailable
-from streamer.interfaces import CameraState, Fields, PartitionChange, PollResult, Progress, Step
+from streamer.interfaces import CameraState, Fenced, Fields, PartitionChange, PollResult, Progress, RedisUnavailable, Step
 from streamer.types import FrameMessage, Partition, Rejected
 
 

@@ -34,7 +34,7 @@ class Service:
     def start(self) -> None:
         """Start without waiting until it is ready."""
         with self.log_path.open("ab") as log:
-            self.process = start_process([sys.executable, "-m", "streamer", "run", "--config", str(self.config_path)], log)
+            self.process = start_process([sys.executable, "-m", "streamer.cli", "run", "--config", str(self.config_path)], log)
 
     def kill(self) -> None:
         """Send SIGKILL and wait."""

@@ -75,7 +75,7 @@ def is_alive(process: int) -> bool:
 
 def command(folder: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "trainer", "benchmark", "odds", "--model", "ama", "--data", str(folder)),
+        *(sys.executable, "-m", "trainer.cli", "benchmark", "odds", "--model", "ama", "--data", str(folder)),
         *("--sets", "one", "--jobs", "1", "--out", str(folder / "runs.jsonl"), *more),
     ]
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
-from streamer.errors import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
+from streamer.interfaces import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
 from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join

@@ -185,7 +185,7 @@ def test_running_service_follows_import(
     with running(service):
         done = produce(kafka, cameras, 0, BEFORE)
         service.wait_until(lambda: results.next_offsets() == done, "scores with the default profile")
-        command = [sys.executable, "-m", "streamer", "cameras", "import", str(written(tmp_path, profile))]
+        command = [sys.executable, "-m", "streamer.cli", "cameras", "import", str(written(tmp_path, profile))]
         config = service.config_path
         subprocess.run([*command, "--config", str(config)], check=True, timeout=60)
         service.wait_until(lambda: "profile changed" in [line["event"] for line in service.log()], "change of the profile")

@@ -16,7 +16,7 @@ from tests.harness.service import Results, Service, running
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "streamer", *arguments]
+    return [sys.executable, "-m", "streamer.cli", *arguments]
 
 
 @pytest.mark.timeout(180)

@@ -31,7 +31,7 @@ def other_view(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def oddsight_train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
+    command = [sys.executable, "-m", "trainer.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

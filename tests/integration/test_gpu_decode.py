@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from deploy.bundle import DEFAULT_BUNDLE
 from deploy.errors import DecoderRefused, DecoderUnavailable
 from streamer.config import Settings
-from streamer.errors import RedisUnavailable
+from streamer.interfaces import RedisUnavailable
 from streamer.service import run_service
 from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import free_ports

@@ -71,7 +71,7 @@ def learned_profiles(settings: RedisSettings) -> dict[str, Profile]:
 
 
 def listed(service: Service) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-m", "streamer", "cameras", "--json", "--config", str(service.config_path)]
+    command = [sys.executable, "-m", "streamer.cli", "cameras", "--json", "--config", str(service.config_path)]
     answer = subprocess.run(command, check=True, timeout=60, stdout=subprocess.PIPE).stdout
     return {camera["camera_id"]: camera for camera in json.loads(answer)["cameras"]}
 

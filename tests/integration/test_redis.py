@@ -8,8 +8,7 @@ import pytest
 
 from deploy.decision import OpenEvent
 from streamer.config import RedisSettings
-from streamer.errors import Fenced
-from streamer.interfaces import CameraState, Fields, Progress, ProgressStore, Step
+from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, Step
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
 from streamer.types import Event, Partition

@@ -9,7 +9,7 @@ import redis
 from deploy.errors import ProfileCorrupt, ProfileError
 from deploy.profile import MAX_FILE_BYTES, profile_bytes
 from streamer.config import RedisSettings
-from streamer.errors import RedisUnavailable
+from streamer.interfaces import RedisUnavailable
 from streamer.monitoring import Metrics
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.redis.client import make_redis

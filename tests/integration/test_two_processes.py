@@ -67,7 +67,7 @@ def test_fit_under_torchrun(tmp_path):
     for number in range(300):
         (frames / f"{number}.jpg").write_bytes(picture(number % 50, 96, 64))
     options = ["--model", "video-ganomaly", "--max-minutes", 0.05]  # its export takes a quarter of the default model's
-    output = torchrun("-m", "trainer", "fit", "--data", frames, "--out", tmp_path / "bundle", *options)
+    output = torchrun("-m", "trainer.cli", "fit", "--data", frames, "--out", tmp_path / "bundle", *options)
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.metrics["processes"] == 2
     assert bundle.manifest.metrics["steps"] > 1

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from deploy.engine import Clips
+from deploy.profile_learning import normal_tail
 from deploy.spec import ClipSpec
-from deploy.statistics import normal_tail
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
 from trainer.training.interfaces import Learner

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deploy.statistics import normal_tail
+from deploy.profile_learning import normal_tail
 
 EXPONENTIAL = np.random.default_rng(1).exponential(1.0, 200_000).astype(np.float32)
 

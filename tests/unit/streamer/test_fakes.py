@@ -2,8 +2,7 @@
 
 import pytest
 
-from streamer.errors import RedisUnavailable
-from streamer.interfaces import Step
+from streamer.interfaces import RedisUnavailable, Step
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.harness.pipeline import message

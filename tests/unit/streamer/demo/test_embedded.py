@@ -1,7 +1,7 @@
 import pytest
 
 from streamer.demo.embedded import embedded_kafka
-from streamer.errors import EmbeddedUnavailable
+from streamer.interfaces import EmbeddedUnavailable
 
 
 def test_missing_broker_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

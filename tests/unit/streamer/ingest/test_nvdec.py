@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.errors import ConfigError, DecoderUnavailable
-from streamer.errors import SourceUnavailable
 from streamer.ingest.run import CameraFeed, IngestPlan
 from streamer.ingest.sources import EncodedFrame, open_source
+from streamer.interfaces import SourceUnavailable
 from tests.harness import fake_pynvvideocodec
 from tests.harness.footage import write_video
 

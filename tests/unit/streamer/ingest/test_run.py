@@ -8,9 +8,9 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from kafka.future import Future
 
 from deploy.errors import ConfigError
-from streamer.errors import SourceUnavailable
 from streamer.ingest.run import CameraFeed, FrameProducer, IngestPlan, IngestResult, ingest, retry_wait_s
 from streamer.ingest.sources import EncodedFrame
+from streamer.interfaces import SourceUnavailable
 from tests.harness.fakes import FakeClock
 from tests.harness.footage import write_folder
 

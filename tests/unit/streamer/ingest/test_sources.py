@@ -5,8 +5,8 @@ import pytest
 import structlog
 
 from deploy.image import image_size
-from streamer.errors import SourceUnavailable
 from streamer.ingest.sources import open_source
+from streamer.interfaces import SourceUnavailable
 from tests.harness.footage import write_damaged_video, write_folder, write_video
 
 DATA = Path(os.environ.get("ODDSIGHT_DATA", Path(__file__).parents[5] / "shared" / "data"))

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import KafkaSettings
-from streamer.errors import BrokerUnavailable
+from streamer.interfaces import BrokerUnavailable
 from streamer.kafka.client import connection_options, make_producer, silence_kafka_log
 from streamer.kafka.diagnostics import Address, parse_address
 

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from deploy.profile import Profile
 from streamer.config import Settings
-from streamer.errors import RedisUnavailable
+from streamer.interfaces import RedisUnavailable
 from streamer.monitoring import Metrics
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.types import FrameInfo, FrameMessage, Partition

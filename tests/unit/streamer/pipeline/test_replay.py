@@ -3,8 +3,7 @@
 import pytest
 
 from deploy.decision import OpenEvent
-from streamer.errors import Fenced
-from streamer.interfaces import CameraState, Progress
+from streamer.interfaces import CameraState, Fenced, Progress
 from streamer.pipeline.partitions import MAX_REPLAY_MESSAGES, StartPlan, plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic

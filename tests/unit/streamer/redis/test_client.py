@@ -6,7 +6,7 @@ from pydantic import SecretStr
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
-from streamer.errors import RedisUnavailable
+from streamer.interfaces import RedisUnavailable
 from streamer.redis.client import make_redis, redis_errors
 
 

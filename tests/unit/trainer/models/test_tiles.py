@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.statistics import normal_tail
+from deploy.profile_learning import normal_tail
 from trainer.models.tiles import RandomTiles, TileConfig, TiledNetwork, cut_tiles, tiled
 from trainer.training.interfaces import Detector, Recipe, Settings
 

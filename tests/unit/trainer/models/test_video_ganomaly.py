@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.statistics import normal_tail
+from deploy.profile_learning import normal_tail
 from trainer.models.ganomaly import Reconstruction
 from trainer.models.layers import window_means
 from trainer.models.optical_flow import MotionView, corrupt_motion

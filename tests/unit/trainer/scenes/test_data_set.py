@@ -6,8 +6,7 @@ from tests.harness.street import quiet
 from trainer.errors import OutputRefused
 from trainer.scenes.anomalies import kinds_for, make_anomaly
 from trainer.scenes.backdrop import paint_backdrop
-from trainer.scenes.data_set import make_scenes
-from trainer.scenes.render import label_frames, render
+from trainer.scenes.data_set import label_frames, make_scenes, render
 from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 
 

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deploy.profile_learning import normal_size
-from deploy.statistics import normal_tail
+from deploy.profile_learning import normal_size, normal_tail
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig

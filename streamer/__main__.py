@@ -1,5 +1,0 @@
-"""``python -m streamer`` is ``oddsight-stream``."""
-
-from streamer.cli import main
-
-main()

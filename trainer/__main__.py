@@ -1,5 +1,0 @@
-"""``python -m trainer``, for torchrun."""
-
-from trainer.cli import main
-
-main()
