@@ -101,11 +101,11 @@ class Step:
     """The next offset that must be stored when the step is written."""
     next_offset: int
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
-    learners: Mapping[str, LearnerSnapshot | None] = field(default_factory=dict)
-    """New snapshots; None where the camera is learned, or is not to be learned any more."""
     scores: Sequence[tuple[str, Fields]] = ()
     """(camera_id, entry) in frame order."""
     events: Sequence[Fields] = ()
+    learners: Mapping[str, LearnerSnapshot | None] = field(default_factory=dict)
+    """New snapshots; None where the camera is learned, or is not to be learned any more."""
 
 
 class ProgressStore(Protocol):

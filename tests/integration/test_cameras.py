@@ -70,10 +70,10 @@ def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path) -> None:
 
     assert run("import", old, yard) == f"gate: default -> {OLD.profile_id}\nyard: default -> {YARD.profile_id}\n"
     assert run("import", new) == f"gate: {OLD.profile_id} -> {NEW.profile_id}\n"
-    assert [cells(line)[:2] for line in run().splitlines()] == [
-        ["camera", "profile"],
-        ["gate", NEW.profile_id],
-        ["yard", YARD.profile_id],
+    assert [cells(line)[:3] for line in run().splitlines()] == [
+        ["camera", "state", "profile"],
+        ["gate", "watching", NEW.profile_id],
+        ["yard", "watching", YARD.profile_id],
     ]
     assert [cells(line)[:2] for line in run("show", "gate").splitlines()[1:]] == [
         ["current", NEW.profile_id],
@@ -143,6 +143,9 @@ def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_sett
 
     assert gate == {
         "camera_id": "gate",
+        "state": "watching",
+        "learned_share": None,
+        "learning_left_s": None,
         "profile_id": NEW.profile_id,
         "created_at": "2026-11-28T12:00:00+00:00",
         "frames": 6000,
