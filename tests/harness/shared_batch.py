@@ -1,6 +1,6 @@
 """Run by torchrun: one step of every model on a batch that the processes share; the first one saves all gradients.
 
-In double precision, so that nothing but a mistake can make the gradients differ.
+In double precision, so that nothing but a mistake can make the gradients differ. Then the command whose arguments follow, if any.
 """
 
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from trainer import cli
 from trainer.models.registry import RECIPES, recipe
 from trainer.models.video_ede.learners import AnomalyLearner, FeedbackLearner, FlowLearner, TrainableNetworks
 from trainer.models.video_ede.model import HISTORY, VideoEde, VideoEdeConfig
@@ -70,8 +71,7 @@ def gradients(learner: Learner) -> dict[str, torch.Tensor]:
     }
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
+def save_gradients(out: Path) -> None:
     torch.set_default_dtype(torch.float64)
     context = DistributedContext(accelerator="cpu")
     torch.manual_seed(0)
@@ -86,4 +86,7 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    save_gradients(Path(sys.argv.pop(1)))
+    if len(sys.argv) > 1:
+        torch.set_default_dtype(torch.float32)
+        cli.main()

@@ -1,14 +1,19 @@
 """A synthetic data set for tests of training: a blob crosses a street, and speeds up half-way in two of the test clips."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from deploy.engine import EngineRequest
 from deploy.image import encode_jpeg
+from deploy.registry import load_engine
 from trainer import fit as training
 from trainer.fit import FitConfig
 from trainer.models.base import ServingNetwork
@@ -62,6 +67,16 @@ def train(data: Path, out: Path, config: FitConfig, screen: Console | None = Non
     screen = screen or quiet()
     context = DistributedContext(config.precision)
     return training.train(training.prepare(data, out, config, context, screen), context, screen)
+
+
+@contextmanager
+def made_without_graph() -> Iterator[None]:
+    """For bundles of which only the weights are wanted: half the time of a fit goes into the graph, which follows from them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.export.export_onnx", lambda *_: b"")
+        patch.setattr("trainer.export._CALIBRATING", EngineRequest("torch"))
+        patch.setattr("trainer.holdout.load_engine", lambda bundle, _: load_engine(bundle, EngineRequest("torch")))
+        yield
 
 
 def _with_blob(road: NDArray[np.float64], blob: NDArray[np.float64], top: int, left: float) -> NDArray[np.uint8]:

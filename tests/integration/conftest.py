@@ -1,6 +1,7 @@
 """What several files of integration tests share."""
 
 import os
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -9,12 +10,11 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from deploy.bundle import DEFAULT_BUNDLE, WEIGHTS_NAME, Bundle, read_bundle
-from deploy.engine import EngineRequest
 from deploy.export.onnx import export_onnx
 from deploy.sequences import STRETCH_PICTURES, CalibrationFrames, read_calibration_frames
 from streamer.demo.run import DEMO_DATA
 from streamer.ingest.sources import open_source
-from tests.harness.street import VIDEO_EDE_FIT, quiet, write_data_set
+from tests.harness.street import VIDEO_EDE_FIT, made_without_graph, quiet, write_data_set
 from trainer.fit import fit
 from trainer.models.registry import build_video_ede
 
@@ -28,10 +28,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For bundles of which only the weights are wanted: half the time of a fit goes into the graph, which follows from them."""
-    monkeypatch.setattr("trainer.export.export_onnx", lambda *_: b"")
-    monkeypatch.setattr("trainer.export._CALIBRATING", EngineRequest("torch"))
+def no_graph() -> Iterator[None]:
+    """See :func:`made_without_graph`."""
+    with made_without_graph():
+        yield
 
 
 @pytest.fixture(scope="session")

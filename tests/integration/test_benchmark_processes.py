@@ -1,4 +1,4 @@
-"""The benchmark in processes of its own: what ends with what, and that a benchmark cut short goes on."""
+"""The benchmark in processes of its own: what ends with what, and that a benchmark cut short keeps what it has."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from scipy.io import savemat
 
 from tests.harness import side_jobs
 from trainer.benchmark.results import run_in_processes
+from trainer.cli import main
 from trainer.errors import RunsUnfinished, TrainingDiverged
 
 ROOT = Path(__file__).parents[2]
@@ -73,31 +74,33 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def command(folder: Path, *more: str) -> list[str]:
+def arguments(folder: Path, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "trainer.cli", "benchmark", "odds", "--model", "ama", "--data", str(folder)),
+        *("benchmark", "odds", "--model", "ama", "--data", str(folder)),
         *("--sets", "one", "--jobs", "1", "--out", str(folder / "runs.jsonl"), *more),
     ]
 
 
-def test_ctrl_c_keeps_results_and_resumes(tmp_path):
+def test_ctrl_c_keeps_results(tmp_path, monkeypatch, capsys):
     folder, rng = tmp_path, np.random.default_rng(0)
     savemat(folder / "one.mat", {"X": rng.normal(size=(120, 4)), "y": np.repeat([0, 1], [100, 20])[:, None]})
-    interrupted = subprocess.Popen(
-        command(folder, "--seeds", "200"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = [sys.executable, "-m", "trainer.cli", *arguments(folder, "--seeds", "200")]
+    interrupted = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert interrupted.stdout is not None
     first = interrupted.stdout.readline()
     os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does it: the processes at work get it, too
     _, errors = interrupted.communicate(timeout=DEADLINE_S)
     kept = len((folder / "runs.jsonl").read_text().splitlines())
-    resumed = subprocess.run(command(folder, "--seeds", str(kept + 1), "--json"), capture_output=True, text=True, check=True)
+    monkeypatch.setattr(sys, "argv", ["oddsight-train", *arguments(folder, "--seeds", str(kept), "--json")])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    resumed = capsys.readouterr()
 
     assert first.startswith("odds ama one, ratio 0, seed 0: AUC ")
     assert interrupted.returncode == 130
     assert "Traceback" not in errors
     assert 1 <= kept < 200
-    assert f"{kept} of {kept + 1} runs were finished before" in resumed.stderr
-    told = json.loads(resumed.stdout)
-    assert [run["run"]["seed"] for run in told["runs"]] == list(range(kept + 1))
-    assert told["summary"][0]["seeds"] == kept + 1
+    assert f"{kept} of {kept} runs were finished before" in resumed.err
+    told = json.loads(resumed.out)
+    assert [run["run"]["seed"] for run in told["runs"]] == list(range(kept))
+    assert told["summary"][0]["seeds"] == kept

@@ -1,7 +1,7 @@
 """Two views and one network: a camera that the network never saw is enrolled, evaluated and scored beside the other."""
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from deploy.bundle import Bundle
 from deploy.profile import read_profile
 from tests.harness.calibration import limits_of
 from tests.harness.street import FAST_PX, SLOW_PX, quiet, street, write
+from trainer.cli import main
 from trainer.enrol import enrol
 from trainer.errors import TooLittleFootage
 from trainer.evaluate import evaluate
@@ -30,23 +31,39 @@ def other_view(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def oddsight_train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainer.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def _hardly_adapted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 800 steps it takes minutes."""
+    monkeypatch.setattr("trainer.enrol.ADAPTATION_STEPS", 2)
 
 
-def test_command_writes_a_profile_and_evaluate_takes_it(video_ede_bundle: Bundle, other_view: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def oddsight_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command in this process; the argument ``code`` is the exit code that it must end with."""
+
+    def run(*arguments: object, code: int = 0) -> None:
+        monkeypatch.setattr(sys, "argv", ["oddsight-train", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=str(code)):
+            main()
+
+    return run
+
+
+def test_command_writes_a_profile_and_evaluate_takes_it(
+    oddsight_train: Callable[..., None], video_ede_bundle: Bundle, other_view: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "gate.safetensors"
     data, bundle = ["--data", other_view], ["--bundle", video_ede_bundle.path]
-    done = oddsight_train("enrol", *bundle, *data, "--camera-id", "gate", "--out", out)
-    assert done.returncode == 0, done.stderr
+    oddsight_train("enrol", *bundle, *data, "--camera-id", "gate", "--out", out)
     profile = read_profile(out)
     assert (profile.info.camera_id, profile.info.model_id) == ("gate", video_ede_bundle.model_id)
     assert (profile.info.frames, profile.info.height_px, profile.info.width_px) == (FRAMES, 64, 96)
     assert profile.values.shape == video_ede_bundle.default_profile.shape
     assert not np.array_equal(profile.values, video_ede_bundle.default_profile)
 
-    given, learned = (evaluate(video_ede_bundle.path, other_view, "onnx", quiet(), path).model for path in (out, None))
+    given, learned = (
+        evaluate(video_ede_bundle.path, other_view, "onnx", quiet(), budget=1.0, profile=path).model for path in (out, None)
+    )
     np.testing.assert_allclose(given.output.scores["rush"], learned.output.scores["rush"], rtol=1e-3, atol=1e-3)
     assert given.output.normal.thresholds.enter == pytest.approx(limits_of(profile.info.calibration).enter)
 
@@ -74,8 +91,14 @@ def test_names_unreadable_frames(video_ede_bundle: Bundle, tmp_path: Path) -> No
     assert all(f"{number:03d}.jpg" in said for number in (5, 6, 200))
 
 
-def test_mistake_prints_one_line(video_ede_bundle: Bundle, other_view: Path, tmp_path: Path) -> None:
+def test_mistake_prints_one_line(
+    oddsight_train: Callable[..., None],
+    video_ede_bundle: Bundle,
+    other_view: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     options = ["--bundle", video_ede_bundle.path, "--data", other_view, "--camera-id", "gate", "--out", tmp_path]
-    done = oddsight_train("enrol", *options)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {tmp_path}: is a folder; give the name of a file, such as {tmp_path}/gate.safetensors\n"
+    oddsight_train("enrol", *options, code=1)
+    line = f"error: {tmp_path}: is a folder; give the name of a file, such as {tmp_path}/gate.safetensors\n"
+    assert capsys.readouterr() == ("", line)

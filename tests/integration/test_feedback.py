@@ -35,7 +35,7 @@ def write_walk(folder: Path, seed: int, frames: int = 60) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for seed in range(5):
+    for seed in range(2):
         write_walk(tmp_path / "data" / "training" / f"day{seed}", seed)
     (tmp_path / "data" / "testing").mkdir()  # or the last tenth would be set aside
     write_walk(tmp_path / "marked" / "gate", 9)

@@ -1,6 +1,5 @@
 """Frames, states and profiles that stay on a GPU, from Kafka to Redis. Only the GPU is made up."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from deploy.bundle import Bundle
 from deploy.engine import EngineRequest
 from deploy.image import DeviceFrame, decode_image, encode_jpeg, encode_png
 from deploy.profile import Profile, with_profile
 from deploy.registry import load_engine
-from deploy.sequences import GoldenSequences, read_sequences, score_sequences
+from deploy.sequences import read_sequences, score_sequences
 from streamer.config import RedisSettings, Settings
 from streamer.redis.client import make_redis
 from streamer.redis.profiles import RedisProfileStore
@@ -29,21 +28,8 @@ from tests.harness.gpu_engines import make_up_gpu
 from tests.harness.pipeline import profile_of
 from tests.harness.replay import frame_index, produce
 from tests.harness.service import Results
-from tests.unit.deploy.test_sequences import with_sequences
 
 FRAMES, RESTART_AT = 9, 5
-SPEC = read_bundle(DEFAULT_BUNDLE).spec
-GATE_FRAMES = 3
-SHOWN_TO_GATE = 2 * GATE_FRAMES
-"""It looks at two sizes."""
-
-
-def short_bundle(folder: Path) -> Path:
-    """The shipped one, with golden sequences that a decoder's gate is soon done with."""
-    bundle = read_bundle(shutil.copytree(DEFAULT_BUNDLE, folder / "bundle"))
-    whole = read_sequences(bundle)
-    short = (part[:, :GATE_FRAMES] for part in (whole.frames, whole.sped_up, whole.score))
-    return with_sequences(bundle, GoldenSequences(*short)).path
 
 
 def encoded(frames: NDArray[np.uint8], decoder: str) -> list[bytes]:
@@ -72,16 +58,15 @@ def are_done(results: Results, frames: int) -> bool:
     return results.next_offsets() == frames
 
 
-def cameras() -> dict[str, NDArray[np.uint8]]:
+def cameras(bundle: Bundle) -> dict[str, NDArray[np.uint8]]:
     """Footage of the bundle's own, seen by three cameras: as it is, mirrored, and upside down."""
-    frames = read_sequences(read_bundle(DEFAULT_BUNDLE)).frames[0, :FRAMES]
+    frames = read_sequences(bundle).frames[0, :FRAMES]
     return {"as it is": frames, "mirrored": frames[:, :, ::-1], "upside down": frames[:, ::-1]}
 
 
-def store_profiles(settings: RedisSettings) -> dict[str, Bundle]:
+def store_profiles(bundle: Bundle, settings: RedisSettings) -> dict[str, Bundle]:
     """Two cameras get a profile of their own; the bundle with the profile of each camera."""
-    bundle = read_bundle(DEFAULT_BUNDLE)
-    bundles = dict.fromkeys(cameras(), bundle)
+    bundles = dict.fromkeys(cameras(bundle), bundle)
     assert bundle.default_profile is not None
     with make_redis(settings) as client:
         for camera_id, factor in (("mirrored", 1.25), ("upside down", 0.8)):
@@ -95,7 +80,12 @@ def store_profiles(settings: RedisSettings) -> dict[str, Bundle]:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("decoder", ["cpu", "nvjpeg"])
 def test_scores_equal_the_reference_after_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings, decoder: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    video_ede_bundle: Bundle,
+    embedded_broker: EmbeddedBroker,
+    redis_settings: RedisSettings,
+    decoder: str,
 ) -> None:
     make_up_gpu(monkeypatch, tmp_path)
     fake_nvimgcodec.install(monkeypatch)
@@ -106,20 +96,20 @@ def test_scores_equal_the_reference_after_restart(
         {
             "kafka": kafka.model_copy(update={"start": "earliest"}),
             "redis": redis_settings,
-            "engine": {"bundle": str(short_bundle(tmp_path)), "backend": "torch-cuda", "gpu_cached_cameras": 2},
+            "engine": {"bundle": str(video_ede_bundle.path), "backend": "torch-cuda", "gpu_cached_cameras": 2},
             "decode": {"backend": decoder},
             "batch": {"max_clips": 8},
             "http": {"port": 0},
         }
     )
-    watched, bundles = cameras(), store_profiles(redis_settings)
+    watched, bundles = cameras(video_ede_bundle), store_profiles(video_ede_bundle, redis_settings)
     pictures = {camera_id: encoded(frames, decoder) for camera_id, frames in watched.items()}
     with capture_logs() as lines:
         for first, last in ((0, RESTART_AT), (RESTART_AT, FRAMES)):
             produce(kafka, pictures, first, last)
             serve_until(settings, partial(are_done, results, last * len(pictures)))
 
-    seen = np.stack([[decode_image(picture, SPEC).frame for picture in row] for row in pictures.values()])
+    seen = np.stack([[decode_image(picture, video_ede_bundle.spec).frame for picture in row] for row in pictures.values()])
     for camera_id, frames in zip(watched, seen, strict=True):
         [row] = score_sequences(load_engine(bundles[camera_id], EngineRequest("onnx")), frames[np.newaxis])
         found = {frame_index(entry["captured_at_ms"]): float(entry["score"]) for entry in results.scores()[camera_id]}
@@ -127,5 +117,6 @@ def test_scores_equal_the_reference_after_restart(
         np.testing.assert_allclose([found[frame] for frame in sorted(found)], row[np.isfinite(row)], rtol=1e-4, atol=1e-5)
     assert [line["gpu_cached_cameras"] for line in lines if line["event"] == "engine chosen"] == [2, 2]
     assert len([line for line in lines if line["event"].startswith("GPU cache exhausted")]) == 2
-    # By the decoder's gate all that it is shown; then of the camera without room every frame, the first run's once more.
-    assert len(copied) == (0 if decoder == "cpu" else 2 * SHOWN_TO_GATE + FRAMES + RESTART_AT)
+    # By the decoder's gate all golden frames in two sizes; then of the camera without room every frame, the first run's twice.
+    shown = 2 * read_sequences(video_ede_bundle).score.size
+    assert len(copied) == (0 if decoder == "cpu" else 2 * shown + FRAMES + RESTART_AT)

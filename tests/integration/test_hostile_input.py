@@ -11,6 +11,7 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.run import DEFAULT_BUNDLE, DEMO_VIDEOS
 from streamer.ingest.sources import open_source
 from streamer.kafka.client import make_consumer, make_producer
+from tests.harness.brokers import Broker, unique_kafka_settings
 from tests.harness.replay import produce
 from tests.harness.service import Entry, Results, Service, running
 
@@ -85,8 +86,9 @@ def scored(
 
 
 @pytest.mark.timeout(180)
-def test_hostile_messages(tmp_path: Path, kafka_settings: KafkaSettings, redis_settings: RedisSettings) -> None:
-    cameras = {"gate": demo_pictures(30), "yard": demo_pictures(20)}
+def test_hostile_messages(tmp_path: Path, one_kafka_broker: Broker, redis_settings: RedisSettings) -> None:
+    kafka_settings = unique_kafka_settings(one_kafka_broker.address)
+    cameras = {"gate": demo_pictures(20), "yard": demo_pictures(15)}
     clean_kafka = kafka_settings.model_copy(update={"topic": kafka_settings.topic + "-clean"})
     clean_redis = redis_settings.model_copy(update={"prefix": redis_settings.prefix + "-clean"})
     frames = produce(clean_kafka, cameras)

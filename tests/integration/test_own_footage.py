@@ -12,6 +12,7 @@ from rich.console import Console
 
 from deploy.bundle import Bundle, read_bundle
 from tests.harness.calibration import limits_of
+from tests.harness.street import made_without_graph
 from trainer import fit as training
 from trainer.fit import FitConfig
 from trainer.holdout import VERDICTS
@@ -52,7 +53,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, str]:
     screen = Console(file=StringIO(), width=400)
-    return training.fit(video, tmp_path_factory.mktemp("bundle"), FIT, screen), screen.file.getvalue()
+    with made_without_graph():
+        return training.fit(video, tmp_path_factory.mktemp("bundle"), FIT, screen), screen.file.getvalue()
 
 
 def test_last_tenth_is_set_aside(video, tmp_path):
