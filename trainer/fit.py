@@ -20,7 +20,7 @@ from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
 from trainer.calibrate import require_frames
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
-from trainer.data.cameras import Camera, balanced, common_info, find_cameras, split_cameras
+from trainer.data.cameras import Camera, balanced, common_info, find_cameras, group_by_camera, split_cameras
 from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size
 from trainer.data.footage import Source, estimate_frame_count, footage_sizes, print_unreadable_frames
 from trainer.errors import OutputRefused
@@ -251,6 +251,7 @@ def train(run: TrainingRun, context: DistributedContext, console: Console) -> tu
         "train_s": round(sum(stage["train_s"] for stage in metrics), 1),
         "processes": context.world_size,
         "unreadable_frames": run.unreadable_frames,
+        "cameras": len(group_by_camera(run.split.train)),
         "footage": run.footage,
         "feedback": feedback if annotated else None,
         **({"from": run.start.model_id} if run.start else {}),

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deploy.bundle import DEFAULT_BUNDLE, read_bundle
+from deploy.bundle import read_bundle
 from streamer.config import Settings, settings_toml
 from streamer.demo.embedded import embedded_kafka, embedded_redis, start_process
 from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
@@ -34,6 +34,7 @@ from streamer.types import Event, Partition
 from streamer.watch import Dashboard, live_dashboard
 
 DEMO_DATA = Path(__file__).parent / "data"
+DEMO_BUNDLE = DEMO_DATA / "bundle"
 DEMO_VIDEOS = tuple(sorted((DEMO_DATA / "testing" / "videos").glob("*.mp4")))
 
 PARTITIONS = 4
@@ -74,7 +75,7 @@ def _settings(broker: str, redis_url: str) -> Settings:
             # A short session: the embedded broker takes half of it to form a group.
             "kafka": {"bootstrap_servers": broker, "start": "earliest", "session_timeout_ms": 3_000},
             "redis": {"url": redis_url},
-            "engine": {"bundle": DEFAULT_BUNDLE},
+            "engine": {"bundle": DEMO_BUNDLE},
             "learning": {"enabled": False},
             "http": {"port": 0},
         }
@@ -129,7 +130,7 @@ def _play_and_watch(settings: Settings, console: Console, check_service: Callabl
 
 def _watch(settings: Settings, console: Console, check_service: Callable[[], None], sending: "Future[IngestResult]") -> Updates:
     """Show scores and events until all have arrived."""
-    clip_length = read_bundle(DEFAULT_BUNDLE).spec.length
+    clip_length = read_bundle(DEMO_BUNDLE).spec.length
     received, dashboard, last_score_s = Updates([], []), Dashboard(), time.monotonic()
     with make_redis(settings.redis) as client, live_dashboard(console, dashboard) as show:
         subscriber = Subscriber(client, settings.redis, from_start=True)

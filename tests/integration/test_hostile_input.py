@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer
 
+from deploy.bundle import DEFAULT_BUNDLE
 from streamer.config import KafkaSettings, RedisSettings
-from streamer.demo.run import DEFAULT_BUNDLE, DEMO_VIDEOS
+from streamer.demo.run import DEMO_VIDEOS
 from streamer.ingest.sources import open_source
 from streamer.kafka.client import make_consumer, make_producer
 from tests.harness.brokers import Broker, unique_kafka_settings
