@@ -20,7 +20,7 @@ from tests.harness import fake_nvimgcodec
 from tests.harness.brokers import free_ports
 from tests.unit.deploy.test_sequences import with_sequences
 
-GATE_FRAMES = 3
+GATE_FRAMES = 12
 
 
 def brighter(pixels: NDArray[np.int64]) -> NDArray[np.uint8]:
