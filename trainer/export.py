@@ -38,8 +38,7 @@ from deploy.sequences import SPEEDUP, GoldenSequences, sequence_indices, sequenc
 from deploy.spec import ClipSpec
 from deploy.validation.accuracy import check_parity
 from trainer.calibrate import calibration_from
-from trainer.data.cameras import group_by_camera
-from trainer.data.clips import ClipDataset, Split, alternate_blocks, excerpts
+from trainer.data.clips import ClipDataset, Split, alternate_blocks, excerpts, group_by_camera
 from trainer.data.footage import Footage
 from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork

@@ -20,8 +20,18 @@ from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
 from trainer.calibrate import require_frames
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
-from trainer.data.cameras import Camera, balanced, common_info, find_cameras, group_by_camera, split_cameras
-from trainer.data.clips import ClipDataset, FrameCache, Split, choose_frame_size
+from trainer.data.clips import (
+    Camera,
+    ClipDataset,
+    FrameCache,
+    Split,
+    balanced,
+    choose_frame_size,
+    common_info,
+    find_cameras,
+    group_by_camera,
+    split_cameras,
+)
 from trainer.data.footage import Source, estimate_frame_count, footage_sizes, print_unreadable_frames
 from trainer.errors import OutputRefused
 from trainer.export import TrainedModel, make_bundle

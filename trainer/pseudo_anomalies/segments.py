@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.cameras import group_by_camera
+from trainer.data.clips import group_by_camera
 from trainer.data.footage import Footage
 
 _FRAMES_PER_VIDEO = 40

@@ -7,10 +7,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.random import Generator
 
-from trainer.scenes.drawing import Light, Polygon, limb_polygons, shadow_polygons
+from trainer.scenes.drawing import Light, Polygon, Vehicle, bag_polygons, limb_polygons, shadow_polygons
 from trainer.scenes.geometry import Floats, Pinhole, Track
 from trainer.scenes.people import Colour, Limb, Looks, Pose, limbs, moved
-from trainer.scenes.things import Vehicle, bag_polygons
 
 _STRIDE = 0.82  # of the height, at an easy pace
 _EASY_M_S = 1.3

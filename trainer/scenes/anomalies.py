@@ -8,9 +8,9 @@ import numpy as np
 from numpy.random import Generator
 
 from trainer.scenes.actors import Actor, Bag, Driver, surface_grain
+from trainer.scenes.drawing import random_vehicle
 from trainer.scenes.geometry import Floats, follow, make_track, waiting
 from trainer.scenes.scene import Scene, random_person, random_route
-from trainer.scenes.things import random_vehicle
 
 _RUN_M_S, _CYCLE_M_S, _DRIVE_M_S, _WALK_M_S = (3.4, 5.2), (3.2, 5.5), (2.0, 4.5), (1.1, 1.5)
 _LIES_S = 60.0

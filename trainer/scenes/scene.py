@@ -8,9 +8,9 @@ from numpy.random import Generator
 
 from trainer.scenes.actors import Actor, Driver, Fixture, Person, pole, surface_grain, tree
 from trainer.scenes.backdrop import Band, Layout
+from trainer.scenes.drawing import random_vehicle
 from trainer.scenes.geometry import Floats, Pinhole, follow, make_track, random_view, turned_back, waiting
 from trainer.scenes.people import random_looks
-from trainer.scenes.things import random_vehicle
 
 KINDS = ("plaza", "street", "park", "hall")
 _RATES = (10, 25, 12, 8, 15, 20, 10, 5)  # frames per second

@@ -7,8 +7,16 @@ import pytest
 from deploy.errors import ConfigError
 from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
-from trainer.data.cameras import Camera, balanced, common_info, find_cameras, group_by_camera, split_cameras
-from trainer.data.clips import EXCERPT_FRAMES, excerpts
+from trainer.data.clips import (
+    EXCERPT_FRAMES,
+    Camera,
+    balanced,
+    common_info,
+    excerpts,
+    find_cameras,
+    group_by_camera,
+    split_cameras,
+)
 from trainer.data.footage import Footage, load_footage
 from trainer.errors import NoFootage, TooLittleFootage
 
