@@ -11,7 +11,7 @@ TORCH = 2.13.0
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/.stream ## Play real footage through Kafka, the detector and Redis, and watch it raise alerts
+demo: .venv/.stream ## Play four cameras through Kafka, the detector and Redis, and watch it raise alerts
 	.venv/bin/oddsight-stream demo
 
 test: .venv/.everything ## Run all tests

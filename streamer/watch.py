@@ -95,15 +95,18 @@ class Dashboard:
         numbers = (Column(heading, justify="right") for heading in ("score", "threshold", "frames/s"))
         table = Table("camera", "score against threshold", *numbers, "state", title="cameras", title_justify="left")
         for camera_id, camera in sorted(self._cameras.items()):
-            state = Text("ANOMALY", style="bold red") if camera_id in self._alarmed else Text("normal", style="green")
-            entry = camera.newest
             rate = f"{self._rate(camera):.1f}"
             # As Text: rich would read a camera_id like "gate[/]" as markup.
-            table.add_row(Text(camera_id), _bar(entry), f"{entry.score:.3f}", f"{entry.threshold:.3f}", rate, state)
+            table.add_row(Text(camera_id), *_score_cells(camera.newest), rate, self._state(camera_id, camera.newest))
         if self._cameras:
             table.add_section()
             table.add_row("all", "", "", "", f"{sum(map(self._rate, self._cameras.values())):.1f}", "")
         return table
+
+    def _state(self, camera_id: str, newest: ScoreEntry) -> Text:
+        if camera_id in self._alarmed:  # also while it is learned, if provisional events are on
+            return Text("ANOMALY", style="bold red")
+        return Text("normal", style="green") if newest.learning is None else Text("learning", style="yellow")
 
     def _rate(self, camera: _Camera) -> float:
         since_s = self._clock_s() - _RATE_WINDOW_S
@@ -116,6 +119,14 @@ def event_cells(event: Event) -> tuple[str, ...]:
     captured = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ms // 100}"
     score = "-" if event.score is None else f"{event.score:.3f}"
     return captured, event.camera_id, event.kind, event.event_id, score, f"{event.peak_score:.3f}", event.region or "-"
+
+
+def _score_cells(entry: ScoreEntry) -> tuple[Text | str, str, str]:
+    """The score against the threshold, as a bar and in numbers; how far the camera is learned, if it is being learned."""
+    if entry.learning is None:
+        return _bar(entry), f"{entry.score:.3f}", f"{entry.threshold:.3f}"
+    left = f"{entry.learning_left_s:.0f} s left" if entry.learning_left_s else "until certain"
+    return Text(f"learning {entry.learning:.0%}, {left}", style="yellow"), "-", "-"
 
 
 def _bar(entry: ScoreEntry) -> Text:

@@ -1,182 +1,126 @@
 #!/usr/bin/env python3
-"""Make the demo's footage from OpenCV's sample clip ``vtest.avi``: normal footage to train on, five cameras to play.
+"""Render the demo's footage: four cameras of different places, and ordinary footage of those that get a profile beforehand.
 
-    python tools/make_demo_footage.py /usr/share/doc/opencv-doc/examples/data/vtest.avi
+    python tools/make_demo_footage.py --footage /tmp/ordinary
 
-The tables ``TRAINING`` and ``CAMERAS`` say which source frames are shown, and which of them are edited. The same clip and the
-same versions of the libraries give the same files.
+writes the videos and ``stretches.json`` to streamer/demo/data, and for each known camera a data set for ``oddsight-train enrol``
+to the folder of ``--footage``. The table ``CAMERAS`` says what each camera shows. The same versions of the libraries give the
+same files. Of each anomaly the first draw is shown that can be seen for two seconds; no score plays a part.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import av
-import cv2
 import numpy as np
 import typer
-from numpy.typing import NDArray
+from numpy.random import Generator
 
-from deploy.video import open_video, to_bgr
+from trainer.scenes.anomalies import Anomaly, make_anomaly
+from trainer.scenes.backdrop import paint_backdrop
+from trainer.scenes.data_set import label_frames, render
+from trainer.scenes.drawing import Image
+from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 
-FPS = 10
-SOURCE_FRAMES = 795
-MARGIN_X_PX, MARGIN_Y_PX = 24, 18
-"""Cropped on all sides, in source pixels; a shaken camera shows part of it."""
-WIDTH_PX, HEIGHT_PX = 384, 288
-ENCODER = {"crf": "22", "preset": "veryslow", "threads": "1"}  # more threads would change the bits with the machine
-ROOT = Path(__file__).parent.parent / "streamer" / "demo" / "data"
-
-Image = NDArray[np.uint8]
-"""uint8 (H, W, 3), BGR."""
+DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 90.0, 48.0, 5
+"""Duration of a demo video, and of each ordinary video of a known camera and their number."""
+ENCODER = {"crf": "27", "preset": "medium", "threads": "1"}  # more threads would change the bits with the machine
+MIN_VISIBLE_S = 2.0
+DATA = Path(__file__).parent.parent / "streamer" / "demo" / "data"
 
 
 @dataclass(frozen=True, slots=True)
-class Anomaly:
-    """An edit of the frames ``[start, end)`` of a camera, counted from its first frame."""
+class Unusual:
+    """What happens at a camera, in words, and the second from which it may be seen."""
 
     kind: str
     description: str
-    start: int
-    end: int
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """What one camera shows: numbers of source frames, and the anomaly edited into them, if any."""
+    """A rendered camera: its seed, its rate, and its anomaly, if any."""
 
-    frames: tuple[int, ...]
-    anomaly: Anomaly | None = None
-
-
-TRAINING = {"ordinary": range(345, 795)}
-
-CAMERAS = {
-    "gate": Camera(
-        (*range(80), *range(82, 202, 3), *range(200, 280)),
-        Anomaly("triple_speed", "everybody moves at three times the usual speed", 80, 120),
-    ),
-    "path": Camera(tuple(range(60, 260)), Anomaly("covered", "somebody holds a cloth over the lens", 90, 140)),
-    "lawn": Camera(
-        (*range(130, 230), *range(228, 178, -1), *range(180, 230)),
-        Anomaly("backwards", "everybody walks backwards", 100, 150),
-    ),
-    "mast": Camera(tuple(range(120, 320)), Anomaly("shaken", "somebody shakes the camera's mast", 110, 160)),
-    "yard": Camera(tuple(range(140, 340))),
-}
+    camera_id: str
+    seed: int
+    fps: int
+    unusual: Unusual | None = None
+    known: bool = True
+    """Whether it has a profile before the demo starts."""
 
 
-def main(vtest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="OpenCV's sample clip vtest.avi")]) -> None:
-    """Write training and testing videos, labels and the list of anomalies to streamer/demo/data."""
-    source = read_source(vtest)
-    for name, numbers in TRAINING.items():
-        write_video(ROOT / "training" / "videos" / f"{name}.mp4", (fit(source[number]) for number in numbers))
-    for camera_id, camera in CAMERAS.items():
-        write_video(ROOT / "testing" / "videos" / f"{camera_id}.mp4", render(camera, source))
-    write_labels(ROOT / "frame_labels.npz")
-    write_anomalies(ROOT / "stretches.json")
+CAMERAS = (
+    Camera("plaza", 5, 8, Unusual("vehicle", "a vehicle drives where none ever drives", 30.0)),
+    Camera("street", 8, 20, Unusual("cyclist", "somebody cycles on the pavement", 76.0), known=False),
+    Camera("park", 2, 8),
+    Camera("hall", 7, 8, Unusual("fall", "somebody falls and stays on the floor", 55.0)),
+)
 
 
-def read_source(path: Path) -> list[Image]:
-    """All frames of ``vtest.avi``."""
-    with open_video(path) as video:
-        images = [to_bgr(frame) for frame in video.frames() if not isinstance(frame, str)]
-    if len(images) != SOURCE_FRAMES:
-        raise typer.BadParameter(f"{path} has {len(images)} frames; OpenCV's vtest.avi has {SOURCE_FRAMES}")
-    return images
+def main(footage: Annotated[Path, typer.Option(help="Folder for the ordinary footage of the known cameras.")]) -> None:
+    """Write the demo's videos and the list of anomalies, and ordinary footage to enrol the known cameras from."""
+    with ProcessPoolExecutor(4) as pool:
+        stretches = list(pool.map(partial(write_camera, footage=footage), CAMERAS))
+    found = [stretch for stretch in stretches if stretch]
+    (DATA / "stretches.json").write_text(json.dumps({"stretches": found}, indent=2) + "\n")
 
 
-def fit(image: Image, shift_x_px: float = 0.0, shift_y_px: float = 0.0) -> Image:
-    """The image without its margin at the demo's size, shifted by a few source pixels."""
-    height_px, width_px = image.shape[:2]
-    size = (width_px - 2 * MARGIN_X_PX, height_px - 2 * MARGIN_Y_PX)
-    centre = (width_px / 2 - 0.5 + shift_x_px, height_px / 2 - 0.5 + shift_y_px)
-    view = cv2.getRectSubPix(image, size, centre)
-    return np.asarray(cv2.resize(view, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA), np.uint8)
+def write_camera(camera: Camera, footage: Path) -> dict[str, str | float] | None:
+    """Write all videos of a camera; returns its anomaly as it stands in ``stretches.json``."""
+    number = KINDS.index(camera.camera_id)
+    scene = replace(random_scene(number, np.random.default_rng([camera.seed, number])), fps=camera.fps)
+    backdrop = paint_backdrop(scene.view, scene.layout, np.random.default_rng([camera.seed, number, 0]))
+    rng = np.random.default_rng([camera.seed, number, 1])
+    unusual, frames = camera.unusual, round(DEMO_S * camera.fps)
+    anomaly = visible_anomaly(scene, unusual, frames, rng) if unusual else None
+    actors = [*ordinary_actors(scene, DEMO_S, rng), *(anomaly.actors if anomaly else ())]
+    write_video(DATA / "videos" / f"{camera.camera_id}.mp4", render(scene, backdrop, actors, frames, rng), camera.fps)
+    for video in range(1, FOOTAGE_VIDEOS + 1) if camera.known else ():
+        rng = np.random.default_rng([camera.seed, number, 1 + video])
+        images = render(scene, backdrop, ordinary_actors(scene, FOOTAGE_S, rng), round(FOOTAGE_S * camera.fps), rng)
+        write_video(footage / camera.camera_id / "training" / "videos" / f"{video:02d}.mp4", images, camera.fps)
+    return describe(camera.camera_id, scene, unusual, anomaly, frames) if unusual and anomaly else None
 
 
-def render(camera: Camera, source: list[Image]) -> Iterable[Image]:
-    """The camera's frames, with its anomaly edited in."""
-    edit = EDITS.get(camera.anomaly.kind) if camera.anomaly else None
-    for position, number in enumerate(camera.frames):
-        if edit and camera.anomaly and camera.anomaly.start <= position < camera.anomaly.end:
-            yield edit(source[number], position - camera.anomaly.start, camera.anomaly.end - 1 - position)
-        else:
-            yield fit(source[number])
+def visible_anomaly(scene: Scene, unusual: Unusual, frames: int, rng: Generator) -> Anomaly:
+    """The first draw of the anomaly that is in sight for long enough."""
+    while True:
+        anomaly = make_anomaly(unusual.kind, scene, unusual.at_s, rng)
+        if label_frames(scene, anomaly, frames).sum() >= MIN_VISIBLE_S * scene.fps:
+            return anomaly
 
 
-def shake(image: Image, since: int, _until: int) -> Image:
-    """A mast that is struck repeatedly: two oscillations of different frequency, within the margin."""
-    time_s = since / FPS
-    strength = 0.7 + 0.3 * np.cos(2 * np.pi * time_s / 1.5)
-    shift_x_px = MARGIN_X_PX * strength * np.sin(2 * np.pi * 1.7 * time_s + 0.6)
-    shift_y_px = MARGIN_Y_PX * strength * np.sin(2 * np.pi * 2.3 * time_s)
-    return fit(image, shift_x_px, shift_y_px)
-
-
-def cover(image: Image, since: int, until: int) -> Image:
-    """A cloth drawn over the lens in three frames and removed in three; sensor noise in the dark."""
-    drawn = min(since + 1, until + 1, 4) / 4
-    view = fit(image).astype(np.float32)
-    glow = cv2.GaussianBlur(view, (0, 0), 40) * np.asarray([0.03, 0.04, 0.06], np.float32)
-    noise = np.random.default_rng(since).normal(6.0, 3.0, view.shape)
-    hidden = _cloth(drawn)[..., np.newaxis]
-    return np.asarray(np.clip((1 - hidden) * view + hidden * (glow + noise), 0, 255), np.uint8)
-
-
-def _cloth(drawn: float) -> NDArray[np.float32]:
-    """How much of each pixel is hidden, 0 to 1: a soft, slanting edge that moves in from the upper left."""
-    y, x = np.mgrid[0:HEIGHT_PX, 0:WIDTH_PX].astype(np.float32)
-    depth = (x / WIDTH_PX + 0.6 * y / HEIGHT_PX) / 1.6
-    softness = 0.25
-    return np.asarray(np.clip((drawn * (1 + softness) - depth) / softness, 0, 1), np.float32)
-
-
-EDITS: dict[str, Callable[[Image, int, int], Image]] = {"shaken": shake, "covered": cover}
-"""Edits of image content: (source image, frames since the anomaly began, frames until it ends) -> image."""
-
-
-def write_video(path: Path, images: Iterable[Image]) -> None:
-    """Encode images as H.264 in MP4."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=FPS, options=ENCODER)
-        stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, FPS)
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
-        container.mux(stream.encode())
-
-
-def write_labels(path: Path) -> None:
-    """One uint8 array of 0 and 1 per camera, 1 during its anomaly."""
-    labels = {camera_id: np.zeros(len(camera.frames), np.uint8) for camera_id, camera in CAMERAS.items()}
-    for camera_id, camera in CAMERAS.items():
-        if camera.anomaly:
-            labels[camera_id][camera.anomaly.start : camera.anomaly.end] = 1
-    np.savez_compressed(path, allow_pickle=False, **labels)
-
-
-def write_anomalies(path: Path) -> None:
-    """The list of anomalies, for people and for the table that the demo prints."""
-    anomalies = [_describe(camera_id, camera, camera.anomaly) for camera_id, camera in CAMERAS.items() if camera.anomaly]
-    path.write_text(json.dumps({"fps": FPS, "stretches": anomalies}, indent=2) + "\n")
-
-
-def _describe(camera_id: str, camera: Camera, anomaly: Anomaly) -> dict[str, str | float]:
-    shown = camera.frames[anomaly.start : anomaly.end]
+def describe(camera_id: str, scene: Scene, unusual: Unusual, anomaly: Anomaly, frames: int) -> dict[str, str | float]:
+    """The anomaly with the time from its first to its last frame in sight."""
+    shown = np.flatnonzero(label_frames(scene, anomaly, frames))
     return {
         "camera_id": camera_id,
-        "kind": anomaly.kind,
-        "description": anomaly.description,
-        "start_s": anomaly.start / FPS,
-        "end_s": anomaly.end / FPS,
-        "source_start_s": min(shown) / FPS,
-        "source_end_s": (max(shown) + 1) / FPS,
+        "kind": unusual.kind,
+        "description": unusual.description,
+        "start_s": float(shown[0]) / scene.fps,
+        "end_s": float(shown[-1] + 1) / scene.fps,
     }
+
+
+def write_video(path: Path, images: Iterable[Image], fps: int) -> None:
+    """Encode images, uint8 (H, W, 3), as H.264 in MP4."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options=ENCODER)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, fps)
+        for number, image in enumerate(images):
+            if not number:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode())
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The demonstration: real footage through Kafka, the service and Redis on one machine."""
+"""The demonstration: footage of different places through Kafka, the service and Redis on one machine."""

@@ -1,5 +1,6 @@
-"""``oddsight-stream demo``: plays real footage through Kafka, the service and Redis on a machine that has neither.
+"""``oddsight-stream demo``: plays footage of four places through Kafka, the service and Redis on a machine that has neither.
 
+Three cameras have profiles; the fourth is one that the service has never seen, and is learned while it plays.
 The service runs as a separate process, started as any user would start it, and the results are read from Redis as by any
 subscriber. Only the broker, Redis and the cameras are stand-ins.
 """
@@ -22,20 +23,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deploy.bundle import read_bundle
+from deploy.bundle import DEFAULT_BUNDLE, read_bundle
+from deploy.profile import read_profile
 from streamer.config import Settings, settings_toml
 from streamer.demo.embedded import embedded_kafka, embedded_redis, start_process
 from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
 from streamer.interfaces import StreamError
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import RedisProgressStore, make_redis
+from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
 from streamer.types import Event, Partition
 from streamer.watch import Dashboard, live_dashboard
 
 DEMO_DATA = Path(__file__).parent / "data"
-DEMO_BUNDLE = DEMO_DATA / "bundle"
-DEMO_VIDEOS = tuple(sorted((DEMO_DATA / "testing" / "videos").glob("*.mp4")))
+DEMO_VIDEOS = tuple(sorted((DEMO_DATA / "videos").glob("*.mp4")))
+DEMO_PROFILES = tuple(sorted((DEMO_DATA / "profiles").glob("*.safetensors")))
+"""Of the known cameras."""
 
 PARTITIONS = 4
 
@@ -43,6 +47,10 @@ _START_TIMEOUT_S = 60.0
 _NO_SCORE_TIMEOUT_S = 30.0
 """A slow machine may take long for all scores, but not this long for a single one."""
 _POLL_S = 0.1
+_TOLERANCE_MS = 1_000
+"""An event that begins this much after an anomaly was last in sight is still of it."""
+_LEARNING_MINUTES = 0.3
+"""For real cameras a quarter of an hour is the default."""
 
 
 def run_demo(console: Console) -> None:
@@ -56,16 +64,19 @@ def run_demo(console: Console) -> None:
     ):
         settings = _settings(broker, redis_url)
         ensure_topics(settings.kafka, PARTITIONS)
+        _import_profiles(settings)
         with _service(settings, Path(folder)) as check_service:
             _wait_until_started(settings, check_service)
-            console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time.\n")
+            unknown = len(DEMO_VIDEOS) - len(DEMO_PROFILES)
+            console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time for 90 s, {unknown} of them unknown.\n")
             first_frame_ms, received = _play_and_watch(settings, console, check_service)
     intervals = read_ground_truth(DEMO_DATA / "stretches.json")
-    tolerance_ms = round(settings.decision.merge_gap_s * 1000)
-    result = match_events(intervals, collect_events(received.events), first_frame_ms, tolerance_ms)
+    result = match_events(intervals, collect_events(received.events), first_frame_ms, _TOLERANCE_MS)
     cameras = [video.stem for video in DEMO_VIDEOS]
     console.print()
     console.print(result_table(result, cameras, first_frame_ms))
+    for camera_id in sorted(set(cameras) - {profile.stem for profile in DEMO_PROFILES}):
+        console.print(learning_line(camera_id, received.scores, first_frame_ms))
     console.print(summary_line(result, received.scores, len(cameras)))
 
 
@@ -75,11 +86,17 @@ def _settings(broker: str, redis_url: str) -> Settings:
             # A short session: the embedded broker takes half of it to form a group.
             "kafka": {"bootstrap_servers": broker, "start": "earliest", "session_timeout_ms": 3_000},
             "redis": {"url": redis_url},
-            "engine": {"bundle": DEMO_BUNDLE},
-            "learning": {"enabled": False},
+            "engine": {"bundle": DEFAULT_BUNDLE},
+            "learning": {"enabled": True, "min_minutes": _LEARNING_MINUTES},
             "http": {"port": 0},
         }
     )
+
+
+def _import_profiles(settings: Settings) -> None:
+    with make_redis(settings.redis) as client:
+        for path in DEMO_PROFILES:
+            RedisProfileStore(client, settings.redis).put(read_profile(path))
 
 
 @contextmanager
@@ -130,7 +147,7 @@ def _play_and_watch(settings: Settings, console: Console, check_service: Callabl
 
 def _watch(settings: Settings, console: Console, check_service: Callable[[], None], sending: "Future[IngestResult]") -> Updates:
     """Show scores and events until all have arrived."""
-    clip_length = read_bundle(DEMO_BUNDLE).spec.length
+    clip_length = read_bundle(DEFAULT_BUNDLE).spec.length
     received, dashboard, last_score_s = Updates([], []), Dashboard(), time.monotonic()
     with make_redis(settings.redis) as client, live_dashboard(console, dashboard) as show:
         subscriber = Subscriber(client, settings.redis, from_start=True)
@@ -151,11 +168,11 @@ def _watch(settings: Settings, console: Console, check_service: Callable[[], Non
             show(updates.events)
 
 
-# --- The result: events compared with the anomalies that were edited into the footage
+# --- The result: events compared with the anomalies that the footage shows
 
 
 class AnomalyInterval(BaseModel):
-    """One anomaly edited into one camera's footage; times in seconds from its first frame."""
+    """An anomaly in one camera's footage; times in seconds from its first frame."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -167,7 +184,7 @@ class AnomalyInterval(BaseModel):
 
 
 def read_ground_truth(path: Path) -> tuple[AnomalyInterval, ...]:
-    """The edited anomalies of all cameras, from ``stretches.json``."""
+    """The anomalies of all cameras, from ``stretches.json``."""
     return tuple(map(AnomalyInterval.model_validate, json.loads(path.read_bytes())["stretches"]))
 
 
@@ -210,7 +227,7 @@ class DetectionResult(NamedTuple):
 def match_events(
     intervals: tuple[AnomalyInterval, ...], events: list[DetectedEvent], first_frame_ms: int, tolerance_ms: int
 ) -> DetectionResult:
-    """Match events with anomalies that overlap them; an event may begin ``tolerance_ms`` late, while its clip still shows one."""
+    """Match events with anomalies that overlap them; an event may begin ``tolerance_ms`` after its anomaly has ended."""
 
     def overlap(interval: AnomalyInterval, event: DetectedEvent) -> bool:
         begin_ms = first_frame_ms + interval.start_s * 1000
@@ -224,15 +241,15 @@ def match_events(
 
 def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: int) -> Table:
     """A row for each anomaly, each camera without one, and each false event."""
-    headings = ("camera", "edited", "what", "found", "delay", "peak score / threshold")
-    table = Table(*headings, title="anomalies edited into the footage, and what was detected", title_justify="left")
+    headings = ("camera", "when", "what", "found", "delay", "peak score / threshold")
+    table = Table(*headings, title="anomalies in the footage, and what was detected", title_justify="left")
     for interval, event in result.detections.items():
-        edited = f"{interval.start_s:.0f} to {interval.end_s:.0f} s"
+        when = f"{interval.start_s:.0f} to {interval.end_s:.0f} s"
         outcome: tuple[Text | str, ...] = Text("MISSED", style="bold red"), "", ""
         if event is not None:
             delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - interval.start_s
             outcome = Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
-        table.add_row(interval.camera_id, edited, interval.description, *outcome)
+        table.add_row(interval.camera_id, when, interval.description, *outcome)
     for camera_id in sorted(set(cameras) - {interval.camera_id for interval in result.detections}):
         quiet = not any(event.camera_id == camera_id for event in result.false_events)
         table.add_row(camera_id, "never", "the control", Text("quiet", style="green") if quiet else "", "", "")
@@ -244,6 +261,15 @@ def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: in
 
 def _peak(event: DetectedEvent) -> str:
     return f"{event.peak_score:.2f} / {event.threshold:.2f}"
+
+
+def learning_line(camera_id: str, scores: list[ScoreEntry], first_frame_ms: int) -> str:
+    """When a camera that had no profile was learned."""
+    own = (entry for entry in scores if entry.camera_id == camera_id and entry.profile_id is not None)
+    if (first := next(own, None)) is None:
+        return f"{camera_id} was unknown, and was still being learned at the end: no event could be raised."
+    watched_s = (first.captured_at_ms - first_frame_ms) / 1000
+    return f"{camera_id} was unknown, was learned live, and has been on watch since second {watched_s:.0f}."
 
 
 def summary_line(result: DetectionResult, scores: list[ScoreEntry], cameras_n: int) -> str:

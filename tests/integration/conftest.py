@@ -45,9 +45,9 @@ def shipped_in_half() -> bytes:
 
 @pytest.fixture(scope="session")
 def demo_footage(tmp_path_factory: pytest.TempPathFactory) -> CalibrationFrames:
-    """One stretch of the demo's training footage, that its golden sequences are not of."""
+    """One stretch of a camera of the demo's, which the shipped network's golden sequences are not of."""
     folder = tmp_path_factory.mktemp("ordinary")
-    ordinary = DEMO_DATA / "training" / "videos" / "ordinary.mp4"
+    ordinary = DEMO_DATA / "videos" / "park.mp4"
     for number, picture in enumerate(islice(open_source(str(ordinary)), STRETCH_PICTURES)):
         (folder / f"{number}.jpg").write_bytes(picture.encoded)
     return read_calibration_frames([folder], read_bundle(DEFAULT_BUNDLE))

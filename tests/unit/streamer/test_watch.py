@@ -99,6 +99,15 @@ def test_anomaly_from_start_to_end(dashboard: Dashboard) -> None:
     assert states == ["ANOMALY", "ANOMALY", "normal"]
 
 
+@pytest.mark.parametrize(("left_s", "left"), [(14.4, "14 s left"), (0.0, "until certain")])
+def test_learning_instead_of_score(dashboard: Dashboard, left_s: float, left: str) -> None:
+    dashboard.update(Updates([score()._replace(learning=0.4, learning_left_s=left_s)], []))
+    assert line_of(dashboard, "gate") == ["gate", f"learning 40%, {left}", "-", "-", "0.3", "learning"]
+
+    dashboard.update(Updates([score()], []))
+    assert line_of(dashboard, "gate")[-1] == "normal"
+
+
 def test_event_marks_its_camera_only(dashboard: Dashboard) -> None:
     dashboard.update(Updates([score("gate"), score("yard")], [event(camera_id="yard")]))
 
