@@ -44,8 +44,6 @@ SIDE_STEP_PX = 8
 HISTORY = (1, 2)  # distances of the older frames from the newest one. A fourth frame made the flow only 3 % better.
 WARMUP_FRAMES = 64  # 0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision
 
-# Weights that know other scenes are lost at the full rate, which is made for random ones.
-_FINE_TUNING_RATE = 0.3
 _MIN_UPDATE = 0.2  # weight of the newest frame in the averages
 _FIRST_VARIANCE = 0.3**2
 _TINY = 1e-6
@@ -147,8 +145,7 @@ class VideoEde(ServingNetwork):
         return training_stages(self, networks, split, progress)
 
     def fine_tuning_stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
-        rate = _FINE_TUNING_RATE * self.config.learning_rate
-        networks = TrainableNetworks(self.motion, self.judge, HISTORY, rate, pretrained=True)
+        networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate, pretrained=True)
         return fine_tuning_stages(self, networks, split, progress)
 
     def adaptation_stage(self, footage: Sequence[Footage], progress: ProgressBar) -> tuple[TrainingStage, Tensor]:
