@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Render the demo's footage: four cameras of different places, and ordinary footage of those that get a profile beforehand.
 
-    python tools/make_demo_footage.py --footage /tmp/ordinary
+    python tools/make_demo_footage.py --footage ordinary
 
 writes the videos and ``stretches.json`` to streamer/demo/data, and for each known camera a data set for ``oddsight-train enrol``
 to the folder of ``--footage``. The table ``CAMERAS`` says what each camera shows. The same versions of the libraries give the
