@@ -9,29 +9,25 @@ same files. Of each anomaly the first draw is shown that can be seen for two sec
 """
 
 import json
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import av
 import numpy as np
 import typer
 from numpy.random import Generator
 
 from trainer.scenes.anomalies import Anomaly, make_anomaly
 from trainer.scenes.backdrop import paint_backdrop
-from trainer.scenes.data_set import label_frames, render
-from trainer.scenes.drawing import Image
+from trainer.scenes.data_set import label_frames, render, write_video
 from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 
 DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 90.0, 48.0, 5
 """Duration of a demo video, and of each ordinary video of a known camera and their number."""
-ENCODER = {"crf": "27", "preset": "medium", "threads": "1"}  # more threads would change the bits with the machine
 MIN_VISIBLE_S = 2.0
+small_video = partial(write_video, crf=27, preset="medium")
 DATA = Path(__file__).parent.parent / "streamer" / "demo" / "data"
 
 
@@ -81,11 +77,11 @@ def write_camera(camera: Camera, footage: Path) -> dict[str, str | float] | None
     unusual, frames = camera.unusual, round(DEMO_S * camera.fps)
     anomaly = visible_anomaly(scene, unusual, frames, rng) if unusual else None
     actors = [*ordinary_actors(scene, DEMO_S, rng), *(anomaly.actors if anomaly else ())]
-    write_video(DATA / "videos" / f"{camera.camera_id}.mp4", render(scene, backdrop, actors, frames, rng), camera.fps)
+    small_video(DATA / "videos" / f"{camera.camera_id}.mp4", render(scene, backdrop, actors, frames, rng), camera.fps)
     for video in range(1, FOOTAGE_VIDEOS + 1) if camera.known else ():
         rng = np.random.default_rng([camera.seed, number, 1 + video])
         images = render(scene, backdrop, ordinary_actors(scene, FOOTAGE_S, rng), round(FOOTAGE_S * camera.fps), rng)
-        write_video(footage / camera.camera_id / "training" / "videos" / f"{video:02d}.mp4", images, camera.fps)
+        small_video(footage / camera.camera_id / "training" / "videos" / f"{video:02d}.mp4", images, camera.fps)
     return describe(camera.camera_id, scene, unusual, anomaly, frames) if unusual and anomaly else None
 
 
@@ -107,20 +103,6 @@ def describe(camera_id: str, scene: Scene, unusual: Unusual, anomaly: Anomaly, f
         "start_s": float(shown[0]) / scene.fps,
         "end_s": float(shown[-1] + 1) / scene.fps,
     }
-
-
-def write_video(path: Path, images: Iterable[Image], fps: int) -> None:
-    """Encode images, uint8 (H, W, 3), as H.264 in MP4."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options=ENCODER)
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, fps)
-        for number, image in enumerate(images):
-            if not number:
-                stream.height, stream.width = image.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
-        container.mux(stream.encode())
 
 
 if __name__ == "__main__":

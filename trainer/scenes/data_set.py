@@ -136,11 +136,20 @@ def _describe(scene: Scene, seed: int, labels: dict[str, NDArray[np.uint8]]) -> 
     }
 
 
-def write_video(path: Path, images: Iterable[Image], fps: int, done: Callable[[], None]) -> None:
-    """Encode images, uint8 (H, W, 3), as H.264 in MP4, calling ``done`` after each."""
+def write_video(
+    path: Path,
+    images: Iterable[Image],
+    fps: int,
+    done: Callable[[], None] = lambda: None,
+    *,
+    crf: int = 24,
+    preset: str = "veryfast",
+) -> None:
+    """Encode images, uint8 (H, W, 3), as H.264 in MP4, calling ``done`` after each. ``crf`` and ``preset``: see libx264."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"crf": str(crf), "preset": preset, "threads": "1"}  # more threads would change the bits with the machine
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "24", "preset": "veryfast", "threads": "1"})
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, fps)
         for number, image in enumerate(images):
