@@ -42,7 +42,7 @@ _MIN_FRAMES: Final = 100  # a phase ends after a multiple of this
 _MAX_FRAMES: Final = (60_000, MAX_MAXIMA, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
 _MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
 _MAX_SNAPSHOT_BYTES: Final = 8 << 20
-_COUNTS: Final = "counts"
+_COUNTS, _MODEL = "counts", "model_id"  # entries of a snapshot's header
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Counts:
     clip_from: int | None = None  # its first frame needed to rebuild the state
     width_px: int = 0
     height_px: int = 0
-    phase: int = 0  # index into PHASES; their number when all is done
+    phase: int = 0  # index into PHASES
     frames: int = 0
     phase_frames: int = 0
     observed_ms: int = 0  # time between consecutive frames, without gaps
@@ -64,10 +64,11 @@ class Counts:
 class ProfileLearner:
     """Learns one camera's profile from its outcomes, in bounded memory (about 1 MB, and 8 bytes for each frame of a phase)."""
 
-    def __init__(self, grid: Grid, least_s: float, max_gap_ms: int, times: DecisionTimes) -> None:
+    def __init__(self, model_id: str, grid: Grid, least_s: float, max_gap_ms: int, times: DecisionTimes) -> None:
         self.counts = Counts()
         self.calibration: Calibration | None = None
         """Set when all is learned."""
+        self._model_id = model_id
         self._grid, self._least_ms, self._max_gap_ms, self._times = grid, least_s * 1000, max_gap_ms, times
         self._usual = UsualMaps(grid.shape)
         self._normal = Normal(self._usual.anomaly(), self._usual.speed())
@@ -76,6 +77,7 @@ class ProfileLearner:
         self._snapshot_ms = -SNAPSHOT_EVERY_MS  # the first frame is stored at once: no restart can skip it
 
     def progress(self) -> LearningProgress:
+        """How much of the least time has been learned from."""
         left_ms = max(0.0, self._least_ms - self.counts.observed_ms)
         return LearningProgress(1.0 - left_ms / self._least_ms, left_ms / 1000)
 
@@ -147,12 +149,12 @@ class ProfileLearner:
         """Whether the camera's images have another size than those that were learned from."""
         return self.counts.offset >= 0 and (info.width_px, info.height_px) != (self.counts.width_px, self.counts.height_px)
 
-    def profile(self, camera_id: str, model_id: str, head: ProfileValues, calibration: Calibration) -> Profile:
+    def profile(self, camera_id: str, head: ProfileValues, calibration: Calibration) -> Profile:
         """The profile; the same frames give the same one, whenever they are read. ``head``: its values before those of normal."""
         counts = self.counts
         info = ProfileInfo(
             camera_id=camera_id,
-            model_id=model_id,
+            model_id=self._model_id,
             created_at=datetime.fromtimestamp(counts.last_ms / 1000, UTC),
             footage=(FOOTAGE_NAME,),
             frames=counts.frames,
@@ -173,31 +175,37 @@ class ProfileLearner:
 
         self._snapshot_ms = self.counts.observed_ms
         arrays = {**self._usual.arrays(), "normal": self._normal.values(), "rows": np.array(self._rows, np.float64)}
-        packed = zlib.compress(save(arrays, {_COUNTS: json.dumps(asdict(self.counts))}), level=1)
+        header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
+        packed = zlib.compress(save(arrays, header), level=1)
         return LearnerSnapshot(clip_from=self.counts.clip_from, content=base64.b64encode(packed).decode())
 
     def restore(self, snapshot: LearnerSnapshot) -> None:
         """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
-        arrays, counts = _unpacked(snapshot)
+        arrays, counts, model_id = _unpacked(snapshot)
         shapes = {name: array.shape for name, array in self._usual.arrays().items()} | {"normal": self._normal.values().shape}
-        if any(arrays[name].shape != shape for name, shape in shapes.items()):
-            raise ProfileCorrupt("the snapshot is of another network")
+        if any(name not in arrays or arrays[name].shape != shape for name, shape in shapes.items()) or "rows" not in arrays:
+            raise ProfileCorrupt("not a snapshot of a learner (an array is missing or has another shape)")
+        if model_id != self._model_id:
+            raise ProfileCorrupt(f"the snapshot is of another network, {model_id}")
         self._usual = UsualMaps(self._grid.shape, arrays["speeds"].copy(), arrays["anomalies"].copy())
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
         self._rows = [tuple(row) for row in arrays["rows"].tolist()]
         self.counts, self._snapshot_ms = counts, counts.observed_ms
 
 
-def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts]:
+def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:
+    """The arrays, the counts, and the model_id of the network that they belong to."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         content = zlib.decompressobj().decompress(base64.b64decode(snapshot.content), _MAX_SNAPSHOT_BYTES)
-        return load(content), Counts(**json.loads(header_entry(content, _COUNTS)))
+        return load(content), Counts(**json.loads(header_entry(content, _COUNTS))), header_entry(content, _MODEL)
     except (SafetensorError, zlib.error, KeyError, ValueError, TypeError) as error:
         raise ProfileCorrupt(f"not a snapshot of a learner ({first_line(error)})") from error
 
+
+_LEARNED: Final = LearningProgress(share=1.0, left_s=0.0)
 
 Learners = dict[str, ProfileLearner | None]
 """camera_id -> learner; None if the camera is learned, until its snapshot is dropped."""
@@ -209,7 +217,7 @@ class CameraLearning:
     def __init__(self, bundle: Bundle, settings: Settings, profiles: CameraProfiles, metrics: Metrics) -> None:
         """Raises ProfileIncompatible if ``learning.enabled`` is set for a model that learns no profiles from its states."""
         self.enabled = _is_enabled(bundle, settings)
-        self._bundle, self._profiles, self._metrics = bundle, profiles, metrics
+        self._model_id, self._profiles, self._metrics = bundle.model_id, profiles, metrics
         self._least_s, self._times = settings.learning.min_minutes * 60, decision_times(settings)
         self._max_gap_ms = round(settings.decision.max_gap_s * 1000)
         self._grid = Grid.of(bundle) if self.enabled else Grid((1, 1), 1, 0.0)
@@ -221,15 +229,17 @@ class CameraLearning:
         """Whether the camera's profile is being learned: it has none of its own."""
         return self.enabled and self._profiles.get(camera_id) is None and not self._profiles.has_been_rejected(camera_id)
 
-    def add(self, learners: Learners, outcome: Outcome) -> LearningProgress | None:
-        """Learn from a frame; None if the camera's profile is learned, with which the next frames are scored.
+    def add(self, learners: Learners, outcome: Outcome) -> LearningProgress:
+        """Learn from a frame that was scored with the default profile because its camera was being learned.
+
+        Once all is learned, the camera's profile is stored, and the frames that are scored from then on have it.
 
         Raises RedisUnavailable if the profile was not stored; after a restart from the last snapshot it will be again.
         """
         camera_id = outcome.info.camera_id
         if not self.learns(camera_id):  # another profile came while the frame was scored
             learners[camera_id] = None
-            return None
+            return _LEARNED
         learner = learners.get(camera_id)
         if learner is None or learner.sees_another_size(outcome.info):
             log.info("learning a camera", camera_id=camera_id, least_s=self._least_s, restarted=learner is not None)
@@ -237,12 +247,12 @@ class CameraLearning:
         learner.add(outcome)
         if learner.calibration is None:
             return learner.progress()
-        profile = learner.profile(camera_id, self._bundle.model_id, self._head, learner.calibration)
+        profile = learner.profile(camera_id, self._head, learner.calibration)
         self._profiles.adopt(profile)
         self._metrics.learned_profiles.inc()
         log.info("camera learned", camera_id=camera_id, profile_id=profile.profile_id, frames=profile.info.frames)
         learners[camera_id] = None
-        return None
+        return _LEARNED
 
     def snapshots(self, learners: Learners) -> dict[str, LearnerSnapshot | None]:
         """What the next step is to store: snapshots that are due, and None for cameras that are learned no more."""
@@ -266,7 +276,8 @@ class CameraLearning:
         return learner
 
     def new_learner(self) -> ProfileLearner:
-        learner = ProfileLearner(self._grid, self._least_s, self._max_gap_ms, self._times)
+        """The learner of a camera of which nothing is known yet."""
+        learner = ProfileLearner(self._model_id, self._grid, self._least_s, self._max_gap_ms, self._times)
         self._learners.add(learner)
         return learner
 

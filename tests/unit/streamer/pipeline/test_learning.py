@@ -167,7 +167,7 @@ def test_damaged_snapshots_are_refused(content):
 
 
 def test_snapshot_of_another_network_is_refused():
-    other = ProfileLearner(GRID._replace(shape=(8, 8)), 60, 5000, learning_settings().decision)
+    other = ProfileLearner("video-ede-other", GRID, 60, 5000, learning_settings().decision)
     with pytest.raises(ProfileCorrupt, match="another network"):
         learner().restore(other.snapshot())
 
