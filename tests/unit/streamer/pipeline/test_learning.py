@@ -92,7 +92,7 @@ def test_camera_is_learned_and_then_watched(undisturbed):
     scores = [fields for _, fields in undisturbed.store.scores]
     learned = next(number for number, fields in enumerate(scores) if "profile_id" in fields)
     assert scores[learned]["profile_id"] == profile.profile_id
-    assert all("learning" in fields for fields in scores[: learned - 20])
+    assert all("learning" in fields for fields in scores[:learned])
     assert not any("learning" in fields for fields in scores[learned:])
     assert 600 <= learned < FRAMES
     assert undisturbed.counted("learned_profiles_total") == 1
