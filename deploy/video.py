@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -79,6 +81,37 @@ class Video:
             yield from self._container.demux(self.stream)
         except (av.FFmpegError, OSError) as error:
             raise VideoUnreadable(f"{self._name}: reading failed: {_reason(error)}") from error
+
+
+class JpegRecording:
+    """Writes JPEG images as they are to a Matroska video; what a crash leaves of it can be read up to its last second.
+
+    Every method raises OSError, for instance when the disk is full.
+    """
+
+    def __init__(self, path: Path, width_px: int, height_px: int, fps: float) -> None:
+        rate = Fraction(fps).limit_denominator(1000)
+        try:
+            self._container: OutputContainer = av.open(str(path), "w", format="matroska", options={"flush_packets": "1"})
+            self._stream: Stream = self._container.add_mux_stream("mjpeg", rate, width=width_px, height=height_px)
+        except av.FFmpegError as error:
+            raise OSError(f"{path}: {_reason(error)}") from error
+
+    def add(self, image: bytes, time_ms: int) -> None:
+        """Add the next image; ``time_ms``: since the beginning, more than that of the one before."""
+        packet: Packet[Stream] = av.Packet(image)
+        packet.stream, packet.time_base, packet.is_keyframe = self._stream, Fraction(1, 1000), True
+        packet.pts = packet.dts = time_ms
+        try:
+            self._container.mux(packet)
+        except av.FFmpegError as error:
+            raise OSError(_reason(error)) from error
+
+    def close(self) -> None:
+        try:
+            self._container.close()
+        except av.FFmpegError as error:
+            raise OSError(_reason(error)) from error
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def watch_command(config: ConfigOption = None) -> None:
 
 @app.command("demo")
 def demo_command() -> None:
-    """Watch four rendered cameras, one of them unknown, with an embedded Kafka and Redis: 90 s of footage."""
+    """Watch four rendered cameras, one of them unknown, with an embedded Kafka and Redis: 60 s of footage."""
     from rich.console import Console
 
     from streamer.demo.run import run_demo

@@ -163,6 +163,11 @@ class LearningSettings(_Section):
     events: Literal["withhold", "provisional"] = "withhold"
     """What becomes of events of a camera that is being learned: none are raised, or they are raised with the default profile's
     thresholds and marked ``provisional``."""
+    footage_dir: Path | None = None
+    """Folder for the footage of cameras while they are learned. If it is set, the network is adapted to each camera from its
+    footage once it is on watch, in a process of lowest priority; then the footage is deleted. Needs ``oddsight[train]``."""
+    footage_mb: int = Field(default=200, ge=10, le=100_000)
+    """Size of that footage for each camera; of more, the newest is kept."""
 
 
 class CameraSettings(_Section):

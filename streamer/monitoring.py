@@ -46,6 +46,7 @@ class Metrics:
         self.rejected_profiles = counter("rejected_profiles", text)
         self.learning_cameras = gauge("learning_cameras", "Cameras whose profile is being learned")
         self.learned_profiles = counter("learned_profiles", "Profiles learned while watching a camera")
+        self.adaptations = counter("adaptations", "Adaptations of the network to a camera that was learned", ["outcome"])
         text = "Frames per second of a camera, relative to the footage that its profile was learned from"
         self.rate_ratio = gauge("rate_ratio", text, ["camera_id"])
         text = "Median score of ten minutes against that of the profile's footage, as a share of the way to the threshold"

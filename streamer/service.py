@@ -18,6 +18,7 @@ from streamer.config import Settings
 from streamer.kafka.client import ensure_topics, silence_kafka_log
 from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
 from streamer.monitoring import Health, Metrics, serve_http
+from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import CameraLearning
@@ -59,8 +60,12 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     decider = Decider(settings, bundle, loaded.engine.name)
     client = stack.enter_context(make_redis(settings.redis))
     check_redis(client)
-    profiles = CameraProfiles(RedisProfileStore(client, settings.redis), bundle, settings, metrics)
+    profile_store = RedisProfileStore(client, settings.redis)
+    profiles = CameraProfiles(profile_store, bundle, settings, metrics)
     profiles.load()
+    learning = CameraLearning(bundle, settings, profiles, metrics)
+    adaptation = CameraAdaptation(bundle, settings, learning, profiles, profile_store, metrics)
+    stack.callback(adaptation.close)
     heatmap_threshold = decider.least_exit(profiles.all())
     ensure_topics(settings.kafka)
     pipeline = Pipeline(
@@ -71,7 +76,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
         drift_watch=DriftWatch(metrics),
-        learning=CameraLearning(bundle, settings, profiles, metrics),
+        learning=learning,
+        adaptation=adaptation,
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),

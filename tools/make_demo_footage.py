@@ -24,7 +24,7 @@ from trainer.scenes.backdrop import paint_backdrop
 from trainer.scenes.data_set import label_frames, render, write_video
 from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 
-DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 90.0, 48.0, 5
+DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 60.0, 48.0, 5
 """Duration of a demo video, and of each ordinary video of a known camera and their number."""
 MIN_VISIBLE_S = 2.0
 small_video = partial(write_video, crf=27, preset="medium")
@@ -53,10 +53,10 @@ class Camera:
 
 
 CAMERAS = (
-    Camera("plaza", 5, 8, Unusual("vehicle", "a vehicle drives where none ever drives", 30.0)),
-    Camera("street", 8, 20, Unusual("cyclist", "somebody cycles on the pavement", 76.0), known=False),
+    Camera("plaza", 5, 8, Unusual("vehicle", "a vehicle drives where none ever drives", 20.0)),
+    Camera("street", 8, 20, Unusual("cyclist", "somebody cycles on the pavement", 50.0), known=False),
     Camera("park", 2, 8),
-    Camera("hall", 7, 8, Unusual("fall", "somebody falls and stays on the floor", 55.0)),
+    Camera("hall", 7, 8, Unusual("fall", "somebody falls and stays on the floor", 35.0)),
 )
 
 

@@ -113,7 +113,7 @@ def serving_graph(
 
 
 def _export(network: "nn.Module", spec: ClipSpec) -> Any:
-    import onnx_ir.passes.common
+    import onnx_ir.passes.common as passes
     import onnxscript.optimizer
     import torch
 
@@ -133,15 +133,17 @@ def _export(network: "nn.Module", spec: ClipSpec) -> Any:
             verbose=False,
             optimize=False,
         )
-    # One round instead of the exporter's two, which takes as long as the export itself and finds nothing more. It also computes
-    # what depends on weights alone: not every engine treats the results as constants.
-    onnxscript.optimizer.optimize(
-        program.model, num_iterations=1, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES
-    )
-    onnx_ir.passes.common.IdentityEliminationPass()(program.model)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
+    # Two thirds of the nodes are constants or unused: without them, trying all rules on each node takes a tenth of the time.
+    # Folding also computes what depends on weights alone: not every engine treats the results as constants.
+    limits: Any = {"input_size_limit": _FOLDED_BYTES, "output_size_limit": _FOLDED_BYTES}
+    onnxscript.optimizer.fold_constants(program.model, **limits)
+    for clean in (passes.RemoveUnusedNodesPass(), passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)):
+        clean(program.model)
+    onnxscript.optimizer.optimize(program.model, num_iterations=1, **limits)  # a second round finds nothing more
+    passes.IdentityEliminationPass()(program.model)
+    passes.RemoveUnusedNodesPass()(program.model)
     # The exporter stores stack traces with paths of this machine.
-    onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
+    passes.ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
 
 

@@ -49,7 +49,7 @@ _NO_SCORE_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 _TOLERANCE_MS = 1_000
 """An event that begins this much after an anomaly was last in sight is still of it."""
-_LEARNING_MINUTES = 0.3
+_LEARNING_MINUTES = 0.24
 """For real cameras a quarter of an hour is the default."""
 
 
@@ -68,7 +68,7 @@ def run_demo(console: Console) -> None:
         with _service(settings, Path(folder)) as check_service:
             _wait_until_started(settings, check_service)
             unknown = len(DEMO_VIDEOS) - len(DEMO_PROFILES)
-            console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time for 90 s, {unknown} of them unknown.\n")
+            console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time for 60 s, {unknown} of them unknown.\n")
             first_frame_ms, received = _play_and_watch(settings, console, check_service)
     intervals = read_ground_truth(DEMO_DATA / "stretches.json")
     result = match_events(intervals, collect_events(received.events), first_frame_ms, _TOLERANCE_MS)

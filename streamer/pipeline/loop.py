@@ -22,6 +22,7 @@ from streamer.interfaces import (
     Step,
 )
 from streamer.monitoring import Health, Metrics
+from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.learning import CameraLearning
@@ -55,6 +56,7 @@ class Pipeline:
     batcher: MicroBatcher[QueuedClip]
     profiles: CameraProfiles
     learning: CameraLearning
+    adaptation: CameraAdaptation
     footage_check: FootageCheck
     drift_watch: DriftWatch
     scorer: Scorer
@@ -115,11 +117,13 @@ class Pipeline:
             return
         with self.metrics.decode_s.time():
             results = self.decoder.decode([message for _, message in needed])
-        for (active, _), result in zip(needed, results, strict=True):
+        for (active, message), result in zip(needed, results, strict=True):
             if isinstance(result, Rejected):
                 self._reject(active, result)
             else:
                 self.metrics.decoded.labels(result.decoder).inc()
+                if not active.is_replay(message.offset):
+                    self.adaptation.record(message, result.info)
                 yield active, result
 
     def _reject(self, active: ActivePartition, rejected: Rejected) -> None:
@@ -235,6 +239,7 @@ class Pipeline:
         self._commit_at_s = self.clock_s() + _COMMIT_EVERY_S
         self.source.commit(self._uncommitted)
         self._uncommitted = {}
+        self.adaptation.poll()
         if self.profiles.refresh():
             self.scorer.set_heatmap_threshold(self.decider.least_exit(self.profiles.all()))
         active_partitions = self._partitions.active.values()

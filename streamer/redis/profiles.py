@@ -56,22 +56,26 @@ class RedisProfileStore:
         return profile
 
     def put_first(self, profile: Profile) -> None:
-        self._put(profile, replace=False)
+        self._put(profile, lambda served: served is None)
+
+    def put_after(self, profile: Profile, before: str) -> None:
+        self._put(profile, lambda served: served == before)
 
     def put(self, profile: Profile) -> None:
         """Make a profile its camera's current one and its newest version."""
-        self._put(profile, replace=True)
+        self._put(profile, lambda _: True)
 
-    def _put(self, profile: Profile, *, replace: bool) -> None:
+    def _put(self, profile: Profile, replaces: Callable[[str | None], bool]) -> None:
+        """``replaces``: whether the profile is to replace the one with this profile_id, None for the default."""
         camera_id, profile_id = profile.info.camera_id, profile.profile_id
         text = base64.b64encode(profile_bytes(profile)).decode()
         history, content = self._history_key(camera_id), self._content_key(camera_id)
 
         def change(pipeline: Pipeline) -> None:
             others = [each for each in pipeline.lrange(history, 0, -1) if each != profile_id]
-            served = pipeline.hexists(self._current_key, camera_id)
+            served = pipeline.hget(self._current_key, camera_id)
             pipeline.multi()
-            if served and not replace:
+            if not replaces(served):
                 return
             pipeline.hset(content, profile_id, text)
             pipeline.lrem(history, 0, profile_id)

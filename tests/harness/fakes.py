@@ -137,6 +137,13 @@ class MemoryProfileStore:
         if profile.info.camera_id not in self.profiles:
             self.put(profile)
 
+    def put_after(self, profile: Profile, before: str) -> None:
+        """As the protocol says."""
+        if not self.available:
+            raise RedisUnavailable("nothing listens there")
+        if self.profiles.get(profile.info.camera_id, ("", None))[0] == before:
+            self.put(profile)
+
     def remove(self, camera_id: str) -> None:
         """Put a camera back to the default profile."""
         del self.profiles[camera_id]

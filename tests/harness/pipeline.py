@@ -16,6 +16,7 @@ from deploy.profile import Profile, ProfileInfo
 from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
+from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import CameraLearning
@@ -158,6 +159,7 @@ class Rig:
         decider = Decider(self._settings, self._bundle, "brightness", FakeClock(1.0))
         profiles = CameraProfiles(self.profiles, self._bundle, self._settings, self.metrics)
         profiles.load()
+        learning = CameraLearning(self._bundle, self._settings, profiles, self.metrics)
         threshold, default_profile = decider.least_exit(profiles.all()), self._bundle.default_profile
         self.pipeline = Pipeline(
             source=self.source,
@@ -167,7 +169,8 @@ class Rig:
             profiles=profiles,
             footage_check=FootageCheck(self._bundle, 5_000, self.metrics),
             drift_watch=DriftWatch(self.metrics),
-            learning=CameraLearning(self._bundle, self._settings, profiles, self.metrics),
+            learning=learning,
+            adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
             scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
             decider=decider,
             store=self.store,

@@ -41,12 +41,12 @@ def test_an_engineer_sends_a_video_file_and_reads_the_alert(
             check=True,
             timeout=60,
         )
-        service.wait_until(lambda: results.next_offsets() == 720, "end of the video")
+        service.wait_until(lambda: results.next_offsets() == 480, "end of the video")
         assert service.stop() == 0
     watching.send_signal(signal.SIGINT)
     lines = watching.communicate(timeout=30)[0].splitlines()
 
-    assert sent.stdout == "720 frames sent, 0 failed, 0 dropped, 0 reconnects\n"
+    assert sent.stdout == "480 frames sent, 0 failed, 0 dropped, 0 reconnects\n"
     assert watching.returncode == 0
     assert [line.split("  ")[1:3] for line in lines] == [["plaza", event["kind"]] for event in results.events()]
     assert ["plaza", "start"] in [line.split("  ")[1:3] for line in lines]
@@ -63,5 +63,5 @@ def test_the_demo_finds_what_it_says_it_finds_and_ends_with_exit_0() -> None:
     assert "street was unknown, was learned live, and has been on watch since second" in done.stdout
     assert rows.keys() == {"plaza", "street", "park", "hall"}
     assert "quiet" in rows["park"]
-    assert "3960 frames of 4 cameras scored" in done.stdout
+    assert "2640 frames of 4 cameras scored" in done.stdout
     assert done.stderr == ""

@@ -12,7 +12,7 @@ VIDEOS = {path.stem: path for path in (DEMO_DATA / "videos").iterdir()}
 PROFILES = {path.stem: path for path in (DEMO_DATA / "profiles").iterdir()}
 ANOMALIES = {each["camera_id"]: each for each in json.loads((DEMO_DATA / "stretches.json").read_text("utf-8"))["stretches"]}
 UNKNOWN, QUIET = {"street"}, {"park"}
-LEARNED_S = 65.0
+LEARNED_S = 46.0
 """When the unknown camera is on watch at the latest."""
 
 

@@ -1,7 +1,5 @@
 """Cameras without a profile are learned while they are watched, and a restart loses nothing of it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +7,7 @@ from hypothesis import strategies as st
 
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
-from deploy.profile_learning import Grid, Normal, Range, normal_size, state_maps
-from deploy.spec import ClipSpec
+from deploy.profile_learning import Normal, Range, state_maps
 from streamer.config import Settings
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
@@ -19,20 +16,8 @@ from streamer.pipeline.profiles import CameraProfiles
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import MemoryProfileStore
 from tests.harness.pipeline import BUNDLE, Rig, message
+from tests.harness.video_bundle import GRID, SPEC, UNIT, VIDEO
 
-GRID = Grid((4, 5), 1, 0.25)
-SPEC = ClipSpec(
-    length=1, height_px=16, width_px=20, state_shape=(6, 4, 5), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
-)
-UNIT = Normal(np.zeros(GRID.shape, np.float32), np.ones((4, 1), np.float32)).values()
-CONFIG = {"window": GRID.window, "steady_spreads": GRID.steady_spreads}
-VIDEO = replace(
-    BUNDLE,
-    manifest=BUNDLE.manifest.model_copy(
-        update={"spec": SPEC, "model": BUNDLE.manifest.model.model_copy(update={"kind": "video-ede", "config": CONFIG})}
-    ),
-    default_profile=UNIT,
-)
 P0 = Partition("frames", 0)
 FRAMES = 1500
 RNG = np.random.default_rng(7)

@@ -1,0 +1,23 @@
+"""A bundle of the video model's kind with a tiny grid, whose cameras can be learned live."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from deploy.profile_learning import Grid, Normal, normal_size
+from deploy.spec import ClipSpec
+from tests.harness.pipeline import BUNDLE
+
+GRID = Grid((4, 5), 1, 0.25)
+SPEC = ClipSpec(
+    length=1, height_px=16, width_px=20, state_shape=(6, 4, 5), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
+)
+UNIT = Normal(np.zeros(GRID.shape, np.float32), np.ones((4, 1), np.float32)).values()
+CONFIG = {"window": GRID.window, "steady_spreads": GRID.steady_spreads}
+VIDEO = replace(
+    BUNDLE,
+    manifest=BUNDLE.manifest.model_copy(
+        update={"spec": SPEC, "model": BUNDLE.manifest.model.model_copy(update={"kind": "video-ede", "config": CONFIG})}
+    ),
+    default_profile=UNIT,
+)
