@@ -109,6 +109,25 @@ def calibrate_scores(parts: Sequence[ScoredFrames], times: DecisionTimes) -> Cal
     return Calibration(median=median, peaks=tuple(peaks[:MOST_PEAKS]), observed_s=observed_s, times=times)
 
 
+def merge(earlier: Calibration, later: Calibration, memory_s: float) -> Calibration:
+    """One calibration of the footage of both; of more than ``memory_s`` seconds together, the earlier counts for less."""
+    share = min(1.0, max(0.0, memory_s - later.observed_s) / earlier.observed_s)
+    kept = _thinned(earlier.peaks, share) if share else []
+    observed_s = share * earlier.observed_s + later.observed_s
+    median = (share * earlier.observed_s * earlier.median + later.observed_s * later.median) / observed_s
+    times = DecisionTimes(
+        min_duration_ms=max(earlier.times.min_duration_ms, later.times.min_duration_ms),
+        merge_gap_ms=max(earlier.times.merge_gap_ms, later.times.merge_gap_ms),
+    )
+    peaks = sorted([*kept, *later.peaks], reverse=True)[:MOST_PEAKS]
+    return Calibration(median=median, peaks=tuple(peaks), observed_s=observed_s, times=times)
+
+
+def _thinned(peaks: Sequence[float], share: float) -> list[float]:
+    """So large a share of falling peaks, spread evenly over them: the n-th is the n / share-th of before."""
+    return [peaks[math.ceil((number + 1) / share) - 1] for number in range(int(len(peaks) * share))]
+
+
 def thresholds(calibration: Calibration, budget: float, times: DecisionTimes) -> Thresholds:
     """The thresholds at which a rule with these times announces about ``budget`` false events a day, and what they promise.
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,8 @@ class CameraStatus:
     """Share of the least time of learning that is over, 0 to 1; None while watching."""
     learning_left_s: float | None
     """The rest of that time; 0 while more certainty is waited for."""
+    frozen: bool
+    """Whether its thresholds stay as they are, by ``freeze``."""
     profile_id: str
     """``default`` for the bundle's default profile."""
     created_at: str | None
@@ -84,13 +86,16 @@ def list_cameras(settings: Settings) -> list[CameraStatus]:
     """All cameras that have a profile or scores in Redis, by name. Raises RedisUnavailable."""
     with make_redis(settings.redis) as client:
         store = RedisProfileStore(client, settings.redis)
-        current, scores = store.current(), newest_scores(client, settings.redis)
+        current, frozen, scores = store.current(), store.frozen(), newest_scores(client, settings.redis)
         progress = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
         states = progress.camera_states(settings.kafka.topic)
         events = {camera_id: state.event for camera_id, state in states.items() if state.event is not None}
         starts_ms = {name: event.started_at_ms for name, event in events.items() if event.announced_at_ms is not None}
         return [
-            _status(settings, store, camera_id, current.get(camera_id), scores.get(camera_id), starts_ms.get(camera_id))
+            replace(
+                _status(settings, store, camera_id, current.get(camera_id), scores.get(camera_id), starts_ms.get(camera_id)),
+                frozen=camera_id in frozen,
+            )
             for camera_id in sorted(current.keys() | scores.keys())
         ]
 
@@ -195,6 +200,7 @@ def _status(
         state="learning" if learning else "watching",
         learned_share=newest.learning if newest is not None and learning else None,
         learning_left_s=newest.learning_left_s if newest is not None and learning else None,
+        frozen=False,
         profile_id=profile_id or DEFAULT,
         created_at=None if profile is None else profile.info.created_at.isoformat(timespec="seconds"),
         frames=None if profile is None else profile.info.frames,
@@ -251,7 +257,7 @@ def _promise(bound: float | None, observed_s: float | None) -> str:
 
 def _state(camera: CameraStatus) -> str:
     if camera.learned_share is None:
-        return camera.state
+        return "watching, frozen" if camera.frozen else camera.state
     left = f"{_span(round(camera.learning_left_s))} left" if camera.learning_left_s else "until certain"
     return f"learning {camera.learned_share:.0%}, {left}"
 

@@ -176,6 +176,21 @@ def cameras_rollback(
         typer.echo(f"{camera}: {store.roll_back(camera, to)}")
 
 
+@cameras_app.command("freeze")
+def cameras_freeze(
+    camera: CameraArgument,
+    off: Annotated[bool, typer.Option("--off", help="Let the thresholds follow the camera again.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Keep a camera's profile as it is: its thresholds no longer follow its scores."""
+    from streamer.cameras import open_store
+    from streamer.config import load_settings
+
+    with open_store(load_settings(config)) as store:
+        store.freeze(camera, frozen=not off)
+    typer.echo(f"{camera}: {'follows its scores' if off else 'frozen'}")
+
+
 @cameras_app.command("relearn")
 def cameras_relearn(camera: CameraArgument, config: ConfigOption = None) -> None:
     """Take a camera's profile away, so that the service learns it anew; its versions are kept for rollback.

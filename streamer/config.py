@@ -163,6 +163,9 @@ class LearningSettings(_Section):
     events: Literal["withhold", "provisional"] = "withhold"
     """What becomes of events of a camera that is being learned: none are raised, or they are raised with the default profile's
     thresholds and marked ``provisional``."""
+    memory_days: float = Field(default=7.0, ge=0, le=365)
+    """How many days of a watched camera's scores its thresholds rest on: they follow them slowly, so that the budget of false
+    events is kept ever better. 0 leaves all as they were learned, ``oddsight-stream cameras freeze`` those of one camera."""
     footage_dir: Path | None = None
     """Folder for the footage of cameras while they are learned. If it is set, the network is adapted to each camera from its
     footage once it is on watch, in a process of lowest priority; then the footage is deleted. Needs ``oddsight[train]``."""

@@ -1,6 +1,6 @@
 """What the pipeline requires of Kafka and Redis: protocols, and the values that cross them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -131,6 +131,9 @@ class ProfileStore(Protocol):
 
     def current(self) -> Mapping[str, str]:
         """camera_id -> profile_id in force; cameras with the default profile are missing."""
+
+    def frozen(self) -> Collection[str]:
+        """The cameras whose profiles are to stay as they are."""
 
     def read(self, camera_id: str, profile_id: str) -> Profile:
         """One version of a camera's profile; raises ProfileCorrupt if it is missing or damaged."""

@@ -24,6 +24,7 @@ from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
+from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import RedisProgressStore, check_redis, make_redis
 from streamer.redis.profiles import RedisProfileStore
@@ -78,6 +79,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         drift_watch=DriftWatch(metrics),
         learning=learning,
         adaptation=adaptation,
+        recalibration=Recalibration(settings, profiles, profile_store),
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),

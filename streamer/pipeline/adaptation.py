@@ -223,7 +223,7 @@ class CameraAdaptation:
         result.unlink(missing_ok=True)
         options = [f"--bundle={self._bundle.path}", f"--camera-id={camera_id}", f"--data={folder}", f"--out={result}"]
         with (folder / _SAID).open("wb") as said:
-            process = subprocess.Popen(  # noqa: S603  # our own command; names are parts of options
+            process = subprocess.Popen(  # noqa: S603  our own command; names are parts of options
                 [*self._program, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

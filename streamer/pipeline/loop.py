@@ -28,6 +28,7 @@ from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.partitions import ActivePartition, PartitionManager
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
+from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scored, Scorer
 from streamer.types import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
 
@@ -57,6 +58,7 @@ class Pipeline:
     profiles: CameraProfiles
     learning: CameraLearning
     adaptation: CameraAdaptation
+    recalibration: Recalibration
     footage_check: FootageCheck
     drift_watch: DriftWatch
     scorer: Scorer
@@ -211,6 +213,7 @@ class Pipeline:
             progress = None if outcome.state is None else self.learning.add(active.learners, outcome)
             decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome, progress)
             active.cameras[camera_id] = decision.state
+            self.recalibration.add(outcome, decision.state.event, self.decider.rule(camera_id, outcome.profile).rule.enter)
             decided.append((outcome, decision))
         return decided
 

@@ -38,6 +38,7 @@ class CameraProfiles:
         self._rejected: set[tuple[str, str]] = set()
         """(camera_id, profile_id) of current profiles that were logged as unusable."""
         self._store_failed = False
+        self._frozen: Collection[str] = ()
 
     def get(self, camera_id: str) -> Profile | None:
         """The camera's profile, None for the bundle's default."""
@@ -55,7 +56,7 @@ class CameraProfiles:
         version = self._store.version()
         if version == self._version:
             return False
-        current = self._store.current()
+        current, self._frozen = self._store.current(), self._store.frozen()
         usable = {camera_id: self._usable(camera_id, profile_id) for camera_id, profile_id in current.items()}
         self._rejected &= set(current.items())
         self._replace({camera_id: profile for camera_id, profile in usable.items() if profile is not None})
@@ -78,6 +79,10 @@ class CameraProfiles:
         """Serve a camera with a profile that the service learned, from now on. Raises RedisUnavailable: nothing changed."""
         self._store.put_first(profile)
         self._replace({**self._profiles, profile.info.camera_id: profile})
+
+    def is_frozen(self, camera_id: str) -> bool:
+        """Whether the camera's profile is to stay as it is."""
+        return camera_id in self._frozen
 
     def has_been_rejected(self, camera_id: str) -> bool:
         """Whether the camera has a profile that cannot be used."""

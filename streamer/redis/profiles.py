@@ -23,6 +23,7 @@ T = TypeVar("T")
 # Keys, in which everything is text:
 #   {prefix}:profiles                      hash: camera_id -> profile_id in force; cameras with the default profile are missing
 #   {prefix}:profiles:version              counter, raised in the same transaction as every change
+#   {prefix}:profiles:frozen               set: cameras whose profiles stay as they are
 #   {prefix}:profiles:history:{camera_id}  list: profile_ids, the one imported last first
 #   {prefix}:profiles:content:{camera_id}  hash: profile_id -> the profile's file in base64, of the versions in the list
 
@@ -34,6 +35,7 @@ class RedisProfileStore:
         self._client = client
         self._current_key = f"{settings.prefix}:profiles"
         self._version_key = f"{self._current_key}:version"
+        self._frozen_key = f"{self._current_key}:frozen"
 
     def version(self) -> str:
         with redis_errors():
@@ -42,6 +44,20 @@ class RedisProfileStore:
     def current(self) -> dict[str, str]:
         with redis_errors():
             return cast("dict[str, str]", self._client.hgetall(self._current_key))
+
+    def frozen(self) -> set[str]:
+        with redis_errors():
+            return cast("set[str]", self._client.smembers(self._frozen_key))
+
+    def freeze(self, camera_id: str, *, frozen: bool) -> None:
+        """Keep a camera's profile as it is, or let it follow the camera again; raises ProfileError if it has none of its own."""
+
+        def change(pipeline: Pipeline) -> None:
+            _require_profile(camera_id, served=pipeline.hexists(self._current_key, camera_id))
+            pipeline.multi()
+            (pipeline.sadd if frozen else pipeline.srem)(self._frozen_key, camera_id)
+
+        self._change(camera_id, change)
 
     def versions(self, camera_id: str) -> list[str]:
         """The profile_ids kept of a camera, the one imported last first."""
@@ -108,10 +124,10 @@ class RedisProfileStore:
         """Put a camera back to the default profile; its versions are kept. Raises ProfileError if it has the default."""
 
         def change(pipeline: Pipeline) -> None:
-            if not pipeline.hexists(self._current_key, camera_id):
-                raise ProfileError(f"camera {camera_id!r} has no profile of its own; see: oddsight-stream cameras")
+            _require_profile(camera_id, served=pipeline.hexists(self._current_key, camera_id))
             pipeline.multi()
             pipeline.hdel(self._current_key, camera_id)
+            pipeline.srem(self._frozen_key, camera_id)
 
         self._change(camera_id, change)
 
@@ -146,6 +162,11 @@ class RedisProfileStore:
 
     def _content_key(self, camera_id: str) -> str:
         return f"{self._current_key}:content:{camera_id}"
+
+
+def _require_profile(camera_id: str, *, served: bool) -> None:
+    if not served:
+        raise ProfileError(f"camera {camera_id!r} has no profile of its own; see: oddsight-stream cameras")
 
 
 def _decoded(text: str, name: str) -> bytes:

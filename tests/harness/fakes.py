@@ -118,6 +118,7 @@ class MemoryProfileStore:
         self.reads: list[str] = []
         """profile_ids in the order they were read."""
         self.available = True
+        self.frozen_cameras: set[str] = set()
         self._changes = 0
 
     def put(self, *profiles: Profile) -> None:
@@ -136,6 +137,9 @@ class MemoryProfileStore:
             raise RedisUnavailable("nothing listens there")
         if profile.info.camera_id not in self.profiles:
             self.put(profile)
+
+    def frozen(self) -> set[str]:
+        return self.frozen_cameras
 
     def put_after(self, profile: Profile, before: str) -> None:
         """As the protocol says."""

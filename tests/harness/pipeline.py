@@ -22,6 +22,7 @@ from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
+from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
@@ -171,6 +172,7 @@ class Rig:
             drift_watch=DriftWatch(self.metrics),
             learning=learning,
             adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
+            recalibration=Recalibration(self._settings, profiles, self.profiles),
             scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
             decider=decider,
             store=self.store,

@@ -80,9 +80,9 @@ def test_builds_quantized_convolutions(shipped: bytes, demo_footage: Calibration
     assert plan.products == {"INT8": 3, "FLOAT": 26}
 
 
-@pytest.mark.parametrize("model", ["ama", "esad", "video-ganomaly"])
+@pytest.mark.parametrize("model", ["ama", "video-ganomaly"])
 def test_builds_other_models_in_f16(model: str) -> None:
-    """Not ganomaly: video-ganomaly has all its operations."""
+    """Not ganomaly and esad: these two and the shipped model have all their operations."""
     torch.manual_seed(0)
     kind = clip_model(model)
     config = kind.configure({})

@@ -18,6 +18,7 @@ from deploy.calibration import (
     ScoredFrames,
     calibrate_scores,
     count_events,
+    merge,
     scored_at_rate,
     thresholds,
     thresholds_at,
@@ -151,3 +152,27 @@ def test_scores_that_never_change() -> None:
     calibration = calibrate_scores([scored_at_rate(np.full(100, 2.0, np.float32), 10.0)], TIMES)
     assert calibration.peaks == ()
     assert thresholds(calibration, 1.0, TIMES).enter > 2.0
+
+
+def test_merged_calibrations_are_those_of_all_footage() -> None:
+    scores = np.random.default_rng(3).exponential(1.0, 36_000).astype(np.float32)
+    parts = [scored_at_rate(part, 10.0) for part in np.split(scores, 2)]
+    whole, (one, other) = calibrate_scores(parts, TIMES), (calibrate_scores([part], TIMES) for part in parts)
+    merged = merge(one, other, 1e6)
+    assert merged.observed_s == pytest.approx(whole.observed_s)
+    assert merged.median == pytest.approx(whole.median, rel=0.05)
+    for budget in (200.0, 1000.0):
+        assert thresholds(merged, budget, TIMES).enter == pytest.approx(thresholds(whole, budget, TIMES).enter, rel=0.05)
+
+
+@given(st.lists(st.floats(0, 10), max_size=300), st.lists(st.floats(0, 10), max_size=300), st.floats(1, 1e4))
+def test_merging_forgets_the_earlier_beyond_the_memory(earlier: list[float], later: list[float], memory_s: float) -> None:
+    one, other = (
+        Calibration(median=0.0, peaks=tuple(sorted(peaks, reverse=True)[:MOST_PEAKS]), observed_s=3600, times=TIMES)
+        for peaks in (earlier, later)
+    )
+    merged = merge(one, other, memory_s)
+    assert merged.observed_s == pytest.approx(min(7200, max(3600, memory_s)))
+    assert list(merged.peaks) == sorted(merged.peaks, reverse=True)
+    kept = len(merged.peaks) - len(other.peaks)
+    assert kept <= len(one.peaks) * (merged.observed_s - 3600) / 3600 + 1e-6
