@@ -81,6 +81,10 @@ def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path) -> None:
     ]
     assert run("rollback", "gate") == f"gate: {OLD.profile_id}\n"
     assert run("rollback", "gate", "--to", NEW.profile_id) == f"gate: {NEW.profile_id}\n"
+    assert run("freeze", "gate") == "gate: frozen\n"
+    assert cells(run().splitlines()[1])[1] == "watching, frozen"
+    assert run("freeze", "gate", "--off") == "gate: follows its scores\n"
+    assert cells(run().splitlines()[1])[1] == "watching"
     assert run("relearn", "gate") == "gate: default\n"
     assert [cells(line)[0] for line in run().splitlines()] == ["camera", "yard"]
     assert run("rollback", "gate") == f"gate: {NEW.profile_id}\n"
@@ -146,6 +150,7 @@ def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_sett
         "state": "watching",
         "learned_share": None,
         "learning_left_s": None,
+        "frozen": False,
         "profile_id": NEW.profile_id,
         "created_at": "2026-11-28T12:00:00+00:00",
         "frames": 6000,
