@@ -229,7 +229,9 @@ class CameraAdaptation:
                 stdout=subprocess.DEVNULL,
                 stderr=said,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C is for the service, which ends this process itself
+                # Ctrl-C is for the service, which ends this process itself. Not a session of its own: Linux gives each session
+                # the same share of the processors, whatever the priorities in it.
+                process_group=0,
             )
         with suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, process.pid, _LOWEST_PRIORITY)
