@@ -20,7 +20,7 @@ from deploy.profile import Profile, read_profile, require_profile_of, write_prof
 from streamer.config import CameraSettings, Settings, camera_thresholds
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
-from streamer.redis.subscriber import ScoreEntry, newest_scores
+from streamer.redis.subscriber import ScoreEntry, count_events, newest_scores
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 DEFAULT = "default"
@@ -33,11 +33,13 @@ _CAMERA_HEADINGS = (
     "enter",
     "exit",
     "false/day at most",
+    "events/day",
     "last frame",
     "event for",
     "problem",
 )
 _VERSION_HEADINGS = ("", "profile", "created", "frames", "enter", "exit", "false/day at most", "model", "problem")
+_DAY_S = 86_400
 _UNITS_S = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -52,8 +54,6 @@ class CameraStatus:
     """Share of the least time of learning that is over, 0 to 1; None while watching."""
     learning_left_s: float | None
     """The rest of that time; 0 while more certainty is waited for."""
-    frozen: bool
-    """Whether its thresholds stay as they are, by ``freeze``."""
     profile_id: str
     """``default`` for the bundle's default profile."""
     created_at: str | None
@@ -69,10 +69,14 @@ class CameraStatus:
     """Duration of the footage that the bound rests on; None for the bundle's."""
     last_frame_ms: int | None
     """Capture time of the last frame with a score, in milliseconds since the Unix epoch."""
-    event_started_ms: int | None
-    """Start of the camera's event, if one is going on."""
     problem: str | None
     """Why the profile is not what the camera's last frame was scored with."""
+    frozen: bool = False
+    """Whether its thresholds stay as they are, by ``freeze``."""
+    events_day: int = 0
+    """Events that were announced in the last 24 hours."""
+    event_started_ms: int | None = None
+    """Start of the camera's event, if one is going on."""
 
 
 @contextmanager
@@ -87,14 +91,17 @@ def list_cameras(settings: Settings) -> list[CameraStatus]:
     with make_redis(settings.redis) as client:
         store = RedisProfileStore(client, settings.redis)
         current, frozen, scores = store.current(), store.frozen(), newest_scores(client, settings.redis)
+        announced = count_events(client, settings.redis, round((time.time() - _DAY_S) * 1000))
         progress = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
         states = progress.camera_states(settings.kafka.topic)
         events = {camera_id: state.event for camera_id, state in states.items() if state.event is not None}
         starts_ms = {name: event.started_at_ms for name, event in events.items() if event.announced_at_ms is not None}
         return [
             replace(
-                _status(settings, store, camera_id, current.get(camera_id), scores.get(camera_id), starts_ms.get(camera_id)),
+                _status(settings, store, camera_id, current.get(camera_id), scores.get(camera_id)),
                 frozen=camera_id in frozen,
+                events_day=announced[camera_id],
+                event_started_ms=starts_ms.get(camera_id),
             )
             for camera_id in sorted(current.keys() | scores.keys())
         ]
@@ -149,6 +156,7 @@ def print_cameras(cameras: Sequence[CameraStatus]) -> None:
                 each.profile_id,
                 *map(_cell, (each.created_at, each.frames, each.enter, each.exit)),
                 _promise(each.bound, each.observed_s),
+                str(each.events_day),
                 _age(now_s, each.last_frame_ms),
                 _age(now_s, each.event_started_ms),
                 _cell(each.problem),
@@ -187,7 +195,6 @@ def _status(
     camera_id: str,
     profile_id: str | None,
     newest: ScoreEntry | None,
-    event_started_ms: int | None,
 ) -> CameraStatus:
     profile, problem = _read(store, camera_id, profile_id)
     if problem is None and newest is not None and newest.profile_id != profile_id:
@@ -200,7 +207,6 @@ def _status(
         state="learning" if learning else "watching",
         learned_share=newest.learning if newest is not None and learning else None,
         learning_left_s=newest.learning_left_s if newest is not None and learning else None,
-        frozen=False,
         profile_id=profile_id or DEFAULT,
         created_at=None if profile is None else profile.info.created_at.isoformat(timespec="seconds"),
         frames=None if profile is None else profile.info.frames,
@@ -209,7 +215,6 @@ def _status(
         bound=limits.bound if limits and isfinite(limits.bound) else None,
         observed_s=None if profile is None else profile.info.calibration.observed_s,
         last_frame_ms=None if newest is None else newest.captured_at_ms,
-        event_started_ms=event_started_ms,
         problem=problem,
     )
 

@@ -1,6 +1,7 @@
 """Follows the streams of scores and events that the service writes."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
@@ -93,6 +94,17 @@ def newest_scores(client: redis.Redis, settings: RedisSettings) -> dict[str, Sco
         newest = {str(key): cast("Any", client.xrevrange(key, count=1)) for key in _score_keys(client, prefix)}
     cameras = {key.removeprefix(prefix): entries[0][1] for key, entries in newest.items() if entries}
     return {camera_id: _score_entry(camera_id, fields) for camera_id, fields in cameras.items()}
+
+
+def count_events(client: redis.Redis, settings: RedisSettings, since_ms: int) -> Counter[str]:
+    """How many events of each camera were announced since then, of those that Redis still has; a wall clock time."""
+    counts: Counter[str] = Counter()
+    first = str(since_ms)
+    with redis_errors():
+        while entries := cast("Any", client.xrange(settings.events_key, min=first, count=_MAX_ENTRIES)):
+            counts.update(fields.get("camera_id", "") for _, fields in entries if fields.get("kind") == "start")
+            first = f"({entries[-1][0]}"
+    return counts
 
 
 def _score_keys(client: redis.Redis, prefix: str) -> Iterator[Any]:

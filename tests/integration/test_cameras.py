@@ -139,8 +139,9 @@ def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_sett
     state = CameraState.model_validate({"event": event})
     with make_redis(redis_settings) as client:
         progress = RedisProgressStore(client, redis_settings, "oddsight")
+        starts = [{"camera_id": "gate", "kind": kind} for kind in ("start", "update", "start")]
         scores = [("gate", score(NEW.profile_id)), ("yard", score(None)), ("hall", score(None))]
-        progress.apply(Step(Partition("frames", 0), None, 5, {"gate": state, "hall": CameraState()}, scores))
+        progress.apply(Step(Partition("frames", 0), None, 5, {"gate": state, "hall": CameraState()}, scores, starts))
         client.hset(f"{redis_settings.prefix}:profiles", "shed", "damaged")
 
     gate, hall, shed, yard = json.loads(run("--json"))["cameras"]
@@ -151,6 +152,7 @@ def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_sett
         "learned_share": None,
         "learning_left_s": None,
         "frozen": False,
+        "events_day": 2,
         "profile_id": NEW.profile_id,
         "created_at": "2026-11-28T12:00:00+00:00",
         "frames": 6000,
