@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -185,6 +185,39 @@ def scenes(
     screen = _screen()
     for folder in make_scenes(out, cameras, minutes, seed, screen):
         screen.print(f"{folder}", highlight=False, markup=False)
+
+
+@app.command()
+def panel(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of scenes: data sets, and folders of ordinary footage.")],
+    mode: Annotated[
+        Literal["enrol", "fit"], typer.Option(help="enrol: a profile for one network; fit: a network for each scene.")
+    ] = "enrol",
+    bundle: _OptionalBundlePath = None,
+    out: Annotated[Path, typer.Option(help="Folder for profiles, bundles and results.")] = Path("panel"),
+    budget: Annotated[float, typer.Option(help="False events per camera and day that thresholds allow.", min=1e-6)] = 1.0,
+    max_minutes: Annotated[float, typer.Option(help="Training time of each network, with --mode fit.")] = 14.0,
+    ordinary_minutes: Annotated[
+        float, typer.Option(help="Minutes of each ordinary clip in which false events are counted.", min=0.1)
+    ] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Learn every scene of a folder by one recipe, and measure detection, false events and scripted faults.
+
+    A scene is a data set with test clips, or a folder with training/ alone: ordinary footage, of which every other clip is
+    learned from and the rest is counted. After an interruption the same command resumes.
+    """
+    from deploy.bundle import DEFAULT_BUNDLE
+    from trainer.panel.report import panel_json, panel_tables
+    from trainer.panel.run import PanelConfig, run_panel
+
+    config = PanelConfig(mode, bundle or DEFAULT_BUNDLE, budget, max_minutes, ordinary_minutes)
+    results = run_panel(data, out, config, _screen())
+    if as_json:
+        typer.echo(json.dumps(panel_json(results)))
+    else:
+        for table in panel_tables(results):
+            _output().print(table)
 
 
 @app.command()

@@ -1,0 +1,66 @@
+"""``oddsight-train panel``: a labelled scene and ordinary footage, learned by one recipe; a second run takes up what is there."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.bundle import Bundle
+from tests.harness.street import SLOW_PX, street, write
+from trainer.cli import main
+from trainer.panel import run
+from trainer.panel.faults import FAULTS
+
+KEPT = ("cover", "shake_1px", "triple_speed")
+
+
+@pytest.fixture
+def scenes(data: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "scenes"
+    root.mkdir()
+    (root / "street").symlink_to(data, target_is_directory=True)
+    for number in range(4):
+        write(root / "evening" / "training" / "frames" / f"hour{number}", street(150, np.full(150, SLOW_PX), 40 + number))
+    (root / "empty").mkdir()
+    return root
+
+
+@pytest.mark.timeout(200)
+def test_panel_measures_all_scenes_and_resumes(
+    scenes: Path,
+    video_ede_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("trainer.enrol.ADAPTATION_STEPS", 2)
+    monkeypatch.setattr(run, "FAULTS", tuple(fault for fault in FAULTS if fault.name in KEPT))
+
+    def panel(*options: str) -> tuple[str, str]:
+        command = ["oddsight-train", "panel", scenes, "--bundle", video_ede_bundle.path, "--out", tmp_path / "out", *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        return capsys.readouterr()
+
+    printed, said = panel("--json")
+    found = json.loads(printed)
+    assert found["scenes"].keys() == {"street", "evening"}
+    assert "empty is left out" in said
+    labelled, ordinary = found["scenes"]["street"], found["scenes"]["evening"]["ordinary"]
+    assert 0 <= labelled["streaming"]["frame_auc"] <= 1
+    assert labelled["events"]["true"] == 2
+    assert {"frame_difference", "flow_magnitude"} <= labelled["baselines"].keys()
+    assert found["faults"].keys() == set(KEPT)
+    assert {each["trials"] for each in found["faults"].values()} == {2}
+    assert ordinary["observed_s"] == pytest.approx(30.0)
+    assert ordinary["events_day_bound"] >= ordinary["events_day"]
+    assert found["mean"]["frame_auc"] == labelled["streaming"]["frame_auc"]
+
+    monkeypatch.setattr(run, "enrol", None)  # nothing is learned or measured a second time
+    monkeypatch.setattr(run, "evaluate", None)
+    tables, _ = panel()
+    assert "street" in tables
+    assert "shake_1px" in tables

@@ -1,0 +1,1 @@
+"""``oddsight-train panel``: one recipe on many scenes, and faults made by a script."""
