@@ -16,6 +16,7 @@ from rich.text import Text
 from deploy.bundle import read_bundle
 from deploy.calibration import Thresholds
 from deploy.errors import ConfigError, ProfileCorrupt, ProfileError
+from deploy.health import HealthProblem
 from deploy.profile import Profile, read_profile, require_profile_of, write_profile
 from streamer.config import CameraSettings, Settings, camera_thresholds
 from streamer.redis.client import RedisProgressStore, make_redis
@@ -36,6 +37,7 @@ _CAMERA_HEADINGS = (
     "events/day",
     "last frame",
     "event for",
+    "health",
     "problem",
 )
 _VERSION_HEADINGS = ("", "profile", "created", "frames", "enter", "exit", "false/day at most", "model", "problem")
@@ -77,6 +79,8 @@ class CameraStatus:
     """Events that were announced in the last 24 hours."""
     event_started_ms: int | None = None
     """Start of the camera's event, if one is going on."""
+    health: HealthProblem | None = None
+    """What is wrong with the camera or its picture."""
 
 
 @contextmanager
@@ -102,6 +106,7 @@ def list_cameras(settings: Settings) -> list[CameraStatus]:
                 frozen=camera_id in frozen,
                 events_day=announced[camera_id],
                 event_started_ms=starts_ms.get(camera_id),
+                health=states[camera_id].health.problem if camera_id in states else None,
             )
             for camera_id in sorted(current.keys() | scores.keys())
         ]
@@ -159,6 +164,7 @@ def print_cameras(cameras: Sequence[CameraStatus]) -> None:
                 str(each.events_day),
                 _age(now_s, each.last_frame_ms),
                 _age(now_s, each.event_started_ms),
+                each.health or "well",
                 _cell(each.problem),
             )
             for each in cameras

@@ -77,7 +77,7 @@ class RedisSettings(_Section):
     prefix: str = Field(default="oddsight", pattern=r"^[A-Za-z0-9._{}-]{1,64}$")
     """First part of every key; use a hash tag such as ``{oddsight}`` with Redis Cluster."""
     max_events: int = Field(default=100_000, ge=1)
-    """The stream of events is trimmed to about this many entries."""
+    """The streams of events and of health are trimmed to about this many entries each."""
     max_scores: int = Field(default=10_000, ge=1)
     """Each camera's stream of scores is trimmed to about this many entries."""
 
@@ -85,6 +85,11 @@ class RedisSettings(_Section):
     def events_key(self) -> str:
         """Key of the stream of events."""
         return f"{self.prefix}:events"
+
+    @property
+    def health_key(self) -> str:
+        """Key of the stream of the cameras' health."""
+        return f"{self.prefix}:health"
 
     def scores_key(self, camera_id: str) -> str:
         """Key of one camera's stream of scores."""
@@ -173,6 +178,15 @@ class LearningSettings(_Section):
     """Size of that footage for each camera; of more, the newest is kept."""
 
 
+class HealthSettings(_Section):
+    """Reports on the cameras themselves: no picture, or one in which nothing can be seen."""
+
+    enabled: bool = True
+    """Whether there are any, and whether events of a camera that shows nothing are held back."""
+    offline_after_s: float = Field(default=30.0, gt=0, le=86_400)
+    """How long no frame of a camera must have arrived for it to be reported as offline. An event that is open then ends."""
+
+
 class CameraSettings(_Section):
     """Thresholds of one camera, instead of its profile's or the bundle's."""
 
@@ -202,6 +216,7 @@ class Settings(_Section):
     batch: BatchSettings = BatchSettings()
     decision: DecisionSettings = DecisionSettings()
     learning: LearningSettings = LearningSettings()
+    health: HealthSettings = HealthSettings()
     http: HttpSettings = HttpSettings()
     cameras: dict[str, CameraSettings] = {}
 

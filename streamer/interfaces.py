@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
+from deploy.health import HealthState, Reference
 from deploy.profile import Profile
 from streamer.types import FrameMessage, Partition, Rejected
 
@@ -70,6 +71,7 @@ class CameraState(BaseModel):
     clip_from: int | None = None
     """Offset of the oldest frame needed to rebuild the next clip and state; None if no past frame is needed."""
     event: OpenEvent | None = None
+    health: HealthState = HealthState()
 
 
 class LearnerSnapshot(BaseModel):
@@ -106,6 +108,8 @@ class Step:
     events: Sequence[Fields] = ()
     learners: Mapping[str, LearnerSnapshot | None] = field(default_factory=dict)
     """New snapshots; None where the camera is learned, or is not to be learned any more."""
+    health: Sequence[Fields] = ()
+    """Entries of the stream of health."""
 
 
 class ProgressStore(Protocol):
@@ -143,6 +147,16 @@ class ProfileStore(Protocol):
 
     def put_after(self, profile: Profile, before: str) -> None:
         """Make a profile its camera's current one, if that is still the one with the profile_id ``before``."""
+
+
+class ReferenceStore(Protocol):
+    """Stores how the cameras' pictures look when all is well. Every method raises RedisUnavailable: try again later."""
+
+    def read_references(self) -> Mapping[str, Reference]:
+        """camera_id -> reference, without damaged ones."""
+
+    def put_reference(self, camera_id: str, reference: Reference) -> None:
+        """Store a camera's reference in place of an earlier one."""
 
 
 class DeadLetterSink(Protocol):

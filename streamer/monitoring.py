@@ -53,6 +53,7 @@ class Metrics:
         self.score_drift = gauge("score_drift", text, ["camera_id"])
         self.camera_profiles = gauge("camera_profiles", "Cameras served with a profile of their own")
         self.events = counter("events", "Event entries written to Redis", ["kind"])
+        self.health_changes = counter("health_changes", "Entries of the stream of health", ["problem", "kind"])
         self.redis_commits = counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", ["outcome"])
         self.batch_clips = histogram("micro_batch_clips", "Clips in a micro-batch", buckets=_CLIPS)
         self.batch_wait_s = histogram("micro_batch_wait_seconds", "Time the oldest clip of a micro-batch waited")

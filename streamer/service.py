@@ -21,6 +21,7 @@ from streamer.monitoring import Health, Metrics, serve_http
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
+from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
@@ -65,6 +66,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     profiles = CameraProfiles(profile_store, bundle, settings, metrics)
     profiles.load()
     learning = CameraLearning(bundle, settings, profiles, metrics)
+    camera_health = CameraHealth(settings, profile_store, metrics)
+    camera_health.load()
     adaptation = CameraAdaptation(bundle, settings, learning, profiles, profile_store, metrics)
     stack.callback(adaptation.close)
     heatmap_threshold = decider.least_exit(profiles.all())
@@ -79,6 +82,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         drift_watch=DriftWatch(metrics),
         learning=learning,
         adaptation=adaptation,
+        camera_health=camera_health,
         recalibration=Recalibration(settings, profiles, profile_store),
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
         decider=decider,

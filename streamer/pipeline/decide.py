@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from deploy.bundle import Bundle
 from deploy.calibration import Calibration, Thresholds
-from deploy.decision import DecisionRule, EventChange, Observation, decide
+from deploy.decision import DecisionRule, EventChange, Observation, OpenEvent, decide
 from deploy.profile import Profile
 from streamer.config import Settings, camera_thresholds, decision_rule
 from streamer.interfaces import CameraState, Fields
-from streamer.types import Event, LearningProgress, Outcome, event_id
+from streamer.types import Event, FrameInfo, LearningProgress, Outcome, Partition, event_id
 
 _REGION_LEVEL = 0.5
 """Heat map cells above this fraction of the way from the minimum to the maximum belong to the region."""
@@ -64,17 +64,27 @@ class Decider:
         return min(each.rule.exit for each in (self._default_rule, *self._default_rules.values(), *own))
 
     def decide(self, state: CameraState, outcome: Outcome, learning: LearningProgress | None = None) -> Decision:
-        """Apply a camera's rule to its next frame; ``learning``: how far the camera is learned, if it is being learned."""
+        """Apply a camera's rule to its next frame, unless its health is in doubt.
+
+        ``learning``: how far the camera is learned, if it is being learned.
+        """
         info, own = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
         withheld = learning is not None and self._settings.learning.events == "withhold"
-        observed = None if withheld else outcome.score
+        observed = None if withheld or not state.health.is_trusted else outcome.score
         event, changes = decide(own.rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))
         scored_at_ms = round(self._wall_clock_s() * 1000)
         events = [self._event(outcome, own, change, scored_at_ms, provisional=learning is not None) for change in changes]
         score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
         if score is not None and learning is not None:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
-        return Decision(CameraState(clip_from=outcome.clip_from, event=event), score, events)
+        return Decision(CameraState(clip_from=outcome.clip_from, event=event, health=state.health), score, events)
+
+    def end_event(self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int) -> Event:
+        """The end of an event whose camera sends no more frames; ``offset``: of the newest frame that was decided on."""
+        info = FrameInfo(partition, offset, camera_id, event.last_active_ms, 0, 0)
+        change = EventChange("end", event, Observation(event.event_id, event.last_active_ms, None))
+        own, outcome = self.rule(camera_id, profile), Outcome(info, None, profile)
+        return self._event(outcome, own, change, round(self._wall_clock_s() * 1000), provisional=False)
 
     def _make_rule(self, camera_id: str, calibration: Calibration) -> CameraRule:
         limits = camera_thresholds(self._settings, camera_id, calibration)

@@ -7,15 +7,18 @@ offset, in one atomic step that Redis refuses unless the stored offset is the on
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
 from deploy.batching import MicroBatcher
+from deploy.health import HealthChange, advance, go_offline
 from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
     DeadLetterSink,
     Fenced,
+    Fields,
     FrameSource,
     ProgressStore,
     RedisUnavailable,
@@ -25,17 +28,19 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
+from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.partitions import ActivePartition, PartitionManager
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scored, Scorer
-from streamer.types import CameraFrame, Clip, FrameMessage, Outcome, Partition, Rejected
+from streamer.types import CameraFrame, Clip, Event, FrameInfo, FrameMessage, Outcome, Partition, Rejected
 
 log = structlog.get_logger("oddsight.pipeline")
 
 _POLL_S = 0.1
 _COMMIT_EVERY_S = 1.0
+_MOST_LAG = 1_000  # messages of a partition, beyond which the service is behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,14 @@ class QueuedClip:
     active: ActivePartition
     clip: Clip
     queued_at_s: float
+
+
+class Decided(NamedTuple):
+    """A frame, its effects, and what it changed of its camera's health."""
+
+    outcome: Outcome
+    decision: Decision
+    health: tuple[HealthChange, ...]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -59,6 +72,7 @@ class Pipeline:
     learning: CameraLearning
     adaptation: CameraAdaptation
     recalibration: Recalibration
+    camera_health: CameraHealth
     footage_check: FootageCheck
     drift_watch: DriftWatch
     scorer: Scorer
@@ -140,6 +154,9 @@ class Pipeline:
     def _add_to_clip(self, active: ActivePartition, frame: CameraFrame) -> None:
         info, clip = frame.info, self.clips.push(frame)
         replay = active.is_replay(info.offset)
+        active.seen_s[info.camera_id] = self.clock_s()
+        if not replay and (found := self.camera_health.look(frame)) is not None:
+            active.findings[info.offset] = found
         (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
@@ -189,10 +206,16 @@ class Pipeline:
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
             learners=self.learning.snapshots(active.learners),
-            cameras={outcome.info.camera_id: decision.state for outcome, decision in decided},
-            scores=[(outcome.info.camera_id, decision.score) for outcome, decision in decided if decision.score is not None],
-            events=[event.fields() for _, decision in decided for event in decision.events],
+            cameras={each.outcome.info.camera_id: each.decision.state for each in decided},
+            scores=[(each.outcome.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
+            events=[event.fields() for each in decided for event in each.decision.events],
+            health=[entry for each in decided for entry in self.camera_health.entries(each.outcome.info, each.health)],
         )
+        if self._apply(active, step):
+            self._count(decided)
+
+    def _apply(self, active: ActivePartition, step: Step) -> bool:
+        """Write a step; False if another consumer was faster, which restarts the partition."""
         try:
             with self.metrics.publish_s.time():
                 self.store.apply(step)
@@ -200,37 +223,44 @@ class Pipeline:
             self.metrics.redis_commits.labels("fenced").inc()
             log.warning("fenced: another consumer moved the progress, reading it again", error=str(error))
             self._partitions.restart(active.partition)
-            return
+            return False
         self.metrics.redis_commits.labels("applied").inc()
         active.stored_offset = self._uncommitted[active.partition] = step.next_offset
-        self._count(decided)
+        return True
 
-    def _decide(self, active: ActivePartition) -> list[tuple[Outcome, Decision]]:
+    def _decide(self, active: ActivePartition) -> list[Decided]:
         decided = []
         for outcome in filter(None, active.offsets.take_finished()):  # None: a rejected message
-            camera_id = outcome.info.camera_id
-            self._check(outcome)
+            info = outcome.info
+            changes: tuple[HealthChange, ...] = ()
+            state = active.cameras.get(info.camera_id, CameraState())
+            if (found := active.findings.pop(info.offset, None)) is not None:
+                health, changes = advance(state.health, *found, info.captured_at_ms)
+                state = state.model_copy(update={"health": health})
             progress = None if outcome.state is None else self.learning.add(active.learners, outcome)
-            decision = self.decider.decide(active.cameras.get(camera_id, CameraState()), outcome, progress)
-            active.cameras[camera_id] = decision.state
-            self.recalibration.add(outcome, decision.state.event, self.decider.rule(camera_id, outcome.profile).rule.enter)
-            decided.append((outcome, decision))
+            decision = self.decider.decide(state, outcome, progress)
+            active.cameras[info.camera_id] = decision.state
+            if state.health.is_trusted:
+                self._compare(outcome, decision)
+            decided.append(Decided(outcome, decision, changes))
         return decided
 
-    def _check(self, outcome: Outcome) -> None:
+    def _compare(self, outcome: Outcome, decision: Decision) -> None:
         """Compare what the camera sends, and its score, with what its profile was learned from."""
         self.footage_check.add(outcome.info, outcome.profile)
-        if outcome.score is not None and outcome.state is None:  # the scores of a camera that is learned say nothing yet
-            own = self.decider.rule(outcome.info.camera_id, outcome.profile)
-            self.drift_watch.add(outcome.info, outcome.score, own.calibration.median, own.rule.enter)
+        if outcome.score is None or outcome.state is not None:  # the scores of a camera that is learned say nothing yet
+            return
+        own = self.decider.rule(outcome.info.camera_id, outcome.profile)
+        self.drift_watch.add(outcome.info, outcome.score, own.calibration.median, own.rule.enter)
+        self.recalibration.add(outcome, decision.state.event, own.rule.enter)
 
-    def _count(self, decided: list[tuple[Outcome, Decision]]) -> None:
+    def _count(self, decided: list[Decided]) -> None:
         now_s = self.wall_clock_s()
-        for outcome, _ in decided:
+        for outcome, _, _ in decided:
             self.metrics.frame_age_s.observe(max(0.0, now_s - outcome.info.captured_at_ms / 1000))
             if outcome.score is not None:
                 self.metrics.score.labels(outcome.info.camera_id).set(outcome.score)
-        for event in (event for _, decision in decided for event in decision.events):
+        for event in (event for each in decided for event in each.decision.events):
             self.metrics.events.labels(event.kind).inc()
             peak_score = round(event.peak_score, 4)
             log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)
@@ -243,8 +273,10 @@ class Pipeline:
         self.source.commit(self._uncommitted)
         self._uncommitted = {}
         self.adaptation.poll()
+        self._report_silent_cameras()
         if self.profiles.refresh():
             self.scorer.set_heatmap_threshold(self.decider.least_exit(self.profiles.all()))
+            self.camera_health.load()
         active_partitions = self._partitions.active.values()
         events = [state.event for active in active_partitions for state in active.cameras.values()]
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
@@ -252,3 +284,34 @@ class Pipeline:
             lag = self.source.lag(active.partition, active.stored_offset)
             if lag is not None:
                 self.metrics.lag.labels(str(active.partition.number)).set(lag)
+
+    def _report_silent_cameras(self) -> None:
+        try:
+            for active in list(self._partitions.active.values()):
+                # While the service is behind, frames of a camera may wait in Kafka.
+                if (self.source.lag(active.partition, active.stored_offset) or 0) < _MOST_LAG:
+                    self._report_silent(active)
+        except (RedisUnavailable, BrokerUnavailable) as error:
+            self._partitions.restart_all_later(error)
+
+    def _report_silent(self, active: ActivePartition) -> None:
+        """Report the cameras of a partition that have gone offline, and end their events."""
+        states: dict[str, CameraState] = {}
+        events: list[Event] = []
+        entries: list[Fields] = []
+        now_s, now_ms = self.clock_s(), round(self.wall_clock_s() * 1000)
+        for camera_id, state in active.cameras.items():
+            silent_s = now_s - active.seen_s.get(camera_id, active.started_s)
+            if not self.camera_health.is_offline(state.health, silent_s):
+                continue
+            health, changes = go_offline(state.health, now_ms - round(silent_s * 1000))
+            if state.event is not None and state.event.announced_at_ms is not None:
+                profile, offset = self.profiles.get(camera_id), active.stored_offset - 1
+                events.append(self.decider.end_event(camera_id, profile, state.event, active.partition, offset))
+            states[camera_id] = state.model_copy(update={"health": health, "event": None})
+            entries += self.camera_health.entries(FrameInfo(active.partition, -1, camera_id, now_ms, 0, 0), changes)
+        if states:
+            offset = active.stored_offset
+            step = Step(active.partition, offset, offset, states, events=[each.fields() for each in events], health=entries)
+            if self._apply(active, step):
+                active.cameras.update(states)

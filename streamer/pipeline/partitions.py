@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from deploy.health import HealthProblem
 from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
@@ -86,7 +87,12 @@ class ActivePartition:
     """None is the result of a rejected message."""
     cameras: dict[str, CameraState]
     learners: Learners
-    replay_from: Mapping[bytes, int]
+    started_s: float
+    seen_s: dict[str, float] = field(default_factory=dict)
+    """camera_id -> when its newest frame arrived, by the clock of the loop."""
+    findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
+    """Offset -> what the frame showed of its camera's health, of those that were measured."""
+    replay_from: Mapping[bytes, int] = field(default_factory=dict)
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
 
     def is_replay(self, offset: int) -> bool:
@@ -239,7 +245,9 @@ class PartitionManager:
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)
-        self.active[partition] = ActivePartition(partition, plan.next_offset, tracker, dict(plan.cameras), learners, replay_from)
+        self.active[partition] = ActivePartition(
+            partition, plan.next_offset, tracker, dict(plan.cameras), learners, self.clock_s(), replay_from=replay_from
+        )
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))
         log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)

@@ -91,7 +91,7 @@ def redis_errors() -> Iterator[None]:
 # was suspended and wakes up, two consumers that both believe they own a partition, a lost reply, and a Redis restored from an
 # older snapshot; the remedy is always to read the progress again and go on from it.
 #
-# KEYS: progress hash, stream of events, then the stream of scores of each camera that has scores in the step.
+# KEYS: progress hash, stream of events, stream of health, then the stream of scores of each camera that has scores in the step.
 # ARGV: expected next offset ('' for none), number of hash pairs, the pairs, max events, max scores, number of entries, then for
 # each entry: index of its key, number of strings, the strings.
 _STEP = """
@@ -106,7 +106,7 @@ local max_events, max_scores, entries = ARGV[at], ARGV[at + 1], tonumber(ARGV[at
 at = at + 3
 for _ = 1, entries do
   local key, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local kept = key == 2 and max_events or max_scores
+  local kept = key <= 3 and max_events or max_scores
   redis.call('XADD', KEYS[key], 'MAXLEN', '~', kept, '*', unpack(ARGV, at + 2, at + 1 + count))
   at = at + 2 + count
 end
@@ -150,14 +150,16 @@ class RedisProgressStore:
 
     def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
         cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
-        keys = [self._progress_key(*step.partition), self._settings.events_key, *map(self._settings.scores_key, cameras)]
+        streams = self._settings.events_key, self._settings.health_key
+        keys = [self._progress_key(*step.partition), *streams, *map(self._settings.scores_key, cameras)]
         pairs = {"next_offset": str(step.next_offset)}
         pairs |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
         # An empty text instead of a deletion: the script only sets.
         pairs |= {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
-        key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=3)}
+        key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=4)}
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
+        entries += [(3, fields) for fields in step.health]
         arguments: list[Any] = ["" if step.expected is None else step.expected, len(pairs), *_flat(pairs)]
         arguments += [self._settings.max_events, self._settings.max_scores, len(entries)]
         for index, fields in entries:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import redis
 
 from deploy.errors import ProfileCorrupt, ProfileError
+from deploy.health import Reference, parse_reference, reference_text
 from deploy.profile import MAX_FILE_BYTES, Profile, parse_profile, profile_bytes
 from streamer.config import RedisSettings
 from streamer.redis.client import redis_errors
@@ -24,18 +25,20 @@ T = TypeVar("T")
 #   {prefix}:profiles                      hash: camera_id -> profile_id in force; cameras with the default profile are missing
 #   {prefix}:profiles:version              counter, raised in the same transaction as every change
 #   {prefix}:profiles:frozen               set: cameras whose profiles stay as they are
+#   {prefix}:profiles:references           hash: camera_id -> how its picture looks when all is well, see deploy.health
 #   {prefix}:profiles:history:{camera_id}  list: profile_ids, the one imported last first
 #   {prefix}:profiles:content:{camera_id}  hash: profile_id -> the profile's file in base64, of the versions in the list
 
 
 class RedisProfileStore:
-    """:class:`~streamer.interfaces.ProfileStore` in Redis, with the changes that operators make."""
+    """:class:`~streamer.interfaces.ProfileStore` and ``ReferenceStore`` in Redis, with the changes that operators make."""
 
     def __init__(self, client: redis.Redis, settings: RedisSettings) -> None:
         self._client = client
         self._current_key = f"{settings.prefix}:profiles"
         self._version_key = f"{self._current_key}:version"
         self._frozen_key = f"{self._current_key}:frozen"
+        self._references_key = f"{self._current_key}:references"
 
     def version(self) -> str:
         with redis_errors():
@@ -58,6 +61,16 @@ class RedisProfileStore:
             (pipeline.sadd if frozen else pipeline.srem)(self._frozen_key, camera_id)
 
         self._change(camera_id, change)
+
+    def read_references(self) -> dict[str, Reference]:
+        with redis_errors():
+            stored = cast("dict[str, str]", self._client.hgetall(self._references_key))
+        parsed = {camera_id: parse_reference(text) for camera_id, text in stored.items()}
+        return {camera_id: reference for camera_id, reference in parsed.items() if reference is not None}
+
+    def put_reference(self, camera_id: str, reference: Reference) -> None:
+        with redis_errors():
+            self._client.hset(self._references_key, camera_id, reference_text(reference))
 
     def versions(self, camera_id: str) -> list[str]:
         """The profile_ids kept of a camera, the one imported last first."""
@@ -128,6 +141,7 @@ class RedisProfileStore:
             pipeline.multi()
             pipeline.hdel(self._current_key, camera_id)
             pipeline.srem(self._frozen_key, camera_id)
+            pipeline.hdel(self._references_key, camera_id)
 
         self._change(camera_id, change)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from deploy.engine import CheckedEngine, Clips, Inputs, Scores
 from deploy.errors import ProfileCorrupt
+from deploy.health import Reference
 from deploy.profile import Profile
 from deploy.spec import ClipSpec
 from streamer.interfaces import CameraState, Fenced, Fields, PartitionChange, PollResult, Progress, RedisUnavailable, Step
@@ -86,6 +87,7 @@ class MemoryProgressStore:
     progress: dict[Partition, Progress] = field(default_factory=dict)
     scores: list[tuple[str, Fields]] = field(default_factory=list)
     events: list[Fields] = field(default_factory=list)
+    health: list[Fields] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """One entry a step, the last one first: ``"lost"`` fails before the step is written, ``"unanswered"`` after it."""
 
@@ -105,6 +107,7 @@ class MemoryProgressStore:
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
         self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states}, learners)
         self.scores += step.scores
+        self.health += step.health
         self.events += step.events
         if failure == "unanswered":
             raise RedisUnavailable("the answer was lost on the way")
@@ -119,6 +122,7 @@ class MemoryProfileStore:
         """profile_ids in the order they were read."""
         self.available = True
         self.frozen_cameras: set[str] = set()
+        self.references: dict[str, Reference] = {}
         self._changes = 0
 
     def put(self, *profiles: Profile) -> None:
@@ -137,6 +141,12 @@ class MemoryProfileStore:
             raise RedisUnavailable("nothing listens there")
         if profile.info.camera_id not in self.profiles:
             self.put(profile)
+
+    def read_references(self) -> dict[str, Reference]:
+        return self.references
+
+    def put_reference(self, camera_id: str, reference: Reference) -> None:
+        self.references[camera_id] = reference
 
     def frozen(self) -> set[str]:
         return self.frozen_cameras

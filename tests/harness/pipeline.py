@@ -19,6 +19,7 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
+from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
@@ -56,7 +57,9 @@ BUNDLE = Bundle(
 )
 PROFILED = SPEC.model_copy(update={"length": 1, "profile_size": 2})
 PROFILED_BUNDLE = replace(BUNDLE, manifest=BUNDLE.manifest.model_copy(update={"spec": PROFILED}), default_profile=DEFAULT_VALUES)
-SETTINGS = Settings.model_validate({"decision": {"min_duration_s": 0.1, "merge_gap_s": 0.3}})
+PLAIN = {"health": {"enabled": False}}
+"""The pictures of these tests show nothing."""
+SETTINGS = Settings.model_validate({"decision": {"min_duration_s": 0.1, "merge_gap_s": 0.3}, **PLAIN})
 FRAME_MS = 100
 
 
@@ -172,6 +175,7 @@ class Rig:
             drift_watch=DriftWatch(self.metrics),
             learning=learning,
             adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
+            camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock),
             recalibration=Recalibration(self._settings, profiles, self.profiles),
             scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
             decider=decider,

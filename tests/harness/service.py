@@ -25,8 +25,8 @@ class Service:
 
     def __init__(self, folder: Path, kafka: KafkaSettings, redis_: RedisSettings, **sections: dict[str, Any]) -> None:
         http = {"port": free_ports(1)[0]}
-        # Else the shipped network would learn every test's cameras for a quarter of an hour.
-        sections = {"learning": {"enabled": False}, **sections}
+        # Else the shipped network would learn every test's cameras for a quarter of an hour; plain pictures would be "covered".
+        sections = {"learning": {"enabled": False}, "health": {"enabled": False}, **sections}
         self.settings = Settings.model_validate({"kafka": kafka, "redis": redis_, "http": http, **sections})
         self.log_path = folder / f"service-{http['port']}.log"
         self.config_path = folder / f"oddsight-{http['port']}.toml"

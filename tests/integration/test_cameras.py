@@ -136,7 +136,7 @@ def test_import_checks_the_bundle(run: Run, tmp_path: Path, config: Path, toy_bu
 def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_settings: RedisSettings) -> None:
     run("import", written(tmp_path, NEW), written(tmp_path, YARD))
     event = {"event_id": "e", "started_at_ms": 900, "last_active_ms": 950, "peak_score": 2.0, "announced_at_ms": 950}
-    state = CameraState.model_validate({"event": event})
+    state = CameraState.model_validate({"event": event, "health": {"problem": "dark", "since_ms": 5}})
     with make_redis(redis_settings) as client:
         progress = RedisProgressStore(client, redis_settings, "oddsight")
         starts = [{"camera_id": "gate", "kind": kind} for kind in ("start", "update", "start")]
@@ -162,6 +162,7 @@ def test_lists_what_cameras_are_served_with(run: Run, tmp_path: Path, redis_sett
         "observed_s": 86_400.0,
         "last_frame_ms": 1000,
         "event_started_ms": 900,
+        "health": "dark",
         "problem": None,
     }
     assert (hall["profile_id"], hall["enter"], hall["exit"], hall["event_started_ms"]) == ("default", 0.5, None, None)

@@ -15,7 +15,7 @@ from streamer.pipeline.learning import CameraLearning, ProfileLearner
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import MemoryProfileStore
-from tests.harness.pipeline import BUNDLE, Rig, message
+from tests.harness.pipeline import BUNDLE, PLAIN, Rig, message
 from tests.harness.video_bundle import GRID, SPEC, UNIT, VIDEO
 
 P0 = Partition("frames", 0)
@@ -57,7 +57,7 @@ def ordinary(camera_id: str = "gate", frames: int = FRAMES) -> list[FrameMessage
 
 def learning_settings(**learning: object) -> Settings:
     decision = {"min_duration_s": 0.1, "merge_gap_s": 0.3, "max_gap_s": 5}
-    return Settings.model_validate({"decision": decision, "learning": {"enabled": True, "min_minutes": 1, **learning}})
+    return Settings.model_validate({"decision": decision, "learning": {"enabled": True, "min_minutes": 1, **learning}, **PLAIN})
 
 
 def rig_of(messages: list[FrameMessage], poll_messages: int = 20, **learning: object) -> Rig:

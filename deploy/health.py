@@ -1,0 +1,232 @@
+"""The health of a camera, by its pictures: frozen, covered, dark, over-exposed, out of focus, moved, or another view.
+
+A :class:`Reference` says how the camera's picture looks when all is well; it is learned while it watches and follows it slowly.
+Light changes the level and the contrast of a picture, but hardly where its edges are: by their correlation with those of the
+reference a view is recognised, and by the best shift of them a turned camera. Without a reference only what is wrong with any
+picture is told.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from deploy.image import Frame
+
+HealthProblem = Literal["offline", "frozen", "covered", "dark", "overexposed", "defocused", "moved", "other_view"]
+"""``offline`` is not seen in a picture: there is none."""
+
+CONFIRM_MS: Final = 2_000
+"""How long a problem must last, and must be over, before it is told."""
+REFERENCE_MEASURES: Final = 60
+"""Measures that a reference is learned from."""
+_OTHER_CONFIRM_MS: Final[Mapping[HealthProblem, int]] = {
+    "other_view": 10_000,  # somebody may stand before the camera
+    "frozen": 0,  # it has lasted already
+}
+
+_SIDE: Final = 4  # pixels of a cell of the reduced picture
+_FINE_PX: Final = 2.0  # standard deviation of the blur that takes fine detail away
+_BRIGHT: Final = 250
+_MOST_BRIGHT_SHARE: Final = 0.5
+_DARK_LEVEL: Final = 20.0
+_DARK_SHARE: Final = 0.3  # of the level of the reference
+_FLAT: Final = 3.0  # grey levels of contrast
+_FLAT_SHARE: Final = 0.25
+_DETAIL_SHARE: Final = 0.5
+_SIMILARITY_SHARE: Final = 0.5  # of what the least similar pictures of the reference have
+_LEAST_SHIFT: Final = 2  # cells
+_SHIFT_GAIN: Final = 0.2  # in similarity; without it, a stripe would fit in many places
+_MAX_PICTURE_BYTES: Final = 1 << 22
+_STILL_MS: Final = 1_500
+_STILL_TIMES: Final = 3  # the longest still time of the reference: noise-free pictures of an empty place do not change for long
+_FOLLOW: Final = 0.01  # weight of a new picture in the reference
+
+Map = NDArray[np.float32]
+
+
+class Measures(NamedTuple):
+    """What a picture shows of the camera's health, in grey levels."""
+
+    level: float
+    """Mean."""
+    contrast: float
+    """Standard deviation without fine detail."""
+    detail: float
+    """Standard deviation of fine detail, relative to the contrast."""
+    bright_share: float
+    """Share of pixels at the upper end."""
+    picture: Map
+    """(h, w), reduced to a quarter of each side."""
+
+
+class Reference(NamedTuple):
+    """How a camera's picture looks when all is well."""
+
+    picture: Map  # (h, w)
+    level: float
+    contrast: float
+    detail: float
+    similarity: float
+    """Correlation of edges that all but the least similar pictures had with this one, 0 to 1."""
+    still_ms: float
+    """Longest time that it did not change at all."""
+
+
+class HealthState(BaseModel):
+    """What is stored of a camera's health between two measures. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    problem: HealthProblem | None = None
+    """That is announced and lasts."""
+    since_ms: int = 0
+    """Since when it lasts."""
+    suspected: HealthProblem | None = None
+    """What the newest measure shows, if that is something else."""
+    suspected_ms: int = 0
+    """Since when it shows that; 0 if it shows nothing else."""
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether what the camera shows may start events."""
+        return self.problem is None and self.suspected_ms == 0
+
+
+class HealthChange(NamedTuple):
+    """The start or the end of a problem."""
+
+    kind: Literal["start", "end"]
+    problem: HealthProblem
+    since_ms: int
+
+
+def measure(frame: Frame) -> Measures:
+    """``frame``: uint8 (H, W, C)."""
+    grey = np.ascontiguousarray(frame[..., 0] if frame.shape[-1] == 1 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
+    values = grey.astype(np.float32)
+    coarse = cv2.GaussianBlur(values, (0, 0), _FINE_PX)
+    contrast = float(coarse.std())
+    size = (grey.shape[1] // _SIDE, grey.shape[0] // _SIDE)
+    return Measures(
+        level=float(values.mean()),
+        contrast=contrast,
+        detail=float((values - coarse).std()) / max(contrast, 1.0),
+        bright_share=float((grey >= _BRIGHT).mean()),
+        picture=np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.float32),
+    )
+
+
+def learn_reference(seen: Sequence[Measures], still_ms: float) -> Reference:
+    """The reference of measures of a camera at which all is well; ``still_ms``: the longest time without any change."""
+    picture = np.median([each.picture for each in seen], axis=0).astype(np.float32)
+    similarity = float(np.quantile([_similarity(_edges(each.picture), _edges(picture)) for each in seen], 0.05))
+    level, contrast, detail = (
+        float(np.median([getattr(each, name) for each in seen])) for name in ("level", "contrast", "detail")
+    )
+    return Reference(picture, level, contrast, detail, max(similarity, 0.1), still_ms)
+
+
+def reference_text(reference: Reference) -> str:
+    """A reference as JSON; the picture is rounded to grey levels."""
+    picture = np.clip(np.round(reference.picture), 0, 255).astype(np.uint8)
+    packed = base64.b64encode(zlib.compress(picture.tobytes())).decode()
+    return json.dumps({**reference._asdict(), "picture": packed, "shape": picture.shape})
+
+
+def parse_reference(text: str) -> Reference | None:
+    """The reference of :func:`reference_text`; None for any other text."""
+    try:
+        fields = json.loads(text)
+        height, width = fields.pop("shape")
+        packed = zlib.decompressobj().decompress(base64.b64decode(fields.pop("picture")), _MAX_PICTURE_BYTES)
+        picture = np.frombuffer(packed, np.uint8).reshape(height, width).astype(np.float32)
+        reference = Reference(picture, **{name: float(value) for name, value in fields.items()})
+        return reference if np.isfinite(reference[1:]).all() else None
+    except (ValueError, TypeError, KeyError, AttributeError, zlib.error, RecursionError):
+        return None
+
+
+def follow(reference: Reference, seen: Measures) -> Reference:
+    """The reference, a little closer to what a healthy camera shows now."""
+    picture = reference.picture + _FOLLOW * (seen.picture - reference.picture)
+    level, contrast, detail = (
+        before + _FOLLOW * (now - before)
+        for before, now in ((reference.level, seen.level), (reference.contrast, seen.contrast), (reference.detail, seen.detail))
+    )
+    return Reference(np.asarray(picture, np.float32), level, contrast, detail, *reference[4:])
+
+
+def find_problem(seen: Measures, reference: Reference | None, still_ms: int) -> HealthProblem | None:
+    """What is wrong with a picture that has not changed at all for ``still_ms``."""
+    if (problem := _look_at(seen, reference)) is not None:
+        return problem
+    longest_ms = 0.0 if reference is None else reference.still_ms
+    return "frozen" if still_ms >= max(_STILL_MS, _STILL_TIMES * longest_ms) else None
+
+
+def _look_at(seen: Measures, reference: Reference | None) -> HealthProblem | None:
+    if seen.bright_share > _MOST_BRIGHT_SHARE:
+        return "overexposed"
+    if reference is None:
+        return "covered" if seen.contrast < _FLAT else "dark" if seen.level < _DARK_LEVEL else None
+    return _difference(seen, reference)
+
+
+def _difference(seen: Measures, reference: Reference) -> HealthProblem | None:
+    edges, usual = _edges(seen.picture), _edges(reference.picture)
+    least, similarity = _SIMILARITY_SHARE * reference.similarity, _similarity(edges, usual)
+    if seen.contrast < max(_FLAT, _FLAT_SHARE * reference.contrast):
+        return "covered" if similarity < least else "dark"
+    if seen.level < _DARK_SHARE * reference.level:
+        return "dark"
+    if seen.detail < _DETAIL_SHARE * reference.detail:
+        return "defocused"
+    if _shifted_similarity(edges, usual) > max(least, similarity + _SHIFT_GAIN):
+        return "moved"
+    return "other_view" if similarity < least else None
+
+
+def advance(state: HealthState, found: HealthProblem | None, now_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:
+    """The state after a measure in which ``found`` was seen, and what is to be told."""
+    if found == state.problem:
+        return state.model_copy(update={"suspected": None, "suspected_ms": 0}), ()
+    same = found == state.suspected and state.suspected_ms
+    since_ms = state.suspected_ms if same else now_ms
+    confirm_ms = CONFIRM_MS if found is None else _OTHER_CONFIRM_MS.get(found, CONFIRM_MS)
+    if abs(now_ms - since_ms) < confirm_ms:
+        return state.model_copy(update={"suspected": found, "suspected_ms": since_ms}), ()
+    ended = () if state.problem is None else (HealthChange("end", state.problem, state.since_ms),)
+    started = () if found is None else (HealthChange("start", found, since_ms),)
+    return HealthState(problem=found, since_ms=since_ms), (*ended, *started)
+
+
+def go_offline(state: HealthState, since_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:
+    """The state of a camera without frames since then, and what is to be told."""
+    ended = () if state.problem is None else (HealthChange("end", state.problem, state.since_ms),)
+    return HealthState(problem="offline", since_ms=since_ms), (*ended, HealthChange("start", "offline", since_ms))
+
+
+def _edges(picture: Map) -> Map:
+    """Strength of edges with the mean 0, (h, w)."""
+    across, down = cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)
+    strength = np.sqrt(across * across + down * down)
+    return np.asarray(strength - strength.mean(), np.float32)
+
+
+def _similarity(one: Map, other: Map) -> float:
+    return float((one * other).sum() / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-6))
+
+
+def _shifted_similarity(edges: Map, usual: Map) -> float:
+    """How similar the middle of the picture is to another part of the reference, if that is where it fits best; else 0."""
+    rows, columns = edges.shape[0] // 5, edges.shape[1] // 5
+    middle = np.ascontiguousarray(edges[rows : edges.shape[0] - rows, columns : edges.shape[1] - columns])
+    _, best, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(usual, middle, cv2.TM_CCOEFF_NORMED))
+    return float(best) if max(abs(x - columns), abs(y - rows)) >= _LEAST_SHIFT else 0.0

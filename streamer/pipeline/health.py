@@ -1,0 +1,162 @@
+"""Watches the cameras themselves: measures a picture of each about once a second, and at once when all of it changes.
+
+What is found takes effect in the order of the frames and in their atomic step. While a picture is suspected, its score starts no
+event: a hand before the lens is no anomaly of the place. References are stored beside, when they are learned and every few
+minutes; a crash costs what was learned since.
+"""
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from deploy.errors import backend_errors
+from deploy.health import (
+    REFERENCE_MEASURES,
+    HealthChange,
+    HealthProblem,
+    HealthState,
+    Measures,
+    Reference,
+    find_problem,
+    follow,
+    learn_reference,
+    measure,
+)
+from deploy.image import DeviceFrame
+from streamer.config import Settings
+from streamer.interfaces import Fields, RedisUnavailable, ReferenceStore
+from streamer.monitoring import Metrics
+from streamer.types import CameraFrame, FrameInfo
+
+log = structlog.get_logger("oddsight.health")
+
+TEXTS: Final[Mapping[HealthProblem, str]] = {
+    "offline": "no frames arrive",
+    "frozen": "the picture does not change at all",
+    "covered": "nothing can be seen: the lens is covered, or the picture is empty",
+    "dark": "the picture is dark",
+    "overexposed": "the picture is over-exposed",
+    "defocused": "the picture is out of focus, or the lens is dirty",
+    "moved": "the camera was moved",
+    "other_view": "the camera shows another view",
+}
+
+_MEASURE_EVERY_MS = 1_000
+_CHANGE_STEP, _CHANGE_LEVELS = 8, 12.0  # every 8th pixel of every 8th row; mean difference of grey levels
+_STORE_EVERY_MS = 600_000
+_FOLLOW_EVERY_MS = 10_000
+
+
+@dataclass(slots=True)
+class _Watched:
+    """What is held of a camera in memory."""
+
+    reference: Reference | None
+    measured_ms: int = -(10**12)
+    thumbnail: NDArray[np.int16] | None = None
+    """Of the last measured picture."""
+    checksum: int = 0
+    changed_ms: int = 0
+    """When the picture last changed."""
+    longest_still_ms: int = 0
+    measures: list[Measures] = field(default_factory=list)
+    """For a reference that is still to be learned."""
+    followed_ms: int = 0
+    stored_ms: int = 0
+
+
+class CameraHealth:
+    """Measures pictures and keeps the references; the states are passed in and returned."""
+
+    def __init__(
+        self, settings: Settings, store: ReferenceStore, metrics: Metrics, wall_clock_s: Callable[[], float] = time.time
+    ) -> None:
+        self.enabled = settings.health.enabled
+        self._offline_after_s = settings.health.offline_after_s
+        self._store, self._metrics, self._wall_clock_s = store, metrics, wall_clock_s
+        self._cameras: dict[str, _Watched] = {}
+        self._references: dict[str, Reference] = {}
+
+    def load(self) -> None:
+        """Read the references again: those of cameras that are to be learned anew are gone."""
+        if not self.enabled:
+            return
+        try:
+            self._references = dict(self._store.read_references())
+        except RedisUnavailable as error:
+            log.warning("references of the cameras' pictures cannot be read, those in use stay", error=str(error))
+            return
+        known = (name for name, camera in self._cameras.items() if camera.stored_ms and name not in self._references)
+        for camera_id in list(known):
+            del self._cameras[camera_id]
+
+    def look(self, frame: CameraFrame) -> tuple[HealthProblem | None] | None:
+        """What a camera's next frame shows of its health, as a tuple; None if it was not measured."""
+        info = frame.info
+        if not self.enabled:
+            return None
+        with backend_errors("a frame cannot be copied from the device"):
+            picture = frame.frame.on_host() if isinstance(frame.frame, DeviceFrame) else frame.frame
+        camera = self._cameras.setdefault(info.camera_id, _Watched(self._references.get(info.camera_id)))
+        thumbnail = picture[::_CHANGE_STEP, ::_CHANGE_STEP].astype(np.int16)
+        changes = camera.thumbnail is not None and float(np.abs(thumbnail - camera.thumbnail).mean()) > _CHANGE_LEVELS
+        if abs(info.captured_at_ms - camera.measured_ms) < _MEASURE_EVERY_MS and not changes:
+            return None
+        camera.measured_ms, camera.thumbnail = info.captured_at_ms, thumbnail
+        still_ms = self._still_ms(camera, zlib.crc32(picture.tobytes()), info.captured_at_ms)
+        seen = measure(picture)
+        found = find_problem(seen, camera.reference, still_ms)
+        if found is None:
+            self._learn(info, camera, seen)
+        return (found,)
+
+    def _still_ms(self, camera: _Watched, checksum: int, now_ms: int) -> int:
+        if checksum != camera.checksum or now_ms < camera.changed_ms:
+            camera.checksum, camera.changed_ms = checksum, now_ms
+        return now_ms - camera.changed_ms
+
+    def _learn(self, info: FrameInfo, camera: _Watched, seen: Measures) -> None:
+        now_ms = info.captured_at_ms
+        if camera.reference is None:
+            camera.longest_still_ms = max(camera.longest_still_ms, now_ms - camera.changed_ms)
+            camera.measures.append(seen)
+            if len(camera.measures) < REFERENCE_MEASURES:
+                return
+            camera.reference, camera.measures = learn_reference(camera.measures, camera.longest_still_ms), []
+            log.info("picture of a camera learned", camera_id=info.camera_id, level=round(camera.reference.level))
+        elif abs(now_ms - camera.followed_ms) >= _FOLLOW_EVERY_MS:
+            camera.reference, camera.followed_ms = follow(camera.reference, seen), now_ms
+        if camera.stored_ms and abs(now_ms - camera.stored_ms) < _STORE_EVERY_MS:
+            return
+        try:
+            self._store.put_reference(info.camera_id, camera.reference)
+        except RedisUnavailable:
+            return  # the step of the frames finds out as well
+        camera.stored_ms = now_ms
+        self._references[info.camera_id] = camera.reference
+
+    def is_offline(self, state: HealthState, silent_s: float) -> bool:
+        """Whether a camera of which no frame arrived for so long is to be reported as offline."""
+        return self.enabled and state.problem != "offline" and silent_s >= self._offline_after_s
+
+    def entries(self, info: FrameInfo, changes: tuple[HealthChange, ...]) -> Iterator[Fields]:
+        """What is written to Redis for the starts and ends of a camera's problems."""
+        for change in changes:
+            self._metrics.health_changes.labels(change.problem, change.kind).inc()
+            log.warning("camera health", camera_id=info.camera_id, kind=change.kind, problem=change.problem)
+            yield {
+                "schema": "1",
+                "kind": change.kind,
+                "camera_id": info.camera_id,
+                "problem": change.problem,
+                "text": TEXTS[change.problem],
+                "started_at_ms": str(change.since_ms),
+                "captured_at_ms": str(info.captured_at_ms),
+                "written_at_ms": str(round(self._wall_clock_s() * 1000)),
+            }

@@ -1,0 +1,129 @@
+"""What is wrong with a camera is told within seconds and once, and neither light, noise nor passers-by are taken for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.health import (
+    REFERENCE_MEASURES,
+    HealthProblem,
+    HealthState,
+    Reference,
+    advance,
+    find_problem,
+    follow,
+    go_offline,
+    learn_reference,
+    measure,
+    parse_reference,
+    reference_text,
+)
+from tests.harness.street import SLOW_PX, street
+from trainer.data.footage import Footage
+from trainer.panel.faults import FAULTS, recording_of
+
+FRAMES, FPS = 200, 10.0
+EXPECTED: dict[str, HealthProblem] = {
+    "cover": "covered",
+    "freeze": "frozen",
+    "turn_40px": "moved",
+    "darken_at_once": "dark",
+    "darken_over_4s": "dark",
+    "defocus": "defocused",
+}
+QUIET = [fault.name for fault in FAULTS if fault.name not in EXPECTED]
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    """A street between dark and bright houses, enlarged to the size of a camera's picture, with a camera's noise."""
+    rng = np.random.default_rng(1)
+    houses = np.kron(rng.uniform(-50, 50, (8, 12)), np.ones((8, 8)))
+    walked = np.clip(street(FRAMES, np.full(FRAMES, SLOW_PX), 3) + houses, 10, 235)
+    large = walked.repeat(3, axis=1).repeat(3, axis=2)[..., None]
+    return np.clip(np.round(large + rng.normal(0, 1.5, large.shape)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def reference(frames: np.ndarray) -> Reference:
+    return learn_reference([measure(frame) for frame in frames[:REFERENCE_MEASURES]], 0)
+
+
+def reports(frames: np.ndarray, reference: Reference | None) -> list[tuple[str, str, float]]:
+    """Kind, problem and second of what is told about frames that are measured once a second."""
+    state, told, changed_s, before = HealthState(), [], 0.0, None
+    for number in range(0, len(frames), round(FPS)):
+        now_s = number / FPS
+        if before is None or (frames[number] != before).any():
+            changed_s, before = now_s, frames[number]
+        found = find_problem(measure(frames[number]), reference, round(1000 * (now_s - changed_s)))
+        state, changes = advance(state, found, round(1000 * now_s))
+        told += [(change.kind, change.problem, now_s) for change in changes]
+    return told
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_faults_are_told_and_disturbances_are_not(frames: np.ndarray, reference: Reference, fault) -> None:
+    recording = recording_of(Footage("street", frames, np.arange(FRAMES), FRAMES, ()), 20.0, 5.0, FPS)
+    changed = fault.apply(recording, np.random.default_rng(0))
+    if changed is None:
+        pytest.skip("nothing walks in this footage")
+    told = reports(changed, reference)
+    if fault.name in QUIET:
+        assert told == []
+        return
+    ((kind, problem, at_s),) = told  # it stays
+    assert (kind, problem) == ("start", EXPECTED[fault.name])
+    assert at_s - recording.first / FPS <= (7.0 if "over" in fault.name else 3.0)
+
+
+def test_problem_ends_when_the_picture_comes_back(frames: np.ndarray, reference: Reference) -> None:
+    covered = frames.copy()
+    covered[60:120] = 12
+    assert [each[:2] for each in reports(covered, reference)] == [("start", "covered"), ("end", "covered")]
+
+
+@pytest.mark.parametrize(("level", "expected"), [(12, "covered"), (255, "overexposed")])
+def test_camera_that_starts_with_nothing_to_see(level: int, expected: str) -> None:
+    rng = np.random.default_rng(0)
+    blank = np.clip(level + rng.normal(0, 1, (40, 96, 144, 1)), 0, 255).astype(np.uint8)
+    assert [each[:2] for each in reports(blank, None)] == [("start", expected)]
+
+
+def test_reference_follows_slow_light(frames: np.ndarray, reference: Reference) -> None:
+    evening, following = frames.astype(float), reference
+    for step in range(600):
+        seen = measure((evening[step % FRAMES] * (1 - step / 750)).astype(np.uint8))
+        assert find_problem(seen, following, 0) is None
+        following = follow(following, seen)
+    assert find_problem(seen, reference, 0) == "dark"
+
+
+def test_offline_replaces_what_was_told() -> None:
+    state, changes = go_offline(HealthState(problem="dark", since_ms=5), 9000)
+    assert [(change.kind, change.problem) for change in changes] == [("end", "dark"), ("start", "offline")]
+    assert (state.problem, state.since_ms, state.is_trusted) == ("offline", 9000, False)
+
+
+@given(st.lists(st.sampled_from([None, "dark", "covered"]), max_size=60))
+def test_starts_and_ends_alternate(found: list[HealthProblem | None]) -> None:
+    state, told = HealthState(), []
+    for number, each in enumerate(found):
+        state, changes = advance(state, each, 1000 * number)
+        told += [(change.kind, change.problem) for change in changes]
+    assert [kind for kind, _ in told] == [("start", "end")[number % 2] for number in range(len(told))]
+    assert all(start[1] == end[1] for start, end in zip(told[::2], told[1::2], strict=False))
+    assert (state.problem is not None) == (len(told) % 2 == 1)
+
+
+def test_reference_survives_storage(frames: np.ndarray, reference: Reference) -> None:
+    again = parse_reference(reference_text(reference))
+    assert again is not None
+    np.testing.assert_allclose(again.picture, reference.picture, atol=0.5)
+    assert again[1:] == pytest.approx(reference[1:])
+
+
+@given(st.text() | st.binary().map(lambda content: content.decode("latin-1")) | st.just('{"shape": [1e9, 2], "picture": ""}'))
+def test_damaged_references_are_none(text: str) -> None:
+    assert parse_reference(text) is None

@@ -1,0 +1,91 @@
+"""Health reports come in the atomic step of the frames, hold anomalies back, and are told once whatever crashes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from deploy.image import encode_jpeg
+from streamer.config import Settings
+from streamer.types import FrameMessage
+from tests.harness.pipeline import CRASHES, OUTAGES, Rig, message
+
+RNG = np.random.default_rng(3)
+SCENE = np.clip(np.kron(RNG.uniform(20, 110, (6, 8)), np.ones((16, 16))), 0, 255)
+"""It scores 0.25, the mean of its grey levels."""
+SETTINGS = Settings.model_validate(
+    {"decision": {"min_duration_s": 0.1, "merge_gap_s": 0.3}, "health": {"offline_after_s": 60}, "learning": {"memory_days": 0}}
+)
+ORDINARY, BRIGHT, COVERED = 0.0, 140.0, None
+"""Grey levels that are added to the scene."""
+
+
+def frame_of(number: int, added: float | None, camera_id: str = "gate") -> FrameMessage:
+    noise = np.random.default_rng(number).normal(0, 1.5, SCENE.shape)
+    picture = np.full(SCENE.shape, 250.0) + noise / 10 if added is None else SCENE + added + noise
+    image = encode_jpeg(np.clip(picture, 0, 255).astype(np.uint8), 90)
+    sent = message(0, number, camera_id, 0.0, at_ms=100 * number)
+    return FrameMessage(sent.partition, sent.offset, sent.key, image, sent.headers, sent.timestamp_ms)
+
+
+def stream(*parts: tuple[float | None, int]) -> list[FrameMessage]:
+    levels = [added for added, count in parts for _ in range(count)]
+    return [frame_of(number, added) for number, added in enumerate(levels)]
+
+
+def told(rig: Rig) -> list[tuple[str, str]]:
+    return [(entry["kind"], entry["problem"]) for entry in rig.store.health]
+
+
+@pytest.fixture(scope="module")
+def covered_for_ten_seconds() -> list[FrameMessage]:
+    return stream((ORDINARY, 700), (COVERED, 100), (ORDINARY, 60), (BRIGHT, 20), (ORDINARY, 20))
+
+
+def test_cover_is_no_anomaly_of_the_place(covered_for_ten_seconds: list[FrameMessage]) -> None:
+    """White pictures score 1 and would start an event; the bright ones afterwards do."""
+    rig = Rig(covered_for_ten_seconds, settings=SETTINGS)
+    rig.finish()
+    assert told(rig) == [("start", "overexposed"), ("end", "overexposed")]
+    start, end = rig.store.health
+    assert int(start["started_at_ms"]) in range(70_000, 70_200)
+    assert int(start["captured_at_ms"]) <= 73_000
+    assert int(end["captured_at_ms"]) in range(82_000, 84_000)
+    assert start["text"] == "the picture is over-exposed"
+    starts = [int(event["captured_at_ms"]) for event in rig.store.events if event["kind"] == "start"]
+    assert all(at_ms >= 86_000 for at_ms in starts)
+    assert rig.counted("health_changes_total", problem="overexposed", kind="start") == 1
+
+
+@settings(max_examples=10)
+@given(CRASHES, OUTAGES)
+def test_crashes_tell_nothing_twice(covered_for_ten_seconds: list[FrameMessage], crashes: list[int], outages: list[str]) -> None:
+    rig = Rig(covered_for_ten_seconds[650:900], poll_messages=40, settings=SETTINGS)
+    rig.survive(crashes, outages)
+    assert told(rig) == [("start", "overexposed"), ("end", "overexposed")]
+
+
+def test_silent_camera_is_offline_and_its_event_ends() -> None:
+    rig = Rig(stream((ORDINARY, 70), (130.0, 10)), settings=SETTINGS)
+    rig.finish()
+    assert [event["kind"] for event in rig.store.events] == ["start"]
+    rig.clock.now_s += 59
+    rig.steps(3)
+    assert told(rig) == []
+    rig.clock.now_s += 3
+    rig.steps(3)
+    assert told(rig) == [("start", "offline")]
+    assert [event["kind"] for event in rig.store.events][-1] == "end"
+    rig.start()  # a restart tells nothing again
+    rig.clock.now_s += 200
+    rig.steps(5)
+    assert told(rig) == [("start", "offline")]
+
+
+def test_reference_is_stored_and_read_again() -> None:
+    rig = Rig(stream((ORDINARY, 700)), settings=SETTINGS)
+    rig.finish()
+    (reference,) = rig.profiles.references.values()
+    assert reference.level == pytest.approx(SCENE.mean(), abs=2)
+    rig.profiles.references.clear()  # relearn
+    rig.pipeline.camera_health.load()
+    assert rig.pipeline.camera_health._cameras == {}
