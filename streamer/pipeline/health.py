@@ -7,7 +7,7 @@ minutes; a crash costs what was learned since.
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -148,8 +148,6 @@ class CameraHealth:
     def entries(self, info: FrameInfo, changes: tuple[HealthChange, ...]) -> Iterator[Fields]:
         """What is written to Redis for the starts and ends of a camera's problems."""
         for change in changes:
-            self._metrics.health_changes.labels(change.problem, change.kind).inc()
-            log.warning("camera health", camera_id=info.camera_id, kind=change.kind, problem=change.problem)
             yield {
                 "schema": "1",
                 "kind": change.kind,
@@ -160,3 +158,9 @@ class CameraHealth:
                 "captured_at_ms": str(info.captured_at_ms),
                 "written_at_ms": str(round(self._wall_clock_s() * 1000)),
             }
+
+    def count(self, entries: Sequence[Fields]) -> None:
+        """Log and count entries that were written."""
+        for entry in entries:
+            self._metrics.health_changes.labels(entry["problem"], entry["kind"]).inc()
+            log.warning("camera health", camera_id=entry["camera_id"], kind=entry["kind"], problem=entry["problem"])

@@ -226,6 +226,7 @@ class Pipeline:
             return False
         self.metrics.redis_commits.labels("applied").inc()
         active.stored_offset = self._uncommitted[active.partition] = step.next_offset
+        self.camera_health.count(step.health)
         return True
 
     def _decide(self, active: ActivePartition) -> list[Decided]:
@@ -260,7 +261,10 @@ class Pipeline:
             self.metrics.frame_age_s.observe(max(0.0, now_s - outcome.info.captured_at_ms / 1000))
             if outcome.score is not None:
                 self.metrics.score.labels(outcome.info.camera_id).set(outcome.score)
-        for event in (event for each in decided for event in each.decision.events):
+        self._count_events([event for each in decided for event in each.decision.events])
+
+    def _count_events(self, events: list[Event]) -> None:
+        for event in events:
             self.metrics.events.labels(event.kind).inc()
             peak_score = round(event.peak_score, 4)
             log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)
@@ -315,3 +319,4 @@ class Pipeline:
             step = Step(active.partition, offset, offset, states, events=[each.fields() for each in events], health=entries)
             if self._apply(active, step):
                 active.cameras.update(states)
+                self._count_events(events)
