@@ -98,6 +98,10 @@ class Results:
         """All event entries in order."""
         return self._entries(f"{self._prefix}:events")
 
+    def health(self) -> list[Entry]:
+        """All entries of the stream of health in order."""
+        return self._entries(f"{self._prefix}:health")
+
     def scores(self) -> dict[str, list[Entry]]:
         """Score entries by camera, in order."""
         prefix = f"{self._prefix}:scores:"

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from deploy.bundle import Bundle
+from deploy.health import learn_reference, measure
 from deploy.profile import Profile, profile_bytes, write_profile
 from streamer.cli import main
 from streamer.config import RedisSettings, Settings, settings_toml
 from streamer.interfaces import CameraState, Step
 from streamer.redis.client import RedisProgressStore, make_redis
+from streamer.redis.profiles import RedisProfileStore
 from streamer.types import Partition
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.calibration import calibration_of
@@ -65,7 +67,7 @@ def cells(line: str) -> list[str]:
     return line.split("  ")
 
 
-def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path) -> None:
+def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path, redis_settings: RedisSettings) -> None:
     old, new, yard = (written(tmp_path, profile) for profile in (OLD, NEW, YARD))
 
     assert run("import", old, yard) == f"gate: default -> {OLD.profile_id}\nyard: default -> {YARD.profile_id}\n"
@@ -85,7 +87,12 @@ def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path) -> None:
     assert cells(run().splitlines()[1])[1] == "watching, frozen"
     assert run("freeze", "gate", "--off") == "gate: follows its scores\n"
     assert cells(run().splitlines()[1])[1] == "watching"
-    assert run("relearn", "gate") == "gate: default\n"
+    with make_redis(redis_settings) as client:
+        store = RedisProfileStore(client, redis_settings)
+        store.put_reference("gate", learn_reference([measure(np.eye(16, dtype=np.uint8)[..., None] * 200)], 0))
+        assert store.read_references().keys() == {"gate"}
+        assert run("relearn", "gate") == "gate: default\n"
+        assert store.read_references() == {}
     assert [cells(line)[0] for line in run().splitlines()] == ["camera", "yard"]
     assert run("rollback", "gate") == f"gate: {NEW.profile_id}\n"
 

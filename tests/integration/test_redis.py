@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from deploy.decision import OpenEvent
+from deploy.health import HealthState
 from streamer.config import RedisSettings
 from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, Step
 from streamer.redis.client import RedisProgressStore, make_redis
@@ -17,7 +18,9 @@ from tests.harness.service import Results
 
 P0 = Partition("frames", 0)
 STATE = CameraState(
-    clip_from=3, event=OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.1 + 0.2, announced_at_ms=None)
+    clip_from=3,
+    event=OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.1 + 0.2, announced_at_ms=None),
+    health=HealthState(problem="dark", since_ms=7),
 )
 SCORE = {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "partition": "0", "offset": "4", "scored_at_ms": "2"}
 EVENT = Event(
@@ -38,7 +41,8 @@ EVENT = Event(
     offset=4,
     scored_at_ms=2,
 ).fields()
-STEP = Step(P0, None, 5, {"gate": STATE}, [("gate", SCORE)], [EVENT])
+HEALTH = {"schema": "1", "kind": "start", "camera_id": "gate", "problem": "dark"}
+STEP = Step(P0, None, 5, {"gate": STATE}, [("gate", SCORE)], [EVENT], health=[HEALTH])
 
 
 class Stored:
@@ -48,11 +52,11 @@ class Stored:
         self.store = store
         self._results = results
 
-    def effects(self) -> tuple[list[tuple[str, Fields]], list[Fields]]:
+    def effects(self) -> tuple[list[tuple[str, Fields]], list[Fields], list[Fields]]:
         if isinstance(self._results, MemoryProgressStore):
-            return self._results.scores, self._results.events
+            return self._results.scores, self._results.events, self._results.health
         scores = [(name, entry) for name, entries in self._results.scores().items() for entry in entries]
-        return scores, [*self._results.events()]
+        return scores, [*self._results.events()], [*self._results.health()]
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -72,7 +76,7 @@ def test_applies_step(stored: Stored) -> None:
     stored.store.apply(STEP)
 
     assert stored.store.read(P0) == Progress(5, {"gate": STATE})
-    assert stored.effects() == ([("gate", SCORE)], [EVENT])
+    assert stored.effects() == ([("gate", SCORE)], [EVENT], [HEALTH])
 
 
 @pytest.mark.parametrize("expected", [None, 4, 6])
@@ -83,7 +87,7 @@ def test_fences_unexpected_step(stored: Stored, expected: int | None) -> None:
         stored.store.apply(replace(STEP, expected=expected, next_offset=9, cameras={"gate": CameraState()}))
 
     assert stored.store.read(P0) == Progress(5, {"gate": STATE})
-    assert stored.effects() == ([("gate", SCORE)], [EVENT])
+    assert stored.effects() == ([("gate", SCORE)], [EVENT], [HEALTH])
 
 
 def test_step_keeps_other_cameras(stored: Stored) -> None:
