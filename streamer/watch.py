@@ -14,7 +14,7 @@ from rich.text import Text
 
 from streamer.config import RedisSettings
 from streamer.redis.client import check_redis, make_redis
-from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
+from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
 from streamer.types import Event
 
 _POLL_S = 0.2
@@ -35,22 +35,22 @@ def watch(settings: RedisSettings, console: Console, stop: threading.Event) -> N
         while not stop.is_set():
             updates = subscriber.poll(_POLL_S)
             dashboard.update(updates)
-            show(updates.events)
+            show(updates)
 
 
 @contextmanager
-def live_dashboard(console: Console, dashboard: "Dashboard") -> Iterator[Callable[[list[Event]], None]]:
-    """Yield a function to call with each poll's events: it refreshes a terminal, and prints one line an event elsewhere."""
+def live_dashboard(console: Console, dashboard: "Dashboard") -> Iterator[Callable[[Updates], None]]:
+    """Yield a function to call with each poll's entries: it refreshes a terminal, and elsewhere prints a line for each."""
 
-    def print_lines(events: list[Event]) -> None:
-        for event in events:
-            console.print("  ".join(event_cells(event)), markup=False, soft_wrap=True)
+    def print_lines(updates: Updates) -> None:
+        for cells in (*map(event_cells, updates.events), *map(health_cells, updates.health)):
+            console.print("  ".join(cells), markup=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield print_lines
         return
     with Live(console=console, auto_refresh=False, get_renderable=dashboard.render) as live:
-        yield lambda _events: live.refresh()
+        yield lambda _updates: live.refresh()
 
 
 @dataclass(slots=True)
@@ -67,10 +67,12 @@ class Dashboard:
         self._cameras: dict[str, _Camera] = {}
         self._alarmed: set[str] = set()
         """Cameras with an open event, which may arrive before the camera's first score."""
+        self._problems: dict[str, str] = {}
+        """What is wrong with cameras."""
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
 
     def update(self, updates: Updates) -> None:
-        """Add new scores and events."""
+        """Add new entries."""
         now_s = self._clock_s()
         for score in updates.scores:
             camera = self._cameras.setdefault(score.camera_id, _Camera(score))
@@ -82,6 +84,11 @@ class Dashboard:
                 self._alarmed.discard(event.camera_id)
             else:
                 self._alarmed.add(event.camera_id)
+        for entry in updates.health:
+            if entry.kind == "start":
+                self._problems[entry.camera_id] = entry.problem
+            else:
+                self._problems.pop(entry.camera_id, None)
 
     def render(self) -> Group:
         """The dashboard as it is now."""
@@ -104,6 +111,8 @@ class Dashboard:
         return table
 
     def _state(self, camera_id: str, newest: ScoreEntry) -> Text:
+        if camera_id in self._problems:
+            return Text(self._problems[camera_id], style="bold magenta")
         if camera_id in self._alarmed:  # also while it is learned, if provisional events are on
             return Text("ANOMALY", style="bold red")
         return Text("normal", style="green") if newest.learning is None else Text("learning", style="yellow")
@@ -115,10 +124,26 @@ class Dashboard:
 
 def event_cells(event: Event) -> tuple[str, ...]:
     """Capture time, camera, kind, id, score, peak score and region of one event entry, as text."""
-    seconds, ms = divmod(event.captured_at_ms, 1000)
-    captured = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ms // 100}"
     score = "-" if event.score is None else f"{event.score:.3f}"
-    return captured, event.camera_id, event.kind, event.event_id, score, f"{event.peak_score:.3f}", event.region or "-"
+    return (
+        _clock(event.captured_at_ms),
+        event.camera_id,
+        event.kind,
+        event.event_id,
+        score,
+        f"{event.peak_score:.3f}",
+        event.region or "-",
+    )
+
+
+def health_cells(entry: HealthEntry) -> tuple[str, ...]:
+    """Time, camera, kind, problem, and the problem in words, as text."""
+    return _clock(entry.captured_at_ms), entry.camera_id, f"health {entry.kind}", entry.problem, entry.text
+
+
+def _clock(time_ms: int) -> str:
+    seconds, ms = divmod(time_ms, 1000)
+    return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{ms // 100}"
 
 
 def _score_cells(entry: ScoreEntry) -> tuple[Text | str, str, str]:

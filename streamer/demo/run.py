@@ -165,7 +165,7 @@ def _watch(settings: Settings, console: Console, check_service: Callable[[], Non
             received.scores.extend(updates.scores)
             received.events.extend(updates.events)
             dashboard.update(updates)
-            show(updates.events)
+            show(updates)
 
 
 # --- The result: events compared with the anomalies that the footage shows

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -33,11 +34,23 @@ class ScoreEntry(NamedTuple):
     """The rest of the least time."""
 
 
+class HealthEntry(NamedTuple):
+    """One entry of the stream of health: the start or the end of a problem with a camera."""
+
+    camera_id: str
+    kind: str
+    problem: str
+    text: str
+    """The problem in words."""
+    captured_at_ms: int
+
+
 class Updates(NamedTuple):
     """Entries added since the last poll; of each stream in order."""
 
     scores: list[ScoreEntry]
     events: list[Event]
+    health: Sequence[HealthEntry] = ()
 
 
 class Subscriber:
@@ -46,13 +59,14 @@ class Subscriber:
     def __init__(self, client: redis.Redis, settings: RedisSettings, *, from_start: bool) -> None:
         """``from_start``: read all entries that Redis still has, instead of only those added from now on."""
         self._client = client
-        self._events_key = settings.events_key
+        self._events_key, self._health_key = settings.events_key, settings.health_key
         self._scores_prefix = settings.scores_key("")
         self._last_ids: dict[str, str] = {}
         self._scan_at_s = 0.0
         with redis_errors():
             self._find_cameras(from_start=from_start)
-            self._follow(self._events_key, from_start=from_start)
+            for key in (self._events_key, self._health_key):
+                self._follow(key, from_start=from_start)
 
     def poll(self, wait_s: float) -> Updates:
         """The new entries; waits at most ``wait_s`` for the first one.
@@ -66,15 +80,19 @@ class Subscriber:
             answer: Any = self._client.xread(cast("Any", self._last_ids), count=_MAX_ENTRIES, block=max(1, round(wait_s * 1000)))
         # redis-py returns a list of pairs, or a dict of lists of entry lists.
         by_stream = [(key, entries[0]) for key, entries in answer.items()] if isinstance(answer, dict) else answer or []
-        updates = Updates([], [])
+        scores: list[ScoreEntry] = []
+        events: list[Event] = []
+        health: list[HealthEntry] = []
         for key, entries in by_stream:
             self._last_ids[key] = entries[-1][0]
             for _, fields in entries:
-                if key != self._events_key:
-                    updates.scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
-                elif (event := _event(fields)) is not None:
-                    updates.events.append(event)
-        return updates
+                if key == self._health_key:
+                    health += _health_entries(fields)
+                elif key == self._events_key:
+                    events += _events(fields)
+                else:
+                    scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
+        return Updates(scores, events, health)
 
     def _find_cameras(self, *, from_start: bool) -> None:
         self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S
@@ -111,11 +129,15 @@ def _score_keys(client: redis.Redis, prefix: str) -> Iterator[Any]:
     return client.scan_iter(match=f"{prefix}*", _type="STREAM")
 
 
-def _event(fields: dict[str, str]) -> Event | None:
-    try:
-        return Event.model_validate(fields)
-    except ValidationError:
-        return None  # written by another version of the schema
+def _events(fields: dict[str, str]) -> Iterator[Event]:
+    with suppress(ValidationError):  # written by another version of the schema
+        yield Event.model_validate(fields)
+
+
+def _health_entries(fields: dict[str, str]) -> Iterator[HealthEntry]:
+    with suppress(KeyError, ValueError):  # likewise
+        camera_id, kind, problem, text = (fields[name] for name in ("camera_id", "kind", "problem", "text"))
+        yield HealthEntry(camera_id, kind, problem, text, int(fields["captured_at_ms"]))
 
 
 def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:

@@ -11,7 +11,7 @@ from deploy.health import HealthState
 from streamer.config import RedisSettings
 from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, Step
 from streamer.redis.client import RedisProgressStore, make_redis
-from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
+from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
 from streamer.types import Event, Partition
 from tests.harness.fakes import MemoryProgressStore
 from tests.harness.service import Results
@@ -41,7 +41,7 @@ EVENT = Event(
     offset=4,
     scored_at_ms=2,
 ).fields()
-HEALTH = {"schema": "1", "kind": "start", "camera_id": "gate", "problem": "dark"}
+HEALTH = {"schema": "1", "kind": "start", "camera_id": "gate", "problem": "dark", "text": "dark", "captured_at_ms": "1"}
 STEP = Step(P0, None, 5, {"gate": STATE}, [("gate", SCORE)], [EVENT], health=[HEALTH])
 
 
@@ -101,13 +101,15 @@ def test_step_keeps_other_cameras(stored: Stored) -> None:
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_subscriber_follows_streams(redis_settings: RedisSettings, protocol: int) -> None:
     settings = redis_settings.model_copy(update={"url": f"{redis_settings.url}?protocol={protocol}"})
-    expected = Updates([ScoreEntry("gate", 1, 0.25, 0.5, 2)], [Event.model_validate(EVENT)])
+    expected = Updates(
+        [ScoreEntry("gate", 1, 0.25, 0.5, 2)], [Event.model_validate(EVENT)], [HealthEntry("gate", "start", "dark", "dark", 1)]
+    )
     with make_redis(settings) as client:
         store = RedisProgressStore(client, settings, "group")
-        store.apply(replace(STEP, events=[EVENT, {"schema": "2"}]))
+        store.apply(replace(STEP, events=[EVENT, {"schema": "2"}], health=[HEALTH, {"schema": "2"}]))
         old, new = (Subscriber(client, settings, from_start=from_start) for from_start in (True, False))
         assert old.poll(0.01) == expected
-        assert new.poll(0.01) == Updates([], [])
+        assert new.poll(0.01) == Updates([], [], [])
 
         store.apply(replace(STEP, expected=5, next_offset=6, scores=[("gate", SCORE), ("yard", SCORE)]))
         time.sleep(1.0)  # streams of new cameras are looked for once a second

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from streamer.redis.subscriber import ScoreEntry, Updates
+from streamer.redis.subscriber import HealthEntry, ScoreEntry, Updates
 from streamer.types import Event
 from streamer.watch import Dashboard, event_cells
 from tests.harness.fakes import FakeClock
@@ -106,6 +106,12 @@ def test_learning_instead_of_score(dashboard: Dashboard, left_s: float, left: st
 
     dashboard.update(Updates([score()], []))
     assert line_of(dashboard, "gate")[-1] == "normal"
+
+
+def test_problem_with_a_camera_until_it_is_over(dashboard: Dashboard) -> None:
+    for kind, state in (("start", "covered"), ("end", "normal")):
+        dashboard.update(Updates([score()], [], [HealthEntry("gate", kind, "covered", "nothing can be seen", 5)]))
+        assert line_of(dashboard, "gate")[-1] == state
 
 
 def test_event_marks_its_camera_only(dashboard: Dashboard) -> None:
