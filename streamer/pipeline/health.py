@@ -28,7 +28,7 @@ from deploy.health import (
     learn_reference,
     measure,
 )
-from deploy.image import DeviceFrame
+from deploy.image import DeviceFrame, Frame
 from streamer.config import Settings
 from streamer.interfaces import Fields, RedisUnavailable, ReferenceStore
 from streamer.monitoring import Metrics
@@ -101,14 +101,10 @@ class CameraHealth:
         info = frame.info
         if not self.enabled:
             return None
-        with backend_errors("a frame cannot be copied from the device"):
-            picture = frame.frame.on_host() if isinstance(frame.frame, DeviceFrame) else frame.frame
         camera = self._cameras.setdefault(info.camera_id, _Watched(self._references.get(info.camera_id)))
-        thumbnail = picture[::_CHANGE_STEP, ::_CHANGE_STEP].astype(np.int16)
-        changes = camera.thumbnail is not None and float(np.abs(thumbnail - camera.thumbnail).mean()) > _CHANGE_LEVELS
-        if abs(info.captured_at_ms - camera.measured_ms) < _MEASURE_EVERY_MS and not changes:
+        picture = _due_picture(camera, frame)
+        if picture is None:
             return None
-        camera.measured_ms, camera.thumbnail = info.captured_at_ms, thumbnail
         still_ms = self._still_ms(camera, zlib.crc32(picture.tobytes()), info.captured_at_ms)
         seen = measure(picture)
         found = find_problem(seen, camera.reference, still_ms)
@@ -164,3 +160,19 @@ class CameraHealth:
         for entry in entries:
             self._metrics.health_changes.labels(entry["problem"], entry["kind"]).inc()
             log.warning("camera health", camera_id=entry["camera_id"], kind=entry["kind"], problem=entry["problem"])
+
+
+def _due_picture(camera: _Watched, frame: CameraFrame) -> Frame | None:
+    """The frame's picture if it is to be measured: a second after the last one, or when all of it has changed."""
+    now_ms, picture = frame.info.captured_at_ms, frame.frame
+    due = abs(now_ms - camera.measured_ms) >= _MEASURE_EVERY_MS
+    if isinstance(picture, DeviceFrame):
+        if not due:  # copying every frame would cost more than it tells
+            return None
+        with backend_errors("a frame cannot be copied from the device"):
+            picture = picture.on_host()
+    thumbnail = picture[::_CHANGE_STEP, ::_CHANGE_STEP].astype(np.int16)
+    if not due and (camera.thumbnail is None or np.abs(thumbnail - camera.thumbnail).mean() <= _CHANGE_LEVELS):
+        return None
+    camera.measured_ms, camera.thumbnail = now_ms, thumbnail
+    return picture
