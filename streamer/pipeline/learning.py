@@ -254,6 +254,11 @@ class CameraLearning:
         learners[camera_id] = None
         return _LEARNED
 
+    def progress(self, learners: Learners, camera_id: str) -> LearningProgress:
+        """How far a camera is learned; nothing is learned from the present frame."""
+        learner = learners.get(camera_id)
+        return LearningProgress(0.0, self._least_s) if learner is None else learner.progress()
+
     def snapshots(self, learners: Learners) -> dict[str, LearnerSnapshot | None]:
         """What the next step is to store: snapshots that are due, and None for cameras that are learned no more."""
         self._metrics.learning_cameras.set(len(self._learners))

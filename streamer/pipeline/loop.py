@@ -34,7 +34,7 @@ from streamer.pipeline.partitions import ActivePartition, PartitionManager
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scored, Scorer
-from streamer.types import CameraFrame, Clip, Event, FrameInfo, FrameMessage, Outcome, Partition, Rejected
+from streamer.types import CameraFrame, Clip, Event, FrameInfo, FrameMessage, LearningProgress, Outcome, Partition, Rejected
 
 log = structlog.get_logger("oddsight.pipeline")
 
@@ -238,13 +238,20 @@ class Pipeline:
             if (found := active.findings.pop(info.offset, None)) is not None:
                 health, changes = advance(state.health, *found, info.captured_at_ms)
                 state = state.model_copy(update={"health": health})
-            progress = None if outcome.state is None else self.learning.add(active.learners, outcome)
-            decision = self.decider.decide(state, outcome, progress)
+            decision = self.decider.decide(state, outcome, self._learn(active, outcome, trusted=state.health.is_trusted))
             active.cameras[info.camera_id] = decision.state
             if state.health.is_trusted:
                 self._compare(outcome, decision)
             decided.append(Decided(outcome, decision, changes))
         return decided
+
+    def _learn(self, active: ActivePartition, outcome: Outcome, *, trusted: bool) -> LearningProgress | None:
+        """Learn from a frame of a camera that is being learned, unless its health is in doubt; how far the camera is learned."""
+        if outcome.state is None:
+            return None
+        if trusted:
+            return self.learning.add(active.learners, outcome)
+        return self.learning.progress(active.learners, outcome.info.camera_id)
 
     def _compare(self, outcome: Outcome, decision: Decision) -> None:
         """Compare what the camera sends, and its score, with what its profile was learned from."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile_learning import Normal, Range, state_maps
-from streamer.config import Settings
+from streamer.config import HealthSettings, Settings
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning, ProfileLearner
@@ -117,6 +117,15 @@ def test_events_while_learning(events, kinds):
     rig = rig_of(messages, events=events)
     rig.finish()
     assert {kind for (kind,) in rig.events("provisional")} == kinds
+
+
+def test_nothing_is_learned_from_a_covered_camera():
+    """The pictures of these tests show nothing, see ``PLAIN``."""
+    watchful = learning_settings().model_copy(update={"health": HealthSettings()})
+    rig = Rig(ordinary(frames=300), 8, 20, SPEC, MotionEngine(), bundle=VIDEO, settings=watchful)
+    rig.finish()
+    assert {fields["learning"] for _, fields in rig.store.scores} == {"0.000"}
+    assert {entry["problem"] for entry in rig.store.health} == {"covered"}
 
 
 def test_cameras_with_a_profile_are_not_learned(undisturbed):
