@@ -90,13 +90,13 @@ class HealthState(BaseModel):
     """Since when it lasts."""
     suspected: HealthProblem | None = None
     """What the newest measure shows, if that is something else."""
-    suspected_ms: int = 0
-    """Since when it shows that; 0 if it shows nothing else."""
+    suspected_ms: int | None = None
+    """Since when it shows that; None if it shows nothing else."""
 
     @property
     def is_trusted(self) -> bool:
         """Whether what the camera shows may start events."""
-        return self.problem is None and self.suspected_ms == 0
+        return self.problem is None and self.suspected_ms is None
 
 
 class HealthChange(NamedTuple):
@@ -196,9 +196,8 @@ def _difference(seen: Measures, reference: Reference) -> HealthProblem | None:
 def advance(state: HealthState, found: HealthProblem | None, now_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:
     """The state after a measure in which ``found`` was seen, and what is to be told."""
     if found == state.problem:
-        return state.model_copy(update={"suspected": None, "suspected_ms": 0}), ()
-    same = found == state.suspected and state.suspected_ms
-    since_ms = state.suspected_ms if same else now_ms
+        return state.model_copy(update={"suspected": None, "suspected_ms": None}), ()
+    since_ms = now_ms if state.suspected_ms is None or found != state.suspected else state.suspected_ms
     confirm_ms = CONFIRM_MS if found is None else _OTHER_CONFIRM_MS.get(found, CONFIRM_MS)
     if abs(now_ms - since_ms) < confirm_ms:
         return state.model_copy(update={"suspected": found, "suspected_ms": since_ms}), ()
