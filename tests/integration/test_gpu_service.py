@@ -99,6 +99,7 @@ def test_scores_equal_the_reference_after_restart(
             "engine": {"bundle": str(video_ede_bundle.path), "backend": "torch-cuda", "gpu_cached_cameras": 2},
             "decode": {"backend": decoder},
             "batch": {"max_clips": 8},
+            "health": {"enabled": False},  # it copies a frame of each camera a second
             "http": {"port": 0},
         }
     )

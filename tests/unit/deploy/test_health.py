@@ -21,7 +21,7 @@ from deploy.health import (
 )
 from tests.harness.street import SLOW_PX, street
 from trainer.data.footage import Footage
-from trainer.panel.faults import FAULTS, recording_of
+from trainer.panel.faults import FAULTS, Recording, recording_of
 
 FRAMES, FPS = 200, 10.0
 EXPECTED: dict[str, HealthProblem] = {
@@ -50,6 +50,11 @@ def reference(frames: np.ndarray) -> Reference:
     return learn_reference([measure(frame) for frame in frames[:REFERENCE_MEASURES]], 0)
 
 
+@pytest.fixture(scope="module")
+def recording(frames: np.ndarray) -> Recording:
+    return recording_of(Footage("street", frames, np.arange(FRAMES), FRAMES, ()), 20.0, 5.0, FPS)
+
+
 def reports(frames: np.ndarray, reference: Reference | None) -> list[tuple[str, str, float]]:
     """Kind, problem and second of what is told about frames that are measured once a second."""
     state, told, changed_s, before = HealthState(), [], 0.0, None
@@ -64,8 +69,7 @@ def reports(frames: np.ndarray, reference: Reference | None) -> list[tuple[str, 
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_faults_are_told_and_disturbances_are_not(frames: np.ndarray, reference: Reference, fault) -> None:
-    recording = recording_of(Footage("street", frames, np.arange(FRAMES), FRAMES, ()), 20.0, 5.0, FPS)
+def test_faults_are_told_and_disturbances_are_not(recording: Recording, reference: Reference, fault) -> None:
     changed = fault.apply(recording, np.random.default_rng(0))
     if changed is None:
         pytest.skip("nothing walks in this footage")
