@@ -86,6 +86,12 @@ def scored_at_rate(scores: NDArray[np.float32], fps: float) -> ScoredFrames:
     return ScoredFrames(np.round(np.arange(len(scores)) * (1000.0 / fps)).astype(np.int64), scores)
 
 
+def split_at_gaps(captured_at_ms: NDArray[np.int64], scores: NDArray[np.float32], max_gap_ms: float) -> list[ScoredFrames]:
+    """The parts of a camera's frames between times without any; ``captured_at_ms`` and ``scores``: (N,)."""
+    gaps = np.flatnonzero(np.abs(np.diff(captured_at_ms)) > max_gap_ms) + 1
+    return [ScoredFrames(*part) for part in zip(np.split(captured_at_ms, gaps), np.split(scores, gaps), strict=True)]
+
+
 def calibrate_scores(parts: Sequence[ScoredFrames], times: DecisionTimes) -> Calibration:
     """The calibration of ordinary footage in some parts, with gaps between them; at least two frames of one must have scores.
 

@@ -201,15 +201,18 @@ def advance(state: HealthState, found: HealthProblem | None, now_ms: int) -> tup
     confirm_ms = CONFIRM_MS if found is None else _OTHER_CONFIRM_MS.get(found, CONFIRM_MS)
     if abs(now_ms - since_ms) < confirm_ms:
         return state.model_copy(update={"suspected": found, "suspected_ms": since_ms}), ()
-    ended = () if state.problem is None else (HealthChange("end", state.problem, state.since_ms),)
-    started = () if found is None else (HealthChange("start", found, since_ms),)
-    return HealthState(problem=found, since_ms=since_ms), (*ended, *started)
+    return _changed(state, found, since_ms)
 
 
 def go_offline(state: HealthState, since_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:
     """The state of a camera without frames since then, and what is to be told."""
+    return _changed(state, "offline", since_ms)
+
+
+def _changed(state: HealthState, problem: HealthProblem | None, since_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:
     ended = () if state.problem is None else (HealthChange("end", state.problem, state.since_ms),)
-    return HealthState(problem="offline", since_ms=since_ms), (*ended, HealthChange("start", "offline", since_ms))
+    started = () if problem is None else (HealthChange("start", problem, since_ms),)
+    return HealthState(problem=problem, since_ms=since_ms), (*ended, *started)
 
 
 def _edges(picture: Map) -> Map:

@@ -207,11 +207,11 @@ def panel(
     A scene is a data set with test clips, or a folder with training/ alone: ordinary footage, of which every other clip is
     learned from and the rest is counted. After an interruption the same command resumes.
     """
-    from deploy.bundle import DEFAULT_BUNDLE
+    from deploy.bundle import DEFAULT_BUNDLE, read_bundle
     from trainer.panel.report import panel_json, panel_tables
     from trainer.panel.run import PanelConfig, run_panel
 
-    config = PanelConfig(mode, bundle or DEFAULT_BUNDLE, budget, max_minutes, ordinary_minutes)
+    config = PanelConfig(mode, read_bundle(bundle or DEFAULT_BUNDLE), budget, max_minutes, ordinary_minutes)
     results = run_panel(data, out, config, _screen())
     if as_json:
         typer.echo(json.dumps(panel_json(results)))

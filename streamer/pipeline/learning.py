@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import starmap
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -20,7 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from deploy.bundle import DEFAULT_BUNDLE, Bundle
-from deploy.calibration import TAIL_PEAKS, Calibration, ScoredFrames, calibrate_scores
+from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
 from deploy.decision import DecisionTimes
 from deploy.errors import ProfileCorrupt, first_line
 from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
@@ -138,9 +137,7 @@ class ProfileLearner:
 
     def _calibrate(self, scores: NDArray[np.float32], captured_at_ms: NDArray[np.int64]) -> None:
         """Set the calibration if its tail is certain, or can be waited for no longer."""
-        gaps = np.flatnonzero(np.abs(np.diff(captured_at_ms)) > self._max_gap_ms) + 1
-        parts = zip(np.split(captured_at_ms, gaps), np.split(scores, gaps), strict=True)
-        calibration = calibrate_scores(list(starmap(ScoredFrames, parts)), self._times)
+        calibration = calibrate_scores(split_at_gaps(captured_at_ms, scores, self._max_gap_ms), self._times)
         waited = self.counts.observed_ms >= _MOST_TIMES * self._least_ms or self.counts.phase_frames >= _MAX_FRAMES[-1]
         if len(calibration.peaks) >= TAIL_PEAKS or waited:
             self.calibration = calibration

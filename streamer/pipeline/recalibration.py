@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import structlog
 
-from deploy.calibration import MOST_PEAKS, Calibration, ScoredFrames, calibrate_scores, merge, thresholds
+from deploy.calibration import MOST_PEAKS, Calibration, calibrate_scores, merge, split_at_gaps, thresholds
 from deploy.decision import OpenEvent
 from deploy.profile import Profile
 from streamer.config import Settings, decision_times
@@ -75,9 +75,7 @@ class Recalibration:
         camera.seen_events += events
         if np.isfinite(scores).sum() < 2:
             return
-        gaps = np.flatnonzero(np.abs(np.diff(times_ms)) > self._max_gap_ms) + 1
-        parts = zip(np.split(times_ms, gaps), np.split(scores, gaps), strict=True)
-        part = calibrate_scores([ScoredFrames(*each) for each in parts], self._times)
+        part = calibrate_scores(split_at_gaps(times_ms, scores, self._max_gap_ms), self._times)
         # An event is a peak of which nothing is known but that it reached the threshold.
         peaks = sorted([*part.peaks, *[enter] * events], reverse=True)[:MOST_PEAKS]
         part = part.model_copy(update={"peaks": tuple(peaks)})

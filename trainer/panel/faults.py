@@ -6,6 +6,7 @@ network's frames.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -77,7 +78,7 @@ def recording_of(footage: Footage, seconds: float, lead_s: float, fps: float) ->
 
 
 def _from_first(change: Callable[[Frames, Recording, Generator], NDArray[np.floating] | Frames]) -> Apply:
-    """A fault that changes each frame from the first on; values are rounded to grey levels."""
+    """A fault that changes the frames from the first on, or their number; values are rounded to grey levels."""
 
     def apply(recording: Recording, rng: Generator) -> Frames:
         changed = np.clip(np.round(change(recording.frames[recording.first :], recording, rng)), 0, 255).astype(np.uint8)
@@ -138,26 +139,23 @@ def _rain(frames: Frames, _recording: Recording, rng: Generator) -> NDArray[np.f
     return np.asarray(frames + 60 * np.minimum(streaks, 1) + rng.normal(0, 3, shape))
 
 
-def _compress(recording: Recording, _rng: Generator) -> Frames:
-    coded = [_decoded(encode_jpeg(_grey(frame), _LOW_QUALITY), frame) for frame in recording.frames[recording.first :]]
-    return np.concatenate([recording.frames[: recording.first], np.stack(coded)])
+def _compress(frames: Frames, _recording: Recording, _rng: Generator) -> Frames:
+    return np.stack([_decoded(encode_jpeg(_grey(frame), _LOW_QUALITY), frame) for frame in frames])
 
 
-def _damage(recording: Recording, rng: Generator) -> Frames:
+def _damage(frames: Frames, recording: Recording, rng: Generator) -> Frames:
     """One frame a second arrives with damaged bytes; one that cannot be decoded is missing."""
-    frames = list(recording.frames[: recording.first])
-    for number, frame in enumerate(recording.frames[recording.first :]):
+    arrived = []
+    for number, frame in enumerate(frames):
         if number % max(1, round(recording.fps)):
-            frames.append(frame)
+            arrived.append(frame)
             continue
         content = bytearray(encode_jpeg(_grey(frame), 90))
         for place in rng.integers(_HEADER_BYTES, len(content), _DAMAGED_BYTES):
             content[place] = int(rng.integers(256))
-        try:
-            frames.append(_decoded(bytes(content), frame))
-        except BadFrame:
-            continue
-    return np.stack(frames)
+        with suppress(BadFrame):
+            arrived.append(_decoded(bytes(content), frame))
+    return np.stack(arrived)
 
 
 def _grey(frame: Frames) -> Frames:
@@ -169,25 +167,21 @@ def _decoded(content: bytes, like: Frames) -> Frames:
     return np.asarray(imdecode(content, flag), np.uint8).reshape(like.shape)
 
 
-def _every_nth(step: int) -> Apply:
-    def apply(recording: Recording, _rng: Generator) -> Frames:
-        return np.concatenate([recording.frames[: recording.first], recording.frames[recording.first :: step]])
-
-    return apply
+def _every_nth(step: int) -> Callable[[Frames, Recording, Generator], Frames]:
+    return lambda frames, _recording, _rng: frames[::step]
 
 
-def _double_rate(recording: Recording, _rng: Generator) -> Frames:
+def _double_rate(frames: Frames, _recording: Recording, _rng: Generator) -> Frames:
     """Between any two frames one that is the mean of both."""
-    frames = recording.frames[recording.first :]
     between = ((frames[:-1].astype(np.uint16) + frames[1:]) // 2).astype(np.uint8)
     mixed = np.empty((len(frames) + len(between), *frames.shape[1:]), np.uint8)
     mixed[::2], mixed[1::2] = frames, between
-    return np.concatenate([recording.frames[: recording.first], mixed])
+    return mixed
 
 
-def _reverse(recording: Recording, _rng: Generator) -> Frames:
+def _reverse(frames: Frames, _recording: Recording, _rng: Generator) -> Frames:
     """All that moves goes the other way; only where ways are one-way is that unusual."""
-    return np.concatenate([recording.frames[: recording.first], recording.frames[recording.first :][::-1]])
+    return frames[::-1]
 
 
 def _left_object(recording: Recording, rng: Generator) -> Frames | None:
@@ -230,16 +224,16 @@ FAULTS = (
     Fault("darken_at_once", "health", _from_first(_dim(0.0))),
     Fault("darken_over_4s", "health", _from_first(_dim(_DARKEN_S))),
     Fault("defocus", "health", _from_first(_defocus)),
-    Fault("double_rate", "health", _double_rate),
+    Fault("double_rate", "health", _from_first(_double_rate)),
     Fault("exposure_15_percent", "quiet", _from_first(_exposure)),
     Fault("shake_1px", "quiet", _from_first(_shake(1))),
     Fault("shake_3px", "quiet", _from_first(_shake(3))),
-    Fault("halve_rate", "quiet", _every_nth(2)),
+    Fault("halve_rate", "quiet", _from_first(_every_nth(2))),
     Fault("rain", "quiet", _from_first(_rain)),
-    Fault("quality_20", "quiet", _compress),
-    Fault("damaged_bytes", "quiet", _damage),
-    Fault("reversed_tracks", "event", _reverse),
+    Fault("quality_20", "quiet", _from_first(_compress)),
+    Fault("damaged_bytes", "quiet", _from_first(_damage)),
+    Fault("reversed_tracks", "event", _from_first(_reverse)),
     Fault("left_object", "event", _left_object),
     Fault("standing_person", "event", _standing_person),
-    Fault("triple_speed", "event", _every_nth(3)),
+    Fault("triple_speed", "event", _from_first(_every_nth(3))),
 )

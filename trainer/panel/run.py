@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,20 @@ from deploy.console import counting_bar
 from deploy.decision import DecisionRule, DecisionTimes
 from deploy.engine import Engine, EngineRequest
 from deploy.errors import ConfigError
-from deploy.image import natural_key
+from deploy.image import Frame, natural_key
 from deploy.profile import read_profile, with_profile, write_profile
 from deploy.registry import load_engine
+from deploy.spec import ClipSpec
 from trainer.data.datasets import labelled_clips, training_sources
-from trainer.data.footage import Footage, Source, load_footage
+from trainer.data.footage import (
+    Footage,
+    Source,
+    collect_frames,
+    count_frames,
+    decode_frames,
+    estimate_frame_count,
+    load_footage,
+)
 from trainer.enrol import enrol
 from trainer.errors import NoFootage, TooLittleFootage
 from trainer.evaluate import evaluate
@@ -50,7 +60,7 @@ class PanelConfig:
 
     mode: Mode
     """``enrol``: a profile for the network of ``bundle``; ``fit``: a network of each scene's own."""
-    bundle: Path
+    bundle: Bundle
     budget: float
     """False events per camera and day that thresholds allow."""
     max_minutes: float
@@ -83,7 +93,7 @@ def run_panel(root: Path, out: Path, config: PanelConfig, screen: Console) -> di
 
 def _identity(config: PanelConfig) -> dict[str, Any]:
     """What a kept result must agree with."""
-    own = {"max_minutes": config.max_minutes} if config.mode == "fit" else {"model_id": read_bundle(config.bundle).model_id}
+    own = {"max_minutes": config.max_minutes} if config.mode == "fit" else {"model_id": config.bundle.model_id}
     return {"mode": config.mode, "budget": config.budget, "ordinary_minutes": config.ordinary_minutes, **own}
 
 
@@ -114,14 +124,14 @@ def _learned(data: Path, scene: str, out: Path, config: PanelConfig, screen: Con
     if config.mode == "fit":
         own = fit(data, out / scene, FitConfig(max_minutes=config.max_minutes), screen)
         return own or read_bundle(out / scene)
-    bundle, path = read_bundle(config.bundle), _profile_path(scene, out, config)
+    bundle, path = config.bundle, _profile_path(scene, out, config)
     if path is not None and not path.exists():
         write_profile(path, enrol(bundle, scene, data, screen))
     return bundle if path is None else with_profile(bundle, read_profile(path))
 
 
 def _profile_path(scene: str, out: Path, config: PanelConfig) -> Path | None:
-    return None if config.mode == "fit" else out / f"{scene}-{read_bundle(config.bundle).model_id}.safetensors"
+    return None if config.mode == "fit" else out / f"{scene}-{config.bundle.model_id}.safetensors"
 
 
 # --- Ordinary footage
@@ -141,8 +151,7 @@ def _measure_ordinary(folder: Path, out: Path, config: PanelConfig, screen: Cons
     events, observed_s = 0, 0.0
     with closing(load_engine(bundle, EngineRequest(_ENGINE))) as engine:
         for source in sources[1::2]:
-            footage = load_footage(source, bundle.spec)
-            part = _named(footage.name, footage.frames[:frames])
+            part = _first_frames(source, bundle.spec, frames)
             with counting_bar(screen, f"counting, {source.name}", len(part.frames)) as advance:
                 ((_, scores),) = score_clips(engine, [part], advance)
             events += len(announced_events(rule, scores, bundle.spec.fps))
@@ -160,6 +169,13 @@ def _measure_ordinary(folder: Path, out: Path, config: PanelConfig, screen: Cons
     }
 
 
+def _first_frames(source: Source, spec: ClipSpec, count: int) -> Footage:
+    """The readable ones of the first frames."""
+    frames: list[Frame] = []
+    collect_frames(islice(decode_frames(source, spec), count), frames.append)
+    return _named(source.name, np.stack(frames) if frames else np.empty((0, *spec.frame_shape), np.uint8))
+
+
 @contextmanager
 def _folder_of(sources: Sequence[Source]) -> Iterator[Path]:
     """A folder of footage that holds these clips alone."""
@@ -174,8 +190,9 @@ def _folder_of(sources: Sequence[Source]) -> Iterator[Path]:
 
 def _measure_faults(bundle: Bundle, sources: Sequence[Source], config: PanelConfig, screen: Console) -> dict[str, Any]:
     """How often each fault raised an event on ordinary footage of the scene."""
-    longest = sorted((load_footage(source, bundle.spec) for source in sources), key=lambda clip: -len(clip.frames))[:_TRIALS]
-    recordings = [recording_of(clip, _FAULT_S, _LEAD_S, bundle.spec.fps) for clip in longest]
+    longest = sorted(sources, key=lambda source: -(estimate_frame_count(source) or count_frames(source)))[:_TRIALS]
+    clips = (load_footage(source, bundle.spec) for source in longest)
+    recordings = [recording_of(clip, _FAULT_S, _LEAD_S, bundle.spec.fps) for clip in clips]
     limits = thresholds(bundle.calibration, config.budget, DecisionTimes())
     with (
         closing(load_engine(bundle, EngineRequest(_ENGINE))) as engine,
