@@ -6,12 +6,14 @@ Random numbers follow from the requested sample numbers alone, so that a run res
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deploy.image import encode_jpeg, imdecode
 from trainer.pseudo_anomalies.objects import PastedObject, anomalous_object, normal_object, textured_shape
 from trainer.pseudo_anomalies.segments import (
     CameraView,
@@ -33,6 +35,10 @@ _MOVING_PX = 0.3
 _SHAPE_SHARE, _ANOMALOUS_SHARE = 0.35, 0.5
 _SHAPE_SPEEDS_PX = (0.2, 6.0)
 _OBJECTS = 6
+# What happens to any camera, and is no anomaly of what it sees.
+_SHAKE_SHARE, _SHAKE_PX = 0.15, 3
+_COMPRESSED_SHARE, _QUALITIES = 0.1, (15, 60)
+_EXPOSURE_SHARE, _EXPOSURE_STEP = 0.05, 0.2
 _STILL_SHARE = 0.15  # scenes without motion: a stream's first frame is judged by looks alone, which motion would overshadow
 
 
@@ -98,7 +104,8 @@ class FlowSamples(CropSamples):
         flow = example.flow[top : top + cells, left : left + cells].astype(np.float32).transpose(2, 0, 1)  # (2, cells, cells)
         if rng.random() < _SHAPE_SHARE:
             flow = _with_shape(frames, flow, [(0, *self.history)[index] for index in indices], rng)
-        frames, flow = _flipped(frames, flow, rng)
+        shifts = _shake(len(frames), rng)
+        frames, flow = _flipped(_shifted(frames, shifts), flow + shifts[1].astype(np.float32)[:, None, None], rng)
         pixel_flow = flow.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2)  # (2, side, side)
         return torch.from_numpy(np.concatenate([_relit(frames, rng, 2.0), pixel_flow]))
 
@@ -191,7 +198,7 @@ class SceneCanvas:
         masks = np.stack([self.anomalous, self.ignored, self.annotated])[:, *window]
         if rng.random() < 0.5:  # mirror the content, but not the position
             frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]
-        lit = _relit(frames.reshape(2, count, *frames.shape[1:]), rng, 1.5).reshape(frames.shape)
+        lit = _relit(_disturbed(frames.reshape(2, count, *frames.shape[1:]), rng), rng, 1.5).reshape(frames.shape)
         return torch.from_numpy(np.concatenate([lit, masks[:2], np.stack([across, down])[:, *window], masks[2:]]))
 
 
@@ -239,6 +246,47 @@ def _relit(frames: NDArray[np.float32], rng: Generator, noise: float) -> NDArray
     grain = rng.normal(0, noise, frames.shape[-3:]).astype(np.float32)
     lit = (frames - 128) * rng.uniform(0.7, 1.3) + 128 + rng.uniform(-25, 25) + grain
     return np.asarray(np.clip(lit, 0, 255), np.float32)
+
+
+def _disturbed(frames: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+    """Frames (2, 1 + history, H, W) as a shaken camera sees them, coarsely compressed, or with a step of exposure; most unchanged.
+
+    A model that learns these as normal does not mistake them for anomalies.
+    """
+    disturbed, stands_still = frames, np.array_equal(*frames[1, :2])  # of a stream's first frame there is no other to differ from
+    if not stands_still:
+        shifts = _shake(frames.shape[1], rng)
+        disturbed = np.stack([_shifted(part, shifts) for part in frames])
+    if not stands_still and rng.random() < _EXPOSURE_SHARE:
+        disturbed[:, 1:] *= 1 + rng.uniform(-_EXPOSURE_STEP, _EXPOSURE_STEP)
+    if rng.random() < _COMPRESSED_SHARE:
+        quality = int(rng.integers(*_QUALITIES))
+        disturbed = np.stack([np.stack([_compressed(frame, quality) for frame in part]) for part in disturbed])
+    return disturbed
+
+
+def _shake(count: int, rng: Generator) -> NDArray[np.int64]:
+    """How far each of ``count`` frames is shifted right and down, in pixels, (count, 2); the first, the newest, is not."""
+    if rng.random() >= _SHAKE_SHARE:
+        return np.zeros((count, 2), np.int64)
+    most = int(rng.integers(1, _SHAKE_PX + 1))
+    shifts = rng.integers(-most, most + 1, (count, 2))
+    shifts[0] = 0
+    return shifts
+
+
+def _shifted(frames: NDArray[np.float32], shifts: NDArray[np.int64]) -> NDArray[np.float32]:
+    matrices = [np.array([[1, 0, right], [0, 1, down]], np.float32) for right, down in shifts]
+    moved = [
+        cv2.warpAffine(frame, matrix, frame.shape[::-1], borderMode=cv2.BORDER_REPLICATE) if shift.any() else frame
+        for frame, matrix, shift in zip(frames, matrices, shifts, strict=True)
+    ]
+    return np.stack(moved)
+
+
+def _compressed(frame: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
+    pixels = np.clip(np.round(frame), 0, 255).astype(np.uint8)
+    return np.asarray(imdecode(encode_jpeg(pixels, quality), cv2.IMREAD_GRAYSCALE), np.float32)
 
 
 def random_frames(view: CameraView, offsets: Sequence[int], rng: Generator) -> NDArray[np.uint8]:
