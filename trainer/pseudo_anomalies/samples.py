@@ -249,7 +249,7 @@ def _relit(frames: NDArray[np.float32], rng: Generator, noise: float) -> NDArray
 
 
 def _disturbed(frames: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-    """Frames (2, 1 + history, H, W) as a shaken camera sees them, coarsely compressed, or with a step of exposure; most unchanged.
+    """Frames (2, 1 + history, H, W) as a shaken camera sees them, compressed, or with a step of exposure; most are unchanged.
 
     A model that learns these as normal does not mistake them for anomalies.
     """
