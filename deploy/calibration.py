@@ -162,9 +162,10 @@ def _enter(calibration: Calibration, events: float) -> float:
         return lowest
     if events >= 1:
         return max(lowest, float(np.interp(math.log(events), np.log(np.arange(1, 1 + len(peaks))), peaks)))
+    # An exponential tail above a level, by its maximum likelihood: the highest peak alone says little about the tail.
     count = min(TAIL_PEAKS, len(peaks))
-    scale = float(peaks[:count].mean()) - (float(peaks[count]) if count < len(peaks) else calibration.median)
-    return max(lowest, float(peaks[0]) - scale * math.log(events))
+    level = float(peaks[count]) if count < len(peaks) else calibration.median
+    return max(lowest, float(peaks[0]), level + (float(peaks[:count].mean()) - level) * math.log(count / events))
 
 
 def _most(count: int) -> float:

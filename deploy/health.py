@@ -46,6 +46,8 @@ _SHIFT_GAIN: Final = 0.2  # in similarity; without it, a stripe would fit in man
 _MAX_PICTURE_BYTES: Final = 1 << 22
 _STILL_MS: Final = 1_500
 _STILL_TIMES: Final = 3  # the longest still time of the reference: noise-free pictures of an empty place do not change for long
+_MEASURE_EVERY_MS: Final = 1_000
+_CHANGE_STEP, _CHANGE_LEVELS = 8, 12.0  # every 8th pixel of every 8th row; mean difference of grey levels
 _FOLLOW: Final = 0.01  # weight of a new picture in the reference
 
 Map = NDArray[np.float32]
@@ -105,6 +107,43 @@ class HealthChange(NamedTuple):
     kind: Literal["start", "end"]
     problem: HealthProblem
     since_ms: int
+
+
+class Look(NamedTuple):
+    """What a measured picture shows."""
+
+    problem: HealthProblem | None
+    seen: Measures
+    still_ms: int
+    """How long the picture has not changed at all."""
+
+
+class PictureWatch:
+    """Measures pictures of one camera about once a second, and at once when all of the picture changes."""
+
+    def __init__(self, reference: Reference | None) -> None:
+        self.reference = reference
+        self._measured_ms = -(10**12)
+        self._thumbnail: NDArray[np.int16] | None = None
+        """Of the last measured picture."""
+        self._checksum, self._changed_ms = 0, 0
+
+    def is_due(self, now_ms: int) -> bool:
+        """Whether the next picture is measured however little it has changed."""
+        return abs(now_ms - self._measured_ms) >= _MEASURE_EVERY_MS
+
+    def look(self, frame: Frame, now_ms: int) -> Look | None:
+        """``frame``: uint8 (H, W, C), captured at ``now_ms``; None if it is not measured."""
+        thumbnail = frame[::_CHANGE_STEP, ::_CHANGE_STEP].astype(np.int16)
+        changed = self._thumbnail is not None and np.abs(thumbnail - self._thumbnail).mean() > _CHANGE_LEVELS
+        if not self.is_due(now_ms) and not changed:
+            return None
+        self._measured_ms, self._thumbnail = now_ms, thumbnail
+        checksum = zlib.crc32(frame.tobytes())
+        if checksum != self._checksum or now_ms < self._changed_ms:
+            self._checksum, self._changed_ms = checksum, now_ms
+        seen, still_ms = measure(frame), now_ms - self._changed_ms
+        return Look(find_problem(seen, self.reference, still_ms), seen, still_ms)
 
 
 def measure(frame: Frame) -> Measures:

@@ -138,9 +138,7 @@ def export_profile(settings: Settings, camera_id: str, path: Path) -> str:
     if path.exists():
         raise ProfileError(f"{path}: exists already; give another --out")
     with open_store(settings) as store:
-        profile_id = store.current().get(camera_id)
-        if profile_id is None:
-            raise ProfileError(f"camera {camera_id!r} has no profile of its own; see: oddsight-stream cameras")
+        profile_id = store.served(camera_id)
         profile = store.read(camera_id, profile_id)
     try:
         write_profile(path, profile)

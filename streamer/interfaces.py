@@ -145,8 +145,8 @@ class ProfileStore(Protocol):
     def put_first(self, profile: Profile) -> None:
         """Make a profile its camera's current one, unless the camera has one already."""
 
-    def put_after(self, profile: Profile, before: str) -> None:
-        """Make a profile its camera's current one, if that is still the one with the profile_id ``before``."""
+    def put_after(self, profile: Profile, before: str) -> bool:
+        """Make a profile its camera's current one, if that is still the one with the profile_id ``before``; whether it is."""
 
 
 class ReferenceStore(Protocol):

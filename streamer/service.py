@@ -11,6 +11,7 @@ from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.engine import Engine, EngineRequest, caching_engine
 from deploy.image import CpuDecoder
 from deploy.registry import GPU_DECODERS, load_decoder
+from deploy.score_maps import Grid
 from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine
@@ -83,8 +84,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         learning=learning,
         adaptation=adaptation,
         camera_health=camera_health,
-        recalibration=Recalibration(settings, profiles, profile_store),
-        scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile),
+        recalibration=Recalibration(settings, profiles, profile_store, Grid.find(bundle)),
+        scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, Grid.find(bundle)),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deploy.engine import FrameHandle, ProfileHandle, StateHandle
 from deploy.image import AnyFrame
 from deploy.profile import Profile
+from deploy.profile_learning import Channel
 
 UNREADABLE = "oddsight-unreadable"
 """Header of a message that the Kafka client could not read; its value is the reason, the message's own content is missing."""
@@ -141,6 +142,10 @@ class Outcome:
     heatmap: NDArray[np.float32] | None = None
     state: NDArray[np.float32] | None = None
     """State of the model after the frame, float32 (C, h, w); only of cameras that are being learned."""
+    channel: Channel | None = None
+    """What raised the score, where that is known."""
+    picture: NDArray[np.uint8] | None = None
+    """The frame reduced to places, uint8 (a, b), where the model's state shows it."""
 
 
 class LearningProgress(NamedTuple):
@@ -192,6 +197,11 @@ class Event(BaseModel):
     """Identifies the network's weights."""
     engine: str
     """Name of the engine that computed the score."""
+    channel: Channel | None = None
+    """What raised the score: ``speed``, ``appearance`` (looks, or the way of moving) or ``dwell`` (something stays). Only in
+    ``start`` and ``update``, and where it is known: not while an engine keeps the model's state on a GPU."""
+    text: str | None = None
+    """The channel in words."""
     region: str | None = Field(default=None, pattern=r"^\d+,\d+,\d+,\d+$")
     """``x,y,w,h`` in pixels of the camera's image: where the score comes from. Only in ``start`` and ``update``."""
     topic: str

@@ -92,7 +92,7 @@ class Dashboard:
 
     def render(self) -> Group:
         """The dashboard as it is now."""
-        headings = ("captured", "camera", "kind", "event_id", "score", "peak", "region x,y,w,h")
+        headings = ("captured", "camera", "kind", "event_id", "score", "peak", "region x,y,w,h", "what")
         events = Table(*headings, title="events", title_justify="left")
         for event in self._events:
             events.add_row(*map(Text, event_cells(event)), style=_KIND_STYLES[event.kind])
@@ -123,7 +123,7 @@ class Dashboard:
 
 
 def event_cells(event: Event) -> tuple[str, ...]:
-    """Capture time, camera, kind, id, score, peak score and region of one event entry, as text."""
+    """Capture time, camera, kind, id, score, peak score, region, and what happens in words, of one event entry, as text."""
     score = "-" if event.score is None else f"{event.score:.3f}"
     return (
         _clock(event.captured_at_ms),
@@ -133,6 +133,7 @@ def event_cells(event: Event) -> tuple[str, ...]:
         score,
         f"{event.peak_score:.3f}",
         event.region or "-",
+        event.text or "-",
     )
 
 

@@ -159,19 +159,23 @@ def _load_blocks(
 
 def _load_clip(source: Source, spec: ClipSpec, blocks: Sequence[Block], advance: Callable[[int], None]) -> dict[Block, Footage]:
     outcomes: dict[Block, list[Frame | str]] = {block: [] for block in blocks}
+    leads: dict[Block, list[Frame]] = {block: [] for block in blocks}
     for number, outcome in enumerate(islice(decode_frames(source, spec), _end(blocks))):
         advance(1)
         for block in blocks:
             if block.first <= number < block.last:
                 outcomes[block].append(outcome)
-    return {block: _loaded(source.name, found) for block, found in outcomes.items()}
+            elif block.first - spec.warmup_frames <= number < block.first and not isinstance(outcome, str):
+                leads[block].append(outcome)
+    return {block: _loaded(source.name, found, leads[block]) for block, found in outcomes.items()}
 
 
-def _loaded(name: str, outcomes: list[Frame | str]) -> Footage:
+def _loaded(name: str, outcomes: list[Frame | str], lead: list[Frame]) -> Footage:
     frames: list[Frame] = []
     index, total, problems = collect_frames(outcomes, frames.append)
     stacked = np.stack(frames) if frames else np.empty(0, np.uint8)
-    return Footage(name, stacked, np.asarray(index, np.int64), total, tuple(problems))
+    before = np.stack(lead) if lead else None
+    return Footage(name, stacked, np.asarray(index, np.int64), total, tuple(problems), before=before)
 
 
 def _end(blocks: Iterable[Block]) -> int:

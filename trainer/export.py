@@ -113,7 +113,7 @@ def _rows_of(blocks: Sequence[Footage], scored: Iterable[tuple[str, NDArray[np.f
 
 
 def _default_profile(network: ServingNetwork, spec: ClipSpec, split: Split) -> Tensor | None:
-    """The profile of the footage's camera; of several cameras' profiles the median of each value, None without profiles.
+    """The profile of the footage's camera, or of several cameras' profiles what they have in common; None without profiles.
 
     A new camera is most likely to be like the median one: what a single camera shows at one place is not expected elsewhere.
     """
@@ -123,7 +123,7 @@ def _default_profile(network: ServingNetwork, spec: ClipSpec, split: Split) -> T
     frames = max(_MIN_PROFILE_FRAMES, _PROFILE_FRAMES // len(cameras))
     excerpted = ((ClipDataset(excerpts(part, frames), spec.length) for part in parts) for parts in cameras)
     profiles = [network.fit_scale(train, validation) for train, validation in excerpted]
-    return torch.stack([profile for profile in profiles if profile is not None]).quantile(0.5, dim=0)
+    return network.join_profiles(torch.stack([profile for profile in profiles if profile is not None]))
 
 
 def check_engines(bundle: Bundle) -> Iterator[str]:

@@ -241,14 +241,15 @@ class CameraAdaptation:
         """Take up the result; False to try again when Redis is back."""
         try:
             profile = job.read_result()
-            self._store.put_after(profile, job.before)
+            stored = self._store.put_after(profile, job.before)
         except RedisUnavailable:
             return False
         except ProfileError as error:
             self._give_up(job.camera_id, job.folder, str(error))
         else:
-            self._metrics.adaptations.labels("done").inc()
-            log.info("network adapted to a camera", camera_id=job.camera_id, profile_id=profile.profile_id)
+            self._metrics.adaptations.labels("done" if stored else "dropped").inc()
+            text = "network adapted to a camera" if stored else "adaptation dropped: the camera got another profile meanwhile"
+            log.info(text, camera_id=job.camera_id, profile_id=profile.profile_id)
             shutil.rmtree(job.folder, ignore_errors=True)
         job.lock.close()
         return True

@@ -1,9 +1,9 @@
 """Scored frames to events: applies each camera's decision rule and builds the score and event entries for Redis."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 import cv2
@@ -14,10 +14,16 @@ from deploy.bundle import Bundle
 from deploy.calibration import Calibration, Thresholds
 from deploy.decision import DecisionRule, EventChange, Observation, OpenEvent, decide
 from deploy.profile import Profile
+from deploy.profile_learning import Channel
 from streamer.config import Settings, camera_thresholds, decision_rule
 from streamer.interfaces import CameraState, Fields
 from streamer.types import Event, FrameInfo, LearningProgress, Outcome, Partition, event_id
 
+TEXTS: Final[Mapping[Channel, str]] = {
+    "speed": "moves faster than things do there",
+    "appearance": "looks or moves unlike anything seen there",
+    "dwell": "stays where nothing stays so long",
+}
 _REGION_LEVEL = 0.5
 """Heat map cells above this fraction of the way from the minimum to the maximum belong to the region."""
 
@@ -79,12 +85,17 @@ class Decider:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
         return Decision(CameraState(clip_from=outcome.clip_from, event=event, health=state.health), score, events)
 
-    def end_event(self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int) -> Event:
-        """The end of an event whose camera sends no more frames; ``offset``: of the newest frame that was decided on."""
+    def end_event(
+        self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int, *, provisional: bool
+    ) -> Event:
+        """The end of an event whose camera sends no more frames.
+
+        ``offset``: of the newest frame that was decided on; ``provisional``: whether the camera is being learned.
+        """
         info = FrameInfo(partition, offset, camera_id, event.last_active_ms, 0, 0)
         change = EventChange("end", event, Observation(event.event_id, event.last_active_ms, None))
         own, outcome = self.rule(camera_id, profile), Outcome(info, None, profile)
-        return self._event(outcome, own, change, round(self._wall_clock_s() * 1000), provisional=False)
+        return self._event(outcome, own, change, round(self._wall_clock_s() * 1000), provisional=provisional)
 
     def _make_rule(self, camera_id: str, calibration: Calibration) -> CameraRule:
         limits = camera_thresholds(self._settings, camera_id, calibration)
@@ -92,6 +103,7 @@ class Decider:
 
     def _event(self, outcome: Outcome, own: CameraRule, change: EventChange, scored_at_ms: int, *, provisional: bool) -> Event:
         info, profile, region = outcome.info, outcome.profile, None
+        channel = None if change.kind == "end" else outcome.channel
         if change.kind != "end" and outcome.heatmap is not None:
             region = hot_region(outcome.heatmap, info.width_px, info.height_px)
         return Event(
@@ -112,6 +124,8 @@ class Decider:
             profile_id=None if profile is None else profile.profile_id,
             model_id=self._bundle.model_id,
             engine=self._engine_name,
+            channel=channel,
+            text=None if channel is None else TEXTS[channel],
             region=region,
             topic=info.partition.topic,
             partition=info.partition.number,

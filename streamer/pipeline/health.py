@@ -6,14 +6,11 @@ minutes; a crash costs what was learned since.
 """
 
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from deploy.errors import backend_errors
 from deploy.health import (
@@ -21,14 +18,14 @@ from deploy.health import (
     HealthChange,
     HealthProblem,
     HealthState,
+    Look,
     Measures,
+    PictureWatch,
     Reference,
-    find_problem,
     follow,
     learn_reference,
-    measure,
 )
-from deploy.image import DeviceFrame, Frame
+from deploy.image import DeviceFrame
 from streamer.config import Settings
 from streamer.interfaces import Fields, RedisUnavailable, ReferenceStore
 from streamer.monitoring import Metrics
@@ -47,8 +44,6 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "other_view": "the camera shows another view",
 }
 
-_MEASURE_EVERY_MS = 1_000
-_CHANGE_STEP, _CHANGE_LEVELS = 8, 12.0  # every 8th pixel of every 8th row; mean difference of grey levels
 _STORE_EVERY_MS = 600_000
 _FOLLOW_EVERY_MS = 10_000
 
@@ -57,13 +52,7 @@ _FOLLOW_EVERY_MS = 10_000
 class _Watched:
     """What is held of a camera in memory."""
 
-    reference: Reference | None
-    measured_ms: int = -(10**12)
-    thumbnail: NDArray[np.int16] | None = None
-    """Of the last measured picture."""
-    checksum: int = 0
-    changed_ms: int = 0
-    """When the picture last changed."""
+    pictures: PictureWatch
     longest_still_ms: int = 0
     measures: list[Measures] = field(default_factory=list)
     """For a reference that is still to be learned."""
@@ -101,41 +90,40 @@ class CameraHealth:
         info = frame.info
         if not self.enabled:
             return None
-        camera = self._cameras.setdefault(info.camera_id, _Watched(self._references.get(info.camera_id)))
-        picture = _due_picture(camera, frame)
-        if picture is None:
+        camera = self._cameras.setdefault(info.camera_id, _Watched(PictureWatch(self._references.get(info.camera_id))))
+        picture = frame.frame
+        if isinstance(picture, DeviceFrame):
+            if not camera.pictures.is_due(info.captured_at_ms):  # copying every frame would cost more than it tells
+                return None
+            with backend_errors("a frame cannot be copied from the device"):
+                picture = picture.on_host()
+        look = camera.pictures.look(picture, info.captured_at_ms)
+        if look is None:
             return None
-        still_ms = self._still_ms(camera, zlib.crc32(picture.tobytes()), info.captured_at_ms)
-        seen = measure(picture)
-        found = find_problem(seen, camera.reference, still_ms)
-        if found is None:
-            self._learn(info, camera, seen)
-        return (found,)
+        if look.problem is None:
+            self._learn(info, camera, look)
+        return (look.problem,)
 
-    def _still_ms(self, camera: _Watched, checksum: int, now_ms: int) -> int:
-        if checksum != camera.checksum or now_ms < camera.changed_ms:
-            camera.checksum, camera.changed_ms = checksum, now_ms
-        return now_ms - camera.changed_ms
-
-    def _learn(self, info: FrameInfo, camera: _Watched, seen: Measures) -> None:
-        now_ms = info.captured_at_ms
-        if camera.reference is None:
-            camera.longest_still_ms = max(camera.longest_still_ms, now_ms - camera.changed_ms)
-            camera.measures.append(seen)
+    def _learn(self, info: FrameInfo, camera: _Watched, look: Look) -> None:
+        now_ms, reference = info.captured_at_ms, camera.pictures.reference
+        if reference is None:
+            camera.longest_still_ms = max(camera.longest_still_ms, look.still_ms)
+            camera.measures.append(look.seen)
             if len(camera.measures) < REFERENCE_MEASURES:
                 return
-            camera.reference, camera.measures = learn_reference(camera.measures, camera.longest_still_ms), []
-            log.info("picture of a camera learned", camera_id=info.camera_id, level=round(camera.reference.level))
+            reference, camera.measures = learn_reference(camera.measures, camera.longest_still_ms), []
+            log.info("picture of a camera learned", camera_id=info.camera_id, level=round(reference.level))
         elif abs(now_ms - camera.followed_ms) >= _FOLLOW_EVERY_MS:
-            camera.reference, camera.followed_ms = follow(camera.reference, seen), now_ms
+            reference, camera.followed_ms = follow(reference, look.seen), now_ms
+        camera.pictures.reference = reference
         if camera.stored_ms and abs(now_ms - camera.stored_ms) < _STORE_EVERY_MS:
             return
         try:
-            self._store.put_reference(info.camera_id, camera.reference)
+            self._store.put_reference(info.camera_id, reference)
         except RedisUnavailable:
             return  # the step of the frames finds out as well
         camera.stored_ms = now_ms
-        self._references[info.camera_id] = camera.reference
+        self._references[info.camera_id] = reference
 
     def is_offline(self, state: HealthState, silent_s: float) -> bool:
         """Whether a camera of which no frame arrived for so long is to be reported as offline."""
@@ -160,19 +148,3 @@ class CameraHealth:
         for entry in entries:
             self._metrics.health_changes.labels(entry["problem"], entry["kind"]).inc()
             log.warning("camera health", camera_id=entry["camera_id"], kind=entry["kind"], problem=entry["problem"])
-
-
-def _due_picture(camera: _Watched, frame: CameraFrame) -> Frame | None:
-    """The frame's picture if it is to be measured: a second after the last one, or when all of it has changed."""
-    now_ms, picture = frame.info.captured_at_ms, frame.frame
-    due = abs(now_ms - camera.measured_ms) >= _MEASURE_EVERY_MS
-    if isinstance(picture, DeviceFrame):
-        if not due:  # copying every frame would cost more than it tells
-            return None
-        with backend_errors("a frame cannot be copied from the device"):
-            picture = picture.on_host()
-    thumbnail = picture[::_CHANGE_STEP, ::_CHANGE_STEP].astype(np.int16)
-    if not due and (camera.thumbnail is None or np.abs(thumbnail - camera.thumbnail).mean() <= _CHANGE_LEVELS):
-        return None
-    camera.measured_ms, camera.thumbnail = now_ms, thumbnail
-    return picture

@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from deploy.bundle import DEFAULT_BUNDLE, Bundle
 from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
 from deploy.decision import DecisionTimes
+from deploy.dwell import advance, empty_background, foreground, learn_background
 from deploy.errors import ProfileCorrupt, first_line
 from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
-from deploy.profile_learning import MAX_MAXIMA, Grid, Normal, ScoreMaps, UsualMaps, normal_size, state_maps
+from deploy.profile_learning import MAX_MAXIMA, Normal, normal_size
+from deploy.score_maps import Grid, ScoreMaps, picture_of, place_grid, state_maps
+from deploy.usual_maps import UsualMaps
 from streamer.config import Settings, decision_times
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
@@ -35,10 +38,11 @@ log = structlog.get_logger("oddsight.learning")
 FOOTAGE_NAME: Final = "live"  # stands in a profile in place of the names of clips
 SNAPSHOT_EVERY_MS: Final = 5_000  # of capture time: what a restart replays at most
 
-PHASES: Final = ("usual", "ranges", "sum", "thresholds")
-_PHASE_ENDS: Final = (0.4, 0.6, 0.75, 1.0)  # as shares of the least time
+PHASES: Final = ("background", "usual", "ranges", "joint", "thresholds")
+_PHASE_ENDS: Final = (0.2, 0.5, 0.65, 0.75, 1.0)  # as shares of the least time
 _MIN_FRAMES: Final = 100  # a phase ends after a multiple of this
-_MAX_FRAMES: Final = (60_000, MAX_MAXIMA, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
+_MAX_FRAMES: Final = (60_000, 60_000, MAX_MAXIMA, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
+_PICTURES: Final = 60  # of the background
 _MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
 _MAX_SNAPSHOT_BYTES: Final = 8 << 20
 _COUNTS, _MODEL = "counts", "model_id"  # entries of a snapshot's header
@@ -58,6 +62,7 @@ class Counts:
     observed_ms: int = 0  # time between consecutive frames, without gaps
     intervals: int = 0  # number of those times
     last_ms: int = 0  # capture time of the newest frame
+    pictured_ms: float = 0.0  # observed time from which the next picture of the background is taken
 
 
 class ProfileLearner:
@@ -70,7 +75,12 @@ class ProfileLearner:
         self._model_id = model_id
         self._grid, self._least_ms, self._max_gap_ms, self._times = grid, least_s * 1000, max_gap_ms, times
         self._usual = UsualMaps(grid.shape)
-        self._normal = Normal(self._usual.anomaly(), self._usual.speed())
+        places = place_grid(grid.shape)
+        self._normal = Normal.without_ranges(self._usual, empty_background(places))
+        self._pictures: list[NDArray[np.uint8]] = []
+        """Spread over the phase of the background, (a, b)."""
+        self._dwell = np.zeros(places, np.float32)
+        """By the background as far as it is known: that of the network is not, the camera has no profile yet."""
         self._rows: list[tuple[float, ...]] = []
         """What the phase measured of each frame."""
         self._snapshot_ms = -SNAPSHOT_EVERY_MS  # the first frame is stored at once: no restart can skip it
@@ -88,13 +98,15 @@ class ProfileLearner:
         self._count(info, outcome.clip_from)
         if outcome.state is None:
             return
-        maps = state_maps(outcome.state[None], self._grid)
+        picture = picture_of(outcome.state[None])
+        self._dwell = advance(self._dwell, foreground(picture, self._normal.background)[0])
+        maps = state_maps(outcome.state[None], self._dwell[None], self._grid)
         # Averages of less than their full time are not normal; they follow every gap.
         if maps.observed[0, 0, 0] < 1.0:
             return
         counts.frames += 1
         counts.phase_frames += 1
-        self._measure(maps, info.captured_at_ms)
+        self._measure(maps, picture[0], info.captured_at_ms)
         due = counts.observed_ms >= _PHASE_ENDS[counts.phase] * self._least_ms and counts.phase_frames % _MIN_FRAMES == 0
         if due or counts.phase_frames >= _MAX_FRAMES[counts.phase]:
             self._end_phase()
@@ -108,27 +120,37 @@ class ProfileLearner:
         counts.last_ms, counts.offset, counts.clip_from = info.captured_at_ms, info.offset, clip_from
         counts.width_px, counts.height_px = info.width_px, info.height_px
 
-    def _measure(self, maps: ScoreMaps, captured_at_ms: int) -> None:
+    def _measure(self, maps: ScoreMaps, picture: NDArray[np.float32], captured_at_ms: int) -> None:
         match PHASES[self.counts.phase]:
+            case "background":
+                self._keep(picture)
             case "usual":
                 self._usual.add(maps)
             case "ranges":
                 self._rows.append(tuple(self._normal.part_maxima(maps)[:, 0].tolist()))
-            case "sum":
-                self._rows.append(tuple(self._normal.sum_maxima(maps).tolist()))
+            case "joint":
+                self._rows.append(tuple(self._normal.joint_maxima(maps).tolist()))
             case _:
                 self._rows.append((float(self._normal.scores(maps)[0]), captured_at_ms))
+
+    def _keep(self, picture: NDArray[np.float32]) -> None:
+        """Keep a picture of the background, if it is time for the next one."""
+        if self.counts.observed_ms >= self.counts.pictured_ms and len(self._pictures) < _PICTURES:
+            self._pictures.append(np.clip(np.round(picture), 0, 255).astype(np.uint8))
+            self.counts.pictured_ms = self.counts.observed_ms + _PHASE_ENDS[0] * self._least_ms / _PICTURES
 
     def _end_phase(self) -> None:
         """Use what the phase measured. That of thresholds goes on until they are certain enough."""
         columns = np.array(self._rows).T
         match PHASES[self.counts.phase]:
+            case "background":
+                self._normal = Normal.without_ranges(self._usual, learn_background(np.stack(self._pictures).astype(np.float32)))
             case "usual":
-                self._normal = Normal(self._usual.anomaly(), self._usual.speed())
+                self._normal = Normal.without_ranges(self._usual, self._normal.background)
             case "ranges":
                 self._normal = self._normal.with_ranges(columns.astype(np.float32))
-            case "sum":
-                self._normal = self._normal.with_sum_range(columns[0].astype(np.float32))
+            case "joint":
+                self._normal = self._normal.with_joint_range(columns[0].astype(np.float32))
             case _:
                 self._calibrate(columns[0].astype(np.float32), columns[1].astype(np.int64))
                 return
@@ -171,7 +193,14 @@ class ProfileLearner:
         from safetensors.numpy import save
 
         self._snapshot_ms = self.counts.observed_ms
-        arrays = {**self._usual.arrays(), "normal": self._normal.values(), "rows": np.array(self._rows, np.float64)}
+        pictures = np.array(self._pictures, np.uint8).reshape(-1, *self._dwell.shape)
+        own: dict[str, NDArray[Any]] = {
+            "normal": self._normal.values(),
+            "dwell": self._dwell,
+            "pictures": pictures,
+            "rows": np.array(self._rows),
+        }
+        arrays = {**self._usual.arrays(), **own}
         header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
         packed = zlib.compress(save(arrays, header), level=1)
         return LearnerSnapshot(clip_from=self.counts.clip_from, content=base64.b64encode(packed).decode())
@@ -179,15 +208,23 @@ class ProfileLearner:
     def restore(self, snapshot: LearnerSnapshot) -> None:
         """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
         arrays, counts, model_id = _unpacked(snapshot)
-        shapes = {name: array.shape for name, array in self._usual.arrays().items()} | {"normal": self._normal.values().shape}
-        if any(name not in arrays or arrays[name].shape != shape for name, shape in shapes.items()) or "rows" not in arrays:
+        shapes = {name: array.shape for name, array in self._usual.arrays().items()}
+        shapes |= {"normal": self._normal.values().shape, "dwell": self._dwell.shape}
+        if any(name not in arrays or arrays[name].shape != shape for name, shape in shapes.items()) or not _holds_lists(
+            arrays, self._dwell.shape
+        ):
             raise ProfileCorrupt("not a snapshot of a learner (an array is missing or has another shape)")
         if model_id != self._model_id:
             raise ProfileCorrupt(f"the snapshot is of another network, {model_id}")
-        self._usual = UsualMaps(self._grid.shape, arrays["speeds"].copy(), arrays["anomalies"].copy())
+        self._usual = UsualMaps(self._grid.shape, *(arrays[name].copy() for name in self._usual.arrays()))
+        self._pictures, self._dwell = list(arrays["pictures"]), arrays["dwell"]
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
         self._rows = [tuple(row) for row in arrays["rows"].tolist()]
         self.counts, self._snapshot_ms = counts, counts.observed_ms
+
+
+def _holds_lists(arrays: Mapping[str, NDArray[Any]], places: tuple[int, ...]) -> bool:
+    return "rows" in arrays and "pictures" in arrays and arrays["pictures"].shape[1:] == places
 
 
 def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:

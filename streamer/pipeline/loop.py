@@ -182,7 +182,8 @@ class Pipeline:
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
-        outcome = Outcome(clip.info, clip.clip_from, scored.profile, scored.score, scored.heatmap, scored.state)
+        found = (scored.score, scored.heatmap, scored.state, scored.channel, scored.picture)
+        outcome = Outcome(clip.info, clip.clip_from, scored.profile, *found)
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
             self.metrics.scored.inc()
@@ -318,7 +319,9 @@ class Pipeline:
             health, changes = go_offline(state.health, now_ms - round(silent_s * 1000))
             if state.event is not None and state.event.announced_at_ms is not None:
                 profile, offset = self.profiles.get(camera_id), active.stored_offset - 1
-                events.append(self.decider.end_event(camera_id, profile, state.event, active.partition, offset))
+                learns = self.learning.learns(camera_id)
+                end = self.decider.end_event(camera_id, profile, state.event, active.partition, offset, provisional=learns)
+                events.append(end)
             states[camera_id] = state.model_copy(update={"health": health, "event": None})
             entries += self.camera_health.entries(FrameInfo(active.partition, -1, camera_id, now_ms, 0, 0), changes)
         if states:

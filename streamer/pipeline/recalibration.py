@@ -2,7 +2,8 @@
 
 The scores of each hour outside of events are calibrated as those of learned footage are, and merged with the camera's profile as
 soon as they are as much as it was learned from. An event counts as one that just reached the threshold. So it can keep the
-threshold from falling, but never raises it: what raised an alarm does not become normal by that.
+threshold from falling, but never raises it: what raised an alarm does not become normal by that. The background of the profile
+follows pictures from outside of events at the same time.
 """
 
 from dataclasses import dataclass, field
@@ -10,10 +11,13 @@ from datetime import UTC, datetime
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from deploy.calibration import MOST_PEAKS, Calibration, calibrate_scores, merge, split_at_gaps, thresholds
 from deploy.decision import OpenEvent
 from deploy.profile import Profile
+from deploy.profile_learning import follow_pictures
+from deploy.score_maps import Grid
 from streamer.config import Settings, decision_times
 from streamer.interfaces import ProfileStore, RedisUnavailable
 from streamer.pipeline.profiles import CameraProfiles
@@ -23,6 +27,9 @@ log = structlog.get_logger("oddsight.recalibration")
 
 _PART_MS = 3_600_000
 _MAX_PART_FRAMES = 100_000
+_MOST_S = 4 * 3600.0  # until a profile follows: light changes within hours
+_PICTURE_EVERY_MS = 60_000
+_MOST_PICTURES, _LEAST_PICTURES = 300, 30
 _DAY_S = 86_400.0
 
 
@@ -41,13 +48,17 @@ class _Watched:
     seen: Calibration | None = None
     """All parts before."""
     seen_events: int = 0
+    pictures: list[NDArray[np.uint8]] = field(default_factory=list)
+    """From outside of events, in all parts."""
+    pictured_ms: int = -_PICTURE_EVERY_MS
 
 
 class Recalibration:
     """Follows the scores of cameras with profiles of their own, except those that operators froze."""
 
-    def __init__(self, settings: Settings, profiles: CameraProfiles, store: ProfileStore) -> None:
-        self._profiles, self._store = profiles, store
+    def __init__(self, settings: Settings, profiles: CameraProfiles, store: ProfileStore, grid: Grid | None) -> None:
+        """``grid``: of the maps in the model's states, None if they hold none."""
+        self._profiles, self._store, self._grid = profiles, store, grid
         self._memory_s, self._budget = settings.learning.memory_days * _DAY_S, settings.decision.false_events_per_camera_day
         self._times, self._max_gap_ms = decision_times(settings), settings.decision.max_gap_s * 1000
         self._cameras: dict[str, _Watched] = {}
@@ -65,6 +76,8 @@ class Recalibration:
             camera.events, camera.event_id = camera.events + 1, event.event_id
         camera.scores.append(np.nan if is_event else outcome.score)
         camera.times_ms.append(outcome.info.captured_at_ms)
+        if event is None and outcome.picture is not None:
+            _keep(camera, outcome.picture, outcome.info.captured_at_ms)
         is_long = abs(camera.times_ms[-1] - camera.times_ms[0]) >= _PART_MS
         if is_long or len(camera.scores) >= _MAX_PART_FRAMES:
             self._end_part(camera, profile, enter)
@@ -80,7 +93,7 @@ class Recalibration:
         peaks = sorted([*part.peaks, *[enter] * events], reverse=True)[:MOST_PEAKS]
         part = part.model_copy(update={"peaks": tuple(peaks)})
         camera.seen = part if camera.seen is None else merge(camera.seen, part, self._memory_s)
-        if camera.seen.observed_s >= min(profile.info.calibration.observed_s, _DAY_S):
+        if camera.seen.observed_s >= min(profile.info.calibration.observed_s, _MOST_S):
             self._publish(camera, profile, enter, times_ms[-1] / 1000)
 
     def _publish(self, camera: _Watched, profile: Profile, enter: float, now_s: float) -> None:
@@ -94,9 +107,19 @@ class Recalibration:
             return
         created_at = datetime.fromtimestamp(now_s, UTC)
         info = profile.info.model_copy(update={"calibration": merged, "created_at": created_at})
+        values = profile.values
+        if self._grid is not None and len(camera.pictures) >= _LEAST_PICTURES:
+            values = follow_pictures(values, self._grid.shape, np.stack(camera.pictures).astype(np.float32))
         try:
-            self._store.put_after(Profile(info, profile.values), profile.profile_id)
+            self._store.put_after(Profile(info, values), profile.profile_id)
         except RedisUnavailable as error:
             log.warning("a calibration was not stored, and is tried again within the hour", camera_id=camera_id, error=str(error))
         else:
             log.info("calibration followed", camera_id=camera_id, observed_s=round(merged.observed_s), before=enter, enter=after)
+
+
+def _keep(camera: _Watched, picture: NDArray[np.uint8], now_ms: int) -> None:
+    """Keep a picture a minute."""
+    if abs(now_ms - camera.pictured_ms) >= _PICTURE_EVERY_MS and len(camera.pictures) < _MOST_PICTURES:
+        camera.pictures.append(picture)
+        camera.pictured_ms = now_ms

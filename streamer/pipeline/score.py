@@ -16,6 +16,8 @@ from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles,
 from deploy.errors import EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from deploy.profile import Profile, ProfileValues
+from deploy.profile_learning import Channel, normal_of
+from deploy.score_maps import Grid, dwell_of, picture_of, state_maps
 from streamer.monitoring import Metrics
 from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile
 
@@ -51,13 +53,18 @@ class Scored(NamedTuple):
     """The camera's profile, if the default had to be used instead."""
     state: NDArray[np.float32] | None = None
     """The model's state after the clip, float32 (C, h, w), if it was asked for."""
+    channel: Channel | None = None
+    """What raised the score; None if it is too low to matter, or if the model's state does not show it or is on the device."""
+    picture: NDArray[np.uint8] | None = None
+    """The newest frame reduced to places, see :mod:`deploy.dwell`; None where the channel would not be known either."""
 
 
 class Scorer:
     """Scores clips; those of one camera must come in order.
 
     ``score_scale``: the engine's scores divided by the reference's. ``heatmap_threshold``: heat maps are needed only of clips
-    that score at least this, in units of the reference's scores. ``default_profile``: the bundle's.
+    that score at least this, in units of the reference's scores. ``default_profile``: the bundle's. ``grid``: of the maps in
+    the model's states, None if they hold none.
     """
 
     def __init__(
@@ -67,7 +74,9 @@ class Scorer:
         heatmap_threshold: float,
         metrics: Metrics,
         default_profile: ProfileValues | None = None,
+        grid: Grid | None = None,
     ) -> None:
+        self._grid = grid
         self._engine, self._scale, self._metrics, self._default_profile = engine, score_scale, metrics, default_profile
         self.set_heatmap_threshold(heatmap_threshold)
         caching = caching_engine(engine)
@@ -109,9 +118,22 @@ class Scorer:
                 self._count_cache_misses(len(uploaded))
             results[False] = iter(self._score_pairs(self._score_whole_clips, uploaded))
         scored = [next(results[use]) for use in use_cache]
+        scored = [self._with_maps(each, clip.memory) for each, clip in zip(scored, clips, strict=True)]
         return [
             each._replace(state=clip.memory.state) if kept else each for each, clip, kept in zip(scored, clips, keep, strict=True)
         ]
+
+    def _with_maps(self, scored: Scored, memory: CameraMemory) -> Scored:
+        """The result with what the maps in the model's state tell, if they are on the host."""
+        values = self._default_profile if scored.profile is None else scored.profile.values
+        if self._grid is None or values is None or memory.state is None:
+            return scored
+        state = memory.state[None]
+        scored = scored._replace(picture=np.clip(np.round(picture_of(state)[0]), 0, 255).astype(np.uint8))
+        if scored.score * self._scale < self._engine.heatmap_threshold:
+            return scored
+        normal = normal_of(values, self._grid.shape)
+        return scored._replace(channel=normal.leading_channel(state_maps(state, dwell_of(state), self._grid)))
 
     def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:
         """The results of one call, or of a call for each clip if a profile may be what the engine fails with."""

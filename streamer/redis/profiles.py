@@ -72,6 +72,13 @@ class RedisProfileStore:
         with redis_errors():
             self._client.hset(self._references_key, camera_id, reference_text(reference))
 
+    def served(self, camera_id: str) -> str:
+        """The profile_id of a camera's current profile. Raises ProfileError if it has the default."""
+        profile_id = self.current().get(camera_id)
+        if profile_id is None:
+            raise _no_profile(camera_id)
+        return profile_id
+
     def versions(self, camera_id: str) -> list[str]:
         """The profile_ids kept of a camera, the one imported last first."""
         with redis_errors():
@@ -87,25 +94,25 @@ class RedisProfileStore:
     def put_first(self, profile: Profile) -> None:
         self._put(profile, lambda served: served is None)
 
-    def put_after(self, profile: Profile, before: str) -> None:
-        self._put(profile, lambda served: served == before)
+    def put_after(self, profile: Profile, before: str) -> bool:
+        return self._put(profile, lambda served: served == before)
 
     def put(self, profile: Profile) -> None:
         """Make a profile its camera's current one and its newest version."""
         self._put(profile, lambda _: True)
 
-    def _put(self, profile: Profile, replaces: Callable[[str | None], bool]) -> None:
-        """``replaces``: whether the profile is to replace the one with this profile_id, None for the default."""
+    def _put(self, profile: Profile, replaces: Callable[[str | None], bool]) -> bool:
+        """Whether the profile was stored. ``replaces``: whether it is to replace the one with this id, None for the default."""
         camera_id, profile_id = profile.info.camera_id, profile.profile_id
         text = base64.b64encode(profile_bytes(profile)).decode()
         history, content = self._history_key(camera_id), self._content_key(camera_id)
 
-        def change(pipeline: Pipeline) -> None:
+        def change(pipeline: Pipeline) -> bool:
             others = [each for each in pipeline.lrange(history, 0, -1) if each != profile_id]
             served = pipeline.hget(self._current_key, camera_id)
             pipeline.multi()
             if not replaces(served):
-                return
+                return False
             pipeline.hset(content, profile_id, text)
             pipeline.lrem(history, 0, profile_id)
             pipeline.lpush(history, profile_id)
@@ -113,8 +120,9 @@ class RedisProfileStore:
             for old in others[MAX_VERSIONS - 1 :]:
                 pipeline.hdel(content, old)
             pipeline.hset(self._current_key, camera_id, profile_id)
+            return True
 
-        self._change(camera_id, change)
+        return self._change(camera_id, change)
 
     def roll_back(self, camera_id: str, profile_id: str | None = None) -> str:
         """Make an earlier version current, by default the one imported before the current one; returns its profile_id.
@@ -180,7 +188,11 @@ class RedisProfileStore:
 
 def _require_profile(camera_id: str, *, served: bool) -> None:
     if not served:
-        raise ProfileError(f"camera {camera_id!r} has no profile of its own; see: oddsight-stream cameras")
+        raise _no_profile(camera_id)
+
+
+def _no_profile(camera_id: str) -> ProfileError:
+    return ProfileError(f"camera {camera_id!r} has no profile of its own; see: oddsight-stream cameras")
 
 
 def _decoded(text: str, name: str) -> bytes:

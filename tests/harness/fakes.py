@@ -151,12 +151,14 @@ class MemoryProfileStore:
     def frozen(self) -> set[str]:
         return self.frozen_cameras
 
-    def put_after(self, profile: Profile, before: str) -> None:
+    def put_after(self, profile: Profile, before: str) -> bool:
         """As the protocol says."""
         if not self.available:
             raise RedisUnavailable("nothing listens there")
-        if self.profiles.get(profile.info.camera_id, ("", None))[0] == before:
-            self.put(profile)
+        if self.profiles.get(profile.info.camera_id, ("", None))[0] != before:
+            return False
+        self.put(profile)
+        return True
 
     def remove(self, camera_id: str) -> None:
         """Put a camera back to the default profile."""

@@ -13,6 +13,7 @@ from deploy.bundle import Bundle, Manifest, ModelCard
 from deploy.engine import Engine
 from deploy.image import CpuDecoder
 from deploy.profile import Profile, ProfileInfo
+from deploy.score_maps import Grid
 from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
@@ -176,8 +177,8 @@ class Rig:
             learning=learning,
             adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
             camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock),
-            recalibration=Recalibration(self._settings, profiles, self.profiles),
-            scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile),
+            recalibration=Recalibration(self._settings, profiles, self.profiles, Grid.find(self._bundle)),
+            scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile, Grid.find(self._bundle)),
             decider=decider,
             store=self.store,
             dead_letters=self.dead_letters,

@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploy.profile_learning import Grid, Normal, normal_size
+from deploy.dwell import empty_background
+from deploy.profile_learning import Normal, normal_size
+from deploy.score_maps import Grid, place_grid
 from deploy.spec import ClipSpec
 from tests.harness.pipeline import BUNDLE
 
-GRID = Grid((4, 5), 1, 0.25)
+GRID = Grid((4, 6), 1, 0.25)
 SPEC = ClipSpec(
-    length=1, height_px=16, width_px=20, state_shape=(6, 4, 5), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
+    length=1, height_px=16, width_px=24, state_shape=(8, 4, 6), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
 )
-UNIT = Normal(np.zeros(GRID.shape, np.float32), np.ones((4, 1), np.float32)).values()
+ZEROS = np.zeros(GRID.shape, np.float32)
+UNIT = Normal(ZEROS, ZEROS, np.ones((4, 1), np.float32), empty_background(place_grid(GRID.shape))).values()
 CONFIG = {"window": GRID.window, "steady_spreads": GRID.steady_spreads}
 VIDEO = replace(
     BUNDLE,

@@ -55,6 +55,10 @@ def test_panel_measures_all_scenes_and_resumes(
     assert {"frame_difference", "flow_magnitude"} <= labelled["baselines"].keys()
     assert found["faults"].keys() == set(KEPT)
     assert {each["trials"] for each in found["faults"].values()} == {2}
+    covered = found["faults"]["cover"]
+    assert (covered["with_health"], covered["with_event"]) == (2, 0)
+    assert 1.9 <= covered["latest_health_s"] <= 4.5
+    assert found["faults"]["shake_1px"]["with_health"] == 0
     assert ordinary["observed_s"] == pytest.approx(30.0)
     assert ordinary["events_day_bound"] >= ordinary["events_day"]
     assert found["mean"]["frame_auc"] == labelled["streaming"]["frame_auc"]

@@ -32,6 +32,8 @@ STRETCH_FRAMES = 2560
 _MOST_STRETCHES = 6
 
 EXCERPT_FRAMES = 256
+LEAD_FRAMES = 64
+"""Frames before a cut that stay at hand, for the states of recurrent models."""
 
 _BLOCKS, _BLOCK_FRAMES = 8, (32, 128)
 _AREA_TOLERANCE = 0.15
@@ -214,9 +216,10 @@ def _equal_parts(video: Footage, count: int) -> list[Footage]:
 
 
 def _cut(video: Footage, position: int) -> tuple[Footage, Footage]:
+    before, _ = video.part(position, position, LEAD_FRAMES)
     return (
         replace(video, frames=video.frames[:position], index=video.index[:position]),
-        replace(video, frames=video.frames[position:], index=video.index[position:]),
+        replace(video, frames=video.frames[position:], index=video.index[position:], before=before),
     )
 
 

@@ -59,6 +59,18 @@ class Footage:
     """One line for each unreadable frame."""
     camera: str = ""
     """Name of the camera, where there are several."""
+    before: NDArray[np.uint8] | None = None
+    """uint8 (m, H, W, C): frames that come just before, of footage that was cut out of a clip. They build up the state of a
+    recurrent model and are used for nothing else."""
+
+    def part(self, first: int, last: int, lead: int) -> tuple[NDArray[np.uint8], int]:
+        """Frames ``first`` to ``last`` (exclusive) after at most ``lead`` frames from before them, and how many these are."""
+        begin = first - lead
+        frames = self.frames[max(0, begin) : last]
+        if begin >= 0 or self.before is None or not len(self.before):
+            return frames, first - max(0, begin)
+        earlier = self.before[begin:]
+        return np.concatenate([earlier, frames]), first + len(earlier)
 
 
 LoadFootage = Callable[[Source, ClipSpec], Footage]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.calibration import Thresholds
-from deploy.engine import Engine
+from deploy.engine import Engine, Frames
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, footage_info
 from trainer.data.labels import LabelledClip
@@ -53,24 +53,22 @@ def score_clips(
     engine: Engine, clips: Iterable[Footage], advance: Advance = lambda _: None
 ) -> list[tuple[str, NDArray[np.float32]]]:
     """Name and :func:`score_footage` of each clip, in order; few are held in memory."""
+    if engine.spec.state_shape is None:
+        return [(footage.name, _score_stateless(engine, footage, advance)) for footage in clips]
     scored: list[tuple[str, NDArray[np.float32]]] = []
     remaining = (stretch for footage in clips for stretch in _stretches(engine, footage, scored))
     while group := list(islice(remaining, min(PARALLEL_CLIPS, engine.max_clips))):
-        if engine.spec.state_shape is None:
-            for stretch in group:
-                _score_stateless(engine, stretch, advance)
-        else:
-            _score_side_by_side(engine, group, advance)
+        _score_side_by_side(engine, group, advance)
     return scored
 
 
 class _Stretch(NamedTuple):
-    """Frames ``begin`` to ``last`` (exclusive) of a clip, scored from ``first`` on; those before build up the state."""
+    """Frames of a clip, of which the first ``lead`` build up the state alone."""
 
-    footage: Footage
-    begin: int
-    first: int
-    last: int
+    frames: Frames
+    lead: int
+    numbers: NDArray[np.int64]
+    """Numbers in the source of the frames after the lead."""
     scores: NDArray[np.float32]
     """Of the whole clip: all its stretches write to the same array."""
 
@@ -82,28 +80,30 @@ def _stretches(engine: Engine, footage: Footage, scored: list[tuple[str, NDArray
     lead = engine.spec.warmup_frames
     size = max(-(-frames // PARALLEL_CLIPS), _LEADS_PER_STRETCH * lead) if engine.spec.state_warmup_frames else frames
     for first in range(0, frames, max(size, 1)):
-        yield _Stretch(footage, max(0, first - lead), first, min(first + size, frames), scores)
+        last = min(first + size, frames)
+        yield _Stretch(*footage.part(first, last, lead), footage.index[first:last], scores)
 
 
-def _score_stateless(engine: Engine, stretch: _Stretch, advance: Advance) -> None:
-    for number, score, _ in scored_frames(engine, stretch.footage):
-        stretch.scores[number] = score
+def _score_stateless(engine: Engine, footage: Footage, advance: Advance) -> NDArray[np.float32]:
+    scores = np.full(footage.total, np.nan, np.float32)
+    for number, score, _ in scored_frames(engine, footage):
+        scores[number] = score
         advance(1)
+    return scores
 
 
 def _score_side_by_side(engine: Engine, group: list[_Stretch], advance: Advance) -> None:
     """Score a batch of one frame from every stretch at a time, because a recurrent model needs frames in order."""
     length = engine.spec.length
     states = np.zeros((len(group), *(engine.spec.state_shape or ())), np.float32)
-    for step in range(length, 1 + max(stretch.last - stretch.begin for stretch in group)):
-        active = [number for number, stretch in enumerate(group) if stretch.begin + step <= stretch.last]
-        ends = [group[number].begin + step for number in active]
-        clips = [group[number].footage.frames[end - length : end] for number, end in zip(active, ends, strict=True)]
-        result = engine.score(np.stack(clips), states[active])
+    for end in range(length, 1 + max(len(stretch.frames) for stretch in group)):
+        active = [number for number, stretch in enumerate(group) if end <= len(stretch.frames)]
+        result = engine.score(np.stack([group[number].frames[end - length : end] for number in active]), states[active])
         states[active] = result.state
-        for number, end, score in zip(active, ends, result.score, strict=True):
-            if end > group[number].first:
-                group[number].scores[group[number].footage.index[end - 1]] = score
+        for number, score in zip(active, result.score, strict=True):
+            stretch = group[number]
+            if end > stretch.lead:
+                stretch.scores[stretch.numbers[end - 1 - stretch.lead]] = score
                 advance(1)
 
 

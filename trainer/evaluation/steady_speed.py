@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.profile_learning import SpeedHistogram, SpeedLine
 from deploy.spec import ClipSpec
+from deploy.usual_maps import SpeedHistogram, SpeedLine
 from trainer.data.footage import Source, decode_frames
 from trainer.errors import NoFootage
 from trainer.evaluation.baselines import ClipScorer, FittedBaseline, FramePair, HeatMap, pad_windows, window_means

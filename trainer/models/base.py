@@ -83,6 +83,10 @@ class ServingNetwork(nn.Module):
         """As :meth:`fit_scale` of a network with profiles, with an adaptation (A,) to the camera."""
         raise NotImplementedError
 
+    def join_profiles(self, profiles: Tensor) -> Tensor:
+        """The default profile (P,) for cameras of which nothing is known, from those of some cameras, (K, P)."""
+        raise NotImplementedError
+
 
 class ClipViewNetwork(ServingNetwork):
     """A network that learns from one view of each clip (such as brightness and motion), computed once before training."""

@@ -5,7 +5,7 @@ stay quiet (``quiet``), or report the camera's health, which is no event of what
 network's frames.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from deploy.errors import BadFrame
+from deploy.health import HealthState, PictureWatch, advance, learn_reference, measure
 from deploy.image import encode_jpeg, imdecode
 from trainer.data.footage import Footage
 from trainer.pseudo_anomalies.segments import (
@@ -75,6 +76,18 @@ def recording_of(footage: Footage, seconds: float, lead_s: float, fps: float) ->
     (segmented,) = segment_views(views, _SEGMENTED_FRAMES, DisFlow(), lambda: None)
     first = min(round(lead_s * fps), len(frames) // 4)
     return Recording(frames, first, fps, segmented if segmented.segments else None)
+
+
+def health_states(recording: Recording, frames: Frames) -> Iterator[HealthState]:
+    """The camera's health after each of ``frames``, with a reference that is learned from the recording itself."""
+    every = max(1, round(recording.fps))
+    watch = PictureWatch(learn_reference([measure(frame) for frame in recording.frames[::every]], still_ms=0.0))
+    state = HealthState()
+    for number, frame in enumerate(frames):
+        now_ms = round(number * 1000 / recording.fps)
+        if (look := watch.look(frame, now_ms)) is not None:
+            state, _ = advance(state, look.problem, now_ms)
+        yield state
 
 
 def _from_first(change: Callable[[Frames, Recording, Generator], NDArray[np.floating] | Frames]) -> Apply:

@@ -13,10 +13,11 @@ from trainer.evaluation.result import duration, figure, rate
 SceneResult = Mapping[str, Any]
 """The content of ``evaluate --json`` with the faults, or what ordinary footage showed."""
 
+_COUNTS = ("trials", "with_event", "with_health")
 _AUCS = ("frame_auc", "mean_clip_auc")
 _SCENE_HEADINGS = ("frame AUC", "mean clip", "best baseline", "events found", "false")
 _ORDINARY_HEADINGS = ("false events", "observed", "a day", "at most, a day (95 %)")
-_FAULT_HEADINGS = ("expected", "trials", "with an event")
+_FAULT_HEADINGS = ("expected", "trials", "with an event", "health told", "latest, s")
 
 
 def panel_json(results: Mapping[str, SceneResult]) -> dict[str, Any]:
@@ -24,9 +25,11 @@ def panel_json(results: Mapping[str, SceneResult]) -> dict[str, Any]:
     faults: dict[str, dict[str, Any]] = {}
     for result in results.values():
         for name, found in result.get("faults", {}).items():
-            total = faults.setdefault(name, {"expected": found["expected"], "trials": 0, "with_event": 0})
-            total["trials"] += found["trials"]
-            total["with_event"] += found["with_event"]
+            total = faults.setdefault(name, {"expected": found["expected"], **dict.fromkeys(_COUNTS, 0), "latest_health_s": None})
+            for count in _COUNTS:
+                total[count] += found[count]
+            delays = [each["latest_health_s"] for each in (total, found) if each["latest_health_s"] is not None]
+            total["latest_health_s"] = max(delays, default=None)
     return {"scenes": dict(results), "faults": faults, "mean": asdict(panel_means(results))}
 
 
@@ -77,7 +80,8 @@ def panel_tables(results: Mapping[str, SceneResult]) -> Iterator[Table]:
     if faults := panel_json(results)["faults"]:
         table = _table("faults made by a script, on ordinary footage of all scenes", _FAULT_HEADINGS)
         for name, total in faults.items():
-            table.add_row(name, total["expected"], str(total["trials"]), str(total["with_event"]))
+            counts = (str(total[count]) for count in _COUNTS)
+            table.add_row(name, total["expected"], *counts, figure(total["latest_health_s"], 1))
         yield table
 
 

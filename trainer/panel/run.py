@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -43,7 +43,7 @@ from trainer.evaluation.event_metrics import announced_events, rate_bound
 from trainer.evaluation.result import as_json
 from trainer.evaluation.runner import score_clips
 from trainer.fit import FitConfig, fit
-from trainer.panel.faults import FAULTS, Fault, Recording, recording_of
+from trainer.panel.faults import FAULTS, Fault, Recording, health_states, recording_of
 from trainer.panel.report import SceneResult
 
 _ENGINE = "openvino"
@@ -202,21 +202,43 @@ def _measure_faults(bundle: Bundle, sources: Sequence[Source], config: PanelConf
         for number, fault in enumerate(FAULTS):
             outcomes = []
             for trial, recording in enumerate(recordings):
-                outcomes.append(_raises_event(engine, limits, fault, recording, seed=100 * number + trial))
+                outcomes.append(_make_fault(engine, limits, fault, recording, seed=100 * number + trial))
                 advance(1)
             possible = [outcome for outcome in outcomes if outcome is not None]
-            found[fault.name] = {"expected": fault.expected, "trials": len(possible), "with_event": sum(possible)}
+            found[fault.name] = {
+                "expected": fault.expected,
+                "trials": len(possible),
+                "with_event": sum(outcome.event for outcome in possible),
+                "with_health": sum(outcome.told_s is not None for outcome in possible),
+                "latest_health_s": max((outcome.told_s for outcome in possible if outcome.told_s is not None), default=None),
+            }
     return found
 
 
-def _raises_event(engine: Engine, limits: Thresholds, fault: Fault, recording: Recording, seed: int) -> bool | None:
-    """Whether an event is active after the fault began; None if the footage does not allow the fault."""
+class _Outcome(NamedTuple):
+    """What the watchman made of a fault."""
+
+    event: bool
+    """Whether an event is active after it began."""
+    told_s: float | None
+    """How long after it began a problem of the camera's health was told; None if none was, or it was over at the end."""
+
+
+def _make_fault(engine: Engine, limits: Thresholds, fault: Fault, recording: Recording, seed: int) -> _Outcome | None:
+    """None if the footage does not allow the fault."""
     frames = fault.apply(recording, np.random.default_rng(seed))
     if frames is None:
         return None
     ((_, scores),) = score_clips(engine, [_named(fault.name, frames)])
-    rule = DecisionRule(enter=limits.enter, exit=limits.exit)
-    return any(event.active[-1] >= recording.first for event in announced_events(rule, scores, recording.fps))
+    states = list(health_states(recording, frames))
+    scores[[not state.is_trusted for state in states]] = np.nan
+    events = announced_events(DecisionRule(enter=limits.enter, exit=limits.exit), scores, recording.fps)
+    told = next((number for number, state in enumerate(states) if state.problem is not None), None)
+    lasts = told is not None and states[-1].problem is not None
+    return _Outcome(
+        event=any(event.active[-1] >= recording.first for event in events),
+        told_s=(told - recording.first) / recording.fps if told is not None and lasts else None,
+    )
 
 
 def _named(name: str, frames: Any) -> Footage:

@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.profile_learning import Grid, Normal, Range, ScoreMaps, UsualMaps, state_maps
+from deploy.dwell import Background, advance, foreground, learn_background
+from deploy.profile_learning import Normal, Range
+from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells
+from deploy.usual_maps import UsualMaps
+from trainer.models.video_ede import dwell as graph
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 from trainer.models.video_ede.score_scale import heat_map, unpack_profile
 
@@ -11,28 +15,53 @@ RNG = np.random.default_rng(0)
 
 
 def random_maps(count: int) -> ScoreMaps:
-    steady, anomaly = (RNG.random((count, *GRID.shape), np.float32) for _ in range(2))
-    return ScoreMaps(4 * steady, anomaly, np.ones_like(steady))
+    steady, anomaly, dwell = (RNG.random((count, *GRID.shape), np.float32) for _ in range(3))
+    return ScoreMaps(4 * steady, anomaly, np.ones_like(steady), to_cells(dwell[:, ::2, ::2]))
+
+
+def random_background() -> Background:
+    return Background(*(RNG.uniform(10, 200, (2, *place_grid(GRID.shape))).astype(np.float32) for _ in range(2)))
+
+
+def in_graph(background: Background, count: int) -> graph.Background:
+    return graph.Background(*(torch.from_numpy(part).expand(count, -1, -1, -1) for part in background))
 
 
 @torch.inference_mode()
 def test_state_shows_the_maps_of_the_network():
     network = VideoEde(VideoEdeConfig(height_px=64, width_px=80, first=4, fine=12, coarse=8, width=12, latent=4))
-    state = torch.zeros(2, *network.config.state_shape)
+    state, dwell = torch.zeros(2, *network.config.state_shape), list(np.zeros((2, *place_grid(GRID.shape)), np.float32))
+    background = learn_background(RNG.uniform(100, 130, (20, *place_grid(GRID.shape))).astype(np.float32))
     for _ in range(3):
         clips = torch.from_numpy(RNG.integers(0, 256, (2, 1, 64, 80, 1), np.uint8))
-        maps, state = network.score_maps(clips, state)
-        for actual, expected in zip(state_maps(state.numpy(), GRID), maps.numpy(), strict=True):
+        clips[1, :, 16:40, 24:56] = 255
+        maps, state = network.score_maps(clips, state, in_graph(background, 2))
+        for actual, expected in zip(state_maps(state.numpy(), dwell_of(state.numpy()), GRID), maps.numpy(), strict=True):
             np.testing.assert_allclose(actual, expected, atol=1e-6)
+        pictures = picture_of(state.numpy())
+        dwell = [advance(*each) for each in zip(dwell, foreground(pictures, background), strict=True)]
+        np.testing.assert_allclose(dwell_of(state.numpy()), dwell, atol=1e-4)
+    assert np.max(dwell) > 0
 
 
 def test_scores_are_those_of_the_graph():
     usual = random_maps(1)
-    normal = Normal(usual.anomaly[0] / 4, usual.steady[0, :, :1] + 0.5, Range(0.5, 0.2), Range(0.3, 0.1), Range(2.0, 3.0))
+    ranges = (Range(0.5, 0.2), Range(0.3, 0.1), Range(0.2, 0.4), Range(2.0, 3.0))
+    normal = Normal(usual.anomaly[0] / 4, usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), *ranges)
     maps = random_maps(5)
     profile = torch.from_numpy(normal.values())[None].expand(5, -1)
     heat = heat_map(type(maps)(*map(torch.from_numpy, maps)), unpack_profile(profile, GRID.shape))
     np.testing.assert_allclose(normal.scores(maps), heat.amax((1, 2)).numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("raised", "channel"), [("steady", "speed"), ("anomaly", "appearance"), ("dwell", "dwell")])
+def test_leading_channel_is_the_part_that_is_largest(raised, channel):
+    usual = random_maps(1)
+    normal = Normal(usual.anomaly[0], usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background())
+    maps = random_maps(1)
+    part = getattr(maps, raised).copy()
+    part[0, 3, 4] = 1e6
+    assert normal.leading_channel(maps._replace(**{raised: part})) == channel
 
 
 @pytest.mark.parametrize("anomaly", [0.0, 0.39, 0.6, 0.83, 1.0])
@@ -40,7 +69,7 @@ def test_usual_anomaly_is_the_median_beyond_0_4(anomaly):
     usual = UsualMaps(GRID.shape)
     for noise in RNG.normal(0, 0.05, 200):
         level = np.full((1, *GRID.shape), np.clip(anomaly + noise, 0, 1), np.float32)
-        usual.add(ScoreMaps(level, level, level))
+        usual.add(ScoreMaps(level, level, level, level))
     np.testing.assert_allclose(usual.anomaly(), max(0.0, anomaly - 0.4), atol=0.03)
 
 
@@ -52,5 +81,5 @@ def test_usual_maps_go_on_from_their_counts():
     begun.add(parts[0])
     resumed = UsualMaps(GRID.shape, **{name: counts.copy() for name, counts in begun.arrays().items()})
     resumed.add(parts[1])
-    assert np.array_equal(resumed.anomaly(), whole.anomaly())
-    assert np.array_equal(resumed.speed(), whole.speed())
+    background = random_background()
+    assert np.array_equal(Normal.without_ranges(resumed, background).values(), Normal.without_ranges(whole, background).values())

@@ -158,8 +158,9 @@ def test_lists_newest_events_in_order(dashboard: Dashboard) -> None:
 def test_event_cells() -> None:
     captured = datetime.fromtimestamp(STARTED_AT_MS / 1000).astimezone().strftime("%H:%M:%S")
 
-    assert event_cells(event()) == (f"{captured}.7", "gate", "start", "e0", "0.750", "0.875", "0,8,16,32")
-    assert event_cells(event("end", score=None, region=None))[4:] == ("-", "0.875", "-")
+    assert event_cells(event()) == (f"{captured}.7", "gate", "start", "e0", "0.750", "0.875", "0,8,16,32", "-")
+    assert event_cells(event(channel="speed", text="moves faster"))[-1] == "moves faster"
+    assert event_cells(event("end", score=None, region=None))[4:] == ("-", "0.875", "-", "-")
 
 
 @pytest.mark.parametrize("camera_id", ["gate[/]", "[bold]gate", ":fire:"])

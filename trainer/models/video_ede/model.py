@@ -2,12 +2,13 @@
 
     newest frame, two before ─FlowNet─▶ flow ─┬─▶ velocity, averaged along the motion ─▶ steady speed against its row's usual one
                                               └─▶ AnomalyNet (E1, D, E2) ─▶ anomaly map, averaged along the motion
+    newest frame, the camera's background ────────▶ dwell: how long each place has shown something else
 
 Per frame: (1) ``FlowNet`` estimates the flow to the frame before and features. (2) ``AnomalyNet`` gives an anomaly probability
 for each cell, and the distance of its two latents. (3) Mean velocity, its variance and the mean anomaly of each cell are warped
-along the flow and updated with the new frame. (4) The camera's profile brings the maps to their normal ranges there, and joins
-them to one heat map; the score is its maximum. The model is recurrent: the state holds two frames and the averages. A camera's
-first frame has no motion and is scored by the anomaly map alone.
+along the flow and updated with the new frame; dwell stays at its place. (4) The camera's profile brings the maps to their normal
+ranges there, and joins them to one heat map; the score is its maximum. The model is recurrent: the state holds two frames, the
+dwell and the averages. A camera's first frame has no motion and is scored by the anomaly map alone.
 
 Training (``stages``): FlowNet learns from classical optical flow; then, with FlowNet frozen, AnomalyNet learns from
 pseudo-anomalies and, if there are any, operators' annotations; last, the default profile is fitted to normal footage.
@@ -20,14 +21,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from deploy.profile_learning import normal_size
+from deploy.dwell import PLACE_PX, Map, empty_background, learn_background
+from deploy.profile_learning import normal_of, normal_size
+from deploy.score_maps import PLACE_CELLS, place_grid
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
+from trainer.models.video_ede.dwell import Background, advance, foreground
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, adapted_channels, normalise_frames, resize_to, warp
 from trainer.models.video_ede.score_scale import (
+    WARMUP_FRAMES,
     ScoreMaps,
     fit_profile,
     heat_map,
@@ -42,13 +47,13 @@ KIND = "video-ede"
 FRAME_AREA_PX = 86_400  # 240 x 360, at which people in the usual benchmarks are at least 30 pixels tall
 SIDE_STEP_PX = 8
 HISTORY = (1, 2)  # distances of the older frames from the newest one. A fourth frame made the flow only 3 % better.
-WARMUP_FRAMES = 64  # 0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision
 
 _MIN_UPDATE = 0.2  # weight of the newest frame in the averages
 _FIRST_VARIANCE = 0.3**2
 _TINY = 1e-6
 _FRAME_CHANNELS = CELL_PX * CELL_PX  # a frame is stored as this many maps of the cell grid
 _MOTION_CHANNELS = (2, 1, 1, 1, 1)  # of the fields of MotionState
+_BACKGROUND_FRAMES, _BACKGROUND_BATCH = 240, 16
 
 
 class VideoEdeConfig(Settings):
@@ -73,7 +78,7 @@ class VideoEdeConfig(Settings):
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        return (_FRAME_CHANNELS * HISTORY[-1] + sum(_MOTION_CHANNELS), *self.grid)
+        return (_FRAME_CHANNELS * HISTORY[-1] + len(PlaceState._fields) + sum(_MOTION_CHANNELS), *self.grid)
 
     @property
     def adaptation_size(self) -> int:
@@ -103,6 +108,13 @@ class MotionState(NamedTuple):
     started: Tensor  # 1 once the camera has had a frame
 
 
+class PlaceState(NamedTuple):
+    """What is kept of each place, (N, 1, h / 2, w / 2)."""
+
+    picture: Tensor  # the newest frame, reduced: grey levels
+    dwell: Tensor  # how long it has shown something else than the background, 0 to 1
+
+
 class VideoEde(ServingNetwork):
     """uint8 frames (N, 1, H, W, 1), state and profile to score (N,), heat map (N, H / 4, W / 4) and next state.
 
@@ -117,20 +129,23 @@ class VideoEde(ServingNetwork):
         self.position = nn.Buffer(position_grid(config.grid)[None], persistent=False)
 
     def forward(self, clips: Tensor, state: Tensor, profile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        adaptation, normal = profile.tensor_split([self.config.adaptation_size], dim=1)
-        maps, next_state = self.score_maps(clips, state, adaptation)
-        heatmap = heat_map(maps, unpack_profile(normal, self.config.grid))  # (N, h, w)
+        adaptation, values = profile.tensor_split([self.config.adaptation_size], dim=1)
+        normal = unpack_profile(values, self.config.grid)
+        maps, next_state = self.score_maps(clips, state, normal.background, adaptation)
+        heatmap = heat_map(maps, normal)  # (N, h, w)
         return torch.amax(heatmap, dim=(1, 2)), heatmap, next_state
 
-    def score_maps(self, clips: Tensor, state: Tensor, adaptation: Tensor | None = None) -> tuple[ScoreMaps, Tensor]:
-        """The parts of the score before scaling, and the next state (N, 38, h, w) with h = H / 4, w = W / 4.
+    def score_maps(
+        self, clips: Tensor, state: Tensor, background: Background, adaptation: Tensor | None = None
+    ) -> tuple[ScoreMaps, Tensor]:
+        """The parts of the score before scaling, and the next state (N, 40, h, w) with h = H / 4, w = W / 4.
 
         ``adaptation``: of each clip's camera, (N, A); None for none.
         """
         frame = clips.float()[:, 0, :, :, 0][:, None]  # (N, 1, H, W)
         # In memory order: gathering the pixels of each cell would take 2 % of all time.
         packed = frame.reshape(-1, _FRAME_CHANNELS, *self.config.grid)  # (N, 16, h, w)
-        past, before = self._unpack_state(packed, state)
+        past, dwell, before = self._unpack_state(packed, state)
         history = [maps.reshape(-1, 1, *frame.shape[2:]) for maps in past]  # (N, 1, H, W) each, the newest first
         features = self.motion(torch.cat([frame, *history], dim=1))
         position = self.position.expand(frame.shape[0], -1, -1, -1)
@@ -138,7 +153,10 @@ class VideoEde(ServingNetwork):
         distance = resize_to(torch.sigmoid(output.distance), output.anomaly)
         anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
-        return self._window_means(motion), torch.cat([packed, *past[:-1], *motion], dim=1)
+        picture = reduce_frame(frame)  # (N, 1, h / 2, w / 2)
+        places = PlaceState(picture, advance(dwell, foreground(picture, background)))
+        kept = [packed, *past[:-1], *map(_to_cells, places), *motion]
+        return self._window_means(motion, places.dwell), torch.cat(kept, dim=1)
 
     def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
@@ -158,32 +176,68 @@ class VideoEde(ServingNetwork):
     def fit_profile(self, train: ClipDataset, validation: ClipDataset, adaptation: Tensor | None) -> Tensor:
         shape = self.config.state_shape
         adaptation = torch.zeros(self.config.adaptation_size) if adaptation is None else adaptation
+        usual = learn_background(_reduced_frames(train))
+        background = Background(*(torch.from_numpy(part)[None] for part in usual))
 
         def score_maps(clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
-            return self.score_maps(clips, state, adaptation.expand(len(clips), -1))
+            own = Background(*(part.expand(len(clips), -1, -1, -1) for part in background))
+            return self.score_maps(clips, state, own, adaptation.expand(len(clips), -1))
 
         first = score_first_frames(score_maps, validation, shape)
         train_maps, validation_maps = (score_footage(score_maps, clips, shape) for clips in (train, validation))
-        return torch.cat([adaptation, fit_profile(train_maps, validation_maps, first, self.config.grid)])
+        return torch.cat([adaptation, fit_profile(train_maps, validation_maps, first, usual, self.config.grid)])
 
-    def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], MotionState]:
-        *frames, maps = torch.split(state, [_FRAME_CHANNELS] * HISTORY[-1] + [sum(_MOTION_CHANNELS)], dim=1)
+    def join_profiles(self, profiles: Tensor) -> Tensor:
+        median, grid = profiles.quantile(0.5, dim=0), self.config.grid
+        adaptation, values = median.tensor_split([self.config.adaptation_size])
+        # The median of several cameras' pictures is the background of none.
+        joined = normal_of(values.numpy(), grid)._replace(background=empty_background(place_grid(grid)))
+        return torch.cat([adaptation, torch.from_numpy(joined.values())])
+
+    def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], Tensor, MotionState]:
+        *frames, places, maps = torch.split(
+            state, [_FRAME_CHANNELS] * HISTORY[-1] + [len(PlaceState._fields), sum(_MOTION_CHANNELS)], dim=1
+        )
         motion = MotionState(*torch.split(maps, list(_MOTION_CHANNELS), dim=1))
         started = motion.started[:, :, :1, :1] > 0.5  # (N, 1, 1, 1)
+        dwell = places[:, 1:, ::PLACE_CELLS, ::PLACE_CELLS]  # (N, 1, h / 2, w / 2)
         # Frames (N, 16, h, w), the newest first. A camera's first frame is its own past.
-        return [torch.where(started, maps, packed) for maps in frames], motion
+        return [torch.where(started, maps, packed) for maps in frames], dwell, motion
 
-    def _window_means(self, motion: MotionState) -> ScoreMaps:
+    def _window_means(self, motion: MotionState, dwell: Tensor) -> ScoreMaps:
         observed = (motion.age.amax(dim=(2, 3), keepdim=True) * _MIN_UPDATE).expand_as(motion.age)
         speed = (motion.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()  # (N, 1, h, w)
         spread = (motion.variance + _TINY).sqrt()
         steady = speed - self.config.steady_spreads * spread
-        maps = torch.cat([steady, motion.anomaly, observed], dim=1)  # (N, 3, h, w)
-        side = self.config.window
-        # Only windows that lie wholly inside the image: at its edge the flow is a guess. The others get the nearest mean.
-        before, after = (side - 1) // 2, side // 2
-        means = nn.functional.pad(nn.functional.avg_pool2d(maps, side, 1), (before, after, before, after), mode="replicate")
-        return ScoreMaps(*means.unbind(dim=1))
+        dwelt = _to_cells(window_means(dwell, self.config.window))
+        means = window_means(torch.cat([steady, motion.anomaly, observed], dim=1), self.config.window)  # (N, 3, h, w)
+        return ScoreMaps(*torch.cat([means, dwelt], dim=1).unbind(dim=1))
+
+
+def window_means(maps: Tensor, side: int) -> Tensor:
+    """Means of maps (N, C, h, w) over windows.
+
+    Only windows that lie wholly inside the image: at its edge the flow is a guess. The others get the nearest mean.
+    """
+    before, after = (side - 1) // 2, side // 2
+    return nn.functional.pad(nn.functional.avg_pool2d(maps, side, 1), (before, after, before, after), mode="replicate")
+
+
+def reduce_frame(frame: Tensor) -> Tensor:
+    """A frame (N, 1, H, W) reduced to places, (N, 1, H / 8, W / 8)."""
+    return nn.functional.avg_pool2d(frame, PLACE_PX)
+
+
+def _to_cells(maps: Tensor) -> Tensor:
+    """Maps of places (N, C, h / 2, w / 2) on the grid of cells, (N, C, h, w)."""
+    return nn.functional.interpolate(maps, scale_factor=float(PLACE_CELLS), mode="nearest")
+
+
+@torch.no_grad()
+def _reduced_frames(clips: ClipDataset) -> Map:
+    """Evenly spaced frames of footage, reduced to places, (n, h / 2, w / 2)."""
+    batches = clips.evenly_spaced(_BACKGROUND_FRAMES, _BACKGROUND_BATCH)
+    return torch.cat([reduce_frame(torch.from_numpy(batch)[:, -1, :, :, 0][:, None].float())[:, 0] for batch in batches]).numpy()
 
 
 def _update(before: MotionState, flow: Tensor, anomaly: Tensor) -> MotionState:

@@ -1,7 +1,7 @@
 """The score scale of the video model: what a profile holds, how it turns score maps into a heat map, and how it is fitted.
 
-Usual speeds of rows and the usual anomaly of each place come from training footage. The normal ranges come from validation
-footage: training footage looks less anomalous than anything will ever again.
+Background, usual speeds of rows, usual anomaly and usual dwell of each place come from training footage. The normal ranges come
+from validation footage: training footage looks less anomalous than anything will ever again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from deploy import profile_learning
-from deploy.profile_learning import SPEED_OFFSET, Normal, UsualMaps
+from deploy import dwell, profile_learning, score_maps
+from deploy.dwell import DWELL_FRAMES, REFERENCES
+from deploy.profile_learning import LEAST_SPEED, TAIL_RATE, Normal
+from deploy.score_maps import place_grid
+from deploy.usual_maps import UsualMaps
 from trainer.data.clips import ClipDataset
+from trainer.data.footage import Footage
+from trainer.models.video_ede.dwell import Background
 
+# 0.8^64 is less than a millionth, the rounding of published scores, and dwell is as long: a restart must not change a decision.
+WARMUP_FRAMES = DWELL_FRAMES
 MAX_FRAMES = profile_learning.MAX_MAXIMA  # frames of either kind of footage that are scored, at most
 
 _SEGMENT_FRAMES = 256
@@ -25,14 +31,15 @@ _FIRST_FRAMES = 256
 
 
 class ScoreMaps(NamedTuple):
-    """The parts of the score as maps (N, h, w), see :class:`deploy.profile_learning.ScoreMaps`."""
+    """The parts of the score as maps (N, h, w), see :class:`deploy.score_maps.ScoreMaps`."""
 
     steady: Tensor
     anomaly: Tensor
     observed: Tensor
+    dwell: Tensor
 
-    def numpy(self) -> profile_learning.ScoreMaps:
-        return profile_learning.ScoreMaps(*(maps.numpy() for maps in self))
+    def numpy(self) -> score_maps.ScoreMaps:
+        return score_maps.ScoreMaps(*(maps.numpy() for maps in self))
 
 
 ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
@@ -54,69 +61,90 @@ class CameraNormal(NamedTuple):
     """The content of profiles: what is normal at each clip's camera."""
 
     anomaly: Tensor  # (N, h, w): usual anomaly of each place beyond 0.4, 0 where it is less
+    dwell: Tensor  # (N, h, w): usual dwell of each place
     speed: Tensor  # (N, h, 1): usual steady speed of each row
-    speed_range: Range
+    background: Background
+    speed_range: Range  # of the logarithm
     anomaly_range: Range
-    sum_range: Range  # of the sum of both
+    dwell_range: Range
+    joint_range: Range  # of the three together
     first_range: Range  # of the anomaly of a camera's first frame
 
 
 def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
     """The content of profiles (N, P), see :class:`deploy.profile_learning.Normal`."""
-    places = grid[0] * grid[1]
-    anomaly, speed, ranges = torch.split(profile, [places, grid[0], profile.shape[1] - places - grid[0]], dim=1)
+    (height, width), places = grid, place_grid(grid)
+    sizes = [height * width, height * width, height] + [REFERENCES * places[0] * places[1]] * 2
+    anomaly, dwelt, speed, pictures, differences, ranges = torch.split(profile, [*sizes, profile.shape[1] - sum(sizes)], dim=1)
+    background = Background(*(part.reshape(-1, REFERENCES, *places) for part in (pictures, differences)))
     numbers = ranges[:, :, None, None].unbind(1)  # (N, 1, 1) each
     pairs = (Range(*numbers[first : first + 2]) for first in range(0, len(numbers), 2))
-    return CameraNormal(anomaly.reshape(-1, *grid), speed[:, :, None], *pairs)
+    return CameraNormal(anomaly.reshape(-1, *grid), dwelt.reshape(-1, *grid), speed[:, :, None], background, *pairs)
 
 
 def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
     """Heat map (N, h, w) of score maps: normal frames' maxima have the median 0 and the 99 % quantile 1.
 
-    The anomaly leads. Speed is added beyond twice its normal range only. A camera's first frame has only the anomaly. Where it
-    is always high it is lowered: a corner that is never understood would be the maximum of every frame.
+    A camera's first frame has only the anomaly. Where it is always high it is lowered: a corner that is never understood would
+    be the maximum of every frame.
     """
-    moving = normal.sum_range.scale(_sum(maps, normal))
+    moving = normal.joint_range.scale(_joint(maps, normal))
     # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
     shrunk = torch.minimum(moving, moving * maps.observed.sqrt())
     return torch.where(maps.observed > 0.0, shrunk, normal.first_range.scale(maps.anomaly - normal.anomaly))
 
 
 def fit_profile(
-    train: Iterable[ScoreMaps], validation: Iterable[ScoreMaps], first: Iterable[ScoreMaps], grid: tuple[int, int]
+    train: Iterable[ScoreMaps],
+    validation: Iterable[ScoreMaps],
+    first: Iterable[ScoreMaps],
+    background: dwell.Background,
+    grid: tuple[int, int],
 ) -> Tensor:
     """The profile (P,) of score maps of training footage, of validation footage, and of validation frames taken as first ones."""
     usual = UsualMaps(grid)
     for maps in train:
         usual.add(maps.numpy())
-    unscaled = Normal(usual.anomaly(), usual.speed())
+    unscaled = Normal.without_ranges(usual, background)
     held_out, firsts = ([maps.numpy() for maps in part] for part in (validation, first))
     ranges, first_ranges = (unscaled.with_ranges(_joined(map(unscaled.part_maxima, part))) for part in (held_out, firsts))
-    normal = ranges.with_sum_range(_joined(map(ranges.sum_maxima, held_out)))
+    normal = ranges.with_joint_range(_joined(map(ranges.joint_maxima, held_out)))
     return torch.from_numpy(normal._replace(first_range=first_ranges.anomaly_range).values())
 
 
-def _joined(maxima: Iterable[profile_learning.Map]) -> profile_learning.Map:
+def _joined(maxima: Iterable[dwell.Map]) -> dwell.Map:
     return np.concatenate(list(maxima), axis=-1)
 
 
-def _sum(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
-    speed = normal.speed_range.scale(maps.steady / normal.speed)
-    return normal.anomaly_range.scale(maps.anomaly - normal.anomaly) + softplus(speed - SPEED_OFFSET)
+def _joint(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
+    """The three parts together, see :meth:`deploy.profile_learning.Normal.joint_maxima`."""
+    speed = torch.log(torch.clamp(maps.steady / normal.speed, min=LEAST_SPEED))
+    parts = (
+        normal.speed_range.scale(speed),
+        normal.anomaly_range.scale(maps.anomaly - normal.anomaly),
+        normal.dwell_range.scale(maps.dwell - normal.dwell),
+    )
+    stacked = torch.stack(parts)  # (3, N, h, w)
+    largest = stacked.amax(dim=0)
+    return largest + torch.log(torch.exp(TAIL_RATE * (stacked - largest)).sum(dim=0)) / TAIL_RATE
 
 
 @torch.no_grad()
 def score_footage(score_maps: ScoreMapsFunction, clips: ClipDataset, state_shape: tuple[int, ...]) -> Iterator[ScoreMaps]:
-    """Score maps of every frame but the first of segments of the footage, several segments in parallel."""
-    segments = sorted(_segments(clips), key=len, reverse=True)
+    """Score maps of the frames of segments of the footage, several segments in parallel.
+
+    The frames before a segment build up its state; where there are none, its first frame has no maps.
+    """
+    segments = sorted(_segments(clips), key=lambda segment: len(segment.frames), reverse=True)
     for group in (segments[first : first + _PARALLEL_SEGMENTS] for first in range(0, len(segments), _PARALLEL_SEGMENTS)):
         state = torch.zeros((len(group), *state_shape))
-        for number in range(len(group[0])):
-            running = [segment for segment in group if number < len(segment)]
-            frames = torch.from_numpy(np.stack([segment[number : number + 1] for segment in running]))
+        for number in range(len(group[0].frames)):
+            running = [segment for segment in group if number < len(segment.frames)]
+            frames = torch.from_numpy(np.stack([segment.frames[number : number + 1] for segment in running]))
             maps, state = score_maps(frames, state[: len(running)])
-            if number:
-                yield maps
+            counting = torch.tensor([number >= segment.lead for segment in running])
+            if counting.any():
+                yield ScoreMaps(*(part[counting] for part in maps))
 
 
 @torch.no_grad()
@@ -126,8 +154,21 @@ def score_first_frames(score_maps: ScoreMapsFunction, clips: ClipDataset, state_
         yield score_maps(torch.from_numpy(batch), torch.zeros((len(batch), *state_shape)))[0]
 
 
-def _segments(clips: ClipDataset) -> list[NDArray[np.uint8]]:
-    videos = [video.frames for video in clips.footage]
-    cut = [video[first : first + _SEGMENT_FRAMES] for video in videos for first in range(0, len(video), _SEGMENT_FRAMES)]
-    count = min(len(cut), MAX_FRAMES // _SEGMENT_FRAMES) if sum(map(len, cut)) > MAX_FRAMES else len(cut)
+class _Segment(NamedTuple):
+    """Consecutive frames, (n, H, W, C), of which the first ``lead`` build up the state alone."""
+
+    frames: NDArray[np.uint8]
+    lead: int
+
+
+def _segments(clips: ClipDataset) -> list[_Segment]:
+    cut = [segment for video in clips.footage for segment in _cut(video)]
+    frames = sum(len(segment.frames) - segment.lead for segment in cut)
+    count = min(len(cut), MAX_FRAMES // _SEGMENT_FRAMES) if frames > MAX_FRAMES else len(cut)
     return [cut[number] for number in np.linspace(0, len(cut) - 1, count).astype(int)]
+
+
+def _cut(video: Footage) -> Iterator[_Segment]:
+    for first in range(0, len(video.frames), _SEGMENT_FRAMES):
+        frames, lead = video.part(first, first + _SEGMENT_FRAMES, WARMUP_FRAMES)
+        yield _Segment(frames, max(1, lead))

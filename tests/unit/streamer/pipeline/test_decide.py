@@ -1,5 +1,7 @@
 """Decisions, event entries, and the region of an event."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,12 +135,22 @@ def test_event_fields() -> None:
         "profile_id": None,
         "model_id": "brightness-0",
         "engine": "openvino",
+        "channel": None,
+        "text": None,
         "region": "32,24,32,24",
         "topic": "frames",
         "partition": 3,
         "offset": 2,
         "scored_at_ms": 1_700_000_000_250,
     }
+
+
+def test_event_says_in_words_what_raised_it() -> None:
+    stays = [replace(outcome(offset, score), channel="dwell") for offset, score in enumerate([0.6, 0.7, 0.9])]
+    *started, ended = run_of(decider(), *stays, outcome(50, None))
+    told = {(event.channel, event.text) for decision in started for event in decision.events}
+    assert told == {("dwell", "stays where nothing stays so long")}
+    assert [(event.kind, event.channel, event.text) for event in ended.events] == [("end", None, None)]
 
 
 def test_event_id_is_stable() -> None:

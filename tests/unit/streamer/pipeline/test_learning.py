@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.dwell import advance, foreground
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
-from deploy.profile_learning import Normal, Range, state_maps
+from deploy.profile_learning import Normal, Range
+from deploy.score_maps import dwell_of, picture_of, state_maps, to_cells
 from streamer.config import HealthSettings, Settings
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
@@ -25,7 +27,7 @@ BRIGHTNESS = np.clip(RNG.gamma(2.0, 0.08, FRAMES), 0, 1)
 
 
 class MotionEngine(CheckedEngine):
-    """Speed and anomaly of all places are the frame's brightness, averaged along time."""
+    """Speed and anomaly of all places are the frame's brightness, averaged along time; dwell is that of the model."""
 
     name = "motion"
 
@@ -38,12 +40,15 @@ class MotionEngine(CheckedEngine):
     def _run(self, inputs: Inputs) -> Scores:
         bright = inputs["clips"].mean(axis=(1, 2, 3, 4)).astype(np.float32)[:, None, None] / 255
         following = inputs["state"].copy()
-        following[:, 0] = 3 * bright
+        rows = [Normal.from_values(values, GRID.shape) for values in inputs["profile"]]
+        following[:, 0] = bright * 255
+        shown = [foreground(picture[None], row.background)[0] for picture, row in zip(picture_of(following), rows, strict=True)]
+        following[:, 1] = to_cells(advance(dwell_of(following), np.stack(shown)))
+        following[:, 2] = 3 * bright
         following[:, -3] = (following[:, -3] + bright) / 2
         following[:, -2] = np.minimum(following[:, -2] + 1, 5)
         following[:, -1] = 1
-        maps = state_maps(following, GRID)
-        rows = [Normal.from_values(values, GRID.shape) for values in inputs["profile"]]
+        maps = state_maps(following, dwell_of(following), GRID)
         scores = [normal.scores(type(maps)(*(part[n : n + 1] for part in maps)))[0] for n, normal in enumerate(rows)]
         return Scores(np.array(scores, np.float32), maps.anomaly, following)
 
@@ -97,6 +102,16 @@ def test_scores_are_normal_after_learning(undisturbed):
     assert np.quantile(scores, 0.99) == pytest.approx(1.0, abs=0.5)
 
 
+def test_events_of_a_learned_camera_say_what_raised_them():
+    messages = [*ordinary(), *(message(0, FRAMES + number, "gate", 1.0) for number in range(10))]
+    rig = rig_of(messages)
+    rig.finish()
+    told = [(channel, text) for channel, text in rig.events("channel", "text") if channel]
+    assert told
+    assert {channel for channel, _ in told} <= {"speed", "appearance"}
+    assert all(text for _, text in told)
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     crashes=st.lists(st.integers(1, 60), max_size=4), outages=st.lists(st.sampled_from(["", "lost", "unanswered"]), max_size=20)
@@ -143,7 +158,7 @@ def test_a_few_anomalies_hardly_change_a_profile(undisturbed):
     rig = rig_of(messages)
     rig.finish()
     expected, actual = (Normal.from_values(each.profiles.profiles["gate"][1].values, GRID.shape) for each in (undisturbed, rig))
-    for usual, disturbed in zip(expected[2:], actual[2:], strict=True):
+    for usual, disturbed in zip(expected[4:], actual[4:], strict=True):
         assert disturbed.median == pytest.approx(usual.median, abs=0.1)
         assert disturbed.spread < 2 * usual.spread
 

@@ -8,6 +8,8 @@ import pytest
 from deploy.calibration import calibrate_scores, scored_at_rate, thresholds
 from deploy.decision import OpenEvent
 from deploy.profile import Profile
+from deploy.profile_learning import normal_of
+from deploy.score_maps import place_grid
 from streamer.config import Settings, decision_times
 from streamer.monitoring import Metrics
 from streamer.pipeline.profiles import CameraProfiles
@@ -15,7 +17,7 @@ from streamer.pipeline.recalibration import Recalibration
 from streamer.types import FrameInfo, Outcome, Partition
 from tests.harness.fakes import MemoryProfileStore
 from tests.harness.pipeline import profile_of
-from tests.harness.video_bundle import UNIT, VIDEO
+from tests.harness.video_bundle import GRID, UNIT, VIDEO
 
 HOUR_FRAMES = 3600 + 1
 """At one frame a second."""
@@ -38,7 +40,7 @@ class Watch:
         self.store.put(profile)
         self.profiles = CameraProfiles(self.store, VIDEO, settings, Metrics())
         self.profiles.load()
-        self.recalibration = Recalibration(settings, self.profiles, self.store)
+        self.recalibration = Recalibration(settings, self.profiles, self.store, GRID)
 
     @property
     def profile(self) -> Profile:
@@ -50,13 +52,15 @@ class Watch:
     def enter(self) -> float:
         return thresholds(self.profile.info.calibration, 1.0, TIMES).enter
 
-    def see(self, scores: np.ndarray, event_frames: range = range(0)) -> None:
+    def see(self, scores: np.ndarray, event_frames: range = range(0), brightness: int | None = None) -> None:
         for number, score in enumerate(scores):
             self.now_ms += 1000
             info = FrameInfo(Partition("frames", 0), self.now_ms, "gate", self.now_ms, 8, 8)
             times = {"started_at_ms": 0, "last_active_ms": 0, "announced_at_ms": 0}
             event = OpenEvent(event_id="a", peak_score=9, **times) if number in event_frames else None
-            self.recalibration.add(Outcome(info, None, self.profile, float(score)), event, self.enter)
+            picture = None if brightness is None else np.full(place_grid(GRID.shape), brightness, np.uint8)
+            outcome = Outcome(info, None, self.profile, float(score), picture=picture)
+            self.recalibration.add(outcome, event, self.enter)
             if number % 100 == 0:
                 self.profiles.refresh()
         self.profiles.refresh()
@@ -72,6 +76,17 @@ def test_bound_tightens_as_more_is_seen() -> None:
     assert limits[1].bound < limits[0].bound / 10
     assert watch.profile.values is not None
     np.testing.assert_array_equal(watch.profile.values, before.values)
+
+
+def test_background_follows_what_is_seen_outside_of_events() -> None:
+    watch = Watch(learned_profile())
+    learned = normal_of(watch.profile.values, GRID.shape).background.pictures
+    watch.see(ordinary(HOUR_FRAMES, 2), brightness=100)
+    once = normal_of(watch.profile.values, GRID.shape).background.pictures
+    np.testing.assert_allclose(once[0], (learned[0] + 100) / 2)
+    np.testing.assert_array_equal(once[1], learned[1])
+    watch.see(ordinary(4 * HOUR_FRAMES, 3), event_frames=range(4 * HOUR_FRAMES), brightness=200)
+    np.testing.assert_array_equal(normal_of(watch.profile.values, GRID.shape).background.pictures, once)
 
 
 def test_threshold_follows_what_is_ordinary() -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.profile_learning import SpeedHistogram, SpeedLine
+from deploy.usual_maps import SpeedHistogram, SpeedLine
 from deploy.video import VideoInfo
 from trainer.data.footage import Source, find_sources
 from trainer.errors import NoFootage

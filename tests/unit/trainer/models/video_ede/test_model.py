@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deploy.dwell import DWELL_FRAMES, PLACE_PX, empty_background
+from deploy.profile_learning import Normal
+from deploy.score_maps import dwell_of, place_grid
 from trainer.models.registry import build_video_ede
+from trainer.models.video_ede.dwell import Background
 from trainer.models.video_ede.model import HISTORY, WARMUP_FRAMES, VideoEde, VideoEdeConfig
 from trainer.models.video_ede.networks import CELL_PX, FlowFeatures, init_he
 from trainer.models.video_ede.score_scale import ScoreMaps, heat_map, unpack_profile
@@ -54,7 +58,7 @@ def maps_of_flows(*flows: Tensor, **settings: float) -> list[ScoreMaps]:
 def score_maps_of(network: VideoEde, frames: np.ndarray) -> list[ScoreMaps]:
     state, found = empty_state(), []
     for frame in frames:
-        maps, state = network.score_maps(as_clip(frame), state)
+        maps, state = network.score_maps(as_clip(frame), state, background())
         found.append(maps)
     return found
 
@@ -71,9 +75,14 @@ def scored(network: VideoEde, frames: np.ndarray) -> tuple[np.ndarray, Tensor]:
 
 def profile(count: int = 1) -> Tensor:
     """Nothing is usual, and all ranges are 0 to 1."""
-    places, rows = GRID[0] * GRID[1], GRID[0]
-    values = torch.cat([torch.zeros(SMALL.adaptation_size + places), torch.ones(rows), torch.tensor([0.0, 1.0]).repeat(4)])
-    return values.expand(count, -1)
+    none = np.zeros(GRID, np.float32)
+    normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)))
+    values = np.concatenate([np.zeros(SMALL.adaptation_size, np.float32), normal.values()])
+    return torch.from_numpy(values).expand(count, -1)
+
+
+def background(count: int = 1) -> Background:
+    return unpack_profile(profile(count)[:, SMALL.adaptation_size :], GRID).background
 
 
 def empty_state() -> Tensor:
@@ -229,6 +238,24 @@ def test_warm_up_forgets_the_past(network, street):
     assert not np.allclose(scores[0, :2], scores[1, :2], rtol=1e-2)
 
 
+@torch.inference_mode()
+def test_a_thing_that_was_left_dwells_and_leaves_no_trace(network, frames):
+    """It stands there for 40 frames, is hidden for one, and is gone after 10 more."""
+    ordinary = frames[0]
+    places = ordinary.reshape(HEIGHT_PX // PLACE_PX, PLACE_PX, -1, PLACE_PX).mean((1, 3), dtype=np.float32)
+    usual = np.stack([places, places])
+    own = Background(*(torch.from_numpy(part)[None] for part in (usual, np.full_like(usual, 3.0))))
+    left = ordinary.copy()
+    left[24:48, 40:64] = 255 - left[24:48, 40:64] // 2
+    state, dwelt = empty_state(), []
+    for frame in [ordinary] * 3 + [left] * 40 + [ordinary] + [left] * 10 + [ordinary]:
+        _, state = network.score_maps(as_clip(frame), state, own)
+        dwelt.append(dwell_of(state.numpy())[0])
+    middle = [float(maps[4, 6]) * DWELL_FRAMES for maps in dwelt]
+    assert middle == pytest.approx([0.0] * 3 + list(range(1, 41)) + [0.0] + list(range(1, 11)) + [0.0], abs=1e-3)
+    assert max(float(maps[0].max()) for maps in dwelt) == 0.0
+
+
 def test_builder_matches_weights(network):
     again = build_video_ede(SMALL.model_dump())
     again.load_state_dict(network.state_dict(), strict=True)
@@ -242,6 +269,6 @@ def test_each_clip_is_adapted_alone(network, frames):
     plain, adapted = network(clips, states, profile(3))[0], network(clips, states, profiles)[0]
     assert torch.equal(plain[[0, 2]], adapted[[0, 2]])
     assert abs(float(plain[1] - adapted[1])) > 1e-6
-    unadapted, _ = network.score_maps(clips, states)
-    same, _ = network.score_maps(clips, states, profile(3)[:, : SMALL.adaptation_size])
+    unadapted, _ = network.score_maps(clips, states, background(3))
+    same, _ = network.score_maps(clips, states, background(3), profile(3)[:, : SMALL.adaptation_size])
     assert torch.equal(unadapted.anomaly, same.anomaly)

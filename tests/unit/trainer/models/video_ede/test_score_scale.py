@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deploy.profile_learning import normal_size, normal_tail
+from deploy.dwell import empty_background
+from deploy.profile_learning import TAIL_RATE, Normal, Range, normal_size, normal_tail
+from deploy.score_maps import place_grid
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
@@ -29,11 +32,16 @@ def random_maps(count: int, seed: int, observed: float = 1.0) -> ScoreMaps:
     """Score maps (N, 32, 40) with exponential tails."""
     rng = torch.Generator().manual_seed(seed)
     speed, anomaly = (torch.empty(count, *GRID).exponential_(rate, generator=rng) for rate in (1.5, 8.0))
-    return ScoreMaps(speed, anomaly.clamp(max=1.0), torch.full((count, *GRID), observed))
+    dwell = torch.empty(count, *GRID).exponential_(20.0, generator=rng).clamp(max=1.0)
+    return ScoreMaps(speed, anomaly.clamp(max=1.0), torch.full((count, *GRID), observed), dwell)
 
 
 def normal_frames(seed: int, observed: float = 1.0) -> list[ScoreMaps]:
     return [random_maps(BATCH, 1000 * seed + number, observed) for number in range(BATCHES)]
+
+
+def profile_of(*footage: list[ScoreMaps]) -> Tensor:
+    return fit_profile(*footage, empty_background(place_grid(GRID)), GRID)
 
 
 Scale = Callable[[ScoreMaps], Tensor]
@@ -44,7 +52,7 @@ def scale_of(profile: Tensor) -> Scale:
 
 
 def fitted(train: list[ScoreMaps], validation: list[ScoreMaps], first: list[ScoreMaps]) -> Scale:
-    return scale_of(fit_profile(train, validation, first, GRID))
+    return scale_of(profile_of(train, validation, first))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +87,7 @@ def raised(maps: ScoreMaps, name: str, by: float, cell: tuple[int, int]) -> Scor
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(["steady", "anomaly"]),
+    st.sampled_from(["steady", "anomaly", "dwell"]),
     st.floats(0, 20),
     st.tuples(st.integers(0, GRID[0] - 1), st.integers(0, GRID[1] - 1)),
     st.booleans(),
@@ -89,7 +97,7 @@ def test_score_is_monotone(scale, name, by, cell, begun):
     assert bool((scale(raised(before, name, by, cell)) >= scale(before)).all())
 
 
-@pytest.mark.parametrize("name", ["steady", "anomaly"])
+@pytest.mark.parametrize("name", ["steady", "anomaly", "dwell"])
 def test_each_map_can_raise_score(scale, name):
     before = random_maps(2, 78)
     assert bool((scale(raised(before, name, 1000.0, (3, 5)))[:, 3, 5] > scale(before)[:, 3, 5] + 1.0).all())
@@ -105,11 +113,11 @@ def test_first_frame_uses_anomaly_only(scale):
 def walking(count: int, speed: Tensor) -> ScoreMaps:
     """Frames in which everything moves at ``speed``, broadcast to the grid."""
     steady = speed.expand(count, *GRID)
-    return ScoreMaps(steady, torch.zeros(count, *GRID), torch.ones(count, *GRID))
+    return ScoreMaps(steady, torch.zeros(count, *GRID), torch.ones(count, *GRID), torch.zeros(count, *GRID))
 
 
 def usual_speed(*footage: list[ScoreMaps]) -> Tensor:
-    return unpack_profile(fit_profile(*footage, GRID)[None], GRID).speed.flatten()
+    return unpack_profile(profile_of(*footage)[None], GRID).speed.flatten()
 
 
 def test_speed_is_relative_to_row():
@@ -127,20 +135,23 @@ def test_still_cells_keep_usual_speed():
     assert torch.allclose(usual_speed(moving, moving, moving), usual_speed([*moving, *still], moving, moving))
 
 
-def test_usual_speed_adds_little(scale):
-    """Speed within its normal range does not change the order that the anomaly gives."""
-    before = random_maps(2, 81)
-    within = before._replace(steady=before.steady * 0.5)
-    assert float((scale(before) - scale(within)).abs().max()) < 0.7
+@given(st.tuples(*[st.floats(-5, 40)] * 3))
+def test_joint_score_is_that_of_the_largest_part_and_little_more(parts):
+    none = np.zeros(GRID, np.float32)
+    normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)))
+    steady, anomaly, dwell = (torch.full((1, *GRID), value) for value in (math.exp(parts[0] / 10), *parts[1:]))
+    values = torch.from_numpy(normal._replace(speed_range=Range(0.0, 0.1)).values())
+    score = float(scale_of(values)(ScoreMaps(steady, anomaly, torch.ones(1, *GRID), dwell)).max())
+    assert max(parts) - 1e-3 <= score <= max(parts) + math.log(3) / TAIL_RATE + 1e-3
 
 
 def test_profile_has_its_size(scale):
     frames = normal_frames(1)
-    assert fit_profile(frames, frames, frames, GRID).shape == (normal_size(GRID),)
+    assert profile_of(frames, frames, frames).shape == (normal_size(GRID),)
 
 
 def test_each_clip_has_its_own_profile():
-    one, other = (fit_profile(normal_frames(seed), normal_frames(seed + 1), normal_frames(3), GRID) for seed in (1, 5))
+    one, other = (profile_of(normal_frames(seed), normal_frames(seed + 1), normal_frames(3)) for seed in (1, 5))
     maps = random_maps(2, 80)
     together = heat_map(maps, unpack_profile(torch.stack([one, 2 * other]), GRID))
     assert torch.equal(together[0], scale_of(one)(maps)[0])
@@ -171,12 +182,12 @@ def test_a_corner_never_understood_hides_nothing():
 
 def test_what_is_understood_is_not_subtracted():
     frames = [maps._replace(anomaly=maps.anomaly.clamp(max=0.4)) for maps in normal_frames(1)]
-    assert not unpack_profile(fit_profile(frames, frames, frames, GRID)[None], GRID).anomaly.any()
+    assert not unpack_profile(profile_of(frames, frames, frames)[None], GRID).anomaly.any()
 
 
 def test_still_footage_gives_finite_scores():
     still = [walking(BATCH, torch.zeros(1, 1))] * 5
-    profile = fit_profile(still, still, still, GRID)
+    profile = profile_of(still, still, still)
     scale = scale_of(profile)
     assert torch.isfinite(profile).all()
     assert float(scale(still[0]).abs().max()) < 1.0
@@ -192,7 +203,7 @@ def clips_of(*videos: np.ndarray) -> ClipDataset:
 def brightness_maps(clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
     """Score maps of the frame's brightness and the sum of the frames before; the state is that sum."""
     brightness = clips[:, 0, :1, :1, 0].float()
-    maps = ScoreMaps(brightness, state[:, 0], (state[:, 0] > 0).float())
+    maps = ScoreMaps(brightness, state[:, 0], (state[:, 0] > 0).float(), torch.zeros_like(brightness))
     return maps, state + brightness[:, None]
 
 

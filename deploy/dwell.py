@@ -1,0 +1,127 @@
+"""How long each place of a camera's picture has shown something else than its background.
+
+A thing that was left, somebody who stays, a car that stopped: none of them moves, and a network that looks at motion and at
+single frames sees nothing unusual. The background is learned with the camera's profile, by day and, where pictures differ that
+much, by night. A frame is compared with both after its brightness and contrast were fitted to theirs. Pictures are frames reduced
+to places of 8 x 8 pixels: grey levels, float32 (N, a, b). The serving graph computes the same.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PLACE_PX: Final = 8
+DWELL_FRAMES: Final = 64  # that a dwell of 1 stands for; as many as rebuild the state of a network after a restart
+REFERENCES: Final = 2
+
+FIT_STEPS: Final = 3
+FIT_LEVELS: Final = 8.0
+"""Grey levels that a place may differ from the background until it counts half in the fit of brightness and contrast."""
+LEAST_CONTRAST, MOST_CONTRAST = 0.5, 2.0
+"""Limits of the factor that fits the contrast of a picture."""
+FOREGROUND_FROM, FOREGROUND_FULL = 3.0, 6.0
+"""Multiples of the usual difference between which a place begins to be, and wholly is, foreground."""
+CHANGED_FROM, CHANGED_FULL = 0.4, 0.5
+"""Shares of the picture between which a change becomes one of the whole picture: no thing is in front of the background then."""
+TINY: Final = 1e-6
+
+_LEAST_DIFFERENCE = 1.5  # grey levels of noise in any picture
+_NEVER = 1e4  # grey levels; more would not fit into 16 bits
+_DEVIATIONS = 1.48  # of a normal distribution, from its median absolute value to its standard deviation
+_LEAST_PICTURES = 8  # and a tenth of all, for a second reference
+_LEAST_SHARE = 0.1
+
+Map = NDArray[np.float32]
+
+
+class Background(NamedTuple):
+    """What a camera's picture usually shows."""
+
+    pictures: Map  # (2, a, b): the same twice if there is no second one
+    differences: Map  # (2, a, b), above 0: usual difference of each place from the picture, grey levels
+
+
+def learn_background(pictures: Map) -> Background:
+    """The background of pictures of some minutes or hours, (N, a, b) with N > 0."""
+    first = _reference(pictures)
+    others = _changed_share(pictures, *first) > CHANGED_FROM
+    if min(others.sum(), (~others).sum()) < max(_LEAST_PICTURES, _LEAST_SHARE * len(pictures)):
+        references = [first] * REFERENCES
+    else:
+        references = [_reference(pictures[~others]), _reference(pictures[others])]
+    return Background(*(np.stack(parts) for parts in zip(*references, strict=True)))
+
+
+def follow(background: Background, pictures: Map) -> Background:
+    """The background halfway to what some hours of ordinary pictures (N, a, b) show; each of its two follows the nearest ones."""
+    relative = np.stack([_differences(pictures, *reference).mean(axis=(1, 2)) for reference in zip(*background, strict=True)])
+    nearest = relative.argmin(axis=0)  # (N,); of two that are the same, the second one stays as it was learned
+    followed = []
+    for number, reference in enumerate(zip(*background, strict=True)):
+        own = pictures[nearest == number]
+        now = _reference(own) if len(own) >= _LEAST_PICTURES else reference
+        followed.append([(before + after) / np.float32(2) for before, after in zip(reference, now, strict=True)])
+    return Background(*(np.stack(parts) for parts in zip(*followed, strict=True)))
+
+
+def empty_background(shape: tuple[int, int]) -> Background:
+    """The background of a camera of which nothing is known: nothing is foreground. ``shape``: (a, b)."""
+    return Background(np.full((REFERENCES, *shape), 128, np.float32), np.full((REFERENCES, *shape), _NEVER, np.float32))
+
+
+def foreground(pictures: Map, background: Background) -> Map:
+    """How much each place shows something else than the background, (N, a, b): 0 to 1."""
+    compared = (_differences(pictures, *reference) for reference in zip(*background, strict=True))
+    return _foreground(np.minimum(*compared))
+
+
+def advance(dwell: Map, shown: Map) -> Map:
+    """The dwell of each place after a frame with this foreground, both (a, b).
+
+    It depends on the last ``DWELL_FRAMES`` frames alone: n frames of foreground give n / ``DWELL_FRAMES``, at most the least
+    foreground among them, and 1 at most.
+    """
+    return np.asarray(np.minimum(dwell + np.float32(1 / DWELL_FRAMES), shown), np.float32)
+
+
+def _reference(pictures: Map) -> tuple[Map, Map]:
+    """Picture and usual differences, (a, b)."""
+    picture = np.median(pictures, axis=0).astype(np.float32)
+    differences = np.median(np.abs(_fitted(pictures, picture) - picture), axis=0)
+    return picture, np.asarray(_DEVIATIONS * differences + _LEAST_DIFFERENCE, np.float32)
+
+
+def _changed_share(pictures: Map, picture: Map, differences: Map) -> Map:
+    relative = _differences(pictures, picture, differences)
+    share: Map = (relative > (FOREGROUND_FROM + FOREGROUND_FULL) / 2).mean(axis=(1, 2), dtype=np.float32)
+    return share
+
+
+def _differences(pictures: Map, picture: Map, differences: Map) -> Map:
+    """Differences from a reference, relative to the usual ones, as means of 3 x 3 places."""
+    relative = np.abs(_fitted(pictures, picture) - picture) / differences
+    height, width = relative.shape[1:]
+    padded = np.pad(relative, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    parts = [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
+    return np.asarray(sum(parts) / np.float32(9), np.float32)
+
+
+def _foreground(relative: Map) -> Map:
+    shown = np.clip((relative - FOREGROUND_FROM) / (FOREGROUND_FULL - FOREGROUND_FROM), 0, 1)
+    share = shown.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(shown * np.clip((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0, 1), np.float32)
+
+
+def _fitted(pictures: Map, picture: Map) -> Map:
+    """Pictures with brightness and contrast of the reference (a, b); places that differ much hardly count."""
+    fitted, weights = pictures, np.ones_like(pictures)
+    for _ in range(FIT_STEPS):
+        total = weights.mean(axis=(1, 2), keepdims=True) + TINY
+        mean, usual = ((weights * each).mean(axis=(1, 2), keepdims=True) / total for each in (pictures, picture))
+        covariance = (weights * (pictures - mean) * (picture - usual)).mean(axis=(1, 2), keepdims=True)
+        variance = (weights * np.square(pictures - mean)).mean(axis=(1, 2), keepdims=True)
+        contrast = np.clip(covariance / (variance + np.float32(1)), LEAST_CONTRAST, MOST_CONTRAST)
+        fitted = (pictures - mean) * contrast + usual
+        weights = np.square(1 / (1 + np.square((fitted - picture) / np.float32(FIT_LEVELS))))
+    return fitted

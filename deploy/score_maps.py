@@ -1,0 +1,99 @@
+"""What the states that the video model returns show of frames: the parts of the score, as maps."""
+
+from functools import reduce
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from deploy.bundle import Bundle
+from deploy.dwell import Map
+from deploy.errors import ProfileIncompatible
+
+KIND: Final = "video-ede"
+PLACE_CELLS: Final = 2
+"""Cells on each side of a place of :mod:`deploy.dwell`."""
+
+# Channels of the state, the last one is ``started``.
+_PICTURE, _DWELL, _VELOCITY, _VARIANCE, _ANOMALY, _AGE = -8, -7, slice(-6, -4), -4, -3, -2
+_LEAST_VALUES: Final = 3  # of a profile, for each cell; before dwell there was but one
+_FULL_AGE: Final = 5.0
+_TINY: Final = 1e-6
+
+
+class ScoreMaps(NamedTuple):
+    """The parts of the score of frames, each in its own unit, float32 (N, h, w)."""
+
+    steady: Map
+    """Mean speed minus a part of its standard deviation, pixels per frame."""
+    anomaly: Map
+    """Mean anomaly probability, 0 to 1."""
+    observed: Map
+    """Share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on."""
+    dwell: Map
+    """How long something else than the background has been there, see :mod:`deploy.dwell`: 0 to 1."""
+
+
+class Grid(NamedTuple):
+    """What the maps of a network look like."""
+
+    shape: tuple[int, int]  # (h, w)
+    window: int
+    steady_spreads: float
+
+    @classmethod
+    def find(cls, bundle: Bundle) -> "Grid | None":
+        """None for a model whose states show no maps."""
+        try:
+            return cls.of(bundle)
+        except ProfileIncompatible:
+            return None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Grid":
+        """Raises ProfileIncompatible for a model whose states show nothing to learn a profile from."""
+        model, shape = bundle.manifest.model, bundle.spec.state_shape
+        if model.kind != KIND or shape is None:
+            raise ProfileIncompatible(f"{bundle.path}: cameras cannot be learned with a model of kind {model.kind}; use {KIND}")
+        if bundle.spec.profile_size < _LEAST_VALUES * shape[1] * shape[2]:
+            raise ProfileIncompatible(
+                f"{bundle.path}: cameras cannot be learned with a bundle of an earlier version; train it again"
+            )
+        return cls((shape[1], shape[2]), int(model.config["window"]), float(model.config["steady_spreads"]))
+
+
+def place_grid(grid: tuple[int, int]) -> tuple[int, int]:
+    """The size of the maps of :mod:`deploy.dwell` for maps of cells of this size."""
+    return grid[0] // PLACE_CELLS, grid[1] // PLACE_CELLS
+
+
+def to_cells(places: Map) -> Map:
+    """Maps of places (..., a, b) on the grid of cells, (..., h, w)."""
+    return places.repeat(PLACE_CELLS, axis=-2).repeat(PLACE_CELLS, axis=-1)
+
+
+def picture_of(state: Map) -> Map:
+    """The newest frames reduced to places, (N, a, b), from the states (N, C, h, w) that the network returned with them."""
+    return state[:, _PICTURE, ::PLACE_CELLS, ::PLACE_CELLS]
+
+
+def dwell_of(state: Map) -> Map:
+    """The dwell (N, a, b) that the network found by the background of the profile that it was given."""
+    return state[:, _DWELL, ::PLACE_CELLS, ::PLACE_CELLS]
+
+
+def state_maps(state: Map, dwell: Map, grid: Grid) -> ScoreMaps:
+    """The score maps of frames, from the states (N, C, h, w) that the network returned with them, and their dwell (N, a, b)."""
+    speed = np.sqrt(np.square(state[:, _VELOCITY]).sum(axis=1) + _TINY)
+    steady = speed - np.float32(grid.steady_spreads) * np.sqrt(state[:, _VARIANCE] + _TINY)
+    observed = np.broadcast_to(state[:, _AGE].max(axis=(1, 2), keepdims=True) / np.float32(_FULL_AGE), steady.shape)
+    means = [window_means(maps, grid.window) for maps in (steady, state[:, _ANOMALY], dwell)]
+    return ScoreMaps(means[0], means[1], observed, to_cells(means[2]))
+
+
+def window_means(maps: Map, side: int) -> Map:
+    """Means of maps (N, h, w) over windows that lie wholly inside; cells at the edge get the nearest one."""
+    height, width = maps.shape[1] - side + 1, maps.shape[2] - side + 1
+    across = reduce(np.add, [maps[:, :, first : first + width] for first in range(side)])  # (N, h, width)
+    sums = reduce(np.add, [across[:, first : first + height] for first in range(side)])  # (N, height, width)
+    before, after = (side - 1) // 2, side // 2
+    return np.pad(sums / np.float32(side * side), ((0, 0), (before, after), (before, after)), mode="edge")

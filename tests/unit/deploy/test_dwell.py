@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.dwell import DWELL_FRAMES, Map, advance, empty_background, foreground, learn_background
+
+SHAPE = (15, 20)
+RNG = np.random.default_rng(5)
+DAY = RNG.uniform(40, 200, SHAPE).astype(np.float32)
+NIGHT = 255 - DAY  # infrared light turns much of a picture round
+
+
+def pictures(of: Map = DAY, count: int = 60, noise: float = 2.0) -> Map:
+    return np.asarray(of + RNG.normal(0, noise, (count, *SHAPE)), np.float32)
+
+
+def with_thing(of: Map = DAY) -> Map:
+    (seen,) = pictures(of, 1)
+    seen[5:9, 8:11] = 255 - seen[5:9, 8:11]
+    seen[6:8, 9] = 250 - 200 * (of[6:8, 9] > 125)
+    return seen
+
+
+def test_nothing_is_foreground_of_ordinary_pictures():
+    assert foreground(pictures(), learn_background(pictures())).max() == 0.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(gain=st.floats(0.7, 1.4), offset=st.floats(-30, 30))
+def test_light_does_not_hide_or_make_a_thing(gain, offset):
+    background = learn_background(pictures())
+    shown = foreground(np.stack([gain * DAY + offset, gain * with_thing() + offset]), background)
+    assert shown[0].max() == 0.0
+    assert shown[1, 6:8, 9].min() == 1.0
+    far = np.ones(SHAPE, bool)
+    far[3:11, 6:13] = False
+    assert shown[1][far].max() == 0.0
+
+
+def test_a_change_of_the_whole_picture_is_no_thing():
+    assert foreground(np.stack([NIGHT]), learn_background(pictures())).max() == 0.0
+
+
+def test_day_and_night_are_both_usual():
+    background = learn_background(np.concatenate([pictures(), pictures(NIGHT, 20)]))
+    assert foreground(np.concatenate([pictures(), pictures(NIGHT)]), background).max() == 0.0
+    assert foreground(np.stack([with_thing(NIGHT)]), background)[0, 6:8, 9].min() > 0.5
+
+
+@pytest.mark.parametrize("nights", [3, 150])
+def test_a_few_pictures_make_no_second_background(nights):
+    background = learn_background(np.concatenate([pictures(count=1000), pictures(NIGHT, nights)]))
+    assert np.array_equal(*background.pictures) == (nights == 3)
+
+
+def test_people_who_pass_do_not_belong_to_the_background():
+    passing = pictures()
+    for number, picture in enumerate(passing):
+        picture[4:10, number % 20] = 0
+    background = learn_background(passing)
+    assert np.abs(background.pictures[0] - DAY).max() < 3
+
+
+def test_without_a_background_nothing_is_foreground():
+    assert foreground(np.stack([DAY, NIGHT]), empty_background(SHAPE)).max() == 0.0
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=200), st.floats(0, 1, width=32))
+def test_dwell_depends_on_the_last_frames_alone(shown, before):
+    from_nothing, from_something = np.zeros((1, 1), np.float32), np.full((1, 1), before, np.float32)
+    for value in [*shown, *[0.3] * (DWELL_FRAMES - len(shown))]:
+        now = np.full((1, 1), value, np.float32)
+        from_nothing, from_something = advance(from_nothing, now), advance(from_something, now)
+        assert 0 <= from_nothing <= value
+    assert from_nothing == pytest.approx(from_something, abs=1e-5)
+
+
+def test_dwell_counts_frames_of_foreground():
+    dwell, found = np.zeros((1, 1), np.float32), []
+    for _ in range(100):
+        dwell = advance(dwell, np.ones((1, 1), np.float32))
+        found.append(float(dwell[0, 0]) * DWELL_FRAMES)
+    assert found == pytest.approx([min(number, DWELL_FRAMES) for number in range(1, 101)], abs=1e-3)

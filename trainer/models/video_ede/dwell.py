@@ -1,0 +1,62 @@
+"""How long each place has shown something else than its background, inside the serving graph: see :mod:`deploy.dwell`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deploy.dwell import (
+    CHANGED_FROM,
+    CHANGED_FULL,
+    DWELL_FRAMES,
+    FIT_LEVELS,
+    FIT_STEPS,
+    FOREGROUND_FROM,
+    FOREGROUND_FULL,
+    LEAST_CONTRAST,
+    MOST_CONTRAST,
+    TINY,
+)
+
+_LEVELS = 64.0  # sums of squared grey levels would not fit into 16 bits
+
+
+class Background(NamedTuple):
+    """What each clip's camera usually shows, as in :class:`deploy.dwell.Background`."""
+
+    pictures: Tensor  # (N, 2, a, b), grey levels
+    differences: Tensor  # (N, 2, a, b), grey levels, above 0
+
+
+def foreground(picture: Tensor, background: Background) -> Tensor:
+    """How much each place of a picture (N, 1, a, b) shows something else than the background, (N, 1, a, b): 0 to 1."""
+    usual, differences = background.pictures / _LEVELS, background.differences / _LEVELS
+    relative = (_fitted(picture / _LEVELS, usual) - usual).abs() / differences  # (N, 2, a, b)
+    means = nn.functional.avg_pool2d(nn.functional.pad(relative, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    least = means.amin(dim=1, keepdim=True)  # (N, 1, a, b)
+    shown = torch.clamp((least - FOREGROUND_FROM) / (FOREGROUND_FULL - FOREGROUND_FROM), 0.0, 1.0)
+    share = _mean(shown)
+    return shown * torch.clamp((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0.0, 1.0)
+
+
+def advance(dwell: Tensor, shown: Tensor) -> Tensor:
+    """The dwell of each place after a frame with this foreground, both (N, 1, a, b)."""
+    return torch.minimum(dwell + 1.0 / DWELL_FRAMES, shown)
+
+
+def _fitted(picture: Tensor, usual: Tensor) -> Tensor:
+    """A picture (N, 1, a, b) with brightness and contrast of each reference, (N, 2, a, b); what differs much hardly counts."""
+    fitted, weights = picture, torch.ones_like(usual)
+    for _ in range(FIT_STEPS):
+        total = _mean(weights) + TINY  # (N, 2, 1, 1)
+        mean, usual_mean = _mean(weights * picture) / total, _mean(weights * usual) / total
+        covariance = _mean(weights * (picture - mean) * (usual - usual_mean))
+        variance = _mean(weights * (picture - mean).square())
+        contrast = torch.clamp(covariance / (variance + 1.0 / _LEVELS**2), LEAST_CONTRAST, MOST_CONTRAST)
+        fitted = (picture - mean) * contrast + usual_mean  # (N, 2, a, b)
+        weights = (1.0 / (1.0 + ((fitted - usual) * (_LEVELS / FIT_LEVELS)).square())).square()
+    return fitted
+
+
+def _mean(maps: Tensor) -> Tensor:
+    return maps.mean(dim=(2, 3), keepdim=True)
