@@ -23,6 +23,7 @@ TAIL_RATE: Final = float(np.log(50))
 _MIN_SPREAD: Final = 1e-6
 # A camera at which all things are as fast, or at which nothing ever stays, gives no range to measure by.
 _MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 0.25
+_DWELL_PLACES: Final = 0.98  # of all places; a few that flicker do not count
 _RANGES: Final = 5
 _TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
 _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
@@ -74,7 +75,9 @@ class Normal(NamedTuple):
 
     def with_ranges(self, maxima: Map) -> "Normal":
         """With the ranges of :meth:`part_maxima` of normal frames in the order of time, (3, N)."""
-        speed, anomaly, dwell = map(_range, maxima, (_MIN_SPEED_SPREAD, _MIN_SPREAD, _MIN_DWELL_SPREAD))
+        # Where things stay at some places every day, it says little that one stays at another.
+        usual_dwell = float(np.quantile(self.dwell, _DWELL_PLACES))
+        speed, anomaly, dwell = map(_range, maxima, (_MIN_SPEED_SPREAD, _MIN_SPREAD, max(_MIN_DWELL_SPREAD, usual_dwell)))
         return self._replace(speed_range=speed, anomaly_range=anomaly, dwell_range=dwell, first_range=anomaly)
 
     def with_joint_range(self, maxima: Map) -> "Normal":
