@@ -219,7 +219,7 @@ def _cut(video: Footage, position: int) -> tuple[Footage, Footage]:
     before, _ = video.part(position, position, LEAD_FRAMES)
     return (
         replace(video, frames=video.frames[:position], index=video.index[:position]),
-        replace(video, frames=video.frames[position:], index=video.index[position:], before=before),
+        replace(video, frames=video.frames[position:], index=video.index[position:], before=before if len(before) else None),
     )
 
 

@@ -67,7 +67,7 @@ class Footage:
         """Frames ``first`` to ``last`` (exclusive) after at most ``lead`` frames from before them, and how many these are."""
         begin = first - lead
         frames = self.frames[max(0, begin) : last]
-        if begin >= 0 or self.before is None or not len(self.before):
+        if begin >= 0 or self.before is None:
             return frames, first - max(0, begin)
         earlier = self.before[begin:]
         return np.concatenate([earlier, frames]), first + len(earlier)

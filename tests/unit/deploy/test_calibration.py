@@ -123,6 +123,16 @@ def test_little_footage_is_not_extrapolated_far() -> None:
     assert thresholds(minute, 1.0, TIMES).enter == thresholds(minute, DAY_S / 60 / LEAST_EXTRAPOLATION, TIMES).enter
 
 
+def test_one_moment_far_above_all_others_sets_the_threshold_to_its_height_and_no_higher() -> None:
+    peaks = (1.4, 1.2, 1.1, 1.0, 0.9, 0.8, 0.7)
+    limits = [
+        thresholds(Calibration(median=0.0, peaks=(highest, *peaks), observed_s=60, times=TIMES), 1.0, TIMES)
+        for highest in (2.0, 6.0)
+    ]
+    assert 2.0 < limits[0].enter < 4.0
+    assert limits[1].enter == 6.0
+
+
 @pytest.mark.parametrize(("events", "limit"), [(0, 3.0), (1, 4.74), (10, 16.96)])
 def test_bound_is_poisson(events: int, limit: float) -> None:
     day = Calibration(median=0.0, peaks=(2.0,) * events, observed_s=DAY_S, times=TIMES)

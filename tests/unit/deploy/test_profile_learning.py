@@ -64,6 +64,15 @@ def test_leading_channel_is_the_part_that_is_largest(raised, channel):
     assert normal.leading_channel(maps._replace(**{raised: part})) == channel
 
 
+@pytest.mark.parametrize(("busy_rows", "spread"), [(0, 0.25), (1, 0.9)])
+def test_dwell_says_less_where_things_stay_at_other_places(busy_rows, spread):
+    usual = random_maps(1)
+    dwell = np.zeros(GRID.shape, np.float32)
+    dwell[:busy_rows] = 0.9
+    normal = Normal(usual.anomaly[0], dwell, usual.steady[0, :, :1] + 0.5, random_background())
+    assert normal.with_ranges(np.zeros((3, 100), np.float32)).dwell_range.spread == pytest.approx(spread)
+
+
 @pytest.mark.parametrize("anomaly", [0.0, 0.39, 0.6, 0.83, 1.0])
 def test_usual_anomaly_is_the_median_beyond_0_4(anomaly):
     usual = UsualMaps(GRID.shape)

@@ -108,6 +108,20 @@ def test_split_of_one_video_is_in_time():
     split = split_by_video([numbered("a", 50)], 3)
     assert split.train[0].frames[:, 0, 0, 0].tolist() == list(range(40))
     assert split.validation[0].frames[:, 0, 0, 0].tolist() == list(range(40, 50))
+    assert split.train[0].before is None
+    assert split.validation[0].before is not None
+    assert split.validation[0].before[:, 0, 0, 0].tolist() == list(range(40))
+
+
+@given(position=st.integers(0, 300), first=st.integers(0, 50), count=st.integers(1, 50), lead=st.integers(0, 80))
+def test_part_has_the_frames_before_a_cut(position, first, count, lead):
+    whole = np.arange(400)[:, None, None, None]
+    before = whole[max(0, position - 64) : position] if position else None
+    video = Footage("a", whole[position:], np.arange(position, 400), 400, (), before=before)
+    frames, leading = video.part(first, first + count, lead)
+    numbers = frames[:, 0, 0, 0].tolist()
+    assert numbers == list(range(position + first - leading, position + first + count))
+    assert leading == min(lead, first + min(position, 64))
 
 
 def test_split_of_a_long_video_spreads_validation():

@@ -256,6 +256,19 @@ def test_a_thing_that_was_left_dwells_and_leaves_no_trace(network, frames):
     assert max(float(maps[0].max()) for maps in dwelt) == 0.0
 
 
+def test_profile_for_unknown_cameras_has_what_is_common_and_no_background(network):
+    normal = Normal.from_values(profile()[0, SMALL.adaptation_size :].numpy(), GRID)
+    places = np.full((2, *place_grid(GRID)), 90, np.float32)
+    own = [
+        normal._replace(speed=normal.speed * speed, background=normal.background._replace(pictures=places)) for speed in (1, 3, 5)
+    ]
+    adaptation = np.zeros(SMALL.adaptation_size, np.float32)
+    joined = network.join_profiles(torch.stack([torch.from_numpy(np.concatenate([adaptation, each.values()])) for each in own]))
+    found = Normal.from_values(joined[SMALL.adaptation_size :].numpy(), GRID)
+    assert np.all(found.speed == 3)
+    assert np.array_equal(found.background, empty_background(place_grid(GRID)))
+
+
 def test_builder_matches_weights(network):
     again = build_video_ede(SMALL.model_dump())
     again.load_state_dict(network.state_dict(), strict=True)
