@@ -85,5 +85,6 @@ def test_warm_up_makes_up_for_restart(engine, cameras, whole):
     restarted = scored(engine, cameras[0][20:])
     found, expected = restarted[WARMUP_FRAMES:], whole[20 + WARMUP_FRAMES :]
     assert len(found) > 10
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.std(whole))
+    # Of the averages 0.8^64 is left, which the logarithm of a slow speed makes a little larger.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * np.std(whole))
     assert abs(restarted[0] - whole[20]) > 1e-3 * np.std(whole)

@@ -242,7 +242,7 @@ def test_camera_thresholds_win(own: dict[str, float], enter: float, exit_: float
 
 
 def test_budget_sets_threshold() -> None:
-    settings = Settings.model_validate({"decision": {"false_events_per_camera_day": 0.5}})
+    settings = Settings.model_validate({"decision": {"false_events_per_camera_day": 0.1}})
     assert camera_thresholds(settings, "gate", CALIBRATION).enter > 0.5
 
 
