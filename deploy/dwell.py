@@ -53,7 +53,7 @@ def learn_background(pictures: Map) -> Background:
     return Background(*(np.stack(parts) for parts in zip(*references, strict=True)))
 
 
-def follow(background: Background, pictures: Map) -> Background:
+def follow_background(background: Background, pictures: Map) -> Background:
     """The background halfway to what some hours of ordinary pictures (N, a, b) show; each of its two follows the nearest ones."""
     relative = np.stack([_differences(pictures, *reference).mean(axis=(1, 2)) for reference in zip(*background, strict=True)])
     nearest = relative.argmin(axis=0)  # (N,); of two that are the same, the second one stays as it was learned
@@ -76,7 +76,7 @@ def foreground(pictures: Map, background: Background) -> Map:
     return _foreground(np.minimum(*compared))
 
 
-def advance(dwell: Map, shown: Map) -> Map:
+def update_dwell(dwell: Map, shown: Map) -> Map:
     """The dwell of each place after a frame with this foreground, both (a, b).
 
     It depends on the last ``DWELL_FRAMES`` frames alone: n frames of foreground give n / ``DWELL_FRAMES``, at most the least

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.dwell import REFERENCES, Background, Map, follow
+from deploy.dwell import REFERENCES, Background, Map, follow_background
 from deploy.score_maps import ScoreMaps, place_grid
 from deploy.usual_maps import UsualMaps
 
@@ -27,7 +27,6 @@ _DWELL_PLACES: Final = 0.98  # of all places; a few that flicker do not count
 _RANGES: Final = 5
 _TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
 _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
-
 
 Channel = Literal["speed", "appearance", "dwell"]
 CHANNELS: Final[tuple[Channel, ...]] = ("speed", "appearance", "dwell")
@@ -86,11 +85,11 @@ class Normal(NamedTuple):
 
     @classmethod
     def from_values(cls, values: Map, grid: tuple[int, int]) -> "Normal":
-        """The content of a profile's values."""
+        """What a profile's values, (P,), say is normal; values that precede that adapt the network."""
         cells, places = grid[0] * grid[1], place_grid(grid)
         reference = REFERENCES * places[0] * places[1]
         ends = np.cumsum([cells, cells, grid[0], reference, reference])
-        anomaly, dwell, speed, pictures, differences, numbers = np.split(values, ends)
+        anomaly, dwell, speed, pictures, differences, numbers = np.split(values[len(values) - normal_size(grid) :], ends)
         background = Background(*(part.reshape(REFERENCES, *places) for part in (pictures, differences)))
         ranges = (Range(float(median), float(spread)) for median, spread in numbers.reshape(-1, 2))
         return cls(anomaly.reshape(grid), dwell.reshape(grid), speed[:, None], background, *ranges)
@@ -137,15 +136,10 @@ class Normal(NamedTuple):
         return speed, maps.anomaly - self.anomaly, maps.dwell - self.dwell
 
 
-def normal_of(values: Map, grid: tuple[int, int]) -> Normal:
-    """What a profile's values, (P,), say is normal; what precedes it adapts the network."""
-    return Normal.from_values(values[len(values) - normal_size(grid) :], grid)
-
-
 def follow_pictures(values: Map, grid: tuple[int, int], pictures: Map) -> Map:
     """A profile's values, (P,), with the background halfway to what some hours of ordinary pictures (N, a, b) show."""
-    normal = normal_of(values, grid)
-    followed = normal._replace(background=follow(normal.background, pictures))
+    normal = Normal.from_values(values, grid)
+    followed = normal._replace(background=follow_background(normal.background, pictures))
     return np.concatenate([values[: len(values) - normal_size(grid)], followed.values()])
 
 
@@ -178,5 +172,5 @@ def normal_tail(values: NDArray[np.float32]) -> NormalTail:
     median, high = (float(value) for value in np.quantile(values, (0.5, level), method="inverted_cdf"))
     # One value in 2 exceeds the median, one in 1 / (1 - level) the level, one in 100 q99.
     height = float(np.log(0.5 / (1.0 - level)))
-    q99 = median + (high - median) * float(np.log(50.0)) / height
+    q99 = median + (high - median) * TAIL_RATE / height
     return NormalTail(median, q99)

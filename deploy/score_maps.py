@@ -1,4 +1,4 @@
-"""What the states that the video model returns show of frames: the parts of the score, as maps."""
+"""The parts of the score as maps, read from the states that the video model returns with its scores."""
 
 from functools import reduce
 from typing import Final, NamedTuple

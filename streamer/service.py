@@ -71,7 +71,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     camera_health.load()
     adaptation = CameraAdaptation(bundle, settings, learning, profiles, profile_store, metrics)
     stack.callback(adaptation.close)
-    heatmap_threshold = decider.least_exit(profiles.all())
+    heatmap_threshold, grid = decider.least_exit(profiles.all()), Grid.find(bundle)
     ensure_topics(settings.kafka)
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
@@ -84,8 +84,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         learning=learning,
         adaptation=adaptation,
         camera_health=camera_health,
-        recalibration=Recalibration(settings, profiles, profile_store, Grid.find(bundle)),
-        scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, Grid.find(bundle)),
+        recalibration=Recalibration(settings, profiles, profile_store, grid),
+        scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, grid),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deploy.bundle import DEFAULT_BUNDLE, Bundle
 from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
 from deploy.decision import DecisionTimes
-from deploy.dwell import advance, empty_background, foreground, learn_background
+from deploy.dwell import empty_background, foreground, learn_background, update_dwell
 from deploy.errors import ProfileCorrupt, first_line
 from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
 from deploy.profile_learning import MAX_MAXIMA, Normal, normal_size
@@ -96,17 +96,17 @@ class ProfileLearner:
         if info.offset <= counts.offset or self.calibration is not None:
             return
         self._count(info, outcome.clip_from)
-        if outcome.state is None:
+        if outcome.state is None or outcome.picture is None:
             return
-        picture = picture_of(outcome.state[None])
-        self._dwell = advance(self._dwell, foreground(picture, self._normal.background)[0])
+        shown = foreground(picture_of(outcome.state[None]), self._normal.background)[0]
+        self._dwell = update_dwell(self._dwell, shown)
         maps = state_maps(outcome.state[None], self._dwell[None], self._grid)
         # Averages of less than their full time are not normal; they follow every gap.
         if maps.observed[0, 0, 0] < 1.0:
             return
         counts.frames += 1
         counts.phase_frames += 1
-        self._measure(maps, picture[0], info.captured_at_ms)
+        self._measure(maps, outcome.picture, info.captured_at_ms)
         due = counts.observed_ms >= _PHASE_ENDS[counts.phase] * self._least_ms and counts.phase_frames % _MIN_FRAMES == 0
         if due or counts.phase_frames >= _MAX_FRAMES[counts.phase]:
             self._end_phase()
@@ -120,7 +120,7 @@ class ProfileLearner:
         counts.last_ms, counts.offset, counts.clip_from = info.captured_at_ms, info.offset, clip_from
         counts.width_px, counts.height_px = info.width_px, info.height_px
 
-    def _measure(self, maps: ScoreMaps, picture: NDArray[np.float32], captured_at_ms: int) -> None:
+    def _measure(self, maps: ScoreMaps, picture: NDArray[np.uint8], captured_at_ms: int) -> None:
         match PHASES[self.counts.phase]:
             case "background":
                 self._keep(picture)
@@ -133,10 +133,10 @@ class ProfileLearner:
             case _:
                 self._rows.append((float(self._normal.scores(maps)[0]), captured_at_ms))
 
-    def _keep(self, picture: NDArray[np.float32]) -> None:
+    def _keep(self, picture: NDArray[np.uint8]) -> None:
         """Keep a picture of the background, if it is time for the next one."""
         if self.counts.observed_ms >= self.counts.pictured_ms and len(self._pictures) < _PICTURES:
-            self._pictures.append(np.clip(np.round(picture), 0, 255).astype(np.uint8))
+            self._pictures.append(picture)
             self.counts.pictured_ms = self.counts.observed_ms + _PHASE_ENDS[0] * self._least_ms / _PICTURES
 
     def _end_phase(self) -> None:
@@ -193,14 +193,13 @@ class ProfileLearner:
         from safetensors.numpy import save
 
         self._snapshot_ms = self.counts.observed_ms
-        pictures = np.array(self._pictures, np.uint8).reshape(-1, *self._dwell.shape)
-        own: dict[str, NDArray[Any]] = {
+        arrays: dict[str, NDArray[Any]] = {
+            **self._usual.arrays(),
             "normal": self._normal.values(),
             "dwell": self._dwell,
-            "pictures": pictures,
+            "pictures": np.array(self._pictures, np.uint8).reshape(-1, *self._dwell.shape),
             "rows": np.array(self._rows),
         }
-        arrays = {**self._usual.arrays(), **own}
         header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
         packed = zlib.compress(save(arrays, header), level=1)
         return LearnerSnapshot(clip_from=self.counts.clip_from, content=base64.b64encode(packed).decode())
@@ -208,11 +207,10 @@ class ProfileLearner:
     def restore(self, snapshot: LearnerSnapshot) -> None:
         """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
         arrays, counts, model_id = _unpacked(snapshot)
-        shapes = {name: array.shape for name, array in self._usual.arrays().items()}
-        shapes |= {"normal": self._normal.values().shape, "dwell": self._dwell.shape}
-        if any(name not in arrays or arrays[name].shape != shape for name, shape in shapes.items()) or not _holds_lists(
-            arrays, self._dwell.shape
-        ):
+        expected = {**self._usual.arrays(), "normal": self._normal.values(), "dwell": self._dwell}
+        found = {name: array.shape for name, array in arrays.items()}
+        whole = all(found.get(name) == array.shape for name, array in expected.items())
+        if not whole or "rows" not in found or found.get("pictures", ())[1:] != self._dwell.shape:
             raise ProfileCorrupt("not a snapshot of a learner (an array is missing or has another shape)")
         if model_id != self._model_id:
             raise ProfileCorrupt(f"the snapshot is of another network, {model_id}")
@@ -221,10 +219,6 @@ class ProfileLearner:
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
         self._rows = [tuple(row) for row in arrays["rows"].tolist()]
         self.counts, self._snapshot_ms = counts, counts.observed_ms
-
-
-def _holds_lists(arrays: Mapping[str, NDArray[Any]], places: tuple[int, ...]) -> bool:
-    return "rows" in arrays and "pictures" in arrays and arrays["pictures"].shape[1:] == places
 
 
 def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:

@@ -182,8 +182,16 @@ class Pipeline:
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
-        found = (scored.score, scored.heatmap, scored.state, scored.channel, scored.picture)
-        outcome = Outcome(clip.info, clip.clip_from, scored.profile, *found)
+        outcome = Outcome(
+            clip.info,
+            clip.clip_from,
+            scored.profile,
+            scored.score,
+            scored.heatmap,
+            state=scored.state,
+            channel=scored.channel,
+            picture=scored.picture,
+        )
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
             self.metrics.scored.inc()

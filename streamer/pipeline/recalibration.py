@@ -6,6 +6,7 @@ threshold from falling, but never raises it: what raised an alarm does not becom
 follows pictures from outside of events at the same time.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -27,7 +28,7 @@ log = structlog.get_logger("oddsight.recalibration")
 
 _PART_MS = 3_600_000
 _MAX_PART_FRAMES = 100_000
-_MOST_S = 4 * 3600.0  # until a profile follows: light changes within hours
+_MOST_WAIT_S = 4 * 3600.0  # observed time after which a profile follows: light changes within hours
 _PICTURE_EVERY_MS = 60_000
 _MOST_PICTURES, _LEAST_PICTURES = 300, 30
 _DAY_S = 86_400.0
@@ -48,8 +49,8 @@ class _Watched:
     seen: Calibration | None = None
     """All parts before."""
     seen_events: int = 0
-    pictures: list[NDArray[np.uint8]] = field(default_factory=list)
-    """From outside of events, in all parts."""
+    pictures: deque[NDArray[np.uint8]] = field(default_factory=lambda: deque(maxlen=_MOST_PICTURES))
+    """The newest from outside of events, in all parts."""
     pictured_ms: int = -_PICTURE_EVERY_MS
 
 
@@ -93,7 +94,7 @@ class Recalibration:
         peaks = sorted([*part.peaks, *[enter] * events], reverse=True)[:MOST_PEAKS]
         part = part.model_copy(update={"peaks": tuple(peaks)})
         camera.seen = part if camera.seen is None else merge(camera.seen, part, self._memory_s)
-        if camera.seen.observed_s >= min(profile.info.calibration.observed_s, _MOST_S):
+        if camera.seen.observed_s >= min(profile.info.calibration.observed_s, _MOST_WAIT_S):
             self._publish(camera, profile, enter, times_ms[-1] / 1000)
 
     def _publish(self, camera: _Watched, profile: Profile, enter: float, now_s: float) -> None:
@@ -120,6 +121,6 @@ class Recalibration:
 
 def _keep(camera: _Watched, picture: NDArray[np.uint8], now_ms: int) -> None:
     """Keep a picture a minute."""
-    if abs(now_ms - camera.pictured_ms) >= _PICTURE_EVERY_MS and len(camera.pictures) < _MOST_PICTURES:
+    if abs(now_ms - camera.pictured_ms) >= _PICTURE_EVERY_MS:
         camera.pictures.append(picture)
         camera.pictured_ms = now_ms

@@ -16,7 +16,7 @@ from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles,
 from deploy.errors import EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from deploy.profile import Profile, ProfileValues
-from deploy.profile_learning import Channel, normal_of
+from deploy.profile_learning import Channel, Normal
 from deploy.score_maps import Grid, dwell_of, picture_of, state_maps
 from streamer.monitoring import Metrics
 from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile
@@ -132,7 +132,7 @@ class Scorer:
         scored = scored._replace(picture=np.clip(np.round(picture_of(state)[0]), 0, 255).astype(np.uint8))
         if scored.score * self._scale < self._engine.heatmap_threshold:
             return scored
-        normal = normal_of(values, self._grid.shape)
+        normal = Normal.from_values(values, self._grid.shape)
         return scored._replace(channel=normal.leading_channel(state_maps(state, dwell_of(state), self._grid)))
 
     def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:

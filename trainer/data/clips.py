@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import replace_file
+from deploy.dwell import DWELL_FRAMES
 from deploy.engine import Clips
 from deploy.errors import ConfigError
 from deploy.image import Frame
@@ -32,8 +33,8 @@ STRETCH_FRAMES = 2560
 _MOST_STRETCHES = 6
 
 EXCERPT_FRAMES = 256
-LEAD_FRAMES = 64
-"""Frames before a cut that stay at hand, for the states of recurrent models."""
+LEAD_FRAMES = DWELL_FRAMES
+"""Frames before a cut that stay at hand: as many as build up the state of a recurrent model."""
 
 _BLOCKS, _BLOCK_FRAMES = 8, (32, 128)
 _AREA_TOLERANCE = 0.15

@@ -47,6 +47,7 @@ from trainer.panel.faults import FAULTS, Fault, Recording, health_states, record
 from trainer.panel.report import SceneResult
 
 _ENGINE = "openvino"
+_FORMAT = 2  # of a kept result
 _FAULT_S, _LEAD_S = 25.0, 5.0  # of a recording, and of what comes before the fault
 _TRIALS = 2  # of each fault in each scene
 _DAY_S = 86_400.0
@@ -94,7 +95,7 @@ def run_panel(root: Path, out: Path, config: PanelConfig, screen: Console) -> di
 def _identity(config: PanelConfig) -> dict[str, Any]:
     """What a kept result must agree with."""
     own = {"max_minutes": config.max_minutes} if config.mode == "fit" else {"model_id": config.bundle.model_id}
-    return {"mode": config.mode, "budget": config.budget, "ordinary_minutes": config.ordinary_minutes, **own}
+    return {"format": _FORMAT, "mode": config.mode, "budget": config.budget, "ordinary_minutes": config.ordinary_minutes, **own}
 
 
 def _finished(folder: Path, out: Path, config: PanelConfig) -> SceneResult | None:
@@ -233,11 +234,10 @@ def _make_fault(engine: Engine, limits: Thresholds, fault: Fault, recording: Rec
     states = list(health_states(recording, frames))
     scores[[not state.is_trusted for state in states]] = np.nan
     events = announced_events(DecisionRule(enter=limits.enter, exit=limits.exit), scores, recording.fps)
-    told = next((number for number, state in enumerate(states) if state.problem is not None), None)
-    lasts = told is not None and states[-1].problem is not None
+    told = next((number for number, state in enumerate(states[recording.first :]) if state.problem is not None), 0)
     return _Outcome(
         event=any(event.active[-1] >= recording.first for event in events),
-        told_s=(told - recording.first) / recording.fps if told is not None and lasts else None,
+        told_s=None if states[-1].problem is None else told / recording.fps,
     )
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.dwell import DWELL_FRAMES, Map, advance, empty_background, foreground, learn_background
+from deploy.dwell import DWELL_FRAMES, Map, empty_background, foreground, learn_background, update_dwell
 
 SHAPE = (15, 20)
 RNG = np.random.default_rng(5)
@@ -71,7 +71,7 @@ def test_dwell_depends_on_the_last_frames_alone(shown, before):
     from_nothing, from_something = np.zeros((1, 1), np.float32), np.full((1, 1), before, np.float32)
     for value in [*shown, *[0.3] * (DWELL_FRAMES - len(shown))]:
         now = np.full((1, 1), value, np.float32)
-        from_nothing, from_something = advance(from_nothing, now), advance(from_something, now)
+        from_nothing, from_something = update_dwell(from_nothing, now), update_dwell(from_something, now)
         assert 0 <= from_nothing <= value
     assert from_nothing == pytest.approx(from_something, abs=1e-5)
 
@@ -79,6 +79,6 @@ def test_dwell_depends_on_the_last_frames_alone(shown, before):
 def test_dwell_counts_frames_of_foreground():
     dwell, found = np.zeros((1, 1), np.float32), []
     for _ in range(100):
-        dwell = advance(dwell, np.ones((1, 1), np.float32))
+        dwell = update_dwell(dwell, np.ones((1, 1), np.float32))
         found.append(float(dwell[0, 0]) * DWELL_FRAMES)
     assert found == pytest.approx([min(number, DWELL_FRAMES) for number in range(1, 101)], abs=1e-3)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.dwell import Background, advance, foreground, learn_background
+from deploy.dwell import Background, foreground, learn_background, update_dwell
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells
 from deploy.usual_maps import UsualMaps
@@ -39,7 +39,7 @@ def test_state_shows_the_maps_of_the_network():
         for actual, expected in zip(state_maps(state.numpy(), dwell_of(state.numpy()), GRID), maps.numpy(), strict=True):
             np.testing.assert_allclose(actual, expected, atol=1e-6)
         pictures = picture_of(state.numpy())
-        dwell = [advance(*each) for each in zip(dwell, foreground(pictures, background), strict=True)]
+        dwell = [update_dwell(*each) for each in zip(dwell, foreground(pictures, background), strict=True)]
         np.testing.assert_allclose(dwell_of(state.numpy()), dwell, atol=1e-4)
     assert np.max(dwell) > 0
 

@@ -39,7 +39,7 @@ def foreground(picture: Tensor, background: Background) -> Tensor:
     return shown * torch.clamp((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0.0, 1.0)
 
 
-def advance(dwell: Tensor, shown: Tensor) -> Tensor:
+def update_dwell(dwell: Tensor, shown: Tensor) -> Tensor:
     """The dwell of each place after a frame with this foreground, both (N, 1, a, b)."""
     return torch.minimum(dwell + 1.0 / DWELL_FRAMES, shown)
 

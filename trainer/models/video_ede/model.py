@@ -22,13 +22,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from deploy.dwell import PLACE_PX, Map, empty_background, learn_background
-from deploy.profile_learning import normal_of, normal_size
+from deploy.profile_learning import Normal, normal_size
 from deploy.score_maps import PLACE_CELLS, place_grid
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
-from trainer.models.video_ede.dwell import Background, advance, foreground
+from trainer.models.video_ede.dwell import Background, foreground, update_dwell
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, adapted_channels, normalise_frames, resize_to, warp
 from trainer.models.video_ede.score_scale import (
@@ -154,7 +154,7 @@ class VideoEde(ServingNetwork):
         anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
         picture = reduce_frame(frame)  # (N, 1, h / 2, w / 2)
-        places = PlaceState(picture, advance(dwell, foreground(picture, background)))
+        places = PlaceState(picture, update_dwell(dwell, foreground(picture, background)))
         kept = [packed, *past[:-1], *map(_to_cells, places), *motion]
         return self._window_means(motion, places.dwell), torch.cat(kept, dim=1)
 
@@ -189,10 +189,9 @@ class VideoEde(ServingNetwork):
 
     def join_profiles(self, profiles: Tensor) -> Tensor:
         median, grid = profiles.quantile(0.5, dim=0), self.config.grid
-        adaptation, values = median.tensor_split([self.config.adaptation_size])
         # The median of several cameras' pictures is the background of none.
-        joined = normal_of(values.numpy(), grid)._replace(background=empty_background(place_grid(grid)))
-        return torch.cat([adaptation, torch.from_numpy(joined.values())])
+        joined = Normal.from_values(median.numpy(), grid)._replace(background=empty_background(place_grid(grid)))
+        return torch.cat([median[: self.config.adaptation_size], torch.from_numpy(joined.values())])
 
     def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], Tensor, MotionState]:
         *frames, places, maps = torch.split(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.dwell import advance, foreground
+from deploy.dwell import foreground, update_dwell
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile_learning import Normal, Range
@@ -43,7 +43,7 @@ class MotionEngine(CheckedEngine):
         rows = [Normal.from_values(values, GRID.shape) for values in inputs["profile"]]
         following[:, 0] = bright * 255
         shown = [foreground(picture[None], row.background)[0] for picture, row in zip(picture_of(following), rows, strict=True)]
-        following[:, 1] = to_cells(advance(dwell_of(following), np.stack(shown)))
+        following[:, 1] = to_cells(update_dwell(dwell_of(following), np.stack(shown)))
         following[:, 2] = 3 * bright
         following[:, -3] = (following[:, -3] + bright) / 2
         following[:, -2] = np.minimum(following[:, -2] + 1, 5)
@@ -112,7 +112,7 @@ def test_events_of_a_learned_camera_say_what_raised_them():
     assert all(text for _, text in told)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     crashes=st.lists(st.integers(1, 60), max_size=4), outages=st.lists(st.sampled_from(["", "lost", "unanswered"]), max_size=20)
 )

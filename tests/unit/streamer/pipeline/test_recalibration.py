@@ -8,7 +8,7 @@ import pytest
 from deploy.calibration import calibrate_scores, scored_at_rate, thresholds
 from deploy.decision import OpenEvent
 from deploy.profile import Profile
-from deploy.profile_learning import normal_of
+from deploy.profile_learning import Normal
 from deploy.score_maps import place_grid
 from streamer.config import Settings, decision_times
 from streamer.monitoring import Metrics
@@ -80,13 +80,13 @@ def test_bound_tightens_as_more_is_seen() -> None:
 
 def test_background_follows_what_is_seen_outside_of_events() -> None:
     watch = Watch(learned_profile())
-    learned = normal_of(watch.profile.values, GRID.shape).background.pictures
+    learned = Normal.from_values(watch.profile.values, GRID.shape).background.pictures
     watch.see(ordinary(HOUR_FRAMES, 2), brightness=100)
-    once = normal_of(watch.profile.values, GRID.shape).background.pictures
+    once = Normal.from_values(watch.profile.values, GRID.shape).background.pictures
     np.testing.assert_allclose(once[0], (learned[0] + 100) / 2)
     np.testing.assert_array_equal(once[1], learned[1])
     watch.see(ordinary(4 * HOUR_FRAMES, 3), event_frames=range(4 * HOUR_FRAMES), brightness=200)
-    np.testing.assert_array_equal(normal_of(watch.profile.values, GRID.shape).background.pictures, once)
+    np.testing.assert_array_equal(Normal.from_values(watch.profile.values, GRID.shape).background.pictures, once)
 
 
 def test_threshold_follows_what_is_ordinary() -> None:
