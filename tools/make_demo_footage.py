@@ -9,11 +9,12 @@ same files. Of each anomaly the first draw is shown that can be seen for two sec
 """
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -21,12 +22,13 @@ from numpy.random import Generator
 
 from trainer.scenes.anomalies import Anomaly, make_anomaly
 from trainer.scenes.backdrop import paint_backdrop
-from trainer.scenes.data_set import label_frames, render, write_video
+from trainer.scenes.data_set import Image, label_frames, render, write_video
 from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 
 DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 60.0, 48.0, 5
 """Duration of a demo video, and of each ordinary video of a known camera and their number."""
 MIN_VISIBLE_S = 2.0
+COVER_LEVEL, COVER_NOISE = 14, 1.5  # grey level of a covered lens, and the standard deviation of its noise
 small_video = partial(write_video, crf=27, preset="medium")
 DATA = Path(__file__).parent.parent / "streamer" / "demo" / "data"
 
@@ -42,7 +44,7 @@ class Unusual:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A rendered camera: its seed, its rate, and its anomaly, if any."""
+    """A rendered camera: its seed, its rate, its anomaly, if any, and when its lens is covered."""
 
     camera_id: str
     seed: int
@@ -50,10 +52,12 @@ class Camera:
     unusual: Unusual | None = None
     known: bool = True
     """Whether it has a profile before the demo starts."""
+    covered_s: float | None = None
+    """From then on, to the end, the lens is covered."""
 
 
 CAMERAS = (
-    Camera("plaza", 5, 8, Unusual("vehicle", "a vehicle drives where none ever drives", 20.0)),
+    Camera("plaza", 5, 8, Unusual("vehicle", "a vehicle drives where none ever drives", 20.0), covered_s=48.0),
     Camera("street", 8, 20, Unusual("cyclist", "somebody cycles on the pavement", 50.0), known=False),
     Camera("park", 2, 8),
     Camera("hall", 7, 8, Unusual("fall", "somebody falls and stays on the floor", 35.0)),
@@ -61,14 +65,15 @@ CAMERAS = (
 
 
 def main(footage: Annotated[Path, typer.Option(help="Folder for the ordinary footage of the known cameras.")]) -> None:
-    """Write the demo's videos and the list of anomalies, and ordinary footage to enrol the known cameras from."""
+    """Write the demo's videos and the list of what happens in them, and ordinary footage to enrol the known cameras from."""
     with ProcessPoolExecutor(4) as pool:
         stretches = list(pool.map(partial(write_camera, footage=footage), CAMERAS))
-    found = [stretch for stretch in stretches if stretch]
-    (DATA / "stretches.json").write_text(json.dumps({"stretches": found}, indent=2) + "\n")
+    covered = [describe_cover(camera) for camera in CAMERAS if camera.covered_s is not None]
+    content = {"stretches": [stretch for stretch in stretches if stretch], "health": covered}
+    (DATA / "stretches.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_camera(camera: Camera, footage: Path) -> dict[str, str | float] | None:
+def write_camera(camera: Camera, footage: Path) -> dict[str, Any] | None:
     """Write all videos of a camera; returns its anomaly as it stands in ``stretches.json``."""
     number = KINDS.index(camera.camera_id)
     scene = replace(random_scene(number, np.random.default_rng([camera.seed, number])), fps=camera.fps)
@@ -77,12 +82,23 @@ def write_camera(camera: Camera, footage: Path) -> dict[str, str | float] | None
     unusual, frames = camera.unusual, round(DEMO_S * camera.fps)
     anomaly = visible_anomaly(scene, unusual, frames, rng) if unusual else None
     actors = [*ordinary_actors(scene, DEMO_S, rng), *(anomaly.actors if anomaly else ())]
-    small_video(DATA / "videos" / f"{camera.camera_id}.mp4", render(scene, backdrop, actors, frames, rng), camera.fps)
+    images = covered(render(scene, backdrop, actors, frames, rng), camera)
+    small_video(DATA / "videos" / f"{camera.camera_id}.mp4", images, camera.fps)
     for video in range(1, FOOTAGE_VIDEOS + 1) if camera.known else ():
         rng = np.random.default_rng([camera.seed, number, 1 + video])
         images = render(scene, backdrop, ordinary_actors(scene, FOOTAGE_S, rng), round(FOOTAGE_S * camera.fps), rng)
         small_video(footage / camera.camera_id / "training" / "videos" / f"{video:02d}.mp4", images, camera.fps)
     return describe(camera.camera_id, scene, unusual, anomaly, frames) if unusual and anomaly else None
+
+
+def covered(images: Iterator[Image], camera: Camera) -> Iterator[Image]:
+    """The images, with nothing but noise from the second on at which the lens is covered."""
+    rng = np.random.default_rng(camera.seed)
+    for number, image in enumerate(images):
+        if camera.covered_s is None or number < camera.covered_s * camera.fps:
+            yield image
+        else:
+            yield (COVER_LEVEL + rng.normal(0, COVER_NOISE, image.shape)).astype(np.uint8)
 
 
 def visible_anomaly(scene: Scene, unusual: Unusual, frames: int, rng: Generator) -> Anomaly:
@@ -93,7 +109,13 @@ def visible_anomaly(scene: Scene, unusual: Unusual, frames: int, rng: Generator)
             return anomaly
 
 
-def describe(camera_id: str, scene: Scene, unusual: Unusual, anomaly: Anomaly, frames: int) -> dict[str, str | float]:
+def describe_cover(camera: Camera) -> dict[str, Any]:
+    """The covered lens as it stands in ``stretches.json``."""
+    what = {"camera_id": camera.camera_id, "problem": "covered", "description": "somebody covers the lens"}
+    return {**what, "start_s": camera.covered_s}
+
+
+def describe(camera_id: str, scene: Scene, unusual: Unusual, anomaly: Anomaly, frames: int) -> dict[str, Any]:
     """The anomaly with the time from its first to its last frame in sight."""
     shown = np.flatnonzero(label_frames(scene, anomaly, frames))
     return {

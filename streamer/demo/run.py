@@ -5,12 +5,11 @@ The service runs as a separate process, started as any user would start it, and 
 subscriber. Only the broker, Redis and the cameras are stand-ins.
 """
 
-import json
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from streamer.interfaces import StreamError
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
-from streamer.redis.subscriber import ScoreEntry, Subscriber, Updates
+from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
 from streamer.types import Event, Partition
 from streamer.watch import Dashboard, live_dashboard
 
@@ -70,11 +69,14 @@ def run_demo(console: Console) -> None:
             unknown = len(DEMO_VIDEOS) - len(DEMO_PROFILES)
             console.print(f"Playing {len(DEMO_VIDEOS)} cameras in real time for 60 s, {unknown} of them unknown.\n")
             first_frame_ms, received = _play_and_watch(settings, console, check_service)
-    intervals = read_ground_truth(DEMO_DATA / "stretches.json")
-    result = match_events(intervals, collect_events(received.events), first_frame_ms, _TOLERANCE_MS)
+    truth = read_ground_truth(DEMO_DATA / "stretches.json")
+    result = match_events(truth.stretches, collect_events(received.events), first_frame_ms, _TOLERANCE_MS)
     cameras = [video.stem for video in DEMO_VIDEOS]
     console.print()
-    console.print(result_table(result, cameras, first_frame_ms))
+    table = result_table(result, cameras, first_frame_ms)
+    for fault in truth.health:
+        table.add_row(*fault_cells(fault, received.health, first_frame_ms))
+    console.print(table)
     for camera_id in sorted(set(cameras) - {profile.stem for profile in DEMO_PROFILES}):
         console.print(learning_line(camera_id, received.scores, first_frame_ms))
     console.print(summary_line(result, received.scores, len(cameras)))
@@ -164,6 +166,7 @@ def _watch(settings: Settings, console: Console, check_service: Callable[[], Non
                 last_score_s = time.monotonic()
             received.scores.extend(updates.scores)
             received.events.extend(updates.events)
+            received = received._replace(health=[*received.health, *updates.health])
             dashboard.update(updates)
             show(updates)
 
@@ -183,9 +186,29 @@ class AnomalyInterval(BaseModel):
     end_s: float
 
 
-def read_ground_truth(path: Path) -> tuple[AnomalyInterval, ...]:
-    """The anomalies of all cameras, from ``stretches.json``."""
-    return tuple(map(AnomalyInterval.model_validate, json.loads(path.read_bytes())["stretches"]))
+class CameraFault(BaseModel):
+    """A problem of a camera's health that lasts to the end of its footage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    camera_id: str
+    problem: str
+    description: str
+    start_s: float
+
+
+class GroundTruth(BaseModel):
+    """What the footage shows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stretches: tuple[AnomalyInterval, ...]
+    health: tuple[CameraFault, ...]
+
+
+def read_ground_truth(path: Path) -> GroundTruth:
+    """The content of ``stretches.json``."""
+    return GroundTruth.model_validate_json(path.read_bytes())
 
 
 @dataclass(slots=True)
@@ -200,6 +223,8 @@ class DetectedEvent:
     """Capture time of the last entry if the event has no ``end``."""
     peak_score: float
     threshold: float
+    channel: str | None
+    """What raised it, where that is known."""
 
 
 def collect_events(entries: list[Event]) -> list[DetectedEvent]:
@@ -208,7 +233,8 @@ def collect_events(entries: list[Event]) -> list[DetectedEvent]:
     for entry in entries:
         if entry.kind == "start":
             times_ms = entry.started_at_ms, entry.captured_at_ms, entry.captured_at_ms
-            by_id[entry.event_id] = DetectedEvent(entry.camera_id, *times_ms, entry.peak_score, entry.threshold)
+            peak = entry.peak_score, entry.threshold, entry.channel
+            by_id[entry.event_id] = DetectedEvent(entry.camera_id, *times_ms, *peak)
         elif entry.event_id in by_id:
             event = by_id[entry.event_id]
             event.ended_at_ms = entry.ended_at_ms or entry.captured_at_ms
@@ -241,22 +267,43 @@ def match_events(
 
 def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: int) -> Table:
     """A row for each anomaly, each camera without one, and each false event."""
-    headings = ("camera", "when", "what", "found", "delay", "peak score / threshold")
-    table = Table(*headings, title="anomalies in the footage, and what was detected", title_justify="left")
+    headings = ("camera", "when", "what", "found", "delay", "peak / threshold", "by")
+    table = Table(*headings, title="what happens in the footage, and what was detected", title_justify="left")
     for interval, event in result.detections.items():
         when = f"{interval.start_s:.0f} to {interval.end_s:.0f} s"
-        outcome: tuple[Text | str, ...] = Text("MISSED", style="bold red"), "", ""
+        outcome: tuple[Text | str, ...] = Text("MISSED", style="bold red"), "", "", ""
         if event is not None:
             delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - interval.start_s
-            outcome = Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event)
+            outcome = Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event), event.channel or ""
         table.add_row(interval.camera_id, when, interval.description, *outcome)
     for camera_id in sorted(set(cameras) - {interval.camera_id for interval in result.detections}):
         quiet = not any(event.camera_id == camera_id for event in result.false_events)
-        table.add_row(camera_id, "never", "the control", Text("quiet", style="green") if quiet else "", "", "")
+        table.add_row(camera_id, "never", "the control", Text("quiet", style="green") if quiet else "", "", "", "")
     for event in result.false_events:
         begin_s = (event.started_at_ms - first_frame_ms) / 1000
-        table.add_row(event.camera_id, f"{begin_s:.1f} s", "nothing", Text("FALSE EVENT", style="yellow"), "", _peak(event))
+        table.add_row(
+            event.camera_id,
+            f"{begin_s:.1f} s",
+            "nothing",
+            Text("FALSE EVENT", style="yellow"),
+            "",
+            _peak(event),
+            event.channel or "",
+        )
     return table
+
+
+def fault_cells(fault: CameraFault, entries: Sequence[HealthEntry], first_frame_ms: int) -> tuple[Text | str, ...]:
+    """The row of a fault of a camera: whether it was told, and is still open at the end."""
+    begin_ms = first_frame_ms + round(fault.start_s * 1000)
+    own = [entry for entry in entries if entry.camera_id == fault.camera_id and entry.captured_at_ms >= begin_ms]
+    told = next((entry for entry in own if entry.kind == "start" and entry.problem == fault.problem), None)
+    what = fault.camera_id, f"from {fault.start_s:.0f} s", fault.description
+    if told is None:
+        return *what, Text("MISSED", style="bold red"), "", "", ""
+    lasts = own[-1].kind == "start"
+    outcome = Text("told, still open", style="green") if lasts else Text("told, then ended", style="yellow")
+    return *what, outcome, f"{(told.captured_at_ms - begin_ms) / 1000:.1f} s", "", "health"
 
 
 def _peak(event: DetectedEvent) -> str:

@@ -58,10 +58,13 @@ def test_the_demo_finds_what_it_says_it_finds_and_ends_with_exit_0() -> None:
         command("demo"), capture_output=True, text=True, timeout=270, env={**os.environ, "COLUMNS": "140"}, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("│")}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    rows = {line.split()[1]: line for line in lines}
 
     assert "street was unknown, was learned live, and has been on watch since second" in done.stdout
     assert rows.keys() == {"plaza", "street", "park", "hall"}
     assert "quiet" in rows["park"]
+    assert "told, still open" in rows["plaza"]
+    assert any("a vehicle drives" in line and "found" in line and "speed" in line for line in lines)
     assert "2640 frames of 4 cameras scored" in done.stdout
     assert done.stderr == ""

@@ -36,7 +36,9 @@ def view_of(number: int, frames: int, seed: int) -> list[bytes]:
 def cameras() -> Cameras:
     views = [(name, number) for number, name in enumerate(("gate", "hall", "lane", "yard"))]
     return {
-        f"{name}-{place}": view_of(number, LEARNED_FRAMES + WATCHED_FRAMES if name == "yard" else KNOWN_FRAMES, 10 * number + place)
+        f"{name}-{place}": view_of(
+            number, LEARNED_FRAMES + WATCHED_FRAMES if name == "yard" else KNOWN_FRAMES, 10 * number + place
+        )
         for name, number in views
         for place in range(2)
     }

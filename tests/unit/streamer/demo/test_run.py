@@ -1,18 +1,21 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from streamer.demo.run import (
     AnomalyInterval,
+    CameraFault,
     collect_events,
+    fault_cells,
     learning_line,
     match_events,
     read_ground_truth,
     result_table,
     summary_line,
 )
-from streamer.redis.subscriber import ScoreEntry
+from streamer.redis.subscriber import HealthEntry, ScoreEntry
 from streamer.types import Event
 
 BEGIN_MS = 1_000_000
@@ -109,6 +112,25 @@ def test_says_when_a_camera_was_learned() -> None:
 
 
 def test_reads_the_shipped_ground_truth() -> None:
-    intervals = read_ground_truth(Path(__file__).parents[4] / "streamer" / "demo" / "data" / "stretches.json")
+    truth = read_ground_truth(Path(__file__).parents[4] / "streamer" / "demo" / "data" / "stretches.json")
 
-    assert {interval.camera_id for interval in intervals} == {"plaza", "hall", "street"}
+    assert {interval.camera_id for interval in truth.stretches} == {"plaza", "hall", "street"}
+    assert [(fault.camera_id, fault.problem) for fault in truth.health] == [("plaza", "covered")]
+
+
+@pytest.mark.parametrize(
+    ("entries", "outcome", "delay"),
+    [
+        ([("start", 40.0), ("end", 41.0), ("start", 50.5)], "told, still open", "2.5 s"),
+        ([("start", 50.5), ("end", 52.0)], "told, then ended", "2.5 s"),
+        ([("start", 40.0), ("end", 41.0)], "MISSED", ""),
+    ],
+)
+def test_says_whether_a_fault_was_told(entries: list[tuple[str, float]], outcome: str, delay: str) -> None:
+    fault = CameraFault(camera_id="gate", problem="covered", description="dark", start_s=48.0)
+    told = [HealthEntry("gate", kind, "covered", "nothing to see", BEGIN_MS + round(at_s * 1000)) for kind, at_s in entries]
+    other = HealthEntry("yard", "start", "covered", "nothing to see", BEGIN_MS + 49_000)
+
+    cells = fault_cells(fault, [*told, other], BEGIN_MS)
+
+    assert (cells[0], cells[2], str(cells[3]), cells[4]) == ("gate", "dark", outcome, delay)

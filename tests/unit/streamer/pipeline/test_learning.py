@@ -114,7 +114,8 @@ def test_events_of_a_learned_camera_say_what_raised_them():
 
 @settings(max_examples=4, deadline=None)
 @given(
-    crashes=st.lists(st.integers(1, 60), min_size=1, max_size=4), outages=st.lists(st.sampled_from(["", "lost", "unanswered"]), max_size=20)
+    crashes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    outages=st.lists(st.sampled_from(["", "lost", "unanswered"]), max_size=20),
 )
 def test_restarts_do_not_change_the_profile(undisturbed, crashes, outages):
     rig = rig_of(ordinary())
