@@ -1,4 +1,4 @@
-"""The health of a camera, by its pictures: frozen, covered, dark, over-exposed, out of focus, moved, or another view.
+"""The health of a camera: frozen, covered, dark, over-exposed, out of focus, moved, another view, or at another frame rate.
 
 A :class:`Reference` says how the camera's picture looks when all is well; it is learned while it watches and follows it slowly.
 Light changes the level and the contrast of a picture, but hardly where its edges are: by their correlation with those of the
@@ -9,6 +9,7 @@ picture is told.
 import base64
 import json
 import zlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -19,8 +20,11 @@ from pydantic import BaseModel, ConfigDict
 
 from deploy.image import Frame
 
-HealthProblem = Literal["offline", "frozen", "covered", "dark", "overexposed", "defocused", "moved", "other_view"]
-"""``offline`` is not seen in a picture: there is none."""
+HealthProblem = Literal[
+    "offline", "frozen", "covered", "dark", "overexposed", "defocused", "moved", "other_view", "exposure", "rate"
+]
+"""``offline`` is not seen in a picture: there is none. ``exposure``: it keeps changing. ``rate``: of frames, is another one than
+that of the footage that the camera's profile was learned from, so that everything seems to move faster or more slowly."""
 
 CONFIRM_MS: Final = 2_000
 """How long a problem must last, and must be over, before it is told."""
@@ -29,6 +33,7 @@ REFERENCE_MEASURES: Final = 60
 _OTHER_CONFIRM_MS: Final[Mapping[HealthProblem, int]] = {
     "other_view": 10_000,  # somebody may stand before the camera
     "frozen": 0,  # it has lasted already
+    "exposure": 60_000,  # one step, or a cloud, is nothing to tell; but what is seen meanwhile is no evidence
 }
 
 _SIDE: Final = 4  # pixels of a cell of the reduced picture
@@ -48,6 +53,12 @@ _STILL_MS: Final = 1_500
 _STILL_TIMES: Final = 3  # the longest still time of the reference: noise-free pictures of an empty place do not change for long
 _MEASURE_EVERY_MS: Final = 1_000
 _CHANGE_STEP, _CHANGE_LEVELS = 8, 12.0  # every 8th pixel of every 8th row; mean difference of grey levels
+_LEAST_LIGHT_STEP: Final = 0.05  # of the logarithm of the level
+_LIGHT_RESIDUAL: Final = 0.25  # of the change, that one factor for all pixels may leave
+_LEAST_LEVEL, _LEAST_LIT_PIXELS = 8, 100  # of pixels that tell of the light
+MOST_RATE_RATIO: Final = 1.4
+"""How much faster or more slowly than usual frames may come; twice as many make everything half as fast."""
+_RATE_INTERVALS: Final = 5
 _FOLLOW: Final = 0.01  # weight of a new picture in the reference
 
 Map = NDArray[np.float32]
@@ -136,14 +147,36 @@ class PictureWatch:
         """``frame``: uint8 (H, W, C), captured at ``now_ms``; None if it is not measured."""
         thumbnail = frame[::_CHANGE_STEP, ::_CHANGE_STEP].astype(np.int16)
         changed = self._thumbnail is not None and np.abs(thumbnail - self._thumbnail).mean() > _CHANGE_LEVELS
-        if not self.is_due(now_ms) and not changed:
+        relit = self._thumbnail is not None and _is_relit(self._thumbnail, thumbnail)
+        if not self.is_due(now_ms) and not changed and not relit:
             return None
         self._measured_ms, self._thumbnail = now_ms, thumbnail
         checksum = zlib.crc32(frame.tobytes())
         if checksum != self._checksum or now_ms < self._changed_ms:
             self._checksum, self._changed_ms = checksum, now_ms
         seen, still_ms = measure(frame), now_ms - self._changed_ms
-        return Look(find_problem(seen, self.reference, still_ms), seen, still_ms)
+        problem = find_problem(seen, self.reference, still_ms)
+        return Look("exposure" if problem is None and relit else problem, seen, still_ms)
+
+
+class RateWatch:
+    """Compares the rate at which a camera's frames were captured with the usual one."""
+
+    def __init__(self) -> None:
+        self._times_ms: deque[int] = deque(maxlen=_RATE_INTERVALS + 1)
+
+    def is_usual(self, now_ms: int, fps: float, max_gap_ms: int) -> bool:
+        """Whether the last frames, the newest captured at ``now_ms``, come at about ``fps`` frames a second.
+
+        A longer gap than ``max_gap_ms``, or a step back, is no rate: what follows is judged by itself.
+        """
+        if self._times_ms and not 0 <= now_ms - self._times_ms[-1] <= max_gap_ms:
+            self._times_ms.clear()
+        self._times_ms.append(now_ms)
+        if len(self._times_ms) <= _RATE_INTERVALS:
+            return True
+        ratio = (now_ms - self._times_ms[0]) / _RATE_INTERVALS * fps / 1000
+        return 1 / MOST_RATE_RATIO <= ratio <= MOST_RATE_RATIO
 
 
 def measure(frame: Frame) -> Measures:
@@ -230,6 +263,16 @@ def _difference(seen: Measures, reference: Reference) -> HealthProblem | None:
     if _shifted_similarity(edges, usual) > max(least, similarity + _SHIFT_GAIN):
         return "moved"
     return "other_view" if similarity < least else None
+
+
+def _is_relit(before: NDArray[np.int16], now: NDArray[np.int16]) -> bool:
+    """Whether the light or the exposure has changed, by one factor for all pixels, (h, w, C)."""
+    lit = (before >= _LEAST_LEVEL) & (now >= _LEAST_LEVEL) & (now < _BRIGHT) & (before < _BRIGHT)
+    if lit.sum() < max(_LEAST_LIT_PIXELS, lit.size / 2):
+        return False
+    steps = np.log(now[lit] / before[lit])
+    step = float(np.median(steps))
+    return abs(step) > _LEAST_LIGHT_STEP and float(np.median(np.abs(steps - step))) < _LIGHT_RESIDUAL * abs(step)
 
 
 def advance(state: HealthState, found: HealthProblem | None, now_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:

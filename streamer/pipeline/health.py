@@ -21,11 +21,13 @@ from deploy.health import (
     Look,
     Measures,
     PictureWatch,
+    RateWatch,
     Reference,
     follow,
     learn_reference,
 )
 from deploy.image import DeviceFrame
+from deploy.profile import Profile
 from streamer.config import Settings
 from streamer.interfaces import Fields, RedisUnavailable, ReferenceStore
 from streamer.monitoring import Metrics
@@ -42,6 +44,8 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "defocused": "the picture is out of focus, or the lens is dirty",
     "moved": "the camera was moved",
     "other_view": "the camera shows another view",
+    "exposure": "the light or the exposure keeps changing",
+    "rate": "frames come at another rate than in the footage that the camera was learned from: mend the camera, or relearn it",
 }
 
 _STORE_EVERY_MS = 600_000
@@ -53,6 +57,7 @@ class _Watched:
     """What is held of a camera in memory."""
 
     pictures: PictureWatch
+    rate: RateWatch = field(default_factory=RateWatch)
     longest_still_ms: int = 0
     measures: list[Measures] = field(default_factory=list)
     """For a reference that is still to be learned."""
@@ -68,6 +73,7 @@ class CameraHealth:
     ) -> None:
         self.enabled = settings.health.enabled
         self._offline_after_s = settings.health.offline_after_s
+        self._max_gap_ms = round(settings.decision.max_gap_s * 1000)
         self._store, self._metrics, self._wall_clock_s = store, metrics, wall_clock_s
         self._cameras: dict[str, _Watched] = {}
         self._references: dict[str, Reference] = {}
@@ -85,13 +91,22 @@ class CameraHealth:
         for camera_id in list(known):
             del self._cameras[camera_id]
 
-    def look(self, frame: CameraFrame) -> tuple[HealthProblem | None] | None:
-        """What a camera's next frame shows of its health, as a tuple; None if it was not measured."""
+    def look(self, frame: CameraFrame, profile: Profile | None) -> tuple[HealthProblem | None] | None:
+        """What a camera's next frame shows of its health, as a tuple; None if it was not measured.
+
+        ``profile``: the camera's own; without one, its frame rate is not known.
+        """
         info = frame.info
         if not self.enabled:
             return None
         camera = self._cameras.setdefault(info.camera_id, _Watched(PictureWatch(self._references.get(info.camera_id))))
-        picture = frame.frame
+        seen = self._look_at(frame, camera)
+        if profile is None or camera.rate.is_usual(info.captured_at_ms, profile.info.fps, self._max_gap_ms):
+            return seen
+        return ("rate",) if seen is None or seen[0] is None else seen
+
+    def _look_at(self, frame: CameraFrame, camera: _Watched) -> tuple[HealthProblem | None] | None:
+        info, picture = frame.info, frame.frame
         if isinstance(picture, DeviceFrame):
             if not camera.pictures.is_due(info.captured_at_ms):  # copying every frame would cost more than it tells
                 return None

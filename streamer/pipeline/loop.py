@@ -155,7 +155,7 @@ class Pipeline:
         info, clip = frame.info, self.clips.push(frame)
         replay = active.is_replay(info.offset)
         active.seen_s[info.camera_id] = self.clock_s()
-        if not replay and (found := self.camera_health.look(frame)) is not None:
+        if not replay and (found := self.camera_health.look(frame, self.profiles.get(info.camera_id))) is not None:
             active.findings[info.offset] = found
         (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):

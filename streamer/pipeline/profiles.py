@@ -11,6 +11,7 @@ import structlog
 
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError, ProfileError
+from deploy.health import MOST_RATE_RATIO
 from deploy.profile import Profile, require_profile_of
 from streamer.config import Settings, camera_thresholds
 from streamer.interfaces import ProfileStore, RedisUnavailable
@@ -19,7 +20,6 @@ from streamer.types import FrameInfo
 
 log = structlog.get_logger("oddsight.profiles")
 
-_RATE_TOLERANCE = 1.4  # twice as many frames a second make everything half as fast; a camera's own jitter stays below this
 _SHAPE_TOLERANCE = 1.05
 _RATE_FRAMES = 100  # frames over which a camera's rate is averaged
 _DRIFT_MS = 600_000  # capture time whose median score is compared; shorter ones follow the hour's bustle
@@ -163,7 +163,7 @@ class FootageCheck:
         self._metrics.rate_ratio.labels(info.camera_id).set(rate_ratio)
         now = frozenset(
             name
-            for name, ratio, most in (("rate", rate_ratio, _RATE_TOLERANCE), ("shape", shape_ratio, _SHAPE_TOLERANCE))
+            for name, ratio, most in (("rate", rate_ratio, MOST_RATE_RATIO), ("shape", shape_ratio, _SHAPE_TOLERANCE))
             if not 1 / most <= ratio <= most
         )
         if new := now - camera.told:

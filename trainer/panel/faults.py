@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from deploy.errors import BadFrame
-from deploy.health import HealthState, PictureWatch, advance, learn_reference, measure
+from deploy.health import HealthState, PictureWatch, RateWatch, advance, learn_reference, measure
 from deploy.image import encode_jpeg, imdecode
 from trainer.data.footage import Footage
 from trainer.pseudo_anomalies.segments import (
@@ -34,6 +34,7 @@ Frames = NDArray[np.uint8]
 """uint8 (n, H, W, C) in order of time."""
 Expected = Literal["event", "quiet", "health"]
 
+_MAX_GAP_MS = 5_000  # as the service has it
 _COVERED_LEVEL, _DARK_SHARE = 15, 0.12
 _DARKEN_S = 4.0
 _TURN_PX = 40
@@ -67,6 +68,8 @@ class Fault:
     name: str
     expected: Expected
     apply: Apply
+    rate: float = 1.0
+    """Frames a second that are sent from its beginning on, relative to the usual number."""
 
 
 def recording_of(footage: Footage, seconds: float, lead_s: float, fps: float) -> Recording:
@@ -78,14 +81,21 @@ def recording_of(footage: Footage, seconds: float, lead_s: float, fps: float) ->
     return Recording(frames, first, fps, segmented if segmented.segments else None)
 
 
-def health_states(recording: Recording, frames: Frames) -> Iterator[HealthState]:
-    """The camera's health after each of ``frames``, with a reference that is learned from the recording itself."""
+def health_states(recording: Recording, frames: Frames, rate: float = 1.0) -> Iterator[HealthState]:
+    """The camera's health after each of ``frames``, with a reference that is learned from the recording itself.
+
+    ``rate``: see :class:`Fault`.
+    """
     every = max(1, round(recording.fps))
-    watch = PictureWatch(learn_reference([measure(frame) for frame in recording.frames[::every]], still_ms=0.0))
-    state = HealthState()
+    pictures = PictureWatch(learn_reference([measure(frame) for frame in recording.frames[::every]], still_ms=0.0))
+    intervals, state = RateWatch(), HealthState()
     for number, frame in enumerate(frames):
-        now_ms = round(number * 1000 / recording.fps)
-        if (look := watch.look(frame, now_ms)) is not None:
+        late = max(0, number - recording.first)
+        now_ms = round((number - late + late / rate) * 1000 / recording.fps)
+        look = pictures.look(frame, now_ms)
+        if not intervals.is_usual(now_ms, recording.fps, _MAX_GAP_MS):
+            state, _ = advance(state, "rate", now_ms)
+        elif look is not None:
             state, _ = advance(state, look.problem, now_ms)
         yield state
 
@@ -237,11 +247,11 @@ FAULTS = (
     Fault("darken_at_once", "health", _from_first(_dim(0.0))),
     Fault("darken_over_4s", "health", _from_first(_dim(_DARKEN_S))),
     Fault("defocus", "health", _from_first(_defocus)),
-    Fault("double_rate", "health", _from_first(_double_rate)),
+    Fault("double_rate", "health", _from_first(_double_rate), rate=2.0),
     Fault("exposure_15_percent", "quiet", _from_first(_exposure)),
     Fault("shake_1px", "quiet", _from_first(_shake(1))),
     Fault("shake_3px", "quiet", _from_first(_shake(3))),
-    Fault("halve_rate", "quiet", _from_first(_every_nth(2))),
+    Fault("halve_rate", "quiet", _from_first(_every_nth(2)), rate=0.5),
     Fault("rain", "quiet", _from_first(_rain)),
     Fault("quality_20", "quiet", _from_first(_compress)),
     Fault("damaged_bytes", "quiet", _from_first(_damage)),

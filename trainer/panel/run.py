@@ -47,7 +47,7 @@ from trainer.panel.faults import FAULTS, Fault, Recording, health_states, record
 from trainer.panel.report import SceneResult
 
 _ENGINE = "openvino"
-_FORMAT = 2  # of a kept result
+_FORMAT = 3  # of a kept result
 _FAULT_S, _LEAD_S = 25.0, 5.0  # of a recording, and of what comes before the fault
 _TRIALS = 2  # of each fault in each scene
 _DAY_S = 86_400.0
@@ -231,13 +231,13 @@ def _make_fault(engine: Engine, limits: Thresholds, fault: Fault, recording: Rec
     if frames is None:
         return None
     ((_, scores),) = score_clips(engine, [_named(fault.name, frames)])
-    states = list(health_states(recording, frames))
+    states = list(health_states(recording, frames, fault.rate))
     scores[[not state.is_trusted for state in states]] = np.nan
     events = announced_events(DecisionRule(enter=limits.enter, exit=limits.exit), scores, recording.fps)
     told = next((number for number, state in enumerate(states[recording.first :]) if state.problem is not None), 0)
     return _Outcome(
         event=any(event.active[-1] >= recording.first for event in events),
-        told_s=None if states[-1].problem is None else told / recording.fps,
+        told_s=None if states[-1].problem is None else told / (fault.rate * recording.fps),
     )
 
 

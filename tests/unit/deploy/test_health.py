@@ -9,6 +9,8 @@ from deploy.health import (
     REFERENCE_MEASURES,
     HealthProblem,
     HealthState,
+    PictureWatch,
+    RateWatch,
     Reference,
     advance,
     find_problem,
@@ -80,6 +82,53 @@ def test_faults_are_told_and_disturbances_are_not(recording: Recording, referenc
     ((kind, problem, at_s),) = told  # it stays
     assert (kind, problem) == ("start", EXPECTED[fault.name])
     assert at_s - recording.first / FPS <= (7.0 if "over" in fault.name else 3.0)
+
+
+def trusted(frames: np.ndarray, reference: Reference, times_ms: np.ndarray) -> list[bool]:
+    """Whether each frame may start events, by pictures and rate together."""
+    pictures, rate, state, states = PictureWatch(reference), RateWatch(), HealthState(), []
+    for frame, now_ms in zip(frames, times_ms.tolist(), strict=True):
+        look, usual = pictures.look(frame, now_ms), rate.is_usual(now_ms, FPS, 5_000)
+        if look is not None or not usual:
+            state, changes = advance(state, look.problem if look is not None and usual else "rate", now_ms)
+            assert not [change for change in changes if change.problem == "exposure"]
+        states.append(state.is_trusted)
+    return states
+
+
+@pytest.mark.parametrize("gain", [0.85, 1.15])
+def test_step_of_the_exposure_is_no_evidence_for_a_second(frames: np.ndarray, reference: Reference, gain: float) -> None:
+    relit = frames[:100].copy()
+    relit[60:] = np.clip(relit[60:] * gain, 0, 255)
+    states = trusted(relit, reference, 100 * np.arange(100))
+    assert all(states[:60])
+    assert not any(states[60:69])
+    assert all(states[71:])
+
+
+def test_exposure_that_keeps_changing_is_told(frames: np.ndarray, reference: Reference) -> None:
+    pictures, state, told = PictureWatch(reference), HealthState(), []
+    for number in range(700):
+        gain = 1.0 if number < 20 or number % 6 < 3 else 0.85
+        look = pictures.look((frames[number % FRAMES] * gain).astype(np.uint8), 100 * number)
+        state, changes = (state, ()) if look is None else advance(state, look.problem, 100 * number)
+        told += [(change.kind, change.problem) for change in changes]
+    assert told == [("start", "exposure")]
+
+
+@pytest.mark.parametrize(("interval_ms", "expected"), [(200, False), (50, False), (125, True), (80, True)])
+def test_other_rate_is_seen_after_five_frames(interval_ms: int, expected: bool) -> None:
+    watch, now_ms, usual = RateWatch(), 0, []
+    for number in range(40):
+        now_ms += 100 if number < 20 else interval_ms
+        usual.append(watch.is_usual(now_ms, 10.0, 5_000))
+    assert all(usual[:22])
+    assert set(usual[25:]) == {expected}
+
+
+def test_gaps_and_steps_back_are_no_rate() -> None:
+    watch = RateWatch()
+    assert all(watch.is_usual(now_ms, 10.0, 5_000) for start in (0, 60_000, 10_000) for now_ms in range(start, start + 1000, 100))
 
 
 def test_problem_ends_when_the_picture_comes_back(frames: np.ndarray, reference: Reference) -> None:

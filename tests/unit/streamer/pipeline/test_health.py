@@ -1,5 +1,7 @@
 """Health reports come in the atomic step of the frames, hold anomalies back, and are told once whatever crashes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from deploy.image import encode_jpeg
 from streamer.config import Settings
 from streamer.types import FrameMessage
-from tests.harness.pipeline import CRASHES, OUTAGES, Rig, message
+from tests.harness.pipeline import CRASHES, OUTAGES, PROFILED, PROFILED_BUNDLE, Rig, message, profile_of
 
 RNG = np.random.default_rng(3)
 SCENE = np.clip(np.kron(RNG.uniform(20, 110, (6, 8)), np.ones((16, 16))), 0, 255)
@@ -52,6 +54,7 @@ def test_cover_is_no_anomaly_of_the_place(covered_for_ten_seconds: list[FrameMes
     assert int(end["captured_at_ms"]) in range(82_000, 84_000)
     assert start["text"] == "the picture is over-exposed"
     starts = [int(event["captured_at_ms"]) for event in rig.store.events if event["kind"] == "start"]
+    assert starts
     assert all(at_ms >= 86_000 for at_ms in starts)
     assert rig.counted("health_changes_total", problem="overexposed", kind="start") == 1
 
@@ -89,3 +92,15 @@ def test_reference_is_stored_and_read_again() -> None:
     rig.profiles.references.clear()  # relearn
     rig.pipeline.camera_health.load()
     assert rig.pipeline.camera_health._cameras == {}
+
+
+def test_other_frame_rate_holds_events_back() -> None:
+    """At half the rate everything seems twice as fast: that is told, and is no event."""
+    half = [(frame_of(number, ORDINARY if number < 50 else BRIGHT), 200 * number) for number in range(90)]
+    sent = [replace(each, headers=(("captured_at_ms", str(at_ms).encode()),)) for each, at_ms in half]
+    rig = Rig(sent, spec=PROFILED, bundle=PROFILED_BUNDLE, settings=SETTINGS)
+    rig.profiles.put(profile_of("gate", 1, 0, enter=0.5, exit=0.4))
+    rig.start()
+    rig.finish()
+    assert told(rig) == [("start", "rate")]
+    assert rig.store.events == []
