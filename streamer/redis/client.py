@@ -2,9 +2,10 @@
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
+from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
@@ -13,7 +14,8 @@ from redis.retry import Retry
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
-from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, RedisUnavailable, Step
+from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress, RedisUnavailable, Step
+from streamer.redis.script import STEP, step_arguments
 from streamer.types import Partition
 
 _CAMERA, _LEARNER = "camera:", "learner:"  # first parts of field names in the hash of a partition
@@ -35,6 +37,17 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
     (
         redis.TimeoutError,
         "no answer in time: it hangs, is not a Redis, is behind a firewall, or redis.url mixes up redis:// and rediss://",
+    ),
+)
+# Errors that the client has no class for, by what Redis says.
+_EXPLAINED_TEXTS = (
+    ("WRONGTYPE", "something else lies under this key: rename or delete it, or set another redis.prefix"),
+    ("NOREPLICAS", "too few of its replicas are connected: start them, or lower min-replicas-to-write"),
+    ("MISCONF", "it cannot save its data: look into its log, and whether its disk is full"),
+    ("ACL failure in script", "its ACL forbids this user a command of the service's script: allow it"),
+    (
+        "can't run this command",
+        "its ACL forbids this user HSET, HGET, XADD or TYPE, of which the service's script consists: allow them",
     ),
 )
 
@@ -74,44 +87,20 @@ def check_redis(client: redis.Redis) -> None:
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turn errors of the Redis client inside the block into RedisUnavailable."""
+def redis_errors(key: str | None = None) -> Iterator[None]:
+    """Turn errors of the Redis client inside the block into RedisUnavailable, which names the key."""
     try:
         yield
     except redis.RedisError as error:
-        causes = error, error.__context__
-        explanations = [text for kind, text in _EXPLANATIONS if any(isinstance(cause, kind) for cause in causes)]
-        text = f"{explanations[0]} ({error})" if explanations else f"{error}: check redis.url, and whether a Redis answers there"
-        raise RedisUnavailable(f"Redis: {text}") from error
+        where = "Redis" if key is None else f"Redis, {key}"
+        raise RedisUnavailable(f"{where}: {_explain(error)}") from error
 
 
-# One hash for each partition and consumer group holds the next offset and each camera's state. A step is one call of this
-# script: it advances the next offset, replaces the states of its cameras and appends scores and events, but only if the stored
-# next offset is the one the step starts from. Otherwise nothing is written and the caller is fenced. That covers a consumer that
-# was suspended and wakes up, two consumers that both believe they own a partition, a lost reply, and a Redis restored from an
-# older snapshot; the remedy is always to read the progress again and go on from it.
-#
-# KEYS: progress hash, stream of events, stream of health, then the stream of scores of each camera that has scores in the step.
-# ARGV: expected next offset ('' for none), number of hash pairs, the pairs, max events, max scores, number of entries, then for
-# each entry: index of its key, number of strings, the strings.
-_STEP = """
-local stored = redis.call('HGET', KEYS[1], 'next_offset') or ''
-if stored ~= ARGV[1] then return {0, stored} end
-local at = 3
-for _ = 1, tonumber(ARGV[2]) do
-  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-local max_events, max_scores, entries = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-at = at + 3
-for _ = 1, entries do
-  local key, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local kept = key <= 3 and max_events or max_scores
-  redis.call('XADD', KEYS[key], 'MAXLEN', '~', kept, '*', unpack(ARGV, at + 2, at + 1 + count))
-  at = at + 2 + count
-end
-return {1, ARGV[4]}
-"""
+def _explain(error: redis.RedisError) -> str:
+    causes = error, error.__context__
+    explanations = [text for kind, text in _EXPLANATIONS if any(isinstance(cause, kind) for cause in causes)]
+    explanations += [text for part, text in _EXPLAINED_TEXTS if part in str(error)]
+    return f"{explanations[0]} ({error})" if explanations else f"{error}: check redis.url, and whether a Redis answers there"
 
 
 class RedisProgressStore:
@@ -119,7 +108,7 @@ class RedisProgressStore:
 
     def __init__(self, client: redis.Redis, settings: RedisSettings, consumer_group: str) -> None:
         self._client, self._settings, self._consumer_group = client, settings, consumer_group
-        self._step = client.register_script(_STEP)
+        self._step = client.register_script(STEP)
 
     def _progress_key(self, topic: str, partition: int | str) -> str:
         return f"{self._settings.prefix}:progress:{self._consumer_group}:{topic}:{partition}"
@@ -134,7 +123,7 @@ class RedisProgressStore:
         return {camera_id: state for key in keys for camera_id, state in self._read_key(key).cameras.items()}
 
     def _read_key(self, key: str) -> Progress:
-        with redis_errors():
+        with redis_errors(key):
             stored = cast("dict[str, str]", self._client.hgetall(key))
         next_offset = stored.pop("next_offset", None)
         cameras = {name: CameraState.model_validate_json(text) for name, text in _with_prefix(_CAMERA, stored)}
@@ -142,34 +131,48 @@ class RedisProgressStore:
         return Progress(None if next_offset is None else int(next_offset), cameras, learners)
 
     def apply(self, step: Step) -> None:
-        keys, arguments = self._script_call(step)
-        with redis_errors():
-            applied, stored = cast("tuple[int, str]", self._step(keys=keys, args=arguments))
-        if not applied:
-            raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
+        self._apply(step, self._progress_key(*step.partition), self._settings.scores_key)
 
-    def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
+    def try_step(self) -> None:
+        """Write a step to keys of its own and delete them again, to find out whether Redis takes the steps of the service.
+
+        Raises RedisUnavailable, which names the right, the key or the setting of Redis that is in the way.
+        """
+        trial = f"{self._settings.prefix}:trial:{uuid4().hex}"
+        scores_key = f"{trial}:scores"
+        with redis_errors():
+            self._client.delete(trial, scores_key)  # first, so that a user who may not delete leaves nothing behind
+        try:
+            self._apply(Step(Partition("trial", 0), None, 0, scores=[("trial", {"score": "0"})]), trial, lambda _: scores_key)
+        finally:
+            with redis_errors():
+                self._client.delete(trial, scores_key)
+
+    def _apply(self, step: Step, progress_key: str, scores_key: Callable[[str], str]) -> None:
         cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
         streams = self._settings.events_key, self._settings.health_key
-        keys = [self._progress_key(*step.partition), *streams, *map(self._settings.scores_key, cameras)]
-        pairs = {"next_offset": str(step.next_offset)}
-        pairs |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
+        with redis_errors():
+            answer = self._step(keys=[progress_key, *streams, *map(scores_key, cameras)], args=self._arguments(step, cameras))
+        match cast("list[str]", answer):
+            case ["fenced", stored]:
+                raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
+            case ["type", key, found, needed]:
+                remedy = "rename or delete it, or set another redis.prefix"
+                raise RedisUnavailable(f"Redis: the key {key} is a {found}, but must be a {needed}: {remedy}")
+            case ["right", key, command]:
+                raise RedisUnavailable(f"Redis: its ACL forbids this user the command {command} on the key {key}: allow both")
+
+    def _arguments(self, step: Step, cameras: Sequence[str]) -> list[Any]:
+        pairs = {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
         # An empty text instead of a deletion: the script only sets.
         pairs |= {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
         key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=4)}
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
         entries += [(3, fields) for fields in step.health]
-        arguments: list[Any] = ["" if step.expected is None else step.expected, len(pairs), *_flat(pairs)]
-        arguments += [self._settings.max_events, self._settings.max_scores, len(entries)]
-        for index, fields in entries:
-            arguments += [index, 2 * len(fields), *_flat(fields)]
-        return keys, arguments
+        limits = self._settings.max_events, self._settings.max_scores
+        return step_arguments(step.expected, step.next_offset, limits, entries, pairs)
 
 
 def _with_prefix(prefix: str, stored: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     return ((name.removeprefix(prefix), text) for name, text in stored.items() if name.startswith(prefix))
-
-
-def _flat(fields: Fields) -> list[str]:
-    return [text for pair in fields.items() for text in pair]

@@ -3,17 +3,22 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import redis
 
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.config import RedisSettings
-from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, Step
+from streamer.demo.embedded import embedded_redis
+from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, RedisUnavailable, Step
 from streamer.redis.client import RedisProgressStore, make_redis
-from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
+from streamer.redis.profiles import RedisProfileStore
+from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates, newest_scores
 from streamer.types import Event, Partition
 from tests.harness.fakes import MemoryProgressStore
+from tests.harness.pipeline import profile_of
 from tests.harness.service import Results
 
 P0 = Partition("frames", 0)
@@ -96,6 +101,99 @@ def test_step_keeps_other_cameras(stored: Stored) -> None:
     stored.store.apply(replace(STEP, expected=5, next_offset=6))
 
     assert stored.store.read(P0) == Progress(6, {"yard": STATE, "gate": STATE})
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[RedisSettings]:
+    """A Redis of this file's own, whose settings and users its tests change."""
+    with embedded_redis() as url:
+        yield RedisSettings(url=url)
+
+
+@pytest.fixture
+def admin(own_redis: RedisSettings) -> Iterator[redis.Redis]:
+    with make_redis(own_redis) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.mark.parametrize(
+    "key", ["oddsight:events", "oddsight:health", "oddsight:scores:yard", "oddsight:progress:group:frames:0"]
+)
+def test_other_content_of_a_key_is_named_and_nothing_written(admin: redis.Redis, own_redis: RedisSettings, key: str) -> None:
+    admin.set(key, "not ours")
+
+    with pytest.raises(RedisUnavailable, match=rf"{key} is a string, but must be a (stream|hash): rename or delete it"):
+        RedisProgressStore(admin, own_redis, "group").apply(replace(STEP, scores=[("gate", SCORE), ("yard", SCORE)]))
+
+    assert admin.keys() == [key]
+
+
+USERS = [
+    ("~oddsight:* +@all -xadd", "XADD on the key oddsight:events"),
+    ("~oddsight:* +@all -hset", "HSET on the key oddsight:"),
+    ("~oddsight:progress:* ~oddsight:trial:* ~oddsight:scores:* ~oddsight:health +@all", "ACL forbids"),
+    ("~oddsight:* +@all -type", "ACL forbids this user"),
+]
+
+
+@pytest.mark.parametrize(("rights", "named"), USERS)
+def test_missing_right_is_named_and_nothing_written(
+    admin: redis.Redis, own_redis: RedisSettings, rights: str, named: str
+) -> None:
+    admin.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", *rights.split())
+    settings = own_redis.model_copy(update={"url": own_redis.url.replace("redis://", "redis://limited:secret@")})
+    with make_redis(settings) as client:
+        store = RedisProgressStore(client, settings, "group")
+
+        with pytest.raises(RedisUnavailable, match=named):
+            store.try_step()
+        with pytest.raises(RedisUnavailable, match=named):
+            store.apply(STEP)
+
+    assert admin.keys() == []
+
+
+def test_documented_rights_are_enough(admin: redis.Redis, own_redis: RedisSettings) -> None:
+    (line,) = (line for line in Path("docs/operate.md").read_text().splitlines() if line.startswith("    ACL SETUSER"))
+    admin.execute_command(*line.split())
+    settings = own_redis.model_copy(update={"url": own_redis.url.replace("redis://", "redis://oddsight:PASSWORD@")})
+    with make_redis(settings) as client:
+        store, profiles = RedisProgressStore(client, settings, "group"), RedisProfileStore(client, settings)
+        store.try_step()
+        store.apply(STEP)
+        profiles.put(profile_of("gate", 1, 0))
+        profiles.freeze("gate", frozen=True)
+        assert store.read(P0).next_offset == 5
+        assert store.camera_states("frames").keys() == {"gate"}
+        assert newest_scores(client, settings).keys() == {"gate"}
+        assert len(Subscriber(client, settings, from_start=True).poll(0.01).events) == 1
+
+
+REFUSALS = [("maxmemory", "1", "0", "memory is full"), ("min-replicas-to-write", "1", "0", "replicas")]
+
+
+@pytest.mark.parametrize(("name", "value", "usual", "named"), REFUSALS)
+def test_redis_that_takes_no_writes_is_found_out(
+    admin: redis.Redis, own_redis: RedisSettings, name: str, value: str, usual: str, named: str
+) -> None:
+    store = RedisProgressStore(admin, own_redis, "group")
+    store.apply(STEP)
+    admin.config_set(name, value)
+    try:
+        with pytest.raises(RedisUnavailable, match=named):
+            store.try_step()
+        with pytest.raises(RedisUnavailable, match=named):
+            store.apply(replace(STEP, expected=5, next_offset=6))
+    finally:
+        admin.config_set(name, usual)
+    assert (store.read(P0).next_offset, admin.xlen("oddsight:events")) == (5, 1)
+
+
+def test_trial_leaves_nothing_behind(admin: redis.Redis, own_redis: RedisSettings) -> None:
+    RedisProgressStore(admin, own_redis, "group").try_step()
+
+    assert admin.keys() == []
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
