@@ -119,7 +119,7 @@ class StartPlan:
 def plan_start(
     source: FrameSource, store: ProgressStore, partition: Partition, start: str, *, out_of_range: bool = False
 ) -> StartPlan:
-    """Read a partition's progress, and correct it first if there is none or Kafka does not have its offset.
+    """Read a partition's progress, correct it if there is none or Kafka does not have its offset, and write it again.
 
     ``start`` (``earliest`` or ``latest``) is where a group without progress begins. ``out_of_range``: Kafka refused the
     offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over.
@@ -144,8 +144,8 @@ def plan_start(
         lost = next_offset - stored
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
-    if next_offset != stored:
-        store.apply(Step(partition, stored, next_offset, reset))
+    # Also if there is nothing to correct: progress that can be read does not mean that steps can be written.
+    store.apply(Step(partition, stored, next_offset, reset))
     cameras = {**progress.cameras, **reset}
     oldest = next_offset - MAX_REPLAY_MESSAGES
     learners = {} if reset else progress.learners

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates, newest_scores
 from streamer.types import Event, Partition
 from tests.harness.fakes import MemoryProgressStore
-from tests.harness.pipeline import profile_of
+from tests.harness.pipeline import Rig, profile_of, run_of
 from tests.harness.service import Results
 
 P0 = Partition("frames", 0)
@@ -170,24 +171,58 @@ def test_documented_rights_are_enough(admin: redis.Redis, own_redis: RedisSettin
         assert len(Subscriber(client, settings, from_start=True).poll(0.01).events) == 1
 
 
-REFUSALS = [("maxmemory", "1", "0", "memory is full"), ("min-replicas-to-write", "1", "0", "replicas")]
+REFUSALS = {
+    "memory is full": (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
+    "replicas": (["CONFIG", "SET", "min-replicas-to-write", "1"], ["CONFIG", "SET", "min-replicas-to-write", "0"]),
+    "must name the primary": (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
+}
+"""What the error says -> the command after which Redis takes no writes, and the one that ends it."""
 
 
-@pytest.mark.parametrize(("name", "value", "usual", "named"), REFUSALS)
-def test_redis_that_takes_no_writes_is_found_out(
-    admin: redis.Redis, own_redis: RedisSettings, name: str, value: str, usual: str, named: str
-) -> None:
+@contextmanager
+def refusing(admin: redis.Redis, named: str) -> Iterator[None]:
+    """Redis can be read and takes no writes while the block lasts."""
+    begin, end = REFUSALS[named]
+    admin.execute_command(*begin)
+    try:
+        yield
+    finally:
+        admin.execute_command(*end)
+
+
+@pytest.mark.parametrize("named", REFUSALS)
+def test_redis_that_takes_no_writes_is_found_out(admin: redis.Redis, own_redis: RedisSettings, named: str) -> None:
     store = RedisProgressStore(admin, own_redis, "group")
     store.apply(STEP)
-    admin.config_set(name, value)
-    try:
+    with refusing(admin, named):
         with pytest.raises(RedisUnavailable, match=named):
             store.try_step()
         with pytest.raises(RedisUnavailable, match=named):
             store.apply(replace(STEP, expected=5, next_offset=6))
-    finally:
-        admin.config_set(name, usual)
     assert (store.read(P0).next_offset, admin.xlen("oddsight:events")) == (5, 1)
+
+
+@pytest.mark.parametrize("named", REFUSALS)
+def test_nothing_is_scored_again_and_again_while_redis_takes_no_writes(
+    admin: redis.Redis, own_redis: RedisSettings, named: str
+) -> None:
+    rig = Rig(run_of("gate", [0.1] * 30 + [0.8] * 10 + [0.1] * 60))
+    results = Results(own_redis)
+    rig.store = RedisProgressStore(admin, own_redis, "group")
+    rig.start()
+    rig.steps(6)
+    stored, scored = results.next_offsets(), rig.counted("scored_clips_total")
+    with refusing(admin, named):
+        rig.steps(3)
+        reasons = {rig.health.ready() for _ in range(1_000) if rig.pipeline.step() is None}
+        assert 0 < stored == results.next_offsets() < 100
+    in_vain = rig.counted("scored_clips_total") - scored
+    rig.finish()
+
+    assert all(reason is not None and named in reason for reason in reasons)
+    assert in_vain <= 8
+    assert [int(entry["offset"]) for entry in results.scores()["gate"]] == list(range(2, 100))
+    assert [event["kind"] for event in results.events()] == ["start", "end"]
 
 
 def test_trial_leaves_nothing_behind(admin: redis.Redis, own_redis: RedisSettings) -> None:
