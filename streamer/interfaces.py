@@ -92,6 +92,8 @@ class Progress:
     next_offset: int | None = None
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
     learners: Mapping[str, LearnerSnapshot] = field(default_factory=dict)
+    damaged: Sequence[str] = ()
+    """What was stored of cameras and could not be read; their history is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,12 @@ class ProgressStore(Protocol):
     """Stores a partition's progress together with the scores and events it stands for."""
 
     def read(self, partition: Partition) -> Progress:
-        """The stored progress; raises RedisUnavailable: try again later."""
+        """The stored progress.
+
+        Raises:
+            RedisUnavailable: try again later.
+            ProgressUnusable: it cannot be understood; somebody must mend it.
+        """
 
     def apply(self, step: Step) -> None:
         """Write a step, whole or not at all.
@@ -184,6 +191,12 @@ class BrokerUnavailable(StreamError):
 
 class RedisUnavailable(StreamError):
     """Redis cannot be reached or refuses a command."""
+
+    retriable = True
+
+
+class ProgressUnusable(StreamError):
+    """The stored progress of a partition is damaged, or was written by a newer version."""
 
     retriable = True
 

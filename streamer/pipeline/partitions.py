@@ -5,7 +5,7 @@ Redis unavailable), it is dropped as a whole, its progress is read again, its cl
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -21,6 +21,7 @@ from streamer.interfaces import (
     LearnerSnapshot,
     PartitionChange,
     ProgressStore,
+    ProgressUnusable,
     RedisUnavailable,
     Step,
 )
@@ -114,6 +115,8 @@ class StartPlan:
     learners: Mapping[str, LearnerSnapshot]
     lost: int
     """Number of messages that Kafka deleted before they were read."""
+    damaged: Sequence[str] = ()
+    """See :class:`~streamer.interfaces.Progress`."""
 
 
 def plan_start(
@@ -127,6 +130,7 @@ def plan_start(
     Raises:
         Fenced: another consumer stored progress at the same time; try again.
         RedisUnavailable, BrokerUnavailable: try again later.
+        ProgressUnusable: somebody must mend the stored progress.
     """
     progress = store.read(partition)
     first, end = source.bounds(partition)
@@ -163,6 +167,7 @@ def plan_start(
         cameras,
         learners,
         lost,
+        progress.damaged,
     )
 
 
@@ -184,6 +189,9 @@ class PartitionManager:
     """Assigned partitions that are not started yet."""
     _retry_at_s: float = 0.0
     _failures: int = 0
+    _unusable: dict[Partition, str] = field(default_factory=dict)
+    """Waiting partitions whose stored progress somebody must mend, and what is wrong with it."""
+    _look_again_at_s: float = 0.0
 
     def accept(self, message: FrameMessage) -> ActivePartition | None:
         """The active partition of a message that is needed; tracks the message if it is new."""
@@ -204,6 +212,7 @@ class PartitionManager:
         """Drop the partition, and queue it for a new start unless it was revoked."""
         log.info("partition changed", partition=str(change.partition), change=change.kind)
         self.active.pop(change.partition, None)
+        self._unusable.pop(change.partition, None)
         self.clips.forget(change.partition)
         self.metrics.partitions.set(len(self.active))
         if change.kind == "revoked":
@@ -227,9 +236,8 @@ class PartitionManager:
         if self.clock_s() < self._retry_at_s:
             return
         try:
-            for partition in sorted(self._waiting):
-                self._start(partition, self._waiting[partition])
-                del self._waiting[partition]
+            for partition in self._startable():
+                self._start_or_set_aside(partition)
         except Fenced as error:
             log.info("another consumer stored progress first, reading it again", error=str(error))
         except (RedisUnavailable, BrokerUnavailable) as error:
@@ -237,11 +245,32 @@ class PartitionManager:
         else:
             self._failures = 0
             if self.source.joined:
-                self.health.problem = None
+                self.health.problem = next(iter(self._unusable.values()), None)
+
+    def _startable(self) -> list[Partition]:
+        if self._unusable and self.clock_s() >= self._look_again_at_s:
+            self._look_again_at_s = self.clock_s() + _RETRY_S[-1]
+            return sorted(self._waiting)
+        return sorted(self._waiting.keys() - self._unusable.keys())
+
+    def _start_or_set_aside(self, partition: Partition) -> None:
+        """Start a partition; one whose progress is unusable goes on waiting, which is no reason for others to wait."""
+        try:
+            self._start(partition, self._waiting[partition])
+        except ProgressUnusable as error:
+            if partition not in self._unusable:
+                log.warning("a partition waits until its progress is mended", partition=str(partition), error=str(error))
+            self._unusable[partition] = str(error)
+        else:
+            del self._waiting[partition]
+            self._unusable.pop(partition, None)
 
     def _start(self, partition: Partition, reason: ChangeKind) -> None:
         plan = plan_start(self.source, self.store, partition, self.start_at, out_of_range=reason == "out_of_range")
         self.metrics.lost.inc(plan.lost)
+        self.metrics.damaged.inc(len(plan.damaged))
+        if plan.damaged:
+            log.error("what was stored of cameras cannot be read", partition=str(partition), fields=plan.damaged)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)

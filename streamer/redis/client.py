@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from uuid import uuid4
@@ -14,11 +14,10 @@ from redis.retry import Retry
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
-from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress, RedisUnavailable, Step
+from streamer.interfaces import CameraState, Fenced, Progress, RedisUnavailable, Step
 from streamer.redis.script import STEP, step_arguments
+from streamer.redis.stored import parse_cameras, parse_progress, progress_fields
 from streamer.types import Partition
-
-_CAMERA, _LEARNER = "camera:", "learner:"  # first parts of field names in the hash of a partition
 
 _CONNECT_TIMEOUT_S = 3.0
 _REPLY_TIMEOUT_S = 5.0
@@ -114,21 +113,18 @@ class RedisProgressStore:
         return f"{self._settings.prefix}:progress:{self._consumer_group}:{topic}:{partition}"
 
     def read(self, partition: Partition) -> Progress:
-        return self._read_key(self._progress_key(*partition))
+        key = self._progress_key(*partition)
+        return parse_progress(self._hash(key), key)
 
     def camera_states(self, topic: str) -> dict[str, CameraState]:
         """The stored states of the cameras of all partitions of a topic."""
         with redis_errors():
             keys = list(self._client.scan_iter(match=self._progress_key(topic, "*"), _type="HASH"))
-        return {camera_id: state for key in keys for camera_id, state in self._read_key(key).cameras.items()}
+        return {camera_id: state for key in keys for camera_id, state in parse_cameras(self._hash(key)).items()}
 
-    def _read_key(self, key: str) -> Progress:
+    def _hash(self, key: str) -> dict[str, str]:
         with redis_errors(key):
-            stored = cast("dict[str, str]", self._client.hgetall(key))
-        next_offset = stored.pop("next_offset", None)
-        cameras = {name: CameraState.model_validate_json(text) for name, text in _with_prefix(_CAMERA, stored)}
-        learners = {name: LearnerSnapshot.model_validate_json(text) for name, text in _with_prefix(_LEARNER, stored) if text}
-        return Progress(None if next_offset is None else int(next_offset), cameras, learners)
+            return cast("dict[str, str]", self._client.hgetall(key))
 
     def apply(self, step: Step) -> None:
         self._apply(step, self._progress_key(*step.partition), self._settings.scores_key)
@@ -163,16 +159,9 @@ class RedisProgressStore:
                 raise RedisUnavailable(f"Redis: its ACL forbids this user the command {command} on the key {key}: allow both")
 
     def _arguments(self, step: Step, cameras: Sequence[str]) -> list[Any]:
-        pairs = {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
-        # An empty text instead of a deletion: the script only sets.
-        pairs |= {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
         key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=4)}
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
         entries += [(3, fields) for fields in step.health]
         limits = self._settings.max_events, self._settings.max_scores
-        return step_arguments(step.expected, step.next_offset, limits, entries, pairs)
-
-
-def _with_prefix(prefix: str, stored: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    return ((name.removeprefix(prefix), text) for name, text in stored.items() if name.startswith(prefix))
+        return step_arguments(step.expected, step.next_offset, limits, entries, progress_fields(step))

@@ -10,7 +10,17 @@ from deploy.errors import ProfileCorrupt
 from deploy.health import Reference
 from deploy.profile import Profile
 from deploy.spec import ClipSpec
-from streamer.interfaces import CameraState, Fenced, Fields, PartitionChange, PollResult, Progress, RedisUnavailable, Step
+from streamer.interfaces import (
+    CameraState,
+    Fenced,
+    Fields,
+    PartitionChange,
+    PollResult,
+    Progress,
+    ProgressUnusable,
+    RedisUnavailable,
+    Step,
+)
 from streamer.types import FrameMessage, Partition, Rejected
 
 
@@ -91,7 +101,11 @@ class MemoryProgressStore:
     failures: list[str] = field(default_factory=list)
     """One entry a step, the last one first: ``"lost"`` fails before the step is written, ``"unanswered"`` after it."""
 
+    unusable: set[Partition] = field(default_factory=set)
+
     def read(self, partition: Partition) -> Progress:
+        if partition in self.unusable:
+            raise ProgressUnusable(f"{partition}: not a number")
         return self.progress.get(partition, Progress())
 
     def apply(self, step: Step) -> None:

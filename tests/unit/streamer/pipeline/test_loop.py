@@ -192,6 +192,30 @@ def test_ready_only_while_partitions_run() -> None:
     assert rig.health.ready() is None
 
 
+def test_partition_with_unusable_progress_waits_alone() -> None:
+    rig = Rig([*run_of("gate", [CALM] * 10), *run_of("yard", [CALM] * 10, partition=1)])
+    rig.store.unusable.add(P0)
+
+    rig.steps(20)
+    assert rig.health.ready() == "frames[0]: not a number"
+    assert rig.store.progress.keys() == {Partition("frames", 1)}
+
+    rig.store.unusable.clear()
+    rig.finish()
+    assert rig.health.ready() is None
+    assert len(rig.store.scores) == 16
+
+
+def test_damaged_states_are_counted() -> None:
+    rig = Rig(run_of("gate", [CALM] * 10))
+    rig.store.progress[P0] = Progress(4, damaged=["camera:gate"])
+
+    rig.finish()
+
+    assert rig.counted("damaged_states_total") == 1
+    assert rig.scored_offsets() == [6, 7, 8, 9]
+
+
 def test_drain_scores_queue_and_commits() -> None:
     rig = Rig(run_of("gate", [CALM] * 10), max_clips=100, poll_messages=100)
 
