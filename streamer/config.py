@@ -80,6 +80,8 @@ class RedisSettings(_Section):
     """The streams of events and of health are trimmed to about this many entries each."""
     max_scores: int = Field(default=10_000, ge=1)
     """Each camera's stream of scores is trimmed to about this many entries."""
+    scores_expire_days: float = Field(default=30.0, ge=0.01, le=3650)
+    """Redis deletes a camera's stream of scores this long after its last score."""
 
     @property
     def events_key(self) -> str:

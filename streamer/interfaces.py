@@ -112,6 +112,8 @@ class Step:
     """New snapshots; None where the camera is learned, or is not to be learned any more."""
     health: Sequence[Fields] = ()
     """Entries of the stream of health."""
+    forgotten: Sequence[str] = ()
+    """Cameras of which nothing is kept any more."""
 
 
 class ProgressStore(Protocol):

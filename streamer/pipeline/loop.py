@@ -93,6 +93,7 @@ class Pipeline:
         self._partitions = PartitionManager(
             self.source, self.store, self.clips, self.start, self.learning, self.metrics, self.health, self.clock_s
         )
+        self._partitions.wall_clock_s = self.wall_clock_s
 
     def step(self) -> None:
         """Poll once and process what arrived; returns after about 0.1 s if nothing does.

@@ -4,6 +4,7 @@ Everything held of a partition can be rebuilt from Redis and Kafka. Whenever som
 Redis unavailable), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ log = structlog.get_logger("oddsight.partitions")
 MAX_REPLAY_MESSAGES = 12_000
 """How far before the next offset a replay may begin: 60 frames of each of 100 cameras, doubled for cameras slower than others.
 A camera whose frames lie farther back starts without history; else every restart would replay as long as it was silent."""
+
+FORGET_AFTER_S = 30 * 86_400
+"""A camera that has been offline for longer is forgotten when its partition starts; else all that ever sent would be kept."""
 
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
@@ -120,12 +124,19 @@ class StartPlan:
 
 
 def plan_start(
-    source: FrameSource, store: ProgressStore, partition: Partition, start: str, *, out_of_range: bool = False
+    source: FrameSource,
+    store: ProgressStore,
+    partition: Partition,
+    start: str,
+    *,
+    out_of_range: bool = False,
+    forget_before_ms: int = 0,
 ) -> StartPlan:
     """Read a partition's progress, correct it if there is none or Kafka does not have its offset, and write it again.
 
     ``start`` (``earliest`` or ``latest``) is where a group without progress begins. ``out_of_range``: Kafka refused the
-    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over.
+    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over. Cameras that
+    went offline before ``forget_before_ms``, a wall clock time, are forgotten.
 
     Raises:
         Fenced: another consumer stored progress at the same time; try again.
@@ -149,10 +160,13 @@ def plan_start(
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
     # Also if there is nothing to correct: progress that can be read does not mean that steps can be written.
-    store.apply(Step(partition, stored, next_offset, reset))
-    cameras = {**progress.cameras, **reset}
+    forgotten = [name for name, state in progress.cameras.items() if not reset and _is_forgotten(state, forget_before_ms)]
+    store.apply(Step(partition, stored, next_offset, reset, forgotten=forgotten))
+    if forgotten:
+        log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
+    cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    learners = {} if reset else progress.learners
+    learners = {name: each for name, each in progress.learners.items() if not reset and name not in forgotten}
     replay_from: dict[str, int] = {}
     # A learner goes on from its snapshot, so the frames since then are read again.
     needed = [(name, state.clip_from) for name, state in cameras.items()]
@@ -171,6 +185,11 @@ def plan_start(
     )
 
 
+def _is_forgotten(state: CameraState, before_ms: int) -> bool:
+    # An open event would never end; one of a camera that is offline has ended.
+    return state.event is None and state.health.problem == "offline" and state.health.since_ms < before_ms
+
+
 @dataclass(slots=True, eq=False)
 class PartitionManager:
     """Starts assigned partitions from their stored progress, and drops those that are revoked or must be read again."""
@@ -184,6 +203,7 @@ class PartitionManager:
     metrics: Metrics
     health: Health
     clock_s: Callable[[], float]
+    wall_clock_s: Callable[[], float] = time.time
     active: dict[Partition, ActivePartition] = field(default_factory=dict)
     _waiting: dict[Partition, ChangeKind] = field(default_factory=dict)
     """Assigned partitions that are not started yet."""
@@ -266,7 +286,15 @@ class PartitionManager:
             self._unusable.pop(partition, None)
 
     def _start(self, partition: Partition, reason: ChangeKind) -> None:
-        plan = plan_start(self.source, self.store, partition, self.start_at, out_of_range=reason == "out_of_range")
+        before_ms = round((self.wall_clock_s() - FORGET_AFTER_S) * 1000)
+        plan = plan_start(
+            self.source,
+            self.store,
+            partition,
+            self.start_at,
+            out_of_range=reason == "out_of_range",
+            forget_before_ms=before_ms,
+        )
         self.metrics.lost.inc(plan.lost)
         self.metrics.damaged.inc(len(plan.damaged))
         if plan.damaged:

@@ -16,7 +16,7 @@ from deploy.errors import ConfigError
 from streamer.config import RedisSettings
 from streamer.interfaces import CameraState, Fenced, Progress, RedisUnavailable, Step
 from streamer.redis.script import STEP, step_arguments
-from streamer.redis.stored import parse_cameras, parse_progress, progress_fields
+from streamer.redis.stored import forgotten_fields, parse_cameras, parse_progress, progress_fields
 from streamer.types import Partition
 
 _CONNECT_TIMEOUT_S = 3.0
@@ -145,7 +145,8 @@ class RedisProgressStore:
                 self._client.delete(trial, scores_key)
 
     def _apply(self, step: Step, progress_key: str, scores_key: Callable[[str], str]) -> None:
-        cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
+        # Streams of forgotten cameras may be older than their expiry.
+        cameras = list(dict.fromkeys([*(camera_id for camera_id, _ in step.scores), *step.forgotten]))
         streams = self._settings.events_key, self._settings.health_key
         with redis_errors():
             answer = self._step(keys=[progress_key, *streams, *map(scores_key, cameras)], args=self._arguments(step, cameras))
@@ -163,5 +164,6 @@ class RedisProgressStore:
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
         entries += [(3, fields) for fields in step.health]
-        limits = self._settings.max_events, self._settings.max_scores
-        return step_arguments(step.expected, step.next_offset, limits, entries, progress_fields(step))
+        expire_s = round(self._settings.scores_expire_days * 86_400)
+        limits = self._settings.max_events, self._settings.max_scores, expire_s
+        return step_arguments(step.expected, step.next_offset, limits, forgotten_fields(step), entries, progress_fields(step))

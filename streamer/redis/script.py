@@ -19,11 +19,12 @@ from typing import Any
 from streamer.interfaces import Fields
 
 # KEYS: progress hash, stream of events, stream of health, then streams of scores, each of one camera.
-# ARGV: expected next offset ('' for none), next offset, max events, max scores, number of entries, then for each entry the index
-# of its key, number of strings, the strings; then pairs of the hash.
+# ARGV: expected next offset ('' for none), next offset, max events, max scores, seconds until a stream of scores expires; number
+# of fields to delete from the hash, these; number of entries, then for each the index of its key, number of strings, the strings;
+# then pairs of the hash.
 # Answers: the outcome; the stored next offset if fenced, else the key, and what was found and needed.
 STEP = """
-local needed = {hash = {{'HSET', '', ''}}, stream = {{'XADD', '*', '', ''}}}
+local needed = {hash = {{'HSET', '', ''}, {'HDEL', ''}}, stream = {{'XADD', '*', '', ''}, {'EXPIRE', '1'}}}
 for index, key in ipairs(KEYS) do
   local kind, found = index == 1 and 'hash' or 'stream', redis.call('TYPE', key).ok
   if found ~= 'none' and found ~= kind then return {'type', key, found, kind} end
@@ -33,14 +34,17 @@ for index, key in ipairs(KEYS) do
 end
 local stored = redis.call('HGET', KEYS[1], 'next_offset') or ''
 if stored ~= ARGV[1] then return {'fenced', stored} end
-local at = 6
-for _ = 1, tonumber(ARGV[5]) do
+local entries = 7 + tonumber(ARGV[6])
+local at = entries + 1
+for _ = 1, tonumber(ARGV[entries]) do
   local index, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local kept = index <= 3 and ARGV[3] or ARGV[4]
   redis.call('XADD', KEYS[index], 'MAXLEN', '~', kept, '*', unpack(ARGV, at + 2, at + 1 + count))
   at = at + 2 + count
 end
 for field = at, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[field], ARGV[field + 1]) end
+for index = 4, #KEYS do redis.call('EXPIRE', KEYS[index], ARGV[5]) end
+for field = 7, entries - 1 do redis.call('HDEL', KEYS[1], ARGV[field]) end
 redis.call('HSET', KEYS[1], 'next_offset', ARGV[2])
 return {'applied'}
 """
@@ -49,12 +53,13 @@ return {'applied'}
 def step_arguments(
     expected: int | None,
     next_offset: int,
-    limits: tuple[int, int],
+    limits: tuple[int, int, int],
+    deleted: Sequence[str],
     entries: Sequence[tuple[int, Fields]],
     pairs: Fields,
 ) -> list[Any]:
-    """ARGV of :data:`STEP`. ``limits``: of events and of scores; ``entries``: each with the index of its key, from 1."""
-    arguments: list[Any] = ["" if expected is None else expected, next_offset, *limits, len(entries)]
+    """ARGV of :data:`STEP`. ``limits``: events, scores, seconds; ``entries``: each with the index of its key, from 1."""
+    arguments: list[Any] = ["" if expected is None else expected, next_offset, *limits, len(deleted), *deleted, len(entries)]
     for index, fields in entries:
         arguments += [index, 2 * len(fields), *_flat(fields)]
     return arguments + _flat(pairs)

@@ -55,6 +55,11 @@ def progress_fields(step: Step) -> dict[str, str]:
     return fields | {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
 
 
+def forgotten_fields(step: Step) -> list[str]:
+    """What a step deletes from the hash."""
+    return [prefix + camera_id for camera_id in step.forgotten for prefix in (_CAMERA, _LEARNER)]
+
+
 def _offset(text: str | None, key: str) -> int | None:
     if text is None:
         return None

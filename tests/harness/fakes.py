@@ -119,7 +119,9 @@ class MemoryProgressStore:
         snapshots = {**stored.learners, **step.learners}
         learners = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
-        self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states}, learners)
+        cameras = {name: state for name, state in {**stored.cameras, **states}.items() if name not in step.forgotten}
+        learners = {name: snapshot for name, snapshot in learners.items() if name not in step.forgotten}
+        self.progress[step.partition] = Progress(step.next_offset, cameras, learners)
         self.scores += step.scores
         self.health += step.health
         self.events += step.events

@@ -13,7 +13,7 @@ from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.config import RedisSettings
 from streamer.demo.embedded import embedded_redis
-from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, RedisUnavailable, Step
+from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, ProgressStore, RedisUnavailable, Step
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates, newest_scores
@@ -104,6 +104,28 @@ def test_step_keeps_other_cameras(stored: Stored) -> None:
     assert stored.store.read(P0) == Progress(6, {"yard": STATE, "gate": STATE})
 
 
+def test_forgets_cameras(stored: Stored) -> None:
+    stored.store.apply(
+        replace(STEP, cameras={"yard": STATE, "gate": STATE}, learners={"yard": LearnerSnapshot(clip_from=1, content="A")})
+    )
+
+    stored.store.apply(Step(P0, 5, 5, forgotten=["yard"]))
+
+    assert stored.store.read(P0) == Progress(5, {"gate": STATE})
+
+
+def test_streams_of_scores_expire(redis_settings: RedisSettings) -> None:
+    settings = redis_settings.model_copy(update={"scores_expire_days": 2.0})
+    with make_redis(settings) as client:
+        client.xadd(settings.scores_key("yard"), SCORE)  # of before there was an expiry
+        store = RedisProgressStore(client, settings, "group")
+        store.apply(STEP)
+        assert 172_700 < client.ttl(settings.scores_key("gate")) <= 172_800
+        store.apply(Step(P0, 5, 5, forgotten=["yard", "hall"]))
+        assert 172_700 < client.ttl(settings.scores_key("yard")) <= 172_800
+        assert [client.ttl(key) for key in (settings.events_key, settings.health_key)] == [-1, -1]
+
+
 @pytest.fixture(scope="module")
 def own_redis() -> Iterator[RedisSettings]:
     """A Redis of this file's own, whose settings and users its tests change."""
@@ -134,6 +156,8 @@ USERS = [
     ("~oddsight:* +@all -xadd", "XADD on the key oddsight:events"),
     ("~oddsight:* +@all -hset", "HSET on the key oddsight:"),
     ("~oddsight:progress:* ~oddsight:trial:* ~oddsight:scores:* ~oddsight:health +@all", "ACL forbids"),
+    ("~oddsight:* +@all -expire", "EXPIRE on the key oddsight:"),
+    ("~oddsight:* +@all -hdel", "HDEL on the key oddsight:"),
     ("~oddsight:* +@all -type", "ACL forbids this user"),
 ]
 

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import example, given, settings
 
 from deploy.decision import OpenEvent
+from deploy.health import HealthState
 from deploy.spec import ClipSpec
 from streamer.interfaces import CameraState, PartitionChange, Progress, Step
+from streamer.pipeline.partitions import FORGET_AFTER_S
 from streamer.types import FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, RECURRENT, SPEC, Rig, message, run_of, streams
 
@@ -214,6 +216,16 @@ def test_damaged_states_are_counted() -> None:
 
     assert rig.counted("damaged_states_total") == 1
     assert rig.scored_offsets() == [6, 7, 8, 9]
+
+
+def test_forgets_cameras_that_have_long_been_offline() -> None:
+    rig = Rig(run_of("gate", [CALM] * 10))
+    rig.clock.now_s = FORGET_AFTER_S + 1000
+    rig.store.progress[P0] = Progress(0, {"gone": CameraState(health=HealthState(problem="offline", since_ms=999_000))})
+
+    rig.finish()
+
+    assert rig.store.read(P0).cameras.keys() == {"gate"}
 
 
 def test_drain_scores_queue_and_commits() -> None:
