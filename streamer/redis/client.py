@@ -9,7 +9,14 @@ from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+)
 from redis.retry import Retry
 
 from deploy.errors import ConfigError
@@ -17,6 +24,7 @@ from streamer.config import RedisSettings
 from streamer.interfaces import CameraState, Fenced, Progress, RedisUnavailable, Step
 from streamer.redis.script import STEP, step_arguments
 from streamer.redis.stored import forgotten_fields, parse_cameras, parse_progress, progress_fields
+from streamer.redis.topology import connect_cluster, connect_sentinel
 from streamer.types import Partition
 
 _CONNECT_TIMEOUT_S = 3.0
@@ -42,6 +50,9 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
 _EXPLAINED_TEXTS = (
     ("WRONGTYPE", "something else lies under this key: rename or delete it, or set another redis.prefix"),
     ("NOREPLICAS", "too few of its replicas are connected: start them, or lower min-replicas-to-write"),
+    ("No master found", "none of the Sentinels knows a primary of this name: check the addresses and the name in redis.url"),
+    ("Redis Cluster cannot be connected", "none of the nodes in redis.url answers, or they are no cluster: check that they run"),
+    ("CLUSTERDOWN", "a part of the cluster has no primary: wait for the failover, or start its nodes"),
     ("MISCONF", "it cannot save its data: look into its log, and whether its disk is full"),
     ("ACL failure in script", "its ACL forbids this user a command of the service's script: allow it"),
     (
@@ -56,26 +67,38 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
 
     It connects with the first command and reconnects after a lost connection.
     A failed command is not retried: it may have been executed, and only the caller knows whether twice does harm.
+    That of a cluster connects at once, and does retry.
 
     Raises:
         ConfigError: the URL is not valid.
+        RedisUnavailable: none of the cluster's nodes answers.
     """
-    # redis-py refuses the option for Unix sockets.
-    options: dict[str, Any] = {} if settings.url.startswith("unix:") else {"socket_keepalive": True}
+    options: dict[str, Any] = {
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": _REPLY_TIMEOUT_S,
+        "decode_responses": True,
+        "encoding_errors": "replace",
+    }
+    if not settings.url.startswith("unix:"):  # redis-py refuses the option for Unix sockets
+        options["socket_keepalive"] = True
+    if settings.password is not None:
+        options["password"] = settings.password.get_secret_value()
     try:
-        client = redis.Redis.from_url(
-            settings.url,
-            **options,
-            socket_connect_timeout=_CONNECT_TIMEOUT_S,
-            socket_timeout=_REPLY_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-            encoding_errors="replace",
-        )
+        with redis_errors():
+            return _connect(settings.url, options)
     except ValueError as error:
-        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error
-    if settings.password is not None:  # passed to from_url, a password in the URL would win
-        client.connection_pool.connection_kwargs["password"] = settings.password.get_secret_value()
+        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE, or see the settings") from error
+
+
+def _connect(url: str, options: dict[str, Any]) -> redis.Redis:
+    scheme = url.partition("://")[0]
+    if scheme.endswith("+cluster"):
+        return connect_cluster(url, options)
+    if scheme.endswith("+sentinel"):
+        return connect_sentinel(url, options)
+    client = redis.Redis.from_url(url, **options, retry=Retry(NoBackoff(), 0))
+    if "password" in options:  # from_url lets a password in the URL win
+        client.connection_pool.connection_kwargs["password"] = options["password"]
     return client
 
 
@@ -90,12 +113,12 @@ def redis_errors(key: str | None = None) -> Iterator[None]:
     """Turn errors of the Redis client inside the block into RedisUnavailable, which names the key."""
     try:
         yield
-    except redis.RedisError as error:
+    except (redis.RedisError, RedisClusterException) as error:  # the latter is no subclass
         where = "Redis" if key is None else f"Redis, {key}"
         raise RedisUnavailable(f"{where}: {_explain(error)}") from error
 
 
-def _explain(error: redis.RedisError) -> str:
+def _explain(error: Exception) -> str:
     causes = error, error.__context__
     explanations = [text for kind, text in _EXPLANATIONS if any(isinstance(cause, kind) for cause in causes)]
     explanations += [text for part, text in _EXPLAINED_TEXTS if part in str(error)]

@@ -268,6 +268,11 @@ def test_subscriber_follows_streams(redis_settings: RedisSettings, protocol: int
         assert old.poll(0.01) == expected
         assert new.poll(0.01) == Updates([], [], [])
 
-        store.apply(replace(STEP, expected=5, next_offset=6, scores=[("gate", SCORE), ("yard", SCORE)]))
+        end, update, later = (
+            {**EVENT, "kind": kind, "offset": offset} for kind, offset in (("end", "8"), ("update", "5"), ("update", "7"))
+        )
+        again = [EVENT, {**EVENT, "offset": "5"}, update, update, later, end, {**end, "offset": "9"}]
+        store.apply(replace(STEP, expected=5, next_offset=6, scores=[("gate", SCORE), ("yard", SCORE)], events=again))
+        assert [(event.kind, event.offset) for event in old.poll(0.01).events] == [("update", 5), ("update", 7), ("end", 8)]
         time.sleep(1.0)  # streams of new cameras are looked for once a second
         assert sorted(entry.camera_id for entry in new.poll(0.01).scores) == ["gate", "yard"]
