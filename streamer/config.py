@@ -71,8 +71,8 @@ class RedisSettings(_Section):
     """The Redis that receives scores and events and stores the progress."""
 
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?(\+cluster|\+sentinel)?|unix)://")
-    """``redis://HOST:PORT/DATABASE``, ``rediss://`` for TLS, or ``unix://PATH``. ``redis+cluster://HOST:PORT,HOST:PORT`` names some
-    nodes of a Redis Cluster, ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`` Sentinels and their name for it."""
+    """``redis://HOST:PORT/DATABASE``, ``rediss://`` for TLS, or ``unix://PATH``. ``redis+cluster://HOST:PORT,HOST:PORT`` names
+    some nodes of a Redis Cluster, ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`` Sentinels and their name for it."""
     password: SecretStr | None = None
     """Password; wins over one in the URL. Better set by the environment variable."""
     prefix: str = Field(default="oddsight", pattern=r"^[A-Za-z0-9._{}-]{1,64}$")

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
@@ -114,6 +115,8 @@ class Step:
     """Entries of the stream of health."""
     forgotten: Sequence[str] = ()
     """Cameras of which nothing is kept any more."""
+    step_id: str = field(default_factory=lambda: uuid4().hex, init=False, compare=False)
+    """Tells whether this step is the one that was written last."""
 
 
 class ProgressStore(Protocol):
@@ -128,11 +131,11 @@ class ProgressStore(Protocol):
         """
 
     def apply(self, step: Step) -> None:
-        """Write a step, whole or not at all.
+        """Write a step, whole or not at all, and only once: if it is the one that was written last, nothing is done.
 
         Raises:
             Fenced: the stored next offset is not ``step.expected``; nothing was written.
-            RedisUnavailable: the step may or may not have been written; read the progress before going on.
+            RedisUnavailable: the step may or may not have been written; apply it again, or read the progress before going on.
         """
 
 

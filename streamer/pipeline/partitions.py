@@ -1,7 +1,8 @@
 """The partitions that this consumer works on: how they start, what is held of each, and how they stop.
 
-Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced,
-Redis unavailable), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on.
+Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced, dead
+letters not stored), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on. Only
+while Redis is unavailable it is held: nothing more of it is read, and its step is sent again until it is known to be written.
 """
 
 import time
@@ -40,7 +41,7 @@ A camera whose frames lie farther back starts without history; else every restar
 FORGET_AFTER_S = 30 * 86_400
 """A camera that has been offline for longer is forgotten when its partition starts; else all that ever sent would be kept."""
 
-_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+_RETRY_S = (0.25, 0.5, 1.0, 2.0)
 
 T = TypeVar("T")
 
@@ -81,6 +82,14 @@ class OffsetTracker(Generic[T]):
             yield result[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A step that is to be written, and what is to be done after that."""
+
+    step: Step
+    after: Callable[[], None]
+
+
 @dataclass(slots=True, eq=False)
 class ActivePartition:
     """All that is held of one started partition, apart from its cameras' clips."""
@@ -93,6 +102,12 @@ class ActivePartition:
     cameras: dict[str, CameraState]
     learners: Learners
     started_s: float
+    read_to: int
+    """The first message that has not been read."""
+    pending: Pending | None = None
+    """Sent, but not known to be written."""
+    is_held: bool = False
+    """Whether nothing more of it is read until its step is written."""
     seen_s: dict[str, float] = field(default_factory=dict)
     """camera_id -> when its newest frame arrived, by the clock of the loop."""
     findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
@@ -218,6 +233,7 @@ class PartitionManager:
         active = self.active.get(message.partition)
         if active is None:
             return None
+        active.read_to = message.offset + 1
         if not active.is_replay(message.offset):
             active.offsets.add(message.offset)
             return active
@@ -245,15 +261,42 @@ class PartitionManager:
         """Start a partition again from its stored progress."""
         self.apply(PartitionChange("assigned", partition))
 
+    @property
+    def is_backing_off(self) -> bool:
+        """Whether the last attempt failed a moment ago."""
+        return self.clock_s() < self._retry_at_s
+
+    def hold_all(self, error: Exception) -> None:
+        """A step may not have been written: read nothing more of any partition, and try again after a pause."""
+        for active in self.active.values():
+            if not active.is_held:
+                self.source.pause(active.partition)
+                active.is_held = True
+        self._back_off(error)
+
+    def go_on(self) -> None:
+        """All steps are written: read on where partitions are held, and be ready if none waits."""
+        for active in self.active.values():
+            if active.is_held:
+                self.source.start(active.partition, active.read_to)
+                # That no frame arrived meanwhile says nothing of the cameras.
+                active.is_held, active.started_s = False, self.clock_s()
+                active.seen_s.clear()
+                log.info("partition goes on from memory", partition=str(active.partition), offset=active.read_to)
+        if self._waiting.keys() <= self._unusable.keys():
+            self._failures = 0
+            if self.source.joined:
+                self.health.problem = next(iter(self._unusable.values()), None)
+
     def restart_all_later(self, error: Exception) -> None:
-        """Redis or Kafka failed: start all partitions again after a pause."""
+        """Redis or Kafka failed, and outcomes are lost: start all partitions again after a pause."""
         for partition in list(self.active):
             self.restart(partition)
         self._back_off(error)
 
     def start_waiting(self) -> None:
         """Start the waiting partitions unless the last attempt failed a moment ago."""
-        if self.clock_s() < self._retry_at_s:
+        if self.is_backing_off:
             return
         try:
             for partition in self._startable():
@@ -262,10 +305,6 @@ class PartitionManager:
             log.info("another consumer stored progress first, reading it again", error=str(error))
         except (RedisUnavailable, BrokerUnavailable) as error:
             self._back_off(error)
-        else:
-            self._failures = 0
-            if self.source.joined:
-                self.health.problem = next(iter(self._unusable.values()), None)
 
     def _startable(self) -> list[Partition]:
         if self._unusable and self.clock_s() >= self._look_again_at_s:
@@ -303,7 +342,14 @@ class PartitionManager:
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)
         self.active[partition] = ActivePartition(
-            partition, plan.next_offset, tracker, dict(plan.cameras), learners, self.clock_s(), replay_from=replay_from
+            partition,
+            plan.next_offset,
+            tracker,
+            dict(plan.cameras),
+            learners,
+            self.clock_s(),
+            plan.read_from,
+            replay_from=replay_from,
         )
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))

@@ -189,4 +189,4 @@ class RedisProgressStore:
         entries += [(3, fields) for fields in step.health]
         expire_s = round(self._settings.scores_expire_days * 86_400)
         limits = self._settings.max_events, self._settings.max_scores, expire_s
-        return step_arguments(step.expected, step.next_offset, limits, forgotten_fields(step), entries, progress_fields(step))
+        return step_arguments(step, limits, forgotten_fields(step), entries, progress_fields(step))

@@ -2,6 +2,7 @@
 
     schema               the number of the format; missing in progress of before there were numbers, which is format 1
     next_offset          decimal
+    step_id              of the step that was written last
     camera:{camera_id}   CameraState as JSON
     learner:{camera_id}  LearnerSnapshot as JSON; empty if the camera is not learned any more
 

@@ -102,6 +102,7 @@ class MemoryProgressStore:
     """One entry a step, the last one first: ``"lost"`` fails before the step is written, ``"unanswered"`` after it."""
 
     unusable: set[Partition] = field(default_factory=set)
+    _newest: dict[Partition, str] = field(default_factory=dict)
 
     def read(self, partition: Partition) -> Progress:
         if partition in self.unusable:
@@ -112,6 +113,8 @@ class MemoryProgressStore:
         failure = self.failures.pop() if self.failures else ""
         if failure == "lost":
             raise RedisUnavailable("the step was lost on the way")
+        if self._newest.get(step.partition) == step.step_id:
+            return
         stored = self.read(step.partition)
         if stored.next_offset != step.expected:
             raise Fenced(f"{step.partition}: stored progress is {stored.next_offset}, expected {step.expected}")
@@ -122,6 +125,7 @@ class MemoryProgressStore:
         cameras = {name: state for name, state in {**stored.cameras, **states}.items() if name not in step.forgotten}
         learners = {name: snapshot for name, snapshot in learners.items() if name not in step.forgotten}
         self.progress[step.partition] = Progress(step.next_offset, cameras, learners)
+        self._newest[step.partition] = step.step_id
         self.scores += step.scores
         self.health += step.health
         self.events += step.events

@@ -104,6 +104,19 @@ def test_step_keeps_other_cameras(stored: Stored) -> None:
     assert stored.store.read(P0) == Progress(6, {"yard": STATE, "gate": STATE})
 
 
+def test_step_that_is_sent_again_is_written_once(stored: Stored) -> None:
+    stored.store.apply(STEP)
+    same_offset = Step(P0, 5, 5, events=[EVENT])
+
+    for step in (STEP, same_offset, same_offset):
+        stored.store.apply(step)
+
+    assert stored.store.read(P0).next_offset == 5
+    assert stored.effects() == ([("gate", SCORE)], [EVENT, EVENT], [HEALTH])
+    with pytest.raises(Fenced):
+        stored.store.apply(STEP)
+
+
 def test_forgets_cameras(stored: Stored) -> None:
     stored.store.apply(
         replace(STEP, cameras={"yard": STATE, "gate": STATE}, learners={"yard": LearnerSnapshot(clip_from=1, content="A")})
