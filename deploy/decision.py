@@ -39,9 +39,9 @@ class DecisionRule(DecisionTimes):
 
 
 class OpenEvent(BaseModel):
-    """A candidate or an announced event of one camera."""
+    """A candidate or an announced event of one camera. Its field names are part of the format in Redis; others are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     event_id: str
     started_at_ms: int

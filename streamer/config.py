@@ -70,16 +70,25 @@ class KafkaSettings(_Section):
 class RedisSettings(_Section):
     """The Redis that receives scores and events and stores the progress."""
 
-    url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
-    """``redis://HOST:PORT/DATABASE``, ``rediss://`` for TLS, or ``unix://PATH``."""
+    url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?(\+cluster|\+sentinel)?|unix)://")
+    """``redis://HOST:PORT/DATABASE``, ``rediss://`` for TLS, or ``unix://PATH``. ``redis+cluster://HOST:PORT,HOST:PORT`` names
+    some nodes of a Redis Cluster, ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE`` Sentinels and their name for it."""
     password: SecretStr | None = None
     """Password; wins over one in the URL. Better set by the environment variable."""
     prefix: str = Field(default="oddsight", pattern=r"^[A-Za-z0-9._{}-]{1,64}$")
-    """First part of every key; use a hash tag such as ``{oddsight}`` with Redis Cluster."""
+    """First part of every key. With Redis Cluster it must hold a hash tag, such as ``{oddsight}``: one node has all keys."""
     max_events: int = Field(default=100_000, ge=1)
     """The streams of events and of health are trimmed to about this many entries each."""
     max_scores: int = Field(default=10_000, ge=1)
     """Each camera's stream of scores is trimmed to about this many entries."""
+    scores_expire_days: float = Field(default=30.0, ge=0.01, le=3650)
+    """Redis deletes a camera's stream of scores this long after its last score."""
+
+    @model_validator(mode="after")
+    def _cluster_needs_hash_tag(self) -> "RedisSettings":
+        if "+cluster://" in self.url and not re.match(r"[^{]*\{[^}]+\}", self.prefix):
+            raise ValueError(f"with Redis Cluster the prefix must hold a hash tag, such as {{oddsight}}, got {self.prefix!r}")
+        return self
 
     @property
     def events_key(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
@@ -92,6 +93,8 @@ class Progress:
     next_offset: int | None = None
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
     learners: Mapping[str, LearnerSnapshot] = field(default_factory=dict)
+    damaged: Sequence[str] = ()
+    """What was stored of cameras and could not be read; their history is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +113,29 @@ class Step:
     """New snapshots; None where the camera is learned, or is not to be learned any more."""
     health: Sequence[Fields] = ()
     """Entries of the stream of health."""
+    forgotten: Sequence[str] = ()
+    """Cameras of which nothing is kept any more."""
+    step_id: str = field(default_factory=lambda: uuid4().hex, init=False, compare=False)
+    """Tells whether this step is the one that was written last."""
 
 
 class ProgressStore(Protocol):
     """Stores a partition's progress together with the scores and events it stands for."""
 
     def read(self, partition: Partition) -> Progress:
-        """The stored progress; raises RedisUnavailable: try again later."""
+        """The stored progress.
+
+        Raises:
+            RedisUnavailable: try again later.
+            ProgressUnusable: it cannot be understood; somebody must mend it.
+        """
 
     def apply(self, step: Step) -> None:
-        """Write a step, whole or not at all.
+        """Write a step, whole or not at all, and only once: if it is the one that was written last, nothing is done.
 
         Raises:
             Fenced: the stored next offset is not ``step.expected``; nothing was written.
-            RedisUnavailable: the step may or may not have been written; read the progress before going on.
+            RedisUnavailable: the step may or may not have been written; apply it again, or read the progress before going on.
         """
 
 
@@ -184,6 +196,12 @@ class BrokerUnavailable(StreamError):
 
 class RedisUnavailable(StreamError):
     """Redis cannot be reached or refuses a command."""
+
+    retriable = True
+
+
+class ProgressUnusable(StreamError):
+    """The stored progress of a partition is damaged, or was written by a newer version."""
 
     retriable = True
 

@@ -38,6 +38,7 @@ class Metrics:
         self.decoded = counter("decoded_frames", "Frames decoded, with those replayed after a start", ["decoder"])
         self.rejected = counter("rejected_messages", "Unusable messages sent to the dead-letter topic", ["reason"])
         self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
+        self.damaged = counter("damaged_states", "What was stored of cameras and could not be read, so that they start afresh")
         self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")
         self.scored = counter("scored_clips", "Clips scored")
         self.gpu_cache_misses = counter("gpu_cache_miss_clips", "Clips uploaded in full (GPU cache exhausted)")

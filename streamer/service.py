@@ -28,7 +28,7 @@ from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scorer
-from streamer.redis.client import RedisProgressStore, check_redis, make_redis
+from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 
 log = structlog.get_logger("oddsight.service")
@@ -42,7 +42,7 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
     Raises:
         ConfigError, BundleError: at start, before anything is consumed.
         EngineError, DecoderError, BrokerUnavailable: likewise, or if engine, decoder or Kafka fails for good later.
-        RedisUnavailable: Redis cannot be reached at start.
+        RedisUnavailable: Redis cannot be reached at start, or refuses to be written to.
     """
     silence_kafka_log()
     with ExitStack() as stack:
@@ -62,7 +62,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     decoder = _load_decoder(settings, bundle, loaded.engine, metrics, stack)
     decider = Decider(settings, bundle, loaded.engine.name)
     client = stack.enter_context(make_redis(settings.redis))
-    check_redis(client)
+    store = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
+    store.try_step()
     profile_store = RedisProfileStore(client, settings.redis)
     profiles = CameraProfiles(profile_store, bundle, settings, metrics)
     profiles.load()
@@ -87,7 +88,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         recalibration=Recalibration(settings, profiles, profile_store, grid),
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, grid),
         decider=decider,
-        store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
+        store=store,
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),
         metrics=metrics,
         health=health,

@@ -211,6 +211,11 @@ class Event(BaseModel):
     scored_at_ms: int
     """When the service wrote this entry, in milliseconds since the Unix epoch."""
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The same for entries that tell the same: an event starts and ends once, and is updated once by a frame."""
+        return (self.event_id, self.kind, *([str(self.offset)] if self.kind == "update" else []))
+
     def fields(self) -> dict[str, str]:
         """The entry as written to Redis."""
         content = self.model_dump(by_alias=True, exclude_none=True)

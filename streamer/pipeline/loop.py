@@ -7,6 +7,7 @@ offset, in one atomic step that Redis refuses unless the stored offset is the on
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -30,7 +31,7 @@ from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
-from streamer.pipeline.partitions import ActivePartition, PartitionManager
+from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scored, Scorer
@@ -93,6 +94,7 @@ class Pipeline:
         self._partitions = PartitionManager(
             self.source, self.store, self.clips, self.start, self.learning, self.metrics, self.health, self.clock_s
         )
+        self._partitions.wall_clock_s = self.wall_clock_s
 
     def step(self) -> None:
         """Poll once and process what arrived; returns after about 0.1 s if nothing does.
@@ -201,14 +203,25 @@ class Pipeline:
     def _publish(self) -> None:
         try:
             for active in list(self._partitions.active.values()):
+                if self._partitions.is_backing_off:
+                    return
                 self._publish_partition(active)
-        except (RedisUnavailable, BrokerUnavailable) as error:
+        except (RedisUnavailable, BrokerUnavailable) as error:  # a learned profile, or dead letters, could not be stored
             self._partitions.restart_all_later(error)
+        if not self._partitions.is_backing_off:
+            self._partitions.go_on()
 
     def _publish_partition(self, active: ActivePartition) -> None:
+        if active.pending is None:
+            active.pending = self._next_step(active)
+        if active.pending is not None:
+            self._apply(active, active.pending)
+
+    def _next_step(self, active: ActivePartition) -> Pending | None:
+        """The step of the frames that are done; None if there are none."""
         decided = self._decide(active)
         if active.offsets.next_offset == active.stored_offset:
-            return
+            return None
         self.dead_letters.flush()
         step = Step(
             active.partition,
@@ -220,11 +233,11 @@ class Pipeline:
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.outcome.info, each.health)],
         )
-        if self._apply(active, step):
-            self._count(decided)
+        return Pending(step, partial(self._count, decided))
 
-    def _apply(self, active: ActivePartition, step: Step) -> bool:
-        """Write a step; False if another consumer was faster, which restarts the partition."""
+    def _apply(self, active: ActivePartition, pending: Pending) -> None:
+        """Write a step. The partition is held if Redis may not have written it, and restarted if another consumer was faster."""
+        active.pending, step = pending, pending.step
         try:
             with self.metrics.publish_s.time():
                 self.store.apply(step)
@@ -232,11 +245,14 @@ class Pipeline:
             self.metrics.redis_commits.labels("fenced").inc()
             log.warning("fenced: another consumer moved the progress, reading it again", error=str(error))
             self._partitions.restart(active.partition)
-            return False
-        self.metrics.redis_commits.labels("applied").inc()
-        active.stored_offset = self._uncommitted[active.partition] = step.next_offset
-        self.camera_health.count(step.health)
-        return True
+        except RedisUnavailable as error:
+            self._partitions.hold_all(error)
+        else:
+            self.metrics.redis_commits.labels("applied").inc()
+            active.pending = None
+            active.stored_offset = self._uncommitted[active.partition] = step.next_offset
+            self.camera_health.count(step.health)
+            pending.after()
 
     def _decide(self, active: ActivePartition) -> list[Decided]:
         decided = []
@@ -308,10 +324,12 @@ class Pipeline:
     def _report_silent_cameras(self) -> None:
         try:
             for active in list(self._partitions.active.values()):
+                if active.pending is not None or active.is_held:
+                    continue
                 # While the service is behind, frames of a camera may wait in Kafka.
                 if (self.source.lag(active.partition, active.stored_offset) or 0) < _MOST_LAG:
                     self._report_silent(active)
-        except (RedisUnavailable, BrokerUnavailable) as error:
+        except BrokerUnavailable as error:
             self._partitions.restart_all_later(error)
 
     def _report_silent(self, active: ActivePartition) -> None:
@@ -335,6 +353,8 @@ class Pipeline:
         if states:
             offset = active.stored_offset
             step = Step(active.partition, offset, offset, states, events=[each.fields() for each in events], health=entries)
-            if self._apply(active, step):
-                active.cameras.update(states)
-                self._count_events(events)
+            self._apply(active, Pending(step, partial(self._end_silent, active, states, events)))
+
+    def _end_silent(self, active: ActivePartition, states: dict[str, CameraState], events: list[Event]) -> None:
+        active.cameras.update(states)
+        self._count_events(events)

@@ -1,11 +1,13 @@
 """The partitions that this consumer works on: how they start, what is held of each, and how they stop.
 
-Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced,
-Redis unavailable), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on.
+Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced, dead
+letters not stored), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on. Only
+while Redis is unavailable it is held: nothing more of it is read, and its step is sent again until it is known to be written.
 """
 
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -21,6 +23,7 @@ from streamer.interfaces import (
     LearnerSnapshot,
     PartitionChange,
     ProgressStore,
+    ProgressUnusable,
     RedisUnavailable,
     Step,
 )
@@ -35,7 +38,10 @@ MAX_REPLAY_MESSAGES = 12_000
 """How far before the next offset a replay may begin: 60 frames of each of 100 cameras, doubled for cameras slower than others.
 A camera whose frames lie farther back starts without history; else every restart would replay as long as it was silent."""
 
-_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+FORGET_AFTER_S = 30 * 86_400
+"""A camera that has been offline for longer is forgotten when its partition starts; else all that ever sent would be kept."""
+
+_RETRY_S = (0.25, 0.5, 1.0, 2.0)
 
 T = TypeVar("T")
 
@@ -76,6 +82,14 @@ class OffsetTracker(Generic[T]):
             yield result[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A step that is to be written, and what is to be done after that."""
+
+    step: Step
+    after: Callable[[], None]
+
+
 @dataclass(slots=True, eq=False)
 class ActivePartition:
     """All that is held of one started partition, apart from its cameras' clips."""
@@ -88,6 +102,12 @@ class ActivePartition:
     cameras: dict[str, CameraState]
     learners: Learners
     started_s: float
+    read_to: int
+    """The first message that has not been read."""
+    pending: Pending | None = None
+    """Sent, but not known to be written."""
+    is_held: bool = False
+    """Whether nothing more of it is read until its step is written."""
     seen_s: dict[str, float] = field(default_factory=dict)
     """camera_id -> when its newest frame arrived, by the clock of the loop."""
     findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
@@ -114,19 +134,29 @@ class StartPlan:
     learners: Mapping[str, LearnerSnapshot]
     lost: int
     """Number of messages that Kafka deleted before they were read."""
+    damaged: Sequence[str] = ()
+    """See :class:`~streamer.interfaces.Progress`."""
 
 
 def plan_start(
-    source: FrameSource, store: ProgressStore, partition: Partition, start: str, *, out_of_range: bool = False
+    source: FrameSource,
+    store: ProgressStore,
+    partition: Partition,
+    start: str,
+    *,
+    out_of_range: bool = False,
+    forget_before_ms: int = 0,
 ) -> StartPlan:
-    """Read a partition's progress, and correct it first if there is none or Kafka does not have its offset.
+    """Read a partition's progress, correct it if there is none or Kafka does not have its offset, and write it again.
 
     ``start`` (``earliest`` or ``latest``) is where a group without progress begins. ``out_of_range``: Kafka refused the
-    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over.
+    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over. Cameras that
+    went offline before ``forget_before_ms``, a wall clock time, are forgotten.
 
     Raises:
         Fenced: another consumer stored progress at the same time; try again.
         RedisUnavailable, BrokerUnavailable: try again later.
+        ProgressUnusable: somebody must mend the stored progress.
     """
     progress = store.read(partition)
     first, end = source.bounds(partition)
@@ -144,11 +174,14 @@ def plan_start(
         lost = next_offset - stored
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
-    if next_offset != stored:
-        store.apply(Step(partition, stored, next_offset, reset))
-    cameras = {**progress.cameras, **reset}
+    # Also if there is nothing to correct: progress that can be read does not mean that steps can be written.
+    forgotten = [name for name, state in progress.cameras.items() if not reset and _is_forgotten(state, forget_before_ms)]
+    store.apply(Step(partition, stored, next_offset, reset, forgotten=forgotten))
+    if forgotten:
+        log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
+    cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    learners = {} if reset else progress.learners
+    learners = {name: each for name, each in progress.learners.items() if not reset and name not in forgotten}
     replay_from: dict[str, int] = {}
     # A learner goes on from its snapshot, so the frames since then are read again.
     needed = [(name, state.clip_from) for name, state in cameras.items()]
@@ -163,7 +196,13 @@ def plan_start(
         cameras,
         learners,
         lost,
+        progress.damaged,
     )
+
+
+def _is_forgotten(state: CameraState, before_ms: int) -> bool:
+    # An open event would never end; one of a camera that is offline has ended.
+    return state.event is None and state.health.problem == "offline" and state.health.since_ms < before_ms
 
 
 @dataclass(slots=True, eq=False)
@@ -179,17 +218,22 @@ class PartitionManager:
     metrics: Metrics
     health: Health
     clock_s: Callable[[], float]
+    wall_clock_s: Callable[[], float] = time.time
     active: dict[Partition, ActivePartition] = field(default_factory=dict)
     _waiting: dict[Partition, ChangeKind] = field(default_factory=dict)
     """Assigned partitions that are not started yet."""
     _retry_at_s: float = 0.0
     _failures: int = 0
+    _unusable: dict[Partition, str] = field(default_factory=dict)
+    """Waiting partitions whose stored progress somebody must mend, and what is wrong with it."""
+    _look_again_at_s: float = 0.0
 
     def accept(self, message: FrameMessage) -> ActivePartition | None:
         """The active partition of a message that is needed; tracks the message if it is new."""
         active = self.active.get(message.partition)
         if active is None:
             return None
+        active.read_to = message.offset + 1
         if not active.is_replay(message.offset):
             active.offsets.add(message.offset)
             return active
@@ -204,6 +248,7 @@ class PartitionManager:
         """Drop the partition, and queue it for a new start unless it was revoked."""
         log.info("partition changed", partition=str(change.partition), change=change.kind)
         self.active.pop(change.partition, None)
+        self._unusable.pop(change.partition, None)
         self.clips.forget(change.partition)
         self.metrics.partitions.set(len(self.active))
         if change.kind == "revoked":
@@ -216,37 +261,95 @@ class PartitionManager:
         """Start a partition again from its stored progress."""
         self.apply(PartitionChange("assigned", partition))
 
+    @property
+    def is_backing_off(self) -> bool:
+        """Whether the last attempt failed a moment ago."""
+        return self.clock_s() < self._retry_at_s
+
+    def hold_all(self, error: Exception) -> None:
+        """A step may not have been written: read nothing more of any partition, and try again after a pause."""
+        for active in self.active.values():
+            if not active.is_held:
+                self.source.pause(active.partition)
+                active.is_held = True
+        self._back_off(error)
+
+    def go_on(self) -> None:
+        """All steps are written: read on where partitions are held, and be ready if none waits."""
+        for active in self.active.values():
+            if active.is_held:
+                self.source.start(active.partition, active.read_to)
+                # That no frame arrived meanwhile says nothing of the cameras.
+                active.is_held, active.started_s = False, self.clock_s()
+                active.seen_s.clear()
+                log.info("partition goes on from memory", partition=str(active.partition), offset=active.read_to)
+        if self._waiting.keys() <= self._unusable.keys():
+            self._failures = 0
+            if self.source.joined:
+                self.health.problem = next(iter(self._unusable.values()), None)
+
     def restart_all_later(self, error: Exception) -> None:
-        """Redis or Kafka failed: start all partitions again after a pause."""
+        """Redis or Kafka failed, and outcomes are lost: start all partitions again after a pause."""
         for partition in list(self.active):
             self.restart(partition)
         self._back_off(error)
 
     def start_waiting(self) -> None:
         """Start the waiting partitions unless the last attempt failed a moment ago."""
-        if self.clock_s() < self._retry_at_s:
+        if self.is_backing_off:
             return
         try:
-            for partition in sorted(self._waiting):
-                self._start(partition, self._waiting[partition])
-                del self._waiting[partition]
+            for partition in self._startable():
+                self._start_or_set_aside(partition)
         except Fenced as error:
             log.info("another consumer stored progress first, reading it again", error=str(error))
         except (RedisUnavailable, BrokerUnavailable) as error:
             self._back_off(error)
+
+    def _startable(self) -> list[Partition]:
+        if self._unusable and self.clock_s() >= self._look_again_at_s:
+            self._look_again_at_s = self.clock_s() + _RETRY_S[-1]
+            return sorted(self._waiting)
+        return sorted(self._waiting.keys() - self._unusable.keys())
+
+    def _start_or_set_aside(self, partition: Partition) -> None:
+        """Start a partition; one whose progress is unusable goes on waiting, which is no reason for others to wait."""
+        try:
+            self._start(partition, self._waiting[partition])
+        except ProgressUnusable as error:
+            if partition not in self._unusable:
+                log.warning("a partition waits until its progress is mended", partition=str(partition), error=str(error))
+            self._unusable[partition] = str(error)
         else:
-            self._failures = 0
-            if self.source.joined:
-                self.health.problem = None
+            del self._waiting[partition]
+            self._unusable.pop(partition, None)
 
     def _start(self, partition: Partition, reason: ChangeKind) -> None:
-        plan = plan_start(self.source, self.store, partition, self.start_at, out_of_range=reason == "out_of_range")
+        before_ms = round((self.wall_clock_s() - FORGET_AFTER_S) * 1000)
+        plan = plan_start(
+            self.source,
+            self.store,
+            partition,
+            self.start_at,
+            out_of_range=reason == "out_of_range",
+            forget_before_ms=before_ms,
+        )
         self.metrics.lost.inc(plan.lost)
+        self.metrics.damaged.inc(len(plan.damaged))
+        if plan.damaged:
+            log.error("what was stored of cameras cannot be read", partition=str(partition), fields=plan.damaged)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)
         self.active[partition] = ActivePartition(
-            partition, plan.next_offset, tracker, dict(plan.cameras), learners, self.clock_s(), replay_from=replay_from
+            partition,
+            plan.next_offset,
+            tracker,
+            dict(plan.cameras),
+            learners,
+            self.clock_s(),
+            plan.read_from,
+            replay_from=replay_from,
         )
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))

@@ -2,21 +2,30 @@
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
+from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+)
 from redis.retry import Retry
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
-from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, RedisUnavailable, Step
+from streamer.interfaces import CameraState, Fenced, Progress, RedisUnavailable, Step
+from streamer.redis.script import STEP, step_arguments
+from streamer.redis.stored import forgotten_fields, parse_cameras, parse_progress, progress_fields
+from streamer.redis.topology import connect_cluster, connect_sentinel
 from streamer.types import Partition
-
-_CAMERA, _LEARNER = "camera:", "learner:"  # first parts of field names in the hash of a partition
 
 _CONNECT_TIMEOUT_S = 3.0
 _REPLY_TIMEOUT_S = 5.0
@@ -37,6 +46,20 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
         "no answer in time: it hangs, is not a Redis, is behind a firewall, or redis.url mixes up redis:// and rediss://",
     ),
 )
+# Errors that the client has no class for, by what Redis says.
+_EXPLAINED_TEXTS = (
+    ("WRONGTYPE", "something else lies under this key: rename or delete it, or set another redis.prefix"),
+    ("NOREPLICAS", "too few of its replicas are connected: start them, or lower min-replicas-to-write"),
+    ("No master found", "none of the Sentinels knows a primary of this name: check the addresses and the name in redis.url"),
+    ("Redis Cluster cannot be connected", "none of the nodes in redis.url answers, or they are no cluster: check that they run"),
+    ("CLUSTERDOWN", "a part of the cluster has no primary: wait for the failover, or start its nodes"),
+    ("MISCONF", "it cannot save its data: look into its log, and whether its disk is full"),
+    ("ACL failure in script", "its ACL forbids this user a command of the service's script: allow it"),
+    (
+        "can't run this command",
+        "its ACL forbids this user HSET, HGET, XADD or TYPE, of which the service's script consists: allow them",
+    ),
+)
 
 
 def make_redis(settings: RedisSettings) -> redis.Redis:
@@ -44,26 +67,38 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
 
     It connects with the first command and reconnects after a lost connection.
     A failed command is not retried: it may have been executed, and only the caller knows whether twice does harm.
+    That of a cluster connects at once, and does retry.
 
     Raises:
         ConfigError: the URL is not valid.
+        RedisUnavailable: none of the cluster's nodes answers.
     """
-    # redis-py refuses the option for Unix sockets.
-    options: dict[str, Any] = {} if settings.url.startswith("unix:") else {"socket_keepalive": True}
+    options: dict[str, Any] = {
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": _REPLY_TIMEOUT_S,
+        "decode_responses": True,
+        "encoding_errors": "replace",
+    }
+    if not settings.url.startswith("unix:"):  # redis-py refuses the option for Unix sockets
+        options["socket_keepalive"] = True
+    if settings.password is not None:
+        options["password"] = settings.password.get_secret_value()
     try:
-        client = redis.Redis.from_url(
-            settings.url,
-            **options,
-            socket_connect_timeout=_CONNECT_TIMEOUT_S,
-            socket_timeout=_REPLY_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-            encoding_errors="replace",
-        )
+        with redis_errors():
+            return _connect(settings.url, options)
     except ValueError as error:
-        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error
-    if settings.password is not None:  # passed to from_url, a password in the URL would win
-        client.connection_pool.connection_kwargs["password"] = settings.password.get_secret_value()
+        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE, or see the settings") from error
+
+
+def _connect(url: str, options: dict[str, Any]) -> redis.Redis:
+    scheme = url.partition("://")[0]
+    if scheme.endswith("+cluster"):
+        return connect_cluster(url, options)
+    if scheme.endswith("+sentinel"):
+        return connect_sentinel(url, options)
+    client = redis.Redis.from_url(url, **options, retry=Retry(NoBackoff(), 0))
+    if "password" in options:  # from_url lets a password in the URL win
+        client.connection_pool.connection_kwargs["password"] = options["password"]
     return client
 
 
@@ -74,44 +109,20 @@ def check_redis(client: redis.Redis) -> None:
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turn errors of the Redis client inside the block into RedisUnavailable."""
+def redis_errors(key: str | None = None) -> Iterator[None]:
+    """Turn errors of the Redis client inside the block into RedisUnavailable, which names the key."""
     try:
         yield
-    except redis.RedisError as error:
-        causes = error, error.__context__
-        explanations = [text for kind, text in _EXPLANATIONS if any(isinstance(cause, kind) for cause in causes)]
-        text = f"{explanations[0]} ({error})" if explanations else f"{error}: check redis.url, and whether a Redis answers there"
-        raise RedisUnavailable(f"Redis: {text}") from error
+    except (redis.RedisError, RedisClusterException) as error:  # the latter is no subclass
+        where = "Redis" if key is None else f"Redis, {key}"
+        raise RedisUnavailable(f"{where}: {_explain(error)}") from error
 
 
-# One hash for each partition and consumer group holds the next offset and each camera's state. A step is one call of this
-# script: it advances the next offset, replaces the states of its cameras and appends scores and events, but only if the stored
-# next offset is the one the step starts from. Otherwise nothing is written and the caller is fenced. That covers a consumer that
-# was suspended and wakes up, two consumers that both believe they own a partition, a lost reply, and a Redis restored from an
-# older snapshot; the remedy is always to read the progress again and go on from it.
-#
-# KEYS: progress hash, stream of events, stream of health, then the stream of scores of each camera that has scores in the step.
-# ARGV: expected next offset ('' for none), number of hash pairs, the pairs, max events, max scores, number of entries, then for
-# each entry: index of its key, number of strings, the strings.
-_STEP = """
-local stored = redis.call('HGET', KEYS[1], 'next_offset') or ''
-if stored ~= ARGV[1] then return {0, stored} end
-local at = 3
-for _ = 1, tonumber(ARGV[2]) do
-  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-local max_events, max_scores, entries = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-at = at + 3
-for _ = 1, entries do
-  local key, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local kept = key <= 3 and max_events or max_scores
-  redis.call('XADD', KEYS[key], 'MAXLEN', '~', kept, '*', unpack(ARGV, at + 2, at + 1 + count))
-  at = at + 2 + count
-end
-return {1, ARGV[4]}
-"""
+def _explain(error: Exception) -> str:
+    causes = error, error.__context__
+    explanations = [text for kind, text in _EXPLANATIONS if any(isinstance(cause, kind) for cause in causes)]
+    explanations += [text for part, text in _EXPLAINED_TEXTS if part in str(error)]
+    return f"{explanations[0]} ({error})" if explanations else f"{error}: check redis.url, and whether a Redis answers there"
 
 
 class RedisProgressStore:
@@ -119,57 +130,63 @@ class RedisProgressStore:
 
     def __init__(self, client: redis.Redis, settings: RedisSettings, consumer_group: str) -> None:
         self._client, self._settings, self._consumer_group = client, settings, consumer_group
-        self._step = client.register_script(_STEP)
+        self._step = client.register_script(STEP)
 
     def _progress_key(self, topic: str, partition: int | str) -> str:
         return f"{self._settings.prefix}:progress:{self._consumer_group}:{topic}:{partition}"
 
     def read(self, partition: Partition) -> Progress:
-        return self._read_key(self._progress_key(*partition))
+        key = self._progress_key(*partition)
+        return parse_progress(self._hash(key), key)
 
     def camera_states(self, topic: str) -> dict[str, CameraState]:
         """The stored states of the cameras of all partitions of a topic."""
         with redis_errors():
             keys = list(self._client.scan_iter(match=self._progress_key(topic, "*"), _type="HASH"))
-        return {camera_id: state for key in keys for camera_id, state in self._read_key(key).cameras.items()}
+        return {camera_id: state for key in keys for camera_id, state in parse_cameras(self._hash(key)).items()}
 
-    def _read_key(self, key: str) -> Progress:
-        with redis_errors():
-            stored = cast("dict[str, str]", self._client.hgetall(key))
-        next_offset = stored.pop("next_offset", None)
-        cameras = {name: CameraState.model_validate_json(text) for name, text in _with_prefix(_CAMERA, stored)}
-        learners = {name: LearnerSnapshot.model_validate_json(text) for name, text in _with_prefix(_LEARNER, stored) if text}
-        return Progress(None if next_offset is None else int(next_offset), cameras, learners)
+    def _hash(self, key: str) -> dict[str, str]:
+        with redis_errors(key):
+            return cast("dict[str, str]", self._client.hgetall(key))
 
     def apply(self, step: Step) -> None:
-        keys, arguments = self._script_call(step)
-        with redis_errors():
-            applied, stored = cast("tuple[int, str]", self._step(keys=keys, args=arguments))
-        if not applied:
-            raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
+        self._apply(step, self._progress_key(*step.partition), self._settings.scores_key)
 
-    def _script_call(self, step: Step) -> tuple[list[str], list[Any]]:
-        cameras = list(dict.fromkeys(camera_id for camera_id, _ in step.scores))
+    def try_step(self) -> None:
+        """Write a step to keys of its own and delete them again, to find out whether Redis takes the steps of the service.
+
+        Raises RedisUnavailable, which names the right, the key or the setting of Redis that is in the way.
+        """
+        trial = f"{self._settings.prefix}:trial:{uuid4().hex}"
+        scores_key = f"{trial}:scores"
+        with redis_errors():
+            self._client.delete(trial, scores_key)  # first, so that a user who may not delete leaves nothing behind
+        try:
+            self._apply(Step(Partition("trial", 0), None, 0, scores=[("trial", {"score": "0"})]), trial, lambda _: scores_key)
+        finally:
+            with redis_errors():
+                self._client.delete(trial, scores_key)
+
+    def _apply(self, step: Step, progress_key: str, scores_key: Callable[[str], str]) -> None:
+        # Streams of forgotten cameras may be older than their expiry.
+        cameras = list(dict.fromkeys([*(camera_id for camera_id, _ in step.scores), *step.forgotten]))
         streams = self._settings.events_key, self._settings.health_key
-        keys = [self._progress_key(*step.partition), *streams, *map(self._settings.scores_key, cameras)]
-        pairs = {"next_offset": str(step.next_offset)}
-        pairs |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
-        # An empty text instead of a deletion: the script only sets.
-        pairs |= {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
+        with redis_errors():
+            answer = self._step(keys=[progress_key, *streams, *map(scores_key, cameras)], args=self._arguments(step, cameras))
+        match cast("list[str]", answer):
+            case ["fenced", stored]:
+                raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
+            case ["type", key, found, needed]:
+                remedy = "rename or delete it, or set another redis.prefix"
+                raise RedisUnavailable(f"Redis: the key {key} is a {found}, but must be a {needed}: {remedy}")
+            case ["right", key, command]:
+                raise RedisUnavailable(f"Redis: its ACL forbids this user the command {command} on the key {key}: allow both")
+
+    def _arguments(self, step: Step, cameras: Sequence[str]) -> list[Any]:
         key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=4)}
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
         entries += [(3, fields) for fields in step.health]
-        arguments: list[Any] = ["" if step.expected is None else step.expected, len(pairs), *_flat(pairs)]
-        arguments += [self._settings.max_events, self._settings.max_scores, len(entries)]
-        for index, fields in entries:
-            arguments += [index, 2 * len(fields), *_flat(fields)]
-        return keys, arguments
-
-
-def _with_prefix(prefix: str, stored: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    return ((name.removeprefix(prefix), text) for name, text in stored.items() if name.startswith(prefix))
-
-
-def _flat(fields: Fields) -> list[str]:
-    return [text for pair in fields.items() for text in pair]
+        expire_s = round(self._settings.scores_expire_days * 86_400)
+        limits = self._settings.max_events, self._settings.max_scores, expire_s
+        return step_arguments(step, limits, forgotten_fields(step), entries, progress_fields(step))

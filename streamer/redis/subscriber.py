@@ -1,7 +1,7 @@
 """Follows the streams of scores and events that the service writes."""
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
@@ -16,6 +16,8 @@ from streamer.types import Event
 _CAMERA_SCAN_EVERY_S = 1.0
 _MAX_ENTRIES = 1_000
 """Entries read from one stream in one poll."""
+_MAX_SEEN = 10_000
+"""Newest entries of events among which one that comes twice is found."""
 
 
 class ScoreEntry(NamedTuple):
@@ -54,7 +56,11 @@ class Updates(NamedTuple):
 
 
 class Subscriber:
-    """Follows the stream of events and every camera's stream of scores."""
+    """Follows the stream of events and every camera's stream of scores.
+
+    Entries of events that come twice are left out: a Redis whose replica took over may have lost the newest step, which the
+    service then writes again.
+    """
 
     def __init__(self, client: redis.Redis, settings: RedisSettings, *, from_start: bool) -> None:
         """``from_start``: read all entries that Redis still has, instead of only those added from now on."""
@@ -62,6 +68,7 @@ class Subscriber:
         self._events_key, self._health_key = settings.events_key, settings.health_key
         self._scores_prefix = settings.scores_key("")
         self._last_ids: dict[str, str] = {}
+        self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._scan_at_s = 0.0
         with redis_errors():
             self._find_cameras(from_start=from_start)
@@ -89,10 +96,19 @@ class Subscriber:
                 if key == self._health_key:
                     health += _health_entries(fields)
                 elif key == self._events_key:
-                    events += _events(fields)
+                    events += filter(self._is_new, _events(fields))
                 else:
                     scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
         return Updates(scores, events, health)
+
+    def _is_new(self, event: Event) -> bool:
+        key = event.key
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+        return True
 
     def _find_cameras(self, *, from_start: bool) -> None:
         self._scan_at_s = time.monotonic() + _CAMERA_SCAN_EVERY_S

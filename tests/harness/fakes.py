@@ -10,7 +10,17 @@ from deploy.errors import ProfileCorrupt
 from deploy.health import Reference
 from deploy.profile import Profile
 from deploy.spec import ClipSpec
-from streamer.interfaces import CameraState, Fenced, Fields, PartitionChange, PollResult, Progress, RedisUnavailable, Step
+from streamer.interfaces import (
+    CameraState,
+    Fenced,
+    Fields,
+    PartitionChange,
+    PollResult,
+    Progress,
+    ProgressUnusable,
+    RedisUnavailable,
+    Step,
+)
 from streamer.types import FrameMessage, Partition, Rejected
 
 
@@ -91,13 +101,20 @@ class MemoryProgressStore:
     failures: list[str] = field(default_factory=list)
     """One entry a step, the last one first: ``"lost"`` fails before the step is written, ``"unanswered"`` after it."""
 
+    unusable: set[Partition] = field(default_factory=set)
+    _newest: dict[Partition, str] = field(default_factory=dict)
+
     def read(self, partition: Partition) -> Progress:
+        if partition in self.unusable:
+            raise ProgressUnusable(f"{partition}: not a number")
         return self.progress.get(partition, Progress())
 
     def apply(self, step: Step) -> None:
         failure = self.failures.pop() if self.failures else ""
         if failure == "lost":
             raise RedisUnavailable("the step was lost on the way")
+        if self._newest.get(step.partition) == step.step_id:
+            return
         stored = self.read(step.partition)
         if stored.next_offset != step.expected:
             raise Fenced(f"{step.partition}: stored progress is {stored.next_offset}, expected {step.expected}")
@@ -105,7 +122,10 @@ class MemoryProgressStore:
         snapshots = {**stored.learners, **step.learners}
         learners = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
-        self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states}, learners)
+        cameras = {name: state for name, state in {**stored.cameras, **states}.items() if name not in step.forgotten}
+        learners = {name: snapshot for name, snapshot in learners.items() if name not in step.forgotten}
+        self.progress[step.partition] = Progress(step.next_offset, cameras, learners)
+        self._newest[step.partition] = step.step_id
         self.scores += step.scores
         self.health += step.health
         self.events += step.events

@@ -84,6 +84,28 @@ def test_silent_camera_is_offline_and_its_event_ends() -> None:
     assert told(rig) == [("start", "offline")]
 
 
+@pytest.mark.parametrize("failure", ["lost", "unanswered"])
+def test_silent_camera_is_reported_once_through_an_outage(failure: str) -> None:
+    rig = Rig(stream((ORDINARY, 70), (130.0, 10)), settings=SETTINGS)
+    rig.finish()
+    rig.clock.now_s += 62
+    rig.store.failures.append(failure)
+    rig.steps(500)
+    assert told(rig) == [("start", "offline")]
+    assert [event["kind"] for event in rig.store.events] == ["start", "end"]
+    assert rig.counted("health_changes_total", problem="offline", kind="start") == 1
+
+
+def test_outage_makes_no_camera_offline() -> None:
+    rig = Rig(stream((ORDINARY, 40)), settings=SETTINGS, poll_messages=1)
+    rig.store.failures += ["lost", "", "", ""]
+    while rig.store.failures:
+        rig.steps(1)
+    rig.clock.now_s += 90
+    rig.finish()
+    assert told(rig) == []
+
+
 def test_reference_is_stored_and_read_again() -> None:
     rig = Rig(stream((ORDINARY, 700)), settings=SETTINGS)
     rig.finish()

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import example, given, settings
 
 from deploy.decision import OpenEvent
+from deploy.health import HealthState
 from deploy.spec import ClipSpec
 from streamer.interfaces import CameraState, PartitionChange, Progress, Step
+from streamer.pipeline.partitions import FORGET_AFTER_S
 from streamer.types import FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, RECURRENT, SPEC, Rig, message, run_of, streams
 
@@ -192,6 +194,40 @@ def test_ready_only_while_partitions_run() -> None:
     assert rig.health.ready() is None
 
 
+def test_partition_with_unusable_progress_waits_alone() -> None:
+    rig = Rig([*run_of("gate", [CALM] * 10), *run_of("yard", [CALM] * 10, partition=1)])
+    rig.store.unusable.add(P0)
+
+    rig.steps(20)
+    assert rig.health.ready() == "frames[0]: not a number"
+    assert rig.store.progress.keys() == {Partition("frames", 1)}
+
+    rig.store.unusable.clear()
+    rig.finish()
+    assert rig.health.ready() is None
+    assert len(rig.store.scores) == 16
+
+
+def test_damaged_states_are_counted() -> None:
+    rig = Rig(run_of("gate", [CALM] * 10))
+    rig.store.progress[P0] = Progress(4, damaged=["camera:gate"])
+
+    rig.finish()
+
+    assert rig.counted("damaged_states_total") == 1
+    assert rig.scored_offsets() == [6, 7, 8, 9]
+
+
+def test_forgets_cameras_that_have_long_been_offline() -> None:
+    rig = Rig(run_of("gate", [CALM] * 10))
+    rig.clock.now_s = FORGET_AFTER_S + 1000
+    rig.store.progress[P0] = Progress(0, {"gone": CameraState(health=HealthState(problem="offline", since_ms=999_000))})
+
+    rig.finish()
+
+    assert rig.store.read(P0).cameras.keys() == {"gate"}
+
+
 def test_drain_scores_queue_and_commits() -> None:
     rig = Rig(run_of("gate", [CALM] * 10), max_clips=100, poll_messages=100)
 
@@ -217,8 +253,41 @@ def test_crashes_and_outages_change_nothing(
     troubled.survive(crashes, outages)
 
     assert troubled.effects() == calm.effects()
-    assert rejected(troubled) == rejected(calm)
+    assert set(rejected(troubled)) == set(rejected(calm))
 
 
-def rejected(rig: Rig) -> set[str]:
-    return {str(letter.message) for letter in rig.dead_letters.stored}
+@pytest.mark.parametrize("spec", [SPEC, RECURRENT], ids=["windows", "recurrent"])
+@settings(deadline=None, max_examples=60)
+@given(streams(), OUTAGES)
+@example(run_of("gate", EVENT), ["lost"] * 10)
+def test_outages_alone_cost_no_work(spec: ClipSpec, messages: list[FrameMessage], outages: list[str]) -> None:
+    calm, troubled = Rig(messages, spec=spec), Rig(messages, max_clips=3, poll_messages=2, spec=spec)
+
+    calm.finish()
+    troubled.survive([], ["", "", *outages, "", ""])  # the first and the last steps start the partitions
+
+    assert troubled.effects() == calm.effects()
+    assert sorted(rejected(troubled)) == sorted(rejected(calm))
+    assert troubled.counted("replayed_frames_total") == 0
+    for name in ("scored_clips_total", "unscored_frames_total"):
+        assert troubled.counted(name) == calm.counted(name)
+
+
+def test_held_partition_follows_a_new_owner() -> None:
+    rig = Rig(run_of("gate", EVENT), poll_messages=2)
+    rig.steps(2)
+    rig.store.failures.append("lost")
+    while rig.store.failures:
+        rig.steps(1)
+    before = rig.store.read(P0).next_offset
+    assert before is not None
+
+    rig.store.apply(Step(P0, before, before + 4))
+    rig.finish()
+
+    assert rig.counted("redis_commits_total", outcome="fenced") == 1
+    assert rig.scored_offsets() == [*range(2, before), *range(before + 4, len(EVENT))]
+
+
+def rejected(rig: Rig) -> list[str]:
+    return [str(letter.message) for letter in rig.dead_letters.stored]

@@ -3,7 +3,8 @@
 import pytest
 
 from deploy.decision import OpenEvent
-from streamer.interfaces import CameraState, Fenced, Progress
+from deploy.health import HealthState
+from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress
 from streamer.pipeline.partitions import MAX_REPLAY_MESSAGES, StartPlan, plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
@@ -24,8 +25,8 @@ class Start:
         self.source = MemoryFrameSource(self.topic)
         self.store = MemoryProgressStore({} if progress is None else {P0: progress})
 
-    def plan(self, start: str = "latest", *, out_of_range: bool = False) -> StartPlan:
-        return plan_start(self.source, self.store, P0, start, out_of_range=out_of_range)
+    def plan(self, start: str = "latest", *, out_of_range: bool = False, forget_before_ms: int = 0) -> StartPlan:
+        return plan_start(self.source, self.store, P0, start, out_of_range=out_of_range, forget_before_ms=forget_before_ms)
 
     def stored(self) -> int | None:
         return self.store.read(P0).next_offset
@@ -93,6 +94,22 @@ def test_replay_length_is_limited(beyond: int, replayed: bool) -> None:
 
     assert plan.replay_from == {**({"gate": clip_from} if replayed else {}), "yard": next_offset - 1}
     assert plan.read_from == (clip_from if replayed else next_offset - 1)
+
+
+def test_cameras_that_have_long_been_offline_are_forgotten() -> None:
+    offline = HealthState(problem="offline", since_ms=99)
+    cameras = {
+        "gone": CameraState(health=offline),
+        "open": CameraState(health=offline, event=OPEN_EVENT),
+        "lately": CameraState(health=offline.model_copy(update={"since_ms": 100})),
+        "dark": CameraState(health=HealthState(problem="dark", since_ms=1)),
+    }
+    case = Start(Progress(12, cameras, {"gone": LearnerSnapshot(clip_from=11, content="")}))
+
+    plan = case.plan(forget_before_ms=100)
+
+    assert (plan.cameras.keys(), plan.learners, plan.replay_from) == (cameras.keys() - {"gone"}, {}, {})
+    assert case.store.read(P0) == Progress(12, plan.cameras)
 
 
 def test_replay_limit_fits_100_cameras() -> None:

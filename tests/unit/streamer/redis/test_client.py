@@ -2,12 +2,13 @@
 
 import pytest
 import redis
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
 from streamer.interfaces import RedisUnavailable
 from streamer.redis.client import make_redis, redis_errors
+from streamer.redis.topology import parse_servers
 
 
 def test_password_setting_wins_over_url() -> None:
@@ -21,6 +22,28 @@ def test_password_setting_wins_over_url() -> None:
 def test_rejects_invalid_url() -> None:
     with pytest.raises(ConfigError, match=r"redis\.url"):
         make_redis(RedisSettings(url="redis://host:port"))
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+cluster://", "redis+cluster://a:b", "redis+cluster://a/3", "redis+sentinel://a", "redis+sentinel://a/b/c"]
+)
+def test_rejects_invalid_url_of_several_servers(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"redis\.url"):
+        make_redis(RedisSettings(url=url, prefix="{oddsight}"))
+
+
+@pytest.mark.parametrize("prefix", ["oddsight", "odd{}sight", "odd}sight{"])
+def test_cluster_needs_hash_tag(prefix: str) -> None:
+    with pytest.raises(ValidationError, match=r"must hold a hash tag, such as {oddsight}"):
+        RedisSettings(url="redis+cluster://a:1", prefix=prefix)
+
+
+def test_reads_urls_of_several_servers() -> None:
+    servers = parse_servers("rediss+sentinel://me:p%40ss@one:1,[::1]:2,three/main/4?protocol=2", 26379)
+
+    assert servers.addresses == [("one", 1), ("::1", 2), ("three", 26379)]
+    assert (servers.path, servers.tls) == (["main", "4"], True)
+    assert servers.options == {"username": "me", "password": "p@ss", "protocol": 2}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Progress as it lies in Redis: of this version, of others, and damaged."""
+
+import pytest
+
+from deploy.decision import OpenEvent
+from deploy.health import HealthState
+from streamer.interfaces import CameraState, LearnerSnapshot, Progress, ProgressUnusable, Step
+from streamer.redis.stored import parse_cameras, parse_progress, progress_fields
+from streamer.types import Partition
+
+STATE = CameraState(
+    clip_from=3,
+    event=OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.5, announced_at_ms=None),
+    health=HealthState(problem="dark", since_ms=7),
+)
+WITHOUT_NUMBER = {
+    "next_offset": "5",
+    "camera:gate": '{"clip_from":3,"event":{"event_id":"e","started_at_ms":1,"last_active_ms":2,"peak_score":0.5,'
+    '"announced_at_ms":null},"health":{"problem":"dark","since_ms":7,"suspected":null,"suspected_ms":null}}',
+    "learner:gate": '{"clip_from":1,"content":"AAAA"}',
+    "learner:yard": "",
+}
+"""As it was written before formats had numbers."""
+EXPECTED = Progress(5, {"gate": STATE}, {"gate": LearnerSnapshot(clip_from=1, content="AAAA")})
+
+
+def test_reads_progress_without_a_number() -> None:
+    assert parse_progress(WITHOUT_NUMBER, "key") == EXPECTED
+
+
+def test_writes_what_versions_before_numbers_read() -> None:
+    step = Step(Partition("frames", 0), None, 5, EXPECTED.cameras, learners={**EXPECTED.learners, "yard": None})
+
+    assert {"next_offset": "5", **progress_fields(step)} == {**WITHOUT_NUMBER, "schema": "1"}
+
+
+def test_ignores_fields_of_newer_versions() -> None:
+    newer = {name: text.replace("{", '{"newer":1,') for name, text in WITHOUT_NUMBER.items()}
+
+    assert parse_progress({**newer, "schema": "1", "newer": "?"}, "key") == EXPECTED
+
+
+@pytest.mark.parametrize("text", ["not JSON", "\ufffd", "[]", '{"clip_from":"x"}', '{"event":{}}'])
+def test_damage_costs_one_camera_its_state(text: str) -> None:
+    stored = {**WITHOUT_NUMBER, "camera:yard": text, "learner:hall": "damaged"}
+
+    progress = parse_progress(stored, "key")
+
+    assert (progress.next_offset, progress.cameras, progress.learners) == (5, EXPECTED.cameras, EXPECTED.learners)
+    assert set(progress.damaged) == {"camera:yard", "learner:hall"}
+    assert parse_cameras(stored) == EXPECTED.cameras
+
+
+@pytest.mark.parametrize("offset", ["", "x", "-1", "1.5", "\u0663", "\ufffd", "9" * 19, "9" * 400])
+def test_damaged_offset_names_key_and_remedy(offset: str) -> None:
+    with pytest.raises(ProgressUnusable, match=r"Redis, p:progress:0: its next_offset must be a number.*delete the key"):
+        parse_progress({**WITHOUT_NUMBER, "next_offset": offset}, "p:progress:0")
+
+
+def test_newer_format_names_key_and_remedy() -> None:
+    with pytest.raises(ProgressUnusable, match=r"Redis, p:progress:0: format '2' is not known, only 1: run the version"):
+        parse_progress({**WITHOUT_NUMBER, "schema": "2"}, "p:progress:0")
