@@ -49,8 +49,16 @@ def run_command(
 
 @app.command("ingest")
 def ingest_command(
-    source: Annotated[str, typer.Argument(help="Video file, folder of images, or rtsp:// or http:// URL of a stream.")],
     camera_id: Annotated[str, typer.Option(metavar="NAME", help="The camera_id; becomes the message key.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Video file, folder of images, or rtsp:// or http:// URL of a stream; also read from ODDSIGHT_INGEST_SOURCE."
+        ),
+    ] = None,
+    source_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File that holds SOURCE: keeps passwords out of the list of processes.")
+    ] = None,
     config: ConfigOption = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second to send; by default the source's own rate.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Repeat recorded footage endlessly.")] = False,
@@ -60,10 +68,12 @@ def ingest_command(
     """Send one camera's frames to Kafka. A live stream is read, and reconnected if lost, until Ctrl-C."""
     from streamer.config import load_settings
     from streamer.ingest.run import CameraFeed, IngestPlan, run_ingest
+    from streamer.ingest.streams import find_source
     from streamer.monitoring import configure_logs
 
     configure_logs()
-    plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
+    feed = CameraFeed(camera_id, find_source(source, source_file))
+    plan = IngestPlan([feed], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
     typer.echo(run_ingest(load_settings(config).kafka, plan, _stop_on_signals()))
 
 
