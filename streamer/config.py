@@ -147,14 +147,14 @@ class DecisionSettings(_Section):
     false_events_per_camera_day: float = Field(default=DEFAULT_BUDGET, gt=0)
     """How many false events a day one camera may raise. A lower number makes thresholds higher; nothing is learned again. Every
     event, and ``oddsight-stream cameras``, says how many there will be at most."""
-    min_duration_s: float = Field(default=0.3, ge=0)
+    min_duration_s: float = Field(default=0.3, ge=0, le=86_400)
     """An event starts only after the score has stayed at or above the exit threshold for this long."""
-    merge_gap_s: float = Field(default=10.0, ge=0)
+    merge_gap_s: float = Field(default=10.0, ge=0, le=86_400)
     """An event ends when the score has stayed below the exit threshold for longer than this: what flares up again before belongs
     to the same event."""
-    update_interval_s: float = Field(default=2.0, gt=0)
+    update_interval_s: float = Field(default=2.0, gt=0, le=86_400)
     """How often an open event is reported again."""
-    max_gap_s: float = Field(default=5.0, gt=0)
+    max_gap_s: float = Field(default=5.0, gt=0, le=86_400)
     """After a longer gap between two frames, the camera starts with a new clip and without history."""
 
 
