@@ -102,10 +102,15 @@ def demo_command() -> None:
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the settings and print those in force as TOML, with secrets hidden."""
+    """Check all that run checks before it connects, bundle and engine too; print the settings in force, with secrets hidden."""
     from streamer.config import load_settings, settings_toml
+    from streamer.monitoring import configure_logs
+    from streamer.service import check_service
 
-    typer.echo(settings_toml(load_settings(config)))
+    configure_logs(logging.WARNING)
+    settings = load_settings(config)
+    check_service(settings)
+    typer.echo(settings_toml(settings))
 
 
 @cameras_app.callback()

@@ -159,5 +159,5 @@ def configure_logs(level: int = logging.INFO) -> None:
             structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # the few lines are cheap, and tests set it up more than once
     )

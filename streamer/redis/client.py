@@ -60,8 +60,8 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
             decode_responses=True,
             encoding_errors="replace",
         )
-    except ValueError as error:
-        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE") from error
+    except ValueError:  # its text may show a part of the password
+        raise ConfigError("redis.url is not valid; write redis://USER:PASSWORD@HOST:PORT/DATABASE, with %2F for a /") from None
     if settings.password is not None:  # passed to from_url, a password in the URL would win
         client.connection_pool.connection_kwargs["password"] = settings.password.get_secret_value()
     return client
