@@ -19,9 +19,10 @@ from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings
+from streamer.http_server import serve_http
 from streamer.kafka.client import check_kafka_settings, ensure_topics, silence_kafka_log
 from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
-from streamer.monitoring import Health, Metrics, serve_http
+from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
