@@ -79,7 +79,7 @@ def ingest_command(
 
 @app.command("watch")
 def watch_command(config: ConfigOption = None) -> None:
-    """Show cameras, scores and events live until Ctrl-C; one line an event if the output is not a terminal."""
+    """Show cameras, scores and events live until Ctrl-C, beginning with what is open; elsewhere than on a terminal, as lines."""
     from rich.console import Console
 
     from streamer.config import load_settings

@@ -110,6 +110,8 @@ def test_subscriber_follows_streams(redis_settings: RedisSettings, protocol: int
         old, new = (Subscriber(client, settings, from_start=from_start) for from_start in (True, False))
         assert old.poll(0.01) == expected
         assert new.poll(0.01) == Updates([], [], [])
+        assert new.recent() == expected
+        assert Subscriber(client, settings, from_start=True).recent() == Updates([], [], [])
 
         store.apply(replace(STEP, expected=5, next_offset=6, scores=[("gate", SCORE), ("yard", SCORE)]))
         time.sleep(1.0)  # streams of new cameras are looked for once a second
