@@ -87,8 +87,10 @@ class Subscriber:
         return self._updates(by_stream)
 
     def recent(self) -> Updates:
-        """What is followed from, so that nothing is missing between this and the first poll: each camera's newest score, and the
-        newest entries of events and health, enough to hold what is still going on. Raises RedisUnavailable.
+        """Each camera's newest score and the newest events and health, enough to hold all that is still going on.
+
+        With ``from_start`` false and before the first poll, these are the entries up to which that poll skips. Raises
+        RedisUnavailable.
         """
         counts = {self._events_key: _MAX_ENTRIES, self._health_key: _MAX_HEALTH_ENTRIES}
         with redis_errors():
