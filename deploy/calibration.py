@@ -13,11 +13,11 @@ Modeling of Extreme Values, 2001, chapter 4). Where it is not, the promise that 
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 from deploy.decision import DecisionTimes
 
@@ -41,16 +41,20 @@ _DAY_S = 86_400.0
 _DEVIATES = 1.645  # standard normal deviates of a one-sided 95 % limit
 
 
+Score = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+"""Far beyond the scores of any model, and far below where a difference of two becomes infinite and a threshold NaN."""
+
+
 class Calibration(BaseModel):
     """What ordinary footage of one camera showed of its scores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    median: FiniteFloat
+    median: Score
     """Median score."""
-    peaks: tuple[FiniteFloat, ...] = Field(max_length=MOST_PEAKS)
+    peaks: tuple[Score, ...] = Field(max_length=MOST_PEAKS)
     """Falling; the k-th is the highest ``enter`` at which the rule announces k events, in score units."""
-    observed_s: float = Field(gt=0, allow_inf_nan=False)
+    observed_s: float = Field(gt=0, le=1e10, allow_inf_nan=False)
     """Duration of the footage."""
     times: DecisionTimes
     """Of the rule by which the events were counted."""

@@ -10,7 +10,10 @@ Training uses the same rule as serving, to count detected events and false event
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+MAX_TIME_MS = 366 * 86_400_000
+"""A year: longer times have no use, and numbers without a limit break arithmetic."""
 
 EventKind = Literal["start", "update", "end"]
 
@@ -20,16 +23,16 @@ class DecisionTimes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_duration_ms: int = Field(default=300, ge=0)
-    merge_gap_ms: int = Field(default=10_000, ge=0)
+    min_duration_ms: int = Field(default=300, ge=0, le=MAX_TIME_MS)
+    merge_gap_ms: int = Field(default=10_000, ge=0, le=MAX_TIME_MS)
 
 
 class DecisionRule(DecisionTimes):
     """Thresholds in score units, times in milliseconds of capture time."""
 
-    enter: float
-    exit: float
-    update_interval_ms: int = Field(default=2000, ge=1)
+    enter: FiniteFloat
+    exit: FiniteFloat
+    update_interval_ms: int = Field(default=2000, ge=1, le=MAX_TIME_MS)
 
     @model_validator(mode="after")
     def _exit_at_most_enter(self) -> "DecisionRule":

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deploy.bundle import Bundle, replace_file, unwritable_folder
 from deploy.calibration import Calibration
 from deploy.errors import ProfileCorrupt, ProfileError, ProfileIncompatible, first_line, validation_line
+from deploy.files import open_regular_file
 
 MAX_FILE_BYTES: Final = 256 * 1024  # 200 KB of values and the header
 _TENSOR: Final = "profile"
@@ -93,9 +94,9 @@ def require_replaceable(path: Path, camera_id: str) -> None:
 def read_profile(path: Path) -> Profile:
     """Read a profile's file. Raises ProfileCorrupt if it is none."""
     try:
-        if not path.is_file():
+        if not path.exists():
             raise ProfileCorrupt(f"{path}: no such file; make one: oddsight-train enrol --camera-id ID --data DIR --out {path}")
-        with path.open("rb") as file:
+        with open_regular_file(path, follow_links=True) as file:
             return parse_profile(file.read(MAX_FILE_BYTES + 1), str(path))
     except OSError as error:
         raise ProfileCorrupt(f"{path}: {error.strerror}") from error

@@ -8,6 +8,7 @@ They are not part of ``bundle.json``, which the trainer writes and which is the 
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import PerformanceHint, Precision
 from deploy.errors import BundleCorrupt, BundleError, ConfigError, EngineRefused, PlanStale, first_line, validation_line
+from deploy.files import read_inside
 
 ENGINES_FOLDER = "engines"
 _RECORD_NAME = "engine.json"
@@ -153,13 +155,13 @@ def write_record(bundle: Bundle, record: EngineRecord) -> None:
 
 def read_records(bundle: Bundle) -> list[EngineRecord]:
     """All records in alphabetical order, including those of earlier versions of the model. Raises as :func:`find_record`."""
-    return [_read_engine_record(path) for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"*/{_RECORD_NAME}"))]
+    return [_read_engine_record(bundle, path) for path in sorted((bundle.path / ENGINES_FOLDER).glob(f"*/{_RECORD_NAME}"))]
 
 
 def find_record(bundle: Bundle, engine: str, precision: Precision) -> EngineRecord | None:
     """The record of one engine and precision, if there is one. Raises BundleCorrupt if it cannot be read."""
     path = record_folder(bundle, engine, precision) / _RECORD_NAME
-    return _read_engine_record(path) if path.is_file() else None
+    return _read_engine_record(bundle, path) if path.exists() else None
 
 
 def require_validated(bundle: Bundle, engine: str, precision: Precision, fingerprint: Fingerprint) -> AccuracyResult:
@@ -173,8 +175,10 @@ def require_validated(bundle: Bundle, engine: str, precision: Precision, fingerp
     command = f"validate it: oddsight-deploy verify {bundle.path} --engine {engine} --precision {precision}"
     if record is None or record.accuracy is None:
         raise EngineRefused(f"{engine} in {precision} has not been validated with this bundle; {command}")
-    if record.accuracy.failures:
-        raise EngineRefused(f"{engine} in {precision} failed validation: {'; '.join(record.accuracy.failures)}; use f32")
+    scale = record.accuracy.score_scale
+    if record.accuracy.failures or not (math.isfinite(scale) and scale > 0):
+        reasons = "; ".join(record.accuracy.failures) or f"its scores are {scale} times the reference's"
+        raise EngineRefused(f"{engine} in {precision} failed validation: {reasons}; use f32")
     validated = {"model_sha256": record.model_sha256, **record.fingerprint}
     current = {"model_sha256": bundle.manifest.files[ONNX_NAME], **fingerprint}
     if changed := differences(validated, current):
@@ -211,7 +215,7 @@ def read_plan(bundle: Bundle, engine: str, precision: Precision, current: Finger
         )
     path = record_folder(bundle, engine, precision) / _PLAN_NAME
     try:
-        plan = path.read_bytes()
+        plan = read_inside(bundle.path, str(path.relative_to(bundle.path)))
     except OSError as error:
         raise BundleCorrupt(f"{path}: {error.strerror}; build it again: {build}") from error
     if sha256(plan) != record.plan.sha256:
@@ -240,7 +244,7 @@ def write_default(bundle: Bundle, default: DefaultEngine) -> None:
 def read_default(bundle: Bundle) -> DefaultEngine | None:
     """The engine chosen on this or another machine, for this or an earlier model, if any. Raises as :func:`find_record`."""
     path = bundle.path / ENGINES_FOLDER / _DEFAULT_NAME
-    return _read(DefaultEngine, path, "oddsight-deploy optimize") if path.exists() else None
+    return _read(DefaultEngine, bundle, path, "oddsight-deploy optimize") if path.exists() else None
 
 
 def differences(expected: Fingerprint, actual: Fingerprint) -> list[str]:
@@ -260,13 +264,14 @@ def _write(path: Path, record: _Record) -> None:
     replace_file(path, (record.model_dump_json(indent=2) + "\n").encode())
 
 
-def _read_engine_record(path: Path) -> EngineRecord:
+def _read_engine_record(bundle: Bundle, path: Path) -> EngineRecord:
     command = "build" if path.parent.name.startswith("tensorrt") else "verify"
-    return _read(EngineRecord, path, f"oddsight-deploy {command}")
+    return _read(EngineRecord, bundle, path, f"oddsight-deploy {command}")
 
 
-def _read(kind: type[_R], path: Path, command: str) -> _R:
+def _read(kind: type[_R], bundle: Bundle, path: Path, command: str) -> _R:
     try:
-        return kind.model_validate(json.loads(path.read_bytes()))
+        return kind.model_validate(json.loads(read_inside(bundle.path, str(path.relative_to(bundle.path)))))
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleCorrupt(f"{path}: {first_line(error)}; delete it and run {command} again") from error
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise BundleCorrupt(f"{path}: {reason}; delete it and run {command} again") from error

@@ -1,11 +1,10 @@
-"""Video files and live streams, decoded by FFmpeg through PyAV: the one reader that training and ingest share.
+"""Video, decoded by FFmpeg through PyAV: the one reader that training and ingest share.
 
 OpenCV's video reader is not used: some real files crash the process in it.
 """
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,10 +20,9 @@ from numpy.typing import NDArray
 
 from deploy import MAX_IMAGE_PX
 from deploy.errors import VideoUnreadable
+from deploy.files import open_regular_file
 
 AvFrame = VideoFrame  # in the video's own pixel format; to_bgr converts it
-
-_LIVE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Video:
 
     def __init__(self, container: InputContainer, name: str) -> None:
         self._container = container
-        self._name = name
+        self.name = name
         self.stream = container.streams.video[0]
         self.damaged_packets = 0  # skipped so far because they could not be decoded
 
@@ -65,22 +63,22 @@ class Video:
                 frames = self.stream.decode(packet)
             except av.FFmpegError as error:
                 self.damaged_packets += 1
-                yield f"{self._name}: a damaged packet was skipped: {_reason(error)}"
+                yield f"{self.name}: a damaged packet was skipped: {reason_of(error)}"
                 continue
             for frame in frames:
                 if frame.width * frame.height > MAX_IMAGE_PX:
                     size = f"{frame.width} x {frame.height}"
-                    raise VideoUnreadable(f"{self._name}: frames of {size} pixels; at most {MAX_IMAGE_PX} pixels are accepted")
+                    raise VideoUnreadable(f"{self.name}: frames of {size} pixels; at most {MAX_IMAGE_PX} pixels are accepted")
                 decoded += 1
                 yield frame
         if decoded == 0:
-            raise VideoUnreadable(f"{self._name}: no frame can be decoded; the file is damaged or is no video")
+            raise VideoUnreadable(f"{self.name}: no frame can be decoded; the file is damaged or is no video")
 
     def _packets(self) -> Iterator["Packet[VideoStream]"]:
         try:
             yield from self._container.demux(self.stream)
         except (av.FFmpegError, OSError) as error:
-            raise VideoUnreadable(f"{self._name}: reading failed: {_reason(error)}") from error
+            raise VideoUnreadable(f"{self.name}: reading failed: {reason_of(error)}") from error
 
 
 class JpegRecording:
@@ -95,7 +93,7 @@ class JpegRecording:
             self._container: OutputContainer = av.open(str(path), "w", format="matroska", options={"flush_packets": "1"})
             self._stream: Stream = self._container.add_mux_stream("mjpeg", rate, width=width_px, height=height_px)
         except av.FFmpegError as error:
-            raise OSError(f"{path}: {_reason(error)}") from error
+            raise OSError(f"{path}: {reason_of(error)}") from error
 
     def add(self, image: bytes, time_ms: int) -> None:
         """Add the next image; ``time_ms``: since the beginning, more than that of the one before."""
@@ -105,39 +103,29 @@ class JpegRecording:
         try:
             self._container.mux(packet)
         except av.FFmpegError as error:
-            raise OSError(_reason(error)) from error
+            raise OSError(reason_of(error)) from error
 
     def close(self) -> None:
         try:
             self._container.close()
         except av.FFmpegError as error:
-            raise OSError(_reason(error)) from error
+            raise OSError(reason_of(error)) from error
 
 
 @contextmanager
-def open_video(location: str | Path) -> Iterator[Video]:
-    """Open a video file, or a live stream that delivers data at least every 10 seconds. Raises VideoUnreadable if it cannot."""
-    location = str(location)
-    name = redact_password(location)
-    options = {"rtsp_transport": "tcp"} if location.startswith("rtsp") else {}
-    try:
-        container = av.open(location, timeout=_LIVE_TIMEOUT_S if is_live(location) else None, options=options)
-    except (av.FFmpegError, OSError) as error:
-        raise VideoUnreadable(f"{name}: cannot be opened as video: {_reason(error)}") from error
-    with container:
+def open_video(path: Path) -> Iterator[Video]:
+    """Open a video file. Raises VideoUnreadable if it is none; a list of other files, such as a playlist, is none either."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_regular_file(path, follow_links=True))
+            # No protocol is allowed, so that FFmpeg reads this file alone, whatever other files or hosts it names.
+            container = av.open(file, "r", options={"protocol_whitelist": "none"})
+        except (av.FFmpegError, OSError) as error:
+            raise VideoUnreadable(f"{path}: cannot be opened as video: {reason_of(error)}") from error
+        stack.enter_context(container)
         if not container.streams.video:
-            raise VideoUnreadable(f"{name}: contains no video stream")
-        yield Video(container, name)
-
-
-def is_live(location: str) -> bool:
-    """Whether a location is the URL of a stream, which has no end, rather than a file or folder."""
-    return "://" in location
-
-
-def redact_password(location: str) -> str:
-    """A location with ``***`` in place of the password of its URL."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", location)
+            raise VideoUnreadable(f"{path}: contains no video stream")
+        yield Video(container, str(path))
 
 
 def to_bgr(frame: AvFrame) -> NDArray[np.uint8]:
@@ -145,5 +133,6 @@ def to_bgr(frame: AvFrame) -> NDArray[np.uint8]:
     return np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why FFmpeg or the system refused, without the name of the file or the URL."""
     return getattr(error, "strerror", None) or type(error).__name__

@@ -3,8 +3,9 @@
 
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY deploy deploy
+COPY oddsight oddsight
 COPY streamer streamer
 COPY trainer trainer
 RUN python -m venv /opt/oddsight \

@@ -49,8 +49,16 @@ def run_command(
 
 @app.command("ingest")
 def ingest_command(
-    source: Annotated[str, typer.Argument(help="Video file, folder of images, or rtsp:// or http:// URL of a stream.")],
     camera_id: Annotated[str, typer.Option(metavar="NAME", help="The camera_id; becomes the message key.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Video file, folder of images, or rtsp:// or http:// URL of a stream; also read from ODDSIGHT_INGEST_SOURCE."
+        ),
+    ] = None,
+    source_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File that holds SOURCE: keeps passwords out of the list of processes.")
+    ] = None,
     config: ConfigOption = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second to send; by default the source's own rate.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Repeat recorded footage endlessly.")] = False,
@@ -60,16 +68,18 @@ def ingest_command(
     """Send one camera's frames to Kafka. A live stream is read, and reconnected if lost, until Ctrl-C."""
     from streamer.config import load_settings
     from streamer.ingest.run import CameraFeed, IngestPlan, run_ingest
+    from streamer.ingest.streams import find_source
     from streamer.monitoring import configure_logs
 
     configure_logs()
-    plan = IngestPlan([CameraFeed(camera_id, source)], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
+    feed = CameraFeed(camera_id, find_source(source, source_file))
+    plan = IngestPlan([feed], fps=fps, realtime=not fast, loop=loop, decoder=decoder)
     typer.echo(run_ingest(load_settings(config).kafka, plan, _stop_on_signals()))
 
 
 @app.command("watch")
 def watch_command(config: ConfigOption = None) -> None:
-    """Show cameras, scores and events live until Ctrl-C; one line an event if the output is not a terminal."""
+    """Show cameras, scores and events live until Ctrl-C, beginning with what is open; elsewhere than on a terminal, as lines."""
     from rich.console import Console
 
     from streamer.config import load_settings
@@ -92,10 +102,15 @@ def demo_command() -> None:
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the settings and print those in force as TOML, with secrets hidden."""
+    """Check all that run checks before it connects, bundle and engine too; print the settings in force, with secrets hidden."""
     from streamer.config import load_settings, settings_toml
+    from streamer.monitoring import configure_logs
+    from streamer.service import check_service
 
-    typer.echo(settings_toml(load_settings(config)))
+    configure_logs(logging.WARNING)
+    settings = load_settings(config)
+    check_service(settings)
+    typer.echo(settings_toml(settings))
 
 
 @cameras_app.callback()

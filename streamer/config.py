@@ -23,6 +23,8 @@ ENVIRONMENT = {
 }
 """Environment variable -> setting; overrides the file."""
 
+_HIDDEN = "**********"
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 """Name of a Kafka topic or consumer group."""
 
@@ -37,7 +39,7 @@ class _Section(BaseModel):
 class KafkaSettings(_Section):
     """The Kafka cluster, its topics, and how to connect."""
 
-    bootstrap_servers: str = Field(default="127.0.0.1:9092", min_length=1)
+    bootstrap_servers: str = Field(default="127.0.0.1:9092", min_length=1, pattern=r"^[^@/]+$")
     """One or more brokers as ``host:port``, separated by commas."""
     topic: Name = "frames"
     """Topic of the frames: the key is the ``camera_id``, the value one JPEG or PNG image."""
@@ -156,14 +158,14 @@ class DecisionSettings(_Section):
     false_events_per_camera_day: float = Field(default=DEFAULT_BUDGET, gt=0)
     """How many false events a day one camera may raise. A lower number makes thresholds higher; nothing is learned again. Every
     event, and ``oddsight-stream cameras``, says how many there will be at most."""
-    min_duration_s: float = Field(default=0.3, ge=0)
+    min_duration_s: float = Field(default=0.3, ge=0, le=86_400)
     """An event starts only after the score has stayed at or above the exit threshold for this long."""
-    merge_gap_s: float = Field(default=10.0, ge=0)
+    merge_gap_s: float = Field(default=10.0, ge=0, le=86_400)
     """An event ends when the score has stayed below the exit threshold for longer than this: what flares up again before belongs
     to the same event."""
-    update_interval_s: float = Field(default=2.0, gt=0)
+    update_interval_s: float = Field(default=2.0, gt=0, le=86_400)
     """How often an open event is reported again."""
-    max_gap_s: float = Field(default=5.0, gt=0)
+    max_gap_s: float = Field(default=5.0, gt=0, le=86_400)
     """After a longer gap between two frames, the camera starts with a new clip and without history."""
 
 
@@ -269,7 +271,7 @@ def _explain(problem: ErrorDetails) -> str:
         return f"{where}: no such setting"
     rule = problem["msg"].removeprefix("Value error, ")
     # A whole section given as text or as a list may contain a secret.
-    if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"password", "url"}:
+    if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"bootstrap_servers", "password", "url"}:
         return f"{where}: {rule}"
     return f"{where}: {rule}, got {value!r}"
 
@@ -277,15 +279,23 @@ def _explain(problem: ErrorDetails) -> str:
 def settings_toml(settings: Settings) -> str:
     """All settings in force as TOML: secrets as asterisks, settings without a value as comments."""
     content = settings.model_dump(mode="json")
-    # The password of ?password=PASSWORD and of user:PASSWORD@host, even if it is not escaped properly.
-    url = re.sub(r"(password=)[^&]*", r"\1**********", settings.redis.url)
-    content["redis"]["url"] = re.sub(r"(://[^:]*:).*(?=@)", r"\1**********", url)
+    content["redis"]["url"] = _public_url(settings.redis.url)
     cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
     sections = []
     for name, values in {**content, **cameras}.items():
         lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
         sections.append("\n".join([f"[{name}]", *lines]))
     return "\n\n".join(sections)
+
+
+def _public_url(url: str) -> str:
+    """A URL without user, password and query. If it is not clear where they end, without all but its scheme."""
+    scheme, _, rest = url.partition("://")
+    place, options, _ = rest.partition("?")
+    _, user, host = place.rpartition("@")
+    if "@" in rest and options:
+        return f"{scheme}://{_HIDDEN}"
+    return f"{scheme}://{_HIDDEN + user if user else ''}{host}{options + _HIDDEN if options else ''}"
 
 
 def _toml(value: str | float) -> str:

@@ -1,26 +1,28 @@
-"""What operators see of the running service: Prometheus metrics, health, the HTTP server for both, and logs."""
+"""What operators see of the running service: Prometheus metrics, health, and logs."""
 
+import errno
 import logging
+import os
+import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from deploy.errors import ConfigError
-from streamer.config import HttpSettings
-
 _STUCK_AFTER_S = 30.0
-_SHUTDOWN_POLL_S = 0.05
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _AGES_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+_LOG_TIMEOUT_MS = 100
+
+_dropped_log_lines = Counter("dropped_log_lines", "Log lines that stderr did not take", namespace="oddsight", registry=None)
 
 
 class Metrics:
@@ -69,6 +71,7 @@ class Metrics:
         self.partitions = gauge("partitions", "Partitions this consumer works on")
         text = "Starts with an unavailable engine, by the action taken: rebuild or fallback"
         self.engine_recoveries = counter("engine_recoveries", text, ["action"])
+        self.registry.register(_dropped_log_lines)
         self.engine = Info("engine", "Engine and model in use", namespace="oddsight", registry=self.registry)
         self.decoder = Info("decoder", "Image decoder in use", namespace="oddsight", registry=self.registry)
 
@@ -103,62 +106,56 @@ class Health:
         return self.live() or self.problem
 
 
-@contextmanager
-def serve_http(settings: HttpSettings, metrics: Metrics, health: Health) -> Iterator[int]:
-    """Serve ``/metrics``, ``/livez`` and ``/readyz`` on a thread until the block ends; yields the port.
+class LineLogger:
+    """Writes log lines to a file descriptor, and goes on if that is full, closed or stuck: such lines are counted.
 
-    Raises:
-        ConfigError: the port is in use, or the host is not an address of this machine.
+    It writes past Python's buffers, which would keep what could not be written and fail again at exit.
     """
-    try:
-        server = ThreadingHTTPServer((settings.host, settings.port), _handler(metrics, health))
-    except OSError as error:
-        raise ConfigError(f"http: cannot listen on {settings.host}:{settings.port}: {error.strerror}; set http.port") from error
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(_SHUTDOWN_POLL_S,), name="http", daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
 
-def _handler(metrics: Metrics, health: Health) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/metrics":
-                self._answer(200, metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8")
-            elif self.path in {"/livez", "/readyz"}:
-                problem = health.live() if self.path == "/livez" else health.ready()
-                self._answer(200 if problem is None else 503, f"{problem or 'ok'}\n".encode())
-            else:
-                self._answer(404, b"try /metrics, /livez or /readyz\n")
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        try:
+            with self._lock:
+                self._write(f"{line}\n".encode(errors="replace"))
+        except OSError:
+            _dropped_log_lines.inc()
 
-        def _answer(self, status: int, content: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    debug = info = warning = error = critical = exception = msg
 
-        def log_message(self, *_: object) -> None:
-            pass  # probes every few seconds would fill the log
-
-    return Handler
+    def _write(self, content: bytes) -> None:
+        if self._descriptor is None:
+            raise OSError(errno.EBADF, "there is no stderr")
+        writable = select.poll()
+        writable.register(self._descriptor, select.POLLOUT)
+        while content:
+            if not writable.poll(_LOG_TIMEOUT_MS):
+                raise TimeoutError("the reader of the log does not read")
+            content = content[os.write(self._descriptor, content[: select.PIPE_BUF]) :]
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """Set up structlog on stderr: readable lines on a terminal, else one JSON object a line."""
+    """Set up structlog on stderr: readable lines on a terminal, else one JSON object a line. A log never ends the program."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    logger = LineLogger(_descriptor(sys.stderr))
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=lambda *_: logger,
+        cache_logger_on_first_use=False,  # the few lines are cheap, and tests set it up more than once
     )
+
+
+def _descriptor(file: TextIO | None) -> int | None:
+    try:
+        return None if file is None else file.fileno()
+    except OSError:  # replaced by an object in memory
+        return None

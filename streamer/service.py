@@ -3,6 +3,7 @@
 import os
 import threading
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,9 +17,10 @@ from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings
-from streamer.kafka.client import ensure_topics, silence_kafka_log
+from streamer.http_server import serve_http
+from streamer.kafka.client import check_kafka_settings, ensure_topics, silence_kafka_log
 from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
-from streamer.monitoring import Health, Metrics, serve_http
+from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
@@ -53,42 +55,80 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
         pipeline.drain()
 
 
+def check_service(settings: Settings) -> None:
+    """Check what :func:`run_service` checks before it connects to Kafka and Redis; raises as it does.
+
+    A plan that ``engine.on_unavailable`` has built at start is built here, too; a Redis Cluster is asked for its nodes.
+    """
+    check_kafka_settings(settings.kafka)
+    with ExitStack() as stack:
+        _load_parts(settings, read_bundle(settings.engine.bundle or DEFAULT_BUNDLE), Metrics(), stack)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What can be made and checked without a connection."""
+
+    loaded: LoadedEngine
+    decoder: MessageDecoder
+    decider: Decider
+    progress_store: RedisProgressStore
+    profile_store: RedisProfileStore
+    profiles: CameraProfiles
+    learning: CameraLearning
+    adaptation: CameraAdaptation
+
+
+def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: ExitStack) -> _Parts:
+    loaded = _load_engine(settings, bundle, metrics, stack)
+    decoder = _load_decoder(settings, bundle, loaded.engine, metrics, stack)
+    decider = Decider(settings, bundle, loaded.engine.name)
+    client = stack.enter_context(make_redis(settings.redis))
+    profile_store = RedisProfileStore(client, settings.redis)
+    profiles = CameraProfiles(profile_store, bundle, settings, metrics)
+    learning = CameraLearning(bundle, settings, profiles, metrics)
+    adaptation = CameraAdaptation(bundle, settings, learning, profiles, profile_store, metrics)
+    stack.callback(adaptation.close)
+    return _Parts(
+        loaded=loaded,
+        decoder=decoder,
+        decider=decider,
+        progress_store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
+        profile_store=profile_store,
+        profiles=profiles,
+        learning=learning,
+        adaptation=adaptation,
+    )
+
+
 def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     """Load the engine and the decoder and connect to Redis and Kafka; ``stack`` closes everything."""
     bundle = read_bundle(settings.engine.bundle or DEFAULT_BUNDLE)
     metrics, health = Metrics(), Health()
     port = stack.enter_context(serve_http(settings.http, metrics, health))
-    loaded = _load_engine(settings, bundle, metrics, stack)
-    decoder = _load_decoder(settings, bundle, loaded.engine, metrics, stack)
-    decider = Decider(settings, bundle, loaded.engine.name)
-    client = stack.enter_context(make_redis(settings.redis))
-    store = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
-    store.try_step()
-    profile_store = RedisProfileStore(client, settings.redis)
-    profiles = CameraProfiles(profile_store, bundle, settings, metrics)
+    parts = _load_parts(settings, bundle, metrics, stack)
+    loaded, decider, profiles = parts.loaded, parts.decider, parts.profiles
+    parts.progress_store.try_step()
     profiles.load()
-    learning = CameraLearning(bundle, settings, profiles, metrics)
-    camera_health = CameraHealth(settings, profile_store, metrics)
+    camera_health = CameraHealth(settings, parts.profile_store, metrics)
     camera_health.load()
-    adaptation = CameraAdaptation(bundle, settings, learning, profiles, profile_store, metrics)
-    stack.callback(adaptation.close)
     heatmap_threshold, grid = decider.least_exit(profiles.all()), Grid.find(bundle)
     ensure_topics(settings.kafka)
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
-        decoder=decoder,
+        decoder=parts.decoder,
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
         drift_watch=DriftWatch(metrics),
-        learning=learning,
-        adaptation=adaptation,
+        learning=parts.learning,
+        adaptation=parts.adaptation,
         camera_health=camera_health,
-        recalibration=Recalibration(settings, profiles, profile_store, grid),
+        recalibration=Recalibration(settings, profiles, parts.profile_store, grid),
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, grid),
         decider=decider,
-        store=store,
+        store=parts.progress_store,
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),
         metrics=metrics,
         health=health,

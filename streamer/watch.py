@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from streamer.config import RedisSettings
+from streamer.interfaces import RedisUnavailable
 from streamer.redis.client import check_redis, make_redis
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
 from streamer.types import Event
@@ -23,19 +25,62 @@ _THRESHOLD_CELL = 20
 """The threshold is marked at the same place in every bar, so that bars of cameras with different thresholds compare."""
 _MAX_EVENTS = 8
 _RATE_WINDOW_S = 3.0
+_SILENT_AFTER_S = 10.0
+_RETRY_S = 1.0
 _KIND_STYLES = {"start": "bold red", "update": "red", "end": "green"}
 
 
 def watch(settings: RedisSettings, console: Console, stop: threading.Event) -> None:
-    """Show scores and events written from now on, until ``stop`` is set; RedisUnavailable says what to check."""
+    """Show what is going on, then scores and events as they are written, until ``stop`` is set.
+
+    A Redis that goes away is waited for. RedisUnavailable, if there is none at start, says what to check.
+    """
     dashboard = Dashboard()
     with make_redis(settings) as client, live_dashboard(console, dashboard) as show:
         check_redis(client)
         subscriber = Subscriber(client, settings, from_start=False)
-        while not stop.is_set():
-            updates = subscriber.poll(_POLL_S)
-            dashboard.update(updates)
-            show(updates)
+        recent = subscriber.recent()
+        dashboard.recall(recent)
+        show(still_open(recent))
+        follow(subscriber, dashboard, show, console, stop)
+
+
+class Poller(Protocol):
+    """What new entries come from: :class:`streamer.redis.subscriber.Subscriber`."""
+
+    def poll(self, wait_s: float) -> Updates: ...
+
+
+def follow(
+    poller: Poller, dashboard: "Dashboard", show: Callable[[Updates], None], console: Console, stop: threading.Event
+) -> None:
+    """Show new entries until ``stop`` is set; says so while they cannot be read."""
+    connected = True
+    while not stop.is_set():
+        try:
+            updates = poller.poll(_POLL_S)
+        except RedisUnavailable as error:
+            if connected:
+                console.print(f"Redis does not answer, trying again: {error}", markup=False, soft_wrap=True)
+            connected, updates = False, Updates([], [])
+            stop.wait(_RETRY_S)
+        else:
+            if not connected:
+                console.print("Redis answers again", markup=False)
+            connected = True
+        dashboard.update(updates)
+        show(updates)
+
+
+def still_open(updates: Updates) -> Updates:
+    """The newest entry of each event, and of each problem of a camera, that has not ended."""
+    events = {event.event_id: event for event in updates.events}
+    problems = {entry.camera_id: entry for entry in updates.health}
+    return Updates(
+        [],
+        [event for event in events.values() if event.kind != "end"],
+        [entry for entry in problems.values() if entry.kind == "start"],
+    )
 
 
 @contextmanager
@@ -56,14 +101,16 @@ def live_dashboard(console: Console, dashboard: "Dashboard") -> Iterator[Callabl
 @dataclass(slots=True)
 class _Camera:
     newest: ScoreEntry
+    seen_s: float
+    """When the newest score was written."""
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
 
 
 class Dashboard:
     """The state of the dashboard: newest score, frame rate and state of each camera, and the newest events."""
 
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._clock_s = clock_s
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic, wall_clock_s: Callable[[], float] = time.time) -> None:
+        self._clock_s, self._wall_clock_s = clock_s, wall_clock_s
         self._cameras: dict[str, _Camera] = {}
         self._alarmed: set[str] = set()
         """Cameras with an open event, which may arrive before the camera's first score."""
@@ -75,9 +122,19 @@ class Dashboard:
         """Add new entries."""
         now_s = self._clock_s()
         for score in updates.scores:
-            camera = self._cameras.setdefault(score.camera_id, _Camera(score))
-            camera.newest = score
+            camera = self._cameras.setdefault(score.camera_id, _Camera(score, now_s))
+            camera.newest, camera.seen_s = score, now_s
             camera.arrivals_s.append(now_s)
+        self._add(updates)
+
+    def recall(self, updates: Updates) -> None:
+        """Add entries that were written before now."""
+        now_s, now_ms = self._clock_s(), self._wall_clock_s() * 1000
+        for score in updates.scores:
+            self._cameras[score.camera_id] = _Camera(score, now_s - max(0.0, now_ms - score.scored_at_ms) / 1000)
+        self._add(updates)
+
+    def _add(self, updates: Updates) -> None:
         for event in updates.events:
             self._events.append(event)
             if event.kind == "end":
@@ -104,18 +161,23 @@ class Dashboard:
         for camera_id, camera in sorted(self._cameras.items()):
             rate = f"{self._rate(camera):.1f}"
             # As Text: rich would read a camera_id like "gate[/]" as markup.
-            table.add_row(Text(camera_id), *_score_cells(camera.newest), rate, self._state(camera_id, camera.newest))
+            table.add_row(Text(camera_id), *_score_cells(camera.newest), rate, self._state(camera_id, camera))
+        for camera_id in sorted(self._problems.keys() - self._cameras.keys()):
+            table.add_row(Text(camera_id), "", "-", "-", "0.0", Text(self._problems[camera_id], style="bold magenta"))
         if self._cameras:
             table.add_section()
             table.add_row("all", "", "", "", f"{sum(map(self._rate, self._cameras.values())):.1f}", "")
         return table
 
-    def _state(self, camera_id: str, newest: ScoreEntry) -> Text:
+    def _state(self, camera_id: str, camera: _Camera) -> Text:
         if camera_id in self._problems:
             return Text(self._problems[camera_id], style="bold magenta")
+        silent_s = self._clock_s() - camera.seen_s
+        if silent_s > _SILENT_AFTER_S:  # the service may have ended, and then nobody else says so
+            return Text(f"no score for {silent_s:.0f} s", style="bold magenta")
         if camera_id in self._alarmed:  # also while it is learned, if provisional events are on
             return Text("ANOMALY", style="bold red")
-        return Text("normal", style="green") if newest.learning is None else Text("learning", style="yellow")
+        return Text("normal", style="green") if camera.newest.learning is None else Text("learning", style="yellow")
 
     def _rate(self, camera: _Camera) -> float:
         since_s = self._clock_s() - _RATE_WINDOW_S

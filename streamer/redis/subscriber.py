@@ -15,7 +15,9 @@ from streamer.types import Event
 
 _CAMERA_SCAN_EVERY_S = 1.0
 _MAX_ENTRIES = 1_000
-"""Entries read from one stream in one poll."""
+"""Entries read from one stream in one poll. An event that is open repeats itself every few seconds."""
+_MAX_HEALTH_ENTRIES = 10_000
+"""A problem that goes on is told once."""
 _MAX_SEEN = 10_000
 """Newest entries of events among which one that comes twice is found."""
 
@@ -87,11 +89,29 @@ class Subscriber:
             answer: Any = self._client.xread(cast("Any", self._last_ids), count=_MAX_ENTRIES, block=max(1, round(wait_s * 1000)))
         # redis-py returns a list of pairs, or a dict of lists of entry lists.
         by_stream = [(key, entries[0]) for key, entries in answer.items()] if isinstance(answer, dict) else answer or []
+        for key, entries in by_stream:
+            self._last_ids[key] = entries[-1][0]
+        return self._updates(by_stream)
+
+    def recent(self) -> Updates:
+        """Each camera's newest score and the newest events and health, enough to hold all that is still going on.
+
+        With ``from_start`` false and before the first poll, these are the entries up to which that poll skips. Raises
+        RedisUnavailable.
+        """
+        counts = {self._events_key: _MAX_ENTRIES, self._health_key: _MAX_HEALTH_ENTRIES}
+        with redis_errors():
+            by_stream = [
+                (key, cast("Any", self._client.xrevrange(key, max=last_id, count=counts.get(key, 1)))[::-1])
+                for key, last_id in self._last_ids.items()
+            ]
+        return self._updates(by_stream)
+
+    def _updates(self, by_stream: list[tuple[str, Any]]) -> Updates:
         scores: list[ScoreEntry] = []
         events: list[Event] = []
         health: list[HealthEntry] = []
         for key, entries in by_stream:
-            self._last_ids[key] = entries[-1][0]
             for _, fields in entries:
                 if key == self._health_key:
                     health += _health_entries(fields)

@@ -46,3 +46,15 @@ def write_damaged_video(path: Path, frames_n: int = 10, damaged: int = 4) -> Pat
     content[begin : begin + size] = bytes(size)
     path.write_bytes(content)
     return path
+
+
+def write_timed_video(path: Path, times_ms: list[int]) -> Path:
+    """A video of images at 25 frames a second whose container states these times."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_mux_stream("mjpeg", 25, width=64, height=48)
+        for time_ms in times_ms:
+            packet = av.Packet(picture(100))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 1000), True
+            packet.pts = packet.dts = time_ms
+            container.mux(packet)
+    return path

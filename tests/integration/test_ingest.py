@@ -14,6 +14,8 @@ from kafka import TopicPartition
 
 from streamer.config import KafkaSettings
 from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
+from streamer.ingest.sources import open_source
+from streamer.interfaces import SourceUnavailable
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer
 from tests.harness.apache_kafka import ApacheKafka
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
@@ -147,14 +149,51 @@ class MjpegCamera(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def camera_server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), MjpegCamera) as server:
-        server.connections = 0  # type: ignore[attr-defined]  # see MjpegCamera
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield server
         server.shutdown()
         thread.join()
+
+
+class Lure(BaseHTTPRequestHandler):
+    """A hostile camera: sends whoever asks it to the other address of the same server."""
+
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)  # type: ignore[attr-defined]  # kept on the server: a handler lives for one request
+        if self.path == "/redirect":
+            self.send_response(302)
+            self.send_header("Location", "/inside")
+            self.end_headers()
+        else:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/inside\n#EXT-X-ENDLIST\n")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is the base class's
+        """Keep quiet."""
+
+
+@pytest.mark.parametrize("path", ["/redirect", "/playlist.m3u8"])
+def test_a_camera_cannot_send_ingest_elsewhere(path: str) -> None:
+    with http_server(Lure) as server:
+        server.paths = []  # type: ignore[attr-defined]  # see Lure
+        with pytest.raises(SourceUnavailable, match="cannot be opened as a stream"):
+            list(open_source(f"http://127.0.0.1:{server.server_port}{path}"))
+        assert server.paths == [path]
+
+
+def test_live_frames_have_arrival_times() -> None:
+    times_s = iter([100.0, 100.0, *(100.0 + number for number in range(1, 30))])
+    with http_server(MjpegCamera) as server:
+        server.connections = 0  # type: ignore[attr-defined]  # see MjpegCamera
+        url = f"http://127.0.0.1:{server.server_port}/s3cret?token=s3cret"
+        stream = open_source(url, fps=0.1, clock=lambda: next(times_s))
+        assert [next(stream).offset_ms for _ in range(3)] == [0, 10_000, 20_000]
+        with pytest.raises(SourceUnavailable, match=r"http://127\.0\.0\.1:\d+: (the stream ended|reading failed)"):
+            next(stream)
 
 
 def wait_for(is_so: Callable[[], bool], within_s: float) -> None:
@@ -165,7 +204,8 @@ def wait_for(is_so: Callable[[], bool], within_s: float) -> None:
 
 def test_reconnects_to_a_live_camera(embedded_settings: KafkaSettings) -> None:
     stop = threading.Event()
-    with camera_server() as server, ThreadPoolExecutor(1) as pool:
+    with http_server(MjpegCamera) as server, ThreadPoolExecutor(1) as pool:
+        server.connections = 0  # type: ignore[attr-defined]  # see MjpegCamera
         plan = IngestPlan([CameraFeed("gate", f"http://127.0.0.1:{server.server_port}/stream")])
         running = pool.submit(run_ingest, embedded_settings, plan, stop)
         wait_for(lambda: server.connections >= 3, within_s=25)

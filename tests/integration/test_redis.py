@@ -280,6 +280,8 @@ def test_subscriber_follows_streams(redis_settings: RedisSettings, protocol: int
         old, new = (Subscriber(client, settings, from_start=from_start) for from_start in (True, False))
         assert old.poll(0.01) == expected
         assert new.poll(0.01) == Updates([], [], [])
+        assert new.recent() == expected
+        assert Subscriber(client, settings, from_start=True).recent() == Updates([], [], [])
 
         end, update, later = (
             {**EVENT, "kind": kind, "offset": offset} for kind, offset in (("end", "8"), ("update", "5"), ("update", "7"))

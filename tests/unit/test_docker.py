@@ -15,6 +15,7 @@ from streamer.config import ENVIRONMENT, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker/streamer.Dockerfile").read_text(encoding="utf-8")
+DOCKERIGNORE = (ROOT / ".dockerignore").read_text(encoding="utf-8")
 CONFIG_PATH = "/etc/oddsight/oddsight.toml"
 
 
@@ -70,6 +71,8 @@ def test_image_copies_and_user() -> None:
     copied = [source for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE) for source in shlex.split(line)]
     assert "pyproject.toml" in copied
     assert [source for source in copied if not (ROOT / source).exists()] == []
+    assert set(copied) <= {line[1:] for line in DOCKERIGNORE.splitlines() if line.startswith("!")}
+    assert DOCKERIGNORE.splitlines()[1] == "*"
     assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE) == ["oddsight"]
 
 

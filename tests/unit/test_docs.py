@@ -14,7 +14,9 @@ from streamer.monitoring import Metrics
 from tools.write_reference import FOLDER, PAGES
 
 ROOT = Path(__file__).parents[2]
-PAGES_FOR_READERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docker/README.md", "streamer/demo/data/README.md")]
+PAGES_FOR_READERS = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docker/README.md", "streamer/demo/data/README.md")
+]
 PAGES_FOR_READERS += sorted((ROOT / "docs").rglob("*.md"))
 MAX_LINE = 120
 

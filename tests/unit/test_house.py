@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ["deploy", "streamer", "trainer"]
+PACKAGES = ["deploy", "oddsight", "streamer", "trainer"]
 PRODUCT = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 ALL_CODE = [*PRODUCT, *(path for folder in ("tests", "tools") for path in sorted((ROOT / folder).rglob("*.py")))]
 

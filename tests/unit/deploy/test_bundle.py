@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 from deploy.bundle import (
     CALIBRATION_NAME,
@@ -23,6 +26,7 @@ from deploy.bundle import (
     read_bundle,
     read_golden,
     replace_calibration,
+    sha256,
     write_bundle,
 )
 from deploy.calibration import Calibration
@@ -144,6 +148,61 @@ class TestEveryFile:
         (written.path / name).mkdir()
         with pytest.raises(BundleCorrupt, match=name):
             read_bundle(written.path)
+
+    def test_link_out_of_the_folder(self, written: Bundle, name: str, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_bytes(b"secret")
+        (written.path / name).unlink()
+        (written.path / name).symlink_to(tmp_path / "secret")
+        with pytest.raises(BundleCorrupt, match=rf"{name}: leads out of the folder") as raised:
+            read_bundle(written.path)
+        assert sha256(b"secret") not in str(raised.value)
+
+    def test_link_within_the_folder(self, written: Bundle, name: str) -> None:
+        (written.path / name).rename(written.path / "other")
+        (written.path / name).symlink_to("other")
+        assert read_bundle(written.path) == written
+
+    def test_fifo(self, written: Bundle, name: str) -> None:
+        (written.path / name).unlink()
+        os.mkfifo(written.path / name)
+        with pytest.raises(BundleCorrupt, match=rf"{name}: is no regular file"):
+            read_bundle(written.path)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["fifo", "link"])
+def test_manifest_must_be_a_regular_file_of_the_folder(written: Bundle, tmp_path: Path, link: bool) -> None:
+    (written.path / MANIFEST_NAME).rename(tmp_path / "elsewhere.json")
+    if link:
+        (written.path / MANIFEST_NAME).symlink_to(tmp_path / "elsewhere.json")
+    else:
+        os.mkfifo(written.path / MANIFEST_NAME)
+    with pytest.raises(BundleCorrupt, match=r"bundle\.json: (leads out of the folder|is no regular file)"):
+        read_bundle(written.path)
+
+
+def test_a_graph_with_files_beside_it_is_refused(tmp_path: Path, golden: GoldenClips) -> None:
+    tensor = numpy_helper.from_array(np.zeros(64, np.float32), "weights")
+    set_external_data(tensor, location="model.onnx.data")
+    tensor.ClearField("raw_data")
+    graph = helper.make_graph([], "graph", [], [], initializer=[tensor])
+    with pytest.raises(BundleCorrupt, match=r"model\.onnx: names files with external data"):
+        write(
+            tmp_path / "bundle",
+            {**FILES, ONNX_NAME: helper.make_model(graph).SerializeToString(), GOLDEN_NAME: golden_bytes(golden)},
+        )
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"median": -1e308}, {"peaks": [1e308]}, {"observed_s": 1e300}, {"times": {"merge_gap_ms": 10**400}}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_numbers_that_would_make_a_threshold_nan_are_refused(written: Bundle, edit: dict[str, Any]) -> None:
+    content = json.dumps({**json.loads(CALIBRATION.model_dump_json()), **edit}).encode()
+    (written.path / CALIBRATION_NAME).write_bytes(content)
+    edit_manifest(written, lambda manifest: manifest["files"].update({CALIBRATION_NAME: sha256(content)}))
+    with pytest.raises(BundleCorrupt, match=r"calibration\.json: "):
+        read_bundle(written.path)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "engines/../../secret", "engines/plan", "."])

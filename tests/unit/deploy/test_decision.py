@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Iterable
 from itertools import pairwise
@@ -191,3 +192,9 @@ def test_finish() -> None:
 def test_rejects_bad_rule(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DecisionRule(**{**RULE.model_dump(), **wrong})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_thresholds_are_finite(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        DecisionRule(enter=value, exit=0.0)

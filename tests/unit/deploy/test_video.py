@@ -1,10 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from deploy import video as video_module
 from deploy.errors import VideoUnreadable
-from deploy.video import VideoInfo, is_live, open_video, redact_password, to_bgr
+from deploy.video import VideoInfo, open_video, to_bgr
 from tests.harness.footage import write_damaged_video, write_video
 
 
@@ -54,14 +55,15 @@ def test_rejects_files_that_are_no_video(tmp_path: Path, content: bytes | None) 
         pass
 
 
-@pytest.mark.parametrize(
-    ("location", "live"),
-    [("rtsp://camera/1", True), ("http://camera/stream", True), ("/videos/gate.mp4", False), ("C:\\videos\\gate.mp4", False)],
-)
-def test_urls_are_live(location: str, live: bool) -> None:
-    assert is_live(location) is live
+@pytest.mark.parametrize("listing", ["ffconcat version 1.0\nfile secret.avi\n", "#EXTM3U\n#EXTINF:1,\nsecret.avi\n"])
+def test_no_other_file_is_read_than_the_one_named(tmp_path: Path, listing: str) -> None:
+    write_video(tmp_path / "secret.avi", seconds=1, fps=10)
+    (tmp_path / "list.mp4").write_text(listing)
+    with pytest.raises(VideoUnreadable, match=r"list\.mp4: cannot be opened as video"), open_video(tmp_path / "list.mp4"):
+        pass
 
 
-def test_passwords_are_redacted() -> None:
-    assert redact_password("rtsp://user:secret@camera:554/1") == "rtsp://user:***@camera:554/1"
-    assert redact_password("/videos/a:b@c.mp4") == "/videos/a:b@c.mp4"
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "v.mp4")
+    with pytest.raises(VideoUnreadable, match=r"v\.mp4: .* is no regular file"), open_video(tmp_path / "v.mp4"):
+        pass

@@ -3,11 +3,13 @@
 import json
 import sys
 import tomllib
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from deploy.errors import ConfigError
 from streamer.cli import main
@@ -150,6 +152,7 @@ def test_environment_keeps_section_error(tmp_path: Path) -> None:
         {"redis": f"redis://:{SECRET}@host"},
         {"redis": [{"password": SECRET}]},
         {"kafka": {"password": [SECRET]}},
+        {"kafka": {"bootstrap_servers": f"ada:{SECRET}@host:9092"}},
         {"kafka": {"password": SECRET, "security_protocol": "SASL_SSL"}},
     ],
     ids=json.dumps,
@@ -164,17 +167,18 @@ def test_error_hides_secrets(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        (f"redis://:{SECRET}@host:6379/0", "redis://:**********@host:6379/0"),
-        (f"rediss://ada:{SECRET}@host", "rediss://ada:**********@host"),
-        (f"redis://ada:p@{SECRET}@host", "redis://ada:**********@host"),
-        (f"redis://ada:p:{SECRET}@host", "redis://ada:**********@host"),
-        (f"redis://ada:p/{SECRET}@host", "redis://ada:**********@host"),
-        (f"redis://ada:p?{SECRET}@host", "redis://ada:**********@host"),
-        (f"redis://a@b:{SECRET}@host", "redis://a@b:**********@host"),
-        (f"redis://host:6379/0?password={SECRET}&db=1", "redis://host:6379/0?password=**********&db=1"),
-        (f"unix://ada@/run/redis.sock?db=1&password={SECRET}", "unix://ada@/run/redis.sock?db=1&password=**********"),
+        (f"redis://:{SECRET}@host:6379/0", "redis://**********@host:6379/0"),
+        (f"redis://{SECRET}@host:6379/0", "redis://**********@host:6379/0"),
+        (f"rediss://ada:{SECRET}@host", "rediss://**********@host"),
+        (f"redis://ada:p@{SECRET}@host", "redis://**********@host"),
+        (f"redis://ada:p/{SECRET}@host", "redis://**********@host"),
+        (f"redis://ada:p?{SECRET}@host", "redis://**********"),
+        (f"redis://a@b:{SECRET}@host", "redis://**********@host"),
+        (f"redis://host:6379/0?password={SECRET}&db=1", "redis://host:6379/0?**********"),
+        (f"redis://host:6379/0?password=p@{SECRET}", "redis://**********"),
+        (f"redis://host:6379/0?PASSWORD={SECRET}", "redis://host:6379/0?**********"),
+        (f"unix://ada@/run/redis.sock?db=1&password={SECRET}", "unix://**********"),
         ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis://ada@host:6379/0", "redis://ada@host:6379/0"),
     ],
 )
 def test_redis_url_without_password(url: str, shown: str) -> None:
@@ -277,6 +281,12 @@ def test_rejects_unreadable_file(tmp_path: Path, name: str, problem: str) -> Non
         load_settings(tmp_path / name, {})
 
 
+@pytest.fixture
+def usual_logs() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
 def exit_code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     monkeypatch.setattr(sys, "argv", ["oddsight-stream", *arguments])
     with pytest.raises(SystemExit) as caught:
@@ -292,6 +302,7 @@ def exit_code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
         ("[kafka\n", "not valid TOML"),
     ],
 )
+@pytest.mark.usefixtures("usual_logs")
 def test_config_check_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, problem: str
 ) -> None:
@@ -306,6 +317,7 @@ def test_config_check_exit_code(
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("usual_logs")
 def test_config_check_hides_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ODDSIGHT_REDIS_PASSWORD", SECRET)
     monkeypatch.setenv("ODDSIGHT_REDIS_URL", f"redis://:{SECRET}@host")
@@ -316,3 +328,26 @@ def test_config_check_hides_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     printed = capsys.readouterr().out
     assert tomllib.loads(printed)["http"]["port"] == 0
     assert SECRET not in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[engine]\nbundle = "/nowhere"\n', "/nowhere: not a bundle"),
+        ('[engine]\nbackend = "onnx"\nprecision = "bf16"\n', "engine.precision must be one of f32 with onnx"),
+        ("[cameras.gate]\nenter = 1.0\nexit = 2.0\n", "cameras.gate.exit must be at most its enter threshold"),
+        ('[redis]\nurl = "redis://ada:12ab/34@host"\n', "redis.url is not valid"),
+        ('[kafka]\nbootstrap_servers = "host:port"\n', "kafka.bootstrap_servers: "),
+        ('[kafka]\nsecurity_protocol = "SSL"\nca_file = "/nowhere"\n', "kafka.ca_file: /nowhere"),
+    ],
+)
+@pytest.mark.usefixtures("usual_logs")
+def test_config_check_refuses_what_run_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, problem: str
+) -> None:
+    path = written(tmp_path, text)
+    assert exit_code_of(monkeypatch, "config", "check", "--config", str(path)) != 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert problem in printed.err
+    assert "12ab" not in printed.err

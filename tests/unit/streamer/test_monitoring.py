@@ -1,14 +1,19 @@
 """Health, metrics and the HTTP endpoints, over a real socket."""
 
+import os
+import socket
+import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
 from deploy.errors import ConfigError
 from streamer.config import HttpSettings
-from streamer.monitoring import Health, Metrics, serve_http
+from streamer.http_server import serve_http
+from streamer.monitoring import Health, LineLogger, Metrics
 from tests.harness.fakes import FakeClock
 
 FREE_PORT = HttpSettings(port=0)
@@ -98,6 +103,64 @@ def test_rejects_port_in_use(service: Service) -> None:
         serve_http(taken, Metrics(), Health()),
     ):
         pass
+
+
+def test_idle_connections_do_not_keep_probes_out() -> None:
+    service = Service()
+    with (
+        serve_http(FREE_PORT, service.metrics, service.health, max_connections=10) as service.port,
+        ExitStack() as idle,
+    ):
+        for _ in range(12):
+            idle.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+        assert service.get("/livez")[0] == 200
+
+
+def test_connections_that_are_reset_print_nothing(service: Service, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert service.get("/livez")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_methods_are_refused(service: Service) -> None:
+    with closing(HTTPConnection("127.0.0.1", service.port, timeout=5)) as connection:
+        connection.request("POST", "/metrics", body=b"x")
+        assert connection.getresponse().status == 405
+
+
+def dropped_lines() -> float:
+    value = Metrics().registry.get_sample_value("oddsight_dropped_log_lines_total")
+    assert value is not None
+    return value
+
+
+def test_a_full_stuck_or_closed_log_is_counted_and_ends_nothing() -> None:
+    reading, writing = os.pipe()
+    full = os.open("/dev/full", os.O_WRONLY)
+    closed = os.dup(writing)
+    os.close(closed)
+    before = dropped_lines()
+    LineLogger(full).info("full")
+    LineLogger(closed).info("closed")
+    LineLogger(None).info("none")
+    assert dropped_lines() == before + 3
+
+    LineLogger(writing).info("x" * 100_000)  # more than a pipe holds, and nobody reads
+    assert dropped_lines() == before + 4
+    os.close(reading)
+    LineLogger(writing).info("gone")
+    assert dropped_lines() == before + 5
+    os.close(writing)
+    os.close(full)
+
+
+def test_log_lines_are_written_whole(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        LineLogger(file.fileno()).warning("ä" * 10_000)
+    assert (tmp_path / "log").read_text() == "ä" * 10_000 + "\n"
 
 
 def test_server_stops_with_block() -> None:

@@ -1,14 +1,17 @@
 """The terminal dashboard as an operator reads it."""
 
 import io
+import threading
 from datetime import datetime
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
+from streamer.interfaces import RedisUnavailable
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Updates
 from streamer.types import Event
-from streamer.watch import Dashboard, event_cells
+from streamer.watch import Dashboard, event_cells, follow, still_open
 from tests.harness.fakes import FakeClock
 
 STARTED_AT_MS = 1_700_000_000_700
@@ -21,7 +24,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def dashboard(clock: FakeClock) -> Dashboard:
-    return Dashboard(clock)
+    return Dashboard(clock, lambda: STARTED_AT_MS / 1000 + clock() - 100)
 
 
 def score(camera_id: str = "gate", value: float = 0.25, threshold: float = 0.5) -> ScoreEntry:
@@ -112,6 +115,55 @@ def test_problem_with_a_camera_until_it_is_over(dashboard: Dashboard) -> None:
     for kind, state in (("start", "covered"), ("end", "normal")):
         dashboard.update(Updates([score()], [], [HealthEntry("gate", kind, "covered", "nothing can be seen", 5)]))
         assert line_of(dashboard, "gate")[-1] == state
+
+
+def test_a_camera_without_scores_is_not_normal(dashboard: Dashboard, clock: FakeClock) -> None:
+    dashboard.update(Updates([score()], []))
+    clock.now_s += 42
+    assert line_of(dashboard, "gate")[-1] == "no score for 42 s"
+    dashboard.update(Updates([score()], []))
+    assert line_of(dashboard, "gate")[-1] == "normal"
+
+
+def test_begins_with_what_is_going_on(dashboard: Dashboard, clock: FakeClock) -> None:
+    clock.now_s += 60
+    offline = HealthEntry("yard", "start", "offline", "no frame", 5)
+    ended = [HealthEntry("hall", kind, "covered", "nothing can be seen", 5) for kind in ("start", "end")]
+    now_ms = STARTED_AT_MS + 60_000
+    scores = [score("gate")._replace(scored_at_ms=now_ms), score("hall")._replace(scored_at_ms=now_ms), score("lane")]
+    events = [event("start"), event("update"), event("start", "hall", "e1"), event("end", "hall", "e1")]
+    recent = Updates(scores, events, [offline, *ended])
+    dashboard.recall(recent)
+    states = {name: line_of(dashboard, name)[-1] for name in ("gate", "hall", "lane", "yard")}
+    assert states == {"gate": "ANOMALY", "hall": "normal", "lane": "no score for 60 s", "yard": "offline"}
+    assert line_of(dashboard, "all")[4] == "0.0"
+    assert still_open(recent) == Updates([], [event("update")], [offline])
+
+
+def test_waits_for_a_redis_that_went_away(dashboard: Dashboard, clock: FakeClock) -> None:
+    class Flaky:
+        answers: ClassVar[list[Updates | None]] = [None, None, Updates([score()], [])]
+
+        def poll(self, _wait_s: float) -> Updates:
+            answer = self.answers.pop(0)
+            if not self.answers:
+                stop.set()
+            if answer is None:
+                raise RedisUnavailable("nothing listens there")
+            return answer
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return self.is_set()
+
+    console, stop, shows = Console(record=True, width=160, file=io.StringIO()), Stop(), list[Updates]()
+    follow(Flaky(), dashboard, shows.append, console, stop)
+    assert console.export_text().splitlines() == [
+        "Redis does not answer, trying again: nothing listens there",
+        "Redis answers again",
+    ]
+    assert shows == [Updates([], []), Updates([], []), Updates([score()], [])]
+    assert line_of(dashboard, "gate")[-1] == "normal"
 
 
 def test_event_marks_its_camera_only(dashboard: Dashboard) -> None:

@@ -1,5 +1,7 @@
 """Validation of engines, and which ones may serve."""
 
+import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,26 @@ def test_record_round_trip(bundle: Bundle) -> None:
     record = write(bundle)
     assert read_records(bundle) == [record]
     assert require_validated(bundle, "openvino", "bf16", HERE) == PASSED
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, 0.0, -1.0])
+def test_refuses_a_scale_that_would_silence_every_camera(bundle: Bundle, scale: float) -> None:
+    write(bundle, accuracy=PASSED.model_copy(update={"score_scale": scale}))
+    with pytest.raises((EngineRefused, BundleCorrupt)):
+        require_validated(bundle, "openvino", "bf16", HERE)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["fifo", "link"])
+def test_records_are_regular_files_of_the_bundle(bundle: Bundle, tmp_path: Path, link: bool) -> None:
+    write(bundle)
+    record = bundle.path / "engines" / "openvino-bf16" / "engine.json"
+    record.rename(tmp_path / "engine.json")
+    if link:
+        record.symlink_to(tmp_path / "engine.json")
+    else:
+        os.mkfifo(record)
+    with pytest.raises(BundleCorrupt, match=r"leads out of the folder|is no regular file"):
+        read_records(bundle)
 
 
 def test_refuses_unvalidated_engine(bundle: Bundle) -> None:

@@ -1,0 +1,95 @@
+"""The HTTP server for metrics and health: ``/metrics``, ``/livez`` and ``/readyz``.
+
+Waitress closes connections that stay silent, has a limit of connections that is far below that of open files, and says nothing
+of clients that go away.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from waitress import create_server, wasyncore
+
+from deploy.errors import ConfigError
+from streamer.config import HttpSettings
+from streamer.monitoring import Health, Metrics
+
+MAX_CONNECTIONS = 400
+"""Most processes may have 1024 files open; Kafka, Redis and the model need some of them."""
+_SILENCE_TIMEOUT_S = 2
+_CLEANUP_INTERVAL_S = 1
+_MAX_REQUEST_BYTES = 16_384
+_BACKLOG = 2_048
+"""Above the limit of connections, others wait here for one that is closed."""
+
+Respond = Callable[[str, list[tuple[str, str]]], object]
+
+
+@contextmanager
+def serve_http(
+    settings: HttpSettings, metrics: Metrics, health: Health, *, max_connections: int = MAX_CONNECTIONS
+) -> Iterator[int]:
+    """Serve metrics and health on threads until the block ends; yields the port.
+
+    Raises:
+        ConfigError: the port is in use, or the host is not an address of this machine.
+    """
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    listener = _listen(settings)
+    open_sockets: dict[int, Any] = {}
+    server = create_server(
+        _application(metrics, health),
+        map=open_sockets,
+        sockets=[listener],
+        threads=2,
+        connection_limit=max_connections,
+        channel_timeout=_SILENCE_TIMEOUT_S,
+        cleanup_interval=_CLEANUP_INTERVAL_S,
+        backlog=_BACKLOG,
+        max_request_header_size=_MAX_REQUEST_BYTES,
+        max_request_body_size=_MAX_REQUEST_BYTES,
+        asyncore_use_poll=True,  # select() knows no descriptor above 1023
+        log_socket_errors=False,
+        ident=None,
+    )
+    thread = threading.Thread(target=server.run, name="http", daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(open_sockets))  # in the server's thread, which ends with them
+        thread.join()
+        server.task_dispatcher.shutdown()
+
+
+def _listen(settings: HttpSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # Python repeats the address there
+        raise ConfigError(f"http: cannot listen on {settings.host}:{settings.port}: {reason}; set http.port") from error
+
+
+def _application(metrics: Metrics, health: Health) -> Callable[[dict[str, Any], Respond], Iterable[bytes]]:
+    def answer(path: str) -> tuple[str, bytes, str]:
+        if path == "/metrics":
+            return "200 OK", metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8"
+        if path in {"/livez", "/readyz"}:
+            problem = health.live() if path == "/livez" else health.ready()
+            status = "200 OK" if problem is None else "503 Service Unavailable"
+            return status, f"{problem or 'ok'}\n".encode(), "text/plain; charset=utf-8"
+        return "404 Not Found", b"try /metrics, /livez or /readyz\n", "text/plain; charset=utf-8"
+
+    def application(environ: dict[str, Any], respond: Respond) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            respond("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return [b""]
+        status, content, content_type = answer(environ["PATH_INFO"])
+        respond(status, [("Content-Type", content_type), ("Content-Length", str(len(content)))])
+        return [content]
+
+    return application
