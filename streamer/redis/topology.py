@@ -15,7 +15,7 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-_CLUSTER_TRIES = 3  # a step is moved to another node by one of them; so is one whose node was replaced
+_CLUSTER_TRIES = 3  # a try that fails makes the client look for the nodes again; a step that comes twice is written once
 
 
 class Servers(NamedTuple):

@@ -194,6 +194,7 @@ def test_redis_outage(tmp_path: Path, kafka: KafkaSettings, sections: Sections, 
     with embedded_redis(port, data), running(service, started=True):
         wait_for_the_end(service, results)
         assert service.get("/readyz")[0] == 200
+        assert "oddsight_replayed_frames_total 0.0" in service.get("/metrics")[1].splitlines()
         assert_same(results, calm)
 
 

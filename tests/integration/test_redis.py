@@ -262,6 +262,23 @@ def test_nothing_is_scored_again_and_again_while_redis_takes_no_writes(
     assert [event["kind"] for event in results.events()] == ["start", "end"]
 
 
+@pytest.mark.parametrize("key", ["oddsight:events", "oddsight:scores:gate"])
+def test_service_waits_until_a_key_is_free(admin: redis.Redis, own_redis: RedisSettings, key: str) -> None:
+    admin.set(key, "not ours")
+    rig = Rig(run_of("gate", [0.1] * 5 + [0.8] * 10 + [0.1] * 15))
+    rig.store = RedisProgressStore(admin, own_redis, "group")
+    rig.start()
+
+    rig.steps(500)
+    assert key in str(rig.health.ready())
+    admin.delete(key)
+    rig.finish()
+
+    assert rig.health.ready() is None
+    assert rig.counted("scored_clips_total") == len(Results(own_redis).scores()["gate"]) == 28
+    assert [event["kind"] for event in Results(own_redis).events()] == ["start", "end"]
+
+
 def test_trial_leaves_nothing_behind(admin: redis.Redis, own_redis: RedisSettings) -> None:
     RedisProgressStore(admin, own_redis, "group").try_step()
 
