@@ -71,7 +71,8 @@ class Metrics:
         self.partitions = gauge("partitions", "Partitions this consumer works on")
         text = "Starts with an unavailable engine, by the action taken: rebuild or fallback"
         self.engine_recoveries = counter("engine_recoveries", text, ["action"])
-        self.registry.register(_dropped_log_lines)
+        self.dropped_log_lines = _dropped_log_lines  # of the process: logs begin before any service does
+        self.registry.register(self.dropped_log_lines)
         self.engine = Info("engine", "Engine and model in use", namespace="oddsight", registry=self.registry)
         self.decoder = Info("decoder", "Image decoder in use", namespace="oddsight", registry=self.registry)
 
