@@ -56,6 +56,13 @@ class FrameSource(Protocol):
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit the group's offsets to Kafka: for lag monitoring, and as a fallback if Redis has been emptied."""
 
+    def position(self, partition: Partition) -> int | None:
+        """The offset before which all messages have been delivered; None if the partition is not assigned.
+
+        It lies behind the last message's offset where offsets hold no message: marks of a transaction's end, messages of a
+        transaction that was aborted, what a compacted topic has dropped.
+        """
+
     def lag(self, partition: Partition, next_offset: int) -> int | None:
         """Number of messages from ``next_offset`` to the newest; None before the first fetch."""
 

@@ -80,6 +80,8 @@ def make_consumer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaConsu
         "heartbeat_interval_ms": settings.session_timeout_ms // 3,
         "max_poll_interval_ms": 60_000,
         "check_crcs": True,
+        # What a producer's transaction has taken back is no frame. Messages of an open transaction wait for its end.
+        "isolation_level": "read_committed",
     }
     return _open(settings, kafka.KafkaConsumer, **{**options, **overrides})
 

@@ -97,6 +97,13 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
                 callback=_log_failed_commit,
             )
 
+    def position(self, partition: Partition) -> int | None:
+        with suppress(KafkaError):  # also IllegalStateError: revoked
+            # Without time, so that nothing is asked of the broker: every assigned partition has a position.
+            offset: int | None = self._consumer.position(TopicPartition(*partition), timeout_ms=0)
+            return offset
+        return None
+
     def lag(self, partition: Partition, next_offset: int) -> int | None:
         # From fetch responses, which are right also on the embedded broker, whose end offsets are not.
         newest = self._consumer.highwater(TopicPartition(*partition))

@@ -301,6 +301,8 @@ class Pipeline:
         events = [state.event for active in active_partitions for state in active.cameras.values()]
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
         for active in active_partitions:
+            # Written with the next step; else these offsets would lag for ever, and count as lost once Kafka deletes them.
+            active.offsets.skip_to(self.source.position(active.partition) or 0)
             lag = self.source.lag(active.partition, active.stored_offset)
             if lag is not None:
                 self.metrics.lag.labels(str(active.partition.number)).set(lag)

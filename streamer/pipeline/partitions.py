@@ -65,6 +65,11 @@ class OffsetTracker(Generic[T]):
             raise KeyError(offset)
         self._results[offset].append(result)
 
+    def skip_to(self, offset: int) -> None:
+        """No offset before ``offset`` holds a message that was not added; no effect while a result is outstanding."""
+        if not self._results:
+            self.next_offset = max(self.next_offset, offset)
+
     def take_finished(self) -> Iterator[T]:
         """Take out the results before the first unfinished message; ``next_offset`` advances with each one."""
         while self._results:

@@ -32,6 +32,8 @@ class MemoryTopic:
     def __init__(self, messages: Sequence[FrameMessage]) -> None:
         self.partitions: dict[Partition, list[FrameMessage]] = {}
         self.committed: dict[Partition, int] = {}
+        self.ends: dict[Partition, int] = {}
+        """Where a partition ends with offsets that hold no message, such as marks of a transaction's end."""
         for message in messages:
             self.partitions.setdefault(message.partition, []).append(message)
 
@@ -65,13 +67,18 @@ class MemoryFrameSource:
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         messages = self._topic.partitions[partition]
-        return messages[0].offset, messages[-1].offset + 1
+        return messages[0].offset, self._topic.ends.get(partition, messages[-1].offset + 1)
 
     def committed(self, partition: Partition) -> int | None:
         return self._topic.committed.get(partition)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         self._topic.committed |= offsets
+
+    def position(self, partition: Partition) -> int | None:
+        position = self._positions.get(partition)
+        due = [each.offset for each in self._topic.partitions[partition] if position is not None and each.offset >= position]
+        return position if due else self._topic.ends.get(partition, position)
 
     def lag(self, partition: Partition, next_offset: int) -> int | None:
         return self.bounds(partition)[1] - next_offset

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
@@ -23,7 +23,7 @@ from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join
 from streamer.kafka.topics import KafkaFrameSource
 from streamer.redis.client import check_redis, make_redis
-from streamer.types import Partition
+from streamer.types import FrameMessage, Partition
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
 from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
 
@@ -149,6 +149,49 @@ class TestDelivery:
             read(consumer, 1)
         consumer.close(timeout_ms=1000)
         assert raised.value.args[0] == {where: 1000}
+
+
+def polled(source: KafkaFrameSource, count: int, *, within_s: float = 60) -> list[FrameMessage]:
+    """At least ``count`` messages of partitions that are started at their beginning."""
+    messages: list[FrameMessage] = []
+    deadline_s = time.monotonic() + within_s
+    while len(messages) < count and time.monotonic() < deadline_s:
+        changes, further = source.poll(0.1)
+        messages += further
+        for change in changes:
+            source.start(change.partition, 0)
+    return messages
+
+
+@pytest.mark.kafka
+def test_only_committed_transactions_are_delivered(apache_kafka: ApacheKafka) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings, partitions=1)
+    producer = KafkaProducer(bootstrap_servers=apache_kafka.address, transactional_id=settings.topic)
+    producer.init_transactions()
+    for values, end in (
+        ([b"a", b"b"], producer.commit_transaction),
+        ([b"x", b"y"], producer.abort_transaction),
+        ([b"c"], producer.commit_transaction),
+        ([b"z"], producer.abort_transaction),
+    ):
+        producer.begin_transaction()
+        for value in values:
+            producer.send(settings.topic, value, key=b"north")
+        producer.flush()
+        end()
+    producer.close()
+    source, partition = KafkaFrameSource(settings), Partition(settings.topic, 0)
+
+    messages = polled(source, 3)
+    deadline_s = time.monotonic() + 20
+    while source.position(partition) != 10 and time.monotonic() < deadline_s:  # six messages, four marks of an end
+        messages += source.poll(0.1).messages
+    lag = source.lag(partition, 10)
+    source.close()
+
+    assert [(each.offset, each.value) for each in messages] == [(0, b"a"), (1, b"b"), (6, b"c")]
+    assert lag == 0
 
 
 @pytest.fixture

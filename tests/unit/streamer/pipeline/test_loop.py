@@ -165,6 +165,19 @@ def test_counts_lost_messages() -> None:
     assert rig.scored_offsets() == [6, 7, 8, 9]
 
 
+def test_progress_passes_offsets_without_messages() -> None:
+    """Marks of a transaction's end, for instance: without them a partition would lag for ever."""
+    rig = Rig(run_of("gate", [CALM] * 6))
+    rig.topic.ends[P0] = 9
+
+    rig.finish()
+
+    assert rig.store.read(P0).next_offset == 9
+    rig.clock.now_s += 1.0
+    rig.steps(1)
+    assert rig.counted("lag_messages", partition="0") == 0
+
+
 def test_recreated_topic_starts_over() -> None:
     rig = Rig(run_of("gate", [CALM] * 6))
     open_event = OpenEvent(event_id="old", started_at_ms=1, last_active_ms=1, peak_score=1.0, announced_at_ms=1)

@@ -72,6 +72,18 @@ def test_hole_does_not_move_next_offset() -> None:
     assert tracker.next_offset == 0
 
 
+def test_skips_offsets_without_messages_unless_a_result_is_outstanding() -> None:
+    tracker = tracker_with(7)
+    tracker.skip_to(9)
+    assert tracker.next_offset == 0
+
+    tracker.finish(7, "seven")
+    assert list(tracker.take_finished()) == ["seven"]
+    tracker.skip_to(9)
+    tracker.skip_to(3)
+    assert tracker.next_offset == 9
+
+
 @pytest.mark.parametrize(("added", "offset", "newest"), [([7], 4, 7), ([7], 6, 7), ([7], 7, 7), ([], 4, 4)])
 def test_rejects_offset_out_of_order(added: list[int], offset: int, newest: int) -> None:
     tracker: OffsetTracker[str] = OffsetTracker(5)
