@@ -19,6 +19,7 @@ from streamer.config import KafkaSettings
 from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult
 from streamer.kafka.client import make_consumer, make_producer
 from streamer.kafka.patches import patch_group_join, patch_record_reading
+from streamer.kafka.records import ReadingFault
 from streamer.types import FrameMessage, Partition, Rejected
 
 log = structlog.get_logger("oddsight.consume")
@@ -140,6 +141,7 @@ def _message(record: Any) -> FrameMessage:
         # Kafka allows a header without a value, and old records without a timestamp.
         headers=tuple((name, value or b"") for name, value in record.headers or ()),
         timestamp_ms=-1 if record.timestamp is None else record.timestamp,
+        first_offset=record.headers.first_offset if isinstance(record.headers, ReadingFault) else None,
     )
 
 
@@ -185,6 +187,7 @@ class KafkaDeadLetters:
             ("topic", message.partition.topic.encode()),
             ("partition", str(message.partition.number).encode()),
             ("offset", str(message.offset).encode()),
+            *([] if message.first_offset is None else [("first_offset", str(message.first_offset).encode())]),
             *extra_headers,
         ]
         if message.key is None and value is None:

@@ -146,7 +146,7 @@ class Pipeline:
         message = rejected.message
         if active.is_replay(message.offset):
             return
-        self.metrics.rejected.labels(rejected.reason).inc()
+        self.metrics.rejected.labels(rejected.reason).inc(message.count)
         self.dead_letters.send(rejected)
         active.offsets.finish(message.offset, None)
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)

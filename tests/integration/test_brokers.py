@@ -22,6 +22,7 @@ from streamer.kafka.client import ensure_topics, make_consumer, make_producer, o
 from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join
 from streamer.kafka.topics import KafkaFrameSource
+from streamer.kafka.unpacking import MAX_UNPACKED_BYTES
 from streamer.redis.client import check_redis, make_redis
 from streamer.types import FrameMessage, Partition
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
@@ -161,6 +162,24 @@ def polled(source: KafkaFrameSource, count: int, *, within_s: float = 60) -> lis
         for change in changes:
             source.start(change.partition, 0)
     return messages
+
+
+def test_compressed_batches_are_read_and_bombs_passed(kafka_settings: KafkaSettings) -> None:
+    ensure_topics(kafka_settings, partitions=1)
+    values: list[tuple[str | None, bytes]] = [(codec, bytes(1000)) for codec in (None, "gzip", "snappy", "lz4", "zstd")]
+    for codec, value in [*values, ("gzip", bytes(MAX_UNPACKED_BYTES)), (None, b"behind the bomb")]:
+        address = kafka_settings.bootstrap_servers
+        producer = KafkaProducer(bootstrap_servers=address, compression_type=codec, max_request_size=2**28)
+        producer.send(kafka_settings.topic, value, key=b"north").get(timeout=20)
+        producer.close()
+    source = KafkaFrameSource(kafka_settings)
+
+    messages = polled(source, 7)
+    source.close()
+
+    assert [each.value for each in messages] == [bytes(1000)] * 5 + [None, b"behind the bomb"]
+    assert [each.first_offset for each in messages] == [None] * 5 + [5, None]
+    assert [each.offset for each in messages] == list(range(7))
 
 
 @pytest.mark.kafka

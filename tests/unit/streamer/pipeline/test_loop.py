@@ -1,12 +1,14 @@
 """Every frame counts once, whatever happens between two steps."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 
 from deploy.decision import OpenEvent
 from deploy.spec import ClipSpec
 from streamer.interfaces import CameraState, PartitionChange, Progress, Step
-from streamer.types import FrameMessage, Partition
+from streamer.types import UNREADABLE, FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, RECURRENT, SPEC, Rig, message, run_of, streams
 
 CALM, ODD = 0.1, 0.8
@@ -163,6 +165,17 @@ def test_counts_lost_messages() -> None:
 
     assert rig.counted("lost_messages_total") == 3
     assert rig.scored_offsets() == [6, 7, 8, 9]
+
+
+def test_unreadable_stretch_is_rejected_as_a_whole() -> None:
+    stretch = replace(message(0, 9, None, b""), first_offset=6, headers=((UNREADABLE, b"its checksum does not match"),))
+    rig = Rig([*run_of("gate", [CALM] * 6), stretch, message(0, 10, "gate", CALM)])
+
+    rig.finish()
+
+    assert [each.message.offset for each in rig.dead_letters.stored] == [9]
+    assert rig.counted("rejected_messages_total", reason="unreadable") == 4
+    assert rig.scored_offsets() == [2, 3, 4, 5, 10]
 
 
 def test_progress_passes_offsets_without_messages() -> None:
