@@ -173,9 +173,9 @@ class DeadLetterSink(Protocol):
         """Queue a rejected message; does not wait."""
 
     def flush(self) -> None:
-        """Wait until all queued messages are stored. Must be called before the partition's progress moves past them.
+        """Wait a moment for the queued messages to be stored. Called before the partition's progress moves past them.
 
-        Raises BrokerUnavailable if some were not stored; the same messages will be read, rejected and sent again.
+        Those that take longer are stored later, or lost, which is logged and counted: frames do not wait for them.
         """
 
 

@@ -37,6 +37,8 @@ class Metrics:
         self.frames = counter("frames", "Frames decoded, without those replayed after a start", ["camera_id"])
         self.decoded = counter("decoded_frames", "Frames decoded, with those replayed after a start", ["decoder"])
         self.rejected = counter("rejected_messages", "Unusable messages sent to the dead-letter topic", ["reason"])
+        text = "Dead letters that could not be stored in time; the log names the messages"
+        self.lost_dead_letters = counter("lost_dead_letters", text)
         self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
         self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")
         self.scored = counter("scored_clips", "Clips scored")

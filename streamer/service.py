@@ -17,7 +17,8 @@ from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings
 from streamer.kafka.client import ensure_topics, silence_kafka_log
-from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
+from streamer.kafka.deadletters import KafkaDeadLetters
+from streamer.kafka.topics import KafkaFrameSource
 from streamer.monitoring import Health, Metrics, serve_http
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
@@ -88,7 +89,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, grid),
         decider=decider,
         store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
-        dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),
+        dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka, metrics))),
         metrics=metrics,
         health=health,
         start=settings.kafka.start,

@@ -19,14 +19,16 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
 from streamer.interfaces import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
+from streamer.kafka.deadletters import KafkaDeadLetters
 from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join
 from streamer.kafka.topics import KafkaFrameSource
 from streamer.kafka.unpacking import MAX_UNPACKED_BYTES
+from streamer.monitoring import Metrics
 from streamer.redis.client import check_redis, make_redis
-from streamer.types import FrameMessage, Partition
+from streamer.types import FrameMessage, Partition, Rejected
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
-from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
+from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
 
 
 def send(settings: KafkaSettings, values: list[bytes], key: bytes = b"north") -> None:
@@ -180,6 +182,41 @@ def test_compressed_batches_are_read_and_bombs_passed(kafka_settings: KafkaSetti
     assert [each.value for each in messages] == [bytes(1000)] * 5 + [None, b"behind the bomb"]
     assert [each.first_offset for each in messages] == [None] * 5 + [5, None]
     assert [each.offset for each in messages] == list(range(7))
+
+
+def letters_of(settings: KafkaSettings, metrics: Metrics) -> tuple[KafkaDeadLetters, Rejected]:
+    rubbish = FrameMessage(Partition(settings.topic, 0), 7, bytes(4_500_000), bytes(2_000_000), (("x", bytes(4_500_000)),), 0)
+    return KafkaDeadLetters(settings, metrics), Rejected(rubbish, "undecodable", "why")
+
+
+def test_large_letters_fit_any_topic(kafka_settings: KafkaSettings) -> None:
+    with open_admin(kafka_settings) as admin:
+        configs = {"max.message.bytes": "1048588"}
+        admin.create_topics({kafka_settings.deadletter_topic: {"num_partitions": 1, "replication_factor": 1, "configs": configs}})
+    metrics = Metrics()
+    letters, rejected = letters_of(kafka_settings, metrics)
+    for _ in range(3):
+        letters.send(rejected)
+    letters.close()
+    received = read_topic(kafka_settings.model_copy(update={"topic": kafka_settings.deadletter_topic}), 3)
+    assert [value for _, _, value in received] == [b""] * 3
+    assert metrics.registry.get_sample_value("oddsight_lost_dead_letters_total") == 0
+
+
+def test_letters_without_a_broker_hold_up_nothing(embedded_broker: EmbeddedBroker) -> None:
+    settings, metrics = unique_kafka_settings(embedded_broker.address), Metrics()
+    ensure_topics(settings)
+    letters, rejected = letters_of(settings, metrics)
+    embedded_broker.kill()
+    started_s = time.monotonic()
+    for _ in range(200):
+        letters.send(rejected)
+    for _ in range(20):
+        letters.flush()
+    assert time.monotonic() - started_s < 2
+    letters.close()
+    assert time.monotonic() - started_s < 10
+    assert metrics.registry.get_sample_value("oddsight_lost_dead_letters_total") == 200
 
 
 @pytest.mark.kafka
