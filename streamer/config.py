@@ -46,7 +46,8 @@ class KafkaSettings(_Section):
     consumer_group: Name = "oddsight"
     """Consumers with the same group share the partitions of the topic. Progress in Redis is kept for each group."""
     start: Literal["earliest", "latest"] = "latest"
-    """Where a group without progress begins: ``latest`` for live cameras, ``earliest`` for recorded footage."""
+    """Where a group without progress begins: ``latest`` for live cameras, ``earliest`` for recorded footage. Partitions that the
+    topic gets later are read from their beginning."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption (``SSL``) and authentication (``SASL``) of the connection. ``SASL`` needs ``username`` and ``password``."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"

@@ -32,6 +32,21 @@ class PollResult(NamedTuple):
     messages: list[FrameMessage]
 
 
+class TopicVersion(BaseModel):
+    """Which of several topics of one name it is. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    topic_id: str | None
+    """A topic that is deleted and created again gets another one; None if the broker tells none."""
+    partitions: int
+    """How many it has; in stored progress, how many it had when the group came to it."""
+
+    def is_other(self, topic: "TopicVersion") -> bool:
+        """Whether ``topic`` has only the name in common with this one."""
+        return self.topic_id is not None and topic.topic_id is not None and self.topic_id != topic.topic_id
+
+
 class FrameSource(Protocol):
     """Consumer of the frame topic as a member of a consumer group. A partition delivers nothing until it is started."""
 
@@ -49,6 +64,9 @@ class FrameSource(Protocol):
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """The first offset that Kafka still has, and the offset that the next message will get."""
+
+    def topic(self, partition: Partition) -> TopicVersion:
+        """The partition's topic as it is now."""
 
     def committed(self, partition: Partition) -> int | None:
         """The group's committed offset, None if there is none."""
@@ -99,6 +117,8 @@ class Progress:
     next_offset: int | None = None
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
     learners: Mapping[str, LearnerSnapshot] = field(default_factory=dict)
+    topic: TopicVersion | None = None
+    """What the offset belongs to; None if it was stored by a version that did not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +137,8 @@ class Step:
     """New snapshots; None where the camera is learned, or is not to be learned any more."""
     health: Sequence[Fields] = ()
     """Entries of the stream of health."""
+    topic: TopicVersion | None = None
+    """What the offset belongs to from now on; None if that is stored already."""
 
 
 class ProgressStore(Protocol):

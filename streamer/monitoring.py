@@ -41,6 +41,8 @@ class Metrics:
         self.lost_dead_letters = counter("lost_dead_letters", text)
         self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
         self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")
+        text = "Partitions whose topic was deleted and created again, read from their beginning"
+        self.recreated = counter("recreated_partitions", text)
         self.scored = counter("scored_clips", "Clips scored")
         self.gpu_cache_misses = counter("gpu_cache_miss_clips", "Clips uploaded in full (GPU cache exhausted)")
         self.unscored = counter("unscored_frames", "Frames without a score, because their clip was not complete yet")

@@ -81,6 +81,8 @@ def make_consumer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaConsu
         "heartbeat_interval_ms": settings.session_timeout_ms // 3,
         "max_poll_interval_ms": 60_000,
         "check_crcs": True,
+        # How soon new partitions of the topic are noticed; the default is five minutes.
+        "metadata_max_age_ms": 5_000,
         # What a producer's transaction has taken back is no frame. Messages of an open transaction wait for its end.
         "isolation_level": "read_committed",
     }

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 from kafka import KafkaConsumer
 from kafka.consumer import fetcher
@@ -52,6 +53,12 @@ def patch_group_join(consumer: KafkaConsumer) -> None:
 
     coordinator.need_rejoin = needed_or_pending
     coordinator.join_group_async = join_or_take_result
+
+
+def topic_id(consumer: KafkaConsumer, topic: str) -> str | None:
+    """The id that a topic got when it was created, None if the broker tells none; kafka-python knows it, but does not show it."""
+    known: UUID | None = consumer._client.cluster.topic_id(topic)
+    return str(known) if known else None
 
 
 def patch_record_reading() -> None:

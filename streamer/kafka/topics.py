@@ -16,9 +16,9 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from streamer.config import KafkaSettings
-from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult
+from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult, TopicVersion
 from streamer.kafka.client import make_consumer
-from streamer.kafka.patches import patch_group_join, patch_record_reading
+from streamer.kafka.patches import patch_group_join, patch_record_reading, topic_id
 from streamer.kafka.records import ReadingFault
 from streamer.types import FrameMessage, Partition
 
@@ -81,6 +81,15 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
             return first, self._consumer.end_offsets([where], timeout_ms=_REQUEST_TIMEOUT_MS)[where]
         except KafkaError as error:
             raise BrokerUnavailable(f"{partition}: Kafka did not return its offsets: {error}") from error
+
+    def topic(self, partition: Partition) -> TopicVersion:
+        try:
+            partitions = self._consumer.partitions_for_topic(partition.topic)
+        except KafkaError as error:
+            raise BrokerUnavailable(f"{partition}: Kafka did not return its topic: {error}") from error
+        if not partitions:
+            raise BrokerUnavailable(f"{partition}: Kafka knows no partitions of its topic at the moment")
+        return TopicVersion(topic_id=topic_id(self._consumer, partition.topic), partitions=len(partitions))
 
     def committed(self, partition: Partition) -> int | None:
         try:

@@ -13,10 +13,11 @@ from redis.retry import Retry
 
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
-from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, RedisUnavailable, Step
+from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, RedisUnavailable, Step, TopicVersion
 from streamer.types import Partition
 
 _CAMERA, _LEARNER = "camera:", "learner:"  # first parts of field names in the hash of a partition
+_TOPIC = "topic"
 
 _CONNECT_TIMEOUT_S = 3.0
 _REPLY_TIMEOUT_S = 5.0
@@ -139,7 +140,8 @@ class RedisProgressStore:
         next_offset = stored.pop("next_offset", None)
         cameras = {name: CameraState.model_validate_json(text) for name, text in _with_prefix(_CAMERA, stored)}
         learners = {name: LearnerSnapshot.model_validate_json(text) for name, text in _with_prefix(_LEARNER, stored) if text}
-        return Progress(None if next_offset is None else int(next_offset), cameras, learners)
+        topic = TopicVersion.model_validate_json(stored[_TOPIC]) if _TOPIC in stored else None
+        return Progress(None if next_offset is None else int(next_offset), cameras, learners, topic)
 
     def apply(self, step: Step) -> None:
         keys, arguments = self._script_call(step)
@@ -153,6 +155,8 @@ class RedisProgressStore:
         streams = self._settings.events_key, self._settings.health_key
         keys = [self._progress_key(*step.partition), *streams, *map(self._settings.scores_key, cameras)]
         pairs = {"next_offset": str(step.next_offset)}
+        if step.topic is not None:
+            pairs[_TOPIC] = step.topic.model_dump_json()
         pairs |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
         # An empty text instead of a deletion: the script only sets.
         pairs |= {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}

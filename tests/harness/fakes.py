@@ -10,7 +10,17 @@ from deploy.errors import ProfileCorrupt
 from deploy.health import Reference
 from deploy.profile import Profile
 from deploy.spec import ClipSpec
-from streamer.interfaces import CameraState, Fenced, Fields, PartitionChange, PollResult, Progress, RedisUnavailable, Step
+from streamer.interfaces import (
+    CameraState,
+    Fenced,
+    Fields,
+    PartitionChange,
+    PollResult,
+    Progress,
+    RedisUnavailable,
+    Step,
+    TopicVersion,
+)
 from streamer.types import FrameMessage, Partition, Rejected
 
 
@@ -32,6 +42,7 @@ class MemoryTopic:
     def __init__(self, messages: Sequence[FrameMessage]) -> None:
         self.partitions: dict[Partition, list[FrameMessage]] = {}
         self.committed: dict[Partition, int] = {}
+        self.topic_id: str | None = None
         self.ends: dict[Partition, int] = {}
         """Where a partition ends with offsets that hold no message, such as marks of a transaction's end."""
         for message in messages:
@@ -68,6 +79,9 @@ class MemoryFrameSource:
     def bounds(self, partition: Partition) -> tuple[int, int]:
         messages = self._topic.partitions[partition]
         return messages[0].offset, self._topic.ends.get(partition, messages[-1].offset + 1)
+
+    def topic(self, partition: Partition) -> TopicVersion:
+        return TopicVersion(topic_id=self._topic.topic_id, partitions=len(self._topic.partitions))
 
     def committed(self, partition: Partition) -> int | None:
         return self._topic.committed.get(partition)
@@ -112,7 +126,9 @@ class MemoryProgressStore:
         snapshots = {**stored.learners, **step.learners}
         learners = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
-        self.progress[step.partition] = Progress(step.next_offset, {**stored.cameras, **states}, learners)
+        self.progress[step.partition] = Progress(
+            step.next_offset, {**stored.cameras, **states}, learners, step.topic or stored.topic
+        )
         self.scores += step.scores
         self.health += step.health
         self.events += step.events

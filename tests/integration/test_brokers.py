@@ -184,6 +184,44 @@ def test_compressed_batches_are_read_and_bombs_passed(kafka_settings: KafkaSetti
     assert [each.offset for each in messages] == list(range(7))
 
 
+def assigned(source: KafkaFrameSource, count: int, within_s: float) -> set[Partition]:
+    """The partitions that the group assigns, once there are ``count``."""
+    partitions: set[Partition] = set()
+    deadline_s = time.monotonic() + within_s
+    while len(partitions) < count and time.monotonic() < deadline_s:
+        partitions |= {change.partition for change in source.poll(0.1).changes if change.kind == "assigned"}
+    return partitions
+
+
+@pytest.mark.kafka
+def test_new_partitions_are_noticed(apache_kafka: ApacheKafka) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings, partitions=2)
+    source = KafkaFrameSource(settings)
+    assert len(assigned(source, 2, within_s=60)) == 2
+    assert source.topic(Partition(settings.topic, 0)).partitions == 2
+    with open_admin(settings) as admin:
+        admin.create_partitions({settings.topic: 4})
+    assert len(assigned(source, 4, within_s=20)) == 4
+    assert source.topic(Partition(settings.topic, 0)).partitions == 4
+    source.close()
+
+
+def test_topic_created_again_is_another_one(kafka_settings: KafkaSettings) -> None:
+    versions = []
+    for _ in range(2):
+        ensure_topics(kafka_settings, partitions=1)
+        source = KafkaFrameSource(kafka_settings)
+        assigned(source, 1, within_s=60)
+        versions += [source.topic(Partition(kafka_settings.topic, 0))]
+        source.close()
+        with open_admin(kafka_settings) as admin:
+            admin.delete_topics([kafka_settings.topic])
+    assert [version.partitions for version in versions] == [1, 1]
+    assert versions[0].is_other(versions[1])
+    assert not versions[0].is_other(versions[0])
+
+
 def letters_of(settings: KafkaSettings, metrics: Metrics) -> tuple[KafkaDeadLetters, Rejected]:
     rubbish = FrameMessage(Partition(settings.topic, 0), 7, bytes(4_500_000), bytes(2_000_000), (("x", bytes(4_500_000)),), 0)
     return KafkaDeadLetters(settings, metrics), Rejected(rubbish, "undecodable", "why")

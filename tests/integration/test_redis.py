@@ -9,7 +9,7 @@ import pytest
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.config import RedisSettings
-from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, Step
+from streamer.interfaces import CameraState, Fenced, Fields, Progress, ProgressStore, Step, TopicVersion
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
 from streamer.types import Event, Partition
@@ -88,6 +88,15 @@ def test_fences_unexpected_step(stored: Stored, expected: int | None) -> None:
 
     assert stored.store.read(P0) == Progress(5, {"gate": STATE})
     assert stored.effects() == ([("gate", SCORE)], [EVENT], [HEALTH])
+
+
+def test_keeps_which_topic_it_is(stored: Stored) -> None:
+    topic = TopicVersion(topic_id="01a22645", partitions=4)
+    stored.store.apply(replace(STEP, topic=topic))
+
+    stored.store.apply(replace(STEP, expected=5, next_offset=6))
+
+    assert stored.store.read(P0) == Progress(6, {"gate": STATE}, topic=topic)
 
 
 def test_step_keeps_other_cameras(stored: Stored) -> None:

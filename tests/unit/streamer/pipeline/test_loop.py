@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 
 from deploy.decision import OpenEvent
 from deploy.spec import ClipSpec
-from streamer.interfaces import CameraState, PartitionChange, Progress, Step
+from streamer.interfaces import CameraState, PartitionChange, Progress, Step, TopicVersion
 from streamer.types import UNREADABLE, FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, RECURRENT, SPEC, Rig, message, run_of, streams
 
@@ -201,6 +201,24 @@ def test_recreated_topic_starts_over() -> None:
 
     assert rig.scored_offsets() == [2, 3, 4, 5]
     assert rig.store.read(P0).cameras["gate"].event is None
+
+
+def test_stranger_under_an_old_name_starts_over() -> None:
+    """The topic was deleted and created again while the service was down, and is longer by now than the old one was."""
+    rig = Rig(run_of("gate", [CALM] * 6))
+    rig.topic.topic_id = "old"
+    rig.finish()
+    rig.topic.topic_id, rig.topic.partitions = "new", Rig(run_of("gate", [CALM] * 9)).topic.partitions
+    rig.start()
+
+    rig.finish()
+
+    assert rig.scored_offsets() == [2, 3, 4, 5, 2, 3, 4, 5, 6, 7, 8]
+    assert rig.counted("recreated_partitions_total") == 1
+    assert rig.store.read(P0).topic == TopicVersion(topic_id="new", partitions=0)
+    rig.start()
+    rig.steps(3)
+    assert rig.counted("recreated_partitions_total") == 0
 
 
 def test_ready_only_while_partitions_run() -> None:
