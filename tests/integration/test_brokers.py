@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource
 from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
@@ -191,6 +192,21 @@ def assigned(source: KafkaFrameSource, count: int, within_s: float) -> set[Parti
     while len(partitions) < count and time.monotonic() < deadline_s:
         partitions |= {change.partition for change in source.poll(0.1).changes if change.kind == "assigned"}
     return partitions
+
+
+@pytest.mark.kafka
+def test_dead_letters_do_not_fill_the_disk(apache_kafka: ApacheKafka) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings)
+    limits = {}
+    with open_admin(settings) as admin:
+        for topic in (settings.topic, settings.deadletter_topic):
+            configs = admin.describe_configs([ConfigResource("topic", topic)])["topic"][topic]
+            limits[topic] = {name: each["value"] for name, each in configs.items() if name.startswith("retention")}
+    assert limits == {
+        settings.topic: {},
+        settings.deadletter_topic: {"retention.ms": "1209600000", "retention.bytes": "1073741824"},
+    }
 
 
 @pytest.mark.kafka
