@@ -44,11 +44,12 @@ class KafkaSettings(_Section):
     topic: Name = "frames"
     """Topic of the frames: the key is the ``camera_id``, the value one JPEG or PNG image."""
     deadletter_topic: Name = "frames.deadletter"
-    """Topic for messages that are not usable frames; the reason is in a header."""
+    """Topic for messages that are not usable frames; the reason is in a header. Must not be ``topic``."""
     consumer_group: Name = "oddsight"
     """Consumers with the same group share the partitions of the topic. Progress in Redis is kept for each group."""
     start: Literal["earliest", "latest"] = "latest"
-    """Where a group without progress begins: ``latest`` for live cameras, ``earliest`` for recorded footage."""
+    """Where a group without progress begins: ``latest`` for live cameras, ``earliest`` for recorded footage. Partitions that the
+    topic gets later are read from their beginning."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption (``SSL``) and authentication (``SASL``) of the connection. ``SASL`` needs ``username`` and ``password``."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
@@ -61,6 +62,14 @@ class KafkaSettings(_Section):
     """PEM file of the authority that signed the brokers' certificates; without it, the system's authorities are trusted."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
     """After a consumer is killed, its cameras are unwatched for this long, until the group gives them to another one."""
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> "KafkaSettings":
+        if self.topic == self.deadletter_topic:
+            raise ValueError(
+                f"topic and deadletter_topic must differ, got {self.topic!r} for both: letters would be read as frames"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sasl_needs_credentials(self) -> "KafkaSettings":

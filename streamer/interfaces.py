@@ -33,6 +33,21 @@ class PollResult(NamedTuple):
     messages: list[FrameMessage]
 
 
+class TopicVersion(BaseModel):
+    """Which of several topics of one name it is. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    topic_id: str | None
+    """A topic that is deleted and created again gets another one; None if the broker tells none."""
+    partitions: int
+    """How many it has; in stored progress, how many it had when the group came to it."""
+
+    def is_other(self, topic: "TopicVersion") -> bool:
+        """Whether ``topic`` has only the name in common with this one."""
+        return self.topic_id is not None and topic.topic_id is not None and self.topic_id != topic.topic_id
+
+
 class FrameSource(Protocol):
     """Consumer of the frame topic as a member of a consumer group. A partition delivers nothing until it is started."""
 
@@ -51,11 +66,21 @@ class FrameSource(Protocol):
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """The first offset that Kafka still has, and the offset that the next message will get."""
 
+    def topic(self, partition: Partition) -> TopicVersion:
+        """The partition's topic as it is now."""
+
     def committed(self, partition: Partition) -> int | None:
         """The group's committed offset, None if there is none."""
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit the group's offsets to Kafka: for lag monitoring, and as a fallback if Redis has been emptied."""
+
+    def position(self, partition: Partition) -> int | None:
+        """The offset before which all messages have been delivered; None if the partition is not assigned.
+
+        It lies behind the last message's offset where offsets hold no message: marks of a transaction's end, messages of a
+        transaction that was aborted, what a compacted topic has dropped.
+        """
 
     def lag(self, partition: Partition, next_offset: int) -> int | None:
         """Number of messages from ``next_offset`` to the newest; None before the first fetch."""
@@ -95,6 +120,8 @@ class Progress:
     learners: Mapping[str, LearnerSnapshot] = field(default_factory=dict)
     damaged: Sequence[str] = ()
     """What was stored of cameras and could not be read; their history is lost."""
+    topic: TopicVersion | None = None
+    """What the offset belongs to; None if it was stored by a version that did not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +144,8 @@ class Step:
     """Cameras of which nothing is kept any more."""
     step_id: str = field(default_factory=lambda: uuid4().hex, init=False, compare=False)
     """Tells whether this step is the one that was written last."""
+    topic: TopicVersion | None = None
+    """What the offset belongs to from now on; None if that is stored already."""
 
 
 class ProgressStore(Protocol):
@@ -178,9 +207,9 @@ class DeadLetterSink(Protocol):
         """Queue a rejected message; does not wait."""
 
     def flush(self) -> None:
-        """Wait until all queued messages are stored. Must be called before the partition's progress moves past them.
+        """Wait a moment for the queued messages to be stored. Called before the partition's progress moves past them.
 
-        Raises BrokerUnavailable if some were not stored; the same messages will be read, rejected and sent again.
+        Those that take longer are stored later, or lost, which is logged and counted: frames do not wait for them.
         """
 
 

@@ -39,9 +39,13 @@ class Metrics:
         self.frames = counter("frames", "Frames decoded, without those replayed after a start", ["camera_id"])
         self.decoded = counter("decoded_frames", "Frames decoded, with those replayed after a start", ["decoder"])
         self.rejected = counter("rejected_messages", "Unusable messages sent to the dead-letter topic", ["reason"])
+        text = "Dead letters that could not be stored in time; the log names the messages"
+        self.lost_dead_letters = counter("lost_dead_letters", text)
         self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
         self.damaged = counter("damaged_states", "What was stored of cameras and could not be read, so that they start afresh")
         self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")
+        text = "Partitions whose topic was deleted and created again, read from their beginning"
+        self.recreated = counter("recreated_partitions", text)
         self.scored = counter("scored_clips", "Clips scored")
         self.gpu_cache_misses = counter("gpu_cache_miss_clips", "Clips uploaded in full (GPU cache exhausted)")
         self.unscored = counter("unscored_frames", "Frames without a score, because their clip was not complete yet")

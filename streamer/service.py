@@ -19,7 +19,8 @@ from deploy.validation.admission import LoadedEngine
 from streamer.config import Settings
 from streamer.http_server import serve_http
 from streamer.kafka.client import check_kafka_settings, ensure_topics, silence_kafka_log
-from streamer.kafka.topics import KafkaDeadLetters, KafkaFrameSource
+from streamer.kafka.deadletters import KafkaDeadLetters
+from streamer.kafka.topics import KafkaFrameSource
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
@@ -129,7 +130,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
         scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, grid),
         decider=decider,
         store=parts.progress_store,
-        dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka))),
+        dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka, metrics))),
         metrics=metrics,
         health=health,
         start=settings.kafka.start,

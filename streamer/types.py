@@ -14,7 +14,7 @@ from deploy.profile import Profile
 from deploy.profile_learning import Channel
 
 UNREADABLE = "oddsight-unreadable"
-"""Header of a message that the Kafka client could not read; its value is the reason, the message's own content is missing."""
+"""Header of messages that the Kafka client could not read; its value is the reason, the messages' own content is missing."""
 
 MAX_CAMERA_ID_CHARS = 128
 CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without leading or trailing spaces"
@@ -46,9 +46,17 @@ class FrameMessage:
     headers: tuple[tuple[str, bytes], ...]
     timestamp_ms: int
     """Set by the producer or the broker."""
+    first_offset: int | None = None
+    """Set where this stands for all messages from there on, none of which the Kafka client could read; ``offset`` is the last."""
+
+    @property
+    def count(self) -> int:
+        """How many messages this is or stands for."""
+        return 1 if self.first_offset is None else self.offset - self.first_offset + 1
 
     def __str__(self) -> str:
-        return f"{self.partition}@{self.offset}"
+        first = "" if self.first_offset in {None, self.offset} else f"{self.first_offset}-"
+        return f"{self.partition}@{first}{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)

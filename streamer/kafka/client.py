@@ -39,28 +39,29 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 """Largest message sent; a topic's ``max.message.bytes`` must allow it."""
 
 _BATCH_OVERHEAD_BYTES = 1024 * 1024
+_DEADLETTER_RETENTION = {"retention.ms": str(14 * 86_400_000), "retention.bytes": str(1024**3)}
+"""14 days and 1 GiB a partition: a camera that sends only rubbish fills no disk."""
 
 log = structlog.get_logger(__name__)
 
 
-def make_producer(settings: KafkaSettings) -> kafka.KafkaProducer:
+def make_producer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaProducer:
     """A producer for frames: few large requests, in order, acknowledged by all replicas.
 
-    Its buffer is not limited: the caller must limit what is not yet acknowledged.
+    Its buffer is not limited: the caller must limit what is not yet acknowledged. ``overrides`` as of :func:`make_consumer`.
     """
-    return _open(
-        settings,
-        kafka.KafkaProducer,
-        acks="all",
-        batch_size=1024 * 1024,
-        linger_ms=5,
-        max_request_size=MAX_FRAME_BYTES,
-        compression_type=None,
+    options = {
+        "acks": "all",
+        "batch_size": 1024 * 1024,
+        "linger_ms": 5,
+        "max_request_size": MAX_FRAME_BYTES,
+        "compression_type": None,
         # A broker that forgets its producers on restart refuses an idempotent one for ever. With one request in flight the order
         # is kept all the same; the cost is that a frame whose acknowledgement is lost is sent twice.
-        enable_idempotence=False,
-        max_in_flight_requests_per_connection=1,
-    )
+        "enable_idempotence": False,
+        "max_in_flight_requests_per_connection": 1,
+    }
+    return _open(settings, kafka.KafkaProducer, **{**options, **overrides})
 
 
 def make_consumer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaConsumer:
@@ -80,6 +81,10 @@ def make_consumer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaConsu
         "heartbeat_interval_ms": settings.session_timeout_ms // 3,
         "max_poll_interval_ms": 60_000,
         "check_crcs": True,
+        # How soon new partitions of the topic are noticed; the default is five minutes.
+        "metadata_max_age_ms": 5_000,
+        # What a producer's transaction has taken back is no frame. Messages of an open transaction wait for its end.
+        "isolation_level": "read_committed",
     }
     return _open(settings, kafka.KafkaConsumer, **{**options, **overrides})
 
@@ -110,7 +115,8 @@ def ensure_topics(settings: KafkaSettings, partitions: int = 4) -> None:
     """
     with open_admin(settings) as admin:
         for topic in {settings.topic, settings.deadletter_topic}.difference(admin.list_topics()):
-            _create_topic(admin, topic, partitions)
+            limits = _DEADLETTER_RETENTION if topic == settings.deadletter_topic else {}
+            _create_topic(admin, topic, partitions, limits)
 
 
 def silence_kafka_log() -> None:
@@ -142,7 +148,7 @@ def _open(settings: KafkaSettings, client_class: Callable[..., Any], **options: 
     with logged_connection_errors() as errors:
         _check_addresses(settings)
         try:
-            return open_client(client_class, **connection_options(settings), **options)
+            return open_client(client_class, **{**connection_options(settings), **options})
         except KafkaError as error:
             raise BrokerUnavailable(
                 f"Kafka at {settings.bootstrap_servers}: the broker answers, but sends no metadata of its cluster "
@@ -204,8 +210,8 @@ def _check_advertised(cluster: dict[str, Any]) -> None:
         )
 
 
-def _create_topic(admin: kafka.KafkaAdminClient, topic: str, partitions: int) -> None:
-    configs = {"max.message.bytes": str(MAX_FRAME_BYTES + _BATCH_OVERHEAD_BYTES)}
+def _create_topic(admin: kafka.KafkaAdminClient, topic: str, partitions: int, limits: dict[str, str]) -> None:
+    configs = {"max.message.bytes": str(MAX_FRAME_BYTES + _BATCH_OVERHEAD_BYTES), **limits}
     try:
         admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": -1, "configs": configs}})
         log.info("topic_created", topic=topic, partitions=partitions)

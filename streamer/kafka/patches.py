@@ -9,15 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 from kafka import KafkaConsumer
-from kafka.errors import CorruptRecordError, KafkaError
+from kafka.consumer import fetcher
+from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
-from kafka.record import memory_records
-from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
-from kafka.record.util import decode_varint
 
-from streamer.types import UNREADABLE
+from streamer.kafka.records import TolerantRecords
 
 _log_lock = threading.Lock()
 """kafka-python's log is global: two threads that capture it at once would mix their errors and leave it changed."""
@@ -56,36 +55,20 @@ def patch_group_join(consumer: KafkaConsumer) -> None:
     coordinator.join_group_async = join_or_take_result
 
 
+def topic_id(consumer: KafkaConsumer, topic: str) -> str | None:
+    """The id that a topic got when it was created, None if the broker tells none; kafka-python knows it, but does not show it."""
+    known: UUID | None = consumer._client.cluster.topic_id(topic)
+    return str(known) if known else None
+
+
 def patch_record_reading() -> None:
-    """Make kafka-python return an empty record with the header ``UNREADABLE`` for one that it cannot parse.
+    """Make kafka-python read fetched batches as :mod:`streamer.kafka.records` does.
 
-    It raises instead, for instance for a header name that is not UTF-8, which no broker checks. The whole batch is then refused
-    at every poll, and the consumer never gets past it.
+    It raises an error for whatever it cannot read: a header name that is not UTF-8, which no broker checks, a codec that is not
+    installed, a damaged batch. The batch is then refused at every poll, and the consumer never gets past it. And it unpacks
+    compressed batches without a limit.
     """
-    memory_records.DefaultRecordBatch = TolerantRecordBatch
-
-
-class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no type hints
-    """A record batch of which single records may be unreadable."""
-
-    _pos: int
-
-    def _read_msg(self, decode_varint: Any = decode_varint) -> DefaultRecord:
-        begin = self._pos
-        try:
-            return super()._read_msg(decode_varint)
-        except (ValueError, IndexError, CorruptRecordError) as error:
-            reason = repr(error).encode()
-        # Only the framing of the record: its length gives the start of the next, its deltas give timestamp and offset.
-        length, content = decode_varint(self._buffer, begin)
-        _attributes, position = decode_varint(self._buffer, content)
-        timestamp_delta, position = decode_varint(self._buffer, position)
-        offset_delta, _ = decode_varint(self._buffer, position)
-        if not 0 < length <= len(self._buffer) - content:
-            raise CorruptRecordError(f"a record claims {length} bytes")
-        self._pos = content + length
-        offset, timestamp_ms = self.base_offset + offset_delta, self.first_timestamp + timestamp_delta
-        return DefaultRecord(length, offset, timestamp_ms, self.timestamp_type, None, None, [(UNREADABLE, reason)])
+    fetcher.MemoryRecords = TolerantRecords
 
 
 def open_client(client_class: Callable[..., Any], **options: Any) -> Any:

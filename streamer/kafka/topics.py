@@ -1,6 +1,6 @@
-"""The service's two topics: frames come in from a :class:`~streamer.interfaces.FrameSource`, rejected ones go to dead letters.
+"""The topic of frames as a :class:`~streamer.interfaces.FrameSource`.
 
-The source does group membership, polling, seeking and commits. Its rebalance callbacks run on the client's own thread. They only
+It does group membership, polling, seeking and commits. Its rebalance callbacks run on the client's own thread. They only
 pause partitions and record the change: reading progress takes a round trip to Redis, which may be down, and belongs to the
 pipeline.
 """
@@ -11,21 +11,21 @@ from queue import SimpleQueue
 from typing import Any
 
 import structlog
-from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, MessageSizeTooLargeError, OffsetOutOfRangeError
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from streamer.config import KafkaSettings
-from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult
-from streamer.kafka.client import make_consumer, make_producer
-from streamer.kafka.patches import patch_group_join, patch_record_reading
-from streamer.types import FrameMessage, Partition, Rejected
+from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult, TopicVersion
+from streamer.kafka.client import make_consumer
+from streamer.kafka.patches import patch_group_join, patch_record_reading, topic_id
+from streamer.kafka.records import ReadingFault
+from streamer.types import FrameMessage, Partition
 
 log = structlog.get_logger("oddsight.consume")
 
 _REQUEST_TIMEOUT_MS = 5_000
 """By default kafka-python waits for a dead broker for ever, and the group would consider this consumer stuck."""
-_DETAIL_CHARS = 500
 
 
 class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no type hints
@@ -82,6 +82,15 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
         except KafkaError as error:
             raise BrokerUnavailable(f"{partition}: Kafka did not return its offsets: {error}") from error
 
+    def topic(self, partition: Partition) -> TopicVersion:
+        try:
+            partitions = self._consumer.partitions_for_topic(partition.topic)
+        except KafkaError as error:
+            raise BrokerUnavailable(f"{partition}: Kafka did not return its topic: {error}") from error
+        if not partitions:
+            raise BrokerUnavailable(f"{partition}: Kafka knows no partitions of its topic at the moment")
+        return TopicVersion(topic_id=topic_id(self._consumer, partition.topic), partitions=len(partitions))
+
     def committed(self, partition: Partition) -> int | None:
         try:
             offset: int | None = self._consumer.committed(TopicPartition(*partition), timeout_ms=_REQUEST_TIMEOUT_MS)
@@ -96,6 +105,13 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
                 {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()},
                 callback=_log_failed_commit,
             )
+
+    def position(self, partition: Partition) -> int | None:
+        with suppress(KafkaError):  # also IllegalStateError: revoked
+            # Without time, so that nothing is asked of the broker: every assigned partition has a position.
+            offset: int | None = self._consumer.position(TopicPartition(*partition), timeout_ms=0)
+            return offset
+        return None
 
     def lag(self, partition: Partition, next_offset: int) -> int | None:
         # From fetch responses, which are right also on the embedded broker, whose end offsets are not.
@@ -133,53 +149,5 @@ def _message(record: Any) -> FrameMessage:
         # Kafka allows a header without a value, and old records without a timestamp.
         headers=tuple((name, value or b"") for name, value in record.headers or ()),
         timestamp_ms=-1 if record.timestamp is None else record.timestamp,
+        first_offset=record.headers.first_offset if isinstance(record.headers, ReadingFault) else None,
     )
-
-
-class KafkaDeadLetters:
-    """:class:`~streamer.interfaces.DeadLetterSink` on a topic: messages unchanged, with headers that say from where and why."""
-
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._topic = settings.deadletter_topic
-        self._timeout_s = settings.session_timeout_ms / 1000
-        self._producer: KafkaProducer = make_producer(settings)
-        self._pending: list[Any] = []
-        self._failure: KafkaError | None = None
-
-    def send(self, rejected: Rejected) -> None:
-        try:
-            self._produce(rejected, rejected.message.value, ())
-        except MessageSizeTooLargeError:
-            # Kafka accepted the message, but this producer's limit is lower: send it without its value.
-            self._produce(rejected, None, (("value_dropped", b"larger than this producer may send"),))
-        except KafkaError as error:
-            self._failure = error
-
-    def flush(self) -> None:
-        pending, self._pending = self._pending, []
-        failure, self._failure = self._failure, None
-        try:
-            for future in pending:
-                future.get(timeout=self._timeout_s)
-        except KafkaError as error:
-            failure = error
-        if failure is not None:
-            raise BrokerUnavailable(f"dead-letter topic {self._topic}: {failure}") from failure
-
-    def close(self) -> None:
-        self._producer.close(timeout=self._timeout_s)
-
-    def _produce(self, rejected: Rejected, value: bytes | None, extra_headers: tuple[tuple[str, bytes], ...]) -> None:
-        message = rejected.message
-        headers = [
-            *message.headers,
-            ("reason", rejected.reason.encode()),
-            ("detail", rejected.detail[:_DETAIL_CHARS].encode()),
-            ("topic", message.partition.topic.encode()),
-            ("partition", str(message.partition.number).encode()),
-            ("offset", str(message.offset).encode()),
-            *extra_headers,
-        ]
-        if message.key is None and value is None:
-            value = b""  # the client refuses a record with neither
-        self._pending.append(self._producer.send(self._topic, key=message.key, value=value, headers=headers))

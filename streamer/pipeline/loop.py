@@ -148,7 +148,7 @@ class Pipeline:
         message = rejected.message
         if active.is_replay(message.offset):
             return
-        self.metrics.rejected.labels(rejected.reason).inc()
+        self.metrics.rejected.labels(rejected.reason).inc(message.count)
         self.dead_letters.send(rejected)
         active.offsets.finish(message.offset, None)
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)
@@ -317,6 +317,8 @@ class Pipeline:
         events = [state.event for active in active_partitions for state in active.cameras.values()]
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
         for active in active_partitions:
+            # Written with the next step; else these offsets would lag for ever, and count as lost once Kafka deletes them.
+            active.offsets.skip_to(self.source.position(active.partition) or 0)
             lag = self.source.lag(active.partition, active.stored_offset)
             if lag is not None:
                 self.metrics.lag.labels(str(active.partition.number)).set(lag)

@@ -26,6 +26,7 @@ from streamer.interfaces import (
     ProgressUnusable,
     RedisUnavailable,
     Step,
+    TopicVersion,
 )
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
@@ -70,6 +71,11 @@ class OffsetTracker(Generic[T]):
         if self._results[offset]:
             raise KeyError(offset)
         self._results[offset].append(result)
+
+    def skip_to(self, offset: int) -> None:
+        """No offset before ``offset`` holds a message that was not added; no effect while a result is outstanding."""
+        if not self._results:
+            self.next_offset = max(self.next_offset, offset)
 
     def take_finished(self) -> Iterator[T]:
         """Take out the results before the first unfinished message; ``next_offset`` advances with each one."""
@@ -134,6 +140,8 @@ class StartPlan:
     learners: Mapping[str, LearnerSnapshot]
     lost: int
     """Number of messages that Kafka deleted before they were read."""
+    starts_over: bool
+    """Whether the topic was deleted and created again, so that nothing stored of it counts any more."""
     damaged: Sequence[str] = ()
     """See :class:`~streamer.interfaces.Progress`."""
 
@@ -149,55 +157,80 @@ def plan_start(
 ) -> StartPlan:
     """Read a partition's progress, correct it if there is none or Kafka does not have its offset, and write it again.
 
-    ``start`` (``earliest`` or ``latest``) is where a group without progress begins. ``out_of_range``: Kafka refused the
-    offset; if it lies beyond the topic's end, the topic was deleted and created again, and everything starts over. Cameras that
-    went offline before ``forget_before_ms``, a wall clock time, are forgotten.
+    ``start`` (``earliest`` or ``latest``) is where a group without progress begins; partitions that came to the topic after the
+    group are read from their beginning. So is a topic that was deleted and created again, and everything starts over: it has
+    another id, or Kafka refused the offset (``out_of_range``) and it lies beyond the topic's end. Cameras that went offline
+    before ``forget_before_ms``, a wall clock time, are forgotten.
 
     Raises:
         Fenced: another consumer stored progress at the same time; try again.
         RedisUnavailable, BrokerUnavailable: try again later.
         ProgressUnusable: somebody must mend the stored progress.
     """
-    progress = store.read(partition)
+    progress, topic = store.read(partition), source.topic(partition)
     first, end = source.bounds(partition)
     stored, lost = progress.next_offset, 0
-    reset: dict[str, CameraState] = {}
+    beyond_end = out_of_range and stored is not None and stored > end
+    starts_over = beyond_end or (progress.topic is not None and progress.topic.is_other(topic))
     if stored is None:
-        next_offset = first if start == "earliest" else end
-        if (committed := source.committed(partition)) is not None:
-            next_offset = max(committed, first)
-    elif out_of_range and stored > end:
-        log.error("progress lies beyond the topic's end, starting over", partition=str(partition), offset=stored, end=end)
-        next_offset, reset = first, dict.fromkeys(progress.cameras, CameraState())
+        next_offset = _first_offset(source, store, partition, start, topic)
+    elif starts_over:
+        log.error("the topic was deleted and created again, starting over", partition=str(partition), offset=stored, end=end)
+        next_offset = first
     else:
         next_offset = max(stored, first)
         lost = next_offset - stored
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
+    reset = dict.fromkeys(progress.cameras, CameraState()) if starts_over else {}
+    forgotten = (
+        [] if starts_over else [name for name, state in progress.cameras.items() if _is_forgotten(state, forget_before_ms)]
+    )
     # Also if there is nothing to correct: progress that can be read does not mean that steps can be written.
-    forgotten = [name for name, state in progress.cameras.items() if not reset and _is_forgotten(state, forget_before_ms)]
-    store.apply(Step(partition, stored, next_offset, reset, forgotten=forgotten))
+    version = _version_to_store(progress.topic, topic, starts_over=starts_over)
+    no_learners = dict.fromkeys(progress.learners) if starts_over else {}
+    store.apply(Step(partition, stored, next_offset, reset, learners=no_learners, forgotten=forgotten, topic=version))
     if forgotten:
         log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
     cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
+    learners = {name: each for name, each in progress.learners.items() if not starts_over and name not in forgotten}
+    replay_from = _replay_from(cameras, learners, first, next_offset)
+    read_from = min(replay_from.values(), default=next_offset)
+    return StartPlan(next_offset, read_from, replay_from, cameras, learners, lost, starts_over, progress.damaged)
+
+
+def _first_offset(source: FrameSource, store: ProgressStore, partition: Partition, start: str, topic: TopicVersion) -> int:
+    """Where the group begins in a partition of which it has no progress."""
+    first, end = source.bounds(partition)
+    if (committed := source.committed(partition)) is not None:
+        return max(committed, first)
+    known = store.read(Partition(partition.topic, 0)).topic  # stored when the group came to the topic
+    if known is not None and (known.is_other(topic) or partition.number >= known.partitions):
+        log.info("the partition came after the group, reading it from its beginning", partition=str(partition))
+        return first
+    return first if start == "earliest" else end
+
+
+def _version_to_store(known: TopicVersion | None, topic: TopicVersion, *, starts_over: bool) -> TopicVersion:
+    if starts_over:  # the group was there before this topic, so that all its partitions came later
+        return topic.model_copy(update={"partitions": 0})
+    if known is None:
+        return topic
+    return known if known.topic_id is not None else known.model_copy(update={"topic_id": topic.topic_id})
+
+
+def _replay_from(
+    cameras: Mapping[str, CameraState], learners: Mapping[str, LearnerSnapshot], first: int, next_offset: int
+) -> dict[str, int]:
+    """camera_id -> first frame to replay; a learner goes on from its snapshot, so the frames since then are read again."""
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    learners = {name: each for name, each in progress.learners.items() if not reset and name not in forgotten}
-    replay_from: dict[str, int] = {}
-    # A learner goes on from its snapshot, so the frames since then are read again.
     needed = [(name, state.clip_from) for name, state in cameras.items()]
     needed += [(name, snapshot.clip_from) for name, snapshot in learners.items()]
+    replay_from: dict[str, int] = {}
     for name, offset in needed:
         if offset is not None and oldest <= offset and max(first, offset) < next_offset:
             replay_from[name] = min(max(first, offset), replay_from.get(name, next_offset))
-    return StartPlan(
-        next_offset,
-        min(replay_from.values(), default=next_offset),
-        replay_from,
-        cameras,
-        learners,
-        lost,
-        progress.damaged,
-    )
+    return replay_from
 
 
 def _is_forgotten(state: CameraState, before_ms: int) -> bool:
@@ -338,6 +371,7 @@ class PartitionManager:
         self.metrics.damaged.inc(len(plan.damaged))
         if plan.damaged:
             log.error("what was stored of cameras cannot be read", partition=str(partition), fields=plan.damaged)
+        self.metrics.recreated.inc(plan.starts_over)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)

@@ -3,6 +3,7 @@
     schema               the number of the format; missing in progress of before there were numbers, which is format 1
     next_offset          decimal
     step_id              of the step that was written last
+    topic                TopicVersion as JSON: what the offset belongs to
     camera:{camera_id}   CameraState as JSON
     learner:{camera_id}  LearnerSnapshot as JSON; empty if the camera is not learned any more
 
@@ -15,11 +16,11 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from streamer.interfaces import CameraState, LearnerSnapshot, Progress, ProgressUnusable, Step
+from streamer.interfaces import CameraState, LearnerSnapshot, Progress, ProgressUnusable, Step, TopicVersion
 
 SCHEMA: Final = 1
 
-_CAMERA, _LEARNER = "camera:", "learner:"
+_CAMERA, _LEARNER, _TOPIC = "camera:", "learner:", "topic"
 _MAX_OFFSET: Final = 2**63 - 1
 _REMEDY: Final = "to go on at the group's offset in Kafka, which may repeat about a second of results, delete the key"
 
@@ -40,7 +41,8 @@ def parse_progress(stored: Mapping[str, str], key: str) -> Progress:
     damaged: list[str] = []
     cameras = dict(_parsed(CameraState, _CAMERA, stored, damaged))
     learners = dict(_parsed(LearnerSnapshot, _LEARNER, stored, damaged))
-    return Progress(next_offset, cameras, learners, tuple(damaged))
+    topic = dict(_parsed(TopicVersion, _TOPIC, {name: text for name, text in stored.items() if name == _TOPIC}, damaged))
+    return Progress(next_offset, cameras, learners, tuple(damaged), topic.get(""))
 
 
 def parse_cameras(stored: Mapping[str, str]) -> dict[str, CameraState]:
@@ -51,6 +53,8 @@ def parse_cameras(stored: Mapping[str, str]) -> dict[str, CameraState]:
 def progress_fields(step: Step) -> dict[str, str]:
     """What a step writes into the hash, apart from the next offset."""
     fields = {"schema": str(SCHEMA)}
+    if step.topic is not None:
+        fields[_TOPIC] = step.topic.model_dump_json()
     fields |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
     # An empty text instead of a deletion: the script only sets.
     return fields | {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}

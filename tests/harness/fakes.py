@@ -20,6 +20,7 @@ from streamer.interfaces import (
     ProgressUnusable,
     RedisUnavailable,
     Step,
+    TopicVersion,
 )
 from streamer.types import FrameMessage, Partition, Rejected
 
@@ -42,6 +43,9 @@ class MemoryTopic:
     def __init__(self, messages: Sequence[FrameMessage]) -> None:
         self.partitions: dict[Partition, list[FrameMessage]] = {}
         self.committed: dict[Partition, int] = {}
+        self.topic_id: str | None = None
+        self.ends: dict[Partition, int] = {}
+        """Where a partition ends with offsets that hold no message, such as marks of a transaction's end."""
         for message in messages:
             self.partitions.setdefault(message.partition, []).append(message)
 
@@ -75,13 +79,21 @@ class MemoryFrameSource:
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         messages = self._topic.partitions[partition]
-        return messages[0].offset, messages[-1].offset + 1
+        return messages[0].offset, self._topic.ends.get(partition, messages[-1].offset + 1)
+
+    def topic(self, partition: Partition) -> TopicVersion:
+        return TopicVersion(topic_id=self._topic.topic_id, partitions=len(self._topic.partitions))
 
     def committed(self, partition: Partition) -> int | None:
         return self._topic.committed.get(partition)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         self._topic.committed |= offsets
+
+    def position(self, partition: Partition) -> int | None:
+        position = self._positions.get(partition)
+        due = [each.offset for each in self._topic.partitions[partition] if position is not None and each.offset >= position]
+        return position if due else self._topic.ends.get(partition, position)
 
     def lag(self, partition: Partition, next_offset: int) -> int | None:
         return self.bounds(partition)[1] - next_offset
@@ -124,7 +136,7 @@ class MemoryProgressStore:
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
         cameras = {name: state for name, state in {**stored.cameras, **states}.items() if name not in step.forgotten}
         learners = {name: snapshot for name, snapshot in learners.items() if name not in step.forgotten}
-        self.progress[step.partition] = Progress(step.next_offset, cameras, learners)
+        self.progress[step.partition] = Progress(step.next_offset, cameras, learners, topic=step.topic or stored.topic)
         self._newest[step.partition] = step.step_id
         self.scores += step.scores
         self.health += step.health

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource
 from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
@@ -19,13 +20,16 @@ from streamer.config import KafkaSettings, RedisSettings
 from streamer.demo.embedded import embedded_redis
 from streamer.interfaces import BrokerUnavailable, EmbeddedUnavailable, RedisUnavailable
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
+from streamer.kafka.deadletters import KafkaDeadLetters
 from streamer.kafka.diagnostics import Address, diagnose_connection
 from streamer.kafka.patches import patch_group_join
 from streamer.kafka.topics import KafkaFrameSource
+from streamer.kafka.unpacking import MAX_UNPACKED_BYTES
+from streamer.monitoring import Metrics
 from streamer.redis.client import check_redis, make_redis
-from streamer.types import Partition
+from streamer.types import FrameMessage, Partition, Rejected
 from tests.harness.apache_kafka import PASSWORD, USERNAME, ApacheKafka
-from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
+from tests.harness.brokers import Broker, EmbeddedBroker, free_ports, unique_kafka_settings
 
 
 def send(settings: KafkaSettings, values: list[bytes], key: bytes = b"north") -> None:
@@ -149,6 +153,155 @@ class TestDelivery:
             read(consumer, 1)
         consumer.close(timeout_ms=1000)
         assert raised.value.args[0] == {where: 1000}
+
+
+def polled(source: KafkaFrameSource, count: int, *, within_s: float = 60) -> list[FrameMessage]:
+    """At least ``count`` messages of partitions that are started at their beginning."""
+    messages: list[FrameMessage] = []
+    deadline_s = time.monotonic() + within_s
+    while len(messages) < count and time.monotonic() < deadline_s:
+        changes, further = source.poll(0.1)
+        messages += further
+        for change in changes:
+            source.start(change.partition, 0)
+    return messages
+
+
+def test_compressed_batches_are_read_and_bombs_passed(kafka_settings: KafkaSettings) -> None:
+    ensure_topics(kafka_settings, partitions=1)
+    values: list[tuple[str | None, bytes]] = [(codec, bytes(1000)) for codec in (None, "gzip", "snappy", "lz4", "zstd")]
+    for codec, value in [*values, ("gzip", bytes(MAX_UNPACKED_BYTES)), (None, b"behind the bomb")]:
+        address = kafka_settings.bootstrap_servers
+        producer = KafkaProducer(bootstrap_servers=address, compression_type=codec, max_request_size=2**28)
+        producer.send(kafka_settings.topic, value, key=b"north").get(timeout=20)
+        producer.close()
+    source = KafkaFrameSource(kafka_settings)
+
+    messages = polled(source, 7)
+    source.close()
+
+    assert [each.value for each in messages] == [bytes(1000)] * 5 + [None, b"behind the bomb"]
+    assert [each.first_offset for each in messages] == [None] * 5 + [5, None]
+    assert [each.offset for each in messages] == list(range(7))
+
+
+def assigned(source: KafkaFrameSource, count: int, within_s: float) -> set[Partition]:
+    """The partitions that the group assigns, once there are ``count``."""
+    partitions: set[Partition] = set()
+    deadline_s = time.monotonic() + within_s
+    while len(partitions) < count and time.monotonic() < deadline_s:
+        partitions |= {change.partition for change in source.poll(0.1).changes if change.kind == "assigned"}
+    return partitions
+
+
+@pytest.mark.kafka
+def test_dead_letters_do_not_fill_the_disk(apache_kafka: ApacheKafka) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings)
+    limits = {}
+    with open_admin(settings) as admin:
+        for topic in (settings.topic, settings.deadletter_topic):
+            configs = admin.describe_configs([ConfigResource("topic", topic)])["topic"][topic]
+            limits[topic] = {name: each["value"] for name, each in configs.items() if name.startswith("retention")}
+    assert limits == {
+        settings.topic: {},
+        settings.deadletter_topic: {"retention.ms": "1209600000", "retention.bytes": "1073741824"},
+    }
+
+
+@pytest.mark.kafka
+def test_new_partitions_are_noticed(apache_kafka: ApacheKafka) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings, partitions=2)
+    source = KafkaFrameSource(settings)
+    assert len(assigned(source, 2, within_s=60)) == 2
+    assert source.topic(Partition(settings.topic, 0)).partitions == 2
+    with open_admin(settings) as admin:
+        admin.create_partitions({settings.topic: 4})
+    assert len(assigned(source, 4, within_s=20)) == 4
+    assert source.topic(Partition(settings.topic, 0)).partitions == 4
+    source.close()
+
+
+def test_topic_created_again_is_another_one(kafka_settings: KafkaSettings) -> None:
+    versions = []
+    for _ in range(2):
+        ensure_topics(kafka_settings, partitions=1)
+        source = KafkaFrameSource(kafka_settings)
+        assigned(source, 1, within_s=60)
+        versions += [source.topic(Partition(kafka_settings.topic, 0))]
+        source.close()
+        with open_admin(kafka_settings) as admin:
+            admin.delete_topics([kafka_settings.topic])
+    assert [version.partitions for version in versions] == [1, 1]
+    assert versions[0].is_other(versions[1])
+    assert not versions[0].is_other(versions[0])
+
+
+def letters_of(settings: KafkaSettings, metrics: Metrics) -> tuple[KafkaDeadLetters, Rejected]:
+    rubbish = FrameMessage(Partition(settings.topic, 0), 7, bytes(4_500_000), bytes(2_000_000), (("x", bytes(4_500_000)),), 0)
+    return KafkaDeadLetters(settings, metrics), Rejected(rubbish, "undecodable", "why")
+
+
+def test_large_letters_fit_any_topic(kafka_settings: KafkaSettings) -> None:
+    with open_admin(kafka_settings) as admin:
+        configs = {"max.message.bytes": "1048588"}
+        admin.create_topics({kafka_settings.deadletter_topic: {"num_partitions": 1, "replication_factor": 1, "configs": configs}})
+    metrics = Metrics()
+    letters, rejected = letters_of(kafka_settings, metrics)
+    for _ in range(3):
+        letters.send(rejected)
+    letters.close()
+    received = read_topic(kafka_settings.model_copy(update={"topic": kafka_settings.deadletter_topic}), 3)
+    assert [value for _, _, value in received] == [b""] * 3
+    assert metrics.registry.get_sample_value("oddsight_lost_dead_letters_total") == 0
+
+
+def test_letters_without_a_broker_hold_up_nothing(embedded_broker: EmbeddedBroker) -> None:
+    settings, metrics = unique_kafka_settings(embedded_broker.address), Metrics()
+    ensure_topics(settings)
+    letters, rejected = letters_of(settings, metrics)
+    embedded_broker.kill()
+    started_s = time.monotonic()
+    for _ in range(200):
+        letters.send(rejected)
+    for _ in range(20):
+        letters.flush()
+    assert time.monotonic() - started_s < 2
+    letters.close()
+    assert time.monotonic() - started_s < 10
+    assert metrics.registry.get_sample_value("oddsight_lost_dead_letters_total") == 200
+
+
+@pytest.mark.kafka
+def test_only_committed_transactions_are_delivered(apache_kafka: ApacheKafka) -> None:
+    settings = unique_kafka_settings(apache_kafka.address)
+    ensure_topics(settings, partitions=1)
+    producer = KafkaProducer(bootstrap_servers=apache_kafka.address, transactional_id=settings.topic)
+    producer.init_transactions()
+    for values, end in (
+        ([b"a", b"b"], producer.commit_transaction),
+        ([b"x", b"y"], producer.abort_transaction),
+        ([b"c"], producer.commit_transaction),
+        ([b"z"], producer.abort_transaction),
+    ):
+        producer.begin_transaction()
+        for value in values:
+            producer.send(settings.topic, value, key=b"north")
+        producer.flush()
+        end()
+    producer.close()
+    source, partition = KafkaFrameSource(settings), Partition(settings.topic, 0)
+
+    messages = polled(source, 3)
+    deadline_s = time.monotonic() + 20
+    while source.position(partition) != 10 and time.monotonic() < deadline_s:  # six messages, four marks of an end
+        messages += source.poll(0.1).messages
+    lag = source.lag(partition, 10)
+    source.close()
+
+    assert [(each.offset, each.value) for each in messages] == [(0, b"a"), (1, b"b"), (6, b"c")]
+    assert lag == 0
 
 
 @pytest.fixture

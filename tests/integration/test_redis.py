@@ -13,7 +13,17 @@ from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.config import RedisSettings
 from streamer.demo.embedded import embedded_redis
-from streamer.interfaces import CameraState, Fenced, Fields, LearnerSnapshot, Progress, ProgressStore, RedisUnavailable, Step
+from streamer.interfaces import (
+    CameraState,
+    Fenced,
+    Fields,
+    LearnerSnapshot,
+    Progress,
+    ProgressStore,
+    RedisUnavailable,
+    Step,
+    TopicVersion,
+)
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates, newest_scores
@@ -94,6 +104,15 @@ def test_fences_unexpected_step(stored: Stored, expected: int | None) -> None:
 
     assert stored.store.read(P0) == Progress(5, {"gate": STATE})
     assert stored.effects() == ([("gate", SCORE)], [EVENT], [HEALTH])
+
+
+def test_keeps_which_topic_it_is(stored: Stored) -> None:
+    topic = TopicVersion(topic_id="01a22645", partitions=4)
+    stored.store.apply(replace(STEP, topic=topic))
+
+    stored.store.apply(replace(STEP, expected=5, next_offset=6))
+
+    assert stored.store.read(P0) == Progress(6, {"gate": STATE}, topic=topic)
 
 
 def test_step_keeps_other_cameras(stored: Stored) -> None:

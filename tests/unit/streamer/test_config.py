@@ -97,6 +97,12 @@ def test_reports_all_errors_at_once() -> None:
     ]
 
 
+def test_dead_letters_need_a_topic_of_their_own() -> None:
+    assert "topic and deadletter_topic must differ, got 'frames' for both" in problem_of(
+        {"kafka": {"deadletter_topic": "frames"}}
+    )
+
+
 @pytest.mark.parametrize("missing", ["username", "password"])
 def test_sasl_needs_both_credentials(missing: str) -> None:
     kafka = {"security_protocol": "SASL_SSL", "username": "ada", "password": SECRET}

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.consumer import fetcher
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import CorruptRecordError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.record import MemoryRecords
-from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c
 
-from streamer.kafka import patches
 from streamer.kafka.patches import logged_connection_errors, open_client, patch_group_join, patch_record_reading
 from streamer.types import UNREADABLE
 from tests.harness.brokers import free_ports
@@ -116,18 +116,19 @@ def test_join_that_ends_between_polls_is_not_repeated(coordinator: Coordinator, 
 
 @parametrize_patched
 def test_unreadable_record_does_not_hide_the_others(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches.memory_records, "DefaultRecordBatch", DefaultRecordBatch)  # other tests leave it patched
+    monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)  # other tests leave it patched
     builder = MemoryRecordsBuilder(2, 0, 1_000_000, offset=7)
     for number in range(3):
         builder.append(1000 + number, b"north", b"value %d" % number, headers=[(f"name{number}", b"x")])
     builder.close()
     encoded = bytes(builder.buffer()).replace(b"name1", b"\xff\xfe\xff\xfe\xff")
+    encoded = encoded[:17] + calc_crc32c(encoded[21:]).to_bytes(4, "big") + encoded[21:]
     if not patched:
         with pytest.raises(CorruptRecordError):
-            list(MemoryRecords(encoded).next_batch())
+            list(fetcher.MemoryRecords(encoded).next_batch())
         return
     patch_record_reading()
-    first, unreadable, last = MemoryRecords(encoded).next_batch()
+    first, unreadable, last = fetcher.MemoryRecords(encoded).next_batch()
     assert (first.value, last.value) == (b"value 0", b"value 2")
     assert (unreadable.offset, unreadable.timestamp, unreadable.value) == (8, 1001, None)
     ((name, reason),) = unreadable.headers

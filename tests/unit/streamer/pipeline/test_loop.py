@@ -1,14 +1,16 @@
 """Every frame counts once, whatever happens between two steps."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import example, given, settings
 
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from deploy.spec import ClipSpec
-from streamer.interfaces import CameraState, PartitionChange, Progress, Step
+from streamer.interfaces import CameraState, PartitionChange, Progress, Step, TopicVersion
 from streamer.pipeline.partitions import FORGET_AFTER_S
-from streamer.types import FrameMessage, Partition
+from streamer.types import UNREADABLE, FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, RECURRENT, SPEC, Rig, message, run_of, streams
 
 CALM, ODD = 0.1, 0.8
@@ -167,6 +169,30 @@ def test_counts_lost_messages() -> None:
     assert rig.scored_offsets() == [6, 7, 8, 9]
 
 
+def test_unreadable_stretch_is_rejected_as_a_whole() -> None:
+    stretch = replace(message(0, 9, None, b""), first_offset=6, headers=((UNREADABLE, b"its checksum does not match"),))
+    rig = Rig([*run_of("gate", [CALM] * 6), stretch, message(0, 10, "gate", CALM)])
+
+    rig.finish()
+
+    assert [each.message.offset for each in rig.dead_letters.stored] == [9]
+    assert rig.counted("rejected_messages_total", reason="unreadable") == 4
+    assert rig.scored_offsets() == [2, 3, 4, 5, 10]
+
+
+def test_progress_passes_offsets_without_messages() -> None:
+    """Marks of a transaction's end, for instance: without them a partition would lag for ever."""
+    rig = Rig(run_of("gate", [CALM] * 6))
+    rig.topic.ends[P0] = 9
+
+    rig.finish()
+
+    assert rig.store.read(P0).next_offset == 9
+    rig.clock.now_s += 1.0
+    rig.steps(1)
+    assert rig.counted("lag_messages", partition="0") == 0
+
+
 def test_recreated_topic_starts_over() -> None:
     rig = Rig(run_of("gate", [CALM] * 6))
     open_event = OpenEvent(event_id="old", started_at_ms=1, last_active_ms=1, peak_score=1.0, announced_at_ms=1)
@@ -177,6 +203,24 @@ def test_recreated_topic_starts_over() -> None:
 
     assert rig.scored_offsets() == [2, 3, 4, 5]
     assert rig.store.read(P0).cameras["gate"].event is None
+
+
+def test_stranger_under_an_old_name_starts_over() -> None:
+    """The topic was deleted and created again while the service was down, and is longer by now than the old one was."""
+    rig = Rig(run_of("gate", [CALM] * 6))
+    rig.topic.topic_id = "old"
+    rig.finish()
+    rig.topic.topic_id, rig.topic.partitions = "new", Rig(run_of("gate", [CALM] * 9)).topic.partitions
+    rig.start()
+
+    rig.finish()
+
+    assert rig.scored_offsets() == [2, 3, 4, 5, 2, 3, 4, 5, 6, 7, 8]
+    assert rig.counted("recreated_partitions_total") == 1
+    assert rig.store.read(P0).topic == TopicVersion(topic_id="new", partitions=0)
+    rig.start()
+    rig.steps(3)
+    assert rig.counted("recreated_partitions_total") == 0
 
 
 def test_ready_only_while_partitions_run() -> None:

@@ -1,10 +1,12 @@
 """Where a partition starts: at the stored progress, else the committed offset, else what the settings say."""
 
+from dataclasses import replace
+
 import pytest
 
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
-from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress
+from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress, TopicVersion
 from streamer.pipeline.partitions import MAX_REPLAY_MESSAGES, StartPlan, plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
@@ -42,7 +44,7 @@ def test_new_group_follows_setting(start: str, offset: int) -> None:
 
     plan = case.plan(start)
 
-    assert plan == StartPlan(offset, offset, {}, {}, {}, 0)
+    assert plan == StartPlan(offset, offset, {}, {}, {}, 0, starts_over=False)
     assert case.stored() == offset
 
 
@@ -160,8 +162,8 @@ def test_recreated_topic_resets_progress() -> None:
     plan = case.plan(out_of_range=True)
 
     reset = {"gate": CameraState(), "yard": CameraState()}
-    assert plan == StartPlan(FIRST, FIRST, {}, reset, {}, 0)
-    assert case.store.read(P0) == Progress(FIRST, reset)
+    assert plan == StartPlan(FIRST, FIRST, {}, reset, {}, 0, starts_over=True)
+    assert case.store.read(P0) == Progress(FIRST, reset, topic=TopicVersion(topic_id=None, partitions=0))
 
 
 @pytest.mark.parametrize("progress", [Progress(12, needs(11)), Progress(END, needs(18))])
@@ -169,4 +171,4 @@ def test_out_of_range_keeps_valid_progress(progress: Progress) -> None:
     case = Start(progress)
 
     assert case.plan(out_of_range=True).next_offset == progress.next_offset
-    assert case.store.read(P0) == progress
+    assert replace(case.store.read(P0), topic=None) == progress
