@@ -42,6 +42,7 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "defocused": "the picture is out of focus, or the lens is dirty",
     "moved": "the camera was moved",
     "other_view": "the camera shows another view",
+    "damaged": "many of its images are damaged, and are not looked at",
 }
 
 _STORE_EVERY_MS = 600_000

@@ -27,7 +27,7 @@ from streamer.interfaces import (
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
-from streamer.types import FrameMessage, Outcome, Partition
+from streamer.types import FrameInfo, FrameMessage, Outcome, Partition
 
 log = structlog.get_logger("oddsight.partitions")
 
@@ -83,8 +83,8 @@ class ActivePartition:
     partition: Partition
     stored_offset: int
     """In Redis: messages before it have been counted."""
-    offsets: OffsetTracker[Outcome | None]
-    """None is the result of a rejected message."""
+    offsets: OffsetTracker[Outcome | FrameInfo | None]
+    """A FrameInfo is the result of a frame whose image was rejected, None that of any other rejected message."""
     cameras: dict[str, CameraState]
     learners: Learners
     started_s: float
@@ -243,7 +243,7 @@ class PartitionManager:
         plan = plan_start(self.source, self.store, partition, self.start_at, out_of_range=reason == "out_of_range")
         self.metrics.lost.inc(plan.lost)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
-        tracker = OffsetTracker[Outcome | None](plan.next_offset)
+        tracker = OffsetTracker[Outcome | FrameInfo | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)
         self.active[partition] = ActivePartition(
             partition, plan.next_offset, tracker, dict(plan.cameras), learners, self.clock_s(), replay_from=replay_from
