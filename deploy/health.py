@@ -21,10 +21,11 @@ from pydantic import BaseModel, ConfigDict
 from deploy.image import Frame
 
 HealthProblem = Literal[
-    "offline", "frozen", "covered", "dark", "overexposed", "defocused", "moved", "other_view", "exposure", "rate"
+    "offline", "frozen", "covered", "dark", "overexposed", "defocused", "moved", "other_view", "exposure", "rate", "damaged"
 ]
-"""``offline`` is not seen in a picture: there is none. ``exposure``: it keeps changing. ``rate``: of frames, is another one than
-that of the footage that the camera's profile was learned from, so that everything seems to move faster or more slowly."""
+"""Not seen in a picture are ``offline``: there is none; ``damaged``, which is told of a share of the frames; and ``rate``: frames
+come at another one than in the footage that the camera's profile was learned from, so that everything seems faster or slower.
+``exposure``: it keeps changing."""
 
 CONFIRM_MS: Final = 2_000
 """How long a problem must last, and must be over, before it is told."""
@@ -59,6 +60,8 @@ _LEAST_LEVEL, _LEAST_LIT_PIXELS = 8, 100  # of pixels that tell of the light
 MOST_RATE_RATIO: Final = 1.4
 """How much faster or more slowly than usual frames may come; twice as many make everything half as fast."""
 _RATE_INTERVALS: Final = 5
+_FAULT_FRAMES: Final = 50  # over which the share of frames with a fault is averaged
+_MANY_FAULTS, _FEW_FAULTS = 0.1, 0.01  # shares from which, and below which, a fault is announced
 _FOLLOW: Final = 0.01  # weight of a new picture in the reference
 
 Map = NDArray[np.float32]
@@ -110,6 +113,17 @@ class HealthState(BaseModel):
     def is_trusted(self) -> bool:
         """Whether what the camera shows may start events."""
         return self.problem is None and self.suspected_ms is None
+
+
+class FaultState(BaseModel):
+    """What is stored of a fault that single frames of a camera have. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float = 0.0
+    """Of the camera's last frames, those with the fault; 0 to 1."""
+    since_ms: int | None = None
+    """Since when it is announced; None if it is not."""
 
 
 class HealthChange(NamedTuple):
@@ -284,6 +298,20 @@ def advance(state: HealthState, found: HealthProblem | None, now_ms: int) -> tup
     if abs(now_ms - since_ms) < confirm_ms:
         return state.model_copy(update={"suspected": found, "suspected_ms": since_ms}), ()
     return _changed(state, found, since_ms)
+
+
+def advance_fault(
+    state: FaultState, problem: HealthProblem, now_ms: int, *, has_fault: bool
+) -> tuple[FaultState, tuple[HealthChange, ...]]:
+    """The state after a frame, and what is to be told: that many frames have a fault, or hardly any has it still."""
+    if not has_fault and not state.share:
+        return state, ()
+    share = round(state.share + (has_fault - state.share) / _FAULT_FRAMES, 4)
+    if state.since_ms is None and share >= _MANY_FAULTS:
+        return FaultState(share=share, since_ms=now_ms), (HealthChange("start", problem, now_ms),)
+    if share >= _FEW_FAULTS:
+        return FaultState(share=share, since_ms=state.since_ms), ()
+    return FaultState(), () if state.since_ms is None else (HealthChange("end", problem, state.since_ms),)
 
 
 def go_offline(state: HealthState, since_ms: int) -> tuple[HealthState, tuple[HealthChange, ...]]:

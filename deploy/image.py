@@ -9,27 +9,28 @@ a JPEG whose header claims 30000 x 30000 would otherwise cost 11 s and 5 GB.
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from deploy import MAX_IMAGE_PX
-from deploy.errors import BadFrame
+from deploy.errors import BadFrame, first_line
 from deploy.spec import ClipSpec
 
 MAX_IMAGE_BYTES = 16_777_216
 MAX_JPEG_SCANS = 64
 """Progressive JPEGs have about ten scans. Each passes over the whole image (3 ms at the pixel limit) and may take 40 bytes."""
 
-OPENCV_VERSION: str = cv2.__version__
+DECODER_VERSION: str = f"simplejpeg {simplejpeg.__version__}, OpenCV {cv2.__version__}"
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_SCAN_MARKER = b"\xff\xda"
-_JPEG_END = b"\xff\xd9"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Segments that libjpeg also skips by their length: tables, restart interval, comment, application data.
@@ -89,12 +90,35 @@ def decode_image(encoded: bytes, spec: ClipSpec) -> DecodedFrame[Frame]:
     """Decode one JPEG or PNG and fit it to ``spec``.
 
     JPEGs much larger than the spec are decoded at 1/2, 1/4 or 1/8 size: DCT scaling is cheap and anti-aliased.
-    Raises BadFrame with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header`` or ``undecodable``.
+    Raises BadFrame with ``reason`` ``empty``, ``too_large``, ``unsupported_type``, ``bad_header``, ``undecodable``, or
+    ``damaged`` for a JPEG that could be decoded only with repairs.
     """
     width_px, height_px = image_size(encoded)
-    reduction = jpeg_reduction(width_px, height_px, spec) if encoded.startswith(_JPEG_MAGIC) else 1
-    image = imdecode(encoded, _decode_flag(spec, reduction))
+    if is_jpeg(encoded):
+        reduction = jpeg_reduction(width_px, height_px, spec)
+        image = _decode_jpeg(encoded, spec.colour, -(-width_px // reduction), -(-height_px // reduction))
+    else:
+        # Rotation tags are ignored: a camera mounted upside down is part of the scene, and width and height must not swap.
+        colour = cv2.IMREAD_GRAYSCALE if spec.colour == "gray" else cv2.IMREAD_COLOR
+        image = imdecode(encoded, colour | cv2.IMREAD_IGNORE_ORIENTATION)
     return DecodedFrame(fit_frame(image, spec), width_px, height_px, "cpu")
+
+
+def checked_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height in pixels after all checks of :func:`decode_image`, for JPEGs that another decoder is to decode.
+
+    A JPEG is read to its end at the smallest size, which finds the same damage in 2/3 of the time. Raises as
+    :func:`decode_image`.
+    """
+    size = image_size(encoded)
+    if is_jpeg(encoded):
+        _decode_jpeg(encoded, "gray", 1, 1)
+    return size
+
+
+def is_jpeg(encoded: bytes) -> bool:
+    """Whether an image begins as a JPEG does."""
+    return encoded.startswith(_JPEG_MAGIC)
 
 
 class CpuDecoder:
@@ -110,8 +134,12 @@ class CpuDecoder:
     def decode(self, images: Sequence[bytes]) -> list[DecodedFrame[Frame] | BadFrame]:
         return list(self._pool.map(self._decode_one, images))
 
+    def check(self, images: Sequence[bytes]) -> list[tuple[int, int] | BadFrame]:
+        """As :func:`checked_size`, for many images."""
+        return list(self._pool.map(_checked_or_error, images))
+
     def describe(self) -> dict[str, str]:
-        return {"backend": self.name, "version": f"OpenCV {OPENCV_VERSION}", "device": "CPU", "threads": str(self._threads)}
+        return {"backend": self.name, "version": DECODER_VERSION, "device": "CPU", "threads": str(self._threads)}
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -123,13 +151,20 @@ class CpuDecoder:
             return error
 
 
+def _checked_or_error(image: bytes) -> tuple[int, int] | BadFrame:
+    try:
+        return checked_size(image)
+    except BadFrame as error:
+        return error
+
+
 def image_size(encoded: bytes) -> tuple[int, int]:
     """Width and height in pixels from the header, after all checks that need no decoder. Raises as :func:`decode_image`."""
     if not encoded:
         raise BadFrame("empty", "the message has no bytes")
     if len(encoded) > MAX_IMAGE_BYTES:
         raise BadFrame("too_large", f"{len(encoded)} bytes; at most {MAX_IMAGE_BYTES} are accepted")
-    if encoded.startswith(_JPEG_MAGIC):
+    if is_jpeg(encoded):
         if (scans := encoded.count(_JPEG_SCAN_MARKER)) > MAX_JPEG_SCANS:
             raise BadFrame("too_large", f"a JPEG with {scans} scans; at most {MAX_JPEG_SCANS} are accepted")
         width_px, height_px = _jpeg_size(encoded)
@@ -154,12 +189,6 @@ def fit_frame(image: NDArray[np.uint8], spec: ClipSpec) -> Frame:
     if image.shape[:2] != (spec.height_px, spec.width_px):
         image = np.asarray(cv2.resize(image, (spec.width_px, spec.height_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return image.reshape(spec.frame_shape)
-
-
-def is_complete_jpeg(encoded: bytes) -> bool:
-    """Whether a JPEG reaches its end marker. OpenCV refuses truncated ones, other decoders may not notice."""
-    # Some cameras pad with zeros.
-    return encoded.startswith(_JPEG_MAGIC) and encoded.rstrip(b"\0").endswith(_JPEG_END)
 
 
 def jpeg_reduction(width_px: int, height_px: int, spec: ClipSpec) -> int:
@@ -190,11 +219,27 @@ def _encode(suffix: str, image: NDArray[np.uint8], settings: list[int]) -> bytes
     return encoded.tobytes()
 
 
-def _decode_flag(spec: ClipSpec, reduction: int) -> int:
-    colour = "GRAYSCALE" if spec.colour == "gray" else "COLOR"
-    name = f"IMREAD_{colour}" if reduction == 1 else f"IMREAD_REDUCED_{colour}_{reduction}"
-    # Rotation tags are ignored: a camera mounted upside down is part of the scene, and width and height must not swap.
-    return int(getattr(cv2, name)) | int(cv2.IMREAD_IGNORE_ORIENTATION)
+def _decode_jpeg(encoded: bytes, colour: Literal["gray", "bgr"], least_width_px: int, least_height_px: int) -> NDArray[np.uint8]:
+    """Decode a JPEG with a checked header at the smallest size that is not below these sides. Raises as :func:`decode_image`.
+
+    Not by OpenCV, which fills in what is damaged and does not tell: half a picture of grey would be a great anomaly.
+    """
+    try:
+        return _simplejpeg(encoded, colour, least_width_px, least_height_px, strict=True)
+    except ValueError as error:
+        reason, detail = "undecodable", first_line(error)
+    with suppress(ValueError):
+        _simplejpeg(encoded, colour, least_width_px, least_height_px, strict=False)
+        reason = "damaged"
+    raise BadFrame(reason, f"a JPEG of {len(encoded)} bytes: {detail}")
+
+
+def _simplejpeg(
+    encoded: bytes, colour: Literal["gray", "bgr"], least_width_px: int, least_height_px: int, *, strict: bool
+) -> NDArray[np.uint8]:
+    """(H, W) gray or (H, W, 3) BGR; raises ValueError if libjpeg fails, or with ``strict`` if it warns."""
+    image: Frame = simplejpeg.decode_jpeg(encoded, colour, min_width=least_width_px, min_height=least_height_px, strict=strict)
+    return image[..., 0] if colour == "gray" else image
 
 
 def imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:

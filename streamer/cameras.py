@@ -106,7 +106,7 @@ def list_cameras(settings: Settings) -> list[CameraStatus]:
                 frozen=camera_id in frozen,
                 events_day=announced[camera_id],
                 event_started_ms=starts_ms.get(camera_id),
-                health=states[camera_id].health.problem if camera_id in states else None,
+                health=states[camera_id].problem if camera_id in states else None,
             )
             for camera_id in sorted(current.keys() | scores.keys())
         ]

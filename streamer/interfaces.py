@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
-from deploy.health import HealthState, Reference
+from deploy.health import FaultState, HealthProblem, HealthState, Reference
 from deploy.profile import Profile
 from streamer.types import FrameMessage, Partition, Rejected
 
@@ -98,6 +98,12 @@ class CameraState(BaseModel):
     """Offset of the oldest frame needed to rebuild the next clip and state; None if no past frame is needed."""
     event: OpenEvent | None = None
     health: HealthState = HealthState()
+    damaged: FaultState = FaultState()
+
+    @property
+    def problem(self) -> HealthProblem | None:
+        """What is wrong with the camera or its frames; what is wrong with its picture comes first."""
+        return self.health.problem or (None if self.damaged.since_ms is None else "damaged")
 
 
 class LearnerSnapshot(BaseModel):

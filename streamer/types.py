@@ -67,6 +67,8 @@ class Rejected:
     reason: str
     """One of a fixed set of words, used as metric label and dead-letter header."""
     detail: str
+    info: "FrameInfo | None" = None
+    """Of which frame, if only its image is not usable; its size is 0 x 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """JPEG decoding on an NVIDIA GPU by nvImageCodec, equivalent to :func:`deploy.image.decode_image`.
 
-Header and size are checked by :mod:`deploy.image` first. Decoded images are fitted on the GPU, and only frames are copied to the
-host, if requested. PNGs, truncated JPEGs and whatever nvImageCodec declines are decoded by OpenCV, so that the same images are
-refused for the same reasons; each frame names its decoder.
+All images are checked by :mod:`deploy.image` first, also for damage, so that the same ones are refused for the same reasons.
+Decoded images are fitted on the GPU, and only frames are copied to the host, if requested. PNGs, and whatever nvImageCodec
+declines, are decoded on the CPU; each frame names its decoder.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from deploy.errors import BadFrame, DecoderFailed, DecoderUnavailable, first_line
 from deploy.gpu.driver import CudaDriver, missing_cuda
 from deploy.gpu.resize import GpuResizer
-from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, encode_jpeg, image_size, is_complete_jpeg
+from deploy.image import AnyFrame, CpuDecoder, DecodedFrame, encode_jpeg, is_jpeg
 from deploy.spec import ClipSpec
 
 MAX_CALL_PX = 67_108_864  # in one library call: four of the largest images, 200 MB on the GPU and about 400 MB to fit them
@@ -36,9 +36,9 @@ class _Jpeg(NamedTuple):
 
 
 class NvJpegDecoder:
-    """An :class:`deploy.image.ImageDecoder`; ``threads`` CPU threads for nvImageCodec, and for what OpenCV decodes.
+    """An :class:`deploy.image.ImageDecoder`; ``threads`` threads for nvImageCodec, and as many for checks on the CPU.
 
-    With ``on_device`` all frames are DeviceFrames, also those that OpenCV decoded. Frames may outlive the decoder.
+    With ``on_device`` all frames are DeviceFrames, also those that the CPU decoded. Frames may outlive the decoder.
     Raises DecoderUnavailable if nvImageCodec or PyTorch with CUDA is missing, or there is no GPU it can decode on.
     """
 
@@ -68,19 +68,17 @@ class NvJpegDecoder:
     def decode(self, images: Sequence[bytes]) -> list[_Result]:
         results: dict[int, _Result] = {}
         jpegs = []
-        for position, encoded in enumerate(images):
-            try:
-                size = image_size(encoded)
-            except BadFrame as error:
-                results[position] = error
-            else:
-                if is_complete_jpeg(encoded):
-                    jpegs.append(_Jpeg(position, encoded, *size))
+        # nvJPEG fills in what is damaged and does not tell.
+        for position, (encoded, size) in enumerate(zip(images, self._cpu.check(images), strict=True)):
+            if isinstance(size, BadFrame):
+                results[position] = size
+            elif is_jpeg(encoded):
+                jpegs.append(_Jpeg(position, encoded, *size))
         for batch in _batches(jpegs):
             results |= self._decode_batch(batch)
         rest = [position for position in range(len(images)) if position not in results]
         if rest:
-            results |= zip(rest, self._decode_by_opencv([images[position] for position in rest]), strict=True)
+            results |= zip(rest, self._decode_on_cpu([images[position] for position in rest]), strict=True)
         return [results[position] for position in range(len(images))]
 
     def describe(self) -> dict[str, str]:
@@ -162,17 +160,17 @@ class NvJpegDecoder:
     def _code_stream(self, encoded: bytes) -> Any:
         try:
             return self._library.CodeStream(encoded)
-        except Exception:  # noqa: BLE001  the library's parser declines it; OpenCV decides
+        except Exception:  # noqa: BLE001  the library's parser declines it; libjpeg decides
             return None
 
     def _checked(self, jpeg: _Jpeg, image: Any) -> Any:
-        """The image as a tensor; None if it is not what the header says, which is left to OpenCV."""
+        """The image as a tensor; None if it is not what the header says, which is left to the CPU."""
         expected = (jpeg.height_px, jpeg.width_px, self._spec.channels)
         if image is None or tuple(image.shape) != expected or image.dtype != np.uint8:
             return None
         return self._driver.as_tensor(image)
 
-    def _decode_by_opencv(self, images: list[bytes]) -> list[_Result]:
+    def _decode_on_cpu(self, images: list[bytes]) -> list[_Result]:
         results = self._cpu.decode(images)
         if not self._on_device:
             return [*results]

@@ -59,7 +59,8 @@ class MessageDecoder:
 
     def _result(self, message: FrameMessage, header: _Header, image: DecodedFrame[AnyFrame] | BadFrame) -> CameraFrame | Rejected:
         if isinstance(image, BadFrame):
-            return Rejected(message, image.reason, str(image))
+            info = FrameInfo(message.partition, message.offset, *header, 0, 0)
+            return Rejected(message, image.reason, str(image), info)
         if image.decoder != self._images.name and not self._warned:
             self._warned = True
             log.warning(

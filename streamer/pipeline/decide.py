@@ -83,7 +83,7 @@ class Decider:
         score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
         if score is not None and learning is not None:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
-        return Decision(CameraState(clip_from=outcome.clip_from, event=event, health=state.health), score, events)
+        return Decision(state.model_copy(update={"clip_from": outcome.clip_from, "event": event}), score, events)
 
     def end_event(
         self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int, *, provisional: bool

@@ -46,6 +46,7 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "other_view": "the camera shows another view",
     "exposure": "the light or the exposure keeps changing",
     "rate": "frames come at another rate than in the footage that the camera was learned from: mend the camera, or relearn it",
+    "damaged": "many of its images are damaged, and are not looked at",
 }
 
 _STORE_EVERY_MS = 600_000

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from deploy.batching import MicroBatcher
-from deploy.health import HealthChange, advance, go_offline
+from deploy.health import HealthChange, advance, advance_fault, go_offline
 from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
@@ -56,7 +56,8 @@ class QueuedClip:
 class Decided(NamedTuple):
     """A frame, its effects, and what it changed of its camera's health."""
 
-    outcome: Outcome
+    info: FrameInfo
+    score: float | None
     decision: Decision
     health: tuple[HealthChange, ...]
 
@@ -148,9 +149,11 @@ class Pipeline:
         message = rejected.message
         if active.is_replay(message.offset):
             return
+        if rejected.info is not None:
+            active.seen_s[rejected.info.camera_id] = self.clock_s()
         self.metrics.rejected.labels(rejected.reason).inc(message.count)
         self.dead_letters.send(rejected)
-        active.offsets.finish(message.offset, None)
+        active.offsets.finish(message.offset, rejected.info)
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)
 
     def _add_to_clip(self, active: ActivePartition, frame: CameraFrame) -> None:
@@ -228,10 +231,10 @@ class Pipeline:
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
             learners=self.learning.snapshots(active.learners),
-            cameras={each.outcome.info.camera_id: each.decision.state for each in decided},
-            scores=[(each.outcome.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
+            cameras={each.info.camera_id: each.decision.state for each in decided},
+            scores=[(each.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
             events=[event.fields() for each in decided for event in each.decision.events],
-            health=[entry for each in decided for entry in self.camera_health.entries(each.outcome.info, each.health)],
+            health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
         )
         return Pending(step, partial(self._count, decided))
 
@@ -256,19 +259,34 @@ class Pipeline:
 
     def _decide(self, active: ActivePartition) -> list[Decided]:
         decided = []
-        for outcome in filter(None, active.offsets.take_finished()):  # None: a rejected message
-            info = outcome.info
-            changes: tuple[HealthChange, ...] = ()
-            state = active.cameras.get(info.camera_id, CameraState())
-            if (found := active.findings.pop(info.offset, None)) is not None:
-                health, changes = advance(state.health, *found, info.captured_at_ms)
-                state = state.model_copy(update={"health": health})
-            decision = self.decider.decide(state, outcome, self._learn(active, outcome, trusted=state.health.is_trusted))
-            active.cameras[info.camera_id] = decision.state
-            if state.health.is_trusted:
-                self._compare(outcome, decision)
-            decided.append(Decided(outcome, decision, changes))
+        for result in active.offsets.take_finished():
+            if result is None:
+                continue
+            info = result.info if isinstance(result, Outcome) else result
+            state, changes = self._advance_health(active, info, is_damaged=not isinstance(result, Outcome))
+            if isinstance(result, Outcome):
+                decision = self.decider.decide(state, result, self._learn(active, result, trusted=state.health.is_trusted))
+                if state.health.is_trusted:
+                    self._compare(result, decision)
+                decided.append(Decided(info, result.score, decision, changes))
+            else:
+                decided.append(Decided(info, None, Decision(state, None, []), changes))
+            active.cameras[info.camera_id] = decided[-1].decision.state
         return decided
+
+    def _advance_health(
+        self, active: ActivePartition, info: FrameInfo, *, is_damaged: bool
+    ) -> tuple[CameraState, tuple[HealthChange, ...]]:
+        """A camera's state with the health that its next frame shows, and what is to be told of it."""
+        state = active.cameras.get(info.camera_id, CameraState())
+        changes: tuple[HealthChange, ...] = ()
+        if not self.camera_health.enabled:
+            return state, changes
+        damaged, told = advance_fault(state.damaged, "damaged", info.captured_at_ms, has_fault=is_damaged)
+        health = state.health
+        if (found := active.findings.pop(info.offset, None)) is not None:
+            health, changes = advance(health, *found, info.captured_at_ms)
+        return state.model_copy(update={"health": health, "damaged": damaged}), (*changes, *told)
 
     def _learn(self, active: ActivePartition, outcome: Outcome, *, trusted: bool) -> LearningProgress | None:
         """Learn from a frame of a camera that is being learned, unless its health is in doubt; how far the camera is learned."""
@@ -289,10 +307,10 @@ class Pipeline:
 
     def _count(self, decided: list[Decided]) -> None:
         now_s = self.wall_clock_s()
-        for outcome, _, _ in decided:
-            self.metrics.frame_age_s.observe(max(0.0, now_s - outcome.info.captured_at_ms / 1000))
-            if outcome.score is not None:
-                self.metrics.score.labels(outcome.info.camera_id).set(outcome.score)
+        for info, score, _, _ in decided:
+            self.metrics.frame_age_s.observe(max(0.0, now_s - info.captured_at_ms / 1000))
+            if score is not None:
+                self.metrics.score.labels(info.camera_id).set(score)
         self._count_events([event for each in decided for event in each.decision.events])
 
     def _count_events(self, events: list[Event]) -> None:

@@ -31,7 +31,7 @@ from streamer.interfaces import (
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
-from streamer.types import FrameMessage, Outcome, Partition
+from streamer.types import FrameInfo, FrameMessage, Outcome, Partition
 
 log = structlog.get_logger("oddsight.partitions")
 
@@ -103,8 +103,8 @@ class ActivePartition:
     partition: Partition
     stored_offset: int
     """In Redis: messages before it have been counted."""
-    offsets: OffsetTracker[Outcome | None]
-    """None is the result of a rejected message."""
+    offsets: OffsetTracker[Outcome | FrameInfo | None]
+    """A FrameInfo is the result of a frame whose image was rejected, None that of any other rejected message."""
     cameras: dict[str, CameraState]
     learners: Learners
     started_s: float
@@ -204,11 +204,19 @@ def _first_offset(source: FrameSource, store: ProgressStore, partition: Partitio
     first, end = source.bounds(partition)
     if (committed := source.committed(partition)) is not None:
         return max(committed, first)
-    known = store.read(Partition(partition.topic, 0)).topic  # stored when the group came to the topic
+    known = _known_topic(store, partition.topic)
     if known is not None and (known.is_other(topic) or partition.number >= known.partitions):
         log.info("the partition came after the group, reading it from its beginning", partition=str(partition))
         return first
     return first if start == "earliest" else end
+
+
+def _known_topic(store: ProgressStore, topic: str) -> TopicVersion | None:
+    """The topic as it was when the group came to it: stored with its first partition."""
+    try:
+        return store.read(Partition(topic, 0)).topic
+    except ProgressUnusable:  # that partition waits until it is mended; others need not
+        return None
 
 
 def _version_to_store(known: TopicVersion | None, topic: TopicVersion, *, starts_over: bool) -> TopicVersion:
@@ -373,7 +381,7 @@ class PartitionManager:
             log.error("what was stored of cameras cannot be read", partition=str(partition), fields=plan.damaged)
         self.metrics.recreated.inc(plan.starts_over)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
-        tracker = OffsetTracker[Outcome | None](plan.next_offset)
+        tracker = OffsetTracker[Outcome | FrameInfo | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)
         self.active[partition] = ActivePartition(
             partition,

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from deploy.health import (
     REFERENCE_MEASURES,
+    FaultState,
     HealthProblem,
     HealthState,
     PictureWatch,
     RateWatch,
     Reference,
     advance,
+    advance_fault,
     find_problem,
     follow,
     go_offline,
@@ -180,3 +182,26 @@ def test_reference_survives_storage(frames: np.ndarray, reference: Reference) ->
 @given(st.text() | st.binary().map(lambda content: content.decode("latin-1")) | st.just('{"shape": [1e9, 2], "picture": ""}'))
 def test_damaged_references_are_none(text: str) -> None:
     assert parse_reference(text) is None
+
+
+def faults_told(faulty: list[bool]) -> list[tuple[str, int]]:
+    """What is told, and at which frame."""
+    state, told = FaultState(), []
+    for number, has_fault in enumerate(faulty):
+        state, changes = advance_fault(state, "damaged", number, has_fault=has_fault)
+        told += [(change.kind, number) for change in changes]
+    return told
+
+
+def test_many_faulty_frames_are_told_once_and_their_end() -> None:
+    assert faults_told([False] * 50 + [True] + [False] * 500) == []
+    [(started, at), (ended, after)] = faults_told([False] * 10 + [True, False] * 50 + [False] * 200)
+    assert (started, ended) == ("start", "end")
+    assert 15 <= at <= 30
+    assert 150 <= after <= 310
+
+
+@given(st.lists(st.booleans(), max_size=300))
+def test_faults_start_and_end_in_turn(faulty: list[bool]) -> None:
+    kinds = [kind for kind, _ in faults_told(faulty)]
+    assert kinds == ["start", "end"] * (len(kinds) // 2) + ["start"] * (len(kinds) % 2)

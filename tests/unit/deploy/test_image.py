@@ -8,6 +8,7 @@ import time
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,17 +18,19 @@ from deploy.errors import BadFrame
 from deploy.image import (
     MAX_IMAGE_BYTES,
     MAX_JPEG_SCANS,
+    checked_size,
     decode_image,
     encode_jpeg,
     fit_frame,
     image_size,
-    is_complete_jpeg,
+    is_jpeg,
+    jpeg_reduction,
 )
 from deploy.spec import ClipSpec
 
 GRAY = ClipSpec(length=1, height_px=24, width_px=32, colour="gray")
 BGR = ClipSpec(length=1, height_px=24, width_px=32, colour="bgr")
-REASONS = {"empty", "too_large", "unsupported_type", "bad_header", "undecodable"}
+REASONS = {"empty", "too_large", "unsupported_type", "bad_header", "undecodable", "damaged"}
 
 
 def sample_image(height_px: int = 48, width_px: int = 64) -> NDArray[np.uint8]:
@@ -149,11 +152,68 @@ def test_fitting_frame_is_unchanged() -> None:
     np.testing.assert_array_equal(fit_frame(gray, GRAY)[:, :, 0], gray)
 
 
-def test_is_complete_jpeg() -> None:
-    assert is_complete_jpeg(JPEG)
-    assert is_complete_jpeg(JPEG + bytes(100))
-    assert not any(is_complete_jpeg(JPEG[:cut]) for cut in range(len(JPEG)))
-    assert not is_complete_jpeg(PNG + b"\xff\xd9")
+def test_is_jpeg() -> None:
+    assert is_jpeg(JPEG)
+    assert not is_jpeg(PNG)
+
+
+UNDAMAGED = {
+    "progressive": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restart": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+    "optimized": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+    "full quality": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_QUALITY, 100),
+    "least quality": encode(".jpg", sample_image(), cv2.IMWRITE_JPEG_QUALITY, 1),
+    "odd size": encode(".jpg", sample_image(59, 83)),
+    "zeros behind it": JPEG + bytes(100),
+    "text behind it": JPEG + b"camera 7",
+    "another image behind it": JPEG + JPEG,
+    "fill bytes before its end": JPEG[:-2] + b"\xff\xff\xff\xd9",
+    **{
+        f"sampled {sampling}": simplejpeg.encode_jpeg(sample_image(), colorspace="BGR", colorsubsampling=sampling)
+        for sampling in ("444", "422", "420", "440", "411", "Gray")
+    },
+}
+
+
+@pytest.mark.parametrize("encoded", UNDAMAGED.values(), ids=UNDAMAGED)
+@pytest.mark.parametrize(
+    "spec", [GRAY, BGR, BGR.model_copy(update={"height_px": 59, "width_px": 83})], ids=["gray", "bgr", "large"]
+)
+def test_undamaged_jpeg_is_what_opencv_sees(encoded: bytes, spec: ClipSpec) -> None:
+    width_px, height_px = checked_size(encoded)
+    scale = jpeg_reduction(width_px, height_px, spec)
+    name = f"IMREAD_{'REDUCED_' if scale > 1 else ''}{'GRAYSCALE' if spec.colour == 'gray' else 'COLOR'}"
+    flag = getattr(cv2, name if scale == 1 else f"{name}_{scale}") | cv2.IMREAD_IGNORE_ORIENTATION
+    expected = fit_frame(cv2.imdecode(np.frombuffer(encoded, np.uint8), flag), spec)
+    np.testing.assert_array_equal(decode_image(encoded, spec).frame, expected)
+
+
+def test_refuses_what_would_be_repaired() -> None:
+    rng = np.random.default_rng(0)
+    noisy = (sample_image(240, 320) + rng.integers(0, 6, (240, 320, 3))).clip(0, 255).astype(np.uint8)
+    whole = encode_jpeg(noisy, 80)
+    reasons = []
+    for _ in range(200):
+        damaged = bytearray(whole)
+        at = int(rng.integers(len(whole) // 2, len(whole) - 2000))
+        damaged[at : at + 1000] = bytes(1000)
+        reasons.append(refused(bytes(damaged)))
+        with pytest.raises(BadFrame):
+            checked_size(bytes(damaged))
+    assert set(reasons) == {"damaged"}
+
+
+@given(st.data())
+def test_check_refuses_what_decoding_refuses(data: st.DataObject) -> None:
+    damaged = bytearray(JPEG)
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(JPEG) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        checked_size(bytes(damaged))
+        checked = "decoded"
+    except BadFrame as error:
+        checked = error.reason
+    assert checked == decoded_or_reason(bytes(damaged))
 
 
 def test_encode_and_decode() -> None:
@@ -187,7 +247,8 @@ def test_rejects_other_bytes(encoded: bytes, reason: str) -> None:
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_rejects_truncated_image(suffix: str) -> None:
     whole = encode(suffix, sample_image())
-    assert {refused(whole[:cut]) for cut in range(len(whole))} == REASONS - {"too_large"}
+    expected = REASONS - {"too_large"} - ({"damaged"} if suffix == ".png" else set())
+    assert {refused(whole[:cut]) for cut in range(len(whole))} == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from deploy.errors import BadFrame
-from deploy.image import MAX_IMAGE_BYTES, CpuDecoder, DecodedFrame
+from deploy.image import MAX_IMAGE_BYTES, CpuDecoder, DecodedFrame, encode_jpeg
 from deploy.registry import load_decoder
 from streamer.pipeline.clips import MessageDecoder
 from streamer.types import MAX_CAMERA_ID_CHARS, CameraFrame, FrameInfo, FrameMessage, Partition, Rejected
@@ -20,6 +20,7 @@ from tests.harness.pipeline import SPEC, picture
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 PNG = picture(0.5)
+JPEG = encode_jpeg(np.random.default_rng(0).integers(0, 255, (48, 64), np.uint8), 90)
 GOOD = FrameMessage(Partition("frames", 0), 7, b"gate", PNG, (("captured_at_ms", b"500"),), 123)
 END_OF_TIME_MS = 253_402_300_799_999
 REASONS = {
@@ -31,6 +32,7 @@ REASONS = {
     "unsupported_type",
     "bad_header",
     "undecodable",
+    "damaged",
 }
 
 
@@ -114,6 +116,7 @@ BAD = {
     "a PNG cut in its header": ("bad_header", replace(GOOD, value=PNG[:20])),
     "a JPEG without a frame header": ("bad_header", replace(GOOD, value=JPEG_MAGIC + b"\xe0\0\x04ab" + bytes(20))),
     "a truncated PNG": ("undecodable", replace(GOOD, value=PNG[:45])),
+    "a JPEG with a hole": ("damaged", replace(GOOD, value=JPEG[:-300] + bytes(200) + JPEG[-100:])),
     "a header with nothing behind it": ("undecodable", replace(GOOD, value=png_header(16, 16))),
 }
 

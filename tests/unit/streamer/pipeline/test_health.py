@@ -126,3 +126,40 @@ def test_other_frame_rate_holds_events_back() -> None:
     rig.finish()
     assert told(rig) == [("start", "rate")]
     assert rig.store.events == []
+
+
+def holed(sent: FrameMessage) -> FrameMessage:
+    """The message, with a hole in its image that a lenient decoder fills with grey."""
+    image = sent.value or b""
+    return replace(sent, value=image[: len(image) // 2] + bytes(400) + image[len(image) // 2 + 400 :])
+
+
+def test_damaged_frames_are_not_scored_and_many_of_them_are_told() -> None:
+    sent = stream((ORDINARY, 300))
+    damaged = [frame if frame.offset % 5 or not 20 <= frame.offset < 120 else holed(frame) for frame in sent]
+    rig = Rig(damaged, settings=SETTINGS)
+    rig.finish()
+    assert [each.reason for each in rig.dead_letters.stored] == ["damaged"] * 20
+    assert rig.counted("rejected_messages_total", reason="damaged") == 20
+    assert rig.scored_offsets() == [offset for offset in range(2, 300) if offset % 5 or not 20 <= offset < 120]
+    assert rig.store.events == []
+    assert told(rig) == [("start", "damaged"), ("end", "damaged")]
+
+
+def test_crashes_do_not_count_damaged_frames_twice() -> None:
+    damaged = [frame if frame.offset % 2 else holed(frame) for frame in stream((ORDINARY, 12))]
+    rig = Rig(damaged, settings=SETTINGS)
+    rig.survive([1, 1, 2, 1], ["lost", "unanswered"])
+    whole = Rig(damaged, settings=SETTINGS)
+    whole.finish()
+    assert told(rig) == told(whole) == [("start", "damaged")]
+    assert rig.store.progress == whole.store.progress
+
+
+def test_camera_of_which_only_damaged_frames_arrive_is_not_offline() -> None:
+    rig = Rig([holed(frame) for frame in stream((ORDINARY, 3))], settings=SETTINGS)
+    rig.clock.now_s += 59
+    rig.steps(3)
+    rig.clock.now_s += 59
+    rig.steps(1)
+    assert told(rig) == []

@@ -111,7 +111,7 @@ def test_cameras_that_have_long_been_offline_are_forgotten() -> None:
     plan = case.plan(forget_before_ms=100)
 
     assert (plan.cameras.keys(), plan.learners, plan.replay_from) == (cameras.keys() - {"gone"}, {}, {})
-    assert case.store.read(P0) == Progress(12, plan.cameras)
+    assert case.store.read(P0) == Progress(12, plan.cameras, topic=TopicVersion(topic_id=None, partitions=1))
 
 
 def test_replay_limit_fits_100_cameras() -> None:
