@@ -9,7 +9,7 @@ from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from deploy.spec import ClipSpec
 from streamer.interfaces import CameraState, PartitionChange, Progress, Step, TopicVersion
-from streamer.pipeline.partitions import FORGET_AFTER_S
+from streamer.pipeline.start_plan import FORGET_AFTER_S
 from streamer.types import UNREADABLE, FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, RECURRENT, SPEC, Rig, message, run_of, streams
 

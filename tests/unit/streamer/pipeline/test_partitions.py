@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.interfaces import Progress, TopicVersion
-from streamer.pipeline.partitions import OffsetTracker, plan_start
+from streamer.pipeline.partitions import OffsetTracker
+from streamer.pipeline.start_plan import plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.harness.pipeline import message

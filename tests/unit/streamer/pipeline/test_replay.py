@@ -7,7 +7,7 @@ import pytest
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress, TopicVersion
-from streamer.pipeline.partitions import MAX_REPLAY_MESSAGES, StartPlan, plan_start
+from streamer.pipeline.start_plan import MAX_REPLAY_MESSAGES, StartPlan, plan_start
 from streamer.types import Partition
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.harness.pipeline import message
