@@ -185,6 +185,10 @@ class Pipeline:
             self._finish(queued.active, queued.clip, scored)
 
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
+        if scored.unscorable is not None:
+            self._reject(active, _unscorable(clip.info, scored.unscorable))
+            active.findings.pop(clip.info.offset, None)
+            return
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
         outcome = Outcome(
@@ -378,3 +382,9 @@ class Pipeline:
     def _end_silent(self, active: ActivePartition, states: dict[str, CameraState], events: list[Event]) -> None:
         active.cameras.update(states)
         self._count_events(events)
+
+
+def _unscorable(info: FrameInfo, reason: str) -> Rejected:
+    """The frame's message by reference: its content is no longer held."""
+    message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
+    return Rejected(message, "unscorable", reason)

@@ -4,6 +4,7 @@ An engine that caches frames and states on its device receives only the newest f
 not fit into the cache, and all clips of other engines, are uploaded in full, with the states of a recurrent model.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from weakref import WeakSet
@@ -55,6 +56,8 @@ class Scored(NamedTuple):
     """The model's state after the clip, float32 (C, h, w), if it was asked for."""
     channel: Channel | None = None
     """What raised the score; None if it is too low to matter, or if the model's state does not show it or is on the device."""
+    unscorable: str | None = None
+    """Why the engine cannot score this clip; then there is no score."""
     picture: NDArray[np.uint8] | None = None
     """The newest frame reduced to places, see :mod:`deploy.dwell`; None where the channel would not be known either."""
 
@@ -96,7 +99,8 @@ class Scorer:
     ) -> list[Scored]:
         """Score at most the engine's ``max_clips`` clips, each with its camera's profile, and update their memories.
 
-        A clip with whose profile the engine fails is scored with the default. ``keep_state``: which results are to have the
+        A clip with whose profile the engine fails is scored with the default, and is ``unscorable`` if that fails as well while
+        the engine scores others. ``keep_state``: which results are to have the
         model's state; those clips do not use the GPU cache.
 
         Raises:
@@ -136,23 +140,38 @@ class Scorer:
         return scored._replace(channel=normal.leading_channel(state_maps(state, dwell_of(state), self._grid)))
 
     def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:
-        """The results of one call, or of a call for each clip if a profile may be what the engine fails with."""
+        """The results of one call; or of a call for each clip, if that one fails although the engine works."""
         try:
             return self._scaled(call(*zip(*pairs, strict=True)), pairs)
         except EngineFailed:
-            if all(profile is None for _, profile in pairs):
+            if not self._works():
                 raise
         return [self._score_alone(call, pair) for pair in pairs]
 
-    def _score_alone(self, call: _EngineCall, pair: _Pair) -> Scored:
-        clip, profile = pair
+    def _works(self) -> bool:
+        """Whether the engine scores an empty clip."""
+        spec = self._engine.spec
+        clips = np.zeros((1, spec.length, *spec.frame_shape), np.uint8)
+        state = None if spec.state_shape is None else np.zeros((1, *spec.state_shape), np.float32)
         try:
-            return self._scaled(call([clip], [profile]), [pair])[0]
-        except EngineFailed as error:
-            if profile is None:
-                raise
-            scored = self._scaled(call([clip], [None]), [(clip, None)])[0]
-            return scored._replace(refused=Refused(profile, str(error)))
+            self._engine.score(clips, state, None)
+        except EngineFailed:
+            return False
+        return True
+
+    def _score_alone(self, call: _EngineCall, pair: _Pair) -> Scored:
+        """The result with the clip's own profile, else with the default, else none; then the camera starts with a new memory."""
+        clip, profile = pair
+        reason = ""
+        for tried in dict.fromkeys((profile, None)):
+            try:
+                scored = self._scaled(call([clip], [tried]), [(clip, tried)])[0]
+            except EngineFailed as error:
+                reason = reason or str(error)
+            else:
+                return scored if tried is profile or profile is None else scored._replace(refused=Refused(profile, reason))
+        clip.memory.state = clip.memory.device_handles = None
+        return Scored(math.nan, np.empty((0, 0), np.float32), None, unscorable=reason)
 
     def _scaled(self, scores: Scores | NewestScores, pairs: Sequence[_Pair]) -> list[Scored]:
         return [

@@ -1,13 +1,17 @@
 """The loop with a recurrent model: the state follows one camera's frames, and a restart rebuilds it."""
 
+import numpy as np
 import pytest
 
+from deploy.engine import Inputs, Scores
 from deploy.errors import EngineFailed
 from streamer.interfaces import PartitionChange
 from streamer.types import FrameMessage, Partition
+from tests.harness.fakes import MeanBrightnessEngine
 from tests.harness.pipeline import RECURRENT, Rig, message, run_of
 
 P0 = Partition("frames", 0)
+PAIR = ("gate", "yard")
 WARMUP_FRAMES = RECURRENT.warmup_frames
 ROUNDING = 2e-6
 """From the weight of frames before the warm-up, 0.5 ** 24, and from scores of six digits."""
@@ -156,3 +160,34 @@ def test_engine_failure_in_replay_keeps_progress(monkeypatch: pytest.MonkeyPatch
 
 def fail(*_: object) -> None:
     raise RuntimeError("out of memory")
+
+
+class Choosy(MeanBrightnessEngine):
+    """Its state is not finite after a white frame, and stays so."""
+
+    def _run(self, inputs: Inputs) -> Scores:
+        scores = super()._run(inputs)
+        assert scores.state is not None
+        white = inputs["clips"][:, -1].min(axis=(1, 2, 3)) == 255
+        scores.state[white] = np.nan
+        return scores
+
+
+@pytest.mark.parametrize("poll_messages", [1, 12])
+def test_clip_that_cannot_be_scored_harms_no_other(poll_messages: int) -> None:
+    bright = [*wave(8), 1.0, *wave(8)]
+    messages = [
+        message(0, 2 * index + place, name, level) for index, level in enumerate(bright) for place, name in enumerate(PAIR)
+    ]
+    messages = [each if each.key == b"gate" or each.offset != 17 else message(0, 17, "yard", 0.5) for each in messages]
+    rig = Rig(messages, 4, poll_messages, spec=RECURRENT, engine=Choosy(RECURRENT))
+
+    rig.survive([3], [])
+
+    assert [(each.reason, each.message.offset, each.message.key) for each in rig.dead_letters.stored] == [
+        ("unscorable", 16, b"gate")
+    ]
+    assert rig.dead_letters.stored[0].detail.endswith("values that are not finite numbers")
+    expected = {2 * index: value for index, value in enumerate([*mean_by_hand(bright[:8]), None, *mean_by_hand(bright[9:])])}
+    assert scores(rig) == pytest.approx({offset: value for offset, value in expected.items() if value is not None}, abs=ROUNDING)
+    assert len(scores(rig, "yard")) == len(bright)
