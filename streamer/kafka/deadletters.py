@@ -6,7 +6,6 @@ Kafka for as long as its topic keeps it, at the coordinates that the log names.
 
 import hashlib
 import threading
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from kafka.errors import KafkaError
 
 from streamer.config import KafkaSettings
 from streamer.kafka.client import make_producer
+from streamer.kafka.patches import close_producer
 from streamer.monitoring import Metrics
 from streamer.types import Rejected
 
@@ -117,8 +117,7 @@ class KafkaDeadLetters:
         self.flush()
         self._queue.put(None)
         self._thread.join(_CLOSE_S)
-        with suppress(KafkaError):
-            self._producer.close(timeout=_CLOSE_S)
+        close_producer(self._producer, _CLOSE_S)
         with self._changed:
             left = len(self._outstanding)
             self._outstanding.clear()

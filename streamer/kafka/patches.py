@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.consumer import fetcher
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
@@ -88,6 +88,19 @@ def open_client(client_class: Callable[..., Any], **options: Any) -> Any:
         for client in opened:
             client.close()
         raise
+
+
+def close_producer(producer: KafkaProducer, timeout_s: float) -> None:
+    """Close a producer; what it cannot send within ``timeout_s`` is dropped.
+
+    kafka-python's own method raises then, before it has stopped anything: the thread goes on for ever, and the destructor raises.
+    """
+    try:
+        producer.close(timeout=timeout_s)
+    except KafkaError:
+        producer._sender.force_close()
+        producer._sender.join(timeout_s)
+        producer.close(timeout=0)
 
 
 @contextmanager

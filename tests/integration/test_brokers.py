@@ -260,6 +260,7 @@ def test_large_letters_fit_any_topic(kafka_settings: KafkaSettings) -> None:
 def test_letters_without_a_broker_hold_up_nothing(embedded_broker: EmbeddedBroker) -> None:
     settings, metrics = unique_kafka_settings(embedded_broker.address), Metrics()
     ensure_topics(settings)
+    threads = set(threading.enumerate())
     letters, rejected = letters_of(settings, metrics)
     embedded_broker.kill()
     started_s = time.monotonic()
@@ -270,6 +271,7 @@ def test_letters_without_a_broker_hold_up_nothing(embedded_broker: EmbeddedBroke
     assert time.monotonic() - started_s < 2
     letters.close()
     assert time.monotonic() - started_s < 10
+    assert set(threading.enumerate()) == threads
     assert metrics.registry.get_sample_value("oddsight_lost_dead_letters_total") == 200
 
 

@@ -36,11 +36,14 @@ class NotUtf8(str):
         return b"\xff\xfe"
 
 
+HEADER_ONLY_JPEG = bytes.fromhex("ffd8 ffc0 000b 08 0030 0040 01 011100")
+"""64 x 48 pixels, none of which follows."""
 HOSTILE = {
     "empty": (b"camera", b""),
     "unsupported_type": (b"camera", b"GIF89a" + bytes(50)),
     "too_large": (b"camera", huge_png()),
-    "undecodable": (b"camera", demo_pictures(1)[0][:2_000]),
+    "damaged": (b"camera", demo_pictures(1)[0][:2_000]),
+    "undecodable": (b"camera", HEADER_ONLY_JPEG),
     "bad_header": (b"camera", b"\xff\xd8\xff\xe0" + bytes(range(200))),
     "missing_key": (None, demo_pictures(1)[0]),
     "bad_key": (b"\xff\xfe", demo_pictures(1)[0]),

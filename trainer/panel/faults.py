@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from deploy.errors import BadFrame
 from deploy.health import HealthState, PictureWatch, RateWatch, advance, learn_reference, measure
-from deploy.image import encode_jpeg, imdecode
+from deploy.image import decode_image, encode_jpeg
+from deploy.spec import ClipSpec
 from trainer.data.footage import Footage
 from trainer.pseudo_anomalies.segments import (
     CameraView,
@@ -167,7 +168,7 @@ def _compress(frames: Frames, _recording: Recording, _rng: Generator) -> Frames:
 
 
 def _damage(frames: Frames, recording: Recording, rng: Generator) -> Frames:
-    """One frame a second arrives with damaged bytes; one that cannot be decoded is missing."""
+    """One frame a second arrives with damaged bytes; one that the service refuses is missing."""
     arrived = []
     for number, frame in enumerate(frames):
         if number % max(1, round(recording.fps)):
@@ -186,8 +187,9 @@ def _grey(frame: Frames) -> Frames:
 
 
 def _decoded(content: bytes, like: Frames) -> Frames:
-    flag = cv2.IMREAD_GRAYSCALE if like.shape[-1] == 1 else cv2.IMREAD_COLOR
-    return np.asarray(imdecode(content, flag), np.uint8).reshape(like.shape)
+    height_px, width_px, channels = like.shape
+    spec = ClipSpec(length=1, height_px=height_px, width_px=width_px, colour="gray" if channels == 1 else "bgr")
+    return decode_image(content, spec).frame
 
 
 def _every_nth(step: int) -> Callable[[Frames, Recording, Generator], Frames]:
