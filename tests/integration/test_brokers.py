@@ -271,7 +271,7 @@ def test_letters_without_a_broker_hold_up_nothing(embedded_broker: EmbeddedBroke
     assert time.monotonic() - started_s < 2
     letters.close()
     assert time.monotonic() - started_s < 10
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     assert metrics.registry.get_sample_value("oddsight_lost_dead_letters_total") == 200
 
 
