@@ -93,9 +93,16 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self._partitions = PartitionManager(
-            self.source, self.store, self.clips, self.start, self.learning, self.metrics, self.health, self.clock_s
+            source=self.source,
+            store=self.store,
+            clips=self.clips,
+            start_at=self.start,
+            learning=self.learning,
+            metrics=self.metrics,
+            health=self.health,
+            clock_s=self.clock_s,
+            wall_clock_s=self.wall_clock_s,
         )
-        self._partitions.wall_clock_s = self.wall_clock_s
 
     def step(self) -> None:
         """Poll once and process what arrived; returns after about 0.1 s if nothing does.
@@ -213,7 +220,7 @@ class Pipeline:
                 if self._partitions.is_backing_off:
                     return
                 self._publish_partition(active)
-        except (RedisUnavailable, BrokerUnavailable) as error:  # a learned profile, or dead letters, could not be stored
+        except RedisUnavailable as error:  # a learned profile could not be stored
             self._partitions.restart_all_later(error)
         if not self._partitions.is_backing_off:
             self._partitions.go_on()

@@ -1,11 +1,11 @@
 """The partitions that this consumer works on: how they start, what is held of each, and how they stop.
 
-Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced, dead
-letters not stored), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes on. Only
-while Redis is unavailable it is held: nothing more of it is read, and its step is sent again until it is known to be written.
+Everything held of a partition can be rebuilt from Redis and Kafka. Whenever something goes wrong with one (revoked, fenced, a
+learned profile not stored), it is dropped as a whole, its progress is read again, its clips and states are replayed, and it goes
+on. Only while Redis is unavailable it is held: nothing more of it is read, and its step is sent again until it is known to be
+written.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -131,7 +131,7 @@ class PartitionManager:
     metrics: Metrics
     health: Health
     clock_s: Callable[[], float]
-    wall_clock_s: Callable[[], float] = time.time
+    wall_clock_s: Callable[[], float]
     active: dict[Partition, ActivePartition] = field(default_factory=dict)
     _waiting: dict[Partition, ChangeKind] = field(default_factory=dict)
     """Assigned partitions that are not started yet."""
