@@ -47,7 +47,7 @@ from trainer.panel.faults import FAULTS, Fault, Recording, health_states, record
 from trainer.panel.report import SceneResult
 
 _ENGINE = "openvino"
-_FORMAT = 3  # of a kept result
+_FORMAT = 4  # of a kept result
 _FAULT_S, _LEAD_S = 25.0, 5.0  # of a recording, and of what comes before the fault
 _TRIALS = 2  # of each fault in each scene
 _DAY_S = 86_400.0
@@ -114,7 +114,9 @@ def _measure(folder: Path, out: Path, config: PanelConfig, screen: Console) -> S
     else:
         bundle = _learned(folder, folder.name, out, config, screen)
         result = as_json(evaluate(bundle.path, folder, _ENGINE, screen, _profile_path(folder.name, out, config), config.budget))
-        result["faults"] = _measure_faults(bundle, training_sources(folder), config, screen)
+        result["faults"] = _measure_faults(
+            bundle, _fps(bundle, folder.name, out, config), training_sources(folder), screen, config
+        )
     result["recipe"] = _identity(config)
     (out / f"{folder.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
@@ -129,6 +131,12 @@ def _learned(data: Path, scene: str, out: Path, config: PanelConfig, screen: Con
     if path is not None and not path.exists():
         write_profile(path, enrol(bundle, scene, data, screen))
     return bundle if path is None else with_profile(bundle, read_profile(path))
+
+
+def _fps(bundle: Bundle, scene: str, out: Path, config: PanelConfig) -> float:
+    """Frames per second of a scene: its profile's, or those of its own bundle."""
+    path = _profile_path(scene, out, config)
+    return bundle.spec.fps if path is None else read_profile(path).info.fps
 
 
 def _profile_path(scene: str, out: Path, config: PanelConfig) -> Path | None:
@@ -148,15 +156,16 @@ def _measure_ordinary(folder: Path, out: Path, config: PanelConfig, screen: Cons
     with _folder_of(sources[::2]) as data:
         bundle = _learned(data, folder.name, out, config, screen)
     limits = thresholds(bundle.calibration, config.budget, DecisionTimes())
-    rule, frames = DecisionRule(enter=limits.enter, exit=limits.exit), round(config.ordinary_minutes * 60 * bundle.spec.fps)
+    fps = _fps(bundle, folder.name, out, config)
+    rule, frames = DecisionRule(enter=limits.enter, exit=limits.exit), round(config.ordinary_minutes * 60 * fps)
     events, observed_s = 0, 0.0
     with closing(load_engine(bundle, EngineRequest(_ENGINE))) as engine:
         for source in sources[1::2]:
             part = _first_frames(source, bundle.spec, frames)
             with counting_bar(screen, f"counting, {source.name}", len(part.frames)) as advance:
                 ((_, scores),) = score_clips(engine, [part], advance)
-            events += len(announced_events(rule, scores, bundle.spec.fps))
-            observed_s += len(part.frames) / bundle.spec.fps
+            events += len(announced_events(rule, scores, fps))
+            observed_s += len(part.frames) / fps
     days = observed_s / _DAY_S
     return {
         "ordinary": {
@@ -189,11 +198,13 @@ def _folder_of(sources: Sequence[Source]) -> Iterator[Path]:
 # --- Faults
 
 
-def _measure_faults(bundle: Bundle, sources: Sequence[Source], config: PanelConfig, screen: Console) -> dict[str, Any]:
+def _measure_faults(
+    bundle: Bundle, fps: float, sources: Sequence[Source], screen: Console, config: PanelConfig
+) -> dict[str, Any]:
     """How often each fault raised an event on ordinary footage of the scene."""
     longest = sorted(sources, key=lambda source: -(estimate_frame_count(source) or count_frames(source)))[:_TRIALS]
     clips = (load_footage(source, bundle.spec) for source in longest)
-    recordings = [recording_of(clip, _FAULT_S, _LEAD_S, bundle.spec.fps) for clip in clips]
+    recordings = [recording_of(clip, _FAULT_S, _LEAD_S, fps) for clip in clips]
     limits = thresholds(bundle.calibration, config.budget, DecisionTimes())
     with (
         closing(load_engine(bundle, EngineRequest(_ENGINE))) as engine,
