@@ -21,6 +21,7 @@ MAX_CONNECTIONS = 400
 """Most processes may have 1024 files open; Kafka, Redis and the model need some of them."""
 _SILENCE_TIMEOUT_S = 2
 _CLEANUP_INTERVAL_S = 1
+_POLL_INTERVAL_S = 1
 _MAX_REQUEST_BYTES = 16_384
 _BACKLOG = 2_048
 """Above the limit of connections, others wait here for one that is closed."""
@@ -51,18 +52,25 @@ def serve_http(
         backlog=_BACKLOG,
         max_request_header_size=_MAX_REQUEST_BYTES,
         max_request_body_size=_MAX_REQUEST_BYTES,
-        asyncore_use_poll=True,  # select() knows no descriptor above 1023
         log_socket_errors=False,
         ident=None,
     )
-    thread = threading.Thread(target=server.run, name="http", daemon=True)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_run_until, args=(stopped, open_sockets), name="http", daemon=True)
     thread.start()
     try:
         yield listener.getsockname()[1]
     finally:
-        server.trigger.pull_trigger(lambda: wasyncore.close_all(open_sockets))  # in the server's thread, which ends with them
+        stopped.set()
+        server.pull_trigger()
         thread.join()
-        server.task_dispatcher.shutdown()
+        server.task_dispatcher.shutdown()  # its threads wake the server through a pipe, so sockets are closed after them
+        wasyncore.close_all(open_sockets)
+
+
+def _run_until(stopped: threading.Event, open_sockets: dict[int, Any]) -> None:
+    while not stopped.is_set():
+        wasyncore.loop(timeout=_POLL_INTERVAL_S, use_poll=True, map=open_sockets, count=1)  # select() knows no descriptor over 1023
 
 
 def _listen(settings: HttpSettings) -> socket.socket:

@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
@@ -123,6 +124,22 @@ def test_connections_that_are_reset_print_nothing(service: Service, capfd: pytes
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
     assert service.get("/livez")[0] == 200
     assert capfd.readouterr() == ("", "")
+
+
+def test_ends_while_answers_are_being_written(caplog: pytest.LogCaptureFixture) -> None:
+    switch_interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the server's threads meet at every step
+    try:
+        for _ in range(100):
+            service = Service()
+            with ExitStack() as connections, serve_http(FREE_PORT, service.metrics, service.health) as port:
+                for _ in range(8):
+                    connection = connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+                    connection.recv(1)
+    finally:
+        sys.setswitchinterval(switch_interval_s)
+    assert caplog.text == ""
 
 
 def test_other_methods_are_refused(service: Service) -> None:
