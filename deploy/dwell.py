@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLACE_PX: Final = 8
-DWELL_FRAMES: Final = 64  # that a dwell of 1 stands for; as many as rebuild the state of a network after a restart
+DWELL_S: Final = 60.0
+"""What a dwell of 1 stands for. Somebody who waits, or a car at a light, stays for some 10 s: what is left stays for longer."""
 REFERENCES: Final = 2
 
 FIT_STEPS: Final = 3
@@ -76,13 +77,24 @@ def foreground(pictures: Map, background: Background) -> Map:
     return _foreground(np.minimum(*compared))
 
 
-def update_dwell(dwell: Map, shown: Map) -> Map:
-    """The dwell of each place after a frame with this foreground, both (a, b).
+def dwell_step(fps: float) -> float:
+    """By how much a frame of foreground adds to the dwell of its place, at this frame rate."""
+    return 1.0 / (DWELL_S * fps)
 
-    It depends on the last ``DWELL_FRAMES`` frames alone: n frames of foreground give n / ``DWELL_FRAMES``, at most the least
-    foreground among them, and 1 at most.
+
+def update_dwell(dwell: Map, shown: Map, step: float) -> Map:
+    """The dwell of each place after a frame with this foreground, both (a, b); ``step``: see :func:`dwell_step`.
+
+    n frames of foreground add n steps to it; it is at most the least foreground among them, and 1 at most.
     """
-    return np.asarray(np.minimum(dwell + np.float32(1 / DWELL_FRAMES), shown), np.float32)
+    return np.asarray(np.minimum(dwell + np.float32(step), shown), np.float32)
+
+
+def reduce_frame(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A grey frame (H, W, 1) reduced to places, (a, b), rounded to grey levels."""
+    height, width = frame.shape[0] // PLACE_PX, frame.shape[1] // PLACE_PX
+    means = frame[: height * PLACE_PX, : width * PLACE_PX, 0].reshape(height, PLACE_PX, width, PLACE_PX).mean(axis=(1, 3))
+    return np.asarray(np.round(means), np.uint8)
 
 
 def _reference(pictures: Map) -> tuple[Map, Map]:

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.dwell import REFERENCES, Background, Map, follow_background
+from deploy.dwell import DWELL_S, REFERENCES, Background, Map, follow_background
 from deploy.score_maps import ScoreMaps, place_grid
 from deploy.usual_maps import UsualMaps
 
@@ -22,7 +22,7 @@ TAIL_RATE: Final = float(np.log(50))
 """Of normal values beyond the median, one in ``exp(TAIL_RATE * x)`` lies x ranges beyond it, if they have an exponential tail."""
 _MIN_SPREAD: Final = 1e-6
 # A camera at which all things are as fast, or at which nothing ever stays, gives no range to measure by.
-_MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 0.25
+_MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 4.0 / DWELL_S
 _DWELL_PLACES: Final = 0.98  # of all places; a few that flicker do not count
 _RANGES: Final = 5
 _TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
@@ -54,10 +54,12 @@ class Normal(NamedTuple):
     anomaly: Map
     """(h, w): usual anomaly of each place beyond 0.4, 0 where it is less."""
     dwell: Map
-    """(h, w): dwell that one frame in a hundred exceeds at each place, or beside it."""
+    """(h, w): dwell that one frame in twenty exceeds at each place, or beside it."""
     speed: Map
     """(h, 1): usual steady speed of each row."""
     background: Background
+    dwell_step: float
+    """See :func:`deploy.dwell.dwell_step`."""
     speed_range: Range = _UNIT
     """Of the logarithm of speeds relative to the usual ones: the tail of speeds is a Pareto tail."""
     anomaly_range: Range = _UNIT
@@ -68,15 +70,15 @@ class Normal(NamedTuple):
     """Of the anomaly of a camera's first frame."""
 
     @classmethod
-    def without_ranges(cls, usual: UsualMaps, background: Background) -> "Normal":
+    def without_ranges(cls, usual: UsualMaps, background: Background, dwell_step: float) -> "Normal":
         """At a camera with this background, of which nothing is known but what is usual."""
-        return cls(usual.anomaly(), usual.dwell(), usual.speed(), background)
+        return cls(usual.anomaly(), usual.dwell(), usual.speed(), background, dwell_step)
 
-    def with_ranges(self, maxima: Map) -> "Normal":
-        """With the ranges of :meth:`part_maxima` of normal frames in the order of time, (3, N)."""
+    def with_ranges(self, speeds: Map, anomalies: Map, dwells: Map) -> "Normal":
+        """With the ranges of :meth:`part_maxima` of normal frames in the order of time, (N,) each."""
         # Where things stay at some places every day, it says little that one stays at another.
-        usual_dwell = float(np.quantile(self.dwell, _DWELL_PLACES))
-        speed, anomaly, dwell = map(_range, maxima, (_MIN_SPEED_SPREAD, _MIN_SPREAD, max(_MIN_DWELL_SPREAD, usual_dwell)))
+        least_dwell = max(_MIN_DWELL_SPREAD, float(np.quantile(self.dwell, _DWELL_PLACES)))
+        speed, anomaly, dwell = _range(speeds, _MIN_SPEED_SPREAD), _range(anomalies), _range(dwells, least_dwell)
         return self._replace(speed_range=speed, anomaly_range=anomaly, dwell_range=dwell, first_range=anomaly)
 
     def with_joint_range(self, maxima: Map) -> "Normal":
@@ -91,13 +93,13 @@ class Normal(NamedTuple):
         ends = np.cumsum([cells, cells, grid[0], reference, reference])
         anomaly, dwell, speed, pictures, differences, numbers = np.split(values[len(values) - normal_size(grid) :], ends)
         background = Background(*(part.reshape(REFERENCES, *places) for part in (pictures, differences)))
-        ranges = (Range(float(median), float(spread)) for median, spread in numbers.reshape(-1, 2))
-        return cls(anomaly.reshape(grid), dwell.reshape(grid), speed[:, None], background, *ranges)
+        ranges = (Range(float(median), float(spread)) for median, spread in numbers[1:].reshape(-1, 2))
+        return cls(anomaly.reshape(grid), dwell.reshape(grid), speed[:, None], background, float(numbers[0]), *ranges)
 
     def values(self) -> Map:
         """As the values of a profile, float32 (``normal_size``,)."""
-        ranges = np.array(self[4:], np.float32)
-        parts = (self.anomaly, self.dwell, self.speed, *self.background, ranges)
+        step, ranges = np.array([self.dwell_step], np.float32), np.array(self[5:], np.float32)
+        parts = (self.anomaly, self.dwell, self.speed, *self.background, step, ranges)
         return np.concatenate([part.ravel() for part in parts])
 
     def part_maxima(self, maps: ScoreMaps) -> Map:
@@ -146,7 +148,7 @@ def follow_pictures(values: Map, grid: tuple[int, int], pictures: Map) -> Map:
 def normal_size(grid: tuple[int, int]) -> int:
     """Number of values of :class:`Normal` for maps of this size."""
     places = place_grid(grid)
-    return 2 * grid[0] * grid[1] + grid[0] + 2 * REFERENCES * places[0] * places[1] + 2 * _RANGES
+    return 2 * grid[0] * grid[1] + grid[0] + 2 * REFERENCES * places[0] * places[1] + 1 + 2 * _RANGES
 
 
 def _range(maxima: Map, least: float = _MIN_SPREAD) -> Range:

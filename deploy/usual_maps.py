@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.dwell import Map
-from deploy.score_maps import PLACE_CELLS, ScoreMaps, place_grid, to_cells
+from deploy.score_maps import ScoreMaps, place_grid, to_cells
 
 _MOVING_PX: Final = 0.25
 _SPEED_BINS: Final = 32  # per pixel
@@ -15,8 +15,8 @@ _SPEED_BINS: Final = 32  # per pixel
 _UNDERSTOOD: Final = 0.4
 _ANOMALY_BINS: Final = 31  # the first one below _UNDERSTOOD
 _BIN: Final = (1.0 - _UNDERSTOOD) / (_ANOMALY_BINS - 1)
-_DWELL_BINS: Final = 33
-_DWELL_QUANTILE: Final = 0.99
+_DWELL_BINS: Final = 61  # one a second
+_DWELL_QUANTILE: Final = 0.95  # in two minutes of footage one frame in a hundred would be one person who once stood there
 _SPEED_QUANTILE = 0.9
 _BINS_PER_CELL = 128
 _MAX_SPEED = 32  # cells or pixels per frame; faster ones count in the last bin
@@ -40,10 +40,15 @@ class UsualMaps:
         self._dwells = np.zeros((_DWELL_BINS, *place_grid(grid)), np.uint16) if dwells is None else dwells
 
     def add(self, maps: ScoreMaps) -> None:
-        for steady, anomaly, dwell in zip(maps.steady, maps.anomaly, maps.dwell, strict=True):
+        """Count the speeds and anomalies of frames."""
+        for steady, anomaly in zip(maps.steady, maps.anomaly, strict=True):
             self._speeds.add(steady, steady > _MOVING_PX)
             _count(self._anomalies, np.floor((anomaly - _UNDERSTOOD) / _BIN) + 1)
-            _count(self._dwells, np.ceil(dwell[::PLACE_CELLS, ::PLACE_CELLS] * (_DWELL_BINS - 1)))
+
+    def add_dwells(self, dwells: Map) -> None:
+        """Count the dwells of places of frames, means over windows, (N, a, b)."""
+        for dwell in dwells:
+            _count(self._dwells, np.ceil(dwell * (_DWELL_BINS - 1)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The counts, by the names of the constructor's arguments."""
@@ -60,7 +65,7 @@ class UsualMaps:
         return np.where(bins[0] > 0, (bins[0] - 1 + share) * _BIN, 0.0).astype(np.float32)
 
     def dwell(self) -> Map:
-        """The dwell that one frame in a hundred exceeds at each place or at one of its neighbours, float32 (h, w)."""
+        """The dwell that one frame in twenty exceeds at each place or at one of its neighbours, float32 (h, w)."""
         before = self._dwells.cumsum(axis=0, dtype=np.int64)
         usual = np.argmax(before >= _DWELL_QUANTILE * before[-1:], axis=0) / np.float32(_DWELL_BINS - 1)
         padded = np.pad(usual, 1, mode="edge")

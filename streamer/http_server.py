@@ -70,7 +70,9 @@ def serve_http(
 
 def _run_until(stopped: threading.Event, open_sockets: dict[int, Any]) -> None:
     while not stopped.is_set():
-        wasyncore.loop(timeout=_POLL_INTERVAL_S, use_poll=True, map=open_sockets, count=1)  # select() knows no descriptor over 1023
+        wasyncore.loop(
+            timeout=_POLL_INTERVAL_S, use_poll=True, map=open_sockets, count=1
+        )  # select() knows no descriptor over 1023
 
 
 def _listen(settings: HttpSettings) -> socket.socket:

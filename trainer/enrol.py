@@ -5,7 +5,7 @@ with the profile for the calibration: no frame that sets a range also sets a thr
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deploy.bundle import Bundle
 from deploy.console import counting_bar
+from deploy.dwell import reduce_frame
 from deploy.engine import Engine, EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
@@ -33,14 +34,18 @@ from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset
 from trainer.data.datasets import training_sources
 from trainer.data.footage import (
+    Block,
     Footage,
+    PlaceFootage,
     Source,
     collect_frames,
     count_frames,
     decode_frames,
     estimate_frame_count,
     footage_info,
+    plan_windows,
     print_problems,
+    spread,
 )
 from trainer.errors import TooLittleFootage
 from trainer.models.base import ServingNetwork
@@ -52,9 +57,7 @@ ADAPTATION_STEPS = 800  # two to three minutes of two cores; the loss hardly fal
 _SEED = 0
 MIN_FRAMES = 300  # half a minute; a fifth of it sets the thresholds
 BLOCK_FRAMES = 128
-SCORED_FRAMES = 54_000  # for the thresholds, at most: an hour and a half at 10 frames/s, some ten minutes of one core
 _MIN_BLOCKS = 15  # three of each part at least, so that one block cannot decide alone
-_WINDOW_FRAMES = 3000  # of longer footage, stretches of this length are scored, spread over it
 
 Part = Literal["usual", "range", "threshold"]
 _TURNS: tuple[Part, ...] = ("usual", "range", "usual", "threshold", "usual")
@@ -62,12 +65,11 @@ _TURNS: tuple[Part, ...] = ("usual", "range", "usual", "threshold", "usual")
 _MOST_BLOCKS: dict[Part, int] = {"usual": 9, "range": 6}
 
 
-class Block(NamedTuple):
-    """Consecutive frames of a clip."""
+class Loaded(NamedTuple):
+    """What a profile is learned from."""
 
-    clip: int  # number of the source
-    first: int
-    last: int  # exclusive
+    parts: dict[Part, list[Footage]]
+    places: PlaceFootage
 
 
 def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console, *, adapt: bool = True) -> Profile:
@@ -87,11 +89,11 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console, *, adapt:
     counts = [estimate_frame_count(source) or count_frames(source) for source in sources]
     if sum(counts) < MIN_FRAMES:
         raise TooLittleFootage(f"{data}: {sum(counts)} frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
-    blocks = plan_blocks(counts)
-    values = _learn_values(bundle, _load_blocks(sources, blocks, bundle.spec, screen), screen, adapt=adapt)
+    blocks, windows = plan_blocks(counts), plan_windows(counts)
+    values = _learn_values(bundle, _load(sources, blocks, windows, bundle.spec, info.fps, screen), screen, adapt=adapt)
     learned = replace(bundle, default_profile=values)
     used = [block for part in ("usual", "range") for block in blocks[part]]
-    rows = _score(learned, sources, plan_windows(counts), used, screen)
+    rows = _score(learned, sources, windows, used, screen)
     return Profile(
         ProfileInfo(
             camera_id=camera_id,
@@ -120,54 +122,61 @@ def plan_blocks(counts: Sequence[int]) -> dict[Part, list[Block]]:
     turns: dict[str, list[Block]] = {part: [] for part in _TURNS}
     for number, block in enumerate(blocks):
         turns[_TURNS[number % len(_TURNS)]].append(block)
-    return {part: _spread(turns[part], most) for part, most in _MOST_BLOCKS.items()}
+    return {part: spread(turns[part], most) for part, most in _MOST_BLOCKS.items()}
 
 
-def plan_windows(counts: Sequence[int]) -> list[Block]:
-    """What is scored of clips with so many frames: all, or of long footage stretches that are spread evenly over it."""
-    if sum(counts) <= SCORED_FRAMES:
-        return [Block(clip, 0, count) for clip, count in enumerate(counts)]
-    windows = [
-        Block(clip, first, min(first + _WINDOW_FRAMES, count))
-        for clip, count in enumerate(counts)
-        for first in range(0, count, _WINDOW_FRAMES)
-    ]
-    return _spread(windows, SCORED_FRAMES // _WINDOW_FRAMES)
-
-
-def _spread(blocks: list[Block], most: int) -> list[Block]:
-    return [blocks[number] for number in np.unique(np.linspace(0, len(blocks) - 1, min(most, len(blocks))).astype(int))]
-
-
-def _load_blocks(
-    sources: Sequence[Source], parts: Mapping[Part, Sequence[Block]], spec: ClipSpec, screen: Console
-) -> dict[Part, list[Footage]]:
-    """The frames of the blocks alone, so that memory does not grow with the footage.
+def _load(
+    sources: Sequence[Source],
+    parts: Mapping[Part, Sequence[Block]],
+    windows: Sequence[Block],
+    spec: ClipSpec,
+    fps: float,
+    screen: Console,
+) -> Loaded:
+    """The frames of the blocks, and those of the windows reduced to places, so that memory does not grow with the footage.
 
     Raises TooLittleFootage if a part has no readable frame.
     """
-    chosen = [[block for blocks in parts.values() for block in blocks if block.clip == clip] for clip in range(len(sources))]
+    chosen = [block for blocks in parts.values() for block in blocks]
     loaded: dict[Block, Footage] = {}
-    with counting_bar(screen, "decoding", sum(map(_end, chosen))) as advance:
-        for source, blocks in zip(sources, chosen, strict=True):
-            loaded |= _load_clip(source, spec, blocks, advance)
-    found = {part: [loaded[block] for block in blocks if len(loaded[block].frames)] for part, blocks in parts.items()}
-    if not all(found.values()):
+    stretches: list[NDArray[np.uint8]] = []
+    ends = [_end(block for block in (*chosen, *windows) if block.clip == clip) for clip in range(len(sources))]
+    with counting_bar(screen, "decoding", sum(ends)) as advance:
+        for clip, source in enumerate(sources):
+            frames = _counted(islice(decode_frames(source, spec), ends[clip]), advance)
+            own_blocks, own_windows = ([block for block in each if block.clip == clip] for each in (chosen, windows))
+            found, reduced = _load_clip(source.name, frames, spec, own_blocks, own_windows)
+            loaded |= found
+            stretches += [np.stack(pictures) for pictures in reduced if pictures]
+    found_parts = {part: [loaded[block] for block in blocks if len(loaded[block].frames)] for part, blocks in parts.items()}
+    if not all(found_parts.values()):
         raise TooLittleFootage(f"too few readable frames in {len(sources)} clips to learn a profile from; check the files")
-    return found
+    return Loaded(found_parts, PlaceFootage(stretches, fps))
 
 
-def _load_clip(source: Source, spec: ClipSpec, blocks: Sequence[Block], advance: Callable[[int], None]) -> dict[Block, Footage]:
+def _counted(frames: Iterable[Frame | str], advance: Callable[[int], None]) -> Iterator[Frame | str]:
+    for frame in frames:
+        yield frame
+        advance(1)
+
+
+def _load_clip(
+    name: str, frames: Iterable[Frame | str], spec: ClipSpec, blocks: Sequence[Block], windows: Sequence[Block]
+) -> tuple[dict[Block, Footage], list[list[NDArray[np.uint8]]]]:
+    """The blocks of a clip, and the frames of its windows reduced to places."""
     outcomes: dict[Block, list[Frame | str]] = {block: [] for block in blocks}
     leads: dict[Block, list[Frame]] = {block: [] for block in blocks}
-    for number, outcome in enumerate(islice(decode_frames(source, spec), _end(blocks))):
-        advance(1)
+    reduced: dict[Block, list[NDArray[np.uint8]]] = {window: [] for window in windows}
+    for number, outcome in enumerate(frames):
+        for window in windows:
+            if window.first <= number < window.last and not isinstance(outcome, str):
+                reduced[window].append(reduce_frame(outcome))
         for block in blocks:
             if block.first <= number < block.last:
                 outcomes[block].append(outcome)
             elif block.first - spec.warmup_frames <= number < block.first and not isinstance(outcome, str):
                 leads[block].append(outcome)
-    return {block: _loaded(source.name, found, leads[block]) for block, found in outcomes.items()}
+    return {block: _loaded(name, found, leads[block]) for block, found in outcomes.items()}, list(reduced.values())
 
 
 def _loaded(name: str, outcomes: list[Frame | str], lead: list[Frame]) -> Footage:
@@ -182,12 +191,12 @@ def _end(blocks: Iterable[Block]) -> int:
     return max((block.last for block in blocks), default=0)
 
 
-def _learn_values(bundle: Bundle, parts: Mapping[Part, list[Footage]], screen: Console, *, adapt: bool) -> NDArray[np.float32]:
+def _learn_values(bundle: Bundle, loaded: Loaded, screen: Console, *, adapt: bool) -> NDArray[np.float32]:
     network: ServingNetwork = load_network(bundle)
-    adaptation = _adapt(network, parts["usual"], screen) if adapt else None
-    usual, ranges = (ClipDataset(tuple(parts[part]), bundle.spec.length) for part in ("usual", "range"))
+    adaptation = _adapt(network, loaded.parts["usual"], screen) if adapt else None
+    usual, ranges = (ClipDataset(tuple(loaded.parts[part]), bundle.spec.length) for part in ("usual", "range"))
     with screen.status("learning what is usual"):
-        values: NDArray[np.float32] = network.fit_profile(usual, ranges, adaptation).numpy()
+        values: NDArray[np.float32] = network.fit_profile(usual, ranges, loaded.places, adaptation).numpy()
     return values
 
 

@@ -119,10 +119,10 @@ def _default_profile(network: ServingNetwork, spec: ClipSpec, split: Split) -> T
     """
     cameras = list(zip(group_by_camera(split.train), group_by_camera(split.validation), strict=True))
     if len(cameras) == 1 or not spec.profile_size:
-        return network.fit_scale(ClipDataset(split.train, spec.length), ClipDataset(split.validation, spec.length))
+        return network.fit_scale(ClipDataset(split.train, spec.length), ClipDataset(split.validation, spec.length), spec.fps)
     frames = max(_MIN_PROFILE_FRAMES, _PROFILE_FRAMES // len(cameras))
     excerpted = ((ClipDataset(excerpts(part, frames), spec.length) for part in parts) for parts in cameras)
-    profiles = [network.fit_scale(train, validation) for train, validation in excerpted]
+    profiles = [network.fit_scale(train, validation, spec.fps) for train, validation in excerpted]
     return network.join_profiles(torch.stack([profile for profile in profiles if profile is not None]))
 
 

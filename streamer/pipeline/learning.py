@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from deploy.bundle import DEFAULT_BUNDLE, Bundle
 from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
 from deploy.decision import DecisionTimes
-from deploy.dwell import empty_background, foreground, learn_background, update_dwell
+from deploy.dwell import dwell_step, empty_background, foreground, learn_background, update_dwell
 from deploy.errors import ProfileCorrupt, first_line
 from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
 from deploy.profile_learning import MAX_MAXIMA, Normal, normal_size
-from deploy.score_maps import Grid, ScoreMaps, picture_of, place_grid, state_maps
+from deploy.score_maps import PLACE_CELLS, Grid, ScoreMaps, picture_of, place_grid, state_maps
 from deploy.usual_maps import UsualMaps
 from streamer.config import Settings, decision_times
 from streamer.interfaces import LearnerSnapshot
@@ -76,7 +76,7 @@ class ProfileLearner:
         self._grid, self._least_ms, self._max_gap_ms, self._times = grid, least_s * 1000, max_gap_ms, times
         self._usual = UsualMaps(grid.shape)
         places = place_grid(grid.shape)
-        self._normal = Normal.without_ranges(self._usual, empty_background(places))
+        self._normal = Normal.without_ranges(self._usual, empty_background(places), 0.0)
         self._pictures: list[NDArray[np.uint8]] = []
         """Spread over the phase of the background, (a, b)."""
         self._dwell = np.zeros(places, np.float32)
@@ -99,7 +99,7 @@ class ProfileLearner:
         if outcome.state is None or outcome.picture is None:
             return
         shown = foreground(picture_of(outcome.state[None]), self._normal.background)[0]
-        self._dwell = update_dwell(self._dwell, shown)
+        self._dwell = update_dwell(self._dwell, shown, self._normal.dwell_step)
         maps = state_maps(outcome.state[None], self._dwell[None], self._grid)
         # Averages of less than their full time are not normal; they follow every gap.
         if maps.observed[0, 0, 0] < 1.0:
@@ -126,6 +126,7 @@ class ProfileLearner:
                 self._keep(picture)
             case "usual":
                 self._usual.add(maps)
+                self._usual.add_dwells(maps.dwell[:, ::PLACE_CELLS, ::PLACE_CELLS])
             case "ranges":
                 self._rows.append(tuple(self._normal.part_maxima(maps)[:, 0].tolist()))
             case "joint":
@@ -144,11 +145,12 @@ class ProfileLearner:
         columns = np.array(self._rows).T
         match PHASES[self.counts.phase]:
             case "background":
-                self._normal = Normal.without_ranges(self._usual, learn_background(np.stack(self._pictures).astype(np.float32)))
+                background = learn_background(np.stack(self._pictures).astype(np.float32))
+                self._normal = Normal.without_ranges(self._usual, background, dwell_step(self._fps()))
             case "usual":
-                self._normal = Normal.without_ranges(self._usual, self._normal.background)
+                self._normal = Normal.without_ranges(self._usual, self._normal.background, self._normal.dwell_step)
             case "ranges":
-                self._normal = self._normal.with_ranges(columns.astype(np.float32))
+                self._normal = self._normal.with_ranges(*columns.astype(np.float32))
             case "joint":
                 self._normal = self._normal.with_joint_range(columns[0].astype(np.float32))
             case _:
@@ -177,12 +179,15 @@ class ProfileLearner:
             created_at=datetime.fromtimestamp(counts.last_ms / 1000, UTC),
             footage=(FOOTAGE_NAME,),
             frames=counts.frames,
-            fps=max(counts.intervals, 1) * 1000 / max(counts.observed_ms, 1),
+            fps=self._fps(),
             height_px=counts.height_px,
             width_px=counts.width_px,
             calibration=calibration,
         )
         return Profile(info, np.concatenate([head, self._normal.values()]))
+
+    def _fps(self) -> float:
+        return max(self.counts.intervals, 1) * 1000 / max(self.counts.observed_ms, 1)
 
     def is_snapshot_due(self) -> bool:
         """Whether so much was learned since the last snapshot that it is time for another."""

@@ -15,7 +15,7 @@ SPEC = ClipSpec(
     length=1, height_px=16, width_px=24, state_shape=(8, 4, 6), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
 )
 ZEROS = np.zeros(GRID.shape, np.float32)
-UNIT = Normal(ZEROS, ZEROS, np.ones((4, 1), np.float32), empty_background(place_grid(GRID.shape))).values()
+UNIT = Normal(ZEROS, ZEROS, np.ones((4, 1), np.float32), empty_background(place_grid(GRID.shape)), 0.05).values()
 CONFIG = {"window": GRID.window, "steady_spreads": GRID.steady_spreads}
 VIDEO = replace(
     BUNDLE,

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import replace_file
-from deploy.dwell import DWELL_FRAMES
 from deploy.engine import Clips
 from deploy.errors import ConfigError
 from deploy.image import Frame
@@ -33,7 +32,7 @@ STRETCH_FRAMES = 2560
 _MOST_STRETCHES = 6
 
 EXCERPT_FRAMES = 256
-LEAD_FRAMES = DWELL_FRAMES
+LEAD_FRAMES = 64
 """Frames before a cut that stay at hand: as many as build up the state of a recurrent model."""
 
 _BLOCKS, _BLOCK_FRAMES = 8, (32, 128)

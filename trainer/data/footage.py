@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from deploy.dwell import reduce_frame
 from deploy.errors import BadFrame, VideoUnreadable
 from deploy.image import Frame, decode_image, fit_frame, image_size, imdecode, natural_key
 from deploy.spec import ClipSpec
@@ -30,6 +31,11 @@ DEFAULT_FPS = 10.0
 _TIFF_OR_BMP = (b"II*\0", b"MM\0*", b"BM")
 """First bytes of the formats in which some data sets are published; the service does not accept them."""
 _PROBLEMS_SHOWN = 5
+
+MOST_FRAMES = 54_000
+"""Frames of one camera that are looked at one after the other, at most: an hour and a half at 10 frames/s."""
+WINDOW_FRAMES = 3000
+"""Of longer footage, windows of this length are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,47 @@ class Footage:
         return np.concatenate([earlier, frames]), first + len(earlier)
 
 
+class PlaceFootage(NamedTuple):
+    """Ordinary footage of one camera reduced to places (:mod:`deploy.dwell`), which makes hours of it fit into memory."""
+
+    stretches: Sequence[NDArray[np.uint8]]
+    """Consecutive frames, (n, a, b) with n > 0 each."""
+    fps: float
+
+
 LoadFootage = Callable[[Source, ClipSpec], Footage]
+
+
+class Block(NamedTuple):
+    """Consecutive frames of a clip."""
+
+    clip: int  # number of the clip
+    first: int
+    last: int  # exclusive
+
+
+def plan_windows(counts: Sequence[int]) -> list[Block]:
+    """What is looked at of clips with so many frames: all, or of long footage windows that are spread evenly over it."""
+    total = sum(counts)
+    if total <= MOST_FRAMES:
+        return [Block(clip, 0, count) for clip, count in enumerate(counts) if count]
+    windows = [
+        Block(clip, first, min(first + WINDOW_FRAMES, count))
+        for clip, count in enumerate(counts)
+        for first in range(0, count, WINDOW_FRAMES)
+    ]
+    return spread(windows, len(windows) * MOST_FRAMES // total)
+
+
+def spread(blocks: Sequence[Block], most: int) -> list[Block]:
+    """At most so many of the blocks, spread evenly."""
+    return [blocks[number] for number in np.unique(np.linspace(0, len(blocks) - 1, min(most, len(blocks))).astype(int))]
+
+
+def reduced_footage(footage: Sequence[Footage], fps: float) -> PlaceFootage:
+    """Footage of one camera reduced to places; of long footage some windows."""
+    windows = plan_windows([len(clip.frames) for clip in footage])
+    return PlaceFootage([np.stack([*map(reduce_frame, footage[clip].frames[first:last])]) for clip, first, last in windows], fps)
 
 
 def find_sources(path: Path) -> list[Source]:

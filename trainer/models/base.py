@@ -12,7 +12,7 @@ from deploy.engine import Clips
 from deploy.profile_learning import normal_tail
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
-from trainer.data.footage import Footage
+from trainer.data.footage import Footage, PlaceFootage
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Samples, TrainingData
 
@@ -68,8 +68,8 @@ class ServingNetwork(nn.Module):
         """The stages that adapt a trained network to other footage; see ``ClipModel.fine_tunes``."""
         raise NotImplementedError
 
-    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor | None:
-        """Fit the scale of the score to normal clips of the training and the validation footage.
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset, fps: float) -> Tensor | None:
+        """Fit the scale of the score to normal clips of the training and the validation footage, of this frame rate.
 
         A network with profiles returns it as the profile (P,) of this footage's camera and is unchanged.
         """
@@ -79,8 +79,8 @@ class ServingNetwork(nn.Module):
         """A stage that adapts a trained network with profiles to one camera, and the values (A,) that it learns."""
         raise NotImplementedError
 
-    def fit_profile(self, train: ClipDataset, validation: ClipDataset, adaptation: Tensor | None) -> Tensor:
-        """As :meth:`fit_scale` of a network with profiles, with an adaptation (A,) to the camera."""
+    def fit_profile(self, train: ClipDataset, validation: ClipDataset, places: PlaceFootage, adaptation: Tensor | None) -> Tensor:
+        """As :meth:`fit_scale` of a network with profiles, with all of the footage reduced to places, and an adaptation (A,)."""
         raise NotImplementedError
 
     def join_profiles(self, profiles: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class ClipViewNetwork(ServingNetwork):
         """Fit the scale of the score to normal clips, uint8 (N, T, H, W, 1), of the training and the validation footage."""
         raise NotImplementedError
 
-    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> None:
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset, fps: float) -> None:
         self.fit_clips(train.evenly_spaced(_SCALE_CLIPS, _BATCH_CLIPS), validation.evenly_spaced(CALIBRATION_CLIPS, _BATCH_CLIPS))
 
     def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.dwell import DWELL_FRAMES, Map, empty_background, foreground, learn_background, update_dwell
+from deploy.dwell import (
+    DWELL_S,
+    Map,
+    dwell_step,
+    empty_background,
+    foreground,
+    learn_background,
+    reduce_frame,
+    update_dwell,
+)
 
 SHAPE = (15, 20)
 RNG = np.random.default_rng(5)
@@ -66,19 +75,28 @@ def test_without_a_background_nothing_is_foreground():
     assert foreground(np.stack([DAY, NIGHT]), empty_background(SHAPE)).max() == 0.0
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=200), st.floats(0, 1, width=32))
-def test_dwell_depends_on_the_last_frames_alone(shown, before):
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.floats(0, 1, width=32), st.floats(0.02, 1))
+def test_dwell_forgets_what_was_longer_ago_than_it_counts(shown, before, step):
     from_nothing, from_something = np.zeros((1, 1), np.float32), np.full((1, 1), before, np.float32)
-    for value in [*shown, *[0.3] * (DWELL_FRAMES - len(shown))]:
+    for value in [*shown, *[0.3] * (round(1 / step) + 1)]:
         now = np.full((1, 1), value, np.float32)
-        from_nothing, from_something = update_dwell(from_nothing, now), update_dwell(from_something, now)
+        from_nothing, from_something = update_dwell(from_nothing, now, step), update_dwell(from_something, now, step)
         assert 0 <= from_nothing <= value
     assert from_nothing == pytest.approx(from_something, abs=1e-5)
 
 
-def test_dwell_counts_frames_of_foreground():
+@pytest.mark.parametrize("fps", [0.5, 10, 25])
+def test_dwell_counts_seconds_of_foreground(fps):
     dwell, found = np.zeros((1, 1), np.float32), []
-    for _ in range(100):
-        dwell = update_dwell(dwell, np.ones((1, 1), np.float32))
-        found.append(float(dwell[0, 0]) * DWELL_FRAMES)
-    assert found == pytest.approx([min(number, DWELL_FRAMES) for number in range(1, 101)], abs=1e-3)
+    for _ in range(round(2 * DWELL_S * fps)):
+        dwell = update_dwell(dwell, np.ones((1, 1), np.float32), dwell_step(fps))
+        found.append(float(dwell[0, 0]) * DWELL_S)
+    expected = [min(number / fps, DWELL_S) for number in range(1, len(found) + 1)]
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_frames_are_reduced_to_the_means_of_their_places():
+    frame = np.zeros((20, 24, 1), np.uint8)  # the last four rows are no whole place
+    frame[:8, 8:16] = 100
+    frame[8:12, 16:] = 41
+    assert reduce_frame(frame).tolist() == [[0, 100, 0], [0, 0, 20]]

@@ -12,6 +12,7 @@ from trainer.models.video_ede.score_scale import heat_map, unpack_profile
 
 GRID = Grid((16, 20), 3, 0.25)
 RNG = np.random.default_rng(0)
+STEP = 1 / 16  # of dwells
 
 
 def random_maps(count: int) -> ScoreMaps:
@@ -24,7 +25,8 @@ def random_background() -> Background:
 
 
 def in_graph(background: Background, count: int) -> graph.Background:
-    return graph.Background(*(torch.from_numpy(part).expand(count, -1, -1, -1) for part in background))
+    pictures, differences = (torch.from_numpy(part).expand(count, -1, -1, -1) for part in background)
+    return graph.Background(pictures, differences, torch.full((count, 1, 1, 1), STEP))
 
 
 @torch.inference_mode()
@@ -39,7 +41,7 @@ def test_state_shows_the_maps_of_the_network():
         for actual, expected in zip(state_maps(state.numpy(), dwell_of(state.numpy()), GRID), maps.numpy(), strict=True):
             np.testing.assert_allclose(actual, expected, atol=1e-6)
         pictures = picture_of(state.numpy())
-        dwell = [update_dwell(*each) for each in zip(dwell, foreground(pictures, background), strict=True)]
+        dwell = [update_dwell(*each, STEP) for each in zip(dwell, foreground(pictures, background), strict=True)]
         np.testing.assert_allclose(dwell_of(state.numpy()), dwell, atol=1e-4)
     assert np.max(dwell) > 0
 
@@ -47,7 +49,7 @@ def test_state_shows_the_maps_of_the_network():
 def test_scores_are_those_of_the_graph():
     usual = random_maps(1)
     ranges = (Range(0.5, 0.2), Range(0.3, 0.1), Range(0.2, 0.4), Range(2.0, 3.0))
-    normal = Normal(usual.anomaly[0] / 4, usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), *ranges)
+    normal = Normal(usual.anomaly[0] / 4, usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), STEP, *ranges)
     maps = random_maps(5)
     profile = torch.from_numpy(normal.values())[None].expand(5, -1)
     heat = heat_map(type(maps)(*map(torch.from_numpy, maps)), unpack_profile(profile, GRID.shape))
@@ -57,20 +59,20 @@ def test_scores_are_those_of_the_graph():
 @pytest.mark.parametrize(("raised", "channel"), [("steady", "speed"), ("anomaly", "appearance"), ("dwell", "dwell")])
 def test_leading_channel_is_the_part_that_is_largest(raised, channel):
     usual = random_maps(1)
-    normal = Normal(usual.anomaly[0], usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background())
+    normal = Normal(usual.anomaly[0], usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), STEP)
     maps = random_maps(1)
     part = getattr(maps, raised).copy()
     part[0, 3, 4] = 1e6
     assert normal.leading_channel(maps._replace(**{raised: part})) == channel
 
 
-@pytest.mark.parametrize(("busy_rows", "spread"), [(0, 0.25), (1, 0.9)])
+@pytest.mark.parametrize(("busy_rows", "spread"), [(0, 4 / 60), (1, 0.9)])
 def test_dwell_says_less_where_things_stay_at_other_places(busy_rows, spread):
     usual = random_maps(1)
     dwell = np.zeros(GRID.shape, np.float32)
     dwell[:busy_rows] = 0.9
-    normal = Normal(usual.anomaly[0], dwell, usual.steady[0, :, :1] + 0.5, random_background())
-    assert normal.with_ranges(np.zeros((3, 100), np.float32)).dwell_range.spread == pytest.approx(spread)
+    normal = Normal(usual.anomaly[0], dwell, usual.steady[0, :, :1] + 0.5, random_background(), STEP)
+    assert normal.with_ranges(*np.zeros((3, 100), np.float32)).dwell_range.spread == pytest.approx(spread)
 
 
 @pytest.mark.parametrize("anomaly", [0.0, 0.39, 0.6, 0.83, 1.0])
@@ -85,10 +87,27 @@ def test_usual_anomaly_is_the_median_beyond_0_4(anomaly):
 def test_usual_maps_go_on_from_their_counts():
     parts = [random_maps(40), random_maps(40)]
     whole, begun = UsualMaps(GRID.shape), UsualMaps(GRID.shape)
+
+    def add(usual, maps):
+        usual.add(maps)
+        usual.add_dwells(maps.dwell[:, ::2, ::2])
+
     for part in parts:
-        whole.add(part)
-    begun.add(parts[0])
+        add(whole, part)
+    add(begun, parts[0])
     resumed = UsualMaps(GRID.shape, **{name: counts.copy() for name, counts in begun.arrays().items()})
-    resumed.add(parts[1])
+    add(resumed, parts[1])
     background = random_background()
-    assert np.array_equal(Normal.without_ranges(resumed, background).values(), Normal.without_ranges(whole, background).values())
+    first, second = (Normal.without_ranges(usual, background, STEP).values() for usual in (resumed, whole))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(("share", "usual"), [(0.02, 0.0), (0.10, 0.5)])
+def test_usual_dwell_is_what_one_frame_in_twenty_exceeds(share, usual):
+    counted = UsualMaps(GRID.shape)
+    dwells = np.zeros((1000, *place_grid(GRID.shape)), np.float32)
+    dwells[: round(1000 * share), 3, 4] = 0.5
+    counted.add_dwells(dwells)
+    assert counted.dwell()[6, 8] == pytest.approx(usual, abs=0.02)
+    assert counted.dwell()[4, 6] == counted.dwell()[6, 8]  # the place beside it
+    assert counted.dwell()[0, 0] == 0.0

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.enrol import BLOCK_FRAMES, SCORED_FRAMES, Block, plan_blocks, plan_windows
+from trainer.data.footage import MOST_FRAMES, Block, plan_windows
+from trainer.enrol import BLOCK_FRAMES, plan_blocks
 
 
 def frames_of(blocks: list[Block]) -> set[tuple[int, int]]:
@@ -39,5 +40,5 @@ def test_a_fifth_is_left_to_thresholds(counts):
 @pytest.mark.parametrize("counts", [[864_000], [36_000] * 24, [54_001]])
 def test_long_footage_is_scored_in_part(counts):
     windows = plan_windows(counts)
-    assert SCORED_FRAMES / 2 <= len(frames_of(windows)) <= SCORED_FRAMES
+    assert MOST_FRAMES / 2 <= len(frames_of(windows)) <= MOST_FRAMES
     assert {window.clip for window in windows} == set(range(len(counts))) or len(counts) > len(windows)

@@ -20,7 +20,7 @@ SPEC = toy_spec(16, 24)
 
 
 class ToyNetwork(RecurrentToy):
-    def fit_scale(self, learned, held_out) -> torch.Tensor:
+    def fit_scale(self, learned, held_out, fps) -> torch.Tensor:
         """The scores of the toy have a fixed scale."""
         return torch.tensor(DEFAULT_PROFILE)
 

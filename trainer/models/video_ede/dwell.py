@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from deploy.dwell import (
     CHANGED_FROM,
     CHANGED_FULL,
-    DWELL_FRAMES,
     FIT_LEVELS,
     FIT_STEPS,
     FOREGROUND_FROM,
@@ -22,10 +21,11 @@ _LEVELS = 64.0  # sums of squared grey levels would not fit into 16 bits
 
 
 class Background(NamedTuple):
-    """What each clip's camera usually shows, as in :class:`deploy.dwell.Background`."""
+    """What each clip's camera usually shows, as in :class:`deploy.dwell.Background`, and its time scale."""
 
     pictures: Tensor  # (N, 2, a, b), grey levels
     differences: Tensor  # (N, 2, a, b), grey levels, above 0
+    dwell_step: Tensor  # (N, 1, 1, 1), see deploy.dwell.dwell_step
 
 
 def foreground(picture: Tensor, background: Background) -> Tensor:
@@ -39,9 +39,9 @@ def foreground(picture: Tensor, background: Background) -> Tensor:
     return shown * torch.clamp((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0.0, 1.0)
 
 
-def update_dwell(dwell: Tensor, shown: Tensor) -> Tensor:
-    """The dwell of each place after a frame with this foreground, both (N, 1, a, b)."""
-    return torch.minimum(dwell + 1.0 / DWELL_FRAMES, shown)
+def update_dwell(dwell: Tensor, shown: Tensor, step: Tensor) -> Tensor:
+    """The dwell of each place after a frame with this foreground, both (N, 1, a, b); ``step``: (N, 1, 1, 1)."""
+    return torch.minimum(dwell + step, shown)
 
 
 def _fitted(picture: Tensor, usual: Tensor) -> Tensor:

@@ -21,16 +21,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from deploy.dwell import PLACE_PX, Map, empty_background, learn_background
+from deploy.dwell import PLACE_PX, empty_background
 from deploy.profile_learning import Normal, normal_size
-from deploy.score_maps import PLACE_CELLS, place_grid
+from deploy.score_maps import PLACE_CELLS, Grid, place_grid
 from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
-from trainer.data.footage import Footage
+from trainer.data.footage import Footage, PlaceFootage, reduced_footage
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
 from trainer.models.video_ede.dwell import Background, foreground, update_dwell
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, adapted_channels, normalise_frames, resize_to, warp
+from trainer.models.video_ede.places import learn_places
 from trainer.models.video_ede.score_scale import (
     WARMUP_FRAMES,
     ScoreMaps,
@@ -53,7 +54,6 @@ _FIRST_VARIANCE = 0.3**2
 _TINY = 1e-6
 _FRAME_CHANNELS = CELL_PX * CELL_PX  # a frame is stored as this many maps of the cell grid
 _MOTION_CHANNELS = (2, 1, 1, 1, 1)  # of the fields of MotionState
-_BACKGROUND_FRAMES, _BACKGROUND_BATCH = 240, 16
 
 
 class VideoEdeConfig(Settings):
@@ -154,7 +154,7 @@ class VideoEde(ServingNetwork):
         anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
         picture = reduce_frame(frame)  # (N, 1, h / 2, w / 2)
-        places = PlaceState(picture, update_dwell(dwell, foreground(picture, background)))
+        places = PlaceState(picture, update_dwell(dwell, foreground(picture, background), background.dwell_step))
         kept = [packed, *past[:-1], *map(_to_cells, places), *motion]
         return self._window_means(motion, places.dwell), torch.cat(kept, dim=1)
 
@@ -170,14 +170,15 @@ class VideoEde(ServingNetwork):
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate, pretrained=True)
         return adaptation_stage(self, networks, footage, progress)
 
-    def fit_scale(self, train: ClipDataset, validation: ClipDataset) -> Tensor:
-        return self.fit_profile(train, validation, None)
+    def fit_scale(self, train: ClipDataset, validation: ClipDataset, fps: float) -> Tensor:
+        return self.fit_profile(train, validation, reduced_footage((*train.footage, *validation.footage), fps), None)
 
-    def fit_profile(self, train: ClipDataset, validation: ClipDataset, adaptation: Tensor | None) -> Tensor:
-        shape = self.config.state_shape
+    def fit_profile(self, train: ClipDataset, validation: ClipDataset, places: PlaceFootage, adaptation: Tensor | None) -> Tensor:
+        shape, grid = self.config.state_shape, Grid(self.config.grid, self.config.window, self.config.steady_spreads)
         adaptation = torch.zeros(self.config.adaptation_size) if adaptation is None else adaptation
-        usual = learn_background(_reduced_frames(train))
-        background = Background(*(torch.from_numpy(part)[None] for part in usual))
+        usual = learn_places(places, grid)
+        pictures, differences = (torch.from_numpy(part)[None] for part in usual.background)
+        background = Background(pictures, differences, torch.full((1, 1, 1, 1), usual.dwell_step))
 
         def score_maps(clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
             own = Background(*(part.expand(len(clips), -1, -1, -1) for part in background))
@@ -185,7 +186,7 @@ class VideoEde(ServingNetwork):
 
         first = score_first_frames(score_maps, validation, shape)
         train_maps, validation_maps = (score_footage(score_maps, clips, shape) for clips in (train, validation))
-        return torch.cat([adaptation, fit_profile(train_maps, validation_maps, first, usual, self.config.grid)])
+        return torch.cat([adaptation, fit_profile(train_maps, validation_maps, first, usual)])
 
     def join_profiles(self, profiles: Tensor) -> Tensor:
         median, grid = profiles.quantile(0.5, dim=0), self.config.grid
@@ -230,13 +231,6 @@ def reduce_frame(frame: Tensor) -> Tensor:
 def _to_cells(maps: Tensor) -> Tensor:
     """Maps of places (N, C, h / 2, w / 2) on the grid of cells, (N, C, h, w)."""
     return nn.functional.interpolate(maps, scale_factor=float(PLACE_CELLS), mode="nearest")
-
-
-@torch.no_grad()
-def _reduced_frames(clips: ClipDataset) -> Map:
-    """Evenly spaced frames of footage, reduced to places, (n, h / 2, w / 2)."""
-    batches = clips.evenly_spaced(_BACKGROUND_FRAMES, _BACKGROUND_BATCH)
-    return torch.cat([reduce_frame(torch.from_numpy(batch)[:, -1, :, :, 0][:, None].float())[:, 0] for batch in batches]).numpy()
 
 
 def _update(before: MotionState, flow: Tensor, anomaly: Tensor) -> MotionState:

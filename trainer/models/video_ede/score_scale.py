@@ -1,7 +1,8 @@
 """The score scale of the video model: what a profile holds, how it turns score maps into a heat map, and how it is fitted.
 
-Background, usual speeds of rows, usual anomaly and usual dwell of each place come from training footage. The normal ranges come
-from validation footage: training footage looks less anomalous than anything will ever again.
+Usual speeds of rows and the usual anomaly of each place come from training footage, their normal ranges from validation footage:
+training footage looks less anomalous than anything will ever again. No network is trained on backgrounds and dwells, so that they
+and their range come from all of it (:mod:`trainer.models.video_ede.places`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deploy import dwell, profile_learning, score_maps
-from deploy.dwell import DWELL_FRAMES, REFERENCES
+from deploy import profile_learning, score_maps
+from deploy.dwell import REFERENCES, Map
 from deploy.profile_learning import LEAST_SPEED, TAIL_RATE, Normal
 from deploy.score_maps import place_grid
-from deploy.usual_maps import UsualMaps
-from trainer.data.clips import ClipDataset
+from trainer.data.clips import LEAD_FRAMES, ClipDataset
 from trainer.data.footage import Footage
 from trainer.models.video_ede.dwell import Background
+from trainer.models.video_ede.places import UsualPlaces
 
-# 0.8^64 is less than a millionth, the rounding of published scores, and dwell is as long: a restart must not change a decision.
-WARMUP_FRAMES = DWELL_FRAMES
+# 0.8^64 is less than a millionth, the rounding of published scores: a restart must not change a decision.
+WARMUP_FRAMES = LEAD_FRAMES
 MAX_FRAMES = profile_learning.MAX_MAXIMA  # frames of either kind of footage that are scored, at most
 
 _SEGMENT_FRAMES = 256
@@ -75,9 +76,10 @@ def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
     """The content of profiles (N, P), see :class:`deploy.profile_learning.Normal`."""
     (height, width), places = grid, place_grid(grid)
     sizes = [height * width, height * width, height] + [REFERENCES * places[0] * places[1]] * 2
-    anomaly, dwelt, speed, pictures, differences, ranges = torch.split(profile, [*sizes, profile.shape[1] - sum(sizes)], dim=1)
-    background = Background(*(part.reshape(-1, REFERENCES, *places) for part in (pictures, differences)))
-    numbers = ranges[:, :, None, None].unbind(1)  # (N, 1, 1) each
+    anomaly, dwelt, speed, pictures, differences, rest = torch.split(profile, [*sizes, profile.shape[1] - sum(sizes)], dim=1)
+    pictures, differences = (part.reshape(-1, REFERENCES, *places) for part in (pictures, differences))
+    background = Background(pictures, differences, rest[:, :1, None, None])
+    numbers = rest[:, 1:, None, None].unbind(1)  # (N, 1, 1) each
     pairs = (Range(*numbers[first : first + 2]) for first in range(0, len(numbers), 2))
     return CameraNormal(anomaly.reshape(-1, *grid), dwelt.reshape(-1, *grid), speed[:, :, None], background, *pairs)
 
@@ -95,24 +97,21 @@ def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
 
 
 def fit_profile(
-    train: Iterable[ScoreMaps],
-    validation: Iterable[ScoreMaps],
-    first: Iterable[ScoreMaps],
-    background: dwell.Background,
-    grid: tuple[int, int],
+    train: Iterable[ScoreMaps], validation: Iterable[ScoreMaps], first: Iterable[ScoreMaps], places: UsualPlaces
 ) -> Tensor:
     """The profile (P,) of score maps of training footage, of validation footage, and of validation frames taken as first ones."""
-    usual = UsualMaps(grid)
     for maps in train:
-        usual.add(maps.numpy())
-    unscaled = Normal.without_ranges(usual, background)
-    held_out, firsts = ([maps.numpy() for maps in part] for part in (validation, first))
-    ranges, first_ranges = (unscaled.with_ranges(_joined(map(unscaled.part_maxima, part))) for part in (held_out, firsts))
+        places.maps.add(maps.numpy())
+    unscaled = Normal.without_ranges(places.maps, places.background, places.dwell_step)
+    held_out = [maps.numpy() for maps in validation]
+    speeds, anomalies, _ = _joined(map(unscaled.part_maxima, held_out))
+    ranges = unscaled.with_ranges(speeds, anomalies, places.unusual_dwells())
     normal = ranges.with_joint_range(_joined(map(ranges.joint_maxima, held_out)))
-    return torch.from_numpy(normal._replace(first_range=first_ranges.anomaly_range).values())
+    firsts = unscaled.with_ranges(*_joined(unscaled.part_maxima(maps.numpy()) for maps in first))
+    return torch.from_numpy(normal._replace(first_range=firsts.anomaly_range).values())
 
 
-def _joined(maxima: Iterable[dwell.Map]) -> dwell.Map:
+def _joined(maxima: Iterable[Map]) -> Map:
     return np.concatenate(list(maxima), axis=-1)
 
 

@@ -43,7 +43,8 @@ class MotionEngine(CheckedEngine):
         rows = [Normal.from_values(values, GRID.shape) for values in inputs["profile"]]
         following[:, 0] = bright * 255
         shown = [foreground(picture[None], row.background)[0] for picture, row in zip(picture_of(following), rows, strict=True)]
-        following[:, 1] = to_cells(update_dwell(dwell_of(following), np.stack(shown)))
+        before = zip(dwell_of(following), shown, rows, strict=True)
+        following[:, 1] = to_cells(np.stack([update_dwell(dwell, now, row.dwell_step) for dwell, now, row in before]))
         following[:, 2] = 3 * bright
         following[:, -3] = (following[:, -3] + bright) / 2
         following[:, -2] = np.minimum(following[:, -2] + 1, 5)
@@ -159,7 +160,7 @@ def test_a_few_anomalies_hardly_change_a_profile(undisturbed):
     rig = rig_of(messages)
     rig.finish()
     expected, actual = (Normal.from_values(each.profiles.profiles["gate"][1].values, GRID.shape) for each in (undisturbed, rig))
-    for usual, disturbed in zip(expected[4:], actual[4:], strict=True):
+    for usual, disturbed in zip(expected[5:], actual[5:], strict=True):
         assert disturbed.median == pytest.approx(usual.median, abs=0.1)
         assert disturbed.spread < 2 * usual.spread
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deploy.dwell import DWELL_FRAMES, PLACE_PX, empty_background
+from deploy.dwell import PLACE_PX, empty_background
 from deploy.profile_learning import Normal
 from deploy.score_maps import dwell_of, place_grid
 from trainer.models.registry import build_video_ede
@@ -76,7 +76,7 @@ def scored(network: VideoEde, frames: np.ndarray) -> tuple[np.ndarray, Tensor]:
 def profile(count: int = 1) -> Tensor:
     """Nothing is usual, and all ranges are 0 to 1."""
     none = np.zeros(GRID, np.float32)
-    normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)))
+    normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)), 0.01)
     values = np.concatenate([np.zeros(SMALL.adaptation_size, np.float32), normal.values()])
     return torch.from_numpy(values).expand(count, -1)
 
@@ -244,14 +244,15 @@ def test_a_thing_that_was_left_dwells_and_leaves_no_trace(network, frames):
     ordinary = frames[0]
     places = ordinary.reshape(HEIGHT_PX // PLACE_PX, PLACE_PX, -1, PLACE_PX).mean((1, 3), dtype=np.float32)
     usual = np.stack([places, places])
-    own = Background(*(torch.from_numpy(part)[None] for part in (usual, np.full_like(usual, 3.0))))
+    differences = torch.full((1, *usual.shape), 3.0)
+    own = Background(torch.from_numpy(usual)[None], differences, torch.full((1, 1, 1, 1), 0.01))
     left = ordinary.copy()
     left[24:48, 40:64] = 255 - left[24:48, 40:64] // 2
     state, dwelt = empty_state(), []
     for frame in [ordinary] * 3 + [left] * 40 + [ordinary] + [left] * 10 + [ordinary]:
         _, state = network.score_maps(as_clip(frame), state, own)
         dwelt.append(dwell_of(state.numpy())[0])
-    middle = [float(maps[4, 6]) * DWELL_FRAMES for maps in dwelt]
+    middle = [float(maps[4, 6]) * 100 for maps in dwelt]
     assert middle == pytest.approx([0.0] * 3 + list(range(1, 41)) + [0.0] + list(range(1, 11)) + [0.0], abs=1e-3)
     assert max(float(maps[0].max()) for maps in dwelt) == 0.0
 

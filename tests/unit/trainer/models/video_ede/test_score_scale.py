@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deploy.dwell import empty_background
+from deploy.dwell import DWELL_S, empty_background
 from deploy.profile_learning import TAIL_RATE, Normal, Range, normal_size, normal_tail
-from deploy.score_maps import place_grid
+from deploy.score_maps import PLACE_CELLS, Grid, place_grid
+from deploy.usual_maps import UsualMaps
 from trainer.data.clips import ClipDataset
-from trainer.data.footage import Footage
+from trainer.data.footage import Footage, PlaceFootage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
+from trainer.models.video_ede.places import UsualPlaces, learn_places
 from trainer.models.video_ede.score_scale import (
     MAX_FRAMES,
     ScoreMaps,
@@ -41,8 +43,18 @@ def normal_frames(seed: int, observed: float = 1.0) -> list[ScoreMaps]:
     return [random_maps(BATCH, 1000 * seed + number, observed) for number in range(BATCHES)]
 
 
+def usual_places(dwells: np.ndarray | None = None) -> UsualPlaces:
+    """Places without a background, where the dwells (n, a, b) were seen: the same as those of the score maps, without any."""
+    if dwells is None:
+        drawn = torch.cat([maps.dwell[:, ::PLACE_CELLS, ::PLACE_CELLS] for maps in normal_frames(1)])
+        dwells = np.round(drawn.numpy() * 255).astype(np.uint8)
+    usual = UsualMaps(GRID)
+    usual.add_dwells(dwells / np.float32(255))
+    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (dwells,))
+
+
 def profile_of(*footage: list[ScoreMaps]) -> Tensor:
-    return fit_profile(*footage, empty_background(place_grid(GRID)), GRID)
+    return fit_profile(*footage, usual_places())
 
 
 Scale = Callable[[ScoreMaps], Tensor]
@@ -139,7 +151,7 @@ def test_still_cells_keep_usual_speed():
 @given(st.tuples(*[st.floats(-5, 40)] * 3))
 def test_joint_score_is_that_of_the_largest_part_and_little_more(parts):
     none = np.zeros(GRID, np.float32)
-    normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)))
+    normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)), 0.01)
     steady, anomaly, dwell = (torch.full((1, *GRID), value) for value in (math.exp(parts[0] / 10), *parts[1:]))
     values = torch.from_numpy(normal._replace(speed_range=Range(0.0, 0.1)).values())
     score = float(scale_of(values)(ScoreMaps(steady, anomaly, torch.ones(1, *GRID), dwell)).max())
@@ -188,7 +200,7 @@ def test_what_is_understood_is_not_subtracted():
 
 def test_still_footage_gives_finite_scores():
     still = [walking(BATCH, torch.zeros(1, 1))] * 5
-    profile = profile_of(still, still, still)
+    profile = fit_profile(still, still, still, usual_places(np.zeros((20, *place_grid(GRID)), np.uint8)))
     scale = scale_of(profile)
     assert torch.isfinite(profile).all()
     assert float(scale(still[0]).abs().max()) < 1.0
@@ -244,6 +256,19 @@ def test_long_footage_is_sampled_evenly():
     assert (float(seen.min()), float(seen.max())) == (1.0, 255.0)
 
 
+def test_how_long_things_stay_is_learned_in_seconds():
+    """A place is covered for ten seconds in a hundred, once at 5 and once at 25 frames a second."""
+    rng, found = np.random.default_rng(0), []
+    for fps in (5, 25):
+        stretch = rng.normal(120, 1, (100 * fps, 16, 20)).round().astype(np.uint8)
+        stretch[20 * fps : 30 * fps, 6:9, 6:9] = 220
+        places = learn_places(PlaceFootage([stretch], fps), Grid(GRID, 1, 0.25))
+        found.append((places.maps.dwell()[14, 14] * DWELL_S, float(places.unusual_dwells().max()) * DWELL_S))
+    assert found[0] == pytest.approx(found[1], abs=1.0)
+    assert found[0][0] == pytest.approx(5.0, abs=1.5)  # one frame in twenty exceeds it
+    assert found[0][1] == pytest.approx(5.0, abs=1.5)
+
+
 def test_first_frames_have_empty_state():
     (maps,) = score_first_frames(brightness_maps, clips_of(numbered(5, 1)), (1, 1, 1))
     assert float(maps.observed.max()) == 0.0
@@ -255,7 +280,7 @@ def test_fits_network_to_still_footage(street):
     config = VideoEdeConfig(height_px=64, width_px=96, first=4, fine=16, coarse=12, width=12, latent=4)
     for videos in ([street(30, 1.0, 1), street(30, 1.0, 2)], [np.full((30, 64, 96), 90, np.uint8)] * 2):
         network = VideoEde(config).eval()
-        profile = network.fit_scale(clips_of(videos[0]), clips_of(videos[1]))
+        profile = network.fit_scale(clips_of(videos[0]), clips_of(videos[1]), 10.0)
         with torch.inference_mode():
             clips = torch.from_numpy(np.concatenate(videos)[::6, None, ..., None])
             score, heatmap, _ = network(clips, torch.zeros(len(clips), *config.state_shape), profile.expand(len(clips), -1))
