@@ -81,6 +81,13 @@ def dwell_of(state: Map) -> Map:
     return state[:, _DWELL, ::PLACE_CELLS, ::PLACE_CELLS]
 
 
+def with_dwell(state: Map, dwell: Map) -> Map:
+    """A state (C, h, w) with another dwell (a, b)."""
+    changed = state.copy()
+    changed[_DWELL] = to_cells(dwell)
+    return changed
+
+
 def state_maps(state: Map, dwell: Map, grid: Grid) -> ScoreMaps:
     """The score maps of frames, from the states (N, C, h, w) that the network returned with them, and their dwell (N, a, b)."""
     speed = np.sqrt(np.square(state[:, _VELOCITY]).sum(axis=1) + _TINY)

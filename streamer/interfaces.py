@@ -99,6 +99,8 @@ class CameraState(BaseModel):
     event: OpenEvent | None = None
     health: HealthState = HealthState()
     damaged: FaultState = FaultState()
+    dwell: str | None = None
+    """How long each place has shown something else than the background, see :func:`deploy.dwell.pack_dwell`; None if none has."""
 
     @property
     def problem(self) -> HealthProblem | None:

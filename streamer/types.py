@@ -137,6 +137,14 @@ class Clip:
     clip_from: int | None
     """Offset of the oldest frame needed to rebuild the camera's next clip and state; None if no past frame is needed."""
     memory: CameraMemory
+    dwell: str | None = None
+    """What the camera's dwell was before the newest frame (:func:`deploy.dwell.pack_dwell`), after a restart: it reaches back
+    farther than the frames that are replayed."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing of the camera came just before the newest frame."""
+        return len(self.frames) == 1 and self.clip_from in {None, self.info.offset}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,8 @@ class Outcome:
     """What raised the score, where that is known."""
     picture: NDArray[np.uint8] | None = None
     """The frame reduced to places, uint8 (a, b), where the model's state shows it."""
+    dwell: NDArray[np.float32] | None = None
+    """The dwell after the frame, float32 (a, b), where the model's state shows it."""
 
 
 class LearningProgress(NamedTuple):

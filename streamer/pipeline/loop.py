@@ -169,6 +169,7 @@ class Pipeline:
         active.seen_s[info.camera_id] = self.clock_s()
         if not replay and (found := self.camera_health.look(frame, self.profiles.get(info.camera_id))) is not None:
             active.findings[info.offset] = found
+        clip = clip if replay else active.with_stored_dwell(clip)
         (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
@@ -207,6 +208,7 @@ class Pipeline:
             state=scored.state,
             channel=scored.channel,
             picture=scored.picture,
+            dwell=scored.dwell,
         )
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
@@ -242,7 +244,7 @@ class Pipeline:
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
             learners=self.learning.snapshots(active.learners),
-            cameras={each.info.camera_id: each.decision.state for each in decided},
+            cameras=active.states_to_store({each.info.camera_id for each in decided}),
             scores=[(each.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
@@ -276,6 +278,7 @@ class Pipeline:
             info = result.info if isinstance(result, Outcome) else result
             state, changes = self._advance_health(active, info, is_damaged=not isinstance(result, Outcome))
             if isinstance(result, Outcome):
+                active.dwells[info.camera_id] = result.dwell
                 decision = self.decider.decide(state, result, self._learn(active, result, trusted=state.health.is_trusted))
                 if state.health.is_trusted:
                     self._compare(result, decision)

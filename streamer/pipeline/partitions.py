@@ -8,11 +8,15 @@ written.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
+from deploy.dwell import pack_dwell
 from deploy.health import HealthProblem
 from streamer.interfaces import (
     BrokerUnavailable,
@@ -30,7 +34,7 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
 from streamer.pipeline.start_plan import FORGET_AFTER_S, plan_start
-from streamer.types import FrameInfo, FrameMessage, Outcome, Partition
+from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition
 
 log = structlog.get_logger("oddsight.partitions")
 
@@ -110,12 +114,29 @@ class ActivePartition:
     """camera_id -> when its newest frame arrived, by the clock of the loop."""
     findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
     """Offset -> what the frame showed of its camera's health, of those that were measured."""
+    dwells: dict[str, NDArray[np.float32] | None] = field(default_factory=dict)
+    """camera_id -> dwell after its newest frame that was decided on, of those that were scored since the start."""
+    restored_dwells: dict[str, str] = field(default_factory=dict)
+    """camera_id -> stored dwell, until the camera's first frame that is not replayed."""
     replay_from: Mapping[bytes, int] = field(default_factory=dict)
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
 
     def is_replay(self, offset: int) -> bool:
         """Whether the message was counted before and is read only to rebuild a clip or state."""
         return offset < self.stored_offset
+
+    def with_stored_dwell(self, clip: Clip) -> Clip:
+        """The clip of a frame that is not replayed; a camera's first one after a restart with the dwell that was stored."""
+        dwell = self.restored_dwells.pop(clip.info.camera_id, None)
+        return clip if dwell is None or clip.is_first else replace(clip, dwell=dwell)
+
+    def states_to_store(self, camera_ids: AbstractSet[str]) -> dict[str, CameraState]:
+        """The states of cameras, with their dwells after the newest frames that were decided on."""
+        for camera_id in camera_ids & self.dwells.keys():
+            dwell = self.dwells[camera_id]
+            packed = None if dwell is None else pack_dwell(dwell)
+            self.cameras[camera_id] = self.cameras[camera_id].model_copy(update={"dwell": packed})
+        return {camera_id: self.cameras[camera_id] for camera_id in camera_ids}
 
 
 @dataclass(slots=True, eq=False)
@@ -263,6 +284,7 @@ class PartitionManager:
             learners,
             self.clock_s(),
             plan.read_from,
+            restored_dwells={name: state.dwell for name, state in plan.cameras.items() if state.dwell is not None},
             replay_from=replay_from,
         )
         self.source.start(partition, plan.read_from)

@@ -13,12 +13,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from deploy.dwell import unpack_dwell
 from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles, Scores, State, caching_engine
 from deploy.errors import EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Channel, Normal
-from deploy.score_maps import Grid, dwell_of, picture_of, state_maps
+from deploy.score_maps import Grid, dwell_of, picture_of, place_grid, state_maps, with_dwell
 from streamer.monitoring import Metrics
 from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile
 
@@ -60,6 +61,8 @@ class Scored(NamedTuple):
     """Why the engine cannot score this clip; then there is no score."""
     picture: NDArray[np.uint8] | None = None
     """The newest frame reduced to places, see :mod:`deploy.dwell`; None where the channel would not be known either."""
+    dwell: NDArray[np.float32] | None = None
+    """The dwell after the clip, float32 (a, b); None where the channel would not be known either."""
 
 
 class Scorer:
@@ -133,7 +136,8 @@ class Scorer:
         if self._grid is None or values is None or memory.state is None:
             return scored
         state = memory.state[None]
-        scored = scored._replace(picture=np.clip(np.round(picture_of(state)[0]), 0, 255).astype(np.uint8))
+        picture = np.clip(np.round(picture_of(state)[0]), 0, 255).astype(np.uint8)
+        scored = scored._replace(picture=picture, dwell=dwell_of(state)[0].copy())
         if scored.score * self._scale < self._engine.heatmap_threshold:
             return scored
         normal = Normal.from_values(values, self._grid.shape)
@@ -182,12 +186,24 @@ class Scorer:
     def _score_whole_clips(self, clips: Sequence[Clip], profiles: Sequence[CameraProfile]) -> Scores:
         frames = [_on_host(frame) for clip in clips for frame in clip.frames]
         stacked = np.stack(frames).reshape(len(clips), -1, *frames[0].shape)
-        scores = self._engine.score(stacked, _state_array(self._engine, clips), self._profile_array(profiles))
+        scores = self._engine.score(stacked, self._state_array(clips), self._profile_array(profiles))
         if scores.state is not None:
             for clip, state in zip(clips, scores.state, strict=True):
                 # A view would keep the whole micro-batch's states in memory until this camera's next frame.
                 clip.memory.state = state.copy()
         return scores
+
+    def _state_array(self, clips: Sequence[Clip]) -> State | None:
+        """float32 (N, C, h, w), zeros for cameras without a state; None for a model without a state."""
+        if self._engine.spec.state_shape is None:
+            return None
+        zeros = np.zeros(self._engine.spec.state_shape, np.float32)
+        return np.stack([self._restored(zeros if clip.memory.state is None else clip.memory.state, clip.dwell) for clip in clips])
+
+    def _restored(self, state: State, packed: str | None) -> State:
+        """A state (C, h, w) with the dwell that was stored, if there is one and this model has dwells."""
+        dwell = None if packed is None or self._grid is None else unpack_dwell(packed, place_grid(self._grid.shape))
+        return state if dwell is None else with_dwell(state, dwell)
 
     def _profile_array(self, profiles: Sequence[CameraProfile]) -> Profiles | None:
         """float32 (N, P); None if the default applies to all clips."""
@@ -265,11 +281,3 @@ def _on_host(frame: AnyFrame) -> Frame:
         return frame
     with backend_errors("a frame cannot be copied from the device"):
         return frame.on_host()
-
-
-def _state_array(engine: Engine, clips: Sequence[Clip]) -> State | None:
-    """float32 (N, C, h, w), zeros for cameras without a state; None for a model without a state."""
-    if engine.spec.state_shape is None:
-        return None
-    zeros = np.zeros(engine.spec.state_shape, np.float32)
-    return np.stack([zeros if clip.memory.state is None else clip.memory.state for clip in clips])

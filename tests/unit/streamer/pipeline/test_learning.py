@@ -57,6 +57,19 @@ class MotionEngine(CheckedEngine):
         pass
 
 
+class StayingEngine(MotionEngine):
+    """Bright frames are foreground everywhere, and the score is ten times the dwell."""
+
+    def _run(self, inputs: Inputs) -> Scores:
+        following = inputs["state"].copy()
+        bright = inputs["clips"].mean(axis=(1, 2, 3, 4)) > 127
+        shown = np.ones(following.shape[1:], np.float32)[0, ::2, ::2]
+        dwells = [update_dwell(dwell, shown * now, 0.01) for dwell, now in zip(dwell_of(following), bright, strict=True)]
+        following[:, 1], following[:, -1] = to_cells(np.stack(dwells)), 1
+        scores = 10 * following[:, 1].max(axis=(1, 2))
+        return Scores(scores, following[:, 1], following)
+
+
 def ordinary(camera_id: str = "gate", frames: int = FRAMES) -> list[FrameMessage]:
     return [message(0, number, camera_id, float(BRIGHTNESS[number])) for number in range(frames)]
 
@@ -193,3 +206,24 @@ def test_models_without_profiles_learn_only_if_told_to():
 
 def test_ranges_have_units():
     assert Range(1.0, 2.0).scale(np.array([1.0, 3.0], np.float32)).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("crashes", [(6,), (8, 4), (12, 5, 7, 3)])
+def test_restarts_do_not_shorten_how_long_something_stays(crashes):
+    """It stays for 90 frames, is away for one and stays again; a restart replays 24 frames."""
+    times_ms = [100 * number + 60_000 * (number >= 140) for number in range(180)]  # a gap ends all that stayed
+    messages = [message(0, n, "gate", 0.0 if n == 95 else 1.0, at_ms=at_ms) for n, at_ms in enumerate(times_ms)]
+
+    def scores(rig: Rig) -> list[str]:
+        return [fields["score"] for _, fields in rig.store.scores]
+
+    undisturbed = Rig(messages, 8, 20, SPEC, StayingEngine(), bundle=VIDEO, settings=Settings.model_validate(PLAIN))
+    undisturbed.finish()
+    rig = Rig(messages, 8, 20, SPEC, StayingEngine(), bundle=VIDEO, settings=Settings.model_validate(PLAIN))
+    for steps in crashes:
+        for _ in range(steps):
+            rig.pipeline.step()
+        rig.start()
+    rig.finish()
+    assert scores(rig) == scores(undisturbed)
+    assert float(scores(rig)[94]) == pytest.approx(9.5, abs=1e-3)
