@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 PLACE_PX: Final = 8
 DWELL_S: Final = 60.0
 """What a dwell of 1 stands for. Somebody who waits, or a car at a light, stays for some 10 s: what is left stays for longer."""
+DWELL_UNIT: Final = 1 / 64
+"""States hold dwells as multiples of this and what is left, see :func:`deploy.score_maps.dwell_of`."""
 REFERENCES: Final = 2
 
 FIT_STEPS: Final = 3

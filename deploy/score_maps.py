@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from deploy.bundle import Bundle
-from deploy.dwell import Map
+from deploy.dwell import DWELL_UNIT, Map
 from deploy.errors import ProfileIncompatible
 
 KIND: Final = "video-ede"
@@ -77,14 +77,19 @@ def picture_of(state: Map) -> Map:
 
 
 def dwell_of(state: Map) -> Map:
-    """The dwell (N, a, b) that the network found by the background of the profile that it was given."""
-    return state[:, _DWELL, ::PLACE_CELLS, ::PLACE_CELLS]
+    """The dwell (N, a, b) that the network found by the background of the profile that it was given.
+
+    Of the cells of a place those on the left hold multiples of ``DWELL_UNIT``, those on the right what is left.
+    """
+    whole: Map = state[:, _DWELL, ::PLACE_CELLS, ::PLACE_CELLS] + state[:, _DWELL, ::PLACE_CELLS, 1::PLACE_CELLS]
+    return whole
 
 
 def with_dwell(state: Map, dwell: Map) -> Map:
     """A state (C, h, w) with another dwell (a, b)."""
-    changed = state.copy()
-    changed[_DWELL] = to_cells(dwell)
+    changed, coarse = state.copy(), np.floor(dwell / DWELL_UNIT) * np.float32(DWELL_UNIT)
+    changed[_DWELL, :, ::PLACE_CELLS] = to_cells(coarse)[:, ::PLACE_CELLS]
+    changed[_DWELL, :, 1::PLACE_CELLS] = to_cells(dwell - coarse)[:, ::PLACE_CELLS]
     return changed
 
 

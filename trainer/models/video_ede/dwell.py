@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from deploy.dwell import (
     CHANGED_FROM,
     CHANGED_FULL,
+    DWELL_UNIT,
     FIT_LEVELS,
     FIT_STEPS,
     FOREGROUND_FROM,
@@ -39,9 +40,38 @@ def foreground(picture: Tensor, background: Background) -> Tensor:
     return shown * torch.clamp((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0.0, 1.0)
 
 
-def update_dwell(dwell: Tensor, shown: Tensor, step: Tensor) -> Tensor:
-    """The dwell of each place after a frame with this foreground, both (N, 1, a, b); ``step``: (N, 1, 1, 1)."""
-    return torch.minimum(dwell + step, shown)
+class Dwell(NamedTuple):
+    """The dwell of places, (N, 1, a, b) each, as a sum: in half precision a frame would be lost beside a minute."""
+
+    coarse: Tensor  # multiples of DWELL_UNIT
+    fine: Tensor  # less than DWELL_UNIT
+
+    @classmethod
+    def split(cls, total: Tensor) -> "Dwell":
+        coarse = torch.floor(total / DWELL_UNIT) * DWELL_UNIT
+        return cls(coarse, total - coarse)
+
+    @classmethod
+    def from_cells(cls, cells: Tensor) -> "Dwell":
+        """From maps (N, 1, h, w) of :meth:`cells`."""
+        return cls(cells[:, :, ::2, ::2], cells[:, :, ::2, 1::2])
+
+    def cells(self) -> Tensor:
+        """As a map (N, 1, h, w) with 2 x 2 cells for each place: both parts beside each other."""
+        return nn.functional.pixel_shuffle(torch.cat([self.coarse, self.fine] * 2, dim=1), 2)
+
+    def total(self) -> Tensor:
+        return self.coarse + self.fine
+
+
+def update_dwell(dwell: Dwell, shown: Tensor, step: Tensor) -> Dwell:
+    """The dwell of each place after a frame with this foreground, (N, 1, a, b); ``step``: (N, 1, 1, 1)."""
+    fine = dwell.fine + step
+    whole = torch.floor(fine / DWELL_UNIT) * DWELL_UNIT
+    coarse, fine = dwell.coarse + whole, fine - whole
+    most = Dwell.split(shown)
+    is_less = coarse + fine < shown
+    return Dwell(torch.where(is_less, coarse, most.coarse), torch.where(is_less, fine, most.fine))
 
 
 def _fitted(picture: Tensor, usual: Tensor) -> Tensor:

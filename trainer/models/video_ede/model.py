@@ -28,7 +28,7 @@ from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage, PlaceFootage, reduced_footage
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
-from trainer.models.video_ede.dwell import Background, foreground, update_dwell
+from trainer.models.video_ede.dwell import Background, Dwell, foreground, update_dwell
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, adapted_channels, normalise_frames, resize_to, warp
 from trainer.models.video_ede.places import learn_places
@@ -109,10 +109,10 @@ class MotionState(NamedTuple):
 
 
 class PlaceState(NamedTuple):
-    """What is kept of each place, (N, 1, h / 2, w / 2)."""
+    """What is kept of each place, (N, 1, h, w)."""
 
     picture: Tensor  # the newest frame, reduced: grey levels
-    dwell: Tensor  # how long it has shown something else than the background, 0 to 1
+    dwell: Tensor  # how long it has shown something else than the background, see Dwell.cells
 
 
 class VideoEde(ServingNetwork):
@@ -154,9 +154,9 @@ class VideoEde(ServingNetwork):
         anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
         picture = reduce_frame(frame)  # (N, 1, h / 2, w / 2)
-        places = PlaceState(picture, update_dwell(dwell, foreground(picture, background), background.dwell_step))
-        kept = [packed, *past[:-1], *map(_to_cells, places), *motion]
-        return self._window_means(motion, places.dwell), torch.cat(kept, dim=1)
+        dwell = update_dwell(dwell, foreground(picture, background), background.dwell_step)
+        places = PlaceState(_to_cells(picture), dwell.cells())
+        return self._window_means(motion, dwell.total()), torch.cat([packed, *past[:-1], *places, *motion], dim=1)
 
     def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
@@ -194,13 +194,13 @@ class VideoEde(ServingNetwork):
         joined = Normal.from_values(median.numpy(), grid)._replace(background=empty_background(place_grid(grid)))
         return torch.cat([median[: self.config.adaptation_size], torch.from_numpy(joined.values())])
 
-    def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], Tensor, MotionState]:
+    def _unpack_state(self, packed: Tensor, state: Tensor) -> tuple[list[Tensor], Dwell, MotionState]:
         *frames, places, maps = torch.split(
             state, [_FRAME_CHANNELS] * HISTORY[-1] + [len(PlaceState._fields), sum(_MOTION_CHANNELS)], dim=1
         )
         motion = MotionState(*torch.split(maps, list(_MOTION_CHANNELS), dim=1))
         started = motion.started[:, :, :1, :1] > 0.5  # (N, 1, 1, 1)
-        dwell = places[:, 1:, ::PLACE_CELLS, ::PLACE_CELLS]  # (N, 1, h / 2, w / 2)
+        dwell = Dwell.from_cells(places[:, 1:])
         # Frames (N, 16, h, w), the newest first. A camera's first frame is its own past.
         return [torch.where(started, maps, packed) for maps in frames], dwell, motion
 

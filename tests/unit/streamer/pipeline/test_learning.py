@@ -9,7 +9,7 @@ from deploy.dwell import foreground, update_dwell
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile_learning import Normal, Range
-from deploy.score_maps import dwell_of, picture_of, state_maps, to_cells
+from deploy.score_maps import dwell_of, picture_of, state_maps, with_dwell
 from streamer.config import HealthSettings, Settings
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
@@ -44,7 +44,8 @@ class MotionEngine(CheckedEngine):
         following[:, 0] = bright * 255
         shown = [foreground(picture[None], row.background)[0] for picture, row in zip(picture_of(following), rows, strict=True)]
         before = zip(dwell_of(following), shown, rows, strict=True)
-        following[:, 1] = to_cells(np.stack([update_dwell(dwell, now, row.dwell_step) for dwell, now, row in before]))
+        dwells = [update_dwell(dwell, now, row.dwell_step) for dwell, now, row in before]
+        following = np.stack([with_dwell(*each) for each in zip(following, dwells, strict=True)])
         following[:, 2] = 3 * bright
         following[:, -3] = (following[:, -3] + bright) / 2
         following[:, -2] = np.minimum(following[:, -2] + 1, 5)
@@ -65,9 +66,10 @@ class StayingEngine(MotionEngine):
         bright = inputs["clips"].mean(axis=(1, 2, 3, 4)) > 127
         shown = np.ones(following.shape[1:], np.float32)[0, ::2, ::2]
         dwells = [update_dwell(dwell, shown * now, 0.01) for dwell, now in zip(dwell_of(following), bright, strict=True)]
-        following[:, 1], following[:, -1] = to_cells(np.stack(dwells)), 1
-        scores = 10 * following[:, 1].max(axis=(1, 2))
-        return Scores(scores, following[:, 1], following)
+        following[:, -1] = 1
+        following = np.stack([with_dwell(*each) for each in zip(following, dwells, strict=True)])
+        scores = 10 * dwell_of(following).max(axis=(1, 2))
+        return Scores(scores, dwell_of(following), following)
 
 
 def ordinary(camera_id: str = "gate", frames: int = FRAMES) -> list[FrameMessage]:
