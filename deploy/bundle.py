@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.calibration import Calibration
-from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, validation_line
+from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, first_line, validation_line
 from deploy.files import open_inside, read_inside
 from deploy.spec import ClipSpec
 
@@ -183,10 +183,49 @@ def golden_bytes(golden: GoldenClips) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> GoldenClips:
-    """The bundle's golden clips."""
+    """The bundle's golden clips. Raises BundleCorrupt if they are not clips of its spec."""
+    spec = bundle.spec
+    kinds: dict[str, TensorKind] = {
+        "clips": (np.uint8, (None, *spec.clip_shape)),
+        "score": (np.float32, (None,)),
+        "heatmap": (np.float32, (None, None, None)),
+    }
+    if spec.state_shape is not None:
+        kinds |= dict.fromkeys(("state", "next_state"), (np.float32, (None, *spec.state_shape)))
+    if spec.profile_size:
+        kinds["profile"] = (np.float32, (None, spec.profile_size))
+    tensors = read_tensors(bundle, GOLDEN_NAME, kinds)
+    counts = {len(tensor) for tensor in tensors.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise BundleCorrupt(f"{bundle.path / GOLDEN_NAME}: each array must have a row for each clip, got {sorted(counts)} rows")
+    return GoldenClips(**tensors)
+
+
+TensorKind = tuple[type[np.generic], tuple[int | None, ...]]
+"""What an array must be: its type, and its shape with None for a side of any length."""
+
+
+def read_tensors(bundle: Bundle, name: str, kinds: Mapping[str, TensorKind]) -> dict[str, NDArray[Any]]:
+    """The arrays of these names and kinds in a safetensors file of the bundle. Raises BundleCorrupt if it lacks one."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return GoldenClips(**load_file(bundle.file(GOLDEN_NAME)))
+    path = bundle.file(name)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleCorrupt(f"{path}: {first_line(error)}; copy the bundle again, whole") from error
+    for each, (dtype, shape) in kinds.items():
+        found = tensors.get(each)
+        fits = found is not None and found.ndim == len(shape) and all(map(_side_fits, found.shape, shape))
+        if found is None or not fits or found.dtype != dtype:
+            actual = "nothing" if found is None else f"{found.dtype} {found.shape}"
+            raise BundleCorrupt(f"{path}: {each} must be {dtype.__name__} {shape}, got {actual}; make the bundle again")
+    return {each: tensors[each] for each in kinds}
+
+
+def _side_fits(side: int, expected: int | None) -> bool:
+    return expected in (None, side)
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -252,7 +252,8 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # ValueError: also text that is not UTF-8, and numbers without end; RecursionError: brackets nested without end.
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
     overrides = {setting: environment[variable] for variable, setting in ENVIRONMENT.items() if variable in environment}
     if bundle is not None:

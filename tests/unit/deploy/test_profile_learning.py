@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from deploy.dwell import Background, foreground, learn_background, update_dwell
+from deploy.errors import BundleCorrupt
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells
 from deploy.usual_maps import UsualMaps
+from tests.harness.video_bundle import VIDEO
 from trainer.models.video_ede import dwell as graph
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 from trainer.models.video_ede.score_scale import heat_map, unpack_profile
@@ -92,3 +96,13 @@ def test_usual_maps_go_on_from_their_counts():
     resumed.add(parts[1])
     background = random_background()
     assert np.array_equal(Normal.without_ranges(resumed, background).values(), Normal.without_ranges(whole, background).values())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"window": 0, "steady_spreads": 1.0}, {"window": 99, "steady_spreads": 1.0}, {"window": 3, "steady_spreads": "a"}],
+)
+def test_grid_of_a_damaged_bundle_is_refused(config: dict[str, object]) -> None:
+    model = VIDEO.manifest.model.model_copy(update={"config": config})
+    with pytest.raises(BundleCorrupt, match=r"model\.config must give window"):
+        Grid.of(replace(VIDEO, manifest=VIDEO.manifest.model_copy(update={"model": model})))
