@@ -125,6 +125,9 @@ class EngineSettings(_Section):
 
     bundle: Path | None = None
     """Folder of the bundle; ``--bundle`` on the command line wins."""
+    trusted_keys: Path | None = None
+    """PEM file of public keys (Ed25519). If it is set, only a bundle that one of them has signed by ``oddsight-deploy sign`` is
+    served; the one that comes with Oddsight is not signed."""
     backend: Literal["openvino", "onnx", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"] | None = None
     """The inference library."""
     precision: Literal["f32", "bf16", "f16", "int8"] | None = None
