@@ -4,9 +4,16 @@ PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 EVERYTHING = .[stream,demo,onnx,train,dev]
 TORCH = 2.13.0
+TOOLS = uv==0.13.9 cyclonedx-bom==7.5.0
+LOCKED = stream demo onnx train dev
+# Without torch and what only torch needs: its builds differ by accelerator. No address of an index goes into a file.
+LOCK_OPTIONS = --quiet --universal --python-version 3.11 --constraint constraints.txt --override requirements/torch.in \
+  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+  $(addprefix --no-emit-package ,torch filelock networkx)
+HATCHLING = $(shell sed -n 's/^requires = \["\(hatchling.*\)"\]/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench constraints
+.PHONY: help demo test lint docs bench constraints lock sbom
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +40,19 @@ constraints: .venv/.everything ## Raise every pinned version to the newest that 
 	$(PIP) install --upgrade --upgrade-strategy eager --editable '$(EVERYTHING)' torch==$(TORCH)
 	{ sed '/^[^#]/d' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } > .venv/constraints.txt
 	mv .venv/constraints.txt constraints.txt
+
+lock: .venv/tools/bin/uv ## Write requirements/ anew: constraints.txt with the sha256 of every file, for each extra
+	for name in $(LOCKED); do \
+	  .venv/tools/bin/uv pip compile pyproject.toml --extra $$name --output-file requirements/$$name.txt $(LOCK_OPTIONS) || exit 1; done
+	echo '$(HATCHLING)' | .venv/tools/bin/uv pip compile - --output-file requirements/build.txt $(LOCK_OPTIONS)
+
+sbom: .venv/tools/bin/uv ## Write sbom.json: all that a streaming host installs, in the format of CycloneDX
+	.venv/tools/bin/cyclonedx-py requirements requirements/stream.txt --pyproject pyproject.toml \
+	  --output-reproducible --output-file sbom.json
+
+.venv/tools/bin/uv: .venv/bin/pip
+	@$(PYTHON) -m venv .venv/tools
+	@.venv/tools/bin/pip --disable-pip-version-check --quiet install $(TOOLS)
 
 .venv/.demo: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "Installing what a streaming host needs, a broker and a Redis into .venv (0.7 GB, about a minute) ..."

@@ -7,6 +7,7 @@
     profile.safetensors    the profile of cameras that have none of their own, if the model takes profiles
     golden.safetensors     clips with the reference's outputs, to validate float32 engines
     sequences.safetensors  footage with the reference's scores, to validate engines of other precisions
+    bundle.sig             signature of the manifest, if it was signed, see :mod:`deploy.signing`
     engines/               built and validated on this machine, see :mod:`deploy.records`; not in the manifest
 
 Every file is checked against its sha256 before it is used, and names no further files. No file is, or contains, a pickle.
@@ -26,12 +27,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy.calibration import Calibration
-from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, validation_line
+from deploy.errors import BundleCorrupt, BundleError, BundleIncompatible, BundleUntrusted, first_line, validation_line
 from deploy.files import open_inside, read_inside
+from deploy.signing import require_signature, sign
 from deploy.spec import ClipSpec
 
 FORMAT: Final = 2
 MANIFEST_NAME = "bundle.json"
+SIGNATURE_NAME = "bundle.sig"
 WEIGHTS_NAME = "weights.safetensors"
 ONNX_NAME = "model.onnx"
 CALIBRATION_NAME = "calibration.json"
@@ -109,16 +112,19 @@ class Bundle:
         return self.path / name
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read and verify the bundle in ``path``.
+def read_bundle(path: Path, trusted_keys: Path | None = None) -> Bundle:
+    """Read and verify the bundle in ``path``; with ``trusted_keys``, a PEM file, one of these must have signed it.
 
     Raises:
         BundleCorrupt: it is not a bundle, or a file is missing or differs from its sha256.
         BundleIncompatible: it has another format.
+        BundleUntrusted: it is not signed by a trusted key.
+        ConfigError: ``trusted_keys`` cannot be read.
     """
-    manifest = _read_manifest(path)
+    manifest = _read_manifest(path, trusted_keys)
     _verify_files(path, manifest)
-    calibration = _parse(Calibration, _read_json(path, CALIBRATION_NAME), path / CALIBRATION_NAME)
+    calibration_path = path / CALIBRATION_NAME
+    calibration = _parse(Calibration, _parse_json(_read_file(path, CALIBRATION_NAME), calibration_path), calibration_path)
     return Bundle(path, manifest, calibration, _read_default_profile(path, manifest))
 
 
@@ -150,7 +156,7 @@ def write_bundle(
         versions=dict(versions),
         files={name: sha256(content) for name, content in sorted(contents.items())},
     )
-    replace_file(path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+    _write_manifest(path, manifest)
     return read_bundle(path)
 
 
@@ -160,8 +166,21 @@ def replace_calibration(bundle: Bundle, calibration: Calibration) -> Bundle:
     files = {**bundle.manifest.files, CALIBRATION_NAME: sha256(content)}
     manifest = bundle.manifest.model_copy(update={"files": files})
     replace_file(bundle.path / CALIBRATION_NAME, content)
-    replace_file(bundle.path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+    _write_manifest(bundle.path, manifest)
     return read_bundle(bundle.path)
+
+
+def sign_bundle(path: Path, key: Path) -> None:
+    """Verify a bundle and sign it as it is, with the private key in a PEM file. Raises as :func:`read_bundle`."""
+    bundle = read_bundle(path)
+    require_writable(bundle, "it can be signed only")
+    replace_file(path / SIGNATURE_NAME, sign(_read_file(path, MANIFEST_NAME), key))
+
+
+def signed_by(path: Path, trusted_keys: Path) -> str:
+    """The fingerprint of the trusted key that signed a bundle. Raises as :func:`read_bundle`."""
+    read_bundle(path, trusted_keys)
+    return _require_signature(path, _read_file(path, MANIFEST_NAME), trusted_keys)
 
 
 def require_writable(bundle: Bundle, consequence: str) -> None:
@@ -183,18 +202,75 @@ def golden_bytes(golden: GoldenClips) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> GoldenClips:
-    """The bundle's golden clips."""
+    """The bundle's golden clips. Raises BundleCorrupt if they are not clips of its spec."""
+    spec = bundle.spec
+    kinds: dict[str, TensorKind] = {
+        "clips": (np.uint8, (None, *spec.clip_shape)),
+        "score": (np.float32, (None,)),
+        "heatmap": (np.float32, (None, None, None)),
+    }
+    if spec.state_shape is not None:
+        kinds |= dict.fromkeys(("state", "next_state"), (np.float32, (None, *spec.state_shape)))
+    if spec.profile_size:
+        kinds["profile"] = (np.float32, (None, spec.profile_size))
+    tensors = read_tensors(bundle, GOLDEN_NAME, kinds)
+    counts = {len(tensor) for tensor in tensors.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise BundleCorrupt(f"{bundle.path / GOLDEN_NAME}: each array must have a row for each clip, got {sorted(counts)} rows")
+    return GoldenClips(**tensors)
+
+
+TensorKind = tuple[type[np.generic], tuple[int | None, ...]]
+"""What an array must be: its type, and its shape with None for a side of any length."""
+
+
+def read_tensors(bundle: Bundle, name: str, kinds: Mapping[str, TensorKind]) -> dict[str, NDArray[Any]]:
+    """The arrays of these names and kinds in a safetensors file of the bundle. Raises BundleCorrupt if it lacks one."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return GoldenClips(**load_file(bundle.file(GOLDEN_NAME)))
+    path = bundle.file(name)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleCorrupt(f"{path}: {first_line(error)}; copy the bundle again, whole") from error
+    for each, (dtype, shape) in kinds.items():
+        found = tensors.get(each)
+        fits = found is not None and found.ndim == len(shape) and all(map(_side_fits, found.shape, shape))
+        if found is None or not fits or found.dtype != dtype:
+            actual = "nothing" if found is None else f"{found.dtype} {found.shape}"
+            raise BundleCorrupt(f"{path}: {each} must be {dtype.__name__} {shape}, got {actual}; make the bundle again")
+    return {each: tensors[each] for each in kinds}
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _side_fits(side: int, expected: int | None) -> bool:
+    return expected in (None, side)
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest; a signature of the one before is none of this."""
+    (path / SIGNATURE_NAME).unlink(missing_ok=True)
+    replace_file(path / MANIFEST_NAME, _json_bytes(manifest.model_dump()))
+
+
+def _require_signature(path: Path, manifest: bytes, trusted_keys: Path) -> str:
+    if not (path / SIGNATURE_NAME).exists():
+        raise BundleUntrusted(
+            f"{path}: is not signed, and only bundles that a key in {trusted_keys} has signed are trusted; "
+            f"have it signed: oddsight-deploy sign {path} --key KEY"
+        )
+    return require_signature(manifest, _read_file(path, SIGNATURE_NAME), trusted_keys, path)
+
+
+def _read_manifest(path: Path, trusted_keys: Path | None) -> Manifest:
     if not (path / MANIFEST_NAME).exists():
         raise BundleCorrupt(
             f"{path}: not a bundle ({MANIFEST_NAME} is missing); make one: oddsight-train fit --data DIR --out {path}"
         )
-    content = _read_json(path, MANIFEST_NAME)
+    text = _read_file(path, MANIFEST_NAME)
+    if trusted_keys is not None:
+        _require_signature(path, text, trusted_keys)
+    content = _parse_json(text, path / MANIFEST_NAME)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         actual = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise BundleIncompatible(f"{path / MANIFEST_NAME}: format must be {FORMAT}, got {actual!r}; make the bundle again")
@@ -252,13 +328,18 @@ def _parse(kind: type[_Model], content: Any, path: Path) -> _Model:
         raise BundleCorrupt(f"{path}: {validation_line(error)}") from error
 
 
-def _read_json(folder: Path, name: str) -> Any:
+def _read_file(folder: Path, name: str) -> bytes:
     try:
-        return json.loads(read_inside(folder, name))
+        return read_inside(folder, name)
     except OSError as error:
         raise BundleCorrupt(f"{folder / name}: {error.strerror}; copy the bundle again, whole") from error
+
+
+def _parse_json(text: bytes, path: Path) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested without end
-        raise BundleCorrupt(f"{folder / name}: {error}; copy the bundle again, whole") from error
+        raise BundleCorrupt(f"{path}: {error}; copy the bundle again, whole") from error
 
 
 def _json_bytes(content: Any) -> bytes:

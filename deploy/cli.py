@@ -51,6 +51,35 @@ def inspect(bundle: BundleFolder, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def sign(
+    bundle: BundleFolder,
+    key: Annotated[Path, typer.Option(metavar="KEY", help="PEM file of a private key: openssl genpkey -algorithm ed25519.")],
+) -> None:
+    """Sign a bundle after checking its files, so that services can insist on who made it (engine.trusted_keys).
+
+    What is built or validated on a machine, under engines/, is not covered. A change, such as a new calibration, takes the
+    signature away.
+    """
+    from deploy.bundle import SIGNATURE_NAME, sign_bundle
+
+    sign_bundle(bundle, key)
+    typer.echo(f"signed: {bundle / SIGNATURE_NAME}")
+
+
+@app.command()
+def verify_signature(
+    bundle: BundleFolder,
+    trusted_keys: Annotated[
+        Path, typer.Option(metavar="KEYS", help="PEM file of the public keys that are trusted: openssl pkey -in KEY -pubout.")
+    ],
+) -> None:
+    """Check a bundle's files, and that one of the trusted keys has signed it."""
+    from deploy.bundle import signed_by
+
+    typer.echo(f"{bundle}: signed by the key {signed_by(bundle, trusted_keys)}, and every file is as it was signed")
+
+
+@app.command()
 def verify(
     bundle: BundleFolder,
     engine: Annotated[

@@ -6,7 +6,8 @@ OddsightError
 ├── ConfigError
 ├── BundleError
 │   ├── BundleCorrupt
-│   └── BundleIncompatible
+│   ├── BundleIncompatible
+│   └── BundleUntrusted
 ├── ProfileError
 │   ├── ProfileCorrupt
 │   └── ProfileIncompatible
@@ -56,6 +57,10 @@ class BundleCorrupt(BundleError):
 
 class BundleIncompatible(BundleError):
     """The bundle was made for another bundle format or for a model that is not installed."""
+
+
+class BundleUntrusted(BundleError):
+    """The bundle is not signed by a key that is trusted."""
 
 
 class ProfileError(OddsightError):

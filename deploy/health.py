@@ -169,6 +169,8 @@ class PictureWatch:
         if checksum != self._checksum or now_ms < self._changed_ms:
             self._checksum, self._changed_ms = checksum, now_ms
         seen, still_ms = measure(frame), now_ms - self._changed_ms
+        if self.reference is not None and self.reference.picture.shape != seen.picture.shape:
+            self.reference = None  # of a model that takes frames of another size
         problem = find_problem(seen, self.reference, still_ms)
         return Look("exposure" if problem is None and relit else problem, seen, still_ms)
 
@@ -235,7 +237,7 @@ def parse_reference(text: str) -> Reference | None:
         picture = np.frombuffer(packed, np.uint8).reshape(height, width).astype(np.float32)
         reference = Reference(picture, **{name: float(value) for name, value in fields.items()})
         return reference if np.isfinite(reference[1:]).all() else None
-    except (ValueError, TypeError, KeyError, AttributeError, zlib.error, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, zlib.error, RecursionError):
         return None
 
 

@@ -1,13 +1,13 @@
 """The parts of the score as maps, read from the states that the video model returns with its scores."""
 
 from functools import reduce
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 import numpy as np
 
 from deploy.bundle import Bundle
 from deploy.dwell import DWELL_UNIT, Map
-from deploy.errors import ProfileIncompatible
+from deploy.errors import BundleCorrupt, ProfileIncompatible
 
 KIND: Final = "video-ede"
 PLACE_CELLS: Final = 2
@@ -18,6 +18,7 @@ _PICTURE, _DWELL, _VELOCITY, _VARIANCE, _ANOMALY, _AGE = -8, -7, slice(-6, -4), 
 _LEAST_VALUES: Final = 3  # of a profile, for each cell; before dwell there was but one
 _FULL_AGE: Final = 5.0
 _TINY: Final = 1e-6
+_MOST_SPREADS: Final = 1e3
 
 
 class ScoreMaps(NamedTuple):
@@ -50,7 +51,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Grid":
-        """Raises ProfileIncompatible for a model whose states show nothing to learn a profile from."""
+        """Raises ProfileIncompatible for a model whose states show nothing to learn from, BundleCorrupt for a damaged config."""
         model, shape = bundle.manifest.model, bundle.spec.state_shape
         if model.kind != KIND or shape is None:
             raise ProfileIncompatible(f"{bundle.path}: cameras cannot be learned with a model of kind {model.kind}; use {KIND}")
@@ -58,7 +59,17 @@ class Grid(NamedTuple):
             raise ProfileIncompatible(
                 f"{bundle.path}: cameras cannot be learned with a bundle of an earlier version; train it again"
             )
-        return cls((shape[1], shape[2]), int(model.config["window"]), float(model.config["steady_spreads"]))
+        window, steady_spreads = model.config.get("window"), model.config.get("steady_spreads")
+        if not (type(window) is int and 1 <= window <= min(shape[1:]) and _is_spread(steady_spreads)):
+            raise BundleCorrupt(
+                f"{bundle.path}: model.config must give window, a whole number from 1 to {min(shape[1:])}, and steady_spreads, "
+                f"got {window!r} and {steady_spreads!r}; make the bundle again with oddsight-train"
+            )
+        return cls((shape[1], shape[2]), window, float(steady_spreads))
+
+
+def _is_spread(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_SPREADS
 
 
 def place_grid(grid: tuple[int, int]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ Golden sequences are in the bundle, with the reference's scores. Calibration fra
 stretches that show a golden frame are left out, because the golden sequences validate the result.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import SEQUENCES_NAME, Bundle, sha256
+from deploy.bundle import SEQUENCES_NAME, Bundle, TensorKind, read_tensors, sha256
 from deploy.engine import Clips, Engine, Scores, State
-from deploy.errors import BadFrame, BundleIncompatible, ConfigError
+from deploy.errors import BadFrame, BundleCorrupt, BundleIncompatible, ConfigError
 from deploy.image import Frame, decode_image, encode_png, natural_key
 from deploy.records import CalibrationInfo
 from deploy.spec import ClipSpec
@@ -26,6 +26,12 @@ HALF_FRAMES: Final = 24  # half of a calibration stretch: long enough for a stat
 STRETCH_PICTURES: Final = HALF_FRAMES * (1 + SPEEDUP)  # consecutive pictures of a camera that one stretch needs
 MOST_STRETCHES: Final = 4
 
+_KINDS: Final[Mapping[str, TensorKind]] = {
+    "pictures": (np.uint8, (None,)),
+    "sizes_bytes": (np.int64, (None, None)),
+    "hurried": (np.bool_, (None, None)),
+    "score": (np.float32, (None, None)),
+}
 _OPTION: Final = "--calibration-data"
 _EVERY_PX: Final = 8
 _SAME_FRAME_LEVELS: Final = 16
@@ -64,19 +70,33 @@ def sequences_bytes(sequences: GoldenSequences) -> bytes:
 
 
 def read_sequences(bundle: Bundle) -> GoldenSequences:
-    """The bundle's golden sequences. Raises BundleIncompatible if it has none, because an earlier version made it."""
-    from safetensors.numpy import load_file
+    """The bundle's golden sequences.
 
+    Raises:
+        BundleIncompatible: it has none, because an earlier version made it.
+        BundleCorrupt: they are damaged.
+    """
     if SEQUENCES_NAME not in bundle.manifest.files:
         raise BundleIncompatible(
             f"{bundle.path}: has no golden sequences, which engines of other precisions than f32 are validated with; "
             "make the bundle again with oddsight-train"
         )
-    content = load_file(bundle.file(SEQUENCES_NAME))
-    sizes = content["sizes_bytes"]
-    images = np.split(content["pictures"], np.cumsum(sizes.ravel())[:-1])
-    frames = np.stack([decode_image(image.tobytes(), bundle.spec).frame for image in images])
+    content = read_tensors(bundle, SEQUENCES_NAME, _KINDS)
+    sizes, pictures = content["sizes_bytes"], content["pictures"]
+    if not sizes.size or {content["hurried"].shape, content["score"].shape} != {sizes.shape}:
+        raise _corrupt(bundle, "there must be a size, a mark and a score for each frame")
+    if sizes.min() < 1 or sizes.max() > len(pictures) or sizes.sum() != len(pictures):
+        raise _corrupt(bundle, f"the sizes of its pictures do not add up to their {len(pictures)} bytes")
+    images = np.split(pictures, np.cumsum(sizes.ravel())[:-1])
+    try:
+        frames = np.stack([decode_image(image.tobytes(), bundle.spec).frame for image in images])
+    except BadFrame as error:
+        raise _corrupt(bundle, str(error)) from error
     return GoldenSequences(frames.reshape(*sizes.shape, *bundle.spec.frame_shape), content["hurried"], content["score"])
+
+
+def _corrupt(bundle: Bundle, reason: str) -> BundleCorrupt:
+    return BundleCorrupt(f"{bundle.path / SEQUENCES_NAME}: {reason}; make the bundle again with oddsight-train")
 
 
 def score_sequences(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -119,7 +119,8 @@ def open_video(path: Path) -> Iterator[Video]:
         try:
             file = stack.enter_context(open_regular_file(path, follow_links=True))
             # No protocol is allowed, so that FFmpeg reads this file alone, whatever other files or hosts it names.
-            container = av.open(file, "r", options={"protocol_whitelist": "none"})
+            # A title need not be UTF-8.
+            container = av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise VideoUnreadable(f"{path}: cannot be opened as video: {reason_of(error)}") from error
         stack.enter_context(container)

@@ -3,13 +3,19 @@
 
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY requirements requirements
 COPY deploy deploy
 COPY oddsight oddsight
 COPY streamer streamer
 COPY trainer trainer
-RUN python -m venv /opt/oddsight \
- && /opt/oddsight/bin/pip install --no-cache-dir --constraint constraints.txt '.[stream]'
+# Every file that is downloaded must have the sha256 that is written in requirements/.
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --requirement requirements/build.txt \
+ && /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+ && python -m venv /opt/oddsight \
+ && /opt/oddsight/bin/pip install --no-cache-dir --require-hashes --requirement requirements/stream.txt \
+ && /opt/oddsight/bin/pip install --no-deps /tmp/wheel/*.whl
 
 FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/oddsight /opt/oddsight

@@ -188,7 +188,7 @@ def _checked_profile(settings: Settings, path: Path) -> Profile:
     if not is_camera_id(info.camera_id):
         raise ProfileError(f"{path}: a camera_id must be {CAMERA_ID_RULE}, got {info.camera_id[:40]!r}; learn the profile again")
     if settings.engine.bundle is not None:
-        require_profile_of(read_bundle(settings.engine.bundle), profile)
+        require_profile_of(read_bundle(settings.engine.bundle, settings.engine.trusted_keys), profile)
     camera_thresholds(settings, info.camera_id, info.calibration)
     return profile
 

@@ -125,6 +125,9 @@ class EngineSettings(_Section):
 
     bundle: Path | None = None
     """Folder of the bundle; ``--bundle`` on the command line wins."""
+    trusted_keys: Path | None = None
+    """PEM file of public keys (Ed25519). If it is set, only a bundle that one of them has signed by ``oddsight-deploy sign`` is
+    served; the one that comes with Oddsight is not signed."""
     backend: Literal["openvino", "onnx", "torch", "torch-cuda", "tensorrt", "tensorrt-rtx"] | None = None
     """The inference library."""
     precision: Literal["f32", "bf16", "f16", "int8"] | None = None
@@ -252,7 +255,8 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # ValueError: also text that is not UTF-8, and numbers without end; RecursionError: brackets nested without end.
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
     overrides = {setting: environment[variable] for variable, setting in ENVIRONMENT.items() if variable in environment}
     if bundle is not None:

@@ -63,7 +63,13 @@ def check_service(settings: Settings) -> None:
     """
     check_kafka_settings(settings.kafka)
     with ExitStack() as stack:
-        _load_parts(settings, read_bundle(settings.engine.bundle or DEFAULT_BUNDLE), Metrics(), stack)
+        _load_parts(
+            settings, read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys), Metrics(), stack
+        )
+
+
+def _read_bundle(settings: Settings) -> Bundle:
+    return read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Exi
 
 def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     """Load the engine and the decoder and connect to Redis and Kafka; ``stack`` closes everything."""
-    bundle = read_bundle(settings.engine.bundle or DEFAULT_BUNDLE)
+    bundle = _read_bundle(settings)
     metrics, health = Metrics(), Health()
     port = stack.enter_context(serve_http(settings.http, metrics, health))
     parts = _load_parts(settings, bundle, metrics, stack)

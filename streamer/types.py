@@ -16,6 +16,9 @@ from deploy.profile_learning import Channel
 UNREADABLE = "oddsight-unreadable"
 """Header of messages that the Kafka client could not read; its value is the reason, the messages' own content is missing."""
 
+LATEST_MS = 253_402_300_799_999
+"""End of the year 9999; there are no later capture times."""
+
 MAX_CAMERA_ID_CHARS = 128
 CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without leading or trailing spaces"
 

@@ -66,7 +66,7 @@ def find_source(argument: str | None, file: Path | None, environment: Mapping[st
     """
     if argument is not None and file is not None:
         raise ConfigError("two sources were given: leave out SOURCE or --source-file")
-    if argument is not None and is_stream(argument) and urlsplit(argument).password is not None:
+    if argument is not None and is_stream(argument) and _has_password(argument):
         raise ConfigError(
             "the URL holds a password, which every user of this machine sees in the list of processes; put the URL in a file "
             f"(--source-file) or in the environment variable {SOURCE_VARIABLE}"
@@ -75,6 +75,13 @@ def find_source(argument: str | None, file: Path | None, environment: Mapping[st
     if not source:
         raise ConfigError(f"no source was given: name SOURCE, --source-file or the environment variable {SOURCE_VARIABLE}")
     return source
+
+
+def _has_password(url: str) -> bool:
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:  # an address in brackets that is none of IPv6; what stands before the host cannot be told
+        return "@" in url
 
 
 def _read_source(file: Path) -> str:
@@ -92,7 +99,7 @@ def open_stream(url: str) -> Iterator[Video]:
     if scheme.startswith("rtsp"):
         options["rtsp_transport"] = "tcp"
     try:
-        container = av.open(url, timeout=_TIMEOUT_S, options=options)
+        container = av.open(url, timeout=_TIMEOUT_S, options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise VideoUnreadable(f"{name}: cannot be opened as a stream: {reason_of(error)}") from error
     with container:

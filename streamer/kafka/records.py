@@ -4,6 +4,7 @@ kafka-python raises an error for such a batch at every poll, and the consumer ne
 stands for all messages that could not be read; its headers are a :class:`ReadingFault`, and its offset is that of the last one.
 """
 
+import struct
 from typing import Any
 
 from kafka.errors import CorruptRecordError
@@ -45,12 +46,22 @@ class TolerantRecords(MemoryRecords):  # type: ignore[misc]  # kafka-python has 
 def _read_batch(part: memoryview, following: int | None) -> Any:
     """A batch; ``following`` is the first offset of the batch behind it, None if that has not been fetched."""
     if len(part) > _MAGIC_AT and part[_MAGIC_AT] <= _NEWEST_LEGACY_MAGIC:
-        legacy = LegacyRecordBatch(part, part[_MAGIC_AT])
-        if legacy.validate_crc() and not legacy.compression_type:
+        legacy = _read_legacy(part)
+        if legacy is not None:
             return legacy
         # Only its offset can be read as that of a newer batch.
         part = part[:8]
     return TolerantRecordBatch(part if len(part) >= _HEADER_BYTES else part.tobytes().ljust(_HEADER_BYTES, b"\0"), following)
+
+
+def _read_legacy(part: memoryview) -> LegacyRecordBatch | None:
+    """A message in a format of before Kafka 0.11; None if it is damaged or compressed."""
+    try:
+        batch = LegacyRecordBatch(part, part[_MAGIC_AT])
+        is_whole = batch.validate_crc() and not batch.compression_type and len(list(batch)) == 1
+    except (struct.error, AssertionError):  # kafka-python's errors for sizes that do not fit
+        return None
+    return batch if is_whole else None
 
 
 class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no type hints
@@ -82,10 +93,11 @@ class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-py
 
     @property
     def last_offset(self) -> int:
-        """As in the header; if that is damaged, the likeliest of what it and the following batch say."""
-        if self._intact:
-            return int(super().last_offset)
+        """As in the header; if that is damaged or cannot be true, the likeliest of what it and the following batch say."""
         following = -1 if self._following is None else self._following - self.base_offset - 1
+        is_possible = self.last_offset_delta >= 0 and (following < 0 or self.last_offset_delta <= following)
+        if self._intact and is_possible:
+            return int(super().last_offset)
         likely = (following, self.last_offset_delta, self.records_count - 1, 0)
         return int(self.base_offset + next(delta for delta in likely if 0 <= delta <= _MOST_MESSAGES))
 

@@ -14,6 +14,7 @@ from deploy.image import AnyFrame, DecodedFrame, ImageDecoder
 from deploy.spec import ClipSpec
 from streamer.types import (
     CAMERA_ID_RULE,
+    LATEST_MS,
     UNREADABLE,
     CameraFrame,
     CameraMemory,
@@ -26,9 +27,6 @@ from streamer.types import (
 )
 
 log = structlog.get_logger("oddsight.decode")
-
-_LATEST_MS = 253_402_300_799_999
-"""End of the year 9999; later capture times are rejected."""
 
 _Header = tuple[str, int]
 """camera_id and capture time in milliseconds."""
@@ -101,11 +99,11 @@ def _captured_at_ms(message: FrameMessage) -> int:
     value = _header(message, "captured_at_ms")
     if value is None:
         # Producers may set any timestamp; Kafka's value for "none" is -1.
-        if not 0 <= message.timestamp_ms <= _LATEST_MS:
+        if not 0 <= message.timestamp_ms <= LATEST_MS:
             raise BadFrame("bad_captured_at", f"no captured_at_ms header, and the record's timestamp is {message.timestamp_ms}")
         return message.timestamp_ms
     # isdigit() of bytes accepts ASCII digits only; 15 digits reach past the year 9999.
-    if not value.isdigit() or len(value) > 15 or int(value) > _LATEST_MS:
+    if not value.isdigit() or len(value) > 15 or int(value) > LATEST_MS:
         raise BadFrame("bad_captured_at", f"captured_at_ms must be milliseconds since 1970 as ASCII digits, got {value[:32]!r}")
     return int(value)
 

@@ -11,12 +11,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from weakref import WeakSet
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from deploy.bundle import DEFAULT_BUNDLE, Bundle
 from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
@@ -31,7 +32,7 @@ from streamer.config import Settings, decision_times
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
 from streamer.pipeline.profiles import CameraProfiles
-from streamer.types import FrameInfo, LearningProgress, Outcome
+from streamer.types import LATEST_MS, FrameInfo, LearningProgress, Outcome
 
 log = structlog.get_logger("oddsight.learning")
 
@@ -44,25 +45,29 @@ _MIN_FRAMES: Final = 100  # a phase ends after a multiple of this
 _MAX_FRAMES: Final = (60_000, 60_000, MAX_MAXIMA, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
 _PICTURES: Final = 60  # of the background
 _MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
+_ROW_COLUMNS: Final = (0, 0, 3, 1, 2)  # of what each phase measures of a frame
 _MAX_SNAPSHOT_BYTES: Final = 8 << 20
 _COUNTS, _MODEL = "counts", "model_id"  # entries of a snapshot's header
+
+
+_Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 @dataclass(slots=True)
 class Counts:
     """How far a camera is learned."""
 
-    offset: int = -1  # of the newest frame that was learned from
-    clip_from: int | None = None  # its first frame needed to rebuild the state
-    width_px: int = 0
-    height_px: int = 0
-    phase: int = 0  # index into PHASES
-    frames: int = 0
-    phase_frames: int = 0
-    observed_ms: int = 0  # time between consecutive frames, without gaps
-    intervals: int = 0  # number of those times
-    last_ms: int = 0  # capture time of the newest frame
-    pictured_ms: float = 0.0  # observed time from which the next picture of the background is taken
+    offset: Annotated[int, Field(ge=-1)] = -1  # of the newest frame that was learned from
+    clip_from: _Count | None = None  # its first frame needed to rebuild the state
+    width_px: _Count = 0
+    height_px: _Count = 0
+    phase: Annotated[int, Field(ge=0, lt=len(PHASES))] = 0  # index into PHASES
+    frames: _Count = 0
+    phase_frames: _Count = 0
+    observed_ms: _Count = 0  # time between consecutive frames, without gaps
+    intervals: _Count = 0  # number of those times
+    last_ms: Annotated[int, Field(ge=0, le=LATEST_MS)] = 0  # capture time of the newest frame
+    pictured_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # observed time from which the next picture is taken
 
 
 class ProfileLearner:
@@ -213,10 +218,9 @@ class ProfileLearner:
         """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
         arrays, counts, model_id = _unpacked(snapshot)
         expected = {**self._usual.arrays(), "normal": self._normal.values(), "dwell": self._dwell}
-        found = {name: array.shape for name, array in arrays.items()}
-        whole = all(found.get(name) == array.shape for name, array in expected.items())
-        if not whole or "rows" not in found or found.get("pictures", ())[1:] != self._dwell.shape:
+        if any(_kind(arrays.get(name)) != _kind(array) for name, array in expected.items()):
             raise ProfileCorrupt("not a snapshot of a learner (an array is missing or has another shape)")
+        _check_measured(arrays, counts, self._dwell.shape)
         if model_id != self._model_id:
             raise ProfileCorrupt(f"the snapshot is of another network, {model_id}")
         self._usual = UsualMaps(self._grid.shape, *(arrays[name].copy() for name in self._usual.arrays()))
@@ -233,9 +237,27 @@ def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Count
 
     try:
         content = zlib.decompressobj().decompress(base64.b64decode(snapshot.content), _MAX_SNAPSHOT_BYTES)
-        return load(content), Counts(**json.loads(header_entry(content, _COUNTS))), header_entry(content, _MODEL)
-    except (SafetensorError, zlib.error, KeyError, ValueError, TypeError) as error:
+        counts = TypeAdapter(Counts).validate_json(header_entry(content, _COUNTS))
+        return load(content), counts, header_entry(content, _MODEL)
+    except (SafetensorError, zlib.error, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ProfileCorrupt(f"not a snapshot of a learner ({first_line(error)})") from error
+
+
+def _kind(array: NDArray[Any] | None) -> tuple[object, ...]:
+    return () if array is None else (array.dtype, array.shape, bool(np.isfinite(array).all()))
+
+
+def _check_measured(arrays: Mapping[str, NDArray[Any]], counts: Counts, places: tuple[int, ...]) -> None:
+    """Raise ProfileCorrupt unless what a phase has measured can be what its counts say."""
+    rows, pictures = arrays.get("rows"), arrays.get("pictures")
+    if rows is None or pictures is None or pictures.dtype != np.uint8 or pictures.shape[1:] != places:
+        raise ProfileCorrupt("not a snapshot of a learner (rows or pictures are missing or have another shape)")
+    columns = _ROW_COLUMNS[counts.phase]
+    expected = (counts.phase_frames, columns) if counts.phase_frames and columns else (0,)
+    if rows.dtype != np.float64 or rows.shape != expected or not np.isfinite(rows).all():
+        raise ProfileCorrupt(f"not a snapshot of a learner (the phase {PHASES[counts.phase]} has rows {rows.shape})")
+    if counts.phase == 0 and not len(pictures) and (counts.phase_frames or counts.pictured_ms):
+        raise ProfileCorrupt("not a snapshot of a learner (it has seen frames, but kept no picture)")
 
 
 _LEARNED: Final = LearningProgress(share=1.0, left_s=0.0)

@@ -85,8 +85,8 @@ def make_redis(settings: RedisSettings) -> redis.Redis:
         options["password"] = settings.password.get_secret_value()
     try:
         with redis_errors():
-            return _connect(settings.url, options)
-    except ValueError:  # its text may show a part of the password
+            return _checked(_connect(settings.url, options))
+    except (ValueError, TypeError):  # their text may show a part of the password; TypeError: an option that does not exist
         text = "redis.url is not valid; write redis://USER:PASSWORD@HOST:PORT/DATABASE, with %2F for a /, or see the settings"
         raise ConfigError(text) from None
 
@@ -100,6 +100,13 @@ def _connect(url: str, options: dict[str, Any]) -> redis.Redis:
     client = redis.Redis.from_url(url, **options, retry=Retry(NoBackoff(), 0))
     if "password" in options:  # from_url lets a password in the URL win
         client.connection_pool.connection_kwargs["password"] = options["password"]
+    return client
+
+
+def _checked(client: redis.Redis) -> redis.Redis:
+    """The client, if a connection can be made of its options, which would else be found out by the first command."""
+    if (pool := getattr(client, "connection_pool", None)) is not None:  # a cluster has one for each node, and has connected
+        pool.connection_class(**pool.connection_kwargs)
     return client
 
 

@@ -4,14 +4,14 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from math import isfinite
 from typing import Any, NamedTuple, cast
 
 import redis
-from pydantic import ValidationError
 
 from streamer.config import RedisSettings
 from streamer.redis.client import redis_errors
-from streamer.types import Event
+from streamer.types import LATEST_MS, Event
 
 _CAMERA_SCAN_EVERY_S = 1.0
 _MAX_ENTRIES = 1_000
@@ -118,7 +118,7 @@ class Subscriber:
                 elif key == self._events_key:
                     events += filter(self._is_new, _events(fields))
                 else:
-                    scores.append(_score_entry(key.removeprefix(self._scores_prefix), fields))
+                    scores += _score_entries(key.removeprefix(self._scores_prefix), fields)
         return Updates(scores, events, health)
 
     def _is_new(self, event: Event) -> bool:
@@ -147,7 +147,7 @@ def newest_scores(client: redis.Redis, settings: RedisSettings) -> dict[str, Sco
     with redis_errors():
         newest = {str(key): cast("Any", client.xrevrange(key, count=1)) for key in _score_keys(client, prefix)}
     cameras = {key.removeprefix(prefix): entries[0][1] for key, entries in newest.items() if entries}
-    return {camera_id: _score_entry(camera_id, fields) for camera_id, fields in cameras.items()}
+    return {entry.camera_id: entry for camera_id, fields in cameras.items() for entry in _score_entries(camera_id, fields)}
 
 
 def count_events(client: redis.Redis, settings: RedisSettings, since_ms: int) -> Counter[str]:
@@ -166,18 +166,36 @@ def _score_keys(client: redis.Redis, prefix: str) -> Iterator[Any]:
 
 
 def _events(fields: dict[str, str]) -> Iterator[Event]:
-    with suppress(ValidationError):  # written by another version of the schema
-        yield Event.model_validate(fields)
+    with suppress(ValueError):  # written by another version of the schema
+        event = Event.model_validate(fields)
+        _time_ms(event.captured_at_ms)
+        yield event
 
 
 def _health_entries(fields: dict[str, str]) -> Iterator[HealthEntry]:
     with suppress(KeyError, ValueError):  # likewise
         camera_id, kind, problem, text = (fields[name] for name in ("camera_id", "kind", "problem", "text"))
-        yield HealthEntry(camera_id, kind, problem, text, int(fields["captured_at_ms"]))
+        yield HealthEntry(camera_id, kind, problem, text, _time_ms(fields["captured_at_ms"]))
 
 
-def _score_entry(camera_id: str, fields: dict[str, str]) -> ScoreEntry:
-    captured_at_ms, scored_at_ms = int(fields["captured_at_ms"]), int(fields["scored_at_ms"])
-    score, threshold = float(fields["score"]), float(fields["threshold"])
-    learning, left_s = (float(fields[name]) if name in fields else None for name in ("learning", "learning_left_s"))
-    return ScoreEntry(camera_id, captured_at_ms, score, threshold, scored_at_ms, fields.get("profile_id"), learning, left_s)
+def _score_entries(camera_id: str, fields: dict[str, str]) -> Iterator[ScoreEntry]:
+    with suppress(KeyError, ValueError):  # likewise
+        captured_at_ms, scored_at_ms = _time_ms(fields["captured_at_ms"]), _time_ms(fields["scored_at_ms"])
+        score, threshold = _finite(fields["score"]), _finite(fields["threshold"])
+        learning, left_s = (_finite(fields[name]) if name in fields else None for name in ("learning", "learning_left_s"))
+        profile_id = fields.get("profile_id")
+        yield ScoreEntry(camera_id, captured_at_ms, score, threshold, scored_at_ms, profile_id, learning, left_s)
+
+
+def _time_ms(value: str | int) -> int:
+    time_ms = int(value)
+    if not 0 <= time_ms <= LATEST_MS:
+        raise ValueError(f"{time_ms} is no time")
+    return time_ms
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number

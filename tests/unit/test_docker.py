@@ -80,3 +80,13 @@ def split_mount(mount: str) -> tuple[str, str]:
     """Path in the container, and path in the repository (the default if a variable may name another)."""
     outside, _, inside = mount.removesuffix(":ro").rpartition(":")
     return inside, re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", outside)
+
+
+def test_image_installs_locked_requirements_only() -> None:
+    commands = re.findall(r"pip (?:install|wheel) [^\n\\]*", DOCKERFILE)
+    assert len(commands) == 4
+    for command in commands:
+        assert ("--require-hashes" in command) != ("--no-deps" in command), command
+        named = re.findall(r"--requirement (\S+)", command)
+        assert all((ROOT / path).is_file() for path in named)
+    assert "!requirements" in DOCKERIGNORE.split()

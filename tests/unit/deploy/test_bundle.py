@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import set_external_data
+from safetensors.numpy import save
 
 from deploy.bundle import (
     CALIBRATION_NAME,
@@ -51,11 +52,11 @@ def written(tmp_path: Path, golden: GoldenClips) -> Bundle:
     return write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(golden)})
 
 
-def write(path: Path, files: dict[str, bytes]) -> Bundle:
+def write(path: Path, files: dict[str, bytes], spec: ClipSpec = SPEC) -> Bundle:
     return write_bundle(
         path,
         model=ModelCard(kind="tiny", config={"width": 8}),
-        spec=SPEC,
+        spec=spec,
         calibration=CALIBRATION,
         files=files,
         metrics={"auc": 0.9},
@@ -85,10 +86,27 @@ def test_round_trip(written: Bundle, golden: GoldenClips) -> None:
 
 def test_golden_states_round_trip(tmp_path: Path, golden: GoldenClips) -> None:
     state = np.arange(3 * 2 * 4 * 4, dtype=np.float32).reshape(3, 2, 4, 4)
-    bundle = write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(replace(golden, state=state, next_state=state + 1))})
+    content = golden_bytes(replace(golden, state=state, next_state=state + 1))
+    bundle = write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: content}, SPEC.model_copy(update={"state_shape": (2, 4, 4)}))
     found = read_golden(bundle)
     np.testing.assert_array_equal(found.state, state, strict=True)
     np.testing.assert_array_equal(found.next_state, state + 1, strict=True)
+
+
+def test_damaged_golden_clips_are_refused(tmp_path: Path, golden: GoldenClips) -> None:
+    whole = {"clips": golden.clips, "score": golden.score, "heatmap": golden.heatmap}
+    damaged = {
+        "golden.safetensors: Error while deserializing": b"no tensors",
+        "clips must be uint8": save({**whole, "clips": golden.clips.astype(np.float32)}),
+        "heatmap must be float32": save({**whole, "heatmap": golden.heatmap[:, 0]}),
+        "score must be float32 .*, got nothing": save({"clips": golden.clips, "heatmap": golden.heatmap}),
+        "a row for each clip, got \\[2, 3\\] rows": save({**whole, "score": golden.score[:2]}),
+        "got \\[0\\] rows": save({name: array[:0] for name, array in whole.items()}),
+    }
+    for reason, content in damaged.items():
+        bundle = write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: content})
+        with pytest.raises(BundleCorrupt, match=reason):
+            read_golden(bundle)
 
 
 def test_golden_without_states(written: Bundle) -> None:

@@ -1,5 +1,7 @@
 """What is wrong with a camera is told within seconds and once, and neither light, noise nor passers-by are taken for it."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -182,6 +184,18 @@ def test_reference_survives_storage(frames: np.ndarray, reference: Reference) ->
 @given(st.text() | st.binary().map(lambda content: content.decode("latin-1")) | st.just('{"shape": [1e9, 2], "picture": ""}'))
 def test_damaged_references_are_none(text: str) -> None:
     assert parse_reference(text) is None
+
+
+@pytest.mark.parametrize("damage", [{"level": 10**400}, {"shape": [2**70, 1]}, {"level": float("nan")}, {"shape": [0, 5]}])
+def test_references_with_absurd_numbers_are_none(reference: Reference, damage: dict[str, object]) -> None:
+    assert parse_reference(json.dumps({**json.loads(reference_text(reference)), **damage})) is None
+
+
+def test_reference_of_frames_of_another_size_is_dropped(frames: np.ndarray, reference: Reference) -> None:
+    watch = PictureWatch(reference)
+    look = watch.look(frames[0][:-8], 0)
+    assert look is not None
+    assert (look.problem, watch.reference) == (None, None)
 
 
 def faults_told(faulty: list[bool]) -> list[tuple[str, int]]:

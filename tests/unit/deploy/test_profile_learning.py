@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploy.dwell import Background, dwell_step, foreground, learn_background, update_dwell
+from deploy.errors import BundleCorrupt
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells, with_dwell
 from deploy.usual_maps import UsualMaps
+from tests.harness.video_bundle import VIDEO
 from trainer.models.video_ede import dwell as graph
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 from trainer.models.video_ede.score_scale import heat_map, unpack_profile
@@ -135,3 +139,13 @@ def test_usual_dwell_is_what_one_frame_in_twenty_exceeds(share, usual):
     assert counted.dwell()[6, 8] == pytest.approx(usual, abs=0.02)
     assert counted.dwell()[4, 6] == counted.dwell()[6, 8]  # the place beside it
     assert counted.dwell()[0, 0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"window": 0, "steady_spreads": 1.0}, {"window": 99, "steady_spreads": 1.0}, {"window": 3, "steady_spreads": "a"}],
+)
+def test_grid_of_a_damaged_bundle_is_refused(config: dict[str, object]) -> None:
+    model = VIDEO.manifest.model.model_copy(update={"config": config})
+    with pytest.raises(BundleCorrupt, match=r"model\.config must give window"):
+        Grid.of(replace(VIDEO, manifest=VIDEO.manifest.model_copy(update={"model": model})))

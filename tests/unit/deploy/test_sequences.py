@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from deploy.bundle import SEQUENCES_NAME, Bundle, read_bundle, read_golden, write_bundle
 from deploy.engine import EngineRequest
-from deploy.errors import BundleIncompatible, ConfigError
+from deploy.errors import BundleCorrupt, BundleIncompatible, ConfigError
 from deploy.image import encode_png
 from deploy.registry import load_engine
 from deploy.sequences import (
@@ -26,14 +27,14 @@ from deploy.sequences import (
 FRAMES_OF_STRETCH = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]
 
 
-def with_sequences(bundle: Bundle, sequences: GoldenSequences) -> Bundle:
+def with_sequences(bundle: Bundle, content: bytes) -> Bundle:
     files = {name: bundle.file(name).read_bytes() for name in bundle.manifest.files if name != "calibration.json"}
     return write_bundle(
         bundle.path,
         model=bundle.manifest.model,
         spec=bundle.spec,
         calibration=bundle.calibration,
-        files={**files, SEQUENCES_NAME: sequences_bytes(sequences)},
+        files={**files, SEQUENCES_NAME: content},
         metrics={},
         versions={},
     )
@@ -50,9 +51,25 @@ def noise(bundle: Bundle, frames: int = 9) -> GoldenSequences:
 
 def test_round_trip(bundle: Bundle) -> None:
     written = noise(bundle)
-    found = read_sequences(with_sequences(bundle, written))
+    found = read_sequences(with_sequences(bundle, sequences_bytes(written)))
     for name in ("frames", "sped_up", "score"):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
+
+
+def test_damaged_sequences_are_refused(bundle: Bundle) -> None:
+    whole = load(sequences_bytes(noise(bundle)))
+    pictures, sizes = whole["pictures"], whole["sizes_bytes"]
+    damaged = {
+        "Error while deserializing": b"no tensors",
+        "score must be float32 .*, got nothing": save({name: array for name, array in whole.items() if name != "score"}),
+        "a size, a mark and a score for each frame": save({**whole, "score": whole["score"][:, :3].copy()}),
+        "do not add up": save({**whole, "sizes_bytes": sizes + 2**62}),
+        "valid header do not decode": save({**whole, "pictures": np.where(np.arange(len(pictures)) < 60, pictures, 0)}),
+    }
+    for reason, content in damaged.items():
+        with_sequences(bundle, content)
+        with pytest.raises(BundleCorrupt, match=rf"sequences\.safetensors: .*{reason}"):
+            read_sequences(read_bundle(bundle.path))
 
 
 def test_bundle_without_sequences(bundle: Bundle) -> None:
@@ -92,7 +109,7 @@ def written(folder: Path, frames: NDArray[np.uint8], name: str = "{}.png") -> Pa
 @pytest.fixture
 def with_golden(bundle: Bundle) -> Bundle:
     """With golden sequences."""
-    return with_sequences(bundle, noise(bundle, 40))
+    return with_sequences(bundle, sequences_bytes(noise(bundle, 40)))
 
 
 def test_stretch_order_and_pace(with_golden: Bundle, tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def test_skips_and_counts_damaged_packets(tmp_path: Path) -> None:
     assert outcomes[4] == f"{path}: a damaged packet was skipped: Invalid data found when processing input"
 
 
+def test_reads_a_video_whose_title_is_not_utf_8(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", seconds=1, fps=10)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"Lavf", b"S\xfcd-"))  # the program that wrote it
+    assert path.read_bytes() != content
+    with open_video(path) as video:
+        assert len(list(video.frames())) == 10
+
+
 def test_rejects_a_video_without_decodable_frame(tmp_path: Path) -> None:
     with (
         open_video(write_damaged_video(tmp_path / "v.avi", frames_n=1, damaged=0)) as video,

@@ -272,7 +272,9 @@ def test_rule_times_in_milliseconds() -> None:
     assert (rule.min_duration_ms, rule.merge_gap_ms, rule.update_interval_ms) == (250, 1500, 1)
 
 
-@pytest.mark.parametrize("content", [b"[kafka\n", b"x = \xff", b"[http]\nport = 1\nport = 2\n"])
+@pytest.mark.parametrize(
+    "content", [b"[kafka\n", b"x = \xff", b"[http]\nport = 1\nport = 2\n", b"x = " + b"[" * 9999, b"x = " + b"9" * 9999]
+)
 def test_rejects_broken_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "settings.toml"
     path.write_bytes(content)

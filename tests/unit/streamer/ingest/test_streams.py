@@ -51,6 +51,12 @@ class TestFindSource:
             find_source("rtsp://user:s3cret@camera/1", None, {})
         assert "s3cret" not in str(raised.value)
 
+    @pytest.mark.parametrize("url", ["rtsp://user:s3cret@[camera/1", "rtsp://user:s3cret@[12:34]/1", "rtsp://user:s3cret@]/1"])
+    def test_refuses_a_password_before_an_address_that_is_none(self, url: str) -> None:
+        with pytest.raises(ConfigError, match="--source-file") as raised:
+            find_source(url, None, {})
+        assert "s3cret" not in str(raised.value)
+
     def test_needs_exactly_one_source(self, tmp_path: Path) -> None:
         for argument, file in [(None, None), ("v.mp4", tmp_path / "url"), (None, tmp_path / "missing")]:
             with pytest.raises(ConfigError, match=r"source"):

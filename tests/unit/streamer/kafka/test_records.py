@@ -1,5 +1,6 @@
 """Whatever a fetched batch does: what can be read is read, and one record stands for the rest."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,16 @@ def test_fetch_in_the_middle_of_an_unreadable_batch() -> None:
     assert following == 8
 
 
+@pytest.mark.parametrize("delta", [-1, 3, 2**31 - 1])
+def test_claimed_last_offset_stays_before_the_following_batch(delta: int) -> None:
+    """Else an unreadable record in it would stand for messages of the batches behind, or for none."""
+    claimed = batch(5)[:23] + delta.to_bytes(4, "big", signed=True) + batch(5)[27:]
+    cut = claimed[:CONTENT_AT] + bytes(len(claimed) - CONTENT_AT)
+    records, following = read(with_checksum(cut) + batch(8))
+    assert stretches(records)[-4:] == [(5, 7), (8, 8), (9, 9), (10, 10)]
+    assert following == 11
+
+
 @given(position=st.integers(12, 400), flip=st.integers(1, 255), checked=st.booleans())
 def test_any_flipped_byte_is_passed(position: int, flip: int, checked: bool) -> None:
     """But for offset and length, which the broker itself needs to find a batch."""
@@ -125,6 +136,17 @@ def test_old_formats_are_read_unless_compressed(magic: int) -> None:
     assert [each.value for each in read(legacy(magic, 0))[0]] == [b"value " * 30]
     assert stretches(read(legacy(magic, GZIP))[0]) == [(0, 0)]
     assert stretches(read(changed(legacy(magic, 0), 30))[0]) == [(0, 0)]
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_old_formats_with_sizes_that_do_not_fit_are_unreadable(magic: int) -> None:
+    whole = legacy(magic, 0)
+    key_at = whole.index(b"north") - 4
+    wrong = whole[:key_at] + (2**31 - 1).to_bytes(4, "big") + whole[key_at + 4 :]
+    checked = wrong[:12] + zlib.crc32(wrong[16:]).to_bytes(4, "big") + wrong[16:]
+    short = whole[:8] + (5).to_bytes(4, "big") + whole[12:17]
+    assert stretches(read(checked + batch(8))[0]) == [(0, 7), (8, 8), (9, 9), (10, 10)]
+    assert stretches(read(short + batch(8))[0]) == [(0, 7), (8, 8), (9, 9), (10, 10)]
 
 
 def test_no_producer_can_claim_a_stretch() -> None:

@@ -1,13 +1,19 @@
 """Cameras without a profile are learned while they are watched, and a restart loses nothing of it."""
 
+import base64
+import json
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load, save
 
 from deploy.dwell import foreground, update_dwell
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
+from deploy.profile import header_entry
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import dwell_of, picture_of, state_maps, with_dwell
 from streamer.config import HealthSettings, Settings
@@ -190,6 +196,38 @@ def learner() -> ProfileLearner:
 def test_damaged_snapshots_are_refused(content):
     with pytest.raises(ProfileCorrupt, match="not a snapshot"):
         learner().restore(LearnerSnapshot(clip_from=0, content=content))
+
+
+def damaged(snapshot: LearnerSnapshot, counts: dict[str, object], arrays: dict[str, np.ndarray]) -> LearnerSnapshot:
+    content = zlib.decompress(base64.b64decode(snapshot.content))
+    own = json.loads(header_entry(content, "counts"))
+    header = {"counts": json.dumps({**own, **counts}), "model_id": header_entry(content, "model_id")}
+    packed = zlib.compress(save({**load(content), **arrays}, header))
+    return snapshot.model_copy(update={"content": base64.b64encode(packed).decode()})
+
+
+@pytest.mark.parametrize(
+    ("counts", "arrays"),
+    [
+        ({"phase": 5}, {}),
+        ({"phase": "first"}, {}),
+        ({"offset": None}, {}),
+        ({"pictured_ms": float("nan")}, {}),
+        ({"last_ms": 10**30}, {}),
+        ({"observed_ms": -1}, {}),
+        ({"of a newer version": [[[]]]}, {"rows": np.zeros(())}),
+        ({"phase": 2, "phase_frames": 3}, {}),
+        ({"phase": 2, "phase_frames": 3}, {"rows": np.zeros((3, 2))}),
+        ({"phase": 3, "phase_frames": 1}, {"rows": np.full((1, 1), np.nan)}),
+        ({"phase_frames": 3}, {}),
+        ({}, {"pictures": np.zeros((1, 2, 3))}),
+        ({}, {"dwell": np.zeros((2, 3))}),
+        ({}, {"dwell": np.full((2, 3), np.inf, np.float32)}),
+    ],
+)
+def test_snapshots_that_contradict_themselves_are_refused(counts, arrays):
+    with pytest.raises(ProfileCorrupt, match="not a snapshot"):
+        learner().restore(damaged(learner().snapshot(), counts, arrays))
 
 
 def test_snapshot_of_another_network_is_refused():

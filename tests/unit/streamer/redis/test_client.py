@@ -25,6 +25,16 @@ def test_rejects_invalid_url() -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://host?no_such_option=1", "rediss://host?hunter2=1", "redis+sentinel://host/main?no_such_option=1"]
+)
+def test_rejects_options_in_the_url_that_do_not_exist(url: str) -> None:
+    """Else the first command would find out."""
+    with pytest.raises(ConfigError, match=r"redis\.url") as raised:
+        make_redis(RedisSettings(url=url))
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     "url", ["redis+cluster://", "redis+cluster://a:b", "redis+cluster://a/3", "redis+sentinel://a", "redis+sentinel://a/b/c"]
 )
 def test_rejects_invalid_url_of_several_servers(url: str) -> None:

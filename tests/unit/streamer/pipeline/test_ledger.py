@@ -1,0 +1,162 @@
+"""Whatever happens to consumers, topic and Redis, in whatever order: every message counts once, in order, and none is skipped.
+
+Two consumers believe that they own all partitions, so that only the fence of the stored offset stands between them.
+"""
+
+from collections.abc import Iterator
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from streamer.interfaces import ChangeKind, PartitionChange, Progress
+from streamer.types import FrameMessage, Partition
+from tests.harness.pipeline import SPEC, Rig, message
+
+CONSUMERS = st.sampled_from([0, 1])
+MOST_PARTITIONS = 4
+PARTITIONS = st.integers(0, MOST_PARTITIONS - 1)
+SINGLE_FRAMES = SPEC.model_copy(update={"length": 1})
+"""Every frame has a score."""
+
+
+class Ledger(RuleBasedStateMachine):
+    """Two consumers on one topic and one store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._time_ms = 0
+        self._topics = 1
+        self._before: dict[Partition, Progress] = {}
+        first = [self._message(number, offset, "gate", good=True) for number in (0, 1) for offset in range(4)]
+        self.consumers = [Rig(first, spec=SINGLE_FRAMES, max_clips=3, poll_messages=2) for _ in range(2)]
+        self.topic, self.store = self.consumers[0].topic, self.consumers[0].store
+        self.topic.topic_id = "topic-1"
+        self.consumers[1].topic, self.consumers[1].store = self.topic, self.store
+        for consumer in self.consumers:
+            consumer.start()
+
+    def _message(self, partition: int, offset: int, camera_id: str, *, good: bool) -> FrameMessage:
+        """A message with a capture time of its own, by which its effects are known."""
+        self._time_ms += 100
+        return message(partition, offset, f"{camera_id}-{partition}", 0.8 if good else b"rubbish", at_ms=self._time_ms)
+
+    @rule(
+        holes=st.lists(st.sampled_from([1, 1, 1, 3]), max_size=3),
+        turns=st.lists(CONSUMERS, min_size=4, max_size=16),
+        failures=st.lists(st.sampled_from(["lost", "unanswered", "", ""]), max_size=2),
+    )
+    def live(self, holes: list[int], turns: list[int], failures: list[str]) -> None:
+        """New messages in all partitions, and the consumers' turns, in some of which Redis fails."""
+        for messages in self.topic.partitions.values():
+            for hole in holes:
+                self._append(messages, hole)
+        self.store.failures += failures
+        for consumer in turns:
+            self.consumers[consumer].steps(1)
+
+    def _append(self, messages: list[FrameMessage], hole: int) -> None:
+        last = messages[-1]
+        camera_id = "gate" if self._time_ms % 300 else "yard"
+        messages.append(self._message(last.partition.number, last.offset + hole, camera_id, good=self._time_ms % 700 != 0))
+
+    @rule(consumer=CONSUMERS)
+    def crash(self, consumer: int) -> None:
+        self.consumers[consumer].start()
+
+    @rule(consumer=CONSUMERS)
+    def wait(self, consumer: int) -> None:
+        """Until the pause after a failure is over."""
+        self.consumers[consumer].clock.now_s += 3
+
+    @rule(consumer=CONSUMERS, number=PARTITIONS, kinds=st.sampled_from([("revoked",), ("revoked", "assigned")]))
+    def rebalance(self, consumer: int, number: int, kinds: tuple[ChangeKind, ...]) -> None:
+        partition = Partition("frames", number % len(self.topic.partitions))
+        self.consumers[consumer].source.changes += [PartitionChange(kind, partition) for kind in kinds]
+
+    @rule()
+    def add_partition(self) -> None:
+        number = len(self.topic.partitions)
+        if number < MOST_PARTITIONS:
+            self.topic.partitions[Partition("frames", number)] = [self._message(number, 0, "gate", good=True)]
+
+    @rule(number=PARTITIONS, count=st.integers(1, 4))
+    def expire(self, number: int, count: int) -> None:
+        """Kafka deletes old messages, read or not; at least one stays."""
+        messages = self.topic.partitions[Partition("frames", number % len(self.topic.partitions))]
+        gone = messages[: min(count, len(messages) - 1)]
+        del messages[: len(gone)]
+
+    @rule()
+    def make_topic_anew(self) -> None:
+        """What was in it is gone, and offsets begin at 0. Both consumers are told by their next poll."""
+        self._topics += 1
+        self.topic.topic_id = f"topic-{self._topics}"
+        for partition in self.topic.partitions:
+            self.topic.partitions[partition] = [self._message(partition.number, 0, "gate", good=True)]
+        for consumer in (0, 1):
+            self.assign_all(consumer)
+
+    @rule(consumer=CONSUMERS)
+    def assign_all(self, consumer: int) -> None:
+        for partition in self.topic.partitions:
+            changes = [PartitionChange("revoked", partition), PartitionChange("assigned", partition)]
+            self.consumers[consumer].source.changes += changes
+
+    @invariant()
+    def each_message_counts_once_and_in_order(self) -> None:
+        counted = [int(fields["captured_at_ms"]) for _, fields in self.store.scores]
+        assert len(counted) == len(set(counted))
+        for partition in self.topic.partitions:
+            own = [
+                int(fields["captured_at_ms"]) for _, fields in self.store.scores if fields["partition"] == str(partition.number)
+            ]
+            assert own == sorted(own)
+
+    @invariant()
+    def events_are_told_once(self) -> None:
+        told = [(each["event_id"], each["kind"], each["captured_at_ms"]) for each in self.store.events]
+        assert len(told) == len(set(told))
+        starts = [event_id for event_id, kind, _ in told if kind == "start"]
+        assert len(starts) == len(set(starts))
+
+    @invariant()
+    def progress_is_what_has_been_counted(self) -> None:
+        counted = {int(fields["captured_at_ms"]) for _, fields in self.store.scores}
+        for partition, messages in self.topic.partitions.items():
+            progress = self.store.read(partition)
+            if progress.topic is None or progress.topic.topic_id != self.topic.topic_id:
+                continue  # of the topic of before
+            for each in good(messages):
+                assert (time_ms(each) in counted) == (each.offset < (progress.next_offset or 0)), (partition, each.offset)
+
+    @invariant()
+    def progress_goes_back_only_with_a_new_topic(self) -> None:
+        for partition, progress in self.store.progress.items():
+            before = self._before.get(partition, Progress())
+            if before.topic is None or progress.topic is None or not progress.topic.is_other(before.topic):
+                assert (progress.next_offset or 0) >= (before.next_offset or 0), partition
+        self._before = dict(self.store.progress)
+
+    def teardown(self) -> None:
+        """In the end all that Kafka has is counted."""
+        self.store.failures.clear()
+        consumer = self.consumers[0]
+        consumer.start()
+        consumer.finish()
+        self.progress_is_what_has_been_counted()
+        self.each_message_counts_once_and_in_order()
+        for messages in self.topic.partitions.values():
+            assert self.store.read(messages[-1].partition).next_offset == messages[-1].offset + 1
+
+
+def good(messages: list[FrameMessage]) -> Iterator[FrameMessage]:
+    return (each for each in messages if each.value != b"rubbish")
+
+
+def time_ms(each: FrameMessage) -> int:
+    return int(dict(each.headers)["captured_at_ms"])
+
+
+TestLedger = Ledger.TestCase
+TestLedger.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
