@@ -22,7 +22,7 @@ from streamer.chaos.stack import Stack
 from streamer.interfaces import StreamError
 from streamer.kafka.client import silence_kafka_log
 
-SELF_CHECK_FAULT = "replica stopped"
+_SELF_CHECK_FAULT, _SELF_CHECK_REPEATS = "replica stopped", 20
 _PAUSE_S = (0.2, 1.5)
 """How long all runs undisturbed before the next fault."""
 
@@ -121,7 +121,7 @@ def run_chaos(names: Sequence[str], repeats: int, seed: int, on_progress: OnProg
     """Run each named fault ``repeats`` times, in random order; no names: all of them, and some combined at random.
 
     With ``self_check`` the replicas run without the fence, and are stopped for longer than their session until that doubles
-    frames.
+    frames, at most twenty times.
 
     Raises:
         ConfigError: there is no fault of a name, or the embedded broker cannot do it.
@@ -130,7 +130,9 @@ def run_chaos(names: Sequence[str], repeats: int, seed: int, on_progress: OnProg
     """
     silence_kafka_log()
     home = os.environ.get("KAFKA_HOME")
-    faults, skipped = choose_faults([SELF_CHECK_FAULT] if self_check else names, has_apache=home is not None)
+    if self_check:
+        names, repeats = [_SELF_CHECK_FAULT], _SELF_CHECK_REPEATS
+    faults, skipped = choose_faults(names, has_apache=home is not None)
     folder = Path(tempfile.mkdtemp(prefix="oddsight-chaos-"))
     rows = [Row(fault.name) for fault in faults]
     report = Report("embedded" if home is None else "apache", seed, not self_check, rows, skipped)

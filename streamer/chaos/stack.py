@@ -9,7 +9,7 @@ from typing import Literal
 
 from streamer.chaos.servers import ApacheBroker, EmbeddedBroker, EmbeddedRedis, Server
 from streamer.chaos.traffic import PARTITIONS, Traffic
-from streamer.config import Settings, settings_toml
+from streamer.config import BatchSettings, Settings, settings_toml
 from streamer.kafka.client import ensure_topics, open_admin
 from streamer.redis.client import make_redis
 
@@ -31,6 +31,8 @@ class Stack:
         self.broker = EmbeddedBroker(folder) if kafka_home is None else ApacheBroker(kafka_home, folder)
         self.redis = EmbeddedRedis(folder)
         self.settings = stack_settings(str(self.broker.address), self.redis.url)
+        if program == "streamer.chaos.unfenced":  # so that a replica has always something in hand when it is stopped
+            self.settings = self.settings.model_copy(update={"batch": BatchSettings(max_wait_ms=500)})
         self.partitions = PARTITIONS
         self.replicas: list[Server] = []
         self._made, self._restart_at_s = 0, 0.0
