@@ -100,6 +100,41 @@ def demo_command() -> None:
     run_demo(Console())
 
 
+@app.command("chaos")
+def chaos_command(
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this fault; may be repeated. By default all, and combinations.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each fault comes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides the order of the faults, their times and what is combined.")] = 0,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Run a service that doubles frames until that is found; fails if it is not.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Kill, stop and cut off the parts of a throw-away stack; fails if the service loses or doubles anything.
+
+    Kafka is that in KAFKA_HOME, else the embedded one, with which fewer faults are possible. Needs the extra demo.
+    """
+    import json
+
+    from deploy.console import print_tables, progress_bar
+    from streamer.chaos.run import report_table, run_chaos
+    from streamer.monitoring import configure_logs
+
+    configure_logs(logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing must stay behind
+    with progress_bar("starting") as on_progress:
+        report = run_chaos(fault or [], repeats, seed, on_progress, self_check=self_check)
+    if as_json:
+        typer.echo(json.dumps(report.values(), indent=2))
+    else:
+        print_tables([report_table(report)])
+        for line in report.lines():
+            typer.echo(line)
+    raise typer.Exit(0 if report.is_as_expected else 1)
+
+
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
     """Check all that run checks before it connects, bundle and engine too; print the settings in force, with secrets hidden."""

@@ -33,14 +33,17 @@ from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
+from streamer.redis.script import STEP
 
 log = structlog.get_logger("oddsight.service")
 
 _MAX_DECODE_THREADS = 8
 
 
-def run_service(settings: Settings, stop: threading.Event) -> None:
+def run_service(settings: Settings, stop: threading.Event, step_script: str = STEP) -> None:
     """Run one consumer until ``stop`` is set; then finish what has been read and leave the group.
+
+    ``step_script`` is another one than the service's only where a test must fail without it.
 
     Raises:
         ConfigError, BundleError: at start, before anything is consumed.
@@ -49,7 +52,7 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
     """
     silence_kafka_log()
     with ExitStack() as stack:
-        pipeline = _build_pipeline(settings, stack)
+        pipeline = _build_pipeline(settings, stack, step_script)
         while not stop.is_set():
             pipeline.step()
         log.info("stopping: finishing what has been read")
@@ -86,7 +89,7 @@ class _Parts:
     adaptation: CameraAdaptation
 
 
-def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: ExitStack) -> _Parts:
+def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: ExitStack, step_script: str = STEP) -> _Parts:
     loaded = _load_engine(settings, bundle, metrics, stack)
     decoder = _load_decoder(settings, bundle, loaded.engine, metrics, stack)
     decider = Decider(settings, bundle, loaded.engine.name)
@@ -100,7 +103,7 @@ def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Exi
         loaded=loaded,
         decoder=decoder,
         decider=decider,
-        progress_store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group),
+        progress_store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group, step_script),
         profile_store=profile_store,
         profiles=profiles,
         learning=learning,
@@ -108,12 +111,12 @@ def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Exi
     )
 
 
-def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
+def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> Pipeline:
     """Load the engine and the decoder and connect to Redis and Kafka; ``stack`` closes everything."""
     bundle = _read_bundle(settings)
     metrics, health = Metrics(), Health()
     port = stack.enter_context(serve_http(settings.http, metrics, health))
-    parts = _load_parts(settings, bundle, metrics, stack)
+    parts = _load_parts(settings, bundle, metrics, stack, step_script)
     loaded, decider, profiles = parts.loaded, parts.decider, parts.profiles
     parts.progress_store.try_step()
     profiles.load()

