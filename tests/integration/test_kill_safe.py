@@ -198,25 +198,58 @@ def test_redis_outage(tmp_path: Path, kafka: KafkaSettings, sections: Sections, 
         assert_same(results, calm)
 
 
-def test_killed_service_rebuilds_state(
-    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras
-) -> None:
+@pytest.fixture(scope="module")
+def toy(cameras: Cameras, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A recurrent model: its scores show whether the states were kept."""
     spec = toy_spec(80, 120)
     golden = footage("01", cameras["01"][:8], spec).frames[:, np.newaxis]
-    (tmp_path / "bundle").mkdir()
-    bundle = write_toy_bundle(tmp_path / "bundle", spec, golden, NO_EVENTS)
-    results = Results(redis_settings)
-    with running(Service(tmp_path, kafka, redis_settings, engine={"bundle": str(bundle.path)})) as service:
-        done_at_kill = kill_repeatedly(service, results, kafka.topic)
-        replayed = replayed_frames(service)
+    return write_toy_bundle(tmp_path_factory.mktemp("toy"), spec, golden, NO_EVENTS)
 
-    assert done_at_kill[0] < CAMERAS * FRAMES, "no kill came in the middle of the replay"
-    assert 0 < replayed <= WARMUP_FRAMES * len(cameras)
+
+def assert_scores_of(bundle: Bundle, results: Results, cameras: Cameras) -> None:
     streamed, expected = results.scores(), lab_scores(bundle, cameras)
     assert streamed.keys() == expected.keys()
     for camera_id, entries in streamed.items():
         assert [frame_index(entry["captured_at_ms"]) for entry in entries] == list(range(FRAMES))
         np.testing.assert_allclose([float(entry["score"]) for entry in entries], expected[camera_id], rtol=1e-5)
+
+
+def test_killed_service_rebuilds_state(
+    tmp_path: Path, kafka: KafkaSettings, redis_settings: RedisSettings, cameras: Cameras, toy: Bundle
+) -> None:
+    results = Results(redis_settings)
+    with running(Service(tmp_path, kafka, redis_settings, engine={"bundle": str(toy.path)})) as service:
+        done_at_kill = kill_repeatedly(service, results, kafka.topic)
+        replayed = replayed_frames(service)
+
+    assert done_at_kill[0] < CAMERAS * FRAMES, "no kill came in the middle of the replay"
+    assert 0 < replayed <= WARMUP_FRAMES * len(cameras)
+    assert_scores_of(toy, results, cameras)
+
+
+def test_newcomer_disturbs_only_what_moves(
+    tmp_path: Path, broker: Broker, redis_settings: RedisSettings, cameras: Cameras, toy: Bundle
+) -> None:
+    kafka, results = fast_session(broker), Results(redis_settings)
+    stays, newcomer = (Service(tmp_path, kafka, redis_settings, engine={"bundle": str(toy.path)}) for _ in range(2))
+    with running(stays):
+        stays.wait_until(lambda: stays.get("/readyz")[0] == 200, "ready consumer")
+        frames = produce(kafka, cameras, last=HALF)
+        stays.wait_until(lambda: results.next_offsets() == frames, "first half")
+        with running(newcomer):
+            newcomer.wait_until(lambda: "oddsight_partitions 2.0" in newcomer.get("/metrics")[1], "two partitions")
+            produce(kafka, cameras, first=HALF)
+            wait_for_the_end(newcomer, results)
+            assert replayed_frames(stays) == 0
+            assert newcomer.stop() == 0
+        stays.wait_until(lambda: "oddsight_partitions 4.0" in stays.get("/metrics")[1], "all partitions")
+    changes: dict[str, list[str]] = {}
+    for entry in stays.log():
+        if entry["event"] == "partition changed":
+            changes.setdefault(entry["partition"], []).append(entry["change"])
+
+    assert sorted(changes.values(), key=len) == [["assigned"]] * 2 + [["assigned", "revoked", "assigned"]] * 2
+    assert_scores_of(toy, results, cameras)
 
 
 def replayed_frames(service: Service) -> float:
