@@ -86,7 +86,7 @@ class Metrics:
 
 
 class Health:
-    """Whether the service is live (its loop turns) and ready (it processes all assigned partitions).
+    """Whether the service is live (its loop turns) and ready (the cameras of all assigned partitions are watched).
 
     Written by the pipeline, read by the HTTP server's threads; single assignments need no lock.
     """
@@ -95,7 +95,7 @@ class Health:
         self._clock_s = clock_s
         self._beat_s = clock_s()
         self.problem: str | None = "has not joined its consumer group yet"
-        """Why some assigned partitions are not being processed; None if all are."""
+        """Why the cameras of some assigned partitions are not watched at the moment; None if all are."""
 
     def beat(self) -> None:
         """Note that the loop has turned."""

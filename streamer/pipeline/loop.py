@@ -27,7 +27,7 @@ from streamer.interfaces import (
 )
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
-from streamer.pipeline.clips import ClipBuffer, MessageDecoder
+from streamer.pipeline.clips import ClipBuffer, MessageDecoder, unscorable
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
@@ -173,6 +173,7 @@ class Pipeline:
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
             self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
+            active.queued_replays += replay
         elif not replay:
             self.metrics.unscored.inc()
             active.offsets.finish(info.offset, Outcome(info, clip.clip_from, self.profiles.get(info.camera_id)))
@@ -192,8 +193,9 @@ class Pipeline:
             self._finish(queued.active, queued.clip, scored)
 
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
+        active.queued_replays -= active.is_replay(clip.info.offset)
         if scored.unscorable is not None:
-            self._reject(active, _unscorable(clip.info, scored.unscorable))
+            self._reject(active, unscorable(clip.info, scored.unscorable))
             active.findings.pop(clip.info.offset, None)
             return
         if scored.refused is not None:
@@ -347,7 +349,9 @@ class Pipeline:
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
         for active in active_partitions:
             # Written with the next step; else these offsets would lag for ever, and count as lost once Kafka deletes them.
-            active.offsets.skip_to(self.source.position(active.partition) or 0)
+            position = self.source.position(active.partition) or 0
+            active.offsets.skip_to(position)
+            active.read_to = max(active.read_to, position)
             lag = self.source.lag(active.partition, active.stored_offset)
             if lag is not None:
                 self.metrics.lag.labels(str(active.partition.number)).set(lag)
@@ -389,9 +393,3 @@ class Pipeline:
     def _end_silent(self, active: ActivePartition, states: dict[str, CameraState], events: list[Event]) -> None:
         active.cameras.update(states)
         self._count_events(events)
-
-
-def _unscorable(info: FrameInfo, reason: str) -> Rejected:
-    """The frame's message by reference: its content is no longer held."""
-    message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
-    return Rejected(message, "unscorable", reason)

@@ -7,7 +7,7 @@ from deploy.engine import Inputs, Scores
 from deploy.errors import EngineFailed
 from streamer.interfaces import PartitionChange
 from streamer.types import FrameMessage, Partition
-from tests.harness.fakes import MeanBrightnessEngine
+from tests.harness.fakes import FakeClock, MeanBrightnessEngine
 from tests.harness.pipeline import RECURRENT, Rig, message, run_of
 
 P0 = Partition("frames", 0)
@@ -95,6 +95,43 @@ def test_restart_rebuilds_state() -> None:
     assert scores(rig) == pytest.approx(by_hand(wave(120)), abs=ROUNDING)
     assert rig.counted("replayed_frames_total") == WARMUP_FRAMES
     assert rig.counted("scored_clips_total") == rig.counted("frames_total", camera_id="gate") == 120 - done
+
+
+def test_ready_when_all_replays_are_done() -> None:
+    """Also if no further frame comes, and the partition ends with offsets that hold no message."""
+    rig = recurrent([*run_of("gate", wave(60)), *run_of("yard", wave(30), partition=1)])
+    rig.finish()
+    rig.topic.ends = {P0: 62, Partition("frames", 1): 30}
+    rig.finish()
+
+    rig.start()
+    seen = []
+    while (problem := rig.health.ready()) is not None:
+        seen += [] if problem in seen else [problem]
+        rig.steps(1)
+        rig.clock.now_s += 0.05
+
+    assert seen == [
+        "has not joined its consumer group yet",
+        "replaying: 0 of 2 cameras are on watch",
+        "replaying: 1 of 2 cameras are on watch",
+    ]
+    assert rig.counted("replayed_frames_total") == 2 * WARMUP_FRAMES
+
+
+def test_not_ready_before_replayed_frames_are_scored() -> None:
+    rig = recurrent(run_of("gate", wave(60)), max_clips=8)
+    rig.finish()
+
+    rig.clock = FakeClock(rig.clock.now_s)  # it stands still: no clip has waited long enough for others
+    rig.start()
+    rig.steps(20)
+    assert rig.counted("replayed_frames_total") == WARMUP_FRAMES
+    assert rig.health.ready() == "replaying: 0 of 1 cameras are on watch"
+
+    rig.clock.now_s += 1
+    rig.steps(1)
+    assert rig.health.ready() is None
 
 
 def test_replays_only_needed_frames() -> None:
