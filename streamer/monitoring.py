@@ -73,7 +73,7 @@ class Metrics:
         self.lag = gauge("lag_messages", "Messages in Kafka that are not processed yet", ["partition"])
         self.open_events = gauge("open_events", "Events that have started and not ended")
         self.partitions = gauge("partitions", "Partitions this consumer works on")
-        text = "Starts with an unavailable engine, by the action taken: rebuild or fallback"
+        text = "Recoveries of the engine: rebuild or fallback if it was unavailable at start, reload if it failed later"
         self.engine_recoveries = counter("engine_recoveries", text, ["action"])
         self.dropped_log_lines = _dropped_log_lines  # of the process: logs begin before any service does
         self.registry.register(self.dropped_log_lines)

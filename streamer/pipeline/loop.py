@@ -13,6 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from deploy.batching import MicroBatcher
+from deploy.errors import EngineFailed
 from deploy.health import HealthChange, advance, advance_fault, go_offline
 from streamer.interfaces import (
     BrokerUnavailable,
@@ -109,7 +110,7 @@ class Pipeline:
 
         Raises:
             BrokerUnavailable: Kafka refuses this consumer permanently.
-            EngineError, DecoderError: the engine or the decoder failed; the progress in Redis is not affected.
+            EngineError, DecoderError: the engine, loaded again, or the decoder failed; the progress in Redis is not affected.
         """
         self.health.beat()
         deadline_s = self.batcher.deadline_s()
@@ -188,7 +189,13 @@ class Pipeline:
         with self.metrics.score_s.time():
             profiles = [self.profiles.get(queued.clip.info.camera_id) for queued in batch]
             learning = [self.learning.learns(queued.clip.info.camera_id) for queued in batch]
-            scores = self.scorer.score([queued.clip for queued in batch], profiles, learning)
+            try:
+                scores = self.scorer.score([queued.clip for queued in batch], profiles, learning)
+            except EngineFailed as error:
+                if not self.scorer.reload(error):
+                    raise
+                self._partitions.restart_all_later(error)
+                return
         for queued, scored in zip(batch, scores, strict=True):
             self._finish(queued.active, queued.clip, scored)
 
@@ -201,14 +208,7 @@ class Pipeline:
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
         outcome = Outcome(
-            clip.info,
-            clip.clip_from,
-            scored.profile,
-            scored.score,
-            scored.heatmap,
-            state=scored.state,
-            channel=scored.channel,
-            picture=scored.picture,
+            clip.info, clip.clip_from, scored.profile, scored.score, scored.heatmap, scored.state, scored.channel, scored.picture
         )
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)

@@ -218,7 +218,7 @@ class PartitionManager:
         return f"replaying: {cameras - waiting} of {cameras} cameras are on watch" if waiting else None
 
     def restart_all_later(self, error: Exception) -> None:
-        """Redis or Kafka failed, and outcomes are lost: start all partitions again after a pause."""
+        """Redis, Kafka or the engine failed, and outcomes are lost: start all partitions again after a pause."""
         for partition in list(self.active):
             self.restart(partition)
         self._back_off(error)

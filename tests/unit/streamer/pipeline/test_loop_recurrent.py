@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deploy.engine import Inputs, Scores
-from deploy.errors import EngineFailed
+from deploy.errors import EngineClosed, EngineFailed
 from streamer.interfaces import PartitionChange
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import FakeClock, MeanBrightnessEngine
@@ -193,6 +193,44 @@ def test_engine_failure_in_replay_keeps_progress(monkeypatch: pytest.MonkeyPatch
     rig.finish()
 
     assert scores(rig) == pytest.approx(by_hand(wave(100)), abs=ROUNDING)
+
+
+def failing(rig: Rig, engine: MeanBrightnessEngine) -> Rig:
+    """The rig in the middle of its frames, with an engine that fails from now on; ``engine`` is loaded in its place."""
+    rig.load_again = lambda: (engine, 1.0)
+    rig.start()
+    while (rig.store.read(P0).next_offset or 0) < 60:
+        rig.steps(1)
+    rig.engine._run = fail
+    return rig
+
+
+def test_engine_that_fails_for_all_clips_is_loaded_again() -> None:
+    waves = {"gate": wave(50), "yard": wave(70)[20:]}
+    messages = [message(0, 2 * n + place, name, waves[name][n]) for n in range(50) for place, name in enumerate(PAIR)]
+    rig = failing(recurrent(messages), MeanBrightnessEngine(RECURRENT))
+
+    rig.finish()
+
+    for name, brightnesses in waves.items():
+        assert list(scores(rig, name).values()) == pytest.approx(mean_by_hand(brightnesses), abs=ROUNDING)
+    assert rig.counted("engine_recoveries_total", action="reload") == 1
+    assert rig.counted("replayed_frames_total") >= 2 * WARMUP_FRAMES
+    with pytest.raises(EngineClosed):
+        rig.engine.score(np.empty((0, *RECURRENT.clip_shape), np.uint8))
+
+
+def test_engine_is_loaded_again_once() -> None:
+    loaded = MeanBrightnessEngine(RECURRENT)
+    loaded._run = fail
+    rig = failing(recurrent(run_of("gate", wave(100))), loaded)
+    before = rig.store.read(P0).next_offset
+
+    with pytest.raises(EngineFailed, match="out of memory"):
+        rig.finish()
+
+    assert rig.counted("engine_recoveries_total", action="reload") == 1
+    assert rig.store.read(P0).next_offset == before
 
 
 def fail(*_: object) -> None:
