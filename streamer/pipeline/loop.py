@@ -196,8 +196,11 @@ class Pipeline:
                     raise
                 self._partitions.restart_all_later(error)
                 return
-        for queued, scored in zip(batch, scores, strict=True):
-            self._finish(queued.active, queued.clip, scored)
+        try:
+            for queued, scored in zip(batch, scores, strict=True):
+                self._finish(queued.active, queued.clip, scored)
+        except RedisUnavailable as error:  # a profile that was learned in a replay could not be stored
+            self._partitions.restart_all_later(error)
 
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
         active.queued_replays -= active.is_replay(clip.info.offset)

@@ -11,7 +11,7 @@ from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import dwell_of, picture_of, state_maps, to_cells
 from streamer.config import HealthSettings, Settings
-from streamer.interfaces import LearnerSnapshot
+from streamer.interfaces import LearnerSnapshot, RedisUnavailable
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning, ProfileLearner
 from streamer.pipeline.profiles import CameraProfiles
@@ -124,6 +124,31 @@ def test_restarts_do_not_change_the_profile(undisturbed, crashes, outages):
     np.testing.assert_allclose(actual.values, expected.values, rtol=1e-4, atol=1e-5)
     assert actual.info.frames == expected.info.frames
     assert actual.info.calibration.peaks == pytest.approx(expected.info.calibration.peaks, rel=1e-3)
+
+
+def test_profile_that_cannot_be_stored_in_a_replay_is_waited_for(monkeypatch):
+    """Such as one that is complete with less time, after the settings were changed."""
+    rig = rig_of(ordinary(frames=300))
+    rig.finish()
+    rig.topic.partitions[P0] += ordinary(frames=320)[300:]
+    rig.start()
+    learn, refused = rig.pipeline.learning.add, []
+
+    def refuse(learners, outcome):
+        if len(refused) == 2:
+            return learn(learners, outcome)
+        refused.append(outcome.info.offset)
+        raise RedisUnavailable("nothing listens there")
+
+    monkeypatch.setattr(rig.pipeline.learning, "add", refuse)
+    while not refused:
+        rig.steps(1)
+    assert rig.health.ready() == "nothing listens there"
+    rig.finish()
+
+    assert max(refused) < 300
+    assert rig.health.ready() is None
+    assert rig.scored_offsets() == list(range(320))
 
 
 @pytest.mark.parametrize(("events", "kinds"), [("withhold", set()), ("provisional", {"true"})])
