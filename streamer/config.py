@@ -18,7 +18,10 @@ from deploy.errors import ConfigError
 
 ENVIRONMENT = {
     f"ODDSIGHT_{section}_{key}".upper(): (section, key)
-    for section, keys in {"kafka": ("bootstrap_servers", "username", "password"), "redis": ("url", "password")}.items()
+    for section, keys in {
+        "kafka": ("bootstrap_servers", "username", "password", "group_instance_id"),
+        "redis": ("url", "password"),
+    }.items()
     for key in keys
 }
 """Environment variable -> setting; overrides the file."""
@@ -62,6 +65,9 @@ class KafkaSettings(_Section):
     """PEM file of the authority that signed the brokers' certificates; without it, the system's authorities are trusted."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
     """After a consumer is killed, its cameras are unwatched for this long, until the group gives them to another one."""
+    group_instance_id: Name | None = None
+    """A name that this process keeps when it is restarted, and no other process has; better set by the environment variable. Its
+    partitions then wait for it for ``session_timeout_ms``, and a restart within that time moves none. Needs Kafka 2.3."""
 
     @model_validator(mode="after")
     def _topics_differ(self) -> "KafkaSettings":

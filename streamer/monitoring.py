@@ -75,7 +75,7 @@ class Metrics:
         self.lag = gauge("lag_messages", "Messages in Kafka that are not processed yet", ["partition"])
         self.open_events = gauge("open_events", "Events that have started and not ended")
         self.partitions = gauge("partitions", "Partitions this consumer works on")
-        text = "Starts with an unavailable engine, by the action taken: rebuild or fallback"
+        text = "Recoveries of the engine: rebuild or fallback if it was unavailable at start, reload if it failed later"
         self.engine_recoveries = counter("engine_recoveries", text, ["action"])
         self.dropped_log_lines = _dropped_log_lines  # of the process: logs begin before any service does
         self.registry.register(self.dropped_log_lines)
@@ -88,7 +88,7 @@ class Metrics:
 
 
 class Health:
-    """Whether the service is live (its loop turns) and ready (it processes all assigned partitions).
+    """Whether the service is live (its loop turns) and ready (the cameras of all assigned partitions are watched).
 
     Written by the pipeline, read by the HTTP server's threads; single assignments need no lock.
     """
@@ -97,7 +97,7 @@ class Health:
         self._clock_s = clock_s
         self._beat_s = clock_s()
         self.problem: str | None = "has not joined its consumer group yet"
-        """Why some assigned partitions are not being processed; None if all are."""
+        """Why the cameras of some assigned partitions are not watched at the moment; None if all are."""
 
     def beat(self) -> None:
         """Note that the loop has turned."""

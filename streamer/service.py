@@ -4,6 +4,7 @@ import os
 import threading
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -15,7 +16,7 @@ from deploy.registry import GPU_DECODERS, load_decoder
 from deploy.score_maps import Grid
 from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
-from deploy.validation.admission import LoadedEngine
+from deploy.validation.admission import LoadedEngine, load_validated
 from streamer.config import Settings
 from streamer.http_server import serve_http
 from streamer.kafka.client import check_kafka_settings, ensure_topics, silence_kafka_log
@@ -138,7 +139,16 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         adaptation=parts.adaptation,
         camera_health=camera_health,
         recalibration=Recalibration(settings, profiles, parts.profile_store, grid),
-        scorer=Scorer(loaded.engine, loaded.score_scale, heatmap_threshold, metrics, bundle.default_profile, grid),
+        scorer=Scorer(
+            loaded.engine,
+            loaded.score_scale,
+            heatmap_threshold,
+            metrics,
+            bundle.default_profile,
+            grid,
+            # After a fallback, events would name the wrong engine; the next start chooses again.
+            None if loaded.recovery == "fallback" else partial(_load_again, bundle, loaded.request, stack),
+        ),
         decider=decider,
         store=parts.progress_store,
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka, metrics))),
@@ -172,6 +182,12 @@ def _load_engine(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Ex
     log.info("engine chosen", **loaded.log_fields(), score_scale=scale, gpu_cached_cameras=engine.gpu_cached_cameras)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     return loaded
+
+
+def _load_again(bundle: Bundle, request: EngineRequest, stack: ExitStack) -> tuple[Engine, float]:
+    loaded = load_validated(bundle, request)
+    stack.callback(loaded.engine.close)
+    return loaded.engine, loaded.score_scale
 
 
 def _load_decoder(settings: Settings, bundle: Bundle, engine: Engine, metrics: Metrics, stack: ExitStack) -> MessageDecoder:

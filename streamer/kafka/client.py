@@ -78,7 +78,8 @@ def make_consumer(settings: KafkaSettings, **overrides: Any) -> kafka.KafkaConsu
         "fetch_max_bytes": 16 * 1024 * 1024,
         "fetch_max_wait_ms": 50,
         "session_timeout_ms": settings.session_timeout_ms,
-        "heartbeat_interval_ms": settings.session_timeout_ms // 3,
+        # A member learns by its heartbeat that the group shares its partitions out anew; those that move wait for it.
+        "heartbeat_interval_ms": min(1_000, settings.session_timeout_ms // 3),
         "max_poll_interval_ms": 60_000,
         "check_crcs": True,
         # How soon new partitions of the topic are noticed; the default is five minutes.

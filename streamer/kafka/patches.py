@@ -18,6 +18,8 @@ from kafka.net.compat import KafkaNetClient
 
 from streamer.kafka.records import TolerantRecords
 
+_LOOK_AT_JOIN_MS = 10
+
 _log_lock = threading.Lock()
 """kafka-python's log is global: two threads that capture it at once would mix their errors and leave it changed."""
 
@@ -53,6 +55,25 @@ def patch_group_join(consumer: KafkaConsumer) -> None:
 
     coordinator.need_rejoin = needed_or_pending
     coordinator.join_group_async = join_or_take_result
+
+
+def keep_fetching_while_joining(consumer: KafkaConsumer) -> None:
+    """Make a consumer read on from the partitions that it has while its group shares them out anew. Call once.
+
+    With the cooperative protocol they stay its own meanwhile, but a poll of kafka-python fetches nothing until the join has
+    ended, and that takes until the slowest member has heard of it. (Kafka's Java client does not wait: ``waitForJoinGroup``.)
+    """
+    coordinator = consumer._coordinator
+    ensure = coordinator.ensure_active_group
+
+    def ensure_or_go_on(timeout_ms: float | None = None) -> bool:
+        if not coordinator._subscription.assigned_partitions():
+            return bool(ensure(timeout_ms))
+        # Not at once: until the next heartbeat, which a join postpones, the fetch that follows does not wait at all.
+        ensure(_LOOK_AT_JOIN_MS if timeout_ms is None else min(timeout_ms, _LOOK_AT_JOIN_MS))
+        return True
+
+    coordinator.ensure_active_group = ensure_or_go_on
 
 
 def topic_id(consumer: KafkaConsumer, topic: str) -> str | None:

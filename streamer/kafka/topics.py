@@ -1,10 +1,12 @@
 """The topic of frames as a :class:`~streamer.interfaces.FrameSource`.
 
-It does group membership, polling, seeking and commits. Its rebalance callbacks run on the client's own thread. They only
-pause partitions and record the change: reading progress takes a round trip to Redis, which may be down, and belongs to the
-pipeline.
+It does group membership, polling, seeking and commits. When members come or go, only the partitions that move are taken from
+their member (the cooperative protocol of KIP-429, a sticky assignor); the others are read on all the time. Its rebalance
+callbacks run on the client's own thread. They only pause partitions and record the change: reading progress takes a round trip
+to Redis, which may be down, and belongs to the pipeline.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
@@ -12,13 +14,15 @@ from typing import Any
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import MemberState
+from kafka.errors import FencedInstanceIdError, InconsistentGroupProtocolError, KafkaError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from streamer.config import KafkaSettings
 from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult, TopicVersion
 from streamer.kafka.client import make_consumer
-from streamer.kafka.patches import patch_group_join, patch_record_reading, topic_id
+from streamer.kafka.patches import keep_fetching_while_joining, patch_group_join, patch_record_reading, topic_id
 from streamer.kafka.records import ReadingFault
 from streamer.types import FrameMessage, Partition
 
@@ -37,9 +41,14 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
     def __init__(self, settings: KafkaSettings) -> None:
         self._changes: SimpleQueue[PartitionChange] = SimpleQueue()
         patch_record_reading()
-        self._consumer: KafkaConsumer = make_consumer(settings)
+        self._settings, self._assignor = settings, CooperativeStickyAssignor()
+        self._consumer: KafkaConsumer = make_consumer(
+            settings, partition_assignment_strategy=[self._assignor], group_instance_id=settings.group_instance_id
+        )
         patch_group_join(self._consumer)
+        keep_fetching_while_joining(self._consumer)
         self.joined = False
+        self._warned_of_other_protocol = False
         self._consumer.subscribe([settings.topic], listener=self)
 
     def poll(self, timeout_s: float) -> PollResult:
@@ -47,15 +56,37 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
         try:
             polled = self._consumer.poll(timeout_ms=max(0, round(timeout_s * 1000)))
             messages = [_message(record) for records in polled.values() for record in records]
+            self.joined = self.joined or self._consumer.group_metadata().state is MemberState.STABLE
+        except InconsistentGroupProtocolError:
+            self._wait_for_other_members(timeout_s)
         except KafkaError as error:
             if not (error.retriable or isinstance(error, OffsetOutOfRangeError)):
-                raise BrokerUnavailable(f"Kafka: {error}") from error
+                raise self._refused(error) from error
             log.warning("poll failed, reading the progress again", error=str(error))
             self._restart_partitions(error)
         changes = []
         while not self._changes.empty():
             changes.append(self._changes.get())
         return PollResult(changes, messages)
+
+    def _wait_for_other_members(self, timeout_s: float) -> None:
+        """The group's members share partitions out in another way; the broker lets this one in when the last of them has gone."""
+        if not self._warned_of_other_protocol:
+            self._warned_of_other_protocol = True
+            log.warning(
+                "waiting: members of the group share its partitions out by an older protocol; stop them, and this one takes over",
+                consumer_group=self._settings.consumer_group,
+                protocol=self._assignor.name,
+            )
+        time.sleep(timeout_s)
+
+    def _refused(self, error: KafkaError) -> BrokerUnavailable:
+        if isinstance(error, FencedInstanceIdError):
+            return BrokerUnavailable(
+                f"Kafka: another process has joined the group {self._settings.consumer_group} with the same "
+                f"kafka.group_instance_id, {self._settings.group_instance_id}: give every process one of its own"
+            )
+        return BrokerUnavailable(f"Kafka: {error}")
 
     def _restart_partitions(self, error: KafkaError) -> None:
         """All partitions, because the failed poll may have dropped messages of those that the error does not name."""
@@ -100,11 +131,13 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit without waiting; a commit that fails is made up for by the next."""
-        if offsets:
-            self._consumer.commit_async(
-                {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()},
-                callback=_log_failed_commit,
-            )
+        if not offsets:
+            return
+        content = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+        try:
+            self._consumer.commit_async(content, callback=_log_failed_commit)
+        except FencedInstanceIdError as error:
+            raise self._refused(error) from error
 
     def position(self, partition: Partition) -> int | None:
         with suppress(KafkaError):  # also IllegalStateError: revoked
@@ -129,7 +162,11 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
             self._consumer.pause(partition)
             # Last, because the pipeline may start the partition as soon as it reads this.
             self._changes.put(PartitionChange("assigned", Partition(*partition)))
-        self.joined = True
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        # Others have them by now. To claim them, as kafka-python would, would take them away again.
+        self._assignor.member_assignment = None
+        self.on_partitions_revoked(lost)
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)

@@ -73,6 +73,12 @@ class MessageDecoder:
         return CameraFrame(info, image.frame, image.decoder)
 
 
+def unscorable(info: FrameInfo, reason: str) -> Rejected:
+    """The rejection of a frame's message, by reference: its content is no longer held."""
+    message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
+    return Rejected(message, "unscorable", reason)
+
+
 def _read_headers(message: FrameMessage) -> _Header | Rejected:
     unreadable = _header(message, UNREADABLE)
     if unreadable is not None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from deploy.batching import MicroBatcher
+from deploy.errors import EngineFailed
 from deploy.health import HealthChange, go_offline
 from streamer.interfaces import (
     BrokerUnavailable,
@@ -28,7 +29,7 @@ from streamer.interfaces import (
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.capture_times import CaptureTimes
-from streamer.pipeline.clips import ClipBuffer, MessageDecoder
+from streamer.pipeline.clips import ClipBuffer, MessageDecoder, unscorable
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
@@ -111,7 +112,7 @@ class Pipeline:
 
         Raises:
             BrokerUnavailable: Kafka refuses this consumer permanently.
-            EngineError, DecoderError: the engine or the decoder failed; the progress in Redis is not affected.
+            EngineError, DecoderError: the engine, loaded again, or the decoder failed; the progress in Redis is not affected.
         """
         self.health.beat()
         deadline_s = self.batcher.deadline_s()
@@ -178,6 +179,7 @@ class Pipeline:
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
             self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
+            active.queued_replays += replay
         elif not replay:
             self.metrics.unscored.inc()
             profile = self.profiles.get(info.camera_id)
@@ -193,13 +195,23 @@ class Pipeline:
         with self.metrics.score_s.time():
             profiles = [self.profiles.get(queued.clip.info.camera_id) for queued in batch]
             learning = [self.learning.learns(queued.clip.info.camera_id) for queued in batch]
-            scores = self.scorer.score([queued.clip for queued in batch], profiles, learning)
-        for queued, scored in zip(batch, scores, strict=True):
-            self._finish(queued.active, queued.clip, scored)
+            try:
+                scores = self.scorer.score([queued.clip for queued in batch], profiles, learning)
+            except EngineFailed as error:
+                if not self.scorer.reload(error):
+                    raise
+                self._partitions.restart_all_later(error)
+                return
+        try:
+            for queued, scored in zip(batch, scores, strict=True):
+                self._finish(queued.active, queued.clip, scored)
+        except RedisUnavailable as error:  # a profile that was learned in a replay could not be stored
+            self._partitions.restart_all_later(error)
 
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
+        active.queued_replays -= active.is_replay(clip.info.offset)
         if scored.unscorable is not None:
-            self._reject(active, _unscorable(clip.info, scored.unscorable))
+            self._reject(active, unscorable(clip.info, scored.unscorable))
             active.findings.pop(clip.info.offset, None)
             return
         if scored.refused is not None:
@@ -343,7 +355,9 @@ class Pipeline:
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
         for active in active_partitions:
             # Written with the next step; else these offsets would lag for ever, and count as lost once Kafka deletes them.
-            active.offsets.skip_to(self.source.position(active.partition) or 0)
+            position = self.source.position(active.partition) or 0
+            active.offsets.skip_to(position)
+            active.read_to = max(active.read_to, position)
             lag = self.source.lag(active.partition, active.stored_offset)
             if lag is not None:
                 self.metrics.lag.labels(str(active.partition.number)).set(lag)
@@ -385,9 +399,3 @@ class Pipeline:
     def _end_silent(self, active: ActivePartition, states: dict[str, CameraState], events: list[Event]) -> None:
         active.cameras.update(states)
         self._count_events(events)
-
-
-def _unscorable(info: FrameInfo, reason: str) -> Rejected:
-    """The frame's message by reference: its content is no longer held."""
-    message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
-    return Rejected(message, "unscorable", reason)

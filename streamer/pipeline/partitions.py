@@ -123,6 +123,16 @@ class ActivePartition:
     replay_from: Mapping[bytes, int] = field(default_factory=dict)
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
 
+    replay_to: int = 0
+    """The first message that is not read only to rebuild clips and states."""
+    queued_replays: int = 0
+    """How many clips of replayed frames wait for their micro-batch."""
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether frames that were counted before are still being read or scored, so that new ones must wait."""
+        return self.read_to < self.replay_to or self.queued_replays > 0
+
     def is_replay(self, offset: int) -> bool:
         """Whether the message was counted before and is read only to rebuild a clip or state."""
         return offset < self.stored_offset
@@ -211,7 +221,7 @@ class PartitionManager:
         self._back_off(error)
 
     def go_on(self) -> None:
-        """All steps are written: read on where partitions are held, and be ready if none waits."""
+        """All steps are written: read on where partitions are held, and be ready if none waits or is replayed."""
         for active in self.active.values():
             if active.is_held:
                 self.source.start(active.partition, active.read_to)
@@ -222,10 +232,16 @@ class PartitionManager:
         if self._waiting.keys() <= self._unusable.keys():
             self._failures = 0
             if self.source.joined:
-                self.health.problem = next(iter(self._unusable.values()), None)
+                self.health.problem = next(iter(self._unusable.values()), None) or self._replaying()
+
+    def _replaying(self) -> str | None:
+        """How far the replays are, None if all are done. They end with what Kafka holds, whether a camera sends more or not."""
+        cameras = sum(len(active.replay_from) for active in self.active.values())
+        waiting = sum(len(active.replay_from) for active in self.active.values() if active.is_replaying)
+        return f"replaying: {cameras - waiting} of {cameras} cameras are on watch" if waiting else None
 
     def restart_all_later(self, error: Exception) -> None:
-        """Redis or Kafka failed, and outcomes are lost: start all partitions again after a pause."""
+        """Redis, Kafka or the engine failed, and outcomes are lost: start all partitions again after a pause."""
         for partition in list(self.active):
             self.restart(partition)
         self._back_off(error)
@@ -289,6 +305,7 @@ class PartitionManager:
             plan.read_from,
             restored_dwells={name: state.dwell for name, state in plan.cameras.items() if state.dwell is not None},
             replay_from=replay_from,
+            replay_to=plan.next_offset,
         )
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))

@@ -6,6 +6,7 @@ not fit into the cache, and all clips of other engines, are uploaded in full, wi
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from deploy.dwell import unpack_dwell
 from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles, Scores, State, caching_engine
-from deploy.errors import EngineFailed, backend_errors
+from deploy.errors import EngineError, EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
 from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Channel, Normal
@@ -34,6 +35,10 @@ CameraProfile = Profile | None
 _Pair = tuple[Clip, CameraProfile]
 _EngineCall = Callable[[Sequence[Clip], Sequence[CameraProfile]], Scores | NewestScores]
 """Scores clips with profiles and updates the clips' memories, or raises EngineFailed and leaves them as they are."""
+
+
+LoadEngine = Callable[[], tuple[Engine, float]]
+"""Loads an engine; with its scores divided by the reference's."""
 
 
 class Refused(NamedTuple):
@@ -70,7 +75,7 @@ class Scorer:
 
     ``score_scale``: the engine's scores divided by the reference's. ``heatmap_threshold``: heat maps are needed only of clips
     that score at least this, in units of the reference's scores. ``default_profile``: the bundle's. ``grid``: of the maps in
-    the model's states, None if they hold none.
+    the model's states, None if they hold none. ``load_again``: loads the same engine from the bundle.
     """
 
     def __init__(
@@ -81,20 +86,44 @@ class Scorer:
         metrics: Metrics,
         default_profile: ProfileValues | None = None,
         grid: Grid | None = None,
+        load_again: LoadEngine | None = None,
     ) -> None:
-        self._grid = grid
-        self._engine, self._scale, self._metrics, self._default_profile = engine, score_scale, metrics, default_profile
-        self.set_heatmap_threshold(heatmap_threshold)
-        caching = caching_engine(engine)
-        self._cache = None if caching is None else _GpuCache(caching)
+        self._grid, self._load_again = grid, load_again
+        self._metrics, self._default_profile = metrics, default_profile
+        self._use(engine, score_scale, heatmap_threshold)
         self._warned = False
         self.carries_state = engine.spec.state_shape is not None
         """Whether replayed clips must be scored, to rebuild the model's state."""
-        self.one_by_one = self.carries_state or (caching is not None and engine.spec.length > 1)
+        self.one_by_one = self.carries_state or (self._cache is not None and engine.spec.length > 1)
         """Whether a call may hold only one clip of a camera, since scoring a clip needs what the previous one leaves behind."""
+
+    def _use(self, engine: Engine, score_scale: float, heatmap_threshold: float) -> None:
+        self._engine, self._scale = engine, score_scale
+        self.set_heatmap_threshold(heatmap_threshold)
+        caching = caching_engine(engine)
+        self._cache = None if caching is None else _GpuCache(caching)
+
+    def reload(self, error: EngineFailed) -> bool:
+        """Close the engine, which fails for all clips, and load it again; False if that was tried before, or cannot be.
+
+        The memories of all clips then hold states of the engine before, and must not be scored with any more.
+
+        Raises OddsightError if the engine cannot be loaded.
+        """
+        if self._load_again is None:
+            return False
+        load, self._load_again = self._load_again, None
+        log.error("the engine fails for all clips, loading it again", engine=self._engine.name, error=str(error))
+        with suppress(EngineError):
+            self._engine.close()
+        self._use(*load(), self._heatmap_threshold)
+        self._metrics.engine_recoveries.labels("reload").inc()
+        log.info("engine loaded again, its cameras are replayed", engine=self._engine.name)
+        return True
 
     def set_heatmap_threshold(self, threshold: float) -> None:
         """Change the score from which on heat maps are needed."""
+        self._heatmap_threshold = threshold
         self._engine.heatmap_threshold = self._scale * (threshold - _SCORE_ROUNDING * abs(threshold))
 
     def score(

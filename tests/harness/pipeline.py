@@ -27,7 +27,7 @@ from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
-from streamer.pipeline.score import Scorer
+from streamer.pipeline.score import LoadEngine, Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
 from tests.harness.fakes import (
@@ -155,6 +155,7 @@ class Rig:
         self._poll_messages = poll_messages
         self._score_scale = score_scale
         self._decoder = MessageDecoder(CpuDecoder(spec, threads=1))
+        self.load_again: LoadEngine | None = None
         self.engine = engine or (BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec))
         self.start()
 
@@ -181,7 +182,15 @@ class Rig:
             adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
             camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock),
             recalibration=Recalibration(self._settings, profiles, self.profiles, Grid.find(self._bundle)),
-            scorer=Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile, Grid.find(self._bundle)),
+            scorer=Scorer(
+                self.engine,
+                self._score_scale,
+                threshold,
+                self.metrics,
+                default_profile,
+                Grid.find(self._bundle),
+                self.load_again,
+            ),
             decider=decider,
             store=self.store,
             dead_letters=self.dead_letters,

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import MemberState
 from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
@@ -22,7 +24,7 @@ from streamer.interfaces import BrokerUnavailable, EmbeddedUnavailable, RedisUna
 from streamer.kafka.client import ensure_topics, make_consumer, make_producer, open_admin
 from streamer.kafka.deadletters import KafkaDeadLetters
 from streamer.kafka.diagnostics import Address, diagnose_connection
-from streamer.kafka.patches import patch_group_join
+from streamer.kafka.patches import keep_fetching_while_joining, patch_group_join
 from streamer.kafka.topics import KafkaFrameSource
 from streamer.kafka.unpacking import MAX_UNPACKED_BYTES
 from streamer.monitoring import Metrics
@@ -65,6 +67,17 @@ def member(settings: KafkaSettings, **overrides: object) -> KafkaConsumer:
     """A member of the group, patched as in the service: without the patch a busy machine loses the result of the join."""
     consumer = make_consumer(settings, **overrides)
     patch_group_join(consumer)
+    consumer.subscribe([settings.topic])
+    return consumer
+
+
+def cooperative_member(settings: KafkaSettings) -> KafkaConsumer:
+    """A member that reads on while its group shares partitions out anew."""
+    consumer = make_consumer(
+        settings, partition_assignment_strategy=[CooperativeStickyAssignor], auto_offset_reset="earliest", metadata_max_age_ms=500
+    )
+    patch_group_join(consumer)
+    keep_fetching_while_joining(consumer)
     consumer.subscribe([settings.topic])
     return consumer
 
@@ -194,6 +207,121 @@ def assigned(source: KafkaFrameSource, count: int, within_s: float) -> set[Parti
     return partitions
 
 
+class Member:
+    """A member of the group, which reads its partitions from their beginning."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.source = KafkaFrameSource(settings)
+        self.partitions: set[Partition] = set()
+        self.changes: list[tuple[str, Partition]] = []
+        self.messages: list[FrameMessage] = []
+
+    def poll(self) -> None:
+        polled = self.source.poll(0.02)
+        self.messages += polled.messages
+        self.changes += polled.changes
+        for kind, partition in polled.changes:
+            if kind == "assigned":
+                self.partitions.add(partition)
+                self.source.start(partition, 0)
+            else:
+                self.partitions.discard(partition)
+
+
+def poll_until(condition: Callable[[], bool], *members: Member, within_s: float = 30) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, [(each.partitions, each.changes) for each in members]
+        for each in members:
+            each.poll()
+
+
+class TestGroup:
+    def test_only_partitions_that_move_are_taken(self, one_kafka_broker: Broker) -> None:
+        settings = unique_kafka_settings(one_kafka_broker.address)
+        ensure_topics(settings, partitions=4)
+        first = Member(settings)
+        poll_until(lambda: len(first.partitions) == 4, first)
+        second = Member(settings)
+        poll_until(lambda: len(second.partitions) == 2, first, second)
+        stay = set(first.partitions)
+        second.source.close()
+        poll_until(lambda: len(first.partitions) == 4, first)
+        first.source.close()
+
+        assert len(stay) == 2
+        assert [(kind, partition) for kind, partition in first.changes if partition in stay] == [
+            ("assigned", partition) for _, partition in first.changes[:4] if partition in stay
+        ]
+        moved = [kind for kind, partition in first.changes[4:] if partition not in stay]
+        assert moved == ["revoked", "revoked", "assigned", "assigned"]
+
+    def test_member_reads_on_while_the_group_waits_for_another(self, one_kafka_broker: Broker) -> None:
+        """A join ends when the slowest member has heard of it: here one that does not poll."""
+        settings = unique_kafka_settings(one_kafka_broker.address)
+        ensure_topics(settings, partitions=2)
+        first, slow, third = (cooperative_member(settings) for _ in range(3))
+        while not (len(first.assignment()) == len(slow.assignment()) == 1):
+            first.poll(20)
+            slow.poll(20)
+        while first.group_metadata().state is MemberState.STABLE:
+            third.poll(20)
+            first.poll(20)
+        for key in (b"north", b"south", b"east", b"west"):
+            send(settings, [b"frame"], key=key)
+        read_on = read(first, 1, within_s=20)
+        assert read_on
+        assert first.group_metadata().state is not MemberState.STABLE
+        for each in (first, slow, third):
+            each.close(autocommit=False, timeout_ms=1000)
+
+    @pytest.mark.kafka
+    def test_partitions_of_a_named_member_wait_for_it(self, apache_kafka: ApacheKafka) -> None:
+        settings = unique_kafka_settings(apache_kafka.address).model_copy(update={"session_timeout_ms": 20_000})
+        ensure_topics(settings, partitions=4)
+        named = settings.model_copy(update={"group_instance_id": "entrance"})
+        stays, leaves = Member(settings), Member(named)
+        poll_until(lambda: len(stays.partitions) == len(leaves.partitions) == 2, stays, leaves)
+        before, changes = leaves.partitions, len(stays.changes)
+        leaves.source.close()
+        comes_back = Member(named)
+        poll_until(lambda: len(comes_back.partitions) == 2, stays, comes_back)
+        assert comes_back.partitions == before
+        assert stays.changes[changes:] == []
+        for each in (stays, comes_back):
+            each.source.close()
+
+    @pytest.mark.kafka
+    def test_a_name_that_two_have_is_refused(self, apache_kafka: ApacheKafka) -> None:
+        settings = unique_kafka_settings(apache_kafka.address).model_copy(update={"group_instance_id": "entrance"})
+        ensure_topics(settings, partitions=1)
+        first = Member(settings)
+        poll_until(lambda: bool(first.partitions), first)
+        second = Member(settings)
+        poll_until(lambda: bool(second.partitions), second)
+        first.source.commit({Partition(settings.topic, 0): 0})
+        with pytest.raises(BrokerUnavailable, match=r"same kafka\.group_instance_id, entrance: give every process one"):
+            poll_until(lambda: False, first)
+        for each in (first, second):
+            each.source.close()
+
+    @pytest.mark.kafka  # the embedded broker refuses another protocol also when all have left
+    def test_waits_until_members_of_an_older_version_have_left(self, apache_kafka: ApacheKafka) -> None:
+        settings = unique_kafka_settings(apache_kafka.address)
+        ensure_topics(settings, partitions=1)
+        old = member(settings, auto_offset_reset="earliest")
+        send(settings, [b"frame"])
+        read(old, 1)
+        new = Member(settings)
+        for _ in range(5):
+            new.poll()
+        assert not new.source.joined
+        old.close(timeout_ms=1000)
+        poll_until(lambda: bool(new.partitions), new)
+        assert new.source.joined
+        new.source.close()
+
+
 @pytest.mark.kafka
 def test_dead_letters_do_not_fill_the_disk(apache_kafka: ApacheKafka) -> None:
     settings = unique_kafka_settings(apache_kafka.address)
@@ -218,7 +346,7 @@ def test_new_partitions_are_noticed(apache_kafka: ApacheKafka) -> None:
     assert source.topic(Partition(settings.topic, 0)).partitions == 2
     with open_admin(settings) as admin:
         admin.create_partitions({settings.topic: 4})
-    assert len(assigned(source, 4, within_s=20)) == 4
+    assert {partition.number for partition in assigned(source, 2, within_s=20)} == {2, 3}
     assert source.topic(Partition(settings.topic, 0)).partitions == 4
     source.close()
 

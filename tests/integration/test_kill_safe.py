@@ -4,6 +4,7 @@ The model is small, so that the service waits for messages and not for scores. O
 """
 
 import random
+import re
 import shutil
 import time
 import uuid
@@ -21,7 +22,8 @@ from streamer.config import KafkaSettings, RedisSettings
 from tests.harness.apache_kafka import missing_part
 from tests.harness.brokers import Broker, EmbeddedBroker, unique_kafka_settings
 from tests.harness.calibration import calibration_of
-from tests.harness.replay import Cameras, footage, ped2_cameras, produce
+from tests.harness.recurrent_toy import toy_spec, write_toy_bundle
+from tests.harness.replay import Cameras, footage, frame_index, ped2_cameras, produce
 from tests.harness.service import Entry, Results, Service, running
 from trainer.evaluation.runner import score_clips
 
@@ -32,9 +34,12 @@ Sections = dict[str, dict[str, object]]
 KILLS = 3
 CAMERAS, FRAMES = 6, 90
 """Of twelve cameras; frames of each, of which there are 120 to 180."""
+HALF = 45
+"""Frames of each camera that are sent before another consumer comes."""
 FAST_SESSION_MS = 2_000
 """How long the group waits for a killed member."""
 EVENT_FACTS = ("event_id", "kind", "camera_id", "started_at_ms", "captured_at_ms", "ended_at_ms", "partition", "offset")
+NO_EVENTS = calibration_of(enter=1e6, exit_=1e6)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +160,50 @@ def test_killed_service(
 
     assert results.next_offsets() == CAMERAS * FRAMES
     assert_same(results, calm)
+
+
+@pytest.fixture(scope="module")
+def toy(cameras: Cameras, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A recurrent model: its scores show whether the states were kept."""
+    spec = toy_spec(80, 120)
+    golden = footage("01", cameras["01"][:8], spec).frames[:, np.newaxis]
+    return write_toy_bundle(tmp_path_factory.mktemp("toy"), spec, golden, NO_EVENTS)
+
+
+def assert_scores_of(bundle: Bundle, results: Results, cameras: Cameras) -> None:
+    streamed, expected = results.scores(), lab_scores(bundle, cameras)
+    assert streamed.keys() == expected.keys()
+    for camera_id, entries in streamed.items():
+        assert [frame_index(entry["captured_at_ms"]) for entry in entries] == list(range(FRAMES))
+        np.testing.assert_allclose([float(entry["score"]) for entry in entries], expected[camera_id], rtol=1e-5)
+
+
+def test_newcomer_disturbs_only_what_moves(
+    tmp_path: Path, broker: Broker, redis_settings: RedisSettings, cameras: Cameras, toy: Bundle
+) -> None:
+    kafka, results = fast_session(broker), Results(redis_settings)
+    stays, newcomer = (Service(tmp_path, kafka, redis_settings, engine={"bundle": str(toy.path)}) for _ in range(2))
+    with running(stays):
+        stays.wait_until(lambda: stays.get("/readyz")[0] == 200, "ready consumer")
+        frames = produce(kafka, cameras, last=HALF)
+        stays.wait_until(lambda: results.next_offsets() == frames, "first half")
+        with running(newcomer):
+            newcomer.wait_until(lambda: "oddsight_partitions 2.0" in newcomer.get("/metrics")[1], "two partitions")
+            produce(kafka, cameras, first=HALF)
+            wait_for_the_end(newcomer, results)
+            assert replayed_frames(stays) == 0
+            assert newcomer.stop() == 0
+        stays.wait_until(lambda: "oddsight_partitions 4.0" in stays.get("/metrics")[1], "all partitions")
+    changes: dict[str, list[str]] = {}
+    for entry in stays.log():
+        if entry["event"] == "partition changed":
+            changes.setdefault(entry["partition"], []).append(entry["change"])
+
+    assert sorted(changes.values(), key=len) == [["assigned"]] * 2 + [["assigned", "revoked", "assigned"]] * 2
+    assert_scores_of(toy, results, cameras)
+
+
+def replayed_frames(service: Service) -> float:
+    found = re.search(r"^oddsight_replayed_frames_total (\S+)$", service.get("/metrics")[1], re.MULTILINE)
+    assert found is not None
+    return float(found[1])

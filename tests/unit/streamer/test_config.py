@@ -119,6 +119,7 @@ def test_environment_overrides_file(tmp_path: Path) -> None:
         "ODDSIGHT_KAFKA_BOOTSTRAP_SERVERS": "env:1",
         "ODDSIGHT_KAFKA_USERNAME": "ada",
         "ODDSIGHT_KAFKA_PASSWORD": SECRET,
+        "ODDSIGHT_KAFKA_GROUP_INSTANCE_ID": "streamer-0",
         "ODDSIGHT_REDIS_URL": "rediss://env:1",
         "ODDSIGHT_REDIS_PASSWORD": "other",
     }
@@ -128,6 +129,7 @@ def test_environment_overrides_file(tmp_path: Path) -> None:
     assert (settings.kafka.bootstrap_servers, settings.kafka.topic, settings.kafka.username) == ("env:1", "yard", "ada")
     assert settings.kafka.password is not None
     assert settings.kafka.password.get_secret_value() == SECRET
+    assert settings.kafka.group_instance_id == "streamer-0"
     assert settings.redis.url == "rediss://env:1"
     assert settings.redis.password is not None
     assert settings.redis.password.get_secret_value() == "other"

@@ -17,7 +17,13 @@ from kafka.record import MemoryRecords
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 
-from streamer.kafka.patches import logged_connection_errors, open_client, patch_group_join, patch_record_reading
+from streamer.kafka.patches import (
+    keep_fetching_while_joining,
+    logged_connection_errors,
+    open_client,
+    patch_group_join,
+    patch_record_reading,
+)
 from streamer.types import UNREADABLE
 from tests.harness.brokers import free_ports
 
@@ -112,6 +118,21 @@ def test_join_that_ends_between_polls_is_not_repeated(coordinator: Coordinator, 
     coordinator.joins[0].is_done = True
     poll(coordinator)
     assert (coordinator.assigned, len(coordinator.joins)) == ((1, 1) if patched else (0, 2))
+
+
+@pytest.mark.parametrize(("partitions", "goes_on", "waits_ms"), [([], False, 100), (["frames-0"], True, 10)])
+def test_member_with_partitions_does_not_wait_for_the_group(partitions: list[str], goes_on: bool, waits_ms: float) -> None:
+    waited_ms = []
+
+    def ensure_active_group(timeout_ms: float) -> bool:
+        waited_ms.append(timeout_ms)
+        return False
+
+    subscription = SimpleNamespace(assigned_partitions=lambda: set(partitions))
+    coordinator = SimpleNamespace(_subscription=subscription, ensure_active_group=ensure_active_group)
+    keep_fetching_while_joining(SimpleNamespace(_coordinator=coordinator))
+    assert coordinator.ensure_active_group(100) is goes_on
+    assert waited_ms == [waits_ms]
 
 
 @parametrize_patched

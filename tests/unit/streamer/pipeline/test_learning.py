@@ -17,7 +17,7 @@ from deploy.profile import header_entry
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import dwell_of, picture_of, state_maps, with_dwell
 from streamer.config import HealthSettings, Settings
-from streamer.interfaces import LearnerSnapshot
+from streamer.interfaces import LearnerSnapshot, RedisUnavailable
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning, ProfileLearner
 from streamer.pipeline.profiles import CameraProfiles
@@ -154,6 +154,31 @@ def test_snapshots_hold_the_clock_before_the_first_frame_to_replay():
     snapshot = rig.store.read(P0).learners["gate"]
     assert snapshot.clip_from > 0
     assert snapshot.clip_clock.believed_ms == 100 * (snapshot.clip_from - 1)
+
+
+def test_profile_that_cannot_be_stored_in_a_replay_is_waited_for(monkeypatch):
+    """Such as one that is complete with less time, after the settings were changed."""
+    rig = rig_of(ordinary(frames=300))
+    rig.finish()
+    rig.topic.partitions[P0] += ordinary(frames=320)[300:]
+    rig.start()
+    learn, refused = rig.pipeline.learning.add, []
+
+    def refuse(learners, outcome):
+        if len(refused) == 2:
+            return learn(learners, outcome)
+        refused.append(outcome.info.offset)
+        raise RedisUnavailable("nothing listens there")
+
+    monkeypatch.setattr(rig.pipeline.learning, "add", refuse)
+    while not refused:
+        rig.steps(1)
+    assert rig.health.ready() == "nothing listens there"
+    rig.finish()
+
+    assert max(refused) < 300
+    assert rig.health.ready() is None
+    assert rig.scored_offsets() == list(range(320))
 
 
 @pytest.mark.parametrize(("events", "kinds"), [("withhold", set()), ("provisional", {"true"})])

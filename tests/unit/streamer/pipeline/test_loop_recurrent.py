@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from deploy.engine import Inputs, Scores
-from deploy.errors import EngineFailed
+from deploy.errors import EngineClosed, EngineFailed
 from streamer.interfaces import PartitionChange
 from streamer.types import FrameMessage, Partition
-from tests.harness.fakes import MeanBrightnessEngine
+from tests.harness.fakes import FakeClock, MeanBrightnessEngine
 from tests.harness.pipeline import RECURRENT, Rig, message, run_of
 
 P0 = Partition("frames", 0)
@@ -97,6 +97,43 @@ def test_restart_rebuilds_state() -> None:
     assert rig.counted("scored_clips_total") == rig.counted("frames_total", camera_id="gate") == 120 - done
 
 
+def test_ready_when_all_replays_are_done() -> None:
+    """Also if no further frame comes, and the partition ends with offsets that hold no message."""
+    rig = recurrent([*run_of("gate", wave(60)), *run_of("yard", wave(30), partition=1)])
+    rig.finish()
+    rig.topic.ends = {P0: 62, Partition("frames", 1): 30}
+    rig.finish()
+
+    rig.start()
+    seen = []
+    while (problem := rig.health.ready()) is not None:
+        seen += [] if problem in seen else [problem]
+        rig.steps(1)
+        rig.clock.now_s += 0.05
+
+    assert seen == [
+        "has not joined its consumer group yet",
+        "replaying: 0 of 2 cameras are on watch",
+        "replaying: 1 of 2 cameras are on watch",
+    ]
+    assert rig.counted("replayed_frames_total") == 2 * WARMUP_FRAMES
+
+
+def test_not_ready_before_replayed_frames_are_scored() -> None:
+    rig = recurrent(run_of("gate", wave(60)), max_clips=8)
+    rig.finish()
+
+    rig.clock = FakeClock(rig.clock.now_s)  # it stands still: no clip has waited long enough for others
+    rig.start()
+    rig.steps(20)
+    assert rig.counted("replayed_frames_total") == WARMUP_FRAMES
+    assert rig.health.ready() == "replaying: 0 of 1 cameras are on watch"
+
+    rig.clock.now_s += 1
+    rig.steps(1)
+    assert rig.health.ready() is None
+
+
 def test_replays_only_needed_frames() -> None:
     slow = [message(0, 3 * n, "slow", 0.5, at_ms=300 * n) for n in range(40)]
     quick = [message(0, offset, "quick", 0.5) for offset in range(120) if offset % 3]
@@ -156,6 +193,44 @@ def test_engine_failure_in_replay_keeps_progress(monkeypatch: pytest.MonkeyPatch
     rig.finish()
 
     assert scores(rig) == pytest.approx(by_hand(wave(100)), abs=ROUNDING)
+
+
+def failing(rig: Rig, engine: MeanBrightnessEngine) -> Rig:
+    """The rig in the middle of its frames, with an engine that fails from now on; ``engine`` is loaded in its place."""
+    rig.load_again = lambda: (engine, 1.0)
+    rig.start()
+    while (rig.store.read(P0).next_offset or 0) < 60:
+        rig.steps(1)
+    rig.engine._run = fail
+    return rig
+
+
+def test_engine_that_fails_for_all_clips_is_loaded_again() -> None:
+    waves = {"gate": wave(50), "yard": wave(70)[20:]}
+    messages = [message(0, 2 * n + place, name, waves[name][n]) for n in range(50) for place, name in enumerate(PAIR)]
+    rig = failing(recurrent(messages), MeanBrightnessEngine(RECURRENT))
+
+    rig.finish()
+
+    for name, brightnesses in waves.items():
+        assert list(scores(rig, name).values()) == pytest.approx(mean_by_hand(brightnesses), abs=ROUNDING)
+    assert rig.counted("engine_recoveries_total", action="reload") == 1
+    assert rig.counted("replayed_frames_total") >= 2 * WARMUP_FRAMES
+    with pytest.raises(EngineClosed):
+        rig.engine.score(np.empty((0, *RECURRENT.clip_shape), np.uint8))
+
+
+def test_engine_is_loaded_again_once() -> None:
+    loaded = MeanBrightnessEngine(RECURRENT)
+    loaded._run = fail
+    rig = failing(recurrent(run_of("gate", wave(100))), loaded)
+    before = rig.store.read(P0).next_offset
+
+    with pytest.raises(EngineFailed, match="out of memory"):
+        rig.finish()
+
+    assert rig.counted("engine_recoveries_total", action="reload") == 1
+    assert rig.store.read(P0).next_offset == before
 
 
 def fail(*_: object) -> None:
