@@ -26,12 +26,16 @@ from deploy.spec import ClipSpec
 MAX_IMAGE_BYTES = 16_777_216
 MAX_JPEG_SCANS = 64
 """Progressive JPEGs have about ten scans. Each passes over the whole image (3 ms at the pixel limit) and may take 40 bytes."""
+MAX_PNG_BYTES = 33_554_432
+"""Unpacked, which is what decoding costs: a PNG of 130 KB may claim 134 MB. 4K has 33.2 MB with 8 bits a channel and alpha."""
 
 DECODER_VERSION: str = f"simplejpeg {simplejpeg.__version__}, OpenCV {cv2.__version__}"
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_SCAN_MARKER = b"\xff\xda"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (PNG specification, 11.2.2)
+_PNG_DEPTHS = (1, 2, 4, 8, 16)
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Segments that libjpeg also skips by their length: tables, restart interval, comment, application data.
 _JPEG_SKIPPED_MARKERS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
@@ -169,9 +173,7 @@ def image_size(encoded: bytes) -> tuple[int, int]:
             raise BadFrame("too_large", f"a JPEG with {scans} scans; at most {MAX_JPEG_SCANS} are accepted")
         width_px, height_px = _jpeg_size(encoded)
     elif encoded.startswith(_PNG_MAGIC):
-        if len(encoded) < 24 or encoded[12:16] != b"IHDR":
-            raise BadFrame("bad_header", "a PNG without its IHDR chunk")
-        width_px, height_px = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+        width_px, height_px = _png_size(encoded)
         _check_png_chunks(encoded)
     else:
         raise BadFrame("unsupported_type", f"neither JPEG nor PNG: starts with {encoded[:8].hex(' ')}")
@@ -253,6 +255,23 @@ def imdecode(encoded: bytes, flag: int) -> NDArray[np.uint8]:
     if image is None:
         raise BadFrame("undecodable", f"{len(encoded)} bytes with a valid header do not decode: truncated or damaged")
     return np.asarray(image, dtype=np.uint8)
+
+
+def _png_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height of a PNG that does not unpack to more than the limit."""
+    if len(encoded) < 26 or encoded[12:16] != b"IHDR":
+        raise BadFrame("bad_header", "a PNG without its IHDR chunk")
+    width_px, height_px = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+    depth, colour_type = encoded[24:26]
+    if depth not in _PNG_DEPTHS or colour_type not in _PNG_CHANNELS:
+        raise BadFrame("bad_header", f"a PNG that claims colour type {colour_type} with {depth} bits")
+    channels = _PNG_CHANNELS[colour_type]
+    unpacked_bytes = -(-width_px * channels * depth // 8) * height_px
+    if unpacked_bytes > MAX_PNG_BYTES:
+        claim = f"{width_px} x {height_px} pixels of {channels} x {depth} bits, {unpacked_bytes} bytes unpacked"
+        limit = f"at most {MAX_PNG_BYTES} are accepted; send fewer pixels, 8 bits a channel, or JPEG"
+        raise BadFrame("too_large", f"a PNG that claims {claim}; {limit}")
+    return width_px, height_px
 
 
 def _check_png_chunks(encoded: bytes) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
 from deploy.decision import DecisionRule, DecisionTimes
 from deploy.errors import ConfigError
+from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 ENVIRONMENT = {
     f"ODDSIGHT_{section}_{key}".upper(): (section, key)
@@ -30,6 +31,15 @@ _HIDDEN = "**********"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 """Name of a Kafka topic or consumer group."""
+
+
+def _camera_id(text: str) -> str:
+    if not is_camera_id(text):
+        raise ValueError(f"a camera_id must be {CAMERA_ID_RULE}")
+    return text
+
+
+CameraId = Annotated[str, AfterValidator(_camera_id)]
 
 
 class _Section(BaseModel):
@@ -217,6 +227,19 @@ class HealthSettings(_Section):
     """How long no frame of a camera must have arrived for it to be reported as offline. An event that is open then ends."""
 
 
+class RegistrySettings(_Section):
+    """Which cameras are watched. Messages of others are refused before their images are decoded."""
+
+    allowed: tuple[CameraId, ...] = ()
+    """The cameras that are watched, and no others. If empty: all that come, up to ``max_cameras``."""
+    max_cameras: int = Field(default=500, ge=1, le=100_000)
+    """How many cameras one process takes on if ``allowed`` is empty; each costs about 2 MB of memory. Those with stored progress
+    come first. Further ones are refused, until one that is watched has been silent for ``idle_after_s`` and makes room."""
+    idle_after_s: float = Field(default=600.0, ge=60, le=86_400)
+    """What is held of a camera in memory is dropped after so long without a frame, and it may be forgotten if another one needs
+    the room. Never less than ``decision.max_gap_s``."""
+
+
 class CameraSettings(_Section):
     """Thresholds of one camera, instead of its profile's or the bundle's."""
 
@@ -247,6 +270,7 @@ class Settings(_Section):
     decision: DecisionSettings = DecisionSettings()
     learning: LearningSettings = LearningSettings()
     health: HealthSettings = HealthSettings()
+    registry: RegistrySettings = RegistrySettings()
     http: HttpSettings = HttpSettings()
     cameras: dict[str, CameraSettings] = {}
 
@@ -318,7 +342,7 @@ def _public_url(url: str) -> str:
     return f"{scheme}://{_HIDDEN + user if user else ''}{host}{options + _HIDDEN if options else ''}"
 
 
-def _toml(value: str | float) -> str:
+def _toml(value: str | float | list[str]) -> str:
     # JSON strings and numbers are valid TOML, except for JSON's escapes of characters beyond 16 bits.
     return json.dumps(value, ensure_ascii=False)
 

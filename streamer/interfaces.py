@@ -217,6 +217,9 @@ class ReferenceStore(Protocol):
     def put_reference(self, camera_id: str, reference: Reference) -> None:
         """Store a camera's reference in place of an earlier one."""
 
+    def delete_references(self, camera_ids: Collection[str]) -> None:
+        """Delete what is stored of cameras, at least one."""
+
 
 class DeadLetterSink(Protocol):
     """Where rejected messages go."""

@@ -7,7 +7,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TextIO
 
@@ -74,6 +74,7 @@ class Metrics:
         self.score = gauge("score", "Newest score", ["camera_id"])
         self.lag = gauge("lag_messages", "Messages in Kafka that are not processed yet", ["partition"])
         self.open_events = gauge("open_events", "Events that have started and not ended")
+        self.cameras = gauge("cameras", "Cameras that this consumer has taken on, silent ones among them")
         self.partitions = gauge("partitions", "Partitions this consumer works on")
         text = "Recoveries of the engine: rebuild or fallback if it was unavailable at start, reload if it failed later"
         self.engine_recoveries = counter("engine_recoveries", text, ["action"])
@@ -81,6 +82,12 @@ class Metrics:
         self.registry.register(self.dropped_log_lines)
         self.engine = Info("engine", "Engine and model in use", namespace="oddsight", registry=self.registry)
         self.decoder = Info("decoder", "Image decoder in use", namespace="oddsight", registry=self.registry)
+
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """Drop the time series of cameras; a counter of one that comes back starts at zero."""
+        for metric in (self.frames, self.rate_ratio, self.score_drift, self.score):
+            for camera_id in camera_ids:
+                metric.remove(camera_id)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -32,6 +32,7 @@ from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
+from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import Scorer
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
@@ -132,6 +133,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         capture_times=CaptureTimes(settings, bundle.spec.fps, metrics),
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
+        registry=CameraRegistry(settings),
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
         drift_watch=DriftWatch(metrics),

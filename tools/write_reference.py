@@ -162,6 +162,8 @@ def _section_model(annotation: Any) -> type[BaseModel]:
 
 def _values(field: FieldInfo) -> str:
     """Return what a setting accepts: its choices, or its type and limits."""
+    if get_origin(field.annotation) is tuple:
+        return "list of texts"
     kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
     annotation = kinds[0] if kinds and get_origin(field.annotation) is not Literal else field.annotation
     if get_origin(annotation) is Literal:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -176,6 +176,20 @@ class CameraAdaptation:
             self._job = next((job for folder in sorted(self._root.glob(f"{_FOLDER}*")) if (job := self._begin(folder))), None)
         elif self._job.process.poll() is not None and self._has_finished(self._job):
             self._job = None
+
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """End the videos of cameras; a later frame begins another one."""
+        for camera_id in camera_ids:
+            if camera_id in self._rings:
+                self._close_ring(camera_id)
+
+    def delete_footage(self, camera_ids: Collection[str]) -> None:
+        """Delete the footage of forgotten cameras, unless the network is still to be adapted to them."""
+        if self._root is None:
+            return
+        for camera_id in camera_ids:
+            if self._profiles.get(camera_id) is None:
+                shutil.rmtree(_folder(self._root, camera_id), ignore_errors=True)
 
     def close(self) -> None:
         """End what is going on; footage and unfinished adaptations are taken up by the next start."""

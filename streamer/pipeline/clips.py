@@ -4,7 +4,7 @@ No content of a message raises an error here.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -13,6 +13,7 @@ from deploy.clock import gap_limit_ms
 from deploy.errors import BadFrame
 from deploy.image import AnyFrame, DecodedFrame, ImageDecoder
 from deploy.spec import ClipSpec
+from streamer.pipeline.registry import Admit
 from streamer.types import (
     CAMERA_ID_RULE,
     LATEST_MS,
@@ -40,16 +41,16 @@ class MessageDecoder:
         self._images = images
         self._warned = False
 
-    def decode(self, messages: Sequence[FrameMessage]) -> list[CameraFrame | Rejected]:
-        """Decode messages; one result a message, in order.
+    def decode(self, messages: Sequence[FrameMessage], admit: Admit = lambda *_: None) -> list[CameraFrame | Rejected]:
+        """Decode messages; one result a message, in order. ``admit``: takes on their cameras; by default every one.
 
-        Reasons of rejection: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at`` and those of
+        Reasons of rejection: ``unreadable``, ``missing_key``, ``bad_key``, ``bad_captured_at``, those of ``admit``, and those of
         :func:`deploy.image.decode_image`.
 
         Raises:
             DecoderFailed: the decoder itself no longer works.
         """
-        pairs = [(message, _read_headers(message)) for message in messages]
+        pairs = [(message, _admitted(message, _read_headers(message), admit)) for message in messages]
         valid = [message.value or b"" for message, header in pairs if not isinstance(header, Rejected)]
         images = iter(self._images.decode(valid))
         return [
@@ -87,6 +88,12 @@ def _read_headers(message: FrameMessage) -> _Header | Rejected:
         return _camera_id(message.key), _captured_at_ms(message)
     except BadFrame as error:
         return Rejected(message, error.reason, str(error))
+
+
+def _admitted(message: FrameMessage, header: _Header | Rejected, admit: Admit) -> _Header | Rejected:
+    if isinstance(header, Rejected) or (refusal := admit(message.partition, header[0])) is None:
+        return header
+    return Rejected(message, *refusal)
 
 
 def _camera_id(key: bytes | None) -> str:
@@ -161,3 +168,8 @@ class ClipBuffer:
     def forget(self, partition: Partition) -> None:
         """Drop all frames and memories of a partition's cameras."""
         self._windows = {key: window for key, window in self._windows.items() if key[0] != partition}
+
+    def forget_cameras(self, partition: Partition, camera_ids: Collection[str]) -> None:
+        """Drop the frames and memories of some of a partition's cameras."""
+        for camera_id in camera_ids:
+            self._windows.pop((partition, camera_id), None)

@@ -6,7 +6,7 @@ minutes; a crash costs what was learned since.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -161,6 +161,21 @@ class CameraHealth:
             return  # the step of the frames finds out as well
         camera.stored_ms = now_ms
         self._references[info.camera_id] = reference
+
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """Drop what is held of cameras in memory; their references stay."""
+        for camera_id in camera_ids:
+            self._cameras.pop(camera_id, None)
+
+    def delete_references(self, camera_ids: Collection[str]) -> None:
+        """Delete what is stored of forgotten cameras."""
+        known = [camera_id for camera_id in camera_ids if self._references.pop(camera_id, None) is not None]
+        if not known:
+            return
+        try:
+            self._store.delete_references(known)
+        except RedisUnavailable as error:
+            log.warning("references of forgotten cameras stay in Redis", cameras=known, error=str(error))
 
     def is_offline(self, state: HealthState, silent_s: float) -> bool:
         """Whether a camera of which no frame arrived for so long is to be reported as offline."""

@@ -232,7 +232,9 @@ class ProfileLearner:
         self._pictures, self._dwell = list(arrays["pictures"]), arrays["dwell"]
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
         self._rows = [tuple(row) for row in arrays["rows"].tolist()]
-        self.counts, self._snapshot_ms, self._clip_clock = counts, counts.observed_ms, snapshot.clip_clock
+        # Without a frame to go on from, nothing behind the snapshot is replayed: the next one is due with the next frame.
+        self.counts, self._snapshot_ms = counts, -SNAPSHOT_EVERY_MS if snapshot.clip_from is None else counts.observed_ms
+        self._clip_clock = snapshot.clip_clock
 
 
 def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:
@@ -267,8 +269,8 @@ def _check_measured(arrays: Mapping[str, NDArray[Any]], counts: Counts, places: 
 
 _LEARNED: Final = LearningProgress(share=1.0, left_s=0.0)
 
-Learners = dict[str, ProfileLearner | None]
-"""camera_id -> learner; None if the camera is learned, until its snapshot is dropped."""
+Learners = dict[str, ProfileLearner | LearnerSnapshot | None]
+"""camera_id -> learner, or its snapshot until the camera's next frame; None if it is learned, until the snapshot is dropped."""
 
 
 class CameraLearning:
@@ -300,7 +302,7 @@ class CameraLearning:
         if not self.learns(camera_id):  # another profile came while the frame was scored
             learners[camera_id] = None
             return _LEARNED
-        learner = learners.get(camera_id)
+        learner = self._resumed(learners, camera_id)
         if learner is None or learner.sees_another_size(outcome.info):
             log.info("learning a camera", camera_id=camera_id, least_s=self._least_s, restarted=learner is not None)
             learner = learners[camera_id] = self.new_learner()
@@ -316,7 +318,7 @@ class CameraLearning:
 
     def progress(self, learners: Learners, camera_id: str) -> LearningProgress:
         """How far a camera is learned; nothing is learned from the present frame."""
-        learner = learners.get(camera_id)
+        learner = self._resumed(learners, camera_id)
         return LearningProgress(0.0, self._least_s) if learner is None else learner.progress()
 
     def snapshots(self, learners: Learners) -> dict[str, LearnerSnapshot | None]:
@@ -325,12 +327,27 @@ class CameraLearning:
         ended = [camera_id for camera_id, learner in learners.items() if learner is None]
         for camera_id in ended:
             del learners[camera_id]
-        due = {name: each.snapshot() for name, each in learners.items() if each is not None and each.is_snapshot_due()}
-        return {**dict.fromkeys(ended), **due}
+        awake = {name: each for name, each in learners.items() if isinstance(each, ProfileLearner)}
+        return {**dict.fromkeys(ended), **{name: each.snapshot() for name, each in awake.items() if each.is_snapshot_due()}}
+
+    def shelved(self, learners: Learners, camera_id: str) -> LearnerSnapshot | None:
+        """The snapshot that can take the learner's place while the camera is silent; None if it has none in memory.
+
+        No frame is needed to go on from it: after the silence the camera starts with a new clip.
+        """
+        learner = learners.get(camera_id)
+        return learner.snapshot().model_copy(update={"clip_from": None}) if isinstance(learner, ProfileLearner) else None
 
     def restore(self, snapshots: Mapping[str, LearnerSnapshot]) -> Learners:
         """The learners of cameras with snapshots: None for one that is not to be learned any more."""
-        return {name: self._restored(name, snapshot) if self.learns(name) else None for name, snapshot in snapshots.items()}
+        return {name: snapshot if self.learns(name) else None for name, snapshot in snapshots.items()}
+
+    def _resumed(self, learners: Learners, camera_id: str) -> ProfileLearner | None:
+        """A camera's learner, None if there is none yet."""
+        learner = learners.get(camera_id)
+        if isinstance(learner, LearnerSnapshot):
+            learner = learners[camera_id] = self._restored(camera_id, learner)
+        return learner
 
     def _restored(self, camera_id: str, snapshot: LearnerSnapshot) -> ProfileLearner:
         learner = self.new_learner()

@@ -5,7 +5,7 @@ offset, in one atomic step that Redis refuses unless the stored offset is the on
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -14,13 +14,12 @@ import structlog
 
 from deploy.batching import MicroBatcher
 from deploy.errors import EngineFailed
-from deploy.health import HealthChange, go_offline
+from deploy.health import HealthChange
 from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
     DeadLetterSink,
     Fenced,
-    Fields,
     FrameSource,
     ProgressStore,
     RedisUnavailable,
@@ -36,14 +35,15 @@ from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
+from streamer.pipeline.registry import REFUSALS, CameraRegistry, RefusalNotices
 from streamer.pipeline.score import Scored, Scorer
+from streamer.pipeline.silent import SilentCameras
 from streamer.types import CameraFrame, Clip, Event, FrameInfo, FrameMessage, LearningProgress, Outcome, Partition, Rejected
 
 log = structlog.get_logger("oddsight.pipeline")
 
 _POLL_S = 0.1
 _COMMIT_EVERY_S = 1.0
-_MOST_LAG = 1_000  # messages of a partition, beyond which the service is behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Pipeline:
     capture_times: CaptureTimes
     clips: ClipBuffer
     batcher: MicroBatcher[QueuedClip]
+    registry: CameraRegistry
     profiles: CameraProfiles
     learning: CameraLearning
     adaptation: CameraAdaptation
@@ -91,6 +92,8 @@ class Pipeline:
     clock_s: Callable[[], float] = time.monotonic
     wall_clock_s: Callable[[], float] = time.time
     _partitions: PartitionManager = field(init=False)
+    _silent: SilentCameras = field(init=False)
+    _notices: RefusalNotices = field(default_factory=RefusalNotices, init=False)
     _commit_at_s: float = field(default=0.0, init=False)
     _uncommitted: dict[Partition, int] = field(default_factory=dict, init=False)
 
@@ -101,8 +104,24 @@ class Pipeline:
             clips=self.clips,
             start_at=self.start,
             learning=self.learning,
+            registry=self.registry,
             metrics=self.metrics,
             health=self.health,
+            clock_s=self.clock_s,
+            wall_clock_s=self.wall_clock_s,
+        )
+        watching = (self.camera_health, self.footage_check, self.drift_watch, self.recalibration, self.adaptation)
+        self._silent = SilentCameras(
+            source=self.source,
+            registry=self.registry,
+            clips=self.clips,
+            memories=(*watching, self.metrics),
+            learning=self.learning,
+            adaptation=self.adaptation,
+            camera_health=self.camera_health,
+            profiles=self.profiles,
+            decider=self.decider,
+            count_events=partial(_count_events, self.metrics),  # no circle, which would keep the last frames
             clock_s=self.clock_s,
             wall_clock_s=self.wall_clock_s,
         )
@@ -145,7 +164,7 @@ class Pipeline:
         if not needed:
             return
         with self.metrics.decode_s.time():
-            results = self.decoder.decode([message for _, message in needed])
+            results = self.decoder.decode([message for _, message in needed], self.registry.admit)
         for (active, message), decoded in zip(needed, results, strict=True):
             is_replay = active.is_replay(message.offset)
             result = self.capture_times.believe(active.clocks, message, decoded, is_replay=is_replay)
@@ -164,8 +183,10 @@ class Pipeline:
         if rejected.info is not None:
             active.seen_s[rejected.info.camera_id] = self.clock_s()
         self.metrics.rejected.labels(rejected.reason).inc(message.count)
-        self.dead_letters.send(rejected)
         active.offsets.finish(message.offset, rejected.info)
+        if rejected.reason in REFUSALS and not self._notices.is_due(message.key, self.clock_s()):
+            return
+        self.dead_letters.send(rejected)
         log.warning("message rejected", message=str(message), reason=rejected.reason, detail=rejected.detail)
 
     def _add_to_clip(self, active: ActivePartition, frame: CameraFrame) -> None:
@@ -330,13 +351,7 @@ class Pipeline:
             self.metrics.frame_age_s.observe(max(0.0, now_s - info.captured_at_ms / 1000))
             if score is not None:
                 self.metrics.score.labels(info.camera_id).set(score)
-        self._count_events([event for each in decided for event in each.decision.events])
-
-    def _count_events(self, events: list[Event]) -> None:
-        for event in events:
-            self.metrics.events.labels(event.kind).inc()
-            peak_score = round(event.peak_score, 4)
-            log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)
+        _count_events(self.metrics, [event for each in decided for event in each.decision.events])
 
     def _commit(self) -> None:
         """About once a second: commit Kafka's offsets, which follow those in Redis, and refresh profiles and gauges."""
@@ -352,6 +367,7 @@ class Pipeline:
             self.camera_health.load()
         active_partitions = self._partitions.active.values()
         events = [state.event for active in active_partitions for state in active.cameras.values()]
+        self.metrics.cameras.set(self.registry.count)
         self.metrics.open_events.set(sum(event is not None and event.announced_at_ms is not None for event in events))
         for active in active_partitions:
             # Written with the next step; else these offsets would lag for ever, and count as lost once Kafka deletes them.
@@ -364,38 +380,14 @@ class Pipeline:
 
     def _report_silent_cameras(self) -> None:
         try:
-            for active in list(self._partitions.active.values()):
-                if active.pending is not None or active.is_held:
-                    continue
-                # While the service is behind, frames of a camera may wait in Kafka.
-                if (self.source.lag(active.partition, active.stored_offset) or 0) < _MOST_LAG:
-                    self._report_silent(active)
+            for active, pending in self._silent.poll(self._partitions.active.values()):
+                self._apply(active, pending)
         except BrokerUnavailable as error:
             self._partitions.restart_all_later(error)
 
-    def _report_silent(self, active: ActivePartition) -> None:
-        """Report the cameras of a partition that have gone offline, and end their events."""
-        states: dict[str, CameraState] = {}
-        events: list[Event] = []
-        entries: list[Fields] = []
-        now_s, now_ms = self.clock_s(), round(self.wall_clock_s() * 1000)
-        for camera_id, state in active.cameras.items():
-            silent_s = now_s - active.seen_s.get(camera_id, active.started_s)
-            if not self.camera_health.is_offline(state.health, silent_s):
-                continue
-            health, changes = go_offline(state.health, now_ms - round(silent_s * 1000))
-            if state.event is not None and state.event.announced_at_ms is not None:
-                profile, offset = self.profiles.get(camera_id), active.stored_offset - 1
-                learns = self.learning.learns(camera_id)
-                end = self.decider.end_event(camera_id, profile, state.event, active.partition, offset, provisional=learns)
-                events.append(end)
-            states[camera_id] = state.model_copy(update={"health": health, "event": None})
-            entries += self.camera_health.entries(FrameInfo(active.partition, -1, camera_id, now_ms, 0, 0), changes)
-        if states:
-            offset = active.stored_offset
-            step = Step(active.partition, offset, offset, states, events=[each.fields() for each in events], health=entries)
-            self._apply(active, Pending(step, partial(self._end_silent, active, states, events)))
 
-    def _end_silent(self, active: ActivePartition, states: dict[str, CameraState], events: list[Event]) -> None:
-        active.cameras.update(states)
-        self._count_events(events)
+def _count_events(metrics: Metrics, events: Sequence[Event]) -> None:
+    for event in events:
+        metrics.events.labels(event.kind).inc()
+        peak_score = round(event.peak_score, 4)
+        log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)

@@ -34,6 +34,7 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.capture_times import CameraClocks
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
+from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.start_plan import FORGET_AFTER_S, plan_start
 from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition
 
@@ -161,6 +162,7 @@ class PartitionManager:
     start_at: str
     """Where a group without progress begins: ``earliest`` or ``latest``."""
     learning: CameraLearning
+    registry: CameraRegistry
     metrics: Metrics
     health: Health
     clock_s: Callable[[], float]
@@ -196,6 +198,7 @@ class PartitionManager:
         self.active.pop(change.partition, None)
         self._unusable.pop(change.partition, None)
         self.clips.forget(change.partition)
+        self.registry.drop(change.partition)
         self.metrics.partitions.set(len(self.active))
         if change.kind == "revoked":
             self._waiting.pop(change.partition, None)
@@ -294,6 +297,7 @@ class PartitionManager:
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
         tracker = OffsetTracker[Outcome | FrameInfo | None](plan.next_offset)
         learners = self.learning.restore(plan.learners)
+        self.registry.load(partition, {**plan.cameras, **learners})
         self.active[partition] = ActivePartition(
             partition,
             plan.next_offset,

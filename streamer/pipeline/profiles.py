@@ -156,6 +156,11 @@ class FootageCheck:
         if camera.intervals == _RATE_FRAMES:
             self._compare(camera, info, profile)
 
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """Drop what is held of cameras."""
+        for camera_id in camera_ids:
+            self._cameras.pop(camera_id, None)
+
     def _compare(self, camera: _Observed, info: FrameInfo, profile: Profile | None) -> None:
         learned = self._spec if profile is None else profile.info
         fps, shape = 1000 / camera.interval_ms, info.width_px / info.height_px
@@ -194,6 +199,11 @@ class DriftWatch:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._cameras: dict[str, _RecentScores] = {}
+
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """Drop what is held of cameras."""
+        for camera_id in camera_ids:
+            self._cameras.pop(camera_id, None)
 
     def add(self, info: FrameInfo, score: float, median: float, enter: float) -> None:
         """Look at the score of a camera's next frame; ``median``: of normal scores, ``enter``: the threshold."""

@@ -7,6 +7,7 @@ follows pictures from outside of events at the same time.
 """
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -82,6 +83,11 @@ class Recalibration:
         is_long = abs(camera.times_ms[-1] - camera.times_ms[0]) >= _PART_MS
         if is_long or len(camera.scores) >= _MAX_PART_FRAMES:
             self._end_part(camera, profile, enter)
+
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """Drop what is held of cameras; what their profiles have followed already stays."""
+        for camera_id in camera_ids:
+            self._cameras.pop(camera_id, None)
 
     def _end_part(self, camera: _Watched, profile: Profile, enter: float) -> None:
         scores, times_ms, events = np.array(camera.scores, np.float32), np.array(camera.times_ms, np.int64), camera.events

@@ -25,7 +25,7 @@ MAX_REPLAY_MESSAGES = 12_000
 A camera whose frames lie farther back starts without history; else every restart would replay as long as it was silent."""
 
 FORGET_AFTER_S = 30 * 86_400
-"""A camera that has been offline for longer is forgotten when its partition starts; else all that ever sent would be kept."""
+"""A camera that has been offline for longer is forgotten; else all that ever sent would be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def plan_start(
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
     reset = dict.fromkeys(progress.cameras, CameraState()) if starts_over else {}
     forgotten = (
-        [] if starts_over else [name for name, state in progress.cameras.items() if _is_forgotten(state, forget_before_ms)]
+        [] if starts_over else [name for name, state in progress.cameras.items() if is_long_offline(state, forget_before_ms)]
     )
     # Also if there is nothing to correct: progress that can be read does not mean that steps can be written.
     version = _version_to_store(progress.topic, topic, starts_over=starts_over)
@@ -156,6 +156,7 @@ def _replay(
     return replay
 
 
-def _is_forgotten(state: CameraState, before_ms: int) -> bool:
+def is_long_offline(state: CameraState, before_ms: int) -> bool:
+    """Whether a camera is to be forgotten: it went offline before ``before_ms``, a wall clock time."""
     # An open event would never end; one of a camera that is offline has ended.
     return state.event is None and state.health.problem == "offline" and state.health.since_ms < before_ms

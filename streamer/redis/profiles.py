@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, cast
 
 import redis
@@ -71,6 +71,10 @@ class RedisProfileStore:
     def put_reference(self, camera_id: str, reference: Reference) -> None:
         with redis_errors():
             self._client.hset(self._references_key, camera_id, reference_text(reference))
+
+    def delete_references(self, camera_ids: Collection[str]) -> None:
+        with redis_errors():
+            self._client.hdel(self._references_key, *camera_ids)
 
     def served(self, camera_id: str) -> str:
         """The profile_id of a camera's current profile. Raises ProfileError if it has the default."""

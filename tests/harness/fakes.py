@@ -1,6 +1,6 @@
 """In-memory Kafka, Redis, engines and clock that keep the contracts of the real ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -179,6 +179,10 @@ class MemoryProfileStore:
 
     def put_reference(self, camera_id: str, reference: Reference) -> None:
         self.references[camera_id] = reference
+
+    def delete_references(self, camera_ids: Collection[str]) -> None:
+        for camera_id in camera_ids:
+            del self.references[camera_id]
 
     def frozen(self) -> set[str]:
         return self.frozen_cameras

@@ -27,6 +27,7 @@ from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
+from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import LoadEngine, Scorer
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
@@ -175,6 +176,7 @@ class Rig:
             capture_times=CaptureTimes(self._settings, self.engine.spec.fps, self.metrics),
             clips=ClipBuffer(self.engine.spec, 5_000),
             batcher=MicroBatcher(self._max_clips, 0.05),
+            registry=CameraRegistry(self._settings),
             profiles=profiles,
             footage_check=FootageCheck(self._bundle, 5_000, self.metrics),
             drift_watch=DriftWatch(self.metrics),

@@ -90,6 +90,8 @@ def test_imports_lists_and_rolls_back(run: Run, tmp_path: Path, redis_settings: 
     with make_redis(redis_settings) as client:
         store = RedisProfileStore(client, redis_settings)
         store.put_reference("gate", learn_reference([measure(np.eye(16, dtype=np.uint8)[..., None] * 200)], 0))
+        store.put_reference("yard", store.read_references()["gate"])
+        store.delete_references(["yard", "none"])
         assert store.read_references().keys() == {"gate"}
         assert run("relearn", "gate") == "gate: default\n"
         assert store.read_references() == {}

@@ -18,6 +18,7 @@ from deploy.errors import BadFrame
 from deploy.image import (
     MAX_IMAGE_BYTES,
     MAX_JPEG_SCANS,
+    MAX_PNG_BYTES,
     checked_size,
     decode_image,
     encode_jpeg,
@@ -341,6 +342,44 @@ def assert_cheap(encoded: bytes, reasons: set[str]) -> None:
     assert refused(encoded) in reasons
     assert time.thread_time() - started_s < 0.25
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before_kib < 64 * 1024
+
+
+def png_claiming(width_px: int, height_px: int, depth: int, colour_type: int) -> bytes:
+    return PNG[:16] + width_px.to_bytes(4, "big") + height_px.to_bytes(4, "big") + bytes([depth, colour_type]) + PNG[26:]
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "colour_type", "accepted"),
+    [
+        ((3840, 2160), 8, 6, True),
+        ((4096, 4096), 8, 0, True),
+        ((4096, 4096), 8, 3, True),
+        ((4096, 4096), 1, 0, True),
+        ((4096, 4096), 16, 0, True),
+        ((4096, 4096), 8, 2, False),
+        ((4096, 4096), 16, 6, False),
+        ((3840, 2160), 16, 2, False),
+    ],
+)
+def test_png_is_measured_unpacked(size: tuple[int, int], depth: int, colour_type: int, accepted: bool) -> None:
+    encoded = png_claiming(*size, depth, colour_type)
+    if accepted:
+        assert image_size(encoded) == size
+    else:
+        assert_cheap(encoded, {"too_large"})
+
+
+def test_small_png_of_many_deep_pixels_is_refused_before_it_is_decoded() -> None:
+    packed = encode(".png", np.zeros((4096, 4096, 4), np.uint16), cv2.IMWRITE_PNG_COMPRESSION, 9)
+    assert len(packed) < 200_000
+    assert_cheap(packed, {"too_large"})
+    with pytest.raises(BadFrame, match=f"4 x 16 bits, 134217728 bytes unpacked; at most {MAX_PNG_BYTES} are accepted; send"):
+        image_size(packed)
+
+
+@pytest.mark.parametrize(("depth", "colour_type"), [(0, 0), (3, 0), (32, 2), (8, 1), (8, 7)])
+def test_png_of_unknown_kind_is_refused(depth: int, colour_type: int) -> None:
+    assert refused(png_claiming(48, 64, depth, colour_type)) == "bad_header"
 
 
 def test_accepts_largest_image() -> None:

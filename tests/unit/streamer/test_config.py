@@ -55,6 +55,8 @@ WRONG = [
     ("batch.max_wait_ms", "soon", "valid number"),
     ("decision.max_gap_s", 0, "greater than 0"),
     ("decision.max_gap_s", float("inf"), "finite"),
+    ("registry.max_cameras", 0, "greater than or equal to 1"),
+    ("registry.idle_after_s", 59.0, "greater than or equal to 60"),
     ("http.port", 70_000, "less than or equal to 65535"),
     ("cameras.gate.enter", "high", "valid number"),
     ("cameras.gate.exit", float("nan"), "finite"),
@@ -86,6 +88,14 @@ def test_error_names_path_rule_and_value(path: str, value: object, rule: str) ->
 )
 def test_rejects_unknown_key(content: dict[str, Any], path: str) -> None:
     assert problem_of(content) == f"settings.toml: {path}: no such setting"
+
+
+def test_allowed_cameras_must_be_camera_ids() -> None:
+    problem = problem_of({"registry": {"allowed": ["gate", " yard"]}})
+    assert problem == (
+        "settings.toml: registry.allowed.1: "
+        "a camera_id must be 1 to 128 printable characters without leading or trailing spaces, got ' yard'"
+    )
 
 
 def test_reports_all_errors_at_once() -> None:
@@ -210,6 +220,7 @@ def test_settings_toml_round_trip() -> None:
         "kafka": {"bootstrap_servers": "брокер-😀:9092", "start": "earliest"},
         "engine": {"bundle": 'C:\\models\\"new"'},
         "decision": {"merge_gap_s": 0.25},
+        "registry": {"allowed": ["камера.1", 'Tor "3"']},
         "cameras": {'Tor "3" \\': {"enter": 2.5}, "камера.1": {"enter": 1.0, "exit": 0.5}},
     }
     settings = Settings.model_validate(content)

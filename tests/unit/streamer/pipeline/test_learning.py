@@ -219,6 +219,38 @@ def test_a_few_anomalies_hardly_change_a_profile(undisturbed):
         assert disturbed.spread < 2 * usual.spread
 
 
+@pytest.mark.parametrize("turns", [0, 5])
+def test_learner_of_an_idle_camera_is_shelved_and_goes_on(turns):
+    """As if it had stayed in memory, also if there is a crash so many turns of the loop later."""
+    before = ordinary(frames=100)
+    after = [message(0, number, "gate", float(BRIGHTNESS[number]), at_ms=20 * number + 3_600_000) for number in range(100, 220)]
+    kept, shelved = rig_of([*before, *after]), rig_of(before)
+    kept.finish()
+    shelved.finish()
+    shelved.clock.now_s += 601
+    shelved.steps(2)
+    assert isinstance(learners_of(shelved)["gate"], LearnerSnapshot)
+    assert shelved.store.read(P0).learners["gate"].clip_from is None
+
+    shelved.topic.partitions[P0] += after
+    if turns:
+        shelved.steps(turns)
+        shelved.start()
+    shelved.finish()
+    assert learned(shelved) == learned(kept)
+
+
+def learners_of(rig: Rig):
+    return rig.pipeline._partitions.active[P0].learners
+
+
+def learned(rig: Rig):
+    """All that the learner of the camera holds."""
+    learner = learners_of(rig)["gate"]
+    arrays = load(zlib.decompress(base64.b64decode(learner.snapshot().content)))
+    return learner.counts, {name: array.tolist() for name, array in arrays.items()}
+
+
 def learner() -> ProfileLearner:
     rig_settings = learning_settings()
     profiles = CameraProfiles(MemoryProfileStore(), VIDEO, rig_settings, Metrics())
