@@ -47,9 +47,13 @@ HOSTILE = {
     "bad_header": (b"camera", b"\xff\xd8\xff\xe0" + bytes(range(200))),
     "missing_key": (None, demo_pictures(1)[0]),
     "bad_key": (b"\xff\xfe", demo_pictures(1)[0]),
+    "unknown_camera": (b"stranger", demo_pictures(1)[0]),
 }
 REASONS = [*HOSTILE, "unreadable"]
 PARTITIONS = 4
+ALLOWED = ["camera", "gate", "yard"]
+LETTERS = sorted([*[reason for reason in REASONS if reason != "unknown_camera"] * PARTITIONS, "unknown_camera"])
+"""Of a camera that is not watched, only the first message is one."""
 
 
 def send_hostile(kafka: KafkaSettings) -> None:
@@ -82,7 +86,9 @@ def scored(
 ) -> tuple[dict[str, list[Entry]], str]:
     """Scores by camera and the metrics, after all messages are done."""
     results = Results(redis_settings)
-    with running(Service(folder, kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})) as service:
+    with running(
+        Service(folder, kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)}, registry={"allowed": ALLOWED})
+    ) as service:
         service.wait_until(lambda: results.next_offsets() == messages, "end of the messages")
         metrics = service.get("/metrics")[1]
         assert service.stop() == 0
@@ -102,7 +108,7 @@ def test_hostile_messages(tmp_path: Path, one_kafka_broker: Broker, redis_settin
     send_hostile(kafka_settings)
     produce(kafka_settings, cameras, first=10)
     dirty, metrics = scored(tmp_path, kafka_settings, redis_settings, frames + PARTITIONS * len(REASONS))
-    letters = dead_letters(kafka_settings, PARTITIONS * len(REASONS))
+    letters = dead_letters(kafka_settings, len(LETTERS))
 
     assert {camera_id: [entry["captured_at_ms"] for entry in entries] for camera_id, entries in dirty.items()} == {
         camera_id: [entry["captured_at_ms"] for entry in entries] for camera_id, entries in clean.items()
@@ -110,7 +116,7 @@ def test_hostile_messages(tmp_path: Path, one_kafka_broker: Broker, redis_settin
     for camera_id, entries in clean.items():
         expected = [float(entry["score"]) for entry in entries]
         assert [float(entry["score"]) for entry in dirty[camera_id]] == pytest.approx(expected, rel=1e-4)
-    assert sorted(letter["reason"].decode() for letter in letters) == sorted(REASONS * PARTITIONS)
+    assert sorted(letter["reason"].decode() for letter in letters) == LETTERS
     for letter in letters:
         assert letter["value"] == HOSTILE.get(letter["reason"].decode(), (None, b""))[1]
         assert letter["topic"].decode() == kafka_settings.topic
