@@ -7,7 +7,7 @@ written.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -142,6 +142,12 @@ class ActivePartition:
         """The clip of a frame that is not replayed; a camera's first one after a restart with the dwell that was stored."""
         dwell = self.restored_dwells.pop(clip.info.camera_id, None)
         return clip if dwell is None or clip.is_first else replace(clip, dwell=dwell)
+
+    def forget_dwells(self, camera_ids: Iterable[str]) -> None:
+        """Drop the dwells of cameras that start anew, or are not watched any more."""
+        for camera_id in camera_ids:
+            self.dwells.pop(camera_id, None)
+            self.restored_dwells.pop(camera_id, None)
 
     def states_to_store(self, camera_ids: AbstractSet[str]) -> dict[str, CameraState]:
         """The states of cameras, with their dwells after the newest frames that were decided on."""

@@ -182,15 +182,17 @@ class SilentCameras:
         if (snapshot := self.learning.shelved(active.learners, camera_id)) is not None:
             effects.learners[camera_id] = snapshot
         if state is not None and state.clip_from is not None:
-            effects.states[camera_id] = state.model_copy(update={"clip_from": None})
+            effects.states[camera_id] = state.model_copy(update={"clip_from": None, "dwell": None})
 
     def _end(self, active: ActivePartition, effects: _Effects) -> None:
         """Do in memory what was written."""
         active.cameras.update(effects.states)
         active.learners.update(effects.learners)
+        active.forget_dwells({camera_id for camera_id, state in effects.states.items() if state.dwell is None})
         self.count_events(effects.events)
         if not (forgotten := effects.forgotten):
             return
+        active.forget_dwells(forgotten)
         for camera_id in forgotten:
             for of_cameras in (active.cameras, active.learners, active.seen_s):
                 of_cameras.pop(camera_id, None)
