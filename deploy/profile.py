@@ -125,10 +125,16 @@ def require_profile_of(bundle: Bundle, profile: Profile) -> None:
     """Raise ProfileIncompatible unless ``profile`` was learned with the bundle's network."""
     if not bundle.spec.profile_size:
         raise ProfileIncompatible(f"{bundle.path}: a model of kind {bundle.manifest.model.kind} takes no profiles")
-    if profile.info.model_id != bundle.model_id or profile.values.shape != (bundle.spec.profile_size,):
+    again = f"learn it again: oddsight-train enrol --bundle {bundle.path} --camera-id {profile.info.camera_id}"
+    if profile.info.model_id != bundle.model_id:
         raise ProfileIncompatible(
             f"the profile {profile.profile_id} belongs to the model {profile.info.model_id}, the bundle {bundle.path} has "
-            f"{bundle.model_id}; learn it again: oddsight-train enrol --bundle {bundle.path} --camera-id {profile.info.camera_id}"
+            f"{bundle.model_id}; {again}"
+        )
+    if profile.values.shape != (bundle.spec.profile_size,):
+        raise ProfileIncompatible(
+            f"the profile {profile.profile_id} was learned with another version of {bundle.path}: it has {profile.values.size} "
+            f"values instead of {bundle.spec.profile_size}; {again}"
         )
 
 

@@ -46,6 +46,7 @@ _HEADER_BYTES = 700  # of a JPEG; damage there would leave no picture at all
 _RAIN_SHARE, _RAIN_PX = 0.004, 7
 _OBJECT_SHARE = 0.12  # of the frame's height
 _SEGMENTED_FRAMES = 200
+_STAY_S = 60.0  # of something that stays, longer than most clips last
 
 
 class Recording(NamedTuple):
@@ -232,8 +233,16 @@ def _standing_person(recording: Recording, rng: Generator) -> Frames | None:
     return None
 
 
+def _prolonged(recording: Recording) -> Frames:
+    """The frames, played backward and forward again from the first on until ``_STAY_S`` have passed."""
+    ends = (recording.first, len(recording.frames) - 1)
+    there_and_back = [*range(ends[0], ends[1]), *range(ends[1], ends[0], -1)] or [ends[1]]
+    numbers = np.resize(there_and_back, round(_STAY_S * recording.fps))
+    return recording.frames[np.concatenate([np.arange(recording.first), numbers])]
+
+
 def _pasted(recording: Recording, image: NDArray[np.float32], alpha: NDArray[np.float32], top: int, left: int) -> Frames:
-    frames = recording.frames.copy()
+    frames = _prolonged(recording)
     for frame in frames[recording.first :]:
         for channel in range(frame.shape[-1]):
             layer = frame[..., channel].astype(np.float32)

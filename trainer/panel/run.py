@@ -47,7 +47,7 @@ from trainer.panel.faults import FAULTS, Fault, Recording, health_states, record
 from trainer.panel.report import SceneResult
 
 _ENGINE = "openvino"
-_FORMAT = 4  # of a kept result
+_FORMAT = 5  # of a kept result
 _FAULT_S, _LEAD_S = 25.0, 5.0  # of a recording, and of what comes before the fault
 _TRIALS = 2  # of each fault in each scene
 _DAY_S = 86_400.0

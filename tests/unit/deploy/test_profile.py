@@ -100,7 +100,7 @@ def test_bundle_takes_profile_of_its_network_only(recurrent_bundle: Bundle, bund
     np.testing.assert_array_equal(changed.default_profile, values)
     with pytest.raises(ProfileIncompatible, match=r"belongs to the model video-ede-0123456789ab.* learn it again"):
         with_profile(recurrent_bundle, Profile(INFO, values))
-    with pytest.raises(ProfileIncompatible):
+    with pytest.raises(ProfileIncompatible, match=r"learned with another version of .* 3 values instead of 2; learn it again"):
         with_profile(recurrent_bundle, replace(fitting, values=np.ones(3, np.float32)))
 
 

@@ -64,3 +64,13 @@ def test_things_that_stay_need_footage_in_which_something_moves() -> None:
     still = np.repeat(street(1, np.zeros(1), 3)[..., None], 60, axis=0)
     recording = recording_of(Footage("empty", still, np.arange(60), 60, ()), 6.0, 2.0, 10.0)
     assert [FAULT[name].apply(recording, np.random.default_rng(0)) for name in ("left_object", "standing_person")] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["left_object", "standing_person"])
+def test_things_stay_for_a_minute(recording: Recording, name: str) -> None:
+    frames, first = changed(recording, name), recording.first
+    assert len(frames) - first == 600
+    thing = frames[first] != recording.frames[first]
+    there, back = frames[first + 40], frames[first + 2 * (FRAMES - 1 - first) - 40]  # the same moment, played backward
+    np.testing.assert_array_equal(there, back)
+    assert np.abs(there[thing].astype(int) - frames[-1][thing]).mean() < 5  # but for its soft edge
