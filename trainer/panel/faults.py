@@ -238,7 +238,8 @@ def _prolonged(recording: Recording) -> Frames:
     ends = (recording.first, len(recording.frames) - 1)
     there_and_back = [*range(ends[0], ends[1]), *range(ends[1], ends[0], -1)] or [ends[1]]
     numbers = np.resize(there_and_back, round(_STAY_S * recording.fps))
-    return recording.frames[np.concatenate([np.arange(recording.first), numbers])]
+    prolonged: Frames = recording.frames[np.concatenate([np.arange(recording.first), numbers])]
+    return prolonged
 
 
 def _pasted(recording: Recording, image: NDArray[np.float32], alpha: NDArray[np.float32], top: int, left: int) -> Frames:

@@ -67,7 +67,7 @@ def life(changes: Iterable[EventChange]) -> str:
 def test_events_of_a_slow_camera_are_not_ended_by_its_interval() -> None:
     observations = timeline([(700, 2.0)] * 5)
     assert life(run(RULE, observations)[1]) == ""
-    assert life(run(RULE.at_interval(700), observations)[1]) == "suu"
+    assert life(run(RULE.at_interval(700), observations)[1]) == "su"
     assert RULE.at_interval(100) is RULE
 
 
