@@ -27,7 +27,11 @@ from deploy.sequences import (
 FRAMES_OF_STRETCH = [*range(HALF_FRAMES), *range(HALF_FRAMES, 4 * HALF_FRAMES, 3)]
 
 
-def with_sequences(bundle: Bundle, content: bytes) -> Bundle:
+def with_sequences(bundle: Bundle, sequences: GoldenSequences) -> Bundle:
+    return with_content(bundle, sequences_bytes(sequences))
+
+
+def with_content(bundle: Bundle, content: bytes) -> Bundle:
     files = {name: bundle.file(name).read_bytes() for name in bundle.manifest.files if name != "calibration.json"}
     return write_bundle(
         bundle.path,
@@ -51,7 +55,7 @@ def noise(bundle: Bundle, frames: int = 9) -> GoldenSequences:
 
 def test_round_trip(bundle: Bundle) -> None:
     written = noise(bundle)
-    found = read_sequences(with_sequences(bundle, sequences_bytes(written)))
+    found = read_sequences(with_sequences(bundle, written))
     for name in ("frames", "sped_up", "score"):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
 
@@ -67,7 +71,7 @@ def test_damaged_sequences_are_refused(bundle: Bundle) -> None:
         "valid header do not decode": save({**whole, "pictures": np.where(np.arange(len(pictures)) < 60, pictures, 0)}),
     }
     for reason, content in damaged.items():
-        with_sequences(bundle, content)
+        with_content(bundle, content)
         with pytest.raises(BundleCorrupt, match=rf"sequences\.safetensors: .*{reason}"):
             read_sequences(read_bundle(bundle.path))
 
@@ -109,7 +113,7 @@ def written(folder: Path, frames: NDArray[np.uint8], name: str = "{}.png") -> Pa
 @pytest.fixture
 def with_golden(bundle: Bundle) -> Bundle:
     """With golden sequences."""
-    return with_sequences(bundle, sequences_bytes(noise(bundle, 40)))
+    return with_sequences(bundle, noise(bundle, 40))
 
 
 def test_stretch_order_and_pace(with_golden: Bundle, tmp_path: Path) -> None:
