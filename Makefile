@@ -13,7 +13,7 @@ LOCK_OPTIONS = --quiet --universal --python-version 3.11 --constraint constraint
 HATCHLING = $(shell sed -n 's/^requires = \["\(hatchling.*\)"\]/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench constraints lock sbom
+.PHONY: help demo test lint docs bench fuzz constraints lock sbom
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ docs: .venv/.everything ## Write docs/reference from the code: settings, metrics
 
 bench: .venv/.everything ## Measure every stage and the whole path; writes bench.json
 	.venv/bin/python tests/bench/bench.py
+
+fuzz: .venv/.everything ## Feed a million damaged inputs to everything that parses foreign bytes
+	.venv/bin/python tests/fuzz/fuzz.py
 
 constraints: .venv/.everything ## Raise every pinned version to the newest that fits, and write constraints.txt
 	$(PIP) install --upgrade --upgrade-strategy eager --editable '$(EVERYTHING)' torch==$(TORCH)

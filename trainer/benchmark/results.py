@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from deploy.errors import ConfigError, OddsightError
 from trainer.errors import BadRunFile, RunsUnfinished
@@ -94,12 +94,13 @@ def _file_errors(path: Path) -> Iterator[None]:
 
 def _parse(path: Path, number: int, line: str) -> RunResult | None:
     try:
-        return RunResult.model_validate(json.loads(line))
+        json.loads(line)  # tells a line that was cut short from one that is something else
+        return RunResult.model_validate_json(line)
     except json.JSONDecodeError as error:
         if line.startswith(_LINE_START) or _LINE_START.startswith(line):
             return None
         cause: Exception = error
-    except (ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers without end, and halves of characters
         cause = error
     raise BadRunFile(f"{path}, line {number} is not a finished run; give --out another file, nothing was changed") from cause
 

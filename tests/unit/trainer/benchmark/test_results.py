@@ -43,6 +43,14 @@ def test_rejects_other_file_and_keeps_it(tmp_path, content):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("value", [r'"\ud800"', "9" * 5000])
+def test_rejects_what_could_not_be_written_again(tmp_path, value):
+    line = result({"a": 0.5}).model_dump_json().replace('{"seed":0}', f'{{"seed":{value}}}')
+    (tmp_path / "runs.jsonl").write_text(line + "\n")
+    with ResultsFile(tmp_path / "runs.jsonl") as file, pytest.raises(BadRunFile, match="--out"):
+        file.read()
+
+
 def test_rejects_path_that_cannot_be_written(tmp_path):
     with pytest.raises(BadRunFile, match="--out must be a file"):
         ResultsFile(tmp_path)
