@@ -9,6 +9,7 @@ from streamer.chaos.messages import Message, TopicReader, parse_letter, parse_me
 from streamer.chaos.reference import Reference
 from streamer.chaos.results import Results
 from streamer.chaos.stack import BUNDLE, Stack
+from streamer.chaos.traffic import PARTITIONS
 from streamer.interfaces import RedisUnavailable
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.types import Partition
@@ -22,8 +23,10 @@ class Auditor:
 
     def __init__(self, stack: Stack) -> None:
         self._stack, settings = stack, stack.settings
-        self._messages: TopicReader[Message] = TopicReader(settings.kafka, settings.kafka.topic, parse_message)
-        self._letters = TopicReader(settings.kafka, settings.kafka.deadletter_topic, parse_letter)
+        self._messages: TopicReader[Message] = TopicReader(
+            settings.kafka, settings.kafka.topic, parse_message, lambda: stack.partitions
+        )
+        self._letters = TopicReader(settings.kafka, settings.kafka.deadletter_topic, parse_letter, lambda: PARTITIONS)
         self._reference = Reference(read_bundle(BUNDLE), settings, stack.traffic.pictures)
         self._results = Results(settings.redis)
         self._client = make_redis(settings.redis)

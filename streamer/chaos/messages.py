@@ -37,11 +37,16 @@ class Message(NamedTuple):
 
 
 class TopicReader(Generic[T]):
-    """All messages of a topic, read on at each call."""
+    """All messages of a topic, read on at each call.
 
-    def __init__(self, settings: KafkaSettings, topic: str, parse: Callable[[Any], T]) -> None:
+    ``count_partitions`` says how many the topic has: kafka-python waits without a limit for an answer of the broker to that.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, topic: str, parse: Callable[[Any], T], count_partitions: Callable[[], int]
+    ) -> None:
         patch_record_reading()  # as the service does it: one that cannot be read must not end the reading
-        self._settings, self._topic, self._parse = settings, topic, parse
+        self._settings, self._topic, self._parse, self._count_partitions = settings, topic, parse, count_partitions
         self._positions: dict[int, int] = {}
         self.messages: list[T] = []
 
@@ -51,7 +56,7 @@ class TopicReader(Generic[T]):
             return True
         consumer = make_consumer(self._settings, group_id=None)
         try:
-            for number in consumer.partitions_for_topic(self._topic) or ():
+            for number in range(self._count_partitions()):
                 self._positions.setdefault(number, 0)
             consumer.assign([TopicPartition(self._topic, number) for number in self._positions])
             for number, offset in self._positions.items():
