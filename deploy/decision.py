@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from deploy.clock import gap_limit_ms
+
 MAX_TIME_MS = 366 * 86_400_000
 """A year: longer times have no use, and numbers without a limit break arithmetic."""
 
@@ -39,6 +41,11 @@ class DecisionRule(DecisionTimes):
         if self.exit > self.enter:
             raise ValueError(f"exit must be at most enter ({self.enter}), got {self.exit}")
         return self
+
+    def at_interval(self, interval_ms: int) -> "DecisionRule":
+        """The rule for a camera with this usual interval: that few frames come of it does not end its events."""
+        merge_gap_ms = gap_limit_ms(self.merge_gap_ms, interval_ms)
+        return self if merge_gap_ms == self.merge_gap_ms else self.model_copy(update={"merge_gap_ms": merge_gap_ms})
 
 
 class OpenEvent(BaseModel):

@@ -21,11 +21,22 @@ from pydantic import BaseModel, ConfigDict
 from deploy.image import Frame
 
 HealthProblem = Literal[
-    "offline", "frozen", "covered", "dark", "overexposed", "defocused", "moved", "other_view", "exposure", "rate", "damaged"
+    "offline",
+    "frozen",
+    "covered",
+    "dark",
+    "overexposed",
+    "defocused",
+    "moved",
+    "other_view",
+    "exposure",
+    "rate",
+    "damaged",
+    "clock",
 ]
-"""Not seen in a picture are ``offline``: there is none; ``damaged``, which is told of a share of the frames; and ``rate``: frames
-come at another one than in the footage that the camera's profile was learned from, so that everything seems faster or slower.
-``exposure``: it keeps changing."""
+"""Not seen in a picture are ``offline``: there is none; ``damaged`` and ``clock``, which are told of a share of the frames; and
+``rate``: frames come at another one than in the footage that the camera's profile was learned from, so that everything seems
+faster or slower. ``exposure``: it keeps changing."""
 
 CONFIRM_MS: Final = 2_000
 """How long a problem must last, and must be over, before it is told."""

@@ -175,7 +175,8 @@ class DecisionSettings(_Section):
     update_interval_s: float = Field(default=2.0, gt=0, le=86_400)
     """How often an open event is reported again."""
     max_gap_s: float = Field(default=5.0, gt=0, le=86_400)
-    """After a longer gap between two frames, the camera starts with a new clip and without history."""
+    """After a longer gap between two frames, the camera starts with a new clip and without history; not if it always sends so few
+    frames that a gap is less than three of its usual intervals."""
 
 
 class LearningSettings(_Section):

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
+from deploy.clock import ClockState
 from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
 from deploy.health import FaultState, HealthProblem, HealthState, Reference
@@ -96,14 +97,21 @@ class CameraState(BaseModel):
 
     clip_from: int | None = None
     """Offset of the oldest frame needed to rebuild the next clip and state; None if no past frame is needed."""
+    clip_clock: ClockState | None = None
+    """The camera's clock before that frame, so that a replay believes the same times."""
     event: OpenEvent | None = None
     health: HealthState = HealthState()
     damaged: FaultState = FaultState()
+    clock: ClockState | None = None
+    """After the newest frame."""
+    odd_clock: FaultState = FaultState()
 
     @property
     def problem(self) -> HealthProblem | None:
         """What is wrong with the camera or its frames; what is wrong with its picture comes first."""
-        return self.health.problem or (None if self.damaged.since_ms is None else "damaged")
+        if self.health.problem is not None or self.damaged.since_ms is not None:
+            return self.health.problem or "damaged"
+        return None if self.odd_clock.since_ms is None else "clock"
 
 
 class LearnerSnapshot(BaseModel):
@@ -115,6 +123,8 @@ class LearnerSnapshot(BaseModel):
     """Offset of the oldest frame needed to go on from it; None if no past frame is needed."""
     content: str
     """Base64."""
+    clip_clock: ClockState | None = None
+    """The camera's clock before that frame."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ class Metrics:
         text = "Median score of ten minutes against that of the profile's footage, as a share of the way to the threshold"
         self.score_drift = gauge("score_drift", text, ["camera_id"])
         self.camera_profiles = gauge("camera_profiles", "Cameras served with a profile of their own")
+        text = "Capture times that were not taken as the camera sent them: seconds, behind or ahead"
+        self.clock_faults = counter("clock_faults", text, ["reason"])
         self.events = counter("events", "Event entries written to Redis", ["kind"])
         self.health_changes = counter("health_changes", "Entries of the stream of health", ["problem", "kind"])
         self.redis_commits = counter("redis_commits", "Atomic writes of progress and effects, applied or fenced", ["outcome"])

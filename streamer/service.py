@@ -23,6 +23,7 @@ from streamer.kafka.deadletters import KafkaDeadLetters
 from streamer.kafka.topics import KafkaFrameSource
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
+from streamer.pipeline.capture_times import CaptureTimes
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.health import CameraHealth
@@ -118,6 +119,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=parts.decoder,
+        capture_times=CaptureTimes(settings, bundle.spec.fps, metrics),
         clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         profiles=profiles,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from deploy.clock import ClockState, Tick
 from deploy.engine import FrameHandle, ProfileHandle, StateHandle
 from deploy.image import AnyFrame
 from deploy.profile import Profile
@@ -79,10 +80,17 @@ class FrameInfo:
     offset: int
     camera_id: str
     captured_at_ms: int
-    """Milliseconds since the Unix epoch."""
+    """Milliseconds since the Unix epoch: what the camera says, from ``tick`` on what is believed."""
     width_px: int
     """Width of the image that the camera sent, before it was resized for the model."""
     height_px: int
+    tick: Tick | None = None
+    """The frame's place on its camera's timeline, once that is known."""
+
+    @property
+    def interval_ms(self) -> int:
+        """The camera's usual time between two frames; 0 if it is not known."""
+        return 0 if self.tick is None else self.tick.after.interval_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,8 @@ class Clip:
     clip_from: int | None
     """Offset of the oldest frame needed to rebuild the camera's next clip and state; None if no past frame is needed."""
     memory: CameraMemory
+    clip_clock: ClockState | None = None
+    """The camera's clock before that frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,8 @@ class Outcome:
     """What raised the score, where that is known."""
     picture: NDArray[np.uint8] | None = None
     """The frame reduced to places, uint8 (a, b), where the model's state shows it."""
+    clip_clock: ClockState | None = None
+    """See :class:`Clip`."""
 
 
 class LearningProgress(NamedTuple):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from deploy.clock import gap_limit_ms
 from deploy.errors import BadFrame
 from deploy.image import AnyFrame, DecodedFrame, ImageDecoder
 from deploy.spec import ClipSpec
@@ -117,8 +118,8 @@ def _header(message: FrameMessage, name: str) -> bytes | None:
 @dataclass(slots=True)
 class _Window:
     frames: deque[AnyFrame]
-    offsets: deque[int]
-    """Of the frames needed to rebuild clip and state after a restart."""
+    needed: deque[FrameInfo]
+    """The frames that rebuild clip and state after a restart."""
     captured_at_ms: int
     memory: CameraMemory = field(default_factory=CameraMemory)
 
@@ -133,18 +134,21 @@ class ClipBuffer:
     def push(self, frame: CameraFrame) -> Clip:
         """Add a frame and return the clip that ends with it, which may be shorter than ``spec.length`` (see :meth:`is_full`).
 
-        A frame captured more than ``max_gap_ms`` before or after the previous one starts a new window: frames across a gap
-        are not consecutive, so their difference is no motion.
+        A frame captured more than ``max_gap_ms`` before or after the previous one starts a new window, unless its camera always
+        sends so few: frames across a gap are not consecutive, so their difference is no motion.
         """
         info = frame.info
         window = self._windows.get((info.partition, info.camera_id))
-        if window is None or abs(info.captured_at_ms - window.captured_at_ms) > self._max_gap_ms:
+        limit_ms = gap_limit_ms(self._max_gap_ms, info.interval_ms)
+        if window is None or abs(info.captured_at_ms - window.captured_at_ms) > limit_ms:
             window = _Window(deque(maxlen=self._spec.length), deque(maxlen=self._spec.warmup_frames), info.captured_at_ms)
             self._windows[info.partition, info.camera_id] = window
         window.frames.append(frame.frame)
-        window.offsets.append(info.offset)
+        window.needed.append(info)
         window.captured_at_ms = info.captured_at_ms
-        return Clip(tuple(window.frames), info, next(iter(window.offsets), None), window.memory)
+        first = next(iter(window.needed), None)
+        clip_clock = None if first is None or first.tick is None else first.tick.before
+        return Clip(tuple(window.frames), info, None if first is None else first.offset, window.memory, clip_clock)
 
     def is_full(self, clip: Clip) -> bool:
         """Whether the clip is long enough to be scored."""

@@ -77,13 +77,15 @@ class Decider:
         info, own = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
         withheld = learning is not None and self._settings.learning.events == "withhold"
         observed = None if withheld or not state.health.is_trusted else outcome.score
-        event, changes = decide(own.rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))
+        rule = own.rule.at_interval(info.interval_ms)
+        event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))
         scored_at_ms = round(self._wall_clock_s() * 1000)
         events = [self._event(outcome, own, change, scored_at_ms, provisional=learning is not None) for change in changes]
         score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
         if score is not None and learning is not None:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
-        return Decision(state.model_copy(update={"clip_from": outcome.clip_from, "event": event}), score, events)
+        update = {"clip_from": outcome.clip_from, "clip_clock": outcome.clip_clock, "event": event}
+        return Decision(state.model_copy(update=update), score, events)
 
     def end_event(
         self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int, *, provisional: bool

@@ -23,13 +23,15 @@ from deploy.health import (
     PictureWatch,
     RateWatch,
     Reference,
+    advance,
+    advance_fault,
     follow,
     learn_reference,
 )
 from deploy.image import DeviceFrame
 from deploy.profile import Profile
 from streamer.config import Settings
-from streamer.interfaces import Fields, RedisUnavailable, ReferenceStore
+from streamer.interfaces import CameraState, Fields, RedisUnavailable, ReferenceStore
 from streamer.monitoring import Metrics
 from streamer.types import CameraFrame, FrameInfo
 
@@ -47,6 +49,7 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "exposure": "the light or the exposure keeps changing",
     "rate": "frames come at another rate than in the footage that the camera was learned from: mend the camera, or relearn it",
     "damaged": "many of its images are damaged, and are not looked at",
+    "clock": "its capture times stand still, run backward, jump or count seconds, and are not believed: set its clock",
 }
 
 _STORE_EVERY_MS = 600_000
@@ -105,6 +108,24 @@ class CameraHealth:
         if profile is None or camera.rate.is_usual(info.captured_at_ms, profile.info.fps, self._max_gap_ms):
             return seen
         return ("rate",) if seen is None or seen[0] is None else seen
+
+    def advance(
+        self, state: CameraState, info: FrameInfo, found: tuple[HealthProblem | None] | None, *, is_damaged: bool
+    ) -> tuple[CameraState, tuple[HealthChange, ...]]:
+        """A camera's state with the health and the clock that its next frame shows, and what is to be told of them.
+
+        ``found``: what :meth:`look` said of the frame.
+        """
+        if info.tick is not None:
+            state = state.model_copy(update={"clock": info.tick.after})
+        if not self.enabled:
+            return state, ()
+        now_ms, is_odd = info.captured_at_ms, info.tick is not None and info.tick.fault is not None
+        damaged, told_of_images = advance_fault(state.damaged, "damaged", now_ms, has_fault=is_damaged)
+        odd_clock, told_of_clock = advance_fault(state.odd_clock, "clock", now_ms, has_fault=is_odd)
+        health, changes = (state.health, ()) if found is None else advance(state.health, *found, now_ms)
+        state = state.model_copy(update={"health": health, "damaged": damaged, "odd_clock": odd_clock})
+        return state, (*changes, *told_of_images, *told_of_clock)
 
     def _look_at(self, frame: CameraFrame, camera: _Watched) -> tuple[HealthProblem | None] | None:
         info, picture = frame.info, frame.frame

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from deploy.bundle import DEFAULT_BUNDLE, Bundle
 from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
+from deploy.clock import ClockState
 from deploy.decision import DecisionTimes
 from deploy.dwell import empty_background, foreground, learn_background, update_dwell
 from deploy.errors import ProfileCorrupt, first_line
@@ -84,6 +85,8 @@ class ProfileLearner:
         self._rows: list[tuple[float, ...]] = []
         """What the phase measured of each frame."""
         self._snapshot_ms = -SNAPSHOT_EVERY_MS  # the first frame is stored at once: no restart can skip it
+        self._clip_clock: ClockState | None = None
+        """Of the camera before the frame at ``counts.clip_from``."""
 
     def progress(self) -> LearningProgress:
         """How much of the least time has been learned from."""
@@ -96,6 +99,7 @@ class ProfileLearner:
         if info.offset <= counts.offset or self.calibration is not None:
             return
         self._count(info, outcome.clip_from)
+        self._clip_clock = outcome.clip_clock
         if outcome.state is None or outcome.picture is None:
             return
         shown = foreground(picture_of(outcome.state[None]), self._normal.background)[0]
@@ -202,7 +206,8 @@ class ProfileLearner:
         }
         header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
         packed = zlib.compress(save(arrays, header), level=1)
-        return LearnerSnapshot(clip_from=self.counts.clip_from, content=base64.b64encode(packed).decode())
+        content = base64.b64encode(packed).decode()
+        return LearnerSnapshot(clip_from=self.counts.clip_from, content=content, clip_clock=self._clip_clock)
 
     def restore(self, snapshot: LearnerSnapshot) -> None:
         """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
@@ -218,7 +223,7 @@ class ProfileLearner:
         self._pictures, self._dwell = list(arrays["pictures"]), arrays["dwell"]
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
         self._rows = [tuple(row) for row in arrays["rows"].tolist()]
-        self.counts, self._snapshot_ms = counts, counts.observed_ms
+        self.counts, self._snapshot_ms, self._clip_clock = counts, counts.observed_ms, snapshot.clip_clock
 
 
 def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:

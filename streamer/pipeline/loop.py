@@ -13,7 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from deploy.batching import MicroBatcher
-from deploy.health import HealthChange, advance, advance_fault, go_offline
+from deploy.health import HealthChange, go_offline
 from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
@@ -27,6 +27,7 @@ from streamer.interfaces import (
 )
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
+from streamer.pipeline.capture_times import CaptureTimes
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider, Decision
 from streamer.pipeline.health import CameraHealth
@@ -68,6 +69,7 @@ class Pipeline:
 
     source: FrameSource
     decoder: MessageDecoder
+    capture_times: CaptureTimes
     clips: ClipBuffer
     batcher: MicroBatcher[QueuedClip]
     profiles: CameraProfiles
@@ -143,12 +145,14 @@ class Pipeline:
             return
         with self.metrics.decode_s.time():
             results = self.decoder.decode([message for _, message in needed])
-        for (active, message), result in zip(needed, results, strict=True):
+        for (active, message), decoded in zip(needed, results, strict=True):
+            is_replay = active.is_replay(message.offset)
+            result = self.capture_times.believe(active.clocks, message, decoded, is_replay=is_replay)
             if isinstance(result, Rejected):
                 self._reject(active, result)
             else:
                 self.metrics.decoded.labels(result.decoder).inc()
-                if not active.is_replay(message.offset):
+                if not is_replay:
                     self.adaptation.record(message, result.info)
                 yield active, result
 
@@ -175,7 +179,8 @@ class Pipeline:
             self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
         elif not replay:
             self.metrics.unscored.inc()
-            active.offsets.finish(info.offset, Outcome(info, clip.clip_from, self.profiles.get(info.camera_id)))
+            profile = self.profiles.get(info.camera_id)
+            active.offsets.finish(info.offset, Outcome(info, clip.clip_from, profile, clip_clock=clip.clip_clock))
 
     def _score(self, batch: list[QueuedClip]) -> None:
         """Score a micro-batch, without the clips whose partition has been dropped meanwhile."""
@@ -207,6 +212,7 @@ class Pipeline:
             state=scored.state,
             channel=scored.channel,
             picture=scored.picture,
+            clip_clock=clip.clip_clock,
         )
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
@@ -274,7 +280,8 @@ class Pipeline:
             if result is None:
                 continue
             info = result.info if isinstance(result, Outcome) else result
-            state, changes = self._advance_health(active, info, is_damaged=not isinstance(result, Outcome))
+            state, found = active.cameras.get(info.camera_id, CameraState()), active.findings.pop(info.offset, None)
+            state, changes = self.camera_health.advance(state, info, found, is_damaged=not isinstance(result, Outcome))
             if isinstance(result, Outcome):
                 decision = self.decider.decide(state, result, self._learn(active, result, trusted=state.health.is_trusted))
                 if state.health.is_trusted:
@@ -284,20 +291,6 @@ class Pipeline:
                 decided.append(Decided(info, None, Decision(state, None, []), changes))
             active.cameras[info.camera_id] = decided[-1].decision.state
         return decided
-
-    def _advance_health(
-        self, active: ActivePartition, info: FrameInfo, *, is_damaged: bool
-    ) -> tuple[CameraState, tuple[HealthChange, ...]]:
-        """A camera's state with the health that its next frame shows, and what is to be told of it."""
-        state = active.cameras.get(info.camera_id, CameraState())
-        changes: tuple[HealthChange, ...] = ()
-        if not self.camera_health.enabled:
-            return state, changes
-        damaged, told = advance_fault(state.damaged, "damaged", info.captured_at_ms, has_fault=is_damaged)
-        health = state.health
-        if (found := active.findings.pop(info.offset, None)) is not None:
-            health, changes = advance(health, *found, info.captured_at_ms)
-        return state.model_copy(update={"health": health, "damaged": damaged}), (*changes, *told)
 
     def _learn(self, active: ActivePartition, outcome: Outcome, *, trusted: bool) -> LearningProgress | None:
         """Learn from a frame of a camera that is being learned, unless its health is in doubt; how far the camera is learned."""

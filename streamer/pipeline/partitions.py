@@ -27,6 +27,7 @@ from streamer.interfaces import (
     Step,
 )
 from streamer.monitoring import Health, Metrics
+from streamer.pipeline.capture_times import CameraClocks
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
 from streamer.pipeline.start_plan import FORGET_AFTER_S, plan_start
@@ -99,6 +100,7 @@ class ActivePartition:
     """A FrameInfo is the result of a frame whose image was rejected, None that of any other rejected message."""
     cameras: dict[str, CameraState]
     learners: Learners
+    clocks: CameraClocks
     started_s: float
     read_to: int
     """The first message that has not been read."""
@@ -261,6 +263,7 @@ class PartitionManager:
             tracker,
             dict(plan.cameras),
             learners,
+            CameraClocks.of(plan),
             self.clock_s(),
             plan.read_from,
             replay_from=replay_from,

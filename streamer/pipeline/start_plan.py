@@ -1,10 +1,12 @@
 """Where a partition starts: at its stored progress, after a replay of the frames that its cameras' clips and states need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
+from deploy.clock import ClockState
 from streamer.interfaces import (
     CameraState,
     FrameSource,
@@ -44,6 +46,8 @@ class StartPlan:
     """Whether the topic was deleted and created again, so that nothing stored of it counts any more."""
     damaged: Sequence[str] = ()
     """See :class:`~streamer.interfaces.Progress`."""
+    replay_clocks: Mapping[str, ClockState] = field(default_factory=dict)
+    """camera_id -> its clock before the first frame to replay, where that is known."""
 
 
 def plan_start(
@@ -94,9 +98,11 @@ def plan_start(
         log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
     cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
     learners = {name: each for name, each in progress.learners.items() if not starts_over and name not in forgotten}
-    replay_from = _replay_from(cameras, learners, first, next_offset)
+    replay = _replay(cameras, learners, first, next_offset)
+    replay_from = {name: each.offset for name, each in replay.items()}
+    replay_clocks = {name: each.clock for name, each in replay.items() if each.clock is not None}
     read_from = min(replay_from.values(), default=next_offset)
-    return StartPlan(next_offset, read_from, replay_from, cameras, learners, lost, starts_over, progress.damaged)
+    return StartPlan(next_offset, read_from, replay_from, cameras, learners, lost, starts_over, progress.damaged, replay_clocks)
 
 
 def _first_offset(source: FrameSource, store: ProgressStore, partition: Partition, start: str, topic: TopicVersion) -> int:
@@ -127,18 +133,27 @@ def _version_to_store(known: TopicVersion | None, topic: TopicVersion, *, starts
     return known if known.topic_id is not None else known.model_copy(update={"topic_id": topic.topic_id})
 
 
-def _replay_from(
+class _Replay(NamedTuple):
+    """The first frame of a camera to replay, and its clock before it."""
+
+    offset: int
+    clock: ClockState | None
+
+
+def _replay(
     cameras: Mapping[str, CameraState], learners: Mapping[str, LearnerSnapshot], first: int, next_offset: int
-) -> dict[str, int]:
-    """camera_id -> first frame to replay; a learner goes on from its snapshot, so the frames since then are read again."""
+) -> dict[str, _Replay]:
+    """What to replay of each camera; a learner goes on from its snapshot, so the frames since then are read again."""
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    needed = [(name, state.clip_from) for name, state in cameras.items()]
-    needed += [(name, snapshot.clip_from) for name, snapshot in learners.items()]
-    replay_from: dict[str, int] = {}
-    for name, offset in needed:
-        if offset is not None and oldest <= offset and max(first, offset) < next_offset:
-            replay_from[name] = min(max(first, offset), replay_from.get(name, next_offset))
-    return replay_from
+    replay: dict[str, _Replay] = {}
+    all_needed = [(name, state.clip_from, state.clip_clock) for name, state in cameras.items()]
+    all_needed += [(name, snapshot.clip_from, snapshot.clip_clock) for name, snapshot in learners.items()]
+    for name, offset, clock in all_needed:
+        if offset is None or offset < oldest or max(first, offset) >= next_offset:
+            continue
+        if name not in replay or offset < replay[name].offset:
+            replay[name] = _Replay(max(first, offset), clock)
+    return replay
 
 
 def _is_forgotten(state: CameraState, before_ms: int) -> bool:

@@ -19,6 +19,7 @@ from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
+from streamer.pipeline.capture_times import CaptureTimes
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.health import CameraHealth
@@ -170,6 +171,7 @@ class Rig:
         self.pipeline = Pipeline(
             source=self.source,
             decoder=self._decoder,
+            capture_times=CaptureTimes(self._settings, self.engine.spec.fps, self.metrics),
             clips=ClipBuffer(self.engine.spec, 5_000),
             batcher=MicroBatcher(self._max_clips, 0.05),
             profiles=profiles,

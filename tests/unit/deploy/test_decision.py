@@ -64,6 +64,13 @@ def life(changes: Iterable[EventChange]) -> str:
     return "".join(change.kind[0] for change in changes)
 
 
+def test_events_of_a_slow_camera_are_not_ended_by_its_interval() -> None:
+    observations = timeline([(700, 2.0)] * 5)
+    assert life(run(RULE, observations)[1]) == ""
+    assert life(run(RULE.at_interval(700), observations)[1]) == "su"
+    assert RULE.at_interval(100) is RULE
+
+
 @given(rules(), any_order)
 def test_each_event_starts_and_ends_once(rule: DecisionRule, observations: list[Observation]) -> None:
     event, changes = run(rule, observations)

@@ -1,10 +1,13 @@
 """Clips hold the newest frames of one camera of one partition only."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.clock import ClockRule, tick
 from deploy.spec import ClipSpec
 from streamer.pipeline.clips import ClipBuffer
 from streamer.types import CameraFrame, Clip, FrameInfo, Partition
@@ -96,6 +99,16 @@ def test_time_gap_starts_new_clip(gap_ms: int, new: bool) -> None:
 
     assert clip.clip_from == (1 if new else 0)
     assert offsets(clip) == ([1] if new else [0, 1])
+
+
+def test_slow_camera_has_no_gap_between_its_frames() -> None:
+    buffer, rule, state = buffer_of(2), ClockRule(MAX_GAP_MS, 100), None
+    for offset in range(12):
+        ticked = tick(rule, state, 1_000_000 + 2_000 * offset, None)
+        state, info = ticked.after, frame(offset, at_ms=ticked.after.believed_ms).info
+        clip = buffer.push(CameraFrame(replace(info, tick=ticked), frame(offset).frame, "cpu"))
+    assert offsets(clip) == [10, 11]
+    assert (clip.clip_from, clip.clip_clock) == (11, ticked.before)
 
 
 def test_forget_drops_one_partition() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from deploy.image import encode_jpeg
 from streamer.config import Settings
-from streamer.types import FrameMessage
+from streamer.types import FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, PROFILED, PROFILED_BUNDLE, Rig, message, profile_of
 
 RNG = np.random.default_rng(3)
@@ -154,6 +154,24 @@ def test_crashes_do_not_count_damaged_frames_twice() -> None:
     whole.finish()
     assert told(rig) == told(whole) == [("start", "damaged")]
     assert rig.store.progress == whole.store.progress
+
+
+def test_odd_clock_is_told_and_holds_no_event_back() -> None:
+    """In seconds for a while; all records carry the true time."""
+    sent = stream((ORDINARY, 60), (BRIGHT, 40), (ORDINARY, 300))
+    timed = []
+    for frame in sent:
+        at_ms = 1_700_000_000_000 + 100 * frame.offset
+        claim = str(at_ms // 1000 if 20 <= frame.offset < 120 else at_ms)
+        timed.append(replace(frame, headers=(("captured_at_ms", claim.encode()),), timestamp_ms=at_ms + 5))
+    rig = Rig(timed, settings=SETTINGS)
+    rig.steps(20)
+    rig.start()
+    rig.finish()
+    assert told(rig) == [("start", "clock"), ("end", "clock")]
+    assert rig.store.health[0]["text"].startswith("its capture times")
+    assert "start" in [event["kind"] for event in rig.store.events]
+    assert rig.store.read(Partition("frames", 0)).cameras["gate"].problem is None
 
 
 def test_camera_of_which_only_damaged_frames_arrive_is_not_offline() -> None:

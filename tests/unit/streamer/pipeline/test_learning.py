@@ -126,6 +126,14 @@ def test_restarts_do_not_change_the_profile(undisturbed, crashes, outages):
     assert actual.info.calibration.peaks == pytest.approx(expected.info.calibration.peaks, rel=1e-3)
 
 
+def test_snapshots_hold_the_clock_before_the_first_frame_to_replay():
+    rig = rig_of(ordinary(frames=250))
+    rig.finish()
+    snapshot = rig.store.read(P0).learners["gate"]
+    assert snapshot.clip_from > 0
+    assert snapshot.clip_clock.believed_ms == 100 * (snapshot.clip_from - 1)
+
+
 @pytest.mark.parametrize(("events", "kinds"), [("withhold", set()), ("provisional", {"true"})])
 def test_events_while_learning(events, kinds):
     messages = ordinary(frames=200)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from deploy.clock import ClockRule, tick
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress, TopicVersion
@@ -74,6 +75,16 @@ def test_reads_from_oldest_needed_frame() -> None:
 
     assert plan.read_from == 11
     assert plan.replay_from == {"gate": 13, "yard": 11}
+
+
+def test_replay_begins_with_the_clock_of_its_first_frame() -> None:
+    older, newer = (tick(ClockRule(5_000, 100), None, at_ms, None).after for at_ms in (1_100, 1_300))
+    cameras = {name: CameraState(clip_from=13, clip_clock=newer) for name in ("gate", "yard")}
+
+    plan = Start(Progress(17, cameras, {"gate": LearnerSnapshot(clip_from=11, content="", clip_clock=older)})).plan()
+
+    assert plan.replay_from == {"gate": 11, "yard": 13}
+    assert plan.replay_clocks == {"gate": older, "yard": newer}
 
 
 def test_no_replay_without_clips() -> None:
