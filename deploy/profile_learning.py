@@ -22,7 +22,7 @@ TAIL_RATE: Final = float(np.log(50))
 """Of normal values beyond the median, one in ``exp(TAIL_RATE * x)`` lies x ranges beyond it, if they have an exponential tail."""
 _MIN_SPREAD: Final = 1e-6
 # A camera at which all things are as fast, or at which nothing ever stays, gives no range to measure by.
-_MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 8.0 / DWELL_S
+_MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 6.0 / DWELL_S
 _DWELL_PLACES: Final = 0.98  # of all places; a few that flicker do not count
 _RANGES: Final = 5
 _TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail

@@ -94,7 +94,7 @@ def test_leading_channel_is_the_part_that_is_largest(raised, channel):
     assert normal.leading_channel(maps._replace(**{raised: part})) == channel
 
 
-@pytest.mark.parametrize(("busy_rows", "spread"), [(0, 8 / 60), (1, 0.9)])
+@pytest.mark.parametrize(("busy_rows", "spread"), [(0, 6 / 60), (1, 0.9)])
 def test_dwell_says_less_where_things_stay_at_other_places(busy_rows, spread):
     usual = random_maps(1)
     dwell = np.zeros(GRID.shape, np.float32)
