@@ -11,7 +11,7 @@ from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
 from deploy.health import FaultState, HealthProblem, HealthState, Reference
 from deploy.profile import Profile
-from streamer.types import FrameMessage, Partition, Rejected
+from streamer.types import FrameMessage, Partition, QuotaUsed, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
 
@@ -61,7 +61,10 @@ class FrameSource(Protocol):
         """Deliver a partition's messages from ``offset`` on."""
 
     def pause(self, partition: Partition) -> None:
-        """Deliver no messages of a partition until it is started again."""
+        """Deliver no messages of a partition until it is started again, or resumed."""
+
+    def resume(self, partition: Partition) -> None:
+        """Deliver the messages of a paused partition from where it was paused."""
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """The first offset that Kafka still has, and the offset that the next message will get."""
@@ -99,6 +102,8 @@ class CameraState(BaseModel):
     event: OpenEvent | None = None
     health: HealthState = HealthState()
     damaged: FaultState = FaultState()
+    quota_used: QuotaUsed = QuotaUsed()
+    """The camera's before the frame ``clip_from``, or now if that is None."""
 
     @property
     def problem(self) -> HealthProblem | None:
@@ -115,6 +120,8 @@ class LearnerSnapshot(BaseModel):
     """Offset of the oldest frame needed to go on from it; None if no past frame is needed."""
     content: str
     """Base64."""
+    quota_used: QuotaUsed = QuotaUsed()
+    """The camera's before the frame ``clip_from``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Metrics:
         self.rejected = counter("rejected_messages", "Unusable messages sent to the dead-letter topic", ["reason"])
         text = "Dead letters that could not be stored in time; the log names the messages"
         self.lost_dead_letters = counter("lost_dead_letters", text)
+        text = "Frames that were not looked at: more than the camera's quota (over_rate), or waited too long in Kafka (late)"
+        self.shed = counter("shed_frames", text, ["camera_id", "reason"])
         self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
         self.damaged = counter("damaged_states", "What was stored of cameras and could not be read, so that they start afresh")
         self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")

@@ -31,6 +31,7 @@ from streamer.pipeline.loop import Pipeline
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scorer
+from streamer.pipeline.shedding import Shedding
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 
@@ -115,10 +116,12 @@ def _build_pipeline(settings: Settings, stack: ExitStack) -> Pipeline:
     camera_health.load()
     heatmap_threshold, grid = decider.least_exit(profiles.all()), Grid.find(bundle)
     ensure_topics(settings.kafka)
+    clips = ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000))
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=parts.decoder,
-        clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
+        clips=clips,
+        shedding=Shedding(settings, clips, parts.learning, metrics),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),

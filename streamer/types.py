@@ -85,6 +85,22 @@ class FrameInfo:
     height_px: int
 
 
+class QuotaUsed(NamedTuple):
+    """Up to when a camera has used up its quota of frames, in microseconds: by its own clock, and by that of its records."""
+
+    captured_us: int = 0
+    received_us: int = 0
+
+
+class Shed(NamedTuple):
+    """A frame that is not looked at, by the rules of :mod:`streamer.pipeline.shedding`."""
+
+    info: FrameInfo
+    """Its size is 0 x 0."""
+    reason: Literal["over_rate", "late"]
+    """More than its camera's quota, or waited too long in Kafka."""
+
+
 @dataclass(frozen=True, slots=True)
 class CameraFrame:
     """One decoded frame, resized to the model's clip spec."""

@@ -4,7 +4,7 @@ No content of a message raises an error here.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -72,6 +72,12 @@ class MessageDecoder:
             )
         info = FrameInfo(message.partition, message.offset, *header, image.width_px, image.height_px)
         return CameraFrame(info, image.frame, image.decoder)
+
+
+def frame_header(message: FrameMessage) -> tuple[str, int] | None:
+    """camera_id and capture time in milliseconds of a message; None if it is to be rejected for want of one of them."""
+    header = _read_headers(message)
+    return None if isinstance(header, Rejected) else header
 
 
 def _read_headers(message: FrameMessage) -> _Header | Rejected:
@@ -153,3 +159,8 @@ class ClipBuffer:
     def forget(self, partition: Partition) -> None:
         """Drop all frames and memories of a partition's cameras."""
         self._windows = {key: window for key, window in self._windows.items() if key[0] != partition}
+
+    def forget_cameras(self, partition: Partition, camera_ids: Collection[str]) -> None:
+        """Drop the frames and memories of some of a partition's cameras."""
+        for camera_id in camera_ids:
+            self._windows.pop((partition, camera_id), None)

@@ -5,10 +5,9 @@ offset, in one atomic step that Redis refuses unless the stored offset is the on
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 
@@ -21,6 +20,7 @@ from streamer.interfaces import (
     Fenced,
     Fields,
     FrameSource,
+    PollResult,
     ProgressStore,
     RedisUnavailable,
     Step,
@@ -28,38 +28,34 @@ from streamer.interfaces import (
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
-from streamer.pipeline.decide import Decider, Decision
+from streamer.pipeline.decide import Decided, Decider, Decision
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
-from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending
+from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending, QueuedClip
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.score import Scored, Scorer
-from streamer.types import CameraFrame, Clip, Event, FrameInfo, FrameMessage, LearningProgress, Outcome, Partition, Rejected
+from streamer.pipeline.shedding import Shedding
+from streamer.types import (
+    CameraFrame,
+    Clip,
+    Event,
+    FrameInfo,
+    FrameMessage,
+    LearningProgress,
+    Outcome,
+    Partition,
+    Rejected,
+    Shed,
+)
 
 log = structlog.get_logger("oddsight.pipeline")
 
 _POLL_S = 0.1
+_SCORE_S = 0.25
+_MOST_WAITING = 512  # clips of all partitions
 _COMMIT_EVERY_S = 1.0
 _MOST_LAG = 1_000  # messages of a partition, beyond which the service is behind
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedClip:
-    """A clip of a partition that waits for its micro-batch."""
-
-    active: ActivePartition
-    clip: Clip
-    queued_at_s: float
-
-
-class Decided(NamedTuple):
-    """A frame, its effects, and what it changed of its camera's health."""
-
-    info: FrameInfo
-    score: float | None
-    decision: Decision
-    health: tuple[HealthChange, ...]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -69,6 +65,7 @@ class Pipeline:
     source: FrameSource
     decoder: MessageDecoder
     clips: ClipBuffer
+    shedding: Shedding
     batcher: MicroBatcher[QueuedClip]
     profiles: CameraProfiles
     learning: CameraLearning
@@ -112,9 +109,7 @@ class Pipeline:
             EngineError, DecoderError: the engine or the decoder failed; the progress in Redis is not affected.
         """
         self.health.beat()
-        deadline_s = self.batcher.deadline_s()
-        timeout_s = _POLL_S if deadline_s is None else min(_POLL_S, max(0.0, deadline_s - self.clock_s()))
-        polled = self.source.poll(timeout_s)
+        polled = self._poll()
         for change in polled.changes:
             self._partitions.apply(change)
             if change.kind == "revoked":
@@ -123,8 +118,7 @@ class Pipeline:
             self._add_to_clip(active, frame)
         # Only now: messages of this poll precede a change of their partition and must not reach its new start.
         self._partitions.start_waiting()
-        while batch := self.batcher.take(self.clock_s()):
-            self._score(batch)
+        self._score_for(_SCORE_S)
         self._publish()
         self._commit()
 
@@ -137,13 +131,29 @@ class Pipeline:
         self._commit()
         self.source.close()
 
+    def _poll(self) -> PollResult:
+        """What has arrived, unless clips enough wait already: no message is read long before it can be scored."""
+        self._partitions.limit_reading()
+        if len(self.batcher) >= _MOST_WAITING:
+            return PollResult([], [])
+        deadline_s = self.batcher.deadline_s()
+        return self.source.poll(_POLL_S if deadline_s is None else min(_POLL_S, max(0.0, deadline_s - self.clock_s())))
+
+    def _score_for(self, longest_s: float) -> None:
+        """Score the micro-batches that are due; not all if many are: then it is the turn of frames that arrived meanwhile."""
+        until_s = self.clock_s() + longest_s
+        while (now_s := self.clock_s()) < until_s and (batch := self.batcher.take(now_s)):
+            self._score(batch)
+
     def _decode(self, messages: list[FrameMessage]) -> Iterator[tuple[ActivePartition, CameraFrame]]:
-        needed = [(active, message) for message in messages if (active := self._partitions.accept(message)) is not None]
+        accepted = [(active, message) for message in messages if (active := self._partitions.accept(message)) is not None]
+        needed = [(active, message) for active, message in accepted if not self.shedding.sheds(active, message)]
         if not needed:
             return
         with self.metrics.decode_s.time():
             results = self.decoder.decode([message for _, message in needed])
         for (active, message), result in zip(needed, results, strict=True):
+            self.shedding.begin_anew(active, message)
             if isinstance(result, Rejected):
                 self._reject(active, result)
             else:
@@ -172,7 +182,7 @@ class Pipeline:
         (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
-            self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
+            self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory, may_share=not self.scorer.one_by_one)
         elif not replay:
             self.metrics.unscored.inc()
             active.offsets.finish(info.offset, Outcome(info, clip.clip_from, self.profiles.get(info.camera_id)))
@@ -193,21 +203,12 @@ class Pipeline:
 
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
         if scored.unscorable is not None:
-            self._reject(active, _unscorable(clip.info, scored.unscorable))
+            self._reject(active, scored.rejected(clip))
             active.findings.pop(clip.info.offset, None)
             return
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
-        outcome = Outcome(
-            clip.info,
-            clip.clip_from,
-            scored.profile,
-            scored.score,
-            scored.heatmap,
-            state=scored.state,
-            channel=scored.channel,
-            picture=scored.picture,
-        )
+        outcome = scored.outcome(clip)
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
             self.metrics.scored.inc()
@@ -237,17 +238,18 @@ class Pipeline:
         if active.offsets.next_offset == active.stored_offset:
             return None
         self.dead_letters.flush()
+        marked = self.shedding.mark(active, [each.info for each in decided])
         step = Step(
             active.partition,
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
-            learners=self.learning.snapshots(active.learners),
-            cameras={each.info.camera_id: each.decision.state for each in decided},
+            learners=marked.learners,
+            cameras=marked.cameras,
             scores=[(each.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
         )
-        return Pending(step, partial(self._count, decided))
+        return Pending(step, partial(self._count, decided, marked.sheds))
 
     def _apply(self, active: ActivePartition, pending: Pending) -> None:
         """Write a step. The partition is held if Redis may not have written it, and restarted if another consumer was faster."""
@@ -271,7 +273,9 @@ class Pipeline:
     def _decide(self, active: ActivePartition) -> list[Decided]:
         decided = []
         for result in active.offsets.take_finished():
-            if result is None:
+            if isinstance(result, Shed):
+                self.shedding.apply(active, result)
+            if result is None or isinstance(result, Shed):
                 continue
             info = result.info if isinstance(result, Outcome) else result
             state, changes = self._advance_health(active, info, is_damaged=not isinstance(result, Outcome))
@@ -316,7 +320,8 @@ class Pipeline:
         self.drift_watch.add(outcome.info, outcome.score, own.calibration.median, own.rule.enter)
         self.recalibration.add(outcome, decision.state.event, own.rule.enter)
 
-    def _count(self, decided: list[Decided]) -> None:
+    def _count(self, decided: list[Decided], sheds: Sequence[Shed]) -> None:
+        self.shedding.count(sheds)
         now_s = self.wall_clock_s()
         for info, score, _, _ in decided:
             self.metrics.frame_age_s.observe(max(0.0, now_s - info.captured_at_ms / 1000))
@@ -389,9 +394,3 @@ class Pipeline:
     def _end_silent(self, active: ActivePartition, states: dict[str, CameraState], events: list[Event]) -> None:
         active.cameras.update(states)
         self._count_events(events)
-
-
-def _unscorable(info: FrameInfo, reason: str) -> Rejected:
-    """The frame's message by reference: its content is no longer held."""
-    message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
-    return Rejected(message, "unscorable", reason)

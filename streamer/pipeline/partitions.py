@@ -29,14 +29,19 @@ from streamer.interfaces import (
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
+from streamer.pipeline.pacing import CameraPace
 from streamer.pipeline.start_plan import FORGET_AFTER_S, plan_start
-from streamer.types import FrameInfo, FrameMessage, Outcome, Partition
+from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition, Shed
 
 log = structlog.get_logger("oddsight.partitions")
 
+_MOST_WAITING = 32  # messages of a partition
 _RETRY_S = (0.25, 0.5, 1.0, 2.0)
 
 T = TypeVar("T")
+
+Result = Outcome | FrameInfo | Shed | None
+"""What became of a message: a FrameInfo is the result of a frame whose image was rejected, None that of any other that was."""
 
 
 class OffsetTracker(Generic[T]):
@@ -50,6 +55,10 @@ class OffsetTracker(Generic[T]):
         self.next_offset = next_offset
         """First offset whose result has not been taken out yet."""
         self._results: OrderedDict[int, list[T]] = OrderedDict()  # an empty list: not done yet
+
+    def __len__(self) -> int:
+        """How many messages have arrived whose result has not been taken out."""
+        return len(self._results)
 
     def add(self, offset: int) -> None:
         """A message arrived. Offsets increase, else ValueError; not always by one, because compacted topics have holes."""
@@ -95,8 +104,7 @@ class ActivePartition:
     partition: Partition
     stored_offset: int
     """In Redis: messages before it have been counted."""
-    offsets: OffsetTracker[Outcome | FrameInfo | None]
-    """A FrameInfo is the result of a frame whose image was rejected, None that of any other rejected message."""
+    offsets: OffsetTracker[Result]
     cameras: dict[str, CameraState]
     learners: Learners
     started_s: float
@@ -106,16 +114,33 @@ class ActivePartition:
     """Sent, but not known to be written."""
     is_held: bool = False
     """Whether nothing more of it is read until its step is written."""
+    is_full: bool = False
+    """Whether nothing more of it is read until less of it waits."""
     seen_s: dict[str, float] = field(default_factory=dict)
     """camera_id -> when its newest frame arrived, by the clock of the loop."""
     findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
     """Offset -> what the frame showed of its camera's health, of those that were measured."""
     replay_from: Mapping[bytes, int] = field(default_factory=dict)
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
+    paces: dict[str, CameraPace] = field(default_factory=dict)
+    """camera_id -> how far its quota of frames is used up."""
+    first_behind: set[int] = field(default_factory=set)
+    """Offsets of frames with which their cameras begin anew, because frames before them were shed."""
+    sheds: list[Shed] = field(default_factory=list)
+    """Frames that were shed, for the next step."""
 
     def is_replay(self, offset: int) -> bool:
         """Whether the message was counted before and is read only to rebuild a clip or state."""
         return offset < self.stored_offset
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedClip:
+    """A clip of a partition that waits for its micro-batch."""
+
+    active: ActivePartition
+    clip: Clip
+    queued_at_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -174,6 +199,14 @@ class PartitionManager:
         """Start a partition again from its stored progress."""
         self.apply(PartitionChange("assigned", partition))
 
+    def limit_reading(self) -> None:
+        """Read on only where few messages wait: one partition that is far behind must not keep the messages of others unread."""
+        for active in self.active.values():
+            is_full = len(active.offsets) >= _MOST_WAITING
+            if not active.is_held and is_full != active.is_full:
+                active.is_full = is_full
+                (self.source.pause if is_full else self.source.resume)(active.partition)
+
     @property
     def is_backing_off(self) -> bool:
         """Whether the last attempt failed a moment ago."""
@@ -193,7 +226,7 @@ class PartitionManager:
             if active.is_held:
                 self.source.start(active.partition, active.read_to)
                 # That no frame arrived meanwhile says nothing of the cameras.
-                active.is_held, active.started_s = False, self.clock_s()
+                active.is_held, active.is_full, active.started_s = False, False, self.clock_s()
                 active.seen_s.clear()
                 log.info("partition goes on from memory", partition=str(active.partition), offset=active.read_to)
         if self._waiting.keys() <= self._unusable.keys():
@@ -253,7 +286,7 @@ class PartitionManager:
             log.error("what was stored of cameras cannot be read", partition=str(partition), fields=plan.damaged)
         self.metrics.recreated.inc(plan.starts_over)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
-        tracker = OffsetTracker[Outcome | FrameInfo | None](plan.next_offset)
+        tracker = OffsetTracker[Result](plan.next_offset)
         learners = self.learning.restore(plan.learners)
         self.active[partition] = ActivePartition(
             partition,
@@ -264,6 +297,7 @@ class PartitionManager:
             self.clock_s(),
             plan.read_from,
             replay_from=replay_from,
+            paces={camera_id: CameraPace(quota_used) for camera_id, quota_used in plan.quota_used.items()},
         )
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))

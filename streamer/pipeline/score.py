@@ -20,7 +20,7 @@ from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Channel, Normal
 from deploy.score_maps import Grid, dwell_of, picture_of, state_maps
 from streamer.monitoring import Metrics
-from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile
+from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile, FrameMessage, Outcome, Rejected
 
 log = structlog.get_logger("oddsight.score")
 
@@ -60,6 +60,25 @@ class Scored(NamedTuple):
     """Why the engine cannot score this clip; then there is no score."""
     picture: NDArray[np.uint8] | None = None
     """The newest frame reduced to places, see :mod:`deploy.dwell`; None where the channel would not be known either."""
+
+    def outcome(self, clip: Clip) -> Outcome:
+        """The result of the clip's newest frame."""
+        return Outcome(
+            clip.info,
+            clip.clip_from,
+            self.profile,
+            self.score,
+            self.heatmap,
+            state=self.state,
+            channel=self.channel,
+            picture=self.picture,
+        )
+
+    def rejected(self, clip: Clip) -> Rejected:
+        """The clip's newest frame, if it is unscorable: its message by reference, for its content is no longer held."""
+        info = clip.info
+        message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
+        return Rejected(message, "unscorable", self.unscorable or "")
 
 
 class Scorer:

@@ -1,7 +1,7 @@
 """Where a partition starts: at its stored progress, after a replay of the frames that its cameras' clips and states need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -14,7 +14,7 @@ from streamer.interfaces import (
     Step,
     TopicVersion,
 )
-from streamer.types import Partition
+from streamer.types import Partition, QuotaUsed
 
 log = structlog.get_logger("oddsight.partitions")
 
@@ -44,6 +44,8 @@ class StartPlan:
     """Whether the topic was deleted and created again, so that nothing stored of it counts any more."""
     damaged: Sequence[str] = ()
     """See :class:`~streamer.interfaces.Progress`."""
+    quota_used: Mapping[str, QuotaUsed] = field(default_factory=dict)
+    """camera_id -> how much of its quota was used up where it begins."""
 
 
 def plan_start(
@@ -94,9 +96,12 @@ def plan_start(
         log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
     cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
     learners = {name: each for name, each in progress.learners.items() if not starts_over and name not in forgotten}
-    replay_from = _replay_from(cameras, learners, first, next_offset)
+    replays = _replays(cameras, learners, first, next_offset)
+    replay_from = {name: offset for name, (offset, _) in replays.items()}
     read_from = min(replay_from.values(), default=next_offset)
-    return StartPlan(next_offset, read_from, replay_from, cameras, learners, lost, starts_over, progress.damaged)
+    quota_used = {name: state.quota_used for name, state in cameras.items() if state.quota_used != QuotaUsed()}
+    quota_used |= {name: each[1] for name, each in replays.items()}
+    return StartPlan(next_offset, read_from, replay_from, cameras, learners, lost, starts_over, progress.damaged, quota_used)
 
 
 def _first_offset(source: FrameSource, store: ProgressStore, partition: Partition, start: str, topic: TopicVersion) -> int:
@@ -127,18 +132,19 @@ def _version_to_store(known: TopicVersion | None, topic: TopicVersion, *, starts
     return known if known.topic_id is not None else known.model_copy(update={"topic_id": topic.topic_id})
 
 
-def _replay_from(
+def _replays(
     cameras: Mapping[str, CameraState], learners: Mapping[str, LearnerSnapshot], first: int, next_offset: int
-) -> dict[str, int]:
-    """camera_id -> first frame to replay; a learner goes on from its snapshot, so the frames since then are read again."""
+) -> dict[str, tuple[int, QuotaUsed]]:
+    """camera_id -> first frame to replay, and the quota there. A learner goes on from its snapshot: frames since are replayed."""
     oldest = next_offset - MAX_REPLAY_MESSAGES
-    needed = [(name, state.clip_from) for name, state in cameras.items()]
-    needed += [(name, snapshot.clip_from) for name, snapshot in learners.items()]
-    replay_from: dict[str, int] = {}
-    for name, offset in needed:
+    replays: dict[str, tuple[int, QuotaUsed]] = {}
+    needed = [(name, state.clip_from, state.quota_used) for name, state in cameras.items()]
+    needed += [(name, snapshot.clip_from, snapshot.quota_used) for name, snapshot in learners.items()]
+    for name, offset, quota_used in needed:
         if offset is not None and oldest <= offset and max(first, offset) < next_offset:
-            replay_from[name] = min(max(first, offset), replay_from.get(name, next_offset))
-    return replay_from
+            replay = max(first, offset), quota_used
+            replays[name] = min(replay, replays.get(name, replay))
+    return replays
 
 
 def _is_forgotten(state: CameraState, before_ms: int) -> bool:

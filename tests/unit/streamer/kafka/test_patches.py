@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from kafka.record import MemoryRecords
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 
-from streamer.kafka.patches import logged_connection_errors, open_client, patch_group_join, patch_record_reading
+from streamer.kafka.patches import logged_connection_errors, open_client, patch_group_join, patch_record_reading, patch_resuming
 from streamer.types import UNREADABLE
 from tests.harness.brokers import free_ports
 
@@ -112,6 +113,29 @@ def test_join_that_ends_between_polls_is_not_repeated(coordinator: Coordinator, 
     coordinator.joins[0].is_done = True
     poll(coordinator)
     assert (coordinator.assigned, len(coordinator.joins)) == ((1, 1) if patched else (0, 2))
+
+
+class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # likewise
+    """kafka-python's own choice of what a poll delivers. Records of one partition are aside, all of another are delivered."""
+
+    def __init__(self) -> None:
+        self._next_in_line_exception_metadata, self._paused_completed_fetches = None, dict[str, object]()
+        self._completed_fetches, self._subscriptions = deque[object](), SimpleNamespace(is_paused=lambda _: False)
+        aside = SimpleNamespace(topic_partition="resumed", next_fetch_offset=0)
+        self._next_partition_records, self._paused_partition_records = (), {"resumed": aside}
+
+    def _append(self, drained: dict[str, list[object]], records: Any, most: int, _update: bool) -> int:
+        drained[records.topic_partition] += [records]
+        return most
+
+
+@parametrize_patched
+def test_records_of_a_resumed_partition_are_delivered(patched: bool) -> None:
+    own = Fetcher()
+    if patched:
+        patch_resuming(SimpleNamespace(_fetcher=own))
+    delivered, _ = own.fetched_records(max_records=10)
+    assert list(delivered) == (["resumed"] if patched else [])
 
 
 @parametrize_patched

@@ -1,5 +1,7 @@
 """Cameras without a profile are learned while they are watched, and a restart loses nothing of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import dwell_of, picture_of, state_maps, to_cells
-from streamer.config import HealthSettings, Settings
+from streamer.config import HealthSettings, LimitSettings, Settings
 from streamer.interfaces import LearnerSnapshot
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning, ProfileLearner
@@ -124,6 +126,27 @@ def test_restarts_do_not_change_the_profile(undisturbed, crashes, outages):
     np.testing.assert_allclose(actual.values, expected.values, rtol=1e-4, atol=1e-5)
     assert actual.info.frames == expected.info.frames
     assert actual.info.calibration.peaks == pytest.approx(expected.info.calibration.peaks, rel=1e-3)
+
+
+def learned_shares(messages: list[FrameMessage], steps: int) -> list[tuple[str, ...]]:
+    """Offset, score and share that is learned of each scored frame, restarted after so many turns, if any."""
+    limited = learning_settings().model_copy(update={"limits": LimitSettings(max_fps=5)})
+    rig = Rig(messages, 8, 7, SPEC, MotionEngine(), bundle=VIDEO, settings=limited)
+    if steps:
+        rig.steps(steps)
+        rig.start()
+    rig.finish()
+    return [(fields["offset"], fields["score"], fields["learning"]) for _, fields in rig.store.scores]
+
+
+@pytest.mark.parametrize("late", [range(0), range(80, 110)], ids=["over its quota", "and late"])
+def test_frames_that_are_not_looked_at_are_not_learned_after_a_restart(late):
+    times_s = [1 if number in late else 0 for number in range(160)]  # of an age that nobody knows, or 11 days
+    messages = [replace(each, timestamp_ms=at_s) for each, at_s in zip(ordinary(frames=160), times_s, strict=True)]
+    undisturbed = learned_shares(messages, steps=0)
+    assert len(undisturbed) == pytest.approx((160 - len(late)) / 2 + 5, abs=8)
+    for steps in range(3, 20, 2):
+        assert learned_shares(messages, steps) == undisturbed, steps
 
 
 @pytest.mark.parametrize(("events", "kinds"), [("withhold", set()), ("provisional", {"true"})])

@@ -76,6 +76,20 @@ def test_reads_from_oldest_needed_frame() -> None:
     assert plan.replay_from == {"gate": 13, "yard": 11}
 
 
+def test_quota_goes_on_from_where_it_is_replayed() -> None:
+    """A learner's snapshot needs older frames than the clip does; of the yard nothing is replayed."""
+    cameras = {
+        "gate": CameraState(clip_from=14, quota_used=(140, 1)),
+        "yard": CameraState(quota_used=(170, 2)),
+        "hall": CameraState(),
+    }
+    learners = {"gate": LearnerSnapshot(clip_from=12, content="", quota_used=(120, 3))}
+
+    plan = Start(Progress(17, cameras, learners)).plan()
+
+    assert (plan.replay_from, plan.quota_used) == ({"gate": 12}, {"gate": (120, 3), "yard": (170, 2)})
+
+
 def test_no_replay_without_clips() -> None:
     assert Start(Progress(17)).plan().read_from == 17
 
