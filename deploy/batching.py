@@ -1,5 +1,6 @@
 """Micro-batches: clips are flushed when a batch is full or its oldest clip has waited long enough. The caller owns the clock."""
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -12,10 +13,14 @@ class _Waiting(Generic[T]):
     clip: T
     since_s: float
     key: Hashable | None
+    may_share: bool
 
 
 class MicroBatcher(Generic[T]):
-    """A first-in, first-out queue over all cameras. A micro-batch holds at most one clip of each key."""
+    """A queue over all cameras, in turns: the oldest clip of each key, then the second of each, and so on.
+
+    So a key that has many clips waiting delays no other by more than one of them.
+    """
 
     def __init__(self, max_clips: int, max_wait_s: float) -> None:
         self._max_clips = max_clips
@@ -25,9 +30,12 @@ class MicroBatcher(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, clip: T, now_s: float, key: Hashable | None = None) -> None:
-        """Queue a clip that became ready at ``now_s`` (monotonic). Clips with the key None may share a micro-batch."""
-        self._waiting.append(_Waiting(clip, now_s, key))
+    def add(self, clip: T, now_s: float, key: Hashable | None = None, *, may_share: bool = False) -> None:
+        """Queue a clip that became ready at ``now_s`` (monotonic).
+
+        ``may_share``: whether a micro-batch may hold it behind another of its key. Clips with the key None are of no camera.
+        """
+        self._waiting.append(_Waiting(clip, now_s, key, may_share))
 
     def deadline_s(self) -> float | None:
         """When the oldest clip must be flushed; None if the queue is empty."""
@@ -47,15 +55,15 @@ class MicroBatcher(Generic[T]):
         return batch
 
     def _split(self) -> tuple[list[T], list[_Waiting[T]]]:
-        """The oldest clips that may share a micro-batch, and the rest; the oldest of all is always in the first."""
-        batch: list[T] = []
-        rest: list[_Waiting[T]] = []
-        keys: set[Hashable] = set()
-        for waiting in self._waiting:
-            if len(batch) == self._max_clips or waiting.key in keys:
-                rest.append(waiting)
-                continue
-            batch.append(waiting.clip)
-            if waiting.key is not None:
-                keys.add(waiting.key)
-        return batch, rest
+        """The next micro-batch, and what remains; the oldest clip of all is always in the first."""
+        before: Counter[Hashable] = Counter()
+        turns: list[tuple[int, int]] = []
+        for place, waiting in enumerate(self._waiting):
+            turn = 0 if waiting.key is None else before[waiting.key]
+            before[waiting.key] += 1
+            if turn == 0 or waiting.may_share:
+                turns.append((turn, place))
+        chosen = [place for _, place in sorted(turns)[: self._max_clips]]
+        taken = set(chosen)
+        rest = [waiting for place, waiting in enumerate(self._waiting) if place not in taken]
+        return [self._waiting[place].clip for place in chosen], rest

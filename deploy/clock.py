@@ -81,6 +81,11 @@ def gap_limit_ms(max_gap_ms: int, interval_ms: int) -> int:
     return max(max_gap_ms, GAP_INTERVALS * interval_ms)
 
 
+def in_ms(claimed_ms: int) -> int:
+    """A claimed time in milliseconds, also if it counts seconds."""
+    return claimed_ms * 1000 if claimed_ms in _SECONDS else claimed_ms
+
+
 def tick(rule: ClockRule, before: ClockState | None, claimed_ms: int, received_ms: int | None) -> Tick:
     """A camera's next frame.
 
@@ -88,7 +93,7 @@ def tick(rule: ClockRule, before: ClockState | None, claimed_ms: int, received_m
     what the camera says. Believed times increase, except that a clock that was set back is taken at its word in the end.
     """
     in_seconds = claimed_ms in _SECONDS
-    claimed_ms = claimed_ms * 1000 if in_seconds else claimed_ms
+    claimed_ms = in_ms(claimed_ms)
     after, fault = _start(rule, claimed_ms, received_ms), None
     if before is not None:
         after, fault = _read(rule, before, claimed_ms, received_ms).judge()

@@ -240,14 +240,28 @@ class RegistrySettings(_Section):
     the room. Never less than ``decision.max_gap_s``."""
 
 
+class LimitSettings(_Section):
+    """Which frames are not looked at, so that no camera starves another, and events stay timely. They are counted."""
+
+    mode: Literal["live", "archive"] | None = None
+    """``live`` keeps limits, ``archive`` none. If not set: ``archive`` if ``kafka.start`` is ``earliest``, else ``live``."""
+    max_fps: float = Field(default=30.0, gt=0, le=1000)
+    """Most frames a second of one camera, by its clock and by its records' times; of more, an even choice is looked at."""
+    max_frame_age_s: float = Field(default=300.0, ge=1, le=604_800)
+    """A frame that has waited in Kafka for longer is not looked at, nor are those of its camera behind it, until one is half as
+    old; there the camera starts afresh. So an outage that is shorter costs no frame."""
+
+
 class CameraSettings(_Section):
-    """Thresholds of one camera, instead of its profile's or the bundle's."""
+    """What holds for one camera: thresholds instead of its profile's or the bundle's, and its quota of frames."""
 
     enter: float | None = None
     """An event starts with a score at or above this threshold."""
     exit: float | None = None
     """An event goes on while scores reach this threshold; at most ``enter``. If only ``enter`` is set, two thirds of the way from
     the median score to it."""
+    max_fps: float | None = Field(default=None, gt=0, le=1000)
+    """Instead of ``limits.max_fps``."""
 
 
 class HttpSettings(_Section):
@@ -271,8 +285,14 @@ class Settings(_Section):
     learning: LearningSettings = LearningSettings()
     health: HealthSettings = HealthSettings()
     registry: RegistrySettings = RegistrySettings()
+    limits: LimitSettings = LimitSettings()
     http: HttpSettings = HttpSettings()
     cameras: dict[str, CameraSettings] = {}
+
+    @property
+    def sheds_frames(self) -> bool:
+        """Whether the limits are kept to."""
+        return self.limits.mode == "live" or (self.limits.mode is None and self.kafka.start == "latest")
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ, *, bundle: Path | None = None) -> Settings:

@@ -12,7 +12,7 @@ from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
 from deploy.health import FaultState, HealthProblem, HealthState, Reference
 from deploy.profile import Profile
-from streamer.types import FrameMessage, Partition, Rejected
+from streamer.types import FrameMessage, Partition, QuotaUsed, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
 
@@ -62,7 +62,10 @@ class FrameSource(Protocol):
         """Deliver a partition's messages from ``offset`` on."""
 
     def pause(self, partition: Partition) -> None:
-        """Deliver no messages of a partition until it is started again."""
+        """Deliver no messages of a partition until it is started again, or resumed."""
+
+    def resume(self, partition: Partition) -> None:
+        """Deliver the messages of a paused partition from where it was paused."""
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """The first offset that Kafka still has, and the offset that the next message will get."""
@@ -107,6 +110,8 @@ class CameraState(BaseModel):
     clock: ClockState | None = None
     """After the newest frame."""
     odd_clock: FaultState = FaultState()
+    quota_used: QuotaUsed = QuotaUsed()
+    """The camera's before the frame ``clip_from``, or now if that is None."""
 
     @property
     def problem(self) -> HealthProblem | None:
@@ -127,6 +132,8 @@ class LearnerSnapshot(BaseModel):
     """Base64."""
     clip_clock: ClockState | None = None
     """The camera's clock before that frame."""
+    quota_used: QuotaUsed = QuotaUsed()
+    """The camera's before the frame ``clip_from``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import TextIO
+from itertools import product
+from typing import TextIO, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from streamer.types import ShedReason
 
 _STUCK_AFTER_S = 30.0
 
@@ -41,6 +44,8 @@ class Metrics:
         self.rejected = counter("rejected_messages", "Unusable messages sent to the dead-letter topic", ["reason"])
         text = "Dead letters that could not be stored in time; the log names the messages"
         self.lost_dead_letters = counter("lost_dead_letters", text)
+        text = "Frames that were not looked at: more than the camera's quota (over_rate), or waited too long in Kafka (late)"
+        self.shed = counter("shed_frames", text, ["camera_id", "reason"])
         self.replayed = counter("replayed_frames", "Frames read again after a start, to rebuild clips and model states")
         self.damaged = counter("damaged_states", "What was stored of cameras and could not be read, so that they start afresh")
         self.lost = counter("lost_messages", "Messages that Kafka deleted before they were read")
@@ -88,6 +93,8 @@ class Metrics:
         for metric in (self.frames, self.rate_ratio, self.score_drift, self.score):
             for camera_id in camera_ids:
                 metric.remove(camera_id)
+        for camera_id, reason in product(camera_ids, get_args(ShedReason)):
+            self.shed.remove(camera_id, reason)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -34,6 +34,7 @@ from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import Scorer
+from streamer.pipeline.shedding import Shedding
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.script import STEP
@@ -127,11 +128,13 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
     camera_health.load()
     heatmap_threshold, grid = decider.least_exit(profiles.all()), Grid.find(bundle)
     ensure_topics(settings.kafka)
+    clips = ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000))
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=parts.decoder,
         capture_times=CaptureTimes(settings, bundle.spec.fps, metrics),
-        clips=ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000)),
+        clips=clips,
+        shedding=Shedding(settings, clips, parts.learning, metrics),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         registry=CameraRegistry(settings),
         profiles=profiles,

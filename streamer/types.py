@@ -96,6 +96,31 @@ class FrameInfo:
         return 0 if self.tick is None else self.tick.after.interval_ms
 
 
+class QuotaUsed(NamedTuple):
+    """How far a camera has used up its quota of frames, by its own clock and by that of its records."""
+
+    captured_us: int = 0
+    """Up to when it is used up, in microseconds."""
+    received_us: int = 0
+    last_captured_ms: int = 0
+    """Of the newest message."""
+    last_received_ms: int = 0
+    standing: int = 0
+    """Number of messages in a row with which neither clock went forward, up to the most that matters."""
+
+
+ShedReason = Literal["over_rate", "late"]
+"""More than its camera's quota, or waited too long in Kafka."""
+
+
+class Shed(NamedTuple):
+    """A frame that is not looked at, by the rules of :mod:`streamer.pipeline.shedding`."""
+
+    info: FrameInfo
+    """Its size is 0 x 0."""
+    reason: ShedReason
+
+
 @dataclass(frozen=True, slots=True)
 class CameraFrame:
     """One decoded frame, resized to the model's clip spec."""

@@ -76,6 +76,23 @@ def keep_fetching_while_joining(consumer: KafkaConsumer) -> None:
     coordinator.ensure_active_group = ensure_or_go_on
 
 
+def patch_resuming(consumer: KafkaConsumer) -> None:
+    """Make a consumer deliver what it had fetched of a partition before that was paused, once it is resumed. Call once.
+
+    kafka-python sets such messages aside, and takes them up again only while it holds no others, also none that have all been
+    delivered. So where other partitions go on, those of a resumed one stay aside for ever.
+    """
+    records = consumer._fetcher
+    fetched_records = records.fetched_records
+
+    def drop_delivered_first(*arguments: Any, **options: Any) -> Any:
+        if not records._next_partition_records:
+            records._next_partition_records = None
+        return fetched_records(*arguments, **options)
+
+    records.fetched_records = drop_delivered_first
+
+
 def topic_id(consumer: KafkaConsumer, topic: str) -> str | None:
     """The id that a topic got when it was created, None if the broker tells none; kafka-python knows it, but does not show it."""
     known: UUID | None = consumer._client.cluster.topic_id(topic)

@@ -22,7 +22,13 @@ from kafka.structs import OffsetAndMetadata
 from streamer.config import KafkaSettings
 from streamer.interfaces import BrokerUnavailable, ChangeKind, PartitionChange, PollResult, TopicVersion
 from streamer.kafka.client import make_consumer
-from streamer.kafka.patches import keep_fetching_while_joining, patch_group_join, patch_record_reading, topic_id
+from streamer.kafka.patches import (
+    keep_fetching_while_joining,
+    patch_group_join,
+    patch_record_reading,
+    patch_resuming,
+    topic_id,
+)
 from streamer.kafka.records import ReadingFault
 from streamer.types import FrameMessage, Partition
 
@@ -47,6 +53,7 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
         )
         patch_group_join(self._consumer)
         keep_fetching_while_joining(self._consumer)
+        patch_resuming(self._consumer)
         self.joined = False
         self._warned_of_other_protocol = False
         self._consumer.subscribe([settings.topic], listener=self)
@@ -104,6 +111,11 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
     def pause(self, partition: Partition) -> None:
         with suppress(KeyError):  # revoked: nothing is delivered anyway
             self._consumer.pause(TopicPartition(*partition))
+
+    def resume(self, partition: Partition) -> None:
+        # Without a seek, so that what was fetched before the pause is not fetched again.
+        with suppress(KeyError):
+            self._consumer.resume(TopicPartition(*partition))
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         where = TopicPartition(*partition)

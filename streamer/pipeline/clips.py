@@ -74,10 +74,10 @@ class MessageDecoder:
         return CameraFrame(info, image.frame, image.decoder)
 
 
-def unscorable(info: FrameInfo, reason: str) -> Rejected:
-    """The rejection of a frame's message, by reference: its content is no longer held."""
-    message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
-    return Rejected(message, "unscorable", reason)
+def frame_header(message: FrameMessage, admit: Admit = lambda *_: None) -> tuple[str, int] | None:
+    """camera_id and claimed capture time in milliseconds of a message; None if that, or its camera, is to be rejected."""
+    header = _admitted(message, _read_headers(message), admit)
+    return None if isinstance(header, Rejected) else header
 
 
 def _read_headers(message: FrameMessage) -> _Header | Rejected:

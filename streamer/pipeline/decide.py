@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deploy.bundle import Bundle
 from deploy.calibration import Calibration, Thresholds
 from deploy.decision import DecisionRule, EventChange, Observation, OpenEvent, decide
+from deploy.health import HealthChange
 from deploy.profile import Profile
 from deploy.profile_learning import Channel
 from streamer.config import Settings, camera_thresholds, decision_rule
@@ -34,6 +35,15 @@ class Decision(NamedTuple):
     state: CameraState
     score: Fields | None
     events: list[Event]
+
+
+class Decided(NamedTuple):
+    """A frame, its effects, and what it changed of its camera's health."""
+
+    info: FrameInfo
+    score: float | None
+    decision: Decision
+    health: tuple[HealthChange, ...]
 
 
 class CameraRule(NamedTuple):

@@ -202,6 +202,12 @@ class ProfileLearner:
         """Whether so much was learned since the last snapshot that it is time for another."""
         return self.counts.observed_ms - self._snapshot_ms >= SNAPSHOT_EVERY_MS
 
+    def begin_anew(self) -> None:
+        """Frames are left out: those before are not needed any more, which is to be stored at once."""
+        if self.counts.clip_from is not None:
+            self.counts.clip_from, self._clip_clock = None, None
+            self._snapshot_ms = self.counts.observed_ms - SNAPSHOT_EVERY_MS
+
     def snapshot(self) -> LearnerSnapshot:
         """All that is needed to go on after a restart."""
         from safetensors.numpy import save
@@ -320,6 +326,12 @@ class CameraLearning:
         """How far a camera is learned; nothing is learned from the present frame."""
         learner = self._resumed(learners, camera_id)
         return LearningProgress(0.0, self._least_s) if learner is None else learner.progress()
+
+    def begin_anew(self, learners: Learners, camera_id: str) -> None:
+        """Frames of the camera are left out, after which it starts with a new clip."""
+        learner = learners.get(camera_id)
+        if isinstance(learner, ProfileLearner):
+            learner.begin_anew()
 
     def snapshots(self, learners: Learners) -> dict[str, LearnerSnapshot | None]:
         """What the next step is to store: snapshots that are due, and None for cameras that are learned no more."""

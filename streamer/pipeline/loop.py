@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 
 from deploy.batching import MicroBatcher
 from deploy.errors import EngineFailed
-from deploy.health import HealthChange
 from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
     DeadLetterSink,
     Fenced,
     FrameSource,
+    PollResult,
     ProgressStore,
     RedisUnavailable,
     Step,
@@ -28,40 +27,35 @@ from streamer.interfaces import (
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.capture_times import CaptureTimes
-from streamer.pipeline.clips import ClipBuffer, MessageDecoder, unscorable
-from streamer.pipeline.decide import Decider, Decision
+from streamer.pipeline.clips import ClipBuffer, MessageDecoder
+from streamer.pipeline.decide import Decided, Decider, Decision
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
-from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending
+from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending, QueuedClip
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import REFUSALS, CameraRegistry, RefusalNotices
 from streamer.pipeline.score import Scored, Scorer
+from streamer.pipeline.shedding import Shedding
 from streamer.pipeline.silent import SilentCameras
-from streamer.types import CameraFrame, Clip, Event, FrameInfo, FrameMessage, LearningProgress, Outcome, Partition, Rejected
+from streamer.types import (
+    CameraFrame,
+    Clip,
+    Event,
+    FrameMessage,
+    LearningProgress,
+    Outcome,
+    Partition,
+    Rejected,
+    Shed,
+)
 
 log = structlog.get_logger("oddsight.pipeline")
 
 _POLL_S = 0.1
+_SCORE_S = 0.25
+_MOST_WAITING = 512  # clips of all partitions
 _COMMIT_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedClip:
-    """A clip of a partition that waits for its micro-batch."""
-
-    active: ActivePartition
-    clip: Clip
-    queued_at_s: float
-
-
-class Decided(NamedTuple):
-    """A frame, its effects, and what it changed of its camera's health."""
-
-    info: FrameInfo
-    score: float | None
-    decision: Decision
-    health: tuple[HealthChange, ...]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -72,6 +66,7 @@ class Pipeline:
     decoder: MessageDecoder
     capture_times: CaptureTimes
     clips: ClipBuffer
+    shedding: Shedding
     batcher: MicroBatcher[QueuedClip]
     registry: CameraRegistry
     profiles: CameraProfiles
@@ -110,7 +105,7 @@ class Pipeline:
             clock_s=self.clock_s,
             wall_clock_s=self.wall_clock_s,
         )
-        watching = (self.camera_health, self.footage_check, self.drift_watch, self.recalibration, self.adaptation)
+        watching = (self.shedding, self.camera_health, self.footage_check, self.drift_watch, self.recalibration, self.adaptation)
         self._silent = SilentCameras(
             source=self.source,
             registry=self.registry,
@@ -134,9 +129,7 @@ class Pipeline:
             EngineError, DecoderError: the engine, loaded again, or the decoder failed; the progress in Redis is not affected.
         """
         self.health.beat()
-        deadline_s = self.batcher.deadline_s()
-        timeout_s = _POLL_S if deadline_s is None else min(_POLL_S, max(0.0, deadline_s - self.clock_s()))
-        polled = self.source.poll(timeout_s)
+        polled = self._poll()
         for change in polled.changes:
             self._partitions.apply(change)
             if change.kind == "revoked":
@@ -145,8 +138,7 @@ class Pipeline:
             self._add_to_clip(active, frame)
         # Only now: messages of this poll precede a change of their partition and must not reach its new start.
         self._partitions.start_waiting()
-        while batch := self.batcher.take(self.clock_s()):
-            self._score(batch)
+        self._score_for(_SCORE_S)
         self._publish()
         self._commit()
 
@@ -159,14 +151,31 @@ class Pipeline:
         self._commit()
         self.source.close()
 
+    def _poll(self) -> PollResult:
+        """What has arrived, unless clips enough wait already: no message is read long before it can be scored."""
+        self._partitions.limit_reading()
+        if len(self.batcher) >= _MOST_WAITING:
+            return PollResult([], [])
+        deadline_s = self.batcher.deadline_s()
+        return self.source.poll(_POLL_S if deadline_s is None else min(_POLL_S, max(0.0, deadline_s - self.clock_s())))
+
+    def _score_for(self, longest_s: float) -> None:
+        """Score the micro-batches that are due; not all if many are: then it is the turn of frames that arrived meanwhile."""
+        until_s = self.clock_s() + longest_s
+        while (now_s := self.clock_s()) < until_s and (batch := self.batcher.take(now_s)):
+            self._score(batch)
+
     def _decode(self, messages: list[FrameMessage]) -> Iterator[tuple[ActivePartition, CameraFrame]]:
-        needed = [(active, message) for message in messages if (active := self._partitions.accept(message)) is not None]
+        admit = self.registry.admit
+        accepted = [(active, message) for message in messages if (active := self._partitions.accept(message)) is not None]
+        needed = [(active, message) for active, message in accepted if not self.shedding.sheds(active, message, admit)]
         if not needed:
             return
         with self.metrics.decode_s.time():
-            results = self.decoder.decode([message for _, message in needed], self.registry.admit)
+            results = self.decoder.decode([message for _, message in needed], admit)
         for (active, message), decoded in zip(needed, results, strict=True):
             is_replay = active.is_replay(message.offset)
+            self.shedding.begin_anew(active, message)
             result = self.capture_times.believe(active.clocks, message, decoded, is_replay=is_replay)
             if isinstance(result, Rejected):
                 self._reject(active, result)
@@ -199,7 +208,7 @@ class Pipeline:
         (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
-            self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory if self.scorer.one_by_one else None)
+            self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory, may_share=not self.scorer.one_by_one)
             active.queued_replays += replay
         elif not replay:
             self.metrics.unscored.inc()
@@ -232,23 +241,12 @@ class Pipeline:
     def _finish(self, active: ActivePartition, clip: Clip, scored: Scored) -> None:
         active.queued_replays -= active.is_replay(clip.info.offset)
         if scored.unscorable is not None:
-            self._reject(active, unscorable(clip.info, scored.unscorable))
+            self._reject(active, scored.rejected(clip))
             active.findings.pop(clip.info.offset, None)
             return
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
-        outcome = Outcome(
-            clip.info,
-            clip.clip_from,
-            scored.profile,
-            scored.score,
-            scored.heatmap,
-            state=scored.state,
-            channel=scored.channel,
-            picture=scored.picture,
-            dwell=scored.dwell,
-            clip_clock=clip.clip_clock,
-        )
+        outcome = scored.outcome(clip)
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
             self.metrics.scored.inc()
@@ -278,17 +276,18 @@ class Pipeline:
         if active.offsets.next_offset == active.stored_offset:
             return None
         self.dead_letters.flush()
+        marked = self.shedding.mark(active, [each.info for each in decided])
         step = Step(
             active.partition,
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
-            learners=self.learning.snapshots(active.learners),
-            cameras=active.states_to_store({each.info.camera_id for each in decided}),
+            learners=marked.learners,
+            cameras=marked.cameras,
             scores=[(each.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
         )
-        return Pending(step, partial(self._count, decided))
+        return Pending(step, partial(self._count, decided, marked.sheds))
 
     def _apply(self, active: ActivePartition, pending: Pending) -> None:
         """Write a step. The partition is held if Redis may not have written it, and restarted if another consumer was faster."""
@@ -312,7 +311,9 @@ class Pipeline:
     def _decide(self, active: ActivePartition) -> list[Decided]:
         decided = []
         for result in active.offsets.take_finished():
-            if result is None:
+            if isinstance(result, Shed):
+                self.shedding.apply(active, result)
+            if result is None or isinstance(result, Shed):
                 continue
             info = result.info if isinstance(result, Outcome) else result
             state, found = active.cameras.get(info.camera_id, CameraState()), active.findings.pop(info.offset, None)
@@ -345,7 +346,8 @@ class Pipeline:
         self.drift_watch.add(outcome.info, outcome.score, own.calibration.median, own.rule.enter)
         self.recalibration.add(outcome, decision.state.event, own.rule.enter)
 
-    def _count(self, decided: list[Decided]) -> None:
+    def _count(self, decided: list[Decided], sheds: Sequence[Shed]) -> None:
+        self.shedding.count(sheds)
         now_s = self.wall_clock_s()
         for info, score, _, _ in decided:
             self.metrics.frame_age_s.observe(max(0.0, now_s - info.captured_at_ms / 1000))

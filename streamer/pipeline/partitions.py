@@ -7,7 +7,7 @@ written.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -34,15 +34,20 @@ from streamer.monitoring import Health, Metrics
 from streamer.pipeline.capture_times import CameraClocks
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
+from streamer.pipeline.pacing import CameraPace
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.start_plan import FORGET_AFTER_S, plan_start
-from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition
+from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition, Shed
 
 log = structlog.get_logger("oddsight.partitions")
 
+_MOST_WAITING = 32  # messages of a partition
 _RETRY_S = (0.25, 0.5, 1.0, 2.0)
 
 T = TypeVar("T")
+
+Result = Outcome | FrameInfo | Shed | None
+"""What became of a message: a FrameInfo is the result of a frame whose image was rejected, None that of any other that was."""
 
 
 class OffsetTracker(Generic[T]):
@@ -56,6 +61,10 @@ class OffsetTracker(Generic[T]):
         self.next_offset = next_offset
         """First offset whose result has not been taken out yet."""
         self._results: OrderedDict[int, list[T]] = OrderedDict()  # an empty list: not done yet
+
+    def __len__(self) -> int:
+        """How many messages have arrived whose result has not been taken out."""
+        return len(self._results)
 
     def add(self, offset: int) -> None:
         """A message arrived. Offsets increase, else ValueError; not always by one, because compacted topics have holes."""
@@ -101,8 +110,7 @@ class ActivePartition:
     partition: Partition
     stored_offset: int
     """In Redis: messages before it have been counted."""
-    offsets: OffsetTracker[Outcome | FrameInfo | None]
-    """A FrameInfo is the result of a frame whose image was rejected, None that of any other rejected message."""
+    offsets: OffsetTracker[Result]
     cameras: dict[str, CameraState]
     learners: Learners
     clocks: CameraClocks
@@ -113,6 +121,8 @@ class ActivePartition:
     """Sent, but not known to be written."""
     is_held: bool = False
     """Whether nothing more of it is read until its step is written."""
+    is_full: bool = False
+    """Whether nothing more of it is read until less of it waits."""
     seen_s: dict[str, float] = field(default_factory=dict)
     """camera_id -> when its newest frame arrived, by the clock of the loop."""
     findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
@@ -123,7 +133,12 @@ class ActivePartition:
     """camera_id -> stored dwell, until the camera's first frame that is not replayed."""
     replay_from: Mapping[bytes, int] = field(default_factory=dict)
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
-
+    paces: dict[str, CameraPace] = field(default_factory=dict)
+    """camera_id -> how far its quota of frames is used up."""
+    first_behind: set[int] = field(default_factory=set)
+    """Offsets of frames with which their cameras begin anew, because frames before them were shed."""
+    sheds: list[Shed] = field(default_factory=list)
+    """Frames that were shed, for the next step."""
     replay_to: int = 0
     """The first message that is not read only to rebuild clips and states."""
     queued_replays: int = 0
@@ -149,6 +164,13 @@ class ActivePartition:
             self.dwells.pop(camera_id, None)
             self.restored_dwells.pop(camera_id, None)
 
+    def forget(self, camera_ids: Collection[str]) -> None:
+        """Drop all that is held of cameras that are not watched any more."""
+        self.forget_dwells(camera_ids)
+        for camera_id in camera_ids:
+            for of_camera in (self.cameras, self.learners, self.seen_s, self.paces, self.clocks.read, self.clocks.replayed):
+                of_camera.pop(camera_id, None)
+
     def states_to_store(self, camera_ids: AbstractSet[str]) -> dict[str, CameraState]:
         """The states of cameras, with their dwells after the newest frames that were decided on."""
         for camera_id in camera_ids & self.dwells.keys():
@@ -156,6 +178,15 @@ class ActivePartition:
             packed = None if dwell is None else pack_dwell(dwell)
             self.cameras[camera_id] = self.cameras[camera_id].model_copy(update={"dwell": packed})
         return {camera_id: self.cameras[camera_id] for camera_id in camera_ids}
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedClip:
+    """A clip of a partition that waits for its micro-batch."""
+
+    active: ActivePartition
+    clip: Clip
+    queued_at_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -216,6 +247,14 @@ class PartitionManager:
         """Start a partition again from its stored progress."""
         self.apply(PartitionChange("assigned", partition))
 
+    def limit_reading(self) -> None:
+        """Read on only where few messages wait: one partition that is far behind must not keep the messages of others unread."""
+        for active in self.active.values():
+            is_full = len(active.offsets) >= _MOST_WAITING
+            if not active.is_held and is_full != active.is_full:
+                active.is_full = is_full
+                (self.source.pause if is_full else self.source.resume)(active.partition)
+
     @property
     def is_backing_off(self) -> bool:
         """Whether the last attempt failed a moment ago."""
@@ -235,7 +274,7 @@ class PartitionManager:
             if active.is_held:
                 self.source.start(active.partition, active.read_to)
                 # That no frame arrived meanwhile says nothing of the cameras.
-                active.is_held, active.started_s = False, self.clock_s()
+                active.is_held, active.is_full, active.started_s = False, False, self.clock_s()
                 active.seen_s.clear()
                 log.info("partition goes on from memory", partition=str(active.partition), offset=active.read_to)
         if self._waiting.keys() <= self._unusable.keys():
@@ -301,7 +340,7 @@ class PartitionManager:
             log.error("what was stored of cameras cannot be read", partition=str(partition), fields=plan.damaged)
         self.metrics.recreated.inc(plan.starts_over)
         replay_from = {camera_id.encode(): offset for camera_id, offset in plan.replay_from.items()}
-        tracker = OffsetTracker[Outcome | FrameInfo | None](plan.next_offset)
+        tracker = OffsetTracker[Result](plan.next_offset)
         learners = self.learning.restore(plan.learners)
         self.registry.load(partition, {**plan.cameras, **learners})
         self.active[partition] = ActivePartition(
@@ -316,6 +355,7 @@ class PartitionManager:
             restored_dwells={name: state.dwell for name, state in plan.cameras.items() if state.dwell is not None},
             replay_from=replay_from,
             replay_to=plan.next_offset,
+            paces={camera_id: CameraPace(quota_used) for camera_id, quota_used in plan.quota_used.items()},
         )
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))

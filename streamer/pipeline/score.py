@@ -22,7 +22,7 @@ from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Channel, Normal
 from deploy.score_maps import Grid, dwell_of, picture_of, place_grid, state_maps, with_dwell
 from streamer.monitoring import Metrics
-from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile
+from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile, FrameMessage, Outcome, Rejected
 
 log = structlog.get_logger("oddsight.score")
 
@@ -68,6 +68,27 @@ class Scored(NamedTuple):
     """The newest frame reduced to places, see :mod:`deploy.dwell`; None where the channel would not be known either."""
     dwell: NDArray[np.float32] | None = None
     """The dwell after the clip, float32 (a, b); None where the channel would not be known either."""
+
+    def outcome(self, clip: Clip) -> Outcome:
+        """The result of the clip's newest frame."""
+        return Outcome(
+            clip.info,
+            clip.clip_from,
+            self.profile,
+            self.score,
+            self.heatmap,
+            state=self.state,
+            channel=self.channel,
+            picture=self.picture,
+            dwell=self.dwell,
+            clip_clock=clip.clip_clock,
+        )
+
+    def rejected(self, clip: Clip) -> Rejected:
+        """The clip's newest frame, if it is unscorable: its message by reference, for its content is no longer held."""
+        info = clip.info
+        message = FrameMessage(info.partition, info.offset, info.camera_id.encode(), None, (), info.captured_at_ms)
+        return Rejected(message, "unscorable", self.unscorable or "")
 
 
 class Scorer:

@@ -22,7 +22,7 @@ from streamer.pipeline.partitions import ActivePartition, Pending
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.start_plan import FORGET_AFTER_S, is_long_offline
-from streamer.types import Event, FrameInfo, Partition
+from streamer.types import Event, FrameInfo, Partition, QuotaUsed
 
 log = structlog.get_logger("oddsight.silent")
 
@@ -178,11 +178,13 @@ class SilentCameras:
         return state.model_copy(update={**changed, "event": None})
 
     def _shelve(self, active: ActivePartition, camera_id: str, state: CameraState | None, effects: _Effects) -> None:
-        """Replace a camera's learner by its snapshot. A restart needs no past frame of it either."""
+        """Replace a camera's learner by its snapshot, and begin its quota anew. A restart needs no past frame of it either."""
+        active.paces.pop(camera_id, None)
         if (snapshot := self.learning.shelved(active.learners, camera_id)) is not None:
             effects.learners[camera_id] = snapshot
-        if state is not None and state.clip_from is not None:
-            effects.states[camera_id] = state.model_copy(update={"clip_from": None, "dwell": None})
+        update = {"clip_from": None, "clip_clock": None, "dwell": None, "quota_used": QuotaUsed()}
+        if state is not None and (shelved := state.model_copy(update=update)) != state:
+            effects.states[camera_id] = shelved
 
     def _end(self, active: ActivePartition, effects: _Effects) -> None:
         """Do in memory what was written."""
@@ -192,10 +194,7 @@ class SilentCameras:
         self.count_events(effects.events)
         if not (forgotten := effects.forgotten):
             return
-        active.forget_dwells(forgotten)
-        for camera_id in forgotten:
-            for of_cameras in (active.cameras, active.learners, active.seen_s):
-                of_cameras.pop(camera_id, None)
+        active.forget(forgotten)
         self.registry.forget(active.partition, forgotten)
         self.adaptation.delete_footage(forgotten)
         self.camera_health.delete_references([camera_id for camera_id in forgotten if self.profiles.get(camera_id) is None])

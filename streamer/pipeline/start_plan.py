@@ -1,7 +1,7 @@
 """Where a partition starts: at its stored progress, after a replay of the frames that its cameras' clips and states need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import structlog
@@ -16,7 +16,7 @@ from streamer.interfaces import (
     Step,
     TopicVersion,
 )
-from streamer.types import Partition
+from streamer.types import Partition, QuotaUsed
 
 log = structlog.get_logger("oddsight.partitions")
 
@@ -48,6 +48,8 @@ class StartPlan:
     """See :class:`~streamer.interfaces.Progress`."""
     replay_clocks: Mapping[str, ClockState] = field(default_factory=dict)
     """camera_id -> its clock before the first frame to replay, where that is known."""
+    quota_used: Mapping[str, QuotaUsed] = field(default_factory=dict)
+    """camera_id -> how much of its quota was used up where it begins."""
 
 
 def plan_start(
@@ -98,11 +100,8 @@ def plan_start(
         log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
     cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
     learners = {name: each for name, each in progress.learners.items() if not starts_over and name not in forgotten}
-    replay = _replay(cameras, learners, first, next_offset)
-    replay_from = {name: each.offset for name, each in replay.items()}
-    replay_clocks = {name: each.clock for name, each in replay.items() if each.clock is not None}
-    read_from = min(replay_from.values(), default=next_offset)
-    return StartPlan(next_offset, read_from, replay_from, cameras, learners, lost, starts_over, progress.damaged, replay_clocks)
+    plan = StartPlan(next_offset, next_offset, {}, cameras, learners, lost, starts_over, progress.damaged)
+    return _with_replay(plan, first)
 
 
 def _first_offset(source: FrameSource, store: ProgressStore, partition: Partition, start: str, topic: TopicVersion) -> int:
@@ -134,10 +133,25 @@ def _version_to_store(known: TopicVersion | None, topic: TopicVersion, *, starts
 
 
 class _Replay(NamedTuple):
-    """The first frame of a camera to replay, and its clock before it."""
+    """The first frame of a camera to replay, and its clock and quota before it."""
 
     offset: int
     clock: ClockState | None
+    quota_used: QuotaUsed
+
+
+def _with_replay(plan: StartPlan, first: int) -> StartPlan:
+    """The plan with the older frames that its cameras need; ``first``: the first offset that Kafka still has."""
+    replay = _replay(plan.cameras, plan.learners, first, plan.next_offset)
+    replay_from = {name: each.offset for name, each in replay.items()}
+    quota_used = {name: state.quota_used for name, state in plan.cameras.items() if state.quota_used != QuotaUsed()}
+    return replace(
+        plan,
+        read_from=min(replay_from.values(), default=plan.next_offset),
+        replay_from=replay_from,
+        replay_clocks={name: each.clock for name, each in replay.items() if each.clock is not None},
+        quota_used=quota_used | {name: each.quota_used for name, each in replay.items()},
+    )
 
 
 def _replay(
@@ -146,13 +160,13 @@ def _replay(
     """What to replay of each camera; a learner goes on from its snapshot, so the frames since then are read again."""
     oldest = next_offset - MAX_REPLAY_MESSAGES
     replay: dict[str, _Replay] = {}
-    all_needed = [(name, state.clip_from, state.clip_clock) for name, state in cameras.items()]
-    all_needed += [(name, snapshot.clip_from, snapshot.clip_clock) for name, snapshot in learners.items()]
-    for name, offset, clock in all_needed:
+    all_needed: list[tuple[str, CameraState | LearnerSnapshot]] = [*cameras.items(), *learners.items()]
+    for name, stored in all_needed:
+        offset = stored.clip_from
         if offset is None or offset < oldest or max(first, offset) >= next_offset:
             continue
         if name not in replay or offset < replay[name].offset:
-            replay[name] = _Replay(max(first, offset), clock)
+            replay[name] = _Replay(max(first, offset), stored.clip_clock, stored.quota_used)
     return replay
 
 

@@ -59,6 +59,7 @@ class MemoryFrameSource:
         self._topic = topic
         self._poll_messages = poll_messages
         self._positions: dict[Partition, int] = {}
+        self._paused: dict[Partition, int] = {}
 
     def poll(self, timeout_s: float) -> PollResult:
         changes, self.changes = self.changes, []
@@ -73,9 +74,15 @@ class MemoryFrameSource:
 
     def start(self, partition: Partition, offset: int) -> None:
         self._positions[partition] = offset
+        self._paused.pop(partition, None)
 
     def pause(self, partition: Partition) -> None:
-        self._positions.pop(partition, None)
+        if partition in self._positions:
+            self._paused[partition] = self._positions.pop(partition)
+
+    def resume(self, partition: Partition) -> None:
+        if partition in self._paused:
+            self._positions[partition] = self._paused.pop(partition)
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         messages = self._topic.partitions[partition]
@@ -91,7 +98,7 @@ class MemoryFrameSource:
         self._topic.committed |= offsets
 
     def position(self, partition: Partition) -> int | None:
-        position = self._positions.get(partition)
+        position = self._positions.get(partition, self._paused.get(partition))
         due = [each.offset for each in self._topic.partitions[partition] if position is not None and each.offset >= position]
         return position if due else self._topic.ends.get(partition, position)
 

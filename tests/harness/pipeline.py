@@ -1,5 +1,6 @@
 """The real pipeline on in-memory Kafka and Redis, and streams of tiny images for it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import LoadEngine, Scorer
+from streamer.pipeline.shedding import Shedding
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
 from tests.harness.fakes import (
@@ -144,14 +146,16 @@ class Rig:
         score_scale: float = 1.0,
         bundle: Bundle = BUNDLE,
         settings: Settings = SETTINGS,
+        clock: FakeClock | None = None,
+        source: Callable[[MemoryTopic, int], MemoryFrameSource] = MemoryFrameSource,
     ) -> None:
-        self._settings = settings
+        self._settings, self._make_source = settings, source
         self.profiles = MemoryProfileStore()
         self._bundle = bundle
         self.topic = MemoryTopic(messages)
         self.store: Any = MemoryProgressStore()  # tests on Redis put a store of it in its place
         self.dead_letters = MemoryDeadLetters()
-        self.clock = FakeClock(tick_s=0.002)
+        self.clock = clock or FakeClock(tick_s=0.002)
         self._max_clips = max_clips
         self._poll_messages = poll_messages
         self._score_scale = score_scale
@@ -162,7 +166,7 @@ class Rig:
 
     def start(self) -> None:
         """Start a consumer with nothing in memory, as after a crash."""
-        self.source = MemoryFrameSource(self.topic, self._poll_messages)
+        self.source = self._make_source(self.topic, self._poll_messages)
         self.metrics = Metrics()
         self.health = Health(self.clock)
         decider = Decider(self._settings, self._bundle, "brightness", FakeClock(1.0))
@@ -170,11 +174,13 @@ class Rig:
         profiles.load()
         learning = CameraLearning(self._bundle, self._settings, profiles, self.metrics)
         threshold, default_profile = decider.least_exit(profiles.all()), self._bundle.default_profile
+        clips = ClipBuffer(self.engine.spec, 5_000)
         self.pipeline = Pipeline(
             source=self.source,
             decoder=self._decoder,
             capture_times=CaptureTimes(self._settings, self.engine.spec.fps, self.metrics),
-            clips=ClipBuffer(self.engine.spec, 5_000),
+            clips=clips,
+            shedding=Shedding(self._settings, clips, learning, self.metrics, self.clock, self.clock),
             batcher=MicroBatcher(self._max_clips, 0.05),
             registry=CameraRegistry(self._settings),
             profiles=profiles,

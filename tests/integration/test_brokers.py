@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,29 @@ def test_compressed_batches_are_read_and_bombs_passed(kafka_settings: KafkaSetti
     assert [each.value for each in messages] == [bytes(1000)] * 5 + [None, b"behind the bomb"]
     assert [each.first_offset for each in messages] == [None] * 5 + [5, None]
     assert [each.offset for each in messages] == list(range(7))
+
+
+def test_a_resumed_partition_goes_on_where_it_was_paused(kafka_settings: KafkaSettings) -> None:
+    """With messages that were fetched before the pause, while another partition goes on."""
+    ensure_topics(kafka_settings, partitions=2)
+    with closing(make_producer(kafka_settings)) as producer:
+        for _ in range(300):
+            producer.send(kafka_settings.topic, b"x", partition=0)
+        producer.flush()
+        source = KafkaFrameSource(kafka_settings)
+        messages = polled(source, 10)
+        paused = Partition(kafka_settings.topic, 0)
+        for number in range(3):
+            source.pause(paused)
+            producer.send(kafka_settings.topic, b"y", partition=1).get(timeout=20)
+            meanwhile = polled(source, 1)
+            assert [(each.partition.number, each.offset) for each in meanwhile] == [(1, number)]
+            source.resume(paused)
+            messages += polled(source, 10)
+        messages += polled(source, 300 - len(messages))
+    source.close()
+
+    assert [(each.partition.number, each.offset) for each in messages] == [(0, offset) for offset in range(300)]
 
 
 def assigned(source: KafkaFrameSource, count: int, within_s: float) -> set[Partition]:

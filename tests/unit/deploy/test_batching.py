@@ -52,6 +52,15 @@ def test_every_clip_is_taken(max_clips: int, keys: list[str | None]) -> None:
     assert sorted(taken) == list(range(len(keys)))
 
 
+def test_clips_that_may_share_take_turns() -> None:
+    batcher: MicroBatcher[str] = MicroBatcher(4, 10.0)
+    for clip in ("gate 1", "gate 2", "gate 3", "yard 1", "gate 4", "hall 1", "yard 2"):
+        batcher.add(clip, 0.0, clip[:4], may_share=True)
+
+    assert batcher.take(0.0) == ["gate 1", "yard 1", "hall 1", "gate 2"]
+    assert batcher.take_all() == ["gate 3", "yard 2", "gate 4"]
+
+
 def test_one_clip_of_a_key_in_batch() -> None:
     batcher: MicroBatcher[str] = MicroBatcher(2, 10.0)
     batcher.add("gate 1", 0.0, "gate")

@@ -41,6 +41,14 @@ def test_defaults_without_file() -> None:
     assert load_settings(None, {}) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("start", "mode", "sheds"),
+    [("latest", None, True), ("earliest", None, False), ("latest", "archive", False), ("earliest", "live", True)],
+)
+def test_recorded_footage_is_looked_at_as_a_whole(start: str, mode: str | None, sheds: bool) -> None:
+    assert parse_settings({"kafka": {"start": start}, "limits": {"mode": mode}}, "").sheds_frames is sheds
+
+
 WRONG = [
     ("kafka.topic", "a b", "match pattern"),
     ("kafka.start", "newest", "'earliest' or 'latest'"),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from streamer.kafka.patches import (
     open_client,
     patch_group_join,
     patch_record_reading,
+    patch_resuming,
 )
 from streamer.types import UNREADABLE
 from tests.harness.brokers import free_ports
@@ -133,6 +135,29 @@ def test_member_with_partitions_does_not_wait_for_the_group(partitions: list[str
     keep_fetching_while_joining(SimpleNamespace(_coordinator=coordinator))
     assert coordinator.ensure_active_group(100) is goes_on
     assert waited_ms == [waits_ms]
+
+
+class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # likewise
+    """kafka-python's own choice of what a poll delivers. Records of one partition are aside, all of another are delivered."""
+
+    def __init__(self) -> None:
+        self._next_in_line_exception_metadata, self._paused_completed_fetches = None, dict[str, object]()
+        self._completed_fetches, self._subscriptions = deque[object](), SimpleNamespace(is_paused=lambda _: False)
+        aside = SimpleNamespace(topic_partition="resumed", next_fetch_offset=0)
+        self._next_partition_records, self._paused_partition_records = (), {"resumed": aside}
+
+    def _append(self, drained: dict[str, list[object]], records: Any, most: int, _update: bool) -> int:
+        drained[records.topic_partition] += [records]
+        return most
+
+
+@parametrize_patched
+def test_records_of_a_resumed_partition_are_delivered(patched: bool) -> None:
+    own = Fetcher()
+    if patched:
+        patch_resuming(SimpleNamespace(_fetcher=own))
+    delivered, _ = own.fetched_records(max_records=10)
+    assert list(delivered) == (["resumed"] if patched else [])
 
 
 @parametrize_patched

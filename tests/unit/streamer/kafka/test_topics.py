@@ -27,6 +27,7 @@ class FakeConsumer:
     def __init__(self, _settings: KafkaSettings, partition_assignment_strategy: list[Any], group_instance_id: str | None) -> None:
         (self.assignor,), self.instance_id = partition_assignment_strategy, group_instance_id
         self._coordinator = SimpleNamespace(need_rejoin=None, join_group_async=None, ensure_active_group=None)
+        self._fetcher = SimpleNamespace(fetched_records=None)
         self.state = MemberState.UNJOINED
         self.error: Exception | None = None
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile import header_entry
 from deploy.profile_learning import Normal, Range
 from deploy.score_maps import dwell_of, picture_of, state_maps, with_dwell
-from streamer.config import HealthSettings, Settings
+from streamer.config import HealthSettings, LimitSettings, Settings
 from streamer.interfaces import LearnerSnapshot, RedisUnavailable
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning, ProfileLearner
@@ -181,6 +182,27 @@ def test_profile_that_cannot_be_stored_in_a_replay_is_waited_for(monkeypatch):
     assert rig.scored_offsets() == list(range(320))
 
 
+def learned_shares(messages: list[FrameMessage], steps: int) -> list[tuple[str, ...]]:
+    """Offset, score and share that is learned of each scored frame, restarted after so many turns, if any."""
+    limited = learning_settings().model_copy(update={"limits": LimitSettings(max_fps=5)})
+    rig = Rig(messages, 8, 7, SPEC, MotionEngine(), bundle=VIDEO, settings=limited)
+    if steps:
+        rig.steps(steps)
+        rig.start()
+    rig.finish()
+    return [(fields["offset"], fields["score"], fields["learning"]) for _, fields in rig.store.scores]
+
+
+@pytest.mark.parametrize("late", [range(0), range(80, 110)], ids=["over its quota", "and late"])
+def test_frames_that_are_not_looked_at_are_not_learned_after_a_restart(late):
+    times_s = [1 if number in late else 0 for number in range(160)]  # of an age that nobody knows, or 11 days
+    messages = [replace(each, timestamp_ms=at_s) for each, at_s in zip(ordinary(frames=160), times_s, strict=True)]
+    undisturbed = learned_shares(messages, steps=0)
+    assert len(undisturbed) == pytest.approx((160 - len(late)) / 2 + 5, abs=8)
+    for steps in range(3, 20, 2):
+        assert learned_shares(messages, steps) == undisturbed, steps
+
+
 @pytest.mark.parametrize(("events", "kinds"), [("withhold", set()), ("provisional", {"true"})])
 def test_events_while_learning(events, kinds):
     messages = ordinary(frames=200)
@@ -332,3 +354,23 @@ def test_restarts_do_not_shorten_how_long_something_stays(crashes):
     rig.finish()
     assert scores(rig) == scores(undisturbed)
     assert float(scores(rig)[94]) == pytest.approx(9.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("steps", [0, 5, 6, 7, 8, 12])
+def test_nothing_has_stayed_where_a_camera_begins_anew_behind_late_frames(steps):
+    """However it is restarted; what was stored of its dwell before them is not put back."""
+    bright = [message(0, number, "gate", 1.0) for number in range(180)]
+    messages = [replace(each, timestamp_ms=1 if 100 <= each.offset < 130 else 0) for each in bright]
+    rig = Rig(messages[:130], 8, 10, SPEC, StayingEngine(), bundle=VIDEO, settings=Settings.model_validate(PLAIN))
+    if steps:
+        rig.steps(steps)
+        rig.start()
+    rig.finish()
+    state = rig.store.read(P0).cameras["gate"]
+    assert (state.clip_from, state.clip_clock, state.dwell) == (None, None, None)
+    rig.topic.partitions[P0] += messages[130:]
+    rig.finish()
+    scores = {int(fields["offset"]): float(fields["score"]) for _, fields in rig.store.scores}
+    assert list(scores) == [*range(100), *range(130, 180)]
+    assert scores[99] == pytest.approx(10.0, abs=1e-3)
+    assert scores[130] == pytest.approx(0.1, abs=1e-3)

@@ -1,5 +1,6 @@
 """However many camera ids arrive, only those that may be watched cost anything, and silent ones make room."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from streamer.config import Settings
 from streamer.interfaces import CameraState, LearnerSnapshot, PartitionChange, Progress
 from streamer.pipeline.registry import CameraRegistry, RefusalNotices
 from streamer.pipeline.start_plan import FORGET_AFTER_S
-from streamer.types import FrameMessage, Partition
+from streamer.types import FrameMessage, Partition, QuotaUsed
 from tests.harness.pipeline import PLAIN, RECURRENT, SPEC, Rig, message
 
 P0, P1 = Partition("frames", 0), Partition("frames", 1)
@@ -63,6 +64,8 @@ def held(rig: Rig) -> dict[str, set[str]]:
         "drift": set(pipeline.drift_watch._cameras),
         "recalibration": set(pipeline.recalibration._cameras),
         "metrics": series,
+        "quotas": set(active.paces),
+        "clocks": set(active.clocks.read),
         "states": set(active.cameras),
         "stored": set(rig.store.read(P0).cameras),
     }
@@ -187,6 +190,29 @@ def test_refused_cameras_cost_nothing(registry: dict[str, Any], reason: str) -> 
     assert set.union(*held(rig).values()) == held(rig)["windows"] == held(rig)["stored"] == {"gate", "yard"}
 
 
+def test_refused_cameras_have_no_quota() -> None:
+    """Whether their frames are too many or too late: each is refused."""
+    many = [message(0, offset, "third", CALM, at_ms=offset) for offset in range(100)]
+    late = [replace(each, offset=100 + each.offset, timestamp_ms=1) for each in many]
+    rig = Rig([*many, *late, *turns("gate", first=200)], settings=settings_of(allowed=["gate"]))
+
+    rig.finish()
+
+    assert rig.counted("rejected_messages_total", reason="unknown_camera") == 200
+    assert set.union(*held(rig).values()) == held(rig)["quotas"] == {"gate"}
+
+
+def test_what_an_idle_camera_used_of_its_quota_is_put_away() -> None:
+    rig = Rig([message(0, offset, "gate", CALM, at_ms=offset) for offset in range(100)])
+    rig.finish()
+    assert rig.counted("shed_frames_total", camera_id="gate", reason="over_rate") > 50
+    assert held(rig)["quotas"] == rig.pipeline.shedding._told == {"gate"}
+    wait(rig, IDLE_S + 1)
+    wait(rig, 2)
+    assert held(rig)["quotas"] == held(rig)["metrics"] == rig.pipeline.shedding._told == set()
+    assert rig.store.read(P0).cameras["gate"].quota_used == QuotaUsed()
+
+
 def test_stored_cameras_come_first_after_a_restart() -> None:
     rig = Rig(turns("gate", "yard"), settings=settings_of(max_cameras=2))
     rig.finish()
@@ -211,7 +237,7 @@ def test_idle_camera_is_put_away(spec: ClipSpec, health: bool) -> None:
 
     here = held(rig)
     assert here["states"] == here["stored"] == {"gate", "yard"}
-    assert all(names <= {"yard"} for where, names in here.items() if where not in {"states", "stored"})
+    assert all(names <= {"yard"} for where, names in here.items() if where not in {"states", "stored", "clocks"})
     assert here["windows"] == here["metrics"] == {"yard"}
     assert {name: state.clip_from is None for name, state in rig.store.read(P0).cameras.items()} == {"gate": True, "yard": False}
     assert rig.counted("cameras") == 2

@@ -9,7 +9,7 @@ from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.interfaces import CameraState, Fenced, LearnerSnapshot, Progress, TopicVersion
 from streamer.pipeline.start_plan import MAX_REPLAY_MESSAGES, StartPlan, plan_start
-from streamer.types import Partition
+from streamer.types import Partition, QuotaUsed
 from tests.harness.fakes import MemoryFrameSource, MemoryProgressStore, MemoryTopic
 from tests.harness.pipeline import message
 
@@ -85,6 +85,21 @@ def test_replay_begins_with_the_clock_of_its_first_frame() -> None:
 
     assert plan.replay_from == {"gate": 11, "yard": 13}
     assert plan.replay_clocks == {"gate": older, "yard": newer}
+
+
+def test_quota_goes_on_from_where_it_is_replayed() -> None:
+    """A learner's snapshot needs older frames than the clip does; of the yard nothing is replayed."""
+    cameras = {
+        "gate": CameraState(clip_from=14, quota_used=QuotaUsed(140, 1)),
+        "yard": CameraState(quota_used=QuotaUsed(170, 2)),
+        "hall": CameraState(),
+    }
+    learners = {"gate": LearnerSnapshot(clip_from=12, content="", quota_used=QuotaUsed(120, 3))}
+
+    plan = Start(Progress(17, cameras, learners)).plan()
+
+    assert plan.replay_from == {"gate": 12}
+    assert plan.quota_used == {"gate": QuotaUsed(120, 3), "yard": QuotaUsed(170, 2)}
 
 
 def test_no_replay_without_clips() -> None:
