@@ -98,7 +98,7 @@ def stack_settings(broker: str, redis_url: str) -> Settings:
             "redis": {"url": redis_url, "max_scores": 10_000_000, "max_events": 10_000_000},
             "engine": {"bundle": BUNDLE, "backend": "openvino", "threads": 1},
             # The reference knows one gap for all cameras: it must not fall below three of their intervals.
-            "decision": {"min_duration_s": 0.3, "merge_gap_s": 1.5, "update_interval_s": 0.4},
+            "decision": {"min_duration_s": 0.3, "merge_gap_s": 0.9, "update_interval_s": 0.4},
             "learning": {"enabled": False},
             "health": {"enabled": False},
             "http": {"port": 0},
