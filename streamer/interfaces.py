@@ -108,10 +108,11 @@ class CameraState(BaseModel):
     dwell: str | None = None
     """How long each place has shown something else than the background, see :func:`deploy.dwell.pack_dwell`; None if none has."""
     clock: ClockState | None = None
-    """After the newest frame."""
+    """The camera's clock after its newest frame."""
     odd_clock: FaultState = FaultState()
+    """How many of its capture times were not believed."""
     quota_used: QuotaUsed = QuotaUsed()
-    """The camera's before the frame ``clip_from``, or now if that is None."""
+    """How far its quota of frames was used up before the frame ``clip_from``; if that is None, how far it is now."""
 
     @property
     def problem(self) -> HealthProblem | None:

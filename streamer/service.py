@@ -70,9 +70,7 @@ def check_service(settings: Settings) -> None:
     """
     check_kafka_settings(settings.kafka)
     with ExitStack() as stack:
-        _load_parts(
-            settings, read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys), Metrics(), stack
-        )
+        _load_parts(settings, _read_bundle(settings), Metrics(), stack)
 
 
 def _read_bundle(settings: Settings) -> Bundle:

@@ -54,6 +54,11 @@ class FrameMessage:
     """Set where this stands for all messages from there on, none of which the Kafka client could read; ``offset`` is the last."""
 
     @property
+    def received_ms(self) -> int | None:
+        """The record's own time; None if it tells nothing: producers may set 0, and Kafka's value for "none" is -1."""
+        return self.timestamp_ms if self.timestamp_ms > 0 else None
+
+    @property
     def count(self) -> int:
         """How many messages this is or stands for."""
         return 1 if self.first_offset is None else self.offset - self.first_offset + 1

@@ -57,7 +57,7 @@ class CaptureTimes:
 
     def _tick(self, clocks: CameraClocks, message: FrameMessage, info: FrameInfo, *, is_replay: bool) -> Tick:
         before = None if is_replay else clocks.read.get(info.camera_id)
-        claimed_ms, received_ms = info.captured_at_ms, message.timestamp_ms
-        # What the record says of itself is no second opinion; Kafka's value for "none" is -1.
-        is_known = received_ms > 0 and received_ms != claimed_ms
-        return tick(self._rule, before or clocks.replayed.get(info.camera_id), claimed_ms, received_ms if is_known else None)
+        claimed_ms, received_ms = info.captured_at_ms, message.received_ms
+        if received_ms == claimed_ms:  # no second opinion
+            received_ms = None
+        return tick(self._rule, before or clocks.replayed.get(info.camera_id), claimed_ms, received_ms)

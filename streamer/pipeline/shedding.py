@@ -175,5 +175,5 @@ def _forget_marks(active: ActivePartition, cameras: Mapping[str, CameraState]) -
 
 
 def _received_ms(message: FrameMessage) -> int | None:
-    """The record's own time. Producers may set any: 0, and Kafka's value for "none", -1, tell nothing."""
-    return in_ms(message.timestamp_ms) if message.timestamp_ms > 0 else None
+    """The record's own time, which a producer may have set in seconds."""
+    return None if message.received_ms is None else in_ms(message.received_ms)

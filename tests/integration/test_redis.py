@@ -31,6 +31,7 @@ from streamer.types import Event, Partition
 from tests.harness.fakes import MemoryProgressStore
 from tests.harness.pipeline import Rig, profile_of, run_of
 from tests.harness.service import Results
+from tests.harness.stream_entries import EVENT, HEALTH
 
 P0 = Partition("frames", 0)
 STATE = CameraState(
@@ -39,25 +40,6 @@ STATE = CameraState(
     health=HealthState(problem="dark", since_ms=7),
 )
 SCORE = {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "partition": "0", "offset": "4", "scored_at_ms": "2"}
-EVENT = Event(
-    event_id="e",
-    kind="start",
-    camera_id="gate",
-    started_at_ms=1,
-    captured_at_ms=1,
-    peak_score=0.5,
-    threshold=0.5,
-    budget=1.0,
-    observed_s=600.0,
-    calibration_id="c",
-    model_id="m",
-    engine="onnx",
-    topic="frames",
-    partition=0,
-    offset=4,
-    scored_at_ms=2,
-).fields()
-HEALTH = {"schema": "1", "kind": "start", "camera_id": "gate", "problem": "dark", "text": "dark", "captured_at_ms": "1"}
 STEP = Step(P0, None, 5, {"gate": STATE}, [("gate", SCORE)], [EVENT], health=[HEALTH])
 
 

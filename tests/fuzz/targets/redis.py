@@ -33,11 +33,12 @@ from streamer.pipeline.learning import ProfileLearner
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.stored import parse_progress, progress_fields
 from streamer.redis.subscriber import Subscriber, newest_scores
-from streamer.types import Event, FrameInfo, Outcome, Partition
+from streamer.types import FrameInfo, Outcome, Partition
 from streamer.watch import Dashboard, event_cells, health_cells
 from tests.fuzz.target import PLAIN_JSON, Layout, Target
 from tests.fuzz.targets.bundles import join_tensors, profile_samples, split_tensors
 from tests.harness.pipeline import BUNDLE
+from tests.harness.stream_entries import EVENT, HEALTH
 from tests.harness.video_bundle import GRID, SPEC
 
 _PARTITION = Partition("frames", 0)
@@ -201,26 +202,9 @@ class _Streams:
 
 
 _ENTRIES: list[dict[str, str]] = [
-    Event(
-        event_id="e",
-        kind="start",
-        camera_id="gate",
-        started_at_ms=1,
-        captured_at_ms=1,
-        peak_score=0.5,
-        threshold=0.5,
-        budget=1.0,
-        observed_s=600.0,
-        calibration_id="c",
-        model_id="m",
-        engine="onnx",
-        topic="frames",
-        partition=0,
-        offset=4,
-        scored_at_ms=2,
-    ).fields(),
+    EVENT,
     {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "scored_at_ms": "2", "learning": "0.1", "learning_left_s": "9"},
-    {"schema": "1", "kind": "start", "camera_id": "gate", "problem": "dark", "text": "dark", "captured_at_ms": "1"},
+    HEALTH,
 ]
 
 

@@ -42,6 +42,10 @@ FILES = {WEIGHTS_NAME: b"weights", ONNX_NAME: b"graph"}
 
 @pytest.fixture
 def golden() -> GoldenClips:
+    return random_golden()
+
+
+def random_golden() -> GoldenClips:
     rng = np.random.default_rng(1)
     clips = rng.integers(0, 256, (3, *SPEC.clip_shape), dtype=np.uint8)
     return GoldenClips(clips=clips, score=rng.random(3, np.float32), heatmap=rng.random((3, 4, 4), np.float32))

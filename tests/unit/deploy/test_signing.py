@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,25 +23,17 @@ from deploy.bundle import (
     SIGNATURE_NAME,
     WEIGHTS_NAME,
     Bundle,
-    GoldenClips,
-    ModelCard,
     golden_bytes,
     read_bundle,
     replace_calibration,
     sign_bundle,
     signed_by,
-    write_bundle,
 )
-from deploy.calibration import Calibration
 from deploy.cli import app
-from deploy.decision import DecisionTimes
 from deploy.errors import BundleCorrupt, BundleUntrusted, ConfigError
-from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.service import check_service
-
-SPEC = ClipSpec(length=1, height_px=16, width_px=16)
-CALIBRATION = Calibration(median=0.1, peaks=(0.3, 0.2), observed_s=100.0, times=DecisionTimes())
+from tests.unit.deploy.test_bundle import CALIBRATION, FILES, random_golden, write
 
 
 class Keys:
@@ -66,17 +57,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    zeros = np.zeros((1, *SPEC.clip_shape), np.uint8)
-    golden = golden_bytes(GoldenClips(zeros, np.zeros(1, np.float32), np.zeros((1, 2, 2), np.float32)))
-    return write_bundle(
-        tmp_path / "bundle",
-        model=ModelCard(kind="tiny", config={}),
-        spec=SPEC,
-        calibration=CALIBRATION,
-        files={WEIGHTS_NAME: b"weights", ONNX_NAME: b"graph", GOLDEN_NAME: golden},
-        metrics={},
-        versions={},
-    )
+    return write(tmp_path / "bundle", {**FILES, GOLDEN_NAME: golden_bytes(random_golden())})
 
 
 @pytest.fixture
