@@ -77,8 +77,11 @@ def empty_background(shape: tuple[int, int]) -> Background:
 
 def foreground(pictures: Map, background: Background) -> Map:
     """How much each place shows something else than the background, (N, a, b): 0 to 1."""
-    compared = (_differences(pictures, *reference) for reference in zip(*background, strict=True))
-    return _foreground(np.minimum(*compared))
+    first, second = zip(*background, strict=True)
+    relative = _differences(pictures, *first)
+    if not all(map(np.array_equal, first, second)):
+        relative = np.minimum(relative, _differences(pictures, *second))
+    return _foreground(relative)
 
 
 def dwell_step(fps: float) -> float:
