@@ -39,9 +39,9 @@ def run_command(
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle to score with; overrides engine.bundle.")] = None,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C: consume and score frames, write scores and events to Redis."""
-    from streamer.config import load_settings
     from streamer.monitoring import configure_logs
     from streamer.service import run_service
+    from streamer.settings_file import load_settings
 
     configure_logs()
     run_service(load_settings(config, bundle=bundle), _stop_on_signals())
@@ -66,10 +66,10 @@ def ingest_command(
     decoder: Annotated[Literal["cpu", "nvdec"], typer.Option(help="Decoder of video files; nvdec uses an NVIDIA GPU.")] = "cpu",
 ) -> None:
     """Send one camera's frames to Kafka. A live stream is read, and reconnected if lost, until Ctrl-C."""
-    from streamer.config import load_settings
     from streamer.ingest.run import CameraFeed, IngestPlan, run_ingest
     from streamer.ingest.streams import find_source
     from streamer.monitoring import configure_logs
+    from streamer.settings_file import load_settings
 
     configure_logs()
     feed = CameraFeed(camera_id, find_source(source, source_file))
@@ -82,7 +82,7 @@ def watch_command(config: ConfigOption = None) -> None:
     """Show cameras, scores and events live until Ctrl-C, beginning with what is open; elsewhere than on a terminal, as lines."""
     from rich.console import Console
 
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
     from streamer.watch import watch
 
     watch(load_settings(config).redis, Console(), _stop_on_signals())
@@ -138,9 +138,9 @@ def chaos_command(
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
     """Check all that run checks before it connects, bundle and engine too; print the settings in force, with secrets hidden."""
-    from streamer.config import load_settings, settings_toml
     from streamer.monitoring import configure_logs
     from streamer.service import check_service
+    from streamer.settings_file import load_settings, settings_toml
 
     configure_logs(logging.WARNING)
     settings = load_settings(config)
@@ -166,7 +166,7 @@ def cameras_command(
     from dataclasses import asdict
 
     from streamer.cameras import list_cameras, print_cameras
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     cameras = list_cameras(load_settings(config))
     if as_json:
@@ -182,7 +182,7 @@ def cameras_import(
 ) -> None:
     """Serve cameras with the profiles in files; with the bundle in the settings, refuse those of another model."""
     from streamer.cameras import import_profiles
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     for line in import_profiles(load_settings(config), files):
         typer.echo(line)
@@ -196,7 +196,7 @@ def cameras_export(
 ) -> None:
     """Write a camera's current profile to a file."""
     from streamer.cameras import export_profile
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     typer.echo(f"{camera}: {export_profile(load_settings(config), camera, out)} in {out}")
 
@@ -205,7 +205,7 @@ def cameras_export(
 def cameras_show(camera: CameraArgument, config: ConfigOption = None) -> None:
     """List the versions of a camera's profile, the one imported last first."""
     from streamer.cameras import print_versions
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     print_versions(load_settings(config), camera)
 
@@ -220,7 +220,7 @@ def cameras_rollback(
 ) -> None:
     """Serve a camera with an earlier version of its profile; after remove, with the newest."""
     from streamer.cameras import open_store
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     with open_store(load_settings(config)) as store:
         typer.echo(f"{camera}: {store.roll_back(camera, to)}")
@@ -234,7 +234,7 @@ def cameras_freeze(
 ) -> None:
     """Keep a camera's profile as it is: its thresholds no longer follow its scores."""
     from streamer.cameras import open_store
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     with open_store(load_settings(config)) as store:
         store.freeze(camera, frozen=not off)
@@ -248,7 +248,7 @@ def cameras_relearn(camera: CameraArgument, config: ConfigOption = None) -> None
     A service that does not learn cameras serves it with the bundle's default profile from then on.
     """
     from streamer.cameras import open_store
-    from streamer.config import load_settings
+    from streamer.settings_file import load_settings
 
     with open_store(load_settings(config)) as store:
         store.remove(camera)

@@ -1,33 +1,16 @@
-"""The settings of ``oddsight-stream``: one TOML file, and environment variables for endpoints and secrets."""
+"""The settings of ``oddsight-stream``, and the decision rules that follow from them."""
 
-import json
 import math
-import os
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
 from deploy.decision import DecisionRule, DecisionTimes
 from deploy.errors import ConfigError
 from streamer.types import CAMERA_ID_RULE, is_camera_id
-
-ENVIRONMENT = {
-    f"ODDSIGHT_{section}_{key}".upper(): (section, key)
-    for section, keys in {
-        "kafka": ("bootstrap_servers", "username", "password", "group_instance_id"),
-        "redis": ("url", "password"),
-    }.items()
-    for key in keys
-}
-"""Environment variable -> setting; overrides the file."""
-
-_HIDDEN = "**********"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 """Name of a Kafka topic or consumer group."""
@@ -126,6 +109,11 @@ class RedisSettings(_Section):
     def health_key(self) -> str:
         """Key of the stream of the cameras' health."""
         return f"{self.prefix}:health"
+
+    @property
+    def heatmaps_key(self) -> str:
+        """Key of the stream of the heat maps of events."""
+        return f"{self.prefix}:heatmaps"
 
     def scores_key(self, camera_id: str) -> str:
         """Key of one camera's stream of scores."""
@@ -293,78 +281,6 @@ class Settings(_Section):
     def sheds_frames(self) -> bool:
         """Whether the limits are kept to."""
         return self.limits.mode == "live" or (self.limits.mode is None and self.kafka.start == "latest")
-
-
-def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ, *, bundle: Path | None = None) -> Settings:
-    """Read the TOML file, if any. Variables of the environment override it, and so does ``bundle``.
-
-    A ConfigError names the dotted path, the rule and the value of everything that is wrong.
-    """
-    content: dict[str, Any] = {}
-    if path is not None:
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        # ValueError: also text that is not UTF-8, and numbers without end; RecursionError: brackets nested without end.
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    overrides = {setting: environment[variable] for variable, setting in ENVIRONMENT.items() if variable in environment}
-    if bundle is not None:
-        overrides["engine", "bundle"] = str(bundle)
-    for (section, key), value in overrides.items():
-        # If the section is not a table, leave it to the validation, which names it.
-        if isinstance(table := content.setdefault(section, {}), dict):
-            table[key] = value
-    return parse_settings(content, source=str(path or "settings"))
-
-
-def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
-    """Validate settings given as nested mappings; ``source`` starts the message of the ConfigError."""
-    try:
-        return Settings.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: " + "\n  ".join(map(_explain, error.errors(include_url=False)))) from error
-
-
-def _explain(problem: ErrorDetails) -> str:
-    """One line with dotted path, rule and value, but never a secret value."""
-    path, value = problem["loc"], problem["input"]
-    where = ".".join(map(str, path))
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: no such setting"
-    rule = problem["msg"].removeprefix("Value error, ")
-    # A whole section given as text or as a list may contain a secret.
-    if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"bootstrap_servers", "password", "url"}:
-        return f"{where}: {rule}"
-    return f"{where}: {rule}, got {value!r}"
-
-
-def settings_toml(settings: Settings) -> str:
-    """All settings in force as TOML: secrets as asterisks, settings without a value as comments."""
-    content = settings.model_dump(mode="json")
-    content["redis"]["url"] = _public_url(settings.redis.url)
-    cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
-    sections = []
-    for name, values in {**content, **cameras}.items():
-        lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
-        sections.append("\n".join([f"[{name}]", *lines]))
-    return "\n\n".join(sections)
-
-
-def _public_url(url: str) -> str:
-    """A URL without user, password and query. If it is not clear where they end, without all but its scheme."""
-    scheme, _, rest = url.partition("://")
-    place, options, _ = rest.partition("?")
-    _, user, host = place.rpartition("@")
-    if "@" in rest and options:
-        return f"{scheme}://{_HIDDEN}"
-    return f"{scheme}://{_HIDDEN + user if user else ''}{host}{options + _HIDDEN if options else ''}"
-
-
-def _toml(value: str | float | list[str]) -> str:
-    # JSON strings and numbers are valid TOML, except for JSON's escapes of characters beyond 16 bits.
-    return json.dumps(value, ensure_ascii=False)
 
 
 def camera_thresholds(settings: Settings, camera_id: str, calibration: Calibration) -> Thresholds:

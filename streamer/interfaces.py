@@ -166,6 +166,8 @@ class Step:
     """New snapshots; None where the camera is learned, or is not to be learned any more."""
     health: Sequence[Fields] = ()
     """Entries of the stream of health."""
+    heatmaps: Sequence[Fields] = ()
+    """Entries of the stream of heat maps."""
     forgotten: Sequence[str] = ()
     """Cameras of which nothing is kept any more."""
     step_id: str = field(default_factory=lambda: uuid4().hex, init=False, compare=False)

@@ -13,18 +13,19 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer.main
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
 import deploy.cli
 import streamer.cli
 import trainer.cli
-from streamer.config import ENVIRONMENT, Settings
+from streamer.config import Settings
 from streamer.monitoring import Metrics
+from streamer.settings_file import ENVIRONMENT
 from streamer.types import Event
 
 ROOT = Path(__file__).parents[1]
@@ -168,14 +169,16 @@ def _values(field: FieldInfo) -> str:
     annotation = kinds[0] if kinds and get_origin(field.annotation) is not Literal else field.annotation
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    names = {str: "text", int: "integer", float: "number", Path: "path"}
+    if get_origin(annotation) is Annotated:  # a type with a rule of its own
+        annotation = get_args(annotation)[0]
+    names = {str: "text", bool: "`true`, `false`", int: "integer", float: "number", Path: "path", SecretStr: "secret text"}
     limits = [
         f"{sign} {getattr(rule, name):,}".replace(",", " ")
         for rule in field.metadata
         for name, sign in LIMITS.items()
         if hasattr(rule, name)
     ]
-    return ", ".join([names.get(annotation, "secret text"), *limits])
+    return ", ".join([names[annotation], *limits])
 
 
 def _default(field: FieldInfo) -> str:

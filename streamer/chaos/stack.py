@@ -9,9 +9,10 @@ from typing import Literal
 
 from streamer.chaos.servers import ApacheBroker, EmbeddedBroker, EmbeddedRedis, Server
 from streamer.chaos.traffic import PARTITIONS, Traffic
-from streamer.config import BatchSettings, Settings, settings_toml
+from streamer.config import BatchSettings, Settings
 from streamer.kafka.client import ensure_topics, open_admin
 from streamer.redis.client import make_redis
+from streamer.settings_file import settings_toml
 
 BUNDLE = Path(__file__).parent / "bundle"
 """Made by tools/make_chaos_bundle.py."""

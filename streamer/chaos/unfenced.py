@@ -8,10 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
-from streamer.config import load_settings
 from streamer.monitoring import configure_logs
 from streamer.redis.script import STEP
 from streamer.service import run_service
+from streamer.settings_file import load_settings
 
 FENCE = "if stored ~= ARGV[2] then return {'fenced', stored} end\n"
 """The line of the script that refuses the step of a consumer that another one has overtaken."""

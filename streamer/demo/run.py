@@ -24,7 +24,7 @@ from rich.text import Text
 
 from deploy.bundle import DEFAULT_BUNDLE, read_bundle
 from deploy.profile import read_profile
-from streamer.config import Settings, settings_toml
+from streamer.config import Settings
 from streamer.demo.embedded import embedded_kafka, embedded_redis, start_process
 from streamer.ingest.run import CameraFeed, IngestPlan, IngestResult, ingest
 from streamer.interfaces import StreamError
@@ -32,6 +32,7 @@ from streamer.kafka.client import ensure_topics, make_producer, silence_kafka_lo
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates
+from streamer.settings_file import settings_toml
 from streamer.types import Event, Partition
 from streamer.watch import Dashboard, live_dashboard
 

@@ -1,7 +1,8 @@
 """Scored frames to events: applies each camera's decision rule and builds the score and event entries for Redis."""
 
+import base64
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -27,6 +28,7 @@ TEXTS: Final[Mapping[Channel, str]] = {
 }
 _REGION_LEVEL = 0.5
 """Heat map cells above this fraction of the way from the minimum to the maximum belong to the region."""
+_TINY = 1e-9
 
 
 class Decision(NamedTuple):
@@ -35,6 +37,8 @@ class Decision(NamedTuple):
     state: CameraState
     score: Fields | None
     events: list[Event]
+    heatmaps: Sequence[Fields] = ()
+    """Of the entries of events that have one."""
 
 
 class Decided(NamedTuple):
@@ -95,7 +99,8 @@ class Decider:
         if score is not None and learning is not None:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
         update = {"clip_from": outcome.clip_from, "clip_clock": outcome.clip_clock, "event": event}
-        return Decision(state.model_copy(update=update), score, events)
+        heatmaps = [] if outcome.heatmap is None else [_heatmap_fields(event, outcome.heatmap, own.rule) for event in events]
+        return Decision(state.model_copy(update=update), score, events, [each for each in heatmaps if each is not None])
 
     def end_event(
         self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int, *, provisional: bool
@@ -156,6 +161,22 @@ def _score_fields(outcome: Outcome, score: float, rule: DecisionRule, scored_at_
         "scored_at_ms": str(scored_at_ms),
     }
     return fields if outcome.profile is None else {**fields, "profile_id": outcome.profile.profile_id}
+
+
+def _heatmap_fields(event: Event, heatmap: NDArray[np.float32], rule: DecisionRule) -> Fields | None:
+    """The entry of the stream of heat maps; None for an end, and where the engine gave no heat map."""
+    low, high = float(heatmap.min()), float(heatmap.max())
+    if event.kind == "end" or not isfinite(low + high):
+        return None
+    levels = np.round((heatmap - low) * (255 / max(high - low, _TINY))).astype(np.uint8)
+    origin = event.model_dump(include={"event_id", "kind", "camera_id", "captured_at_ms", "topic", "partition", "offset"})
+    limits = {"score": event.score, "low": low, "high": high, "enter": rule.enter, "exit": rule.exit}
+    return {
+        "schema": "1",
+        **{name: str(value) for name, value in origin.items()},
+        **{name: f"{value:.6g}" for name, value in limits.items() if value is not None},
+        "png": base64.b64encode(cv2.imencode(".png", levels)[1].tobytes()).decode(),
+    }
 
 
 def hot_region(heatmap: NDArray[np.float32], width_px: int, height_px: int) -> str:

@@ -286,6 +286,7 @@ class Pipeline:
             scores=[(each.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
+            heatmaps=[entry for each in decided for entry in each.decision.heatmaps],
         )
         return Pending(step, partial(self._count, decided, marked.sheds))
 

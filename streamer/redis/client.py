@@ -29,6 +29,8 @@ from streamer.types import Partition
 
 _CONNECT_TIMEOUT_S = 3.0
 _REPLY_TIMEOUT_S = 5.0
+_MAX_HEATMAPS = 2_000
+"""Of all cameras, some 3 KB each. Who needs one for longer stores it with the event's evidence."""
 
 # Special before general. The cause of a failed connection is in the error's context.
 _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
@@ -178,7 +180,7 @@ class RedisProgressStore:
     def _apply(self, step: Step, progress_key: str, scores_key: Callable[[str], str]) -> None:
         # Streams of forgotten cameras may be older than their expiry.
         cameras = list(dict.fromkeys([*(camera_id for camera_id, _ in step.scores), *step.forgotten]))
-        streams = self._settings.events_key, self._settings.health_key
+        streams = self._settings.events_key, self._settings.health_key, self._settings.heatmaps_key
         with redis_errors():
             answer = self._step(keys=[progress_key, *streams, *map(scores_key, cameras)], args=self._arguments(step, cameras))
         match cast("list[str]", answer):
@@ -191,10 +193,11 @@ class RedisProgressStore:
                 raise RedisUnavailable(f"Redis: its ACL forbids this user the command {command} on the key {key}: allow both")
 
     def _arguments(self, step: Step, cameras: Sequence[str]) -> list[Any]:
-        key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=4)}
+        key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=5)}
         entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
         entries += [(2, fields) for fields in step.events]
         entries += [(3, fields) for fields in step.health]
+        entries += [(4, fields) for fields in step.heatmaps]
         expire_s = round(self._settings.scores_expire_days * 86_400)
-        limits = self._settings.max_events, self._settings.max_scores, expire_s
+        limits = self._settings.max_events, _MAX_HEATMAPS, self._settings.max_scores, expire_s
         return step_arguments(step, limits, forgotten_fields(step), entries, progress_fields(step))

@@ -20,10 +20,10 @@ from typing import Any
 
 from streamer.interfaces import Fields, Step
 
-# KEYS: progress hash, stream of events, stream of health, then streams of scores, each of one camera.
-# ARGV: step_id, expected next offset ('' for none), next offset, max events, max scores, seconds until a stream of scores
-# expires; number of fields to delete from the hash, these; number of entries, then for each the index of its key, number of
-# strings, the strings; then pairs of the hash.
+# KEYS: progress hash, streams of events, of health and of heat maps, then streams of scores, each of one camera.
+# ARGV: step_id, expected next offset ('' for none), next offset, max events, max heat maps, max scores, seconds until a stream
+# of scores expires; number of fields to delete from the hash, these; number of entries, then for each the index of its key,
+# number of strings, the strings; then pairs of the hash.
 # Answers: the outcome; the stored next offset if fenced, else the key, and what was found and needed.
 STEP = """
 local needed = {hash = {{'HSET', '', ''}, {'HDEL', ''}}, stream = {{'XADD', '*', '', ''}, {'EXPIRE', '1'}}}
@@ -37,17 +37,17 @@ end
 if redis.call('HGET', KEYS[1], 'step_id') == ARGV[1] then return {'applied'} end
 local stored = redis.call('HGET', KEYS[1], 'next_offset') or ''
 if stored ~= ARGV[2] then return {'fenced', stored} end
-local entries = 8 + tonumber(ARGV[7])
+local entries = 9 + tonumber(ARGV[8])
 local at = entries + 1
 for _ = 1, tonumber(ARGV[entries]) do
   local index, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local kept = index <= 3 and ARGV[4] or ARGV[5]
+  local kept = index <= 3 and ARGV[4] or index == 4 and ARGV[5] or ARGV[6]
   redis.call('XADD', KEYS[index], 'MAXLEN', '~', kept, '*', unpack(ARGV, at + 2, at + 1 + count))
   at = at + 2 + count
 end
 for field = at, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[field], ARGV[field + 1]) end
-for index = 4, #KEYS do redis.call('EXPIRE', KEYS[index], ARGV[6]) end
-for field = 8, entries - 1 do redis.call('HDEL', KEYS[1], ARGV[field]) end
+for index = 5, #KEYS do redis.call('EXPIRE', KEYS[index], ARGV[7]) end
+for field = 9, entries - 1 do redis.call('HDEL', KEYS[1], ARGV[field]) end
 redis.call('HSET', KEYS[1], 'step_id', ARGV[1], 'next_offset', ARGV[3])
 return {'applied'}
 """
@@ -55,12 +55,12 @@ return {'applied'}
 
 def step_arguments(
     step: Step,
-    limits: tuple[int, int, int],
+    limits: tuple[int, int, int, int],
     deleted: Sequence[str],
     entries: Sequence[tuple[int, Fields]],
     pairs: Fields,
 ) -> list[Any]:
-    """ARGV of :data:`STEP`. ``limits``: events, scores, seconds; ``entries``: each with the index of its key, from 1."""
+    """ARGV of :data:`STEP`. ``limits``: events, heat maps, scores, seconds; ``entries``: with the index of their key, from 1."""
     arguments: list[Any] = [
         step.step_id,
         "" if step.expected is None else step.expected,

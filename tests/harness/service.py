@@ -13,8 +13,9 @@ from typing import Any
 
 import redis
 
-from streamer.config import KafkaSettings, RedisSettings, Settings, settings_toml
+from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import start_process
+from streamer.settings_file import settings_toml
 from tests.harness.brokers import free_ports
 
 Entry = dict[str, str]

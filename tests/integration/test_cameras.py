@@ -14,10 +14,11 @@ from deploy.bundle import Bundle
 from deploy.health import learn_reference, measure
 from deploy.profile import Profile, profile_bytes, write_profile
 from streamer.cli import main
-from streamer.config import RedisSettings, Settings, settings_toml
+from streamer.config import RedisSettings, Settings
 from streamer.interfaces import CameraState, Step
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
+from streamer.settings_file import settings_toml
 from streamer.types import Partition
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.calibration import calibration_of

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from streamer.chaos.stack import REPLICAS
-from streamer.config import load_settings
 from streamer.kafka.diagnostics import Address, diagnose_connection, parse_address
+from streamer.settings_file import load_settings
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle import DEFAULT_BUNDLE
-from streamer.config import RedisSettings, settings_toml
+from streamer.config import RedisSettings
 from streamer.demo.run import DEMO_DATA
+from streamer.settings_file import settings_toml
 from tests.harness.brokers import Broker, unique_kafka_settings
 from tests.harness.service import Results, Service, running
 

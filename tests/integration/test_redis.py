@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import redis
@@ -126,6 +127,19 @@ def test_forgets_cameras(stored: Stored) -> None:
     stored.store.apply(Step(P0, 5, 5, forgotten=["yard"]))
 
     assert stored.store.read(P0) == Progress(5, {"gate": STATE})
+
+
+def test_heat_maps_are_written_with_the_step_to_a_short_stream_of_their_own(redis_settings: RedisSettings) -> None:
+    with make_redis(redis_settings) as client:
+        store = RedisProgressStore(client, redis_settings, "group")
+        store.apply(replace(STEP, heatmaps=[{"event_id": "e", "png": "x"}]))
+        store.apply(Step(P0, 5, 6, heatmaps=[{"event_id": "e", "png": str(number)} for number in range(3_000)]))
+        with pytest.raises(Fenced):
+            store.apply(replace(STEP, heatmaps=[{"event_id": "f"}]))
+        assert 2_000 <= client.xlen(redis_settings.heatmaps_key) < 2_500
+        newest = cast("Any", client.xrevrange(redis_settings.heatmaps_key, count=1))[0][1]
+        assert newest == {"event_id": "e", "png": "2999"}
+        assert client.xlen(redis_settings.scores_key("gate")) == 1
 
 
 def test_streams_of_scores_expire(redis_settings: RedisSettings) -> None:

@@ -11,7 +11,8 @@ import typer
 import yaml
 
 from streamer.cli import app
-from streamer.config import ENVIRONMENT, Settings, load_settings
+from streamer.config import Settings
+from streamer.settings_file import ENVIRONMENT, load_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker/streamer.Dockerfile").read_text(encoding="utf-8")

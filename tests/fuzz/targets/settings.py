@@ -5,10 +5,11 @@ from pathlib import Path
 
 from deploy.bundle import DEFAULT_BUNDLE, read_bundle
 from deploy.errors import ConfigError
-from streamer.config import camera_thresholds, decision_rule, load_settings, parse_settings, settings_toml
+from streamer.config import camera_thresholds, decision_rule
 from streamer.ingest.streams import find_source, stream_name
 from streamer.kafka.diagnostics import parse_address
 from streamer.redis.client import make_redis
+from streamer.settings_file import load_settings, parse_settings, settings_toml
 from tests.fuzz.target import Target
 
 _SETTINGS = b"""

@@ -13,7 +13,8 @@ import structlog
 
 from deploy.errors import ConfigError
 from streamer.cli import main
-from streamer.config import Settings, camera_thresholds, decision_rule, load_settings, parse_settings, settings_toml
+from streamer.config import Settings, camera_thresholds, decision_rule
+from streamer.settings_file import load_settings, parse_settings, settings_toml
 from tests.harness.calibration import calibration_of
 
 SECRET = "hunter2"

@@ -1,7 +1,9 @@
 """Decisions, event entries, and the region of an event."""
 
+import base64
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -234,6 +236,40 @@ def test_region_level_from_minimum() -> None:
     cells = heatmap(4, 4, {(1, 1): 1.0, (1, 2): 0.4})
 
     assert hot_region(cells - 5, 40, 40) == hot_region(cells, 40, 40) == "10,10,10,10"
+
+
+def test_entries_of_events_have_their_heat_maps() -> None:
+    *_, last = decisions = run_of(decider(), outcome(0, 0.9), outcome(1, 0.8), outcome(2, 0.7), outcome(9, 0.0))
+
+    assert [[event.kind for event in each.events] for each in decisions] == [["start"], [], ["update"], ["end"]]
+    assert [len(each.heatmaps) for each in decisions] == [1, 0, 1, 0]
+    entry = dict(decisions[0].heatmaps[0])
+    levels = cv2.imdecode(np.frombuffer(base64.b64decode(entry.pop("png")), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(levels, HOT * 255)
+    assert entry == {
+        "schema": "1",
+        "event_id": decisions[0].events[0].event_id,
+        "kind": "start",
+        "camera_id": "gate",
+        "captured_at_ms": "0",
+        "topic": "frames",
+        "partition": "3",
+        "offset": "0",
+        "score": "0.9",
+        "low": "0",
+        "high": "1",
+        "enter": "0.5",
+        "exit": "0.4",
+    }
+    assert last.events[0].event_id == entry["event_id"]
+
+
+def test_no_heat_map_where_the_engine_gave_none() -> None:
+    nan = np.full((2, 2), np.nan, np.float32)
+    first, second = run_of(decider(), replace(outcome(0, 0.9), heatmap=nan), replace(outcome(3, 0.9), heatmap=None))
+
+    assert [first.events[0].kind, second.events[0].kind] == ["start", "update"]
+    assert not [*first.heatmaps, *second.heatmaps]
 
 
 def test_even_heatmap_covers_image() -> None:

@@ -28,7 +28,7 @@ class Ledger(RuleBasedStateMachine):
         self._time_ms = 0
         self._topics = 1
         self._before: dict[Partition, Progress] = {}
-        first = [self._message(number, offset, "gate", good=True) for number in (0, 1) for offset in range(4)]
+        first = [self._message(number, offset, "gate", good=True) for offset in range(4) for number in self._same_time(0, 1)]
         self.consumers = [Rig(first, spec=SINGLE_FRAMES, max_clips=3, poll_messages=2) for _ in range(2)]
         self.topic, self.store = self.consumers[0].topic, self.consumers[0].store
         self.topic.topic_id = "topic-1"
@@ -36,9 +36,13 @@ class Ledger(RuleBasedStateMachine):
         for consumer in self.consumers:
             consumer.start()
 
-    def _message(self, partition: int, offset: int, camera_id: str, *, good: bool) -> FrameMessage:
-        """A message with a capture time of its own, by which its effects are known."""
+    def _same_time(self, *partitions: int) -> tuple[int, ...]:
+        """Partitions whose next messages have the same capture time, which is later than those before."""
         self._time_ms += 100
+        return partitions
+
+    def _message(self, partition: int, offset: int, camera_id: str, *, good: bool) -> FrameMessage:
+        """A message whose partition and capture time tell which effects are its own."""
         return message(partition, offset, f"{camera_id}-{partition}", 0.8 if good else b"rubbish", at_ms=self._time_ms)
 
     @rule(
@@ -48,9 +52,9 @@ class Ledger(RuleBasedStateMachine):
     )
     def live(self, holes: list[int], turns: list[int], failures: list[str]) -> None:
         """New messages in all partitions, and the consumers' turns, in some of which Redis fails."""
-        for messages in self.topic.partitions.values():
-            for hole in holes:
-                self._append(messages, hole)
+        for hole in holes:
+            for number in self._same_time(*range(len(self.topic.partitions))):
+                self._append(self.topic.partitions[Partition("frames", number)], hole)
         self.store.failures += failures
         for consumer in turns:
             self.consumers[consumer].steps(1)
@@ -78,6 +82,7 @@ class Ledger(RuleBasedStateMachine):
     def add_partition(self) -> None:
         number = len(self.topic.partitions)
         if number < MOST_PARTITIONS:
+            self._same_time(number)
             self.topic.partitions[Partition("frames", number)] = [self._message(number, 0, "gate", good=True)]
 
     @rule(number=PARTITIONS, count=st.integers(1, 4))
@@ -92,6 +97,7 @@ class Ledger(RuleBasedStateMachine):
         """What was in it is gone, and offsets begin at 0. Both consumers are told by their next poll."""
         self._topics += 1
         self.topic.topic_id = f"topic-{self._topics}"
+        self._same_time(*range(len(self.topic.partitions)))
         for partition in self.topic.partitions:
             self.topic.partitions[partition] = [self._message(partition.number, 0, "gate", good=True)]
         for consumer in (0, 1):
@@ -103,14 +109,16 @@ class Ledger(RuleBasedStateMachine):
             changes = [PartitionChange("revoked", partition), PartitionChange("assigned", partition)]
             self.consumers[consumer].source.changes += changes
 
+    def _counted(self) -> list[tuple[int, int]]:
+        """Partition and capture time of each message that has a score."""
+        return [(int(fields["partition"]), int(fields["captured_at_ms"])) for _, fields in self.store.scores]
+
     @invariant()
     def each_message_counts_once_and_in_order(self) -> None:
-        counted = [int(fields["captured_at_ms"]) for _, fields in self.store.scores]
+        counted = self._counted()
         assert len(counted) == len(set(counted))
         for partition in self.topic.partitions:
-            own = [
-                int(fields["captured_at_ms"]) for _, fields in self.store.scores if fields["partition"] == str(partition.number)
-            ]
+            own = [at_ms for number, at_ms in counted if number == partition.number]
             assert own == sorted(own)
 
     @invariant()
@@ -122,13 +130,14 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def progress_is_what_has_been_counted(self) -> None:
-        counted = {int(fields["captured_at_ms"]) for _, fields in self.store.scores}
+        counted = set(self._counted())
         for partition, messages in self.topic.partitions.items():
             progress = self.store.read(partition)
             if progress.topic is None or progress.topic.topic_id != self.topic.topic_id:
                 continue  # of the topic of before
             for each in good(messages):
-                assert (time_ms(each) in counted) == (each.offset < (progress.next_offset or 0)), (partition, each.offset)
+                is_counted = (partition.number, time_ms(each)) in counted
+                assert is_counted == (each.offset < (progress.next_offset or 0)), (partition, each.offset)
 
     @invariant()
     def progress_goes_back_only_with_a_new_topic(self) -> None:

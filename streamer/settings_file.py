@@ -1,0 +1,98 @@
+"""The file of settings, in TOML, and environment variables for endpoints and secrets: read and printed."""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from deploy.errors import ConfigError
+from streamer.config import Settings
+
+ENVIRONMENT = {
+    f"ODDSIGHT_{section}_{key}".upper(): (section, key)
+    for section, keys in {
+        "kafka": ("bootstrap_servers", "username", "password", "group_instance_id"),
+        "redis": ("url", "password"),
+    }.items()
+    for key in keys
+}
+"""Environment variable -> setting; overrides the file."""
+
+_HIDDEN = "**********"
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ, *, bundle: Path | None = None) -> Settings:
+    """Read the TOML file, if any. Variables of the environment override it, and so does ``bundle``.
+
+    A ConfigError names the dotted path, the rule and the value of everything that is wrong.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        # ValueError: also text that is not UTF-8, and numbers without end; RecursionError: brackets nested without end.
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    overrides = {setting: environment[variable] for variable, setting in ENVIRONMENT.items() if variable in environment}
+    if bundle is not None:
+        overrides["engine", "bundle"] = str(bundle)
+    for (section, key), value in overrides.items():
+        # If the section is not a table, leave it to the validation, which names it.
+        if isinstance(table := content.setdefault(section, {}), dict):
+            table[key] = value
+    return parse_settings(content, source=str(path or "settings"))
+
+
+def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
+    """Validate settings given as nested mappings; ``source`` starts the message of the ConfigError."""
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "\n  ".join(map(_explain, error.errors(include_url=False)))) from error
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """One line with dotted path, rule and value, but never a secret value."""
+    path, value = problem["loc"], problem["input"]
+    where = ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such setting"
+    rule = problem["msg"].removeprefix("Value error, ")
+    # A whole section given as text or as a list may contain a secret.
+    if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"bootstrap_servers", "password", "url"}:
+        return f"{where}: {rule}"
+    return f"{where}: {rule}, got {value!r}"
+
+
+def settings_toml(settings: Settings) -> str:
+    """All settings in force as TOML: secrets as asterisks, settings without a value as comments."""
+    content = settings.model_dump(mode="json")
+    content["redis"]["url"] = _public_url(settings.redis.url)
+    cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
+    sections = []
+    for name, values in {**content, **cameras}.items():
+        lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
+        sections.append("\n".join([f"[{name}]", *lines]))
+    return "\n\n".join(sections)
+
+
+def _public_url(url: str) -> str:
+    """A URL without user, password and query. If it is not clear where they end, without all but its scheme."""
+    scheme, _, rest = url.partition("://")
+    place, options, _ = rest.partition("?")
+    _, user, host = place.rpartition("@")
+    if "@" in rest and options:
+        return f"{scheme}://{_HIDDEN}"
+    return f"{scheme}://{_HIDDEN + user if user else ''}{host}{options + _HIDDEN if options else ''}"
+
+
+def _toml(value: str | float | list[str]) -> str:
+    # JSON strings and numbers are valid TOML, except for JSON's escapes of characters beyond 16 bits.
+    return json.dumps(value, ensure_ascii=False)
