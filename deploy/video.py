@@ -22,6 +22,8 @@ from deploy import MAX_IMAGE_PX
 from deploy.errors import VideoUnreadable
 from deploy.files import open_regular_file
 
+_MOST_FPS = 30  # only a hint to the encoder: frames have their own times
+
 AvFrame = VideoFrame  # in the video's own pixel format; to_bgr converts it
 
 
@@ -108,6 +110,42 @@ class JpegRecording:
     def close(self) -> None:
         try:
             self._container.close()
+        except av.FFmpegError as error:
+            raise OSError(reason_of(error)) from error
+
+
+class Mp4Writer:
+    """Writes BGR frames of one size as H.264, which browsers play while they load it. Every method raises OSError."""
+
+    def __init__(self, path: Path, width_px: int, height_px: int) -> None:
+        """Both sides must be even."""
+        try:
+            self._container: OutputContainer = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+            # Constant quality; one thread, because others need the processor more.
+            options = {"crf": "27", "preset": "veryfast", "threads": "1"}
+            stream: VideoStream = self._container.add_stream("libx264", rate=_MOST_FPS, options=options)
+            stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+            self._stream = stream
+        except av.FFmpegError as error:
+            raise OSError(f"{path}: {reason_of(error)}") from error
+
+    def add(self, image: NDArray[np.uint8], time_ms: int) -> None:
+        """Add the next frame, uint8 (H, W, 3) BGR; ``time_ms``: since the beginning, more than that of the one before."""
+        frame = VideoFrame.from_ndarray(image, format="bgr24")
+        frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+        self._mux(frame)
+
+    def close(self) -> None:
+        self._mux(None)
+        try:
+            self._container.close()
+        except av.FFmpegError as error:
+            raise OSError(reason_of(error)) from error
+
+    def _mux(self, frame: VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
         except av.FFmpegError as error:
             raise OSError(reason_of(error)) from error
 

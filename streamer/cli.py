@@ -88,6 +88,20 @@ def watch_command(config: ConfigOption = None) -> None:
     watch(load_settings(config).redis, Console(), _stop_on_signals())
 
 
+@app.command("evidence")
+def evidence_command(config: ConfigOption = None) -> None:
+    """Store a picture, its heat map and a clip of every event in evidence.dir, and show what the cameras show now.
+
+    Runs beside the service until SIGTERM or Ctrl-C, and takes up what it had not done.
+    """
+    from streamer.evidence.run import run_evidence
+    from streamer.monitoring import configure_logs
+    from streamer.settings_file import load_settings
+
+    configure_logs()
+    run_evidence(load_settings(config), _stop_on_signals())
+
+
 @app.command("demo")
 def demo_command() -> None:
     """Watch four rendered cameras, one of them unknown, with an embedded Kafka and Redis: 60 s of footage."""

@@ -24,6 +24,10 @@ def _camera_id(text: str) -> str:
 
 CameraId = Annotated[str, AfterValidator(_camera_id)]
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Polygon = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3, max_length=100)]
+"""Corners as shares of the picture's width and height, from its left upper corner."""
+
 
 class _Section(BaseModel):
     # TOML has inf and nan, which are valid for no setting: a NaN threshold would never be reached, and nobody would notice.
@@ -114,6 +118,10 @@ class RedisSettings(_Section):
     def heatmaps_key(self) -> str:
         """Key of the stream of the heat maps of events."""
         return f"{self.prefix}:heatmaps"
+
+    def picture_key(self, camera_id: str) -> str:
+        """Key of what a camera shows now."""
+        return f"{self.prefix}:picture:{camera_id}"
 
     def scores_key(self, camera_id: str) -> str:
         """Key of one camera's stream of scores."""
@@ -250,6 +258,28 @@ class CameraSettings(_Section):
     the median score to it."""
     max_fps: float | None = Field(default=None, gt=0, le=1000)
     """Instead of ``limits.max_fps``."""
+    masks: tuple[Polygon, ...] = ()
+    """Parts of the picture that nobody may see: polygons of corners ``[x, y]`` as shares of width and height. They are black in
+    everything that is stored or shown of the camera."""
+
+
+class EvidenceSettings(_Section):
+    """What ``oddsight-stream evidence`` stores of events: a picture with its heat map, a clip, and what is usual there."""
+
+    dir: Path | None = None
+    """Folder for it, which the dashboard must see as well."""
+    pre_roll_s: float = Field(default=5.0, ge=0, le=300)
+    """How long before its event a clip begins."""
+    post_roll_s: float = Field(default=5.0, ge=0, le=300)
+    """How long after its event a clip ends."""
+    max_clip_s: float = Field(default=60.0, ge=1, le=3600)
+    """Of a longer event, a clip shows the first part."""
+    keep_days: float = Field(default=30.0, gt=0, le=3650)
+    """Evidence is deleted after so long; events stay."""
+    keep_mb: int = Field(default=10_240, ge=10)
+    """Size of the folder; of more, the oldest evidence is deleted first."""
+    picture_every_s: float = Field(default=2.0, ge=0.2, le=3600)
+    """How often the picture is renewed that the dashboard shows of each camera."""
 
 
 class HttpSettings(_Section):
@@ -274,8 +304,13 @@ class Settings(_Section):
     health: HealthSettings = HealthSettings()
     registry: RegistrySettings = RegistrySettings()
     limits: LimitSettings = LimitSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
     http: HttpSettings = HttpSettings()
     cameras: dict[str, CameraSettings] = {}
+
+    def masks(self, camera_id: str) -> tuple[Polygon, ...]:
+        """The parts of a camera's picture that nobody may see."""
+        return self.cameras[camera_id].masks if camera_id in self.cameras else ()
 
     @property
     def sheds_frames(self) -> bool:

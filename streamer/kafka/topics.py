@@ -62,7 +62,7 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
         messages: list[FrameMessage] = []
         try:
             polled = self._consumer.poll(timeout_ms=max(0, round(timeout_s * 1000)))
-            messages = [_message(record) for records in polled.values() for record in records]
+            messages = [to_message(record) for records in polled.values() for record in records]
             self.joined = self.joined or self._consumer.group_metadata().state is MemberState.STABLE
         except InconsistentGroupProtocolError:
             self._wait_for_other_members(timeout_s)
@@ -189,7 +189,8 @@ def _log_failed_commit(_offsets: object, response: object) -> None:
         log.info("commit failed, the next one makes up for it", error=str(response))
 
 
-def _message(record: Any) -> FrameMessage:
+def to_message(record: Any) -> FrameMessage:
+    """A record of kafka-python as the service knows it."""
     return FrameMessage(
         partition=Partition(record.topic, record.partition),
         offset=record.offset,

@@ -150,6 +150,22 @@ def newest_scores(client: redis.Redis, settings: RedisSettings) -> dict[str, Sco
     return {entry.camera_id: entry for camera_id, fields in cameras.items() for entry in _score_entries(camera_id, fields)}
 
 
+def scores_between(
+    client: redis.Redis, settings: RedisSettings, camera_id: str, from_ms: int, until_ms: int
+) -> list[tuple[int, float, float]]:
+    """Capture time, score and threshold of a camera's newest scores that were captured then, as far as Redis has them."""
+    found: list[tuple[int, float, float]] = []
+    last = "+"
+    with redis_errors():
+        while entries := cast("Any", client.xrevrange(settings.scores_key(camera_id), max=last, count=_MAX_ENTRIES)):
+            scores = [score for _, fields in entries for score in _score_entries(camera_id, fields)]
+            found += [(each.captured_at_ms, each.score, each.threshold) for each in scores if each.captured_at_ms <= until_ms]
+            last = f"({entries[-1][0]}"
+            if scores and scores[-1].captured_at_ms < from_ms:
+                break
+    return sorted(each for each in found if each[0] >= from_ms)
+
+
 def count_events(client: redis.Redis, settings: RedisSettings, since_ms: int) -> Counter[str]:
     """How many events of each camera were announced since then, of those that Redis still has; a wall clock time."""
     counts: Counter[str] = Counter()

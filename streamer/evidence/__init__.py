@@ -1,0 +1,1 @@
+"""Pictures and clips of events, and what the cameras show now: ``oddsight-stream evidence``."""
