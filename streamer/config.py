@@ -119,6 +119,10 @@ class RedisSettings(_Section):
         """Key of the stream of the heat maps of events."""
         return f"{self.prefix}:heatmaps"
 
+    def status_key(self, instance: str) -> str:
+        """Key of what a running service says of itself."""
+        return f"{self.prefix}:service:{instance}"
+
     def picture_key(self, camera_id: str) -> str:
         """Key of what a camera shows now."""
         return f"{self.prefix}:picture:{camera_id}"

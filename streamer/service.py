@@ -38,6 +38,7 @@ from streamer.pipeline.shedding import Shedding
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.script import STEP
+from streamer.status import told_status
 
 log = structlog.get_logger("oddsight.service")
 
@@ -159,6 +160,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         health=health,
         start=settings.kafka.start,
     )
+    about = {"model_id": bundle.model_id, "engine": loaded.engine.name, **loaded.engine.describe()}
+    stack.enter_context(told_status(settings.redis, metrics, health, about))
     log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **loaded.engine.describe())
     return pipeline
 
