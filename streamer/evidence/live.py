@@ -37,7 +37,7 @@ class LivePictures:
         self._due_s = 0.0
 
     def poll(self, alarmed: Iterable[str]) -> None:
-        """Renew the pictures if it is time to. ``alarmed``: cameras whose pictures are not usual now.
+        """Renew the pictures if it is time to. ``alarmed``: cameras with an open event, whose pictures are not usual.
 
         Raises:
             BrokerUnavailable, RedisUnavailable: try again later.
@@ -45,7 +45,7 @@ class LivePictures:
         if self._clock_s() < self._due_s:
             return
         self._due_s = self._clock_s() + self._settings.evidence.picture_every_s
-        unusual = set(alarmed)
+        unusual = self._evidence.unwell_cameras().union(alarmed)
         for partition in self._history.partitions():
             for camera_id, (captured_at_ms, encoded) in self._newest(partition).items():
                 self._renew(camera_id, captured_at_ms, encoded, is_usual=camera_id not in unusual)

@@ -15,7 +15,7 @@ from streamer.config import RedisSettings
 from streamer.interfaces import Fields
 from streamer.redis.client import redis_errors
 from streamer.redis.groups import Entry, GroupReader
-from streamer.redis.subscriber import scores_between
+from streamer.redis.subscriber import scores_between, unwell_cameras
 from streamer.types import Partition
 
 GROUP: Final = "evidence"
@@ -101,6 +101,10 @@ class RedisEvidence:
     def scores(self, camera_id: str, from_ms: int, until_ms: int) -> list[tuple[int, float, float]]:
         """Capture time, score and threshold of a camera's frames that were captured then."""
         return scores_between(self._client, self._settings, camera_id, from_ms, until_ms)
+
+    def unwell_cameras(self) -> set[str]:
+        """The cameras with which something is wrong now, so that their pictures are not usual."""
+        return unwell_cameras(self._client, self._settings)
 
     def put_picture(self, camera_id: str, captured_at_ms: int, jpeg: bytes, width_px: int, height_px: int) -> None:
         """Store what a camera shows now, for a day."""

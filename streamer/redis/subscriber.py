@@ -150,6 +150,14 @@ def newest_scores(client: redis.Redis, settings: RedisSettings) -> dict[str, Sco
     return {entry.camera_id: entry for camera_id, fields in cameras.items() for entry in _score_entries(camera_id, fields)}
 
 
+def unwell_cameras(client: redis.Redis, settings: RedisSettings) -> set[str]:
+    """The cameras with which something is wrong now."""
+    with redis_errors():
+        newest: Any = client.xrevrange(settings.health_key, count=_MAX_HEALTH_ENTRIES)
+    entries = {entry.camera_id: entry for _, fields in reversed(newest) for entry in _health_entries(fields)}
+    return {camera_id for camera_id, entry in entries.items() if entry.kind == "start"}
+
+
 def scores_between(
     client: redis.Redis, settings: RedisSettings, camera_id: str, from_ms: int, until_ms: int
 ) -> list[tuple[int, float, float]]:
