@@ -40,8 +40,10 @@ def masked(picture: Picture, masks: Sequence[Polygon]) -> Picture:
     hidden = np.zeros((height_px, width_px), np.uint8)
     for mask in masks:
         corners = np.array([(x * width_px - 0.5, y * height_px - 0.5) for x, y in mask])  # OpenCV counts from pixels' centres
-        cv2.fillPoly(hidden, [np.round(corners * 2**_SHIFT).astype(np.int32)], 1, shift=_SHIFT)
-    hidden = np.asarray(cv2.dilate(hidden, np.ones((5, 5), np.uint8)), np.uint8)  # scaling mixes neighbours
+        polygon = [np.round(corners * 2**_SHIFT).astype(np.int32)]
+        cv2.fillPoly(hidden, polygon, 1, shift=_SHIFT)
+        # Pixels that are touched at the edge; and scaling mixes neighbours.
+        cv2.polylines(hidden, polygon, isClosed=True, color=1, thickness=4, shift=_SHIFT)
     return np.asarray(np.where(hidden[..., None] > 0, 0, picture), np.uint8)
 
 
