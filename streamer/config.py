@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, St
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
 from deploy.decision import DecisionRule, DecisionTimes
 from deploy.errors import ConfigError
+from streamer.areas import CameraAreas, Polygon, Zone
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
@@ -23,10 +24,6 @@ def _camera_id(text: str) -> str:
 
 
 CameraId = Annotated[str, AfterValidator(_camera_id)]
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Polygon = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3, max_length=100)]
-"""Corners as shares of the picture's width and height, from its left upper corner."""
 
 
 class _Section(BaseModel):
@@ -264,7 +261,15 @@ class CameraSettings(_Section):
     """Instead of ``limits.max_fps``."""
     masks: tuple[Polygon, ...] = ()
     """Parts of the picture that nobody may see: polygons of corners ``[x, y]`` as shares of width and height. They are black in
-    everything that is stored or shown of the camera."""
+    everything that is stored or shown of the camera, and nothing is scored there."""
+    zones: tuple[Zone, ...] = ()
+    """Named parts of the picture, each ``{name, polygon, false_events_per_camera_day}``: events in them tell the name, and the
+    budget there may be another one."""
+
+    @property
+    def areas(self) -> CameraAreas:
+        """The areas of the settings."""
+        return CameraAreas(masks=self.masks, zones=self.zones)
 
 
 class EvidenceSettings(_Section):
@@ -311,10 +316,6 @@ class Settings(_Section):
     evidence: EvidenceSettings = EvidenceSettings()
     http: HttpSettings = HttpSettings()
     cameras: dict[str, CameraSettings] = {}
-
-    def masks(self, camera_id: str) -> tuple[Polygon, ...]:
-        """The parts of a camera's picture that nobody may see."""
-        return self.cameras[camera_id].masks if camera_id in self.cameras else ()
 
     @property
     def sheds_frames(self) -> bool:

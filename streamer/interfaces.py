@@ -12,6 +12,7 @@ from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
 from deploy.health import FaultState, HealthProblem, HealthState, Reference
 from deploy.profile import Profile
+from streamer.areas import CameraAreas
 from streamer.types import FrameMessage, Partition, QuotaUsed, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
@@ -216,6 +217,16 @@ class ProfileStore(Protocol):
 
     def put_after(self, profile: Profile, before: str) -> bool:
         """Make a profile its camera's current one, if that is still the one with the profile_id ``before``; whether it is."""
+
+
+class AreaStore(Protocol):
+    """Stores the areas that operators draw. Every method raises RedisUnavailable: try again later."""
+
+    def version(self) -> str:
+        """A text that is another one after every change."""
+
+    def read(self) -> Mapping[str, CameraAreas]:
+        """camera_id -> its areas, without damaged ones."""
 
 
 class ReferenceStore(Protocol):

@@ -24,6 +24,7 @@ from streamer.kafka.deadletters import KafkaDeadLetters
 from streamer.kafka.topics import KafkaFrameSource
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
+from streamer.pipeline.areas import AreaRules, KnownAreas
 from streamer.pipeline.capture_times import CaptureTimes
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
@@ -35,6 +36,7 @@ from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import Scorer
 from streamer.pipeline.shedding import Shedding
+from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.script import STEP
@@ -87,6 +89,7 @@ class _Parts:
     decider: Decider
     progress_store: RedisProgressStore
     profile_store: RedisProfileStore
+    areas: KnownAreas
     profiles: CameraProfiles
     learning: CameraLearning
     adaptation: CameraAdaptation
@@ -108,6 +111,7 @@ def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Exi
         decider=decider,
         progress_store=RedisProgressStore(client, settings.redis, settings.kafka.consumer_group, step_script),
         profile_store=profile_store,
+        areas=KnownAreas(settings, RedisAreaStore(client, settings.redis)),
         profiles=profiles,
         learning=learning,
         adaptation=adaptation,
@@ -123,6 +127,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
     loaded, decider, profiles = parts.loaded, parts.decider, parts.profiles
     parts.progress_store.try_step()
     profiles.load()
+    parts.areas.load()
     camera_health = CameraHealth(settings, parts.profile_store, metrics)
     camera_health.load()
     heatmap_threshold, grid = decider.least_exit(profiles.all()), Grid.find(bundle)
@@ -153,6 +158,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
             # After a fallback, events would name the wrong engine; the next start chooses again.
             None if loaded.recovery == "fallback" else partial(_load_again, bundle, loaded.request, stack),
         ),
+        areas=AreaRules(settings, parts.areas, decider),
         decider=decider,
         store=parts.progress_store,
         dead_letters=stack.enter_context(closing(KafkaDeadLetters(settings.kafka, metrics))),

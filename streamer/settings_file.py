@@ -93,6 +93,10 @@ def _public_url(url: str) -> str:
     return f"{scheme}://{_HIDDEN + user if user else ''}{host}{options + _HIDDEN if options else ''}"
 
 
-def _toml(value: str | float | list[str]) -> str:
-    # JSON strings and numbers are valid TOML, except for JSON's escapes of characters beyond 16 bits.
+def _toml(value: Any) -> str:
+    # JSON strings, numbers and lists are valid TOML, except for JSON's escapes of characters beyond 16 bits.
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items() if each is not None) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)

@@ -211,6 +211,8 @@ class Outcome:
     """The dwell after the frame, float32 (a, b), where the model's state shows it."""
     clip_clock: ClockState | None = None
     """See :class:`Clip`."""
+    zones: tuple[str, ...] = ()
+    """Names of the zones in which the heat map is highest."""
 
 
 class LearningProgress(NamedTuple):
@@ -269,6 +271,8 @@ class Event(BaseModel):
     """The channel in words."""
     region: str | None = Field(default=None, pattern=r"^\d+,\d+,\d+,\d+$")
     """``x,y,w,h`` in pixels of the camera's image: where the score comes from. Only in ``start`` and ``update``."""
+    zones: str | None = None
+    """Names of the zones that the region's hottest part lies in, separated by commas. Only in ``start`` and ``update``."""
     topic: str
     partition: int
     offset: int

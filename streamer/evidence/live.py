@@ -10,6 +10,7 @@ from deploy.errors import BadFrame
 from streamer.config import Settings
 from streamer.evidence.pictures import UsualPictures, decode_picture, encode_picture
 from streamer.kafka.history import MessageHistory
+from streamer.pipeline.areas import KnownAreas
 from streamer.pipeline.clips import frame_header
 from streamer.redis.evidence import RedisEvidence
 from streamer.types import Partition
@@ -25,11 +26,13 @@ class LivePictures:
     def __init__(
         self,
         settings: Settings,
+        areas: KnownAreas,
         history: MessageHistory,
         evidence: RedisEvidence,
         usual: UsualPictures,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._areas = areas
         self._settings, self._history, self._evidence, self._usual, self._clock_s = settings, history, evidence, usual, clock_s
         self._next: dict[Partition, int] = {}
         """The first message of each partition that has not been looked at."""
@@ -78,7 +81,7 @@ class LivePictures:
 
     def _renew(self, camera_id: str, captured_at_ms: int, encoded: bytes, *, is_usual: bool) -> None:
         try:
-            picture = decode_picture(encoded, LIVE_PX, self._settings.masks(camera_id))
+            picture = decode_picture(encoded, LIVE_PX, self._areas.masks(camera_id))
         except BadFrame:
             return  # the service rejects it, and says why
         if is_usual:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from deploy.image import decode_image, encode_jpeg, encode_png, image_size, imdecode
 from deploy.spec import ClipSpec
-from streamer.config import Polygon
+from streamer.areas import Polygon
 
 Picture = NDArray[np.uint8]  # uint8 (H, W, 3), BGR; both sides are even
 

@@ -25,6 +25,8 @@ from streamer.evidence.writer import EventSpan, EvidenceWriter
 from streamer.interfaces import BrokerUnavailable, Fields, RedisUnavailable
 from streamer.kafka.client import silence_kafka_log
 from streamer.kafka.history import MessageHistory
+from streamer.pipeline.areas import KnownAreas
+from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import check_redis, make_redis
 from streamer.redis.evidence import RedisEvidence
 from streamer.redis.groups import Entry
@@ -73,8 +75,9 @@ def run_evidence(settings: Settings, stop: threading.Event) -> None:
         check_redis(client)
         live, clips = (stack.enter_context(closing(MessageHistory(settings.kafka))) for _ in range(2))
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="evidence"))
-        writer = EvidenceWriter(settings, store, EventFootage(clips))
-        recorder = EvidenceRecorder(settings, store, RedisEvidence(client, settings.redis), live, writer, pool)
+        areas = KnownAreas(settings, RedisAreaStore(client, settings.redis))
+        writer = EvidenceWriter(areas, store, EventFootage(clips))
+        recorder = EvidenceRecorder(settings, store, areas, RedisEvidence(client, settings.redis), live, writer, pool)
         log.info("storing evidence", dir=str(settings.evidence.dir))
         while not stop.is_set():
             try:
@@ -91,6 +94,7 @@ class EvidenceRecorder:
         self,
         settings: Settings,
         store: EvidenceStore,
+        areas: KnownAreas,
         evidence: RedisEvidence,
         history: MessageHistory,
         writer: EvidenceWriter,
@@ -98,8 +102,9 @@ class EvidenceRecorder:
     ) -> None:
         """``history`` must not be the one that ``writer`` reads from, on another thread."""
         self._settings, self._store, self._evidence, self._writer, self._pool = settings, store, evidence, writer, pool
+        self._areas = areas
         self._usual = UsualPictures()
-        self._live = LivePictures(settings, history, evidence, self._usual)
+        self._live = LivePictures(settings, areas, history, evidence, self._usual)
         self._jobs: dict[str, _Job] = {}
         self._sweep_at_s = 0.0
 
@@ -109,7 +114,9 @@ class EvidenceRecorder:
         Raises:
             BrokerUnavailable, RedisUnavailable: call again later; no event is forgotten.
         """
-        for entry in self._evidence.poll(_POLL_S):
+        entries = self._evidence.poll(_POLL_S)
+        self._areas.load()  # first: nothing may be stored or shown that has just been masked
+        for entry in entries:
             self._take(entry)
         for job in list(self._jobs.values()):
             self._advance(job)

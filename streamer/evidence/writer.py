@@ -12,10 +12,11 @@ import numpy as np
 
 from deploy.errors import BadFrame
 from deploy.video import Mp4Writer
-from streamer.config import Polygon, Settings
+from streamer.areas import Polygon
 from streamer.evidence.footage import EventFootage, SentFrame
 from streamer.evidence.pictures import Picture, decode_picture, encode_picture, overlay
 from streamer.evidence.store import MANIFEST, EvidenceStore
+from streamer.pipeline.areas import KnownAreas
 from streamer.redis.evidence import EventHeatmap
 from streamer.types import Event, Partition
 
@@ -37,15 +38,15 @@ class EventSpan(NamedTuple):
 class EvidenceWriter:
     """Writes to the store. Its methods raise BrokerUnavailable or OSError: try again later."""
 
-    def __init__(self, settings: Settings, store: EvidenceStore, footage: EventFootage) -> None:
-        self._settings, self._store, self._footage = settings, store, footage
+    def __init__(self, areas: KnownAreas, store: EvidenceStore, footage: EventFootage) -> None:
+        self._areas, self._store, self._footage = areas, store, footage
 
     def write_picture(self, event: Event, heatmap: EventHeatmap | None, usual: Picture | None) -> dict[str, Any]:
         """Write the picture of the event with its heat map, and what is usual there; what the manifest says of them.
 
         ``heatmap``: the highest so far; without one the picture is that of the event's first entry.
         """
-        masks = self._settings.masks(event.camera_id)
+        masks = self._areas.masks(event.camera_id)
         where = Partition(event.topic, event.partition), event.offset
         captured_at_ms = event.captured_at_ms
         if heatmap is not None:
@@ -73,7 +74,7 @@ class EvidenceWriter:
         frames = self._footage.clip(*span)
         path = self._store.scratch(f"{span.event.event_id}.mp4")
         try:
-            written = _write_mp4(path, frames, self._settings.masks(span.event.camera_id))
+            written = _write_mp4(path, frames, self._areas.masks(span.event.camera_id))
             if written:
                 self._store.move(span.event.event_id, span.event.started_at_ms, "clip.mp4", path)
         finally:

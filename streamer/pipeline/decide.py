@@ -144,6 +144,7 @@ class Decider:
             channel=channel,
             text=None if channel is None else TEXTS[channel],
             region=region,
+            zones=None if change.kind == "end" else ",".join(outcome.zones) or None,
             topic=info.partition.topic,
             partition=info.partition.number,
             offset=info.offset,

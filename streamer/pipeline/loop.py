@@ -26,6 +26,7 @@ from streamer.interfaces import (
 )
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
+from streamer.pipeline.areas import AreaRules
 from streamer.pipeline.capture_times import CaptureTimes
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decided, Decider, Decision
@@ -77,6 +78,7 @@ class Pipeline:
     footage_check: FootageCheck
     drift_watch: DriftWatch
     scorer: Scorer
+    areas: AreaRules
     decider: Decider
     store: ProgressStore
     dead_letters: DeadLetterSink
@@ -246,7 +248,7 @@ class Pipeline:
             return
         if scored.refused is not None:
             self.profiles.reject(*scored.refused)
-        outcome = scored.outcome(clip)
+        outcome = self.areas.apply(scored.outcome(clip))
         if not active.is_replay(clip.info.offset):
             active.offsets.finish(clip.info.offset, outcome)
             self.metrics.scored.inc()
@@ -365,8 +367,8 @@ class Pipeline:
         self._uncommitted = {}
         self.adaptation.poll()
         self._report_silent_cameras()
-        if self.profiles.refresh():
-            self.scorer.set_heatmap_threshold(self.decider.least_exit(self.profiles.all()))
+        if self.profiles.refresh() | self.areas.refresh():
+            self.scorer.set_heatmap_threshold(self.areas.least_exit(self.profiles.all()))
             self.camera_health.load()
         active_partitions = self._partitions.active.values()
         events = [state.event for active in active_partitions for state in active.cameras.values()]

@@ -1,6 +1,6 @@
 """In-memory Kafka, Redis, engines and clock that keep the contracts of the real ones."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from deploy.errors import ProfileCorrupt
 from deploy.health import Reference
 from deploy.profile import Profile
 from deploy.spec import ClipSpec
+from streamer.areas import CameraAreas
 from streamer.interfaces import (
     CameraState,
     Fenced,
@@ -150,6 +151,28 @@ class MemoryProgressStore:
         self.events += step.events
         if failure == "unanswered":
             raise RedisUnavailable("the answer was lost on the way")
+
+
+class MemoryAreaStore:
+    """:class:`~streamer.interfaces.AreaStore` in memory."""
+
+    def __init__(self) -> None:
+        self._areas: dict[str, CameraAreas] = {}
+        self._changes = 0
+        self.available = True
+
+    def version(self) -> str:
+        if not self.available:
+            raise RedisUnavailable("no answer")
+        return str(self._changes)
+
+    def read(self) -> Mapping[str, CameraAreas]:
+        return self._areas
+
+    def change(self, camera_id: str, change: Callable[[CameraAreas], CameraAreas]) -> CameraAreas:
+        self._areas[camera_id] = change(self._areas.get(camera_id, CameraAreas()))
+        self._changes += 1
+        return self._areas[camera_id]
 
 
 class MemoryProfileStore:

@@ -20,6 +20,7 @@ from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.monitoring import Health, Metrics
 from streamer.pipeline.adaptation import CameraAdaptation
+from streamer.pipeline.areas import AreaRules, KnownAreas
 from streamer.pipeline.capture_times import CaptureTimes
 from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decider
@@ -38,6 +39,7 @@ from tests.harness.fakes import (
     BrightnessEngine,
     FakeClock,
     MeanBrightnessEngine,
+    MemoryAreaStore,
     MemoryDeadLetters,
     MemoryFrameSource,
     MemoryProfileStore,
@@ -151,6 +153,7 @@ class Rig:
     ) -> None:
         self._settings, self._make_source = settings, source
         self.profiles = MemoryProfileStore()
+        self.areas = MemoryAreaStore()
         self._bundle = bundle
         self.topic = MemoryTopic(messages)
         self.store: Any = MemoryProgressStore()  # tests on Redis put a store of it in its place
@@ -199,6 +202,7 @@ class Rig:
                 Grid.find(self._bundle),
                 self.load_again,
             ),
+            areas=AreaRules(self._settings, KnownAreas(self._settings, self.areas), decider),
             decider=decider,
             store=self.store,
             dead_letters=self.dead_letters,

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from deploy.image import encode_jpeg
 from deploy.video import open_video, to_bgr
+from streamer.areas import CameraAreas
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka
 from streamer.evidence.run import run_evidence
 from streamer.evidence.store import FILES, event_folder, read_manifest
 from streamer.kafka.client import ensure_topics, make_producer
 from streamer.kafka.history import MessageHistory
+from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
 from streamer.types import Event, Partition
 from tests.harness.brokers import unique_kafka_settings
@@ -106,8 +108,7 @@ def sent() -> Iterator[tuple[KafkaSettings, Partition, dict[int, int]]]:
 
 def settings_for(kafka: KafkaSettings, redis: RedisSettings, folder: Path, **evidence: float) -> Settings:
     limits = {"dir": folder, "pre_roll_s": 3, "post_roll_s": 2, "picture_every_s": 0.3, **evidence}
-    cameras = {"gate": {"masks": [MASK]}}
-    return Settings.model_validate({"kafka": kafka, "redis": redis, "evidence": limits, "cameras": cameras})
+    return Settings.model_validate({"kafka": kafka, "redis": redis, "evidence": limits})
 
 
 def is_whole(folder: Path) -> bool:
@@ -126,6 +127,9 @@ def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
     settings = settings_for(kafka, redis_settings, tmp_path)
     folder = event_folder(tmp_path, EVENT_ID, BEGIN_MS + START * FRAME_MS)
     with make_redis(redis_settings) as client, recording(settings):
+        store = RedisAreaStore(client, redis_settings)
+        store.change("gate", lambda areas: areas.with_more(CameraAreas(masks=(MASK,))))
+        assert store.read() == {"gate": CameraAreas(masks=(MASK,))}
         for number in range(START - 100, END + 50):
             times = {"captured_at_ms": BEGIN_MS + number * FRAME_MS, "scored_at_ms": 1}
             client.xadd(redis_settings.scores_key("gate"), {"score": 1 + number / 100, "threshold": 2, **times})

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deploy.errors import BadFrame
 from deploy.image import encode_jpeg
-from streamer.config import Polygon
+from streamer.areas import Polygon
 from streamer.evidence.pictures import UsualPictures, decode_picture, masked, overlay
 
 SHARES = st.floats(0, 1, allow_nan=False)

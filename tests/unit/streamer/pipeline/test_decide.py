@@ -140,6 +140,7 @@ def test_event_fields() -> None:
         "channel": None,
         "text": None,
         "region": "32,24,32,24",
+        "zones": None,
         "topic": "frames",
         "partition": 3,
         "offset": 2,
