@@ -29,10 +29,6 @@ DEAR = {"kafka_settings": "kafka", "kafka_broker": "kafka", "shipped_in_half": "
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Several workers with several threads each would get in each other's way.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` are skipped where there is none, with the reason, once a file."""
@@ -47,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)  # there is no such hook in a run without pytest-xdist
+def pytest_xdist_setupnodes() -> None:
+    """Several workers with several threads each would get in each other's way. NumPy reads this when a worker loads it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file goes to one worker as a whole, for what its tests share; so do files that share what is ``DEAR``.
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -109,11 +108,12 @@ def test_scores_from_first_full_clip(bundle, data):
     assert frame_auc({"calm0": scores}, {"calm0": np.zeros(60, np.uint8)}, 0.0) is None
 
 
-def test_evaluate_json_and_report(bundle, data, tmp_path):
-    command = [sys.executable, "-c", "from trainer.cli import main; main()", "evaluate", "--json"]
-    command += ["--bundle", bundle.path, "--data", data, "--report", tmp_path / "report"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result = json.loads(done.stdout)
+def test_evaluate_json_and_report(bundle, data, tmp_path, monkeypatch, capfd):
+    options = ["--bundle", bundle.path, "--data", data, "--report", tmp_path / "report"]
+    monkeypatch.setattr(sys, "argv", ["oddsight-train", "evaluate", "--json", *map(str, options)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    result = json.loads(capfd.readouterr().out)
     assert bundle.model_id in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert {"streaming", "literature", "baselines", "events", "frames", "clips", "model_id", "engine"} <= set(result)
     assert {"frame_auc", "mean_clip_auc"} <= set(result["streaming"])

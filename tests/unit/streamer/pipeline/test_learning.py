@@ -28,7 +28,7 @@ from tests.harness.pipeline import BUNDLE, PLAIN, Rig, message
 from tests.harness.video_bundle import GRID, SPEC, UNIT, VIDEO
 
 P0 = Partition("frames", 0)
-FRAMES = 1500
+FRAMES = 1100
 RNG = np.random.default_rng(7)
 BRIGHTNESS = np.clip(RNG.gamma(2.0, 0.08, FRAMES), 0, 1)
 
