@@ -1,7 +1,8 @@
 """Rejected messages go to the dead-letter topic without holding up anything: not the frames, not the end of the service.
 
-A letter is stored within a few seconds, or it is lost: logged, counted, and passed over. The rejected message itself stays in
-Kafka for as long as its topic keeps it, at the coordinates that the log names.
+While Kafka does not take them, letters wait, and are sent again and again. Only those that are too many to wait, or that Kafka
+refuses for good, are lost: logged and counted. The rejected message itself stays in Kafka for as long as its topic keeps it, at
+the coordinates that the log names.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ _DETAIL_CHARS = 500
 _MAX_OUTSTANDING = 128
 """Letters that are not stored yet, at most 110 MB; those that come on top are lost."""
 _FLUSH_S = 0.5
+_RETRY_S = 0.5
 _CLOSE_S = 2.0
 _TIMEOUTS_MS = {"max_block_ms": 2_000, "request_timeout_ms": 4_000, "delivery_timeout_ms": 5_000}
 
@@ -85,11 +87,13 @@ class KafkaDeadLetters:
     def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
         self._topic, self._metrics = settings.deadletter_topic, metrics
         self._producer: KafkaProducer = make_producer(settings, batch_size=256 * 1024, **_TIMEOUTS_MS)
-        self._queue: SimpleQueue[Rejected | None] = SimpleQueue()
+        self._queue: SimpleQueue[int | None] = SimpleQueue()
+        """Numbers of letters to send, or to send again."""
         self._changed = threading.Condition()
-        self._outstanding: set[int] = set()
-        """Numbers of the letters that are neither stored nor lost."""
-        self._sent = 0
+        self._outstanding: dict[int, Rejected] = {}
+        """The letters that are neither stored nor lost, by their numbers."""
+        self._numbers = 0
+        self._closing = threading.Event()
         self._stalled = False
         """Whether the last flush ended before all letters were stored, and none has been since."""
         self._thread = threading.Thread(target=self._run, name="deadletters", daemon=True)
@@ -99,12 +103,11 @@ class KafkaDeadLetters:
         with self._changed:
             full = len(self._outstanding) >= _MAX_OUTSTANDING
             if not full:
-                self._sent += 1
-                self._outstanding.add(self._sent)
+                self._numbers += 1
+                self._outstanding[self._numbers] = rejected
+                self._queue.put(self._numbers)
         if full:
             self._lose(rejected, f"{_MAX_OUTSTANDING} letters wait already")
-        else:
-            self._queue.put(rejected)
 
     def flush(self) -> None:
         with self._changed:
@@ -115,6 +118,7 @@ class KafkaDeadLetters:
 
     def close(self) -> None:
         self.flush()
+        self._closing.set()
         self._queue.put(None)
         self._thread.join(_CLOSE_S)
         close_producer(self._producer, _CLOSE_S)
@@ -126,26 +130,36 @@ class KafkaDeadLetters:
             log.error("dead letters lost at the end", topic=self._topic, letters=left)
 
     def _run(self) -> None:
-        number = 0
-        while (rejected := self._queue.get()) is not None:
-            number += 1
-            key, value, headers = make_letter(rejected)
-            try:
-                future = self._producer.send(self._topic, key=key, value=value, headers=headers)
-            except (KafkaError, ValueError) as error:  # ValueError: no partition, the topic is gone
-                self._settle(number, rejected, error)
-            else:
-                future.add_callback(lambda _, number=number, rejected=rejected: self._settle(number, rejected, None))
-                future.add_errback(lambda error, number=number, rejected=rejected: self._settle(number, rejected, error))
+        while (number := self._queue.get()) is not None:
+            with self._changed:
+                rejected = self._outstanding.get(number)
+            if rejected is not None:  # else counted as lost at the end
+                self._send(number, rejected)
 
-    def _settle(self, number: int, rejected: Rejected, error: Exception | None) -> None:
+    def _send(self, number: int, rejected: Rejected) -> None:
+        key, value, headers = make_letter(rejected)
+        try:
+            future = self._producer.send(self._topic, key=key, value=value, headers=headers)
+        except (KafkaError, ValueError) as error:  # ValueError: no partition, the topic is gone
+            self._closing.wait(_RETRY_S)
+            self._fail(number, rejected, error)
+        else:
+            future.add_callback(lambda _: self._settle(number, is_stored=True))
+            future.add_errback(lambda error: self._fail(number, rejected, error))
+
+    def _settle(self, number: int, *, is_stored: bool) -> bool:
+        """Whether the letter was still outstanding."""
         with self._changed:
-            if number not in self._outstanding:  # counted as lost at the end
-                return
-            self._outstanding.remove(number)
-            self._stalled = self._stalled and error is not None
+            self._stalled = self._stalled and not is_stored
+            was_outstanding = self._outstanding.pop(number, None) is not None
             self._changed.notify_all()
-        if error is not None:
+        return was_outstanding
+
+    def _fail(self, number: int, rejected: Rejected, error: Exception) -> None:
+        """Send the letter again, unless Kafka refuses it for good."""
+        if isinstance(error, ValueError) or getattr(error, "retriable", False):
+            self._queue.put(number)
+        elif self._settle(number, is_stored=False):
             self._lose(rejected, repr(error))
 
     def _lose(self, rejected: Rejected, why: str) -> None:
