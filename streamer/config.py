@@ -116,6 +116,11 @@ class RedisSettings(_Section):
         """Key of the stream of the heat maps of events."""
         return f"{self.prefix}:heatmaps"
 
+    @property
+    def marks_key(self) -> str:
+        """Key of the stream of operators' marks on events."""
+        return f"{self.prefix}:marks"
+
     def status_key(self, instance: str) -> str:
         """Key of what a running service says of itself."""
         return f"{self.prefix}:service:{instance}"

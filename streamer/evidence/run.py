@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from deploy.errors import first_line
 from streamer.config import Settings
+from streamer.evidence.feedback import FeedbackFolder
 from streamer.evidence.footage import EventFootage
 from streamer.evidence.live import LivePictures
 from streamer.evidence.pictures import UsualPictures
@@ -106,6 +107,9 @@ class EvidenceRecorder:
         self._usual = UsualPictures()
         self._live = LivePictures(settings, areas, history, evidence, self._usual)
         self._jobs: dict[str, _Job] = {}
+        self._feedback = FeedbackFolder(store)
+        self._marks: dict[str, Fields] = {}
+        """Marks that are not taken up yet, by the ids of their entries."""
         self._sweep_at_s = 0.0
 
     def step(self) -> None:
@@ -118,6 +122,7 @@ class EvidenceRecorder:
         self._areas.load()  # first: nothing may be stored or shown that has just been masked
         for entry in entries:
             self._take(entry)
+        self._take_marks()
         for job in list(self._jobs.values()):
             self._advance(job)
         self._live.poll(job.event.camera_id for job in self._jobs.values() if job.ended_at_ms is None)
@@ -137,6 +142,19 @@ class EvidenceRecorder:
             job = self._jobs[event.event_id]
             job.ended_at_ms, job.due_s = event.ended_at_ms, time.monotonic()
         self._evidence.done(entry.entry_id)
+
+    def _take_marks(self) -> None:
+        """Keep the clips of marked events; a mark whose clip is still to be written waits for it."""
+        for entry in self._evidence.marks():
+            self._marks[entry.entry_id] = entry.fields
+        for entry_id, mark in list(self._marks.items()):
+            if mark.get("event_id") not in self._jobs:
+                try:
+                    self._feedback.take(mark)
+                except OSError as error:
+                    log.warning("the clip of a mark could not be kept", event_id=mark.get("event_id"), error=first_line(error))
+                self._evidence.mark_done(entry_id)
+                del self._marks[entry_id]
 
     def _due_s(self, event: Event) -> float:
         """When all frames of the clip have been sent, even if the event has not ended by then."""
@@ -171,7 +189,7 @@ class EvidenceRecorder:
         longest_ms = event.started_at_ms + round(limits.max_clip_s * 1000)
         until_ms = longest_ms if job.ended_at_ms is None else min(job.ended_at_ms, longest_ms)
         before_ms, after_ms = round(limits.pre_roll_s * 1000), round(limits.post_roll_s * 1000)
-        return EventSpan(event, event.started_at_ms - before_ms, until_ms + after_ms)
+        return EventSpan(event, event.started_at_ms - before_ms, until_ms + after_ms, until_ms)
 
     def _take_result(self, job: _Job, running: "Future[dict[str, Any]]") -> None:
         job.running = None
@@ -193,14 +211,15 @@ class EvidenceRecorder:
 def _write_picture(writer: EvidenceWriter, span: EventSpan, *shown: Any) -> dict[str, Any]:
     *pictures, scores = shown
     about = writer.write_picture(span.event, *pictures)
-    writer.write_manifest(span.event, {**about, "clip": None}, scores)
+    writer.write_manifest(span.event, {**about, "ended_at_ms": None, "clip": None}, scores)
     return about
 
 
 def _write_all(writer: EvidenceWriter, span: EventSpan, *shown: Any) -> dict[str, Any]:
     *pictures, scores = shown
     about, clip = writer.write_picture(span.event, *pictures), writer.write_clip(span)
-    about = {**about, **clip, "missing": {**about["missing"], **clip.get("missing", {})}}
+    missing = {**about["missing"], **clip.get("missing", {})}
+    about = {**about, **clip, "ended_at_ms": span.ended_at_ms, "missing": missing}
     writer.write_manifest(span.event, about, scores)
     return about
 

@@ -76,6 +76,17 @@ class EvidenceStore:
         folder.mkdir(exist_ok=True)
         return folder / name
 
+    @property
+    def feedback_folder(self) -> Path:
+        """Where clips lie that operators have marked; they are not deleted."""
+        return self._root / "feedback"
+
+    def find(self, event_id: str) -> Path | None:
+        """The folder of an event, None if it has no evidence."""
+        if not _EVENT_ID.fullmatch(event_id):
+            return None
+        return next((day / event_id for day in self._days() if (day / event_id).is_dir()), None)
+
     def sweep(self) -> int:
         """Delete what is too old or beyond the size, the oldest first; how many events lost their evidence."""
         stored = sorted(self._stored(), key=lambda each: each.modified_s)

@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 
 from deploy.errors import BadFrame
+from deploy.image import image_size, imdecode
 from deploy.video import Mp4Writer
 from streamer.areas import Polygon
 from streamer.evidence.footage import EventFootage, SentFrame
 from streamer.evidence.pictures import Picture, decode_picture, encode_picture, overlay
 from streamer.evidence.store import MANIFEST, EvidenceStore
 from streamer.pipeline.areas import KnownAreas
+from streamer.pipeline.decide import hot_region
 from streamer.redis.evidence import EventHeatmap
 from streamer.types import Event, Partition
 
@@ -33,6 +35,8 @@ class EventSpan(NamedTuple):
     event: Event
     from_ms: int
     until_ms: int
+    ended_at_ms: int
+    """When the part of the event that is shown ends."""
 
 
 class EvidenceWriter:
@@ -58,7 +62,8 @@ class EvidenceWriter:
         except BadFrame as error:
             missing["picture.jpg"] = "Kafka no longer has the frame" if encoded is None else str(error)
         else:
-            about |= {"width_px": picture.shape[1], "height_px": picture.shape[0]}
+            region = None if heatmap is None else _region(heatmap.png, picture)
+            about |= {"width_px": picture.shape[1], "height_px": picture.shape[0], "region": region}
             self._write(event, "picture.jpg", encode_picture(picture))
             if usual is not None:
                 self._write(event, "usual.jpg", encode_picture(_resized(usual, picture.shape[1], picture.shape[0])))
@@ -71,7 +76,7 @@ class EvidenceWriter:
 
     def write_clip(self, span: EventSpan) -> dict[str, Any]:
         """Write the clip of an event; what the manifest says of it."""
-        frames = self._footage.clip(*span)
+        frames = self._footage.clip(span.event, span.from_ms, span.until_ms)
         path = self._store.scratch(f"{span.event.event_id}.mp4")
         try:
             written = _write_mp4(path, frames, self._areas.masks(span.event.camera_id))
@@ -81,30 +86,50 @@ class EvidenceWriter:
             path.unlink(missing_ok=True)
         if not written:
             return {"clip": None, "missing": {"clip.mp4": "Kafka no longer has the frames"}}
-        return {"clip": {"from_ms": frames[0].captured_at_ms, "to_ms": frames[-1].captured_at_ms, "frames": written}}
+        times = {"from_ms": frames[0].captured_at_ms, "to_ms": frames[-1].captured_at_ms}
+        return {"clip": {**times, **written._asdict()}}
 
     def write_manifest(self, event: Event, content: dict[str, Any], scores: Scores) -> None:
         """Write what there is, and what is missing, last of all."""
-        about = {"schema": 1, "event_id": event.event_id, "camera_id": event.camera_id, **content, "scores": scores}
+        origin = {"event_id": event.event_id, "camera_id": event.camera_id, "started_at_ms": event.started_at_ms}
+        about = {"schema": 1, **origin, **content, "scores": scores}
         self._write(event, MANIFEST, json.dumps(about).encode())
 
     def _write(self, event: Event, name: str, content: bytes) -> None:
         self._store.write(event.event_id, event.started_at_ms, name, content)
 
 
-def _write_mp4(path: Path, frames: Sequence[SentFrame], masks: Sequence[Polygon]) -> int:
-    """How many frames were written; those that cannot be decoded, or do not follow in time, are left out."""
+class _Written(NamedTuple):
+    """A clip that was written."""
+
+    frames: int
+    width_px: int
+    height_px: int
+
+
+def _write_mp4(path: Path, frames: Sequence[SentFrame], masks: Sequence[Polygon]) -> _Written | None:
+    """Frames that cannot be decoded, or do not follow in time, are left out; None if none is left."""
     pictures = _decoded(frames, masks)
     first = next(pictures, None)
     if first is None:
-        return 0
+        return None
     height_px, width_px = first[1].shape[:2]
     written = 0
     with closing(Mp4Writer(path, width_px, height_px)) as writer:
         for time_ms, picture in chain([first], pictures):
             writer.add(_resized(picture, width_px, height_px), time_ms)
             written += 1
-    return written
+    return _Written(written, width_px, height_px)
+
+
+def _region(heatmap_png: bytes, picture: Picture) -> list[int] | None:
+    """``x, y, width, height`` of the hottest part in pixels of the picture; None for a heat map of another version."""
+    try:
+        image_size(heatmap_png)
+        levels = imdecode(heatmap_png, cv2.IMREAD_GRAYSCALE)
+    except BadFrame:
+        return None
+    return [int(text) for text in hot_region(levels.astype(np.float32), picture.shape[1], picture.shape[0]).split(",")]
 
 
 def _decoded(frames: Sequence[SentFrame], masks: Sequence[Polygon]) -> Iterator[tuple[int, Picture]]:

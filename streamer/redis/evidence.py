@@ -82,6 +82,7 @@ class RedisEvidence:
     def __init__(self, client: redis.Redis, settings: RedisSettings) -> None:
         self._client, self._settings = client, settings
         self._events = GroupReader(client, settings.events_key, GROUP, socket.gethostname())
+        self._marks = GroupReader(client, settings.marks_key, GROUP, socket.gethostname(), from_start=True)
         self._heatmaps = HeatmapFollower(client, settings)
 
     def poll(self, wait_s: float) -> Sequence[Entry]:
@@ -93,6 +94,14 @@ class RedisEvidence:
     def done(self, entry_id: str) -> None:
         """This entry does not come again."""
         self._events.done([entry_id])
+
+    def marks(self) -> Sequence[Entry]:
+        """Entries of operators' marks that are new, or were not done; hardly waits."""
+        return self._marks.poll(0.001)
+
+    def mark_done(self, entry_id: str) -> None:
+        """This mark does not come again."""
+        self._marks.done([entry_id])
 
     def heatmap(self, event_id: str) -> EventHeatmap | None:
         """The event's highest heat map so far; None if the engine gave none, or it is no longer kept."""

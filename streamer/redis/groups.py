@@ -25,11 +25,11 @@ class Entry(NamedTuple):
 class GroupReader:
     """One member of a consumer group. After a restart under the same name it first gets what it had not done."""
 
-    def __init__(self, client: redis.Redis, key: str, group: str, member: str) -> None:
-        """A group that does not exist yet begins with the next entry. Raises RedisUnavailable."""
+    def __init__(self, client: redis.Redis, key: str, group: str, member: str, *, from_start: bool = False) -> None:
+        """A new group begins with the next entry, or ``from_start`` of the stream. Raises RedisUnavailable."""
         self._client, self._key, self._group, self._member = client, key, group, member
         self._position, self._reclaim_at_s = "0", 0.0
-        self._create_group("$")
+        self._create_group("0" if from_start else "$")
 
     def poll(self, wait_s: float) -> Sequence[Entry]:
         """New entries, or those that were not done; waits at most ``wait_s`` for the first one. Raises RedisUnavailable."""

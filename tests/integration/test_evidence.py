@@ -28,6 +28,7 @@ from streamer.redis.client import make_redis
 from streamer.types import Event, Partition
 from tests.harness.brokers import unique_kafka_settings
 from tests.harness.stream_entries import EVENT
+from trainer.data.annotations import read_annotations
 
 EVENT_ID = "0123456789abcdef"
 BEGIN_MS = 1_700_000_000_000
@@ -144,6 +145,14 @@ def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
         client.xadd(redis_settings.events_key, entry("end", END + 20, where, offsets, **ended))
         wait_for(lambda: is_whole(folder), "clip")
         wait_for(lambda: client.xpending(redis_settings.events_key, "evidence")["pending"] == 0, "acknowledgement")
+        mark = {"schema": "1", "event_id": EVENT_ID, "camera_id": "gate", "user": "ann", "at_ms": "1"}
+        client.xadd(redis_settings.marks_key, {**mark, "kind": "acknowledge"})
+        client.xadd(redis_settings.marks_key, {**mark, "kind": "false"})
+        marks = tmp_path / "feedback" / "marks.csv"
+        wait_for(marks.exists, "clip of the mark")
+        (annotation,) = read_annotations(marks)
+        client.xadd(redis_settings.marks_key, {**mark, "kind": "unmark"})
+        wait_for(lambda: not (tmp_path / "feedback" / f"{EVENT_ID}.mp4").exists(), "end of the mark")
         live = wait_for(lambda: client.hgetall(redis_settings.picture_key("gate")), "live picture")
         assert client.hgetall(redis_settings.picture_key("yard"))
 
@@ -151,7 +160,10 @@ def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert manifest["captured_at_ms"] == BEGIN_MS + PEAK * FRAME_MS
     first, last = BEGIN_MS + (START - 30) * FRAME_MS, BEGIN_MS + (END + 20) * FRAME_MS
-    assert manifest["clip"] == {"from_ms": first, "to_ms": last, "frames": END + 20 - START + 30 + 1}
+    frames = END + 20 - START + 30 + 1
+    assert manifest["clip"] == {"from_ms": first, "to_ms": last, "frames": frames, "width_px": 160, "height_px": 120}
+    assert (manifest["region"], annotation.region) == ([140, 100, 20, 20], (140, 100, 20, 20))
+    assert (annotation.first_frame, annotation.last_frame, annotation.anomalous) == (30, 60, False)
     assert manifest["missing"] == {}
     assert manifest["scores"][0] == [first, 1 + (START - 30) / 100, 2.0]
     assert manifest["scores"][-1][0] == last
