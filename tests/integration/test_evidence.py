@@ -28,7 +28,7 @@ from streamer.redis.client import make_redis
 from streamer.types import Event, Partition
 from tests.harness.brokers import unique_kafka_settings
 from tests.harness.stream_entries import EVENT
-from trainer.data.annotations import read_annotations
+from trainer.data.annotations import Annotation, read_annotations
 
 EVENT_ID = "0123456789abcdef"
 BEGIN_MS = 1_700_000_000_000
@@ -121,6 +121,23 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
 
 
+def marked_and_unmarked(client: Any, redis: RedisSettings, folder: Path) -> Annotation:
+    """Mark the event as false, and take it back; what training reads in between."""
+    mark = {"schema": "1", "event_id": EVENT_ID, "camera_id": "gate", "user": "ann", "at_ms": "1"}
+    client.xadd(redis.marks_key, {**mark, "kind": "acknowledge"})
+    client.xadd(redis.marks_key, {**mark, "kind": "false"})
+    wait_for((folder / "marks.csv").exists, "clip of the mark")
+    (annotation,) = read_annotations(folder / "marks.csv")
+    client.xadd(redis.marks_key, {**mark, "kind": "unmark"})
+    wait_for(lambda: not (folder / f"{EVENT_ID}.mp4").exists(), "end of the mark")
+    return annotation
+
+
+def frames_of(path: Path) -> list[NDArray[np.uint8]]:
+    with open_video(path) as video:
+        return [to_bgr(each) for each in video.frames() if not isinstance(each, str)]
+
+
 def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
     sent: tuple[KafkaSettings, Partition, dict[int, int]], redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
@@ -145,14 +162,7 @@ def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
         client.xadd(redis_settings.events_key, entry("end", END + 20, where, offsets, **ended))
         wait_for(lambda: is_whole(folder), "clip")
         wait_for(lambda: client.xpending(redis_settings.events_key, "evidence")["pending"] == 0, "acknowledgement")
-        mark = {"schema": "1", "event_id": EVENT_ID, "camera_id": "gate", "user": "ann", "at_ms": "1"}
-        client.xadd(redis_settings.marks_key, {**mark, "kind": "acknowledge"})
-        client.xadd(redis_settings.marks_key, {**mark, "kind": "false"})
-        marks = tmp_path / "feedback" / "marks.csv"
-        wait_for(marks.exists, "clip of the mark")
-        (annotation,) = read_annotations(marks)
-        client.xadd(redis_settings.marks_key, {**mark, "kind": "unmark"})
-        wait_for(lambda: not (tmp_path / "feedback" / f"{EVENT_ID}.mp4").exists(), "end of the mark")
+        annotation = marked_and_unmarked(client, redis_settings, tmp_path / "feedback")
         live = wait_for(lambda: client.hgetall(redis_settings.picture_key("gate")), "live picture")
         assert client.hgetall(redis_settings.picture_key("yard"))
 
@@ -178,8 +188,7 @@ def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
     # The embedded broker tells of the newest messages late.
     assert BEGIN_MS + (FRAMES - 100) * FRAME_MS < int(live["captured_at_ms"]) < BEGIN_MS + FRAMES * FRAME_MS
     shown = [picture, decode((folder / "usual.jpg").read_bytes()), decode(base64.b64decode(live["jpeg"]))]
-    with open_video(folder / "clip.mp4") as video:
-        clip = [to_bgr(each) for each in video.frames() if not isinstance(each, str)]
+    clip = frames_of(folder / "clip.mp4")
     assert len(clip) == manifest["clip"]["frames"]
     for each in (*shown, *clip):  # no masked pixel: all that it could show is bright
         assert each[:, :40].max() < 40
