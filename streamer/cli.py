@@ -124,6 +124,11 @@ def chaos_command(
     self_check: Annotated[
         bool, typer.Option("--self-check", help="Run a service that doubles frames until that is found; fails if it is not.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Instead: faults at random for so long, with memory and readiness looked at each second."),
+    ] = None,
+    cameras: Annotated[int, typer.Option(min=4, max=1000, help="How many cameras there are with --minutes.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Kill, stop and cut off the parts of a throw-away stack; fails if the service loses or doubles anything.
@@ -134,10 +139,16 @@ def chaos_command(
 
     from deploy.console import print_tables, progress_bar
     from streamer.chaos.run import report_table, run_chaos
+    from streamer.chaos.soak import run_soak
     from streamer.monitoring import configure_logs
 
     configure_logs(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing must stay behind
+    if minutes is not None:
+        with progress_bar("starting") as on_progress:
+            soak = run_soak(minutes, cameras, seed, on_progress)
+        typer.echo(json.dumps(soak.values(), indent=2))
+        raise typer.Exit(0 if soak.is_clean else 1)
     with progress_bar("starting") as on_progress:
         report = run_chaos(fault or [], repeats, seed, on_progress, self_check=self_check)
     if as_json:

@@ -36,6 +36,11 @@ class Server:
         """Whether the process lives; also while it is suspended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None before the first start."""
+        return None if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Start it, and wait until it is ready if that can be asked; raises EmbeddedUnavailable with what it printed."""
         with self._log_path.open("ab") as log:

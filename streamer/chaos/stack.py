@@ -2,14 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from streamer.chaos.servers import ApacheBroker, EmbeddedBroker, EmbeddedRedis, Server
-from streamer.chaos.traffic import PARTITIONS, Traffic
-from streamer.config import BatchSettings, Settings
+from streamer.chaos.servers import ApacheBroker, EmbeddedBroker, EmbeddedRedis, Server, free_address
+from streamer.chaos.traffic import CAMERAS, FPS, PARTITIONS, Traffic
+from streamer.config import BatchSettings, HttpSettings, Settings
 from streamer.kafka.client import ensure_topics, open_admin
 from streamer.redis.client import make_redis
 from streamer.settings_file import settings_toml
@@ -24,18 +24,31 @@ _RESTART_EVERY_S = 1.0
 Program = Literal["streamer.cli", "streamer.chaos.unfenced"]
 
 
-class Stack:
-    """All parts, running. ``program`` is the module that a replica runs."""
+class Replica(Server):
+    """A process of the service."""
 
-    def __init__(self, folder: Path, kafka_home: Path | None, program: Program) -> None:
-        self._folder, self._program = folder, program
+    http_port: int
+
+
+class Stack:
+    """All parts, running. ``program`` is the module that a replica runs; ``fps``: of each camera."""
+
+    def __init__(
+        self,
+        folder: Path,
+        kafka_home: Path | None,
+        program: Program,
+        cameras: Mapping[str, int] = CAMERAS,
+        fps: float = FPS,
+    ) -> None:
+        self._folder, self._program, self._cameras, self._fps = folder, program, cameras, fps
         self.broker = EmbeddedBroker(folder) if kafka_home is None else ApacheBroker(kafka_home, folder)
         self.redis = EmbeddedRedis(folder)
         self.settings = stack_settings(str(self.broker.address), self.redis.url)
         if program == "streamer.chaos.unfenced":  # so that a replica has always something in hand when it is stopped
             self.settings = self.settings.model_copy(update={"batch": BatchSettings(max_wait_ms=500)})
         self.partitions = PARTITIONS
-        self.replicas: list[Server] = []
+        self.replicas: list[Replica] = []
         self._made, self._restart_at_s = 0, 0.0
 
     @contextmanager
@@ -45,7 +58,7 @@ class Stack:
             self.broker.start()
             self.redis.start()
             ensure_topics(self.settings.kafka, PARTITIONS)
-            self.traffic = Traffic(self.settings.kafka)
+            self.traffic = Traffic(self.settings.kafka, self._cameras, self._fps)
             try:
                 self.traffic.start()
                 self.replicas = [self.make_replica() for _ in range(REPLICAS)]
@@ -58,14 +71,17 @@ class Stack:
             for server in (*self.replicas, self.redis, self.broker):
                 server.kill()
 
-    def make_replica(self) -> Server:
+    def make_replica(self) -> Replica:
         """One more replica, not started; whoever made it must kill it."""
         self._made += 1
-        config_path = self._folder / "oddsight.toml"
-        config_path.write_text(settings_toml(self.settings))
+        config_path = self._folder / f"oddsight-{self._made}.toml"
+        http = HttpSettings(port=free_address().port)
+        config_path.write_text(settings_toml(self.settings.model_copy(update={"http": http})))
         options = ["run", "--config", str(config_path)] if self._program == "streamer.cli" else [str(config_path)]
         command = [sys.executable, "-m", self._program, *options]
-        return Server(f"replica {self._made}", command, self._folder / f"replica-{self._made}.log")
+        replica = Replica(f"replica {self._made}", command, self._folder / f"replica-{self._made}.log")
+        replica.http_port = http.port
+        return replica
 
     def tend(self) -> None:
         """Start replicas that have ended by themselves, as a supervisor does it: without Kafka or Redis none can start."""

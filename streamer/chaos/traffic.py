@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
@@ -17,13 +18,19 @@ from streamer.interfaces import StreamError
 from streamer.kafka.client import make_producer
 from streamer.kafka.patches import close_producer
 
-CAMERAS = {f"camera-{number}": number % 4 for number in range(6)}
-"""camera_id -> partition that its frames are sent to."""
 PARTITIONS = 4
+
+
+def make_cameras(count: int) -> dict[str, int]:
+    """camera_id -> partition that its frames are sent to."""
+    return {f"camera-{number}": number % PARTITIONS for number in range(count)}
+
+
+CAMERAS = make_cameras(6)
+FPS = 5.0
 PICTURE_HEADER = "picture"
 """Which of the pictures a frame shows; hostile messages have none."""
 
-_FPS = 5.0
 _PICTURES, _BRIGHT = 30, range(20, 25)
 _WIDTH_PX, _HEIGHT_PX = 96, 64
 _METADATA_MAX_AGE_MS = 1_000  # how soon the producer sees a partition that was added
@@ -53,12 +60,15 @@ class Traffic:
     Frames are sent late rather than not at all while Kafka is away, so that their capture times have no gap.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, cameras: Mapping[str, int], fps: float) -> None:
+        """``cameras``: see :func:`make_cameras`; ``fps``: of each."""
         self._settings, self.pictures = settings, make_pictures()
+        self._usual_cameras, self._fps = dict(cameras), fps
         self._producer = make_producer(settings, metadata_max_age_ms=_METADATA_MAX_AGE_MS)
         self._lock = threading.Lock()
-        self._cameras = dict(CAMERAS)
+        self._cameras = dict(cameras)
         self._acknowledged: set[tuple[int, int]] = set()
+        self._newest: dict[str, tuple[int, float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
 
@@ -90,7 +100,12 @@ class Traffic:
     def retire_added(self) -> None:
         """Cameras that were added send no more."""
         with self._lock:
-            self._cameras = dict(CAMERAS)
+            self._cameras = dict(self._usual_cameras)
+
+    def newest(self) -> dict[str, tuple[int, float]]:
+        """Of each camera, capture time of its newest frame that Kafka has, and the time at which Kafka acknowledged it."""
+        with self._lock:
+            return dict(self._newest)
 
     def acknowledged(self) -> set[tuple[int, int]]:
         """(partition, offset) of all messages that Kafka has acknowledged."""
@@ -110,25 +125,29 @@ class Traffic:
             cameras = self.cameras()
             for index, (camera_id, partition) in enumerate(cameras.items()):
                 # One after the other, so that the service has nearly always something in hand when a fault begins.
-                due_s = (number + index / len(cameras)) / _FPS
+                due_s = (number + index / len(cameras)) / self._fps
                 if self._stop.wait(max(0.0, first_s + due_s - time.monotonic())):
                     return
                 self._send_frame(camera_id, partition, first_ms + round(due_s * 1000), (number + index * 5) % _PICTURES)
 
     def _send_frame(self, camera_id: str, partition: int, captured_at_ms: int, picture: int) -> None:
         headers = [("captured_at_ms", str(captured_at_ms).encode()), (PICTURE_HEADER, str(picture).encode())]
-        self._send(partition, camera_id.encode(), self.pictures[picture], headers)
+        self._send(partition, camera_id.encode(), self.pictures[picture], headers, (camera_id, captured_at_ms))
 
-    def _send(self, partition: int, key: bytes | None, value: bytes, headers: Headers) -> None:
+    def _send(
+        self, partition: int, key: bytes | None, value: bytes, headers: Headers, frame: tuple[str, int] | None = None
+    ) -> None:
         try:
             future = self._producer.send(self._settings.topic, value, key=key, headers=headers, partition=partition)
         except KafkaError:  # Kafka has never had it
             return
-        future.add_callback(self._remember)
+        future.add_callback(lambda metadata: self._remember(metadata, frame))
 
-    def _remember(self, metadata: Any) -> None:
+    def _remember(self, metadata: Any, frame: tuple[str, int] | None) -> None:
         with self._lock:
             self._acknowledged.add((metadata.partition, metadata.offset))
+            if frame is not None:
+                self._newest[frame[0]] = frame[1], time.time() * 1000
 
 
 class _NotUtf8(str):

@@ -80,7 +80,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     while not has_started(tmp_path) and time.monotonic() < deadline_s:
         time.sleep(0.1)
     assert len(replicas(tmp_path)) >= REPLICAS
-    settings = load_settings(next(tmp_path.glob("*/oddsight.toml")), {})
+    settings = load_settings(next(tmp_path.glob("*/oddsight-1.toml")), {})
     host, _, port = settings.redis.url.removeprefix("redis://").removesuffix("/0").partition(":")
     servers = [parse_address(settings.kafka.bootstrap_servers), Address(host, int(port))]
     assert [diagnose_connection(address) for address in servers] == [None, None]
