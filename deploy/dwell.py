@@ -6,8 +6,6 @@ much, by night. A frame is compared with both after its brightness and contrast 
 to places of 8 x 8 pixels: grey levels, float32 (N, a, b). The serving graph computes the same.
 """
 
-import base64
-import zlib
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -95,22 +93,6 @@ def update_dwell(dwell: Map, shown: Map, step: float) -> Map:
     n frames of foreground add n steps to it; it is at most the least foreground among them, and 1 at most.
     """
     return np.asarray(np.minimum(dwell + np.float32(step), shown), np.float32)
-
-
-def pack_dwell(dwell: Map) -> str | None:
-    """A dwell (a, b) as text, exactly; None if nothing dwells anywhere."""
-    return base64.b64encode(zlib.compress(dwell.astype("<f4").tobytes(), level=1)).decode() if dwell.any() else None
-
-
-def unpack_dwell(text: str, shape: tuple[int, int]) -> Map | None:
-    """The dwell that a text of :func:`pack_dwell` tells; None if it is not one of this shape."""
-    expected = 4 * shape[0] * shape[1]
-    try:
-        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), expected + 1)
-    except (ValueError, zlib.error):
-        return None
-    dwell = np.frombuffer(content, "<f4").reshape(shape).astype(np.float32) if len(content) == expected else None
-    return dwell if dwell is not None and np.all((dwell >= 0) & (dwell <= 1)) else None
 
 
 def reduce_frame(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ OddsightError
 ├── ProfileError
 │   ├── ProfileCorrupt
 │   └── ProfileIncompatible
+├── MemoryCorrupt
 ├── BadFrame
 ├── VideoUnreadable
 ├── DecoderError
@@ -73,6 +74,10 @@ class ProfileCorrupt(ProfileError):
 
 class ProfileIncompatible(ProfileError):
     """The profile belongs to another network."""
+
+
+class MemoryCorrupt(OddsightError):
+    """What is stored of a model's state is damaged."""
 
 
 class BadFrame(OddsightError):

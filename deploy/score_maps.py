@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, TypeGuard
 import numpy as np
 
 from deploy.bundle import Bundle
-from deploy.dwell import DWELL_UNIT, Map
+from deploy.dwell import Map
 from deploy.errors import BundleCorrupt, ProfileIncompatible
 
 KIND: Final = "video-ede"
@@ -90,18 +90,10 @@ def picture_of(state: Map) -> Map:
 def dwell_of(state: Map) -> Map:
     """The dwell (N, a, b) that the network found by the background of the profile that it was given.
 
-    Of the cells of a place those on the left hold multiples of ``DWELL_UNIT``, those on the right what is left.
+    Of the cells of a place those on the left hold multiples of :data:`deploy.dwell.DWELL_UNIT`, those on the right what is left.
     """
     whole: Map = state[:, _DWELL, ::PLACE_CELLS, ::PLACE_CELLS] + state[:, _DWELL, ::PLACE_CELLS, 1::PLACE_CELLS]
     return whole
-
-
-def with_dwell(state: Map, dwell: Map) -> Map:
-    """A state (C, h, w) with another dwell (a, b)."""
-    changed, coarse = state.copy(), np.floor(dwell / DWELL_UNIT) * np.float32(DWELL_UNIT)
-    changed[_DWELL, :, ::PLACE_CELLS] = to_cells(coarse)[:, ::PLACE_CELLS]
-    changed[_DWELL, :, 1::PLACE_CELLS] = to_cells(dwell - coarse)[:, ::PLACE_CELLS]
-    return changed
 
 
 def state_maps(state: Map, dwell: Map, grid: Grid) -> ScoreMaps:

@@ -106,8 +106,6 @@ class CameraState(BaseModel):
     event: OpenEvent | None = None
     health: HealthState = HealthState()
     damaged: FaultState = FaultState()
-    dwell: str | None = None
-    """How long each place has shown something else than the background, see :func:`deploy.dwell.pack_dwell`; None if none has."""
     clock: ClockState | None = None
     """The camera's clock after its newest frame."""
     odd_clock: FaultState = FaultState()
@@ -123,8 +121,11 @@ class CameraState(BaseModel):
         return None if self.odd_clock.since_ms is None else "clock"
 
 
-class LearnerSnapshot(BaseModel):
-    """What is stored of a camera's learner every few seconds. Its field names are part of the format in Redis."""
+class Snapshot(BaseModel):
+    """What is stored every few seconds of a camera's learner, or of what the model remembers of a camera (its *memory*).
+
+    Its field names are part of the format in Redis.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -136,6 +137,10 @@ class LearnerSnapshot(BaseModel):
     """The camera's clock before that frame."""
     quota_used: QuotaUsed = QuotaUsed()
     """The camera's before the frame ``clip_from``."""
+    offset: int | None = None
+    """Of the newest frame that it holds; None in one of a version that did not say."""
+    model_id: str | None = None
+    """The network whose memory it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,8 @@ class Progress:
 
     next_offset: int | None = None
     cameras: Mapping[str, CameraState] = field(default_factory=dict)
-    learners: Mapping[str, LearnerSnapshot] = field(default_factory=dict)
+    learners: Mapping[str, Snapshot] = field(default_factory=dict)
+    memories: Mapping[str, Snapshot] = field(default_factory=dict)
     damaged: Sequence[str] = ()
     """What was stored of cameras and could not be read; their history is lost."""
     topic: TopicVersion | None = None
@@ -163,8 +169,10 @@ class Step:
     scores: Sequence[tuple[str, Fields]] = ()
     """(camera_id, entry) in frame order."""
     events: Sequence[Fields] = ()
-    learners: Mapping[str, LearnerSnapshot | None] = field(default_factory=dict)
+    learners: Mapping[str, Snapshot | None] = field(default_factory=dict)
     """New snapshots; None where the camera is learned, or is not to be learned any more."""
+    memories: Mapping[str, Snapshot | None] = field(default_factory=dict)
+    """New snapshots; None where what is stored is of no use any more."""
     health: Sequence[Fields] = ()
     """Entries of the stream of health."""
     heatmaps: Sequence[Fields] = ()

@@ -31,6 +31,7 @@ from streamer.pipeline.decide import Decider
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
+from streamer.pipeline.memories import MemorySnapshots
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
@@ -133,6 +134,17 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
     heatmap_threshold, grid = decider.least_exit(profiles.all()), Grid.find(bundle)
     ensure_topics(settings.kafka)
     clips = ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000))
+    registry = CameraRegistry(settings)
+    scorer = Scorer(
+        loaded.engine,
+        loaded.score_scale,
+        heatmap_threshold,
+        metrics,
+        bundle.default_profile,
+        grid,
+        # After a fallback, events would name the wrong engine; the next start chooses again.
+        None if loaded.recovery == "fallback" else partial(_load_again, bundle, loaded.request, stack),
+    )
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=parts.decoder,
@@ -140,7 +152,7 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         clips=clips,
         shedding=Shedding(settings, clips, parts.learning, metrics),
         batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
-        registry=CameraRegistry(settings),
+        registry=registry,
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
         drift_watch=DriftWatch(metrics),
@@ -148,16 +160,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         adaptation=parts.adaptation,
         camera_health=camera_health,
         recalibration=Recalibration(settings, profiles, parts.profile_store, grid),
-        scorer=Scorer(
-            loaded.engine,
-            loaded.score_scale,
-            heatmap_threshold,
-            metrics,
-            bundle.default_profile,
-            grid,
-            # After a fallback, events would name the wrong engine; the next start chooses again.
-            None if loaded.recovery == "fallback" else partial(_load_again, bundle, loaded.request, stack),
-        ),
+        scorer=scorer,
+        memories=MemorySnapshots(bundle.model_id, scorer, registry, parts.learning),
         areas=AreaRules(settings, parts.areas, decider),
         decider=decider,
         store=parts.progress_store,

@@ -96,6 +96,11 @@ class FrameInfo:
     """The frame's place on its camera's timeline, once that is known."""
 
     @property
+    def clock_before(self) -> ClockState | None:
+        """The camera's clock before the frame, once that is known."""
+        return None if self.tick is None else self.tick.before
+
+    @property
     def interval_ms(self) -> int:
         """The camera's usual time between two frames; 0 if it is not known."""
         return 0 if self.tick is None else self.tick.after.interval_ms
@@ -166,6 +171,8 @@ class CameraMemory:
     """State of a recurrent model on the host, float32 (C, h, w); None before the first clip, or if cached on the device."""
     device_handles: DeviceHandles | None = None
     """None if nothing is cached on the device for this camera."""
+    newest: FrameInfo | None = None
+    """The frame after which the state on the host is; None before the first clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +187,15 @@ class Clip:
     memory: CameraMemory
     clip_clock: ClockState | None = None
     """The camera's clock before that frame."""
-    dwell: str | None = None
-    """What the camera's dwell was before the newest frame (:func:`deploy.dwell.pack_dwell`), after a restart: it reaches back
-    farther than the frames that are replayed."""
 
-    @property
-    def is_first(self) -> bool:
-        """Whether nothing of the camera came just before the newest frame."""
-        return len(self.frames) == 1 and self.clip_from in {None, self.info.offset}
+
+class Remembered(NamedTuple):
+    """What the model remembers of a camera after a frame, see :mod:`deploy.memory`."""
+
+    info: FrameInfo
+    since: FrameInfo
+    """The frame before it, or the frame itself if nothing was remembered then: the state is made of these frames and the maps."""
+    maps: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +215,8 @@ class Outcome:
     """What raised the score, where that is known."""
     picture: NDArray[np.uint8] | None = None
     """The frame reduced to places, uint8 (a, b), where the model's state shows it."""
-    dwell: NDArray[np.float32] | None = None
-    """The dwell after the frame, float32 (a, b), where the model's state shows it."""
+    memory: Remembered | None = None
+    """Where the model's state is on the host and shows it."""
     clip_clock: ClockState | None = None
     """See :class:`Clip`."""
     zones: tuple[str, ...] = ()

@@ -4,12 +4,13 @@ No content of a message raises an error here.
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
-from deploy.clock import gap_limit_ms
+from deploy.clock import ClockState, gap_limit_ms
 from deploy.errors import BadFrame
 from deploy.image import AnyFrame, DecodedFrame, ImageDecoder
 from deploy.spec import ClipSpec
@@ -126,10 +127,18 @@ def _header(message: FrameMessage, name: str) -> bytes | None:
     return next((value for key, value in message.headers if key == name), None)
 
 
+class ReplayStart(NamedTuple):
+    """A frame with which a replay may begin."""
+
+    offset: int
+    clock: ClockState | None
+    """The camera's before it."""
+
+
 @dataclass(slots=True)
 class _Window:
     frames: deque[AnyFrame]
-    needed: deque[FrameInfo]
+    needed: deque[ReplayStart]
     """The frames that rebuild clip and state after a restart."""
     captured_at_ms: int
     memory: CameraMemory = field(default_factory=CameraMemory)
@@ -141,6 +150,11 @@ class ClipBuffer:
     def __init__(self, spec: ClipSpec, max_gap_ms: int) -> None:
         self._spec, self._max_gap_ms = spec, max_gap_ms
         self._windows: dict[tuple[Partition, str], _Window] = {}
+        self._expected: dict[tuple[Partition, str], ReplayStart] = {}
+
+    def expect(self, partition: Partition, starts: Mapping[str, ReplayStart]) -> None:
+        """The next frames of cameras are not the first of their windows: a replay that has nothing else begins with these."""
+        self._expected |= {(partition, camera_id): start for camera_id, start in starts.items()}
 
     def push(self, frame: CameraFrame) -> Clip:
         """Add a frame and return the clip that ends with it, which may be shorter than ``spec.length`` (see :meth:`is_full`).
@@ -149,17 +163,17 @@ class ClipBuffer:
         sends so few: frames across a gap are not consecutive, so their difference is no motion.
         """
         info = frame.info
-        window = self._windows.get((info.partition, info.camera_id))
+        key = (info.partition, info.camera_id)
+        window, expected = self._windows.get(key), self._expected.pop(key, None)
         limit_ms = gap_limit_ms(self._max_gap_ms, info.interval_ms)
         if window is None or abs(info.captured_at_ms - window.captured_at_ms) > limit_ms:
-            window = _Window(deque(maxlen=self._spec.length), deque(maxlen=self._spec.warmup_frames), info.captured_at_ms)
-            self._windows[info.partition, info.camera_id] = window
+            needed = deque([] if expected is None else [expected], maxlen=self._spec.warmup_frames)
+            window = self._windows[key] = _Window(deque(maxlen=self._spec.length), needed, info.captured_at_ms)
         window.frames.append(frame.frame)
-        window.needed.append(info)
+        window.needed.append(ReplayStart(info.offset, info.clock_before))
         window.captured_at_ms = info.captured_at_ms
-        first = next(iter(window.needed), None)
-        clip_clock = None if first is None or first.tick is None else first.tick.before
-        return Clip(tuple(window.frames), info, None if first is None else first.offset, window.memory, clip_clock)
+        clip_from, clip_clock = next(iter(window.needed), (None, None))
+        return Clip(tuple(window.frames), info, clip_from, window.memory, clip_clock)
 
     def is_full(self, clip: Clip) -> bool:
         """Whether the clip is long enough to be scored."""
@@ -168,8 +182,10 @@ class ClipBuffer:
     def forget(self, partition: Partition) -> None:
         """Drop all frames and memories of a partition's cameras."""
         self._windows = {key: window for key, window in self._windows.items() if key[0] != partition}
+        self._expected = {key: start for key, start in self._expected.items() if key[0] != partition}
 
     def forget_cameras(self, partition: Partition, camera_ids: Collection[str]) -> None:
         """Drop the frames and memories of some of a partition's cameras."""
         for camera_id in camera_ids:
             self._windows.pop((partition, camera_id), None)
+            self._expected.pop((partition, camera_id), None)

@@ -30,7 +30,7 @@ from deploy.profile_learning import MAX_MAXIMA, Normal, normal_size
 from deploy.score_maps import PLACE_CELLS, Grid, ScoreMaps, picture_of, place_grid, state_maps
 from deploy.usual_maps import UsualMaps
 from streamer.config import Settings, decision_times
-from streamer.interfaces import LearnerSnapshot
+from streamer.interfaces import Snapshot
 from streamer.monitoring import Metrics
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.types import LATEST_MS, FrameInfo, LearningProgress, Outcome
@@ -208,7 +208,7 @@ class ProfileLearner:
             self.counts.clip_from, self._clip_clock = None, None
             self._snapshot_ms = self.counts.observed_ms - SNAPSHOT_EVERY_MS
 
-    def snapshot(self) -> LearnerSnapshot:
+    def snapshot(self) -> Snapshot:
         """All that is needed to go on after a restart."""
         from safetensors.numpy import save
 
@@ -223,9 +223,9 @@ class ProfileLearner:
         header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
         packed = zlib.compress(save(arrays, header), level=1)
         content = base64.b64encode(packed).decode()
-        return LearnerSnapshot(clip_from=self.counts.clip_from, content=content, clip_clock=self._clip_clock)
+        return Snapshot(clip_from=self.counts.clip_from, content=content, clip_clock=self._clip_clock, offset=self.counts.offset)
 
-    def restore(self, snapshot: LearnerSnapshot) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot. Raises ProfileCorrupt if it is not one of this network's."""
         arrays, counts, model_id = _unpacked(snapshot)
         expected = {**self._usual.arrays(), "normal": self._normal.values(), "dwell": self._dwell}
@@ -243,7 +243,7 @@ class ProfileLearner:
         self._clip_clock = snapshot.clip_clock
 
 
-def _unpacked(snapshot: LearnerSnapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:
+def _unpacked(snapshot: Snapshot) -> tuple[dict[str, NDArray[Any]], Counts, str]:
     """The arrays, the counts, and the model_id of the network that they belong to."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -275,7 +275,7 @@ def _check_measured(arrays: Mapping[str, NDArray[Any]], counts: Counts, places: 
 
 _LEARNED: Final = LearningProgress(share=1.0, left_s=0.0)
 
-Learners = dict[str, ProfileLearner | LearnerSnapshot | None]
+Learners = dict[str, ProfileLearner | Snapshot | None]
 """camera_id -> learner, or its snapshot until the camera's next frame; None if it is learned, until the snapshot is dropped."""
 
 
@@ -333,16 +333,19 @@ class CameraLearning:
         if isinstance(learner, ProfileLearner):
             learner.begin_anew()
 
-    def snapshots(self, learners: Learners) -> dict[str, LearnerSnapshot | None]:
-        """What the next step is to store: snapshots that are due, and None for cameras that are learned no more."""
+    def snapshots(self, learners: Learners, *, everyone: bool = False) -> dict[str, Snapshot | None]:
+        """What the next step is to store: snapshots that are due, or those of ``everyone``; None for cameras that are learned."""
         self._metrics.learning_cameras.set(len(self._learners))
         ended = [camera_id for camera_id, learner in learners.items() if learner is None]
         for camera_id in ended:
             del learners[camera_id]
         awake = {name: each for name, each in learners.items() if isinstance(each, ProfileLearner)}
-        return {**dict.fromkeys(ended), **{name: each.snapshot() for name, each in awake.items() if each.is_snapshot_due()}}
+        return {
+            **dict.fromkeys(ended),
+            **{name: each.snapshot() for name, each in awake.items() if everyone or each.is_snapshot_due()},
+        }
 
-    def shelved(self, learners: Learners, camera_id: str) -> LearnerSnapshot | None:
+    def shelved(self, learners: Learners, camera_id: str) -> Snapshot | None:
         """The snapshot that can take the learner's place while the camera is silent; None if it has none in memory.
 
         No frame is needed to go on from it: after the silence the camera starts with a new clip.
@@ -350,18 +353,18 @@ class CameraLearning:
         learner = learners.get(camera_id)
         return learner.snapshot().model_copy(update={"clip_from": None}) if isinstance(learner, ProfileLearner) else None
 
-    def restore(self, snapshots: Mapping[str, LearnerSnapshot]) -> Learners:
+    def restore(self, snapshots: Mapping[str, Snapshot]) -> Learners:
         """The learners of cameras with snapshots: None for one that is not to be learned any more."""
         return {name: snapshot if self.learns(name) else None for name, snapshot in snapshots.items()}
 
     def _resumed(self, learners: Learners, camera_id: str) -> ProfileLearner | None:
         """A camera's learner, None if there is none yet."""
         learner = learners.get(camera_id)
-        if isinstance(learner, LearnerSnapshot):
+        if isinstance(learner, Snapshot):
             learner = learners[camera_id] = self._restored(camera_id, learner)
         return learner
 
-    def _restored(self, camera_id: str, snapshot: LearnerSnapshot) -> ProfileLearner:
+    def _restored(self, camera_id: str, snapshot: Snapshot) -> ProfileLearner:
         learner = self.new_learner()
         try:
             learner.restore(snapshot)

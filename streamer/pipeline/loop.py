@@ -32,6 +32,7 @@ from streamer.pipeline.clips import ClipBuffer, MessageDecoder
 from streamer.pipeline.decide import Decided, Decider, Decision
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
+from streamer.pipeline.memories import MemorySnapshots
 from streamer.pipeline.partitions import ActivePartition, PartitionManager, Pending, QueuedClip
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
@@ -75,6 +76,7 @@ class Pipeline:
     adaptation: CameraAdaptation
     recalibration: Recalibration
     camera_health: CameraHealth
+    memories: MemorySnapshots
     footage_check: FootageCheck
     drift_watch: DriftWatch
     scorer: Scorer
@@ -101,6 +103,7 @@ class Pipeline:
             clips=self.clips,
             start_at=self.start,
             learning=self.learning,
+            unpack_memory=self.memories.unpack,
             registry=self.registry,
             metrics=self.metrics,
             health=self.health,
@@ -145,10 +148,12 @@ class Pipeline:
         self._commit()
 
     def drain(self) -> None:
-        """Score and publish what has been read, commit, and leave the group."""
+        """Score and publish what has been read, store what else a restart needs, commit, and leave the group."""
         while batch := self.batcher.take_all():
             self._score(batch)
         self._publish()
+        for active, pending in self.memories.rest(self._partitions):
+            self._apply(active, pending)
         self._commit_at_s = 0.0
         self._commit()
         self.source.close()
@@ -206,8 +211,9 @@ class Pipeline:
         active.seen_s[info.camera_id] = self.clock_s()
         if not replay and (found := self.camera_health.look(frame, self.profiles.get(info.camera_id))) is not None:
             active.findings[info.offset] = found
-        clip = clip if replay else active.with_stored_dwell(clip)
         (self.metrics.replayed if replay else self.metrics.frames.labels(info.camera_id)).inc()
+        if self.memories.recall(active, clip):
+            return
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
             now_s = self.clock_s()
             self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory, may_share=not self.scorer.one_by_one)
@@ -260,17 +266,12 @@ class Pipeline:
             for active in list(self._partitions.active.values()):
                 if self._partitions.is_backing_off:
                     return
-                self._publish_partition(active)
+                if (pending := active.pending or self._next_step(active)) is not None:
+                    self._apply(active, pending)
         except RedisUnavailable as error:  # a learned profile could not be stored
             self._partitions.restart_all_later(error)
         if not self._partitions.is_backing_off:
             self._partitions.go_on()
-
-    def _publish_partition(self, active: ActivePartition) -> None:
-        if active.pending is None:
-            active.pending = self._next_step(active)
-        if active.pending is not None:
-            self._apply(active, active.pending)
 
     def _next_step(self, active: ActivePartition) -> Pending | None:
         """The step of the frames that are done; None if there are none."""
@@ -278,12 +279,12 @@ class Pipeline:
         if active.offsets.next_offset == active.stored_offset:
             return None
         self.dead_letters.flush()
-        marked = self.shedding.mark(active, [each.info for each in decided])
+        marked = self.shedding.mark(active, [each.info for each in decided], self.memories.due(active))
         step = Step(
             active.partition,
             expected=active.stored_offset,
             next_offset=active.offsets.next_offset,
-            learners=marked.learners,
+            **marked.snapshots._asdict(),
             cameras=marked.cameras,
             scores=[(each.info.camera_id, each.decision.score) for each in decided if each.decision.score is not None],
             events=[event.fields() for each in decided for event in each.decision.events],
@@ -322,7 +323,7 @@ class Pipeline:
             state, found = active.cameras.get(info.camera_id, CameraState()), active.findings.pop(info.offset, None)
             state, changes = self.camera_health.advance(state, info, found, is_damaged=not isinstance(result, Outcome))
             if isinstance(result, Outcome):
-                active.dwells[info.camera_id] = result.dwell
+                self.memories.add(active, result)
                 decision = self.decider.decide(state, result, self._learn(active, result, trusted=state.health.is_trusted))
                 if state.health.is_trusted:
                     self._compare(result, decision)

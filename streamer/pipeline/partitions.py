@@ -7,16 +7,13 @@ written.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from deploy.dwell import pack_dwell
+from deploy.dwell import Map
 from deploy.health import HealthProblem
 from streamer.interfaces import (
     BrokerUnavailable,
@@ -28,6 +25,7 @@ from streamer.interfaces import (
     ProgressStore,
     ProgressUnusable,
     RedisUnavailable,
+    Snapshot,
     Step,
 )
 from streamer.monitoring import Health, Metrics
@@ -36,8 +34,8 @@ from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.learning import CameraLearning, Learners
 from streamer.pipeline.pacing import CameraPace
 from streamer.pipeline.registry import CameraRegistry
-from streamer.pipeline.start_plan import FORGET_AFTER_S, plan_start
-from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition, Shed
+from streamer.pipeline.start_plan import FORGET_AFTER_S, StoredMemory, plan_start
+from streamer.types import Clip, FrameInfo, FrameMessage, Outcome, Partition, Remembered, Shed
 
 log = structlog.get_logger("oddsight.partitions")
 
@@ -127,10 +125,14 @@ class ActivePartition:
     """camera_id -> when its newest frame arrived, by the clock of the loop."""
     findings: dict[int, tuple[HealthProblem | None]] = field(default_factory=dict)
     """Offset -> what the frame showed of its camera's health, of those that were measured."""
-    dwells: dict[str, NDArray[np.float32] | None] = field(default_factory=dict)
-    """camera_id -> dwell after its newest frame that was decided on, of those that were scored since the start."""
-    restored_dwells: dict[str, str] = field(default_factory=dict)
-    """camera_id -> stored dwell, until the camera's first frame that is not replayed."""
+    remembered: dict[str, Remembered] = field(default_factory=dict)
+    """camera_id -> memory after its newest frame that was decided on, until a snapshot is taken of it."""
+    frames_since_snapshot: dict[str, int] = field(default_factory=dict)
+    """camera_id -> number of frames that were scored since the last snapshot of its memory, or a little more."""
+    recalling: dict[str, StoredMemory] = field(default_factory=dict)
+    """camera_id -> memory that was stored, until the frame is replayed that it is put in after."""
+    has_memory: set[str] = field(default_factory=set)
+    """Cameras of whose memories a snapshot is stored."""
     replay_from: Mapping[bytes, int] = field(default_factory=dict)
     """Message key -> first message before ``stored_offset`` that rebuilds the camera's clip and state."""
     paces: dict[str, CameraPace] = field(default_factory=dict)
@@ -153,31 +155,19 @@ class ActivePartition:
         """Whether the message was counted before and is read only to rebuild a clip or state."""
         return offset < self.stored_offset
 
-    def with_stored_dwell(self, clip: Clip) -> Clip:
-        """The clip of a frame that is not replayed; a camera's first one after a restart with the dwell that was stored."""
-        dwell = self.restored_dwells.pop(clip.info.camera_id, None)
-        return clip if dwell is None or clip.is_first else replace(clip, dwell=dwell)
-
-    def forget_dwells(self, camera_ids: Iterable[str]) -> None:
-        """Drop the dwells of cameras that start anew, or are not watched any more."""
+    def forget_memories(self, camera_ids: Collection[str]) -> None:
+        """Drop the memories of cameras that start anew, or are not watched any more."""
         for camera_id in camera_ids:
-            self.dwells.pop(camera_id, None)
-            self.restored_dwells.pop(camera_id, None)
+            for of_camera in (self.remembered, self.frames_since_snapshot, self.recalling):
+                of_camera.pop(camera_id, None)
 
     def forget(self, camera_ids: Collection[str]) -> None:
         """Drop all that is held of cameras that are not watched any more."""
-        self.forget_dwells(camera_ids)
+        self.forget_memories(camera_ids)
+        self.has_memory.difference_update(camera_ids)
         for camera_id in camera_ids:
             for of_camera in (self.cameras, self.learners, self.seen_s, self.paces, self.clocks.read, self.clocks.replayed):
                 of_camera.pop(camera_id, None)
-
-    def states_to_store(self, camera_ids: AbstractSet[str]) -> dict[str, CameraState]:
-        """The states of cameras, with their dwells after the newest frames that were decided on."""
-        for camera_id in camera_ids & self.dwells.keys():
-            dwell = self.dwells[camera_id]
-            packed = None if dwell is None else pack_dwell(dwell)
-            self.cameras[camera_id] = self.cameras[camera_id].model_copy(update={"dwell": packed})
-        return {camera_id: self.cameras[camera_id] for camera_id in camera_ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +189,8 @@ class PartitionManager:
     start_at: str
     """Where a group without progress begins: ``earliest`` or ``latest``."""
     learning: CameraLearning
+    unpack_memory: Callable[[Snapshot], Map | None]
+    """See :func:`~streamer.pipeline.start_plan.plan_start`."""
     registry: CameraRegistry
     metrics: Metrics
     health: Health
@@ -333,6 +325,7 @@ class PartitionManager:
             self.start_at,
             out_of_range=reason == "out_of_range",
             forget_before_ms=before_ms,
+            unpack_memory=self.unpack_memory,
         )
         self.metrics.lost.inc(plan.lost)
         self.metrics.damaged.inc(len(plan.damaged))
@@ -352,11 +345,13 @@ class PartitionManager:
             CameraClocks.of(plan),
             self.clock_s(),
             plan.read_from,
-            restored_dwells={name: state.dwell for name, state in plan.cameras.items() if state.dwell is not None},
+            recalling=dict(plan.memories),
+            has_memory=set(plan.memories),
             replay_from=replay_from,
             replay_to=plan.next_offset,
             paces={camera_id: CameraPace(quota_used) for camera_id, quota_used in plan.quota_used.items()},
         )
+        self.clips.expect(partition, plan.fallbacks())
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))
         log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)

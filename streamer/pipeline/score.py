@@ -14,15 +14,16 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.dwell import unpack_dwell
+from deploy.dwell import Map
 from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles, Scores, State, caching_engine
 from deploy.errors import EngineError, EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
+from deploy.memory import followed_by, remembered, with_remembered
 from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Channel, Normal
-from deploy.score_maps import Grid, dwell_of, picture_of, place_grid, state_maps, with_dwell
+from deploy.score_maps import Grid, dwell_of, picture_of, state_maps
 from streamer.monitoring import Metrics
-from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile, FrameMessage, Outcome, Rejected
+from streamer.types import CameraMemory, Clip, DeviceHandles, DeviceProfile, FrameMessage, Outcome, Rejected, Remembered
 
 log = structlog.get_logger("oddsight.score")
 
@@ -66,8 +67,8 @@ class Scored(NamedTuple):
     """Why the engine cannot score this clip; then there is no score."""
     picture: NDArray[np.uint8] | None = None
     """The newest frame reduced to places, see :mod:`deploy.dwell`; None where the channel would not be known either."""
-    dwell: NDArray[np.float32] | None = None
-    """The dwell after the clip, float32 (a, b); None where the channel would not be known either."""
+    memory: Remembered | None = None
+    """None where the channel would not be known either."""
 
     def outcome(self, clip: Clip) -> Outcome:
         """The result of the clip's newest frame."""
@@ -80,7 +81,7 @@ class Scored(NamedTuple):
             state=self.state,
             channel=self.channel,
             picture=self.picture,
-            dwell=self.dwell,
+            memory=self.memory,
             clip_clock=clip.clip_clock,
         )
 
@@ -175,19 +176,39 @@ class Scorer:
                 self._count_cache_misses(len(uploaded))
             results[False] = iter(self._score_pairs(self._score_whole_clips, uploaded))
         scored = [next(results[use]) for use in use_cache]
-        scored = [self._with_maps(each, clip.memory) for each, clip in zip(scored, clips, strict=True)]
+        scored = [self._with_maps(each, clip) for each, clip in zip(scored, clips, strict=True)]
         return [
             each._replace(state=clip.memory.state) if kept else each for each, clip, kept in zip(scored, clips, keep, strict=True)
         ]
 
-    def _with_maps(self, scored: Scored, memory: CameraMemory) -> Scored:
+    @property
+    def grid(self) -> Grid | None:
+        """Of the maps by which a camera's memory can be stored; None if the states hold none, or are on the device."""
+        return self._grid if self._cache is None else None
+
+    def recall(self, clip: Clip, maps: Map | None = None) -> None:
+        """Take a clip into its memory without scoring it, for which the model must be one with a ``grid``.
+
+        ``maps``: what the model remembered after the clip; until they are put in, nothing may be scored.
+        """
+        shape, memory = self._engine.spec.state_shape, clip.memory
+        if shape is None:
+            return
+        memory.state = followed_by(memory.state, _on_host(clip.frames[-1]), shape)
+        memory.newest = clip.info
+        if maps is not None:
+            memory.state = with_remembered(memory.state, maps)
+
+    def _with_maps(self, scored: Scored, clip: Clip) -> Scored:
         """The result with what the maps in the model's state tell, if they are on the host."""
+        memory, since = clip.memory, clip.memory.newest
+        memory.newest = None if memory.state is None else clip.info
         values = self._default_profile if scored.profile is None else scored.profile.values
         if self._grid is None or values is None or memory.state is None:
             return scored
         state = memory.state[None]
         picture = np.clip(np.round(picture_of(state)[0]), 0, 255).astype(np.uint8)
-        scored = scored._replace(picture=picture, dwell=dwell_of(state)[0].copy())
+        scored = scored._replace(picture=picture, memory=Remembered(clip.info, since or clip.info, remembered(memory.state)))
         if scored.score * self._scale < self._engine.heatmap_threshold:
             return scored
         normal = Normal.from_values(values, self._grid.shape)
@@ -248,12 +269,7 @@ class Scorer:
         if self._engine.spec.state_shape is None:
             return None
         zeros = np.zeros(self._engine.spec.state_shape, np.float32)
-        return np.stack([self._restored(zeros if clip.memory.state is None else clip.memory.state, clip.dwell) for clip in clips])
-
-    def _restored(self, state: State, packed: str | None) -> State:
-        """A state (C, h, w) with the dwell that was stored, if there is one and this model has dwells."""
-        dwell = None if packed is None or self._grid is None else unpack_dwell(packed, place_grid(self._grid.shape))
-        return state if dwell is None else with_dwell(state, dwell)
+        return np.stack([zeros if clip.memory.state is None else clip.memory.state for clip in clips])
 
     def _profile_array(self, profiles: Sequence[CameraProfile]) -> Profiles | None:
         """float32 (N, P); None if the default applies to all clips."""

@@ -17,7 +17,7 @@ import structlog
 
 from deploy.clock import in_ms
 from streamer.config import Settings
-from streamer.interfaces import CameraState, LearnerSnapshot
+from streamer.interfaces import CameraState, Snapshot
 from streamer.monitoring import Metrics
 from streamer.pipeline.clips import ClipBuffer, frame_header
 from streamer.pipeline.learning import CameraLearning
@@ -31,11 +31,18 @@ log = structlog.get_logger("oddsight.shedding")
 _AGE_TO_GO_ON: Final = 0.5  # as a share of the greatest age
 
 
+class Taken(NamedTuple):
+    """Snapshots of learners and memories for the next step; None where what is stored is to be dropped."""
+
+    learners: Mapping[str, Snapshot | None]
+    memories: Mapping[str, Snapshot | None]
+
+
 class Marked(NamedTuple):
     """What a step stores, so that a replay sheds the same frames, and which were shed."""
 
     cameras: Mapping[str, CameraState]
-    learners: Mapping[str, LearnerSnapshot | None]
+    snapshots: Taken
     sheds: Sequence[Shed]
 
 
@@ -116,8 +123,8 @@ class Shedding:
         active.sheds.append(shed)
         if shed.reason == "late":
             state = active.cameras.get(camera_id, CameraState())
-            active.cameras[camera_id] = state.model_copy(update={"clip_from": None, "clip_clock": None, "dwell": None})
-            active.forget_dwells([camera_id])
+            active.cameras[camera_id] = state.model_copy(update={"clip_from": None, "clip_clock": None})
+            active.forget_memories([camera_id])
             self._learning.begin_anew(active.learners, camera_id)
         elif camera_id not in self._told:
             self._told.add(camera_id)
@@ -128,7 +135,7 @@ class Shedding:
                 message=str(shed.info.partition),
             )
 
-    def mark(self, active: ActivePartition, decided: Sequence[FrameInfo]) -> Marked:
+    def mark(self, active: ActivePartition, decided: Sequence[FrameInfo], snapshots: Taken) -> Marked:
         """What the next step stores of the cameras of these frames, all that were decided on, and of those that were shed."""
         sheds, active.sheds = tuple(active.sheds), []
         newest: dict[str, int] = {}
@@ -137,21 +144,11 @@ class Shedding:
         for camera_id, offset in newest.items():
             state, pace = active.cameras.get(camera_id, CameraState()), active.paces.get(camera_id, CameraPace())
             quota_used = pace.mark(state.clip_from, offset)
-            marked = state if quota_used is None else state.model_copy(update={"quota_used": quota_used})
-            active.cameras[camera_id] = marked
-        cameras = active.states_to_store(newest.keys())
-        learners = self._mark_snapshots(active)
+            active.cameras[camera_id] = state if quota_used is None else state.model_copy(update={"quota_used": quota_used})
+        cameras = {camera_id: active.cameras[camera_id] for camera_id in newest}
+        marked = Marked(cameras, with_quotas(active, snapshots), sheds)
         _forget_marks(active, cameras)
-        return Marked(cameras, learners, sheds)
-
-    def _mark_snapshots(self, active: ActivePartition) -> dict[str, LearnerSnapshot | None]:
-        snapshots = self._learning.snapshots(active.learners)
-        for camera_id, snapshot in snapshots.items():
-            pace = active.paces.get(camera_id)
-            if snapshot is not None and pace is not None and snapshot.clip_from is not None:
-                quota_used = pace.mark(snapshot.clip_from, snapshot.clip_from) or QuotaUsed()
-                snapshots[camera_id] = snapshot.model_copy(update={"quota_used": quota_used})
-        return snapshots
+        return marked
 
     def count(self, sheds: Sequence[Shed]) -> None:
         """Count frames whose step was written."""
@@ -161,6 +158,22 @@ class Shedding:
     def forget(self, camera_ids: Collection[str]) -> None:
         """Drop what is held of cameras apart from their partitions."""
         self._told.difference_update(camera_ids)
+
+
+def with_quotas(active: ActivePartition, taken: Taken) -> Taken:
+    """Snapshots with how far the cameras' quotas were used up before the frames from which they go on."""
+    marked = [{name: each and _with_quota(active, name, each) for name, each in snapshots.items()} for snapshots in taken]
+    return Taken(*marked)
+
+
+def _with_quota(active: ActivePartition, camera_id: str, snapshot: Snapshot) -> Snapshot:
+    pace, state, clip_from = active.paces.get(camera_id), active.cameras.get(camera_id), snapshot.clip_from
+    if pace is None or clip_from is None:
+        return snapshot
+    quota_used = pace.mark(clip_from, clip_from)
+    if quota_used is None and state is not None and state.clip_from == clip_from:  # from before the start
+        quota_used = state.quota_used
+    return snapshot.model_copy(update={"quota_used": quota_used or QuotaUsed()})
 
 
 def _forget_marks(active: ActivePartition, cameras: Mapping[str, CameraState]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from deploy.health import go_offline
-from streamer.interfaces import CameraState, Fields, FrameSource, LearnerSnapshot, Step
+from streamer.interfaces import CameraState, Fields, FrameSource, Snapshot, Step
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.decide import Decider
@@ -48,12 +48,13 @@ class _Effects:
     states: dict[str, CameraState] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     health: list[Fields] = field(default_factory=list)
-    learners: dict[str, LearnerSnapshot] = field(default_factory=dict)
+    learners: dict[str, Snapshot] = field(default_factory=dict)
+    memories: dict[str, None] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
     def step(self, active: ActivePartition) -> Step | None:
         """The step that writes them, which leaves the offset as it is; None if there are none."""
-        if not (self.states or self.forgotten or self.learners):
+        if not (self.states or self.forgotten or self.learners or self.memories):
             return None
         offset, events = active.stored_offset, [event.fields() for event in self.events]
         return Step(
@@ -64,6 +65,7 @@ class _Effects:
             events=events,
             health=self.health,
             learners=self.learners,
+            memories=self.memories,
             forgotten=self.forgotten,
         )
 
@@ -180,9 +182,12 @@ class SilentCameras:
     def _shelve(self, active: ActivePartition, camera_id: str, state: CameraState | None, effects: _Effects) -> None:
         """Replace a camera's learner by its snapshot, and begin its quota anew. A restart needs no past frame of it either."""
         active.paces.pop(camera_id, None)
+        active.forget_memories([camera_id])
+        if camera_id in active.has_memory:
+            effects.memories[camera_id] = None
         if (snapshot := self.learning.shelved(active.learners, camera_id)) is not None:
             effects.learners[camera_id] = snapshot
-        update = {"clip_from": None, "clip_clock": None, "dwell": None, "quota_used": QuotaUsed()}
+        update = {"clip_from": None, "clip_clock": None, "quota_used": QuotaUsed()}
         if state is not None and (shelved := state.model_copy(update=update)) != state:
             effects.states[camera_id] = shelved
 
@@ -190,7 +195,7 @@ class SilentCameras:
         """Do in memory what was written."""
         active.cameras.update(effects.states)
         active.learners.update(effects.learners)
-        active.forget_dwells({camera_id for camera_id, state in effects.states.items() if state.dwell is None})
+        active.has_memory -= effects.memories.keys()
         self.count_events(effects.events)
         if not (forgotten := effects.forgotten):
             return

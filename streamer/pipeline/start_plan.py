@@ -1,21 +1,25 @@
 """Where a partition starts: at its stored progress, after a replay of the frames that its cameras' clips and states need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import structlog
 
 from deploy.clock import ClockState
+from deploy.dwell import Map
+from deploy.errors import MemoryCorrupt
 from streamer.interfaces import (
     CameraState,
     FrameSource,
-    LearnerSnapshot,
+    Progress,
     ProgressStore,
     ProgressUnusable,
+    Snapshot,
     Step,
     TopicVersion,
 )
+from streamer.pipeline.clips import ReplayStart
 from streamer.types import Partition, QuotaUsed
 
 log = structlog.get_logger("oddsight.partitions")
@@ -26,6 +30,14 @@ A camera whose frames lie farther back starts without history; else every restar
 
 FORGET_AFTER_S = 30 * 86_400
 """A camera that has been offline for longer is forgotten; else all that ever sent would be kept."""
+
+
+class StoredMemory(NamedTuple):
+    """What the model remembered of a camera after the frame ``offset``; ``snapshot`` tells where its replay begins."""
+
+    offset: int
+    snapshot: Snapshot
+    maps: Map
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class StartPlan:
     replay_from: Mapping[str, int]
     """camera_id -> first frame to replay, for cameras that need any."""
     cameras: Mapping[str, CameraState]
-    learners: Mapping[str, LearnerSnapshot]
+    learners: Mapping[str, Snapshot]
     lost: int
     """Number of messages that Kafka deleted before they were read."""
     starts_over: bool
@@ -50,6 +62,16 @@ class StartPlan:
     """camera_id -> its clock before the first frame to replay, where that is known."""
     quota_used: Mapping[str, QuotaUsed] = field(default_factory=dict)
     """camera_id -> how much of its quota was used up where it begins."""
+    memories: Mapping[str, StoredMemory] = field(default_factory=dict)
+    """Those of whose cameras only the frames since are replayed."""
+
+    def fallbacks(self) -> dict[str, ReplayStart]:
+        """camera_id -> where a replay without the memory begins, of cameras with one."""
+        states = {name: self.cameras[name] for name, stored in self.memories.items()}
+        starts = {
+            name: ReplayStart(each.clip_from, each.clip_clock) for name, each in states.items() if each.clip_from is not None
+        }
+        return {name: start for name, start in starts.items() if start.offset < self.replay_from[name]}
 
 
 def plan_start(
@@ -60,13 +82,15 @@ def plan_start(
     *,
     out_of_range: bool = False,
     forget_before_ms: int = 0,
+    unpack_memory: Callable[[Snapshot], Map | None] = lambda _: None,
 ) -> StartPlan:
     """Read a partition's progress, correct it if there is none or Kafka does not have its offset, and write it again.
 
     ``start`` (``earliest`` or ``latest``) is where a group without progress begins; partitions that came to the topic after the
     group are read from their beginning. So is a topic that was deleted and created again, and everything starts over: it has
     another id, or Kafka refused the offset (``out_of_range``) and it lies beyond the topic's end. Cameras that went offline
-    before ``forget_before_ms``, a wall clock time, are forgotten.
+    before ``forget_before_ms``, a wall clock time, are forgotten. ``unpack_memory`` gives the maps of a stored memory, None if
+    they are of no use, and raises MemoryCorrupt if they are damaged; what is stored of such memories is deleted.
 
     Raises:
         Fenced: another consumer stored progress at the same time; try again.
@@ -88,20 +112,30 @@ def plan_start(
         lost = next_offset - stored
     if lost:
         log.error("Kafka deleted messages before they were read", partition=str(partition), messages=lost)
-    reset = dict.fromkeys(progress.cameras, CameraState()) if starts_over else {}
     forgotten = (
         [] if starts_over else [name for name, state in progress.cameras.items() if is_long_offline(state, forget_before_ms)]
     )
-    # Also if there is nothing to correct: progress that can be read does not mean that steps can be written.
     version = _version_to_store(progress.topic, topic, starts_over=starts_over)
-    no_learners = dict.fromkeys(progress.learners) if starts_over else {}
-    store.apply(Step(partition, stored, next_offset, reset, learners=no_learners, forgotten=forgotten, topic=version))
+    memories, damaged = ({}, []) if starts_over else _unpacked(progress, first, next_offset, unpack_memory)
+    step = Step(partition, stored, next_offset, forgotten=forgotten, topic=version)
+    step = _corrected(progress, step, memories, starts_over=starts_over)
+    store.apply(step)  # also if nothing is corrected: progress that can be read does not mean that steps can be written
     if forgotten:
         log.info("cameras are forgotten that have long been offline", partition=str(partition), cameras=forgotten)
-    cameras = {name: state for name, state in {**progress.cameras, **reset}.items() if name not in forgotten}
+    cameras = {name: state for name, state in {**progress.cameras, **step.cameras}.items() if name not in forgotten}
     learners = {name: each for name, each in progress.learners.items() if not starts_over and name not in forgotten}
-    plan = StartPlan(next_offset, next_offset, {}, cameras, learners, lost, starts_over, progress.damaged)
+    memories = {name: each for name, each in memories.items() if name in cameras}
+    all_damaged = (*progress.damaged, *damaged)
+    plan = StartPlan(next_offset, next_offset, {}, cameras, learners, lost, starts_over, all_damaged, memories=memories)
     return _with_replay(plan, first)
+
+
+def _corrected(progress: Progress, step: Step, memories: Collection[str], *, starts_over: bool) -> Step:
+    """The first step, with what is wrong in the progress: in a new topic all of it, else the memories but for these."""
+    step = replace(step, memories=dict.fromkeys(progress.memories.keys() - set(memories)))
+    if not starts_over:
+        return step
+    return replace(step, cameras=dict.fromkeys(progress.cameras, CameraState()), learners=dict.fromkeys(progress.learners))
 
 
 def _first_offset(source: FrameSource, store: ProgressStore, partition: Partition, start: str, topic: TopicVersion) -> int:
@@ -140,9 +174,39 @@ class _Replay(NamedTuple):
     quota_used: QuotaUsed
 
 
+def _unpacked(
+    progress: Progress, first: int, next_offset: int, unpack: Callable[[Snapshot], Map | None]
+) -> tuple[dict[str, StoredMemory], list[str]]:
+    """The memories that can be used, and the names of damaged ones; ``first``: the first offset that Kafka still has."""
+    memories: dict[str, StoredMemory] = {}
+    damaged: list[str] = []
+    for name, snapshot in progress.memories.items():
+        offset = snapshot.offset
+        if offset is None or not _is_usable(progress, name, snapshot, offset, max(first, next_offset - MAX_REPLAY_MESSAGES)):
+            continue
+        try:
+            maps = unpack(snapshot)
+        except MemoryCorrupt:
+            damaged.append(f"memory:{name}")
+        else:
+            memories |= {} if maps is None else {name: StoredMemory(offset, snapshot, maps)}
+    return memories, damaged
+
+
+def _is_usable(progress: Progress, name: str, memory: Snapshot, offset: int, oldest: int) -> bool:
+    """Whether a memory after the frame ``offset`` belongs to the camera's newest clip, and frames from it on to its replay."""
+    state, learner = progress.cameras.get(name), progress.learners.get(name)
+    if state is None or state.clip_from is None or memory.clip_from is None or progress.next_offset is None:
+        return False
+    # Else a new clip has begun, and what was before it counts no more.
+    is_of_clip = state.clip_from <= offset < progress.next_offset and oldest <= memory.clip_from <= offset
+    # A learner sees the states after its own newest frame.
+    return is_of_clip and (learner is None or (learner.offset is not None and offset <= learner.offset))
+
+
 def _with_replay(plan: StartPlan, first: int) -> StartPlan:
     """The plan with the older frames that its cameras need; ``first``: the first offset that Kafka still has."""
-    replay = _replay(plan.cameras, plan.learners, first, plan.next_offset)
+    replay = _replay(plan, first)
     replay_from = {name: each.offset for name, each in replay.items()}
     quota_used = {name: state.quota_used for name, state in plan.cameras.items() if state.quota_used != QuotaUsed()}
     return replace(
@@ -154,13 +218,14 @@ def _with_replay(plan: StartPlan, first: int) -> StartPlan:
     )
 
 
-def _replay(
-    cameras: Mapping[str, CameraState], learners: Mapping[str, LearnerSnapshot], first: int, next_offset: int
-) -> dict[str, _Replay]:
+def _replay(plan: StartPlan, first: int) -> dict[str, _Replay]:
     """What to replay of each camera; a learner goes on from its snapshot, so the frames since then are read again."""
+    next_offset = plan.next_offset
     oldest = next_offset - MAX_REPLAY_MESSAGES
     replay: dict[str, _Replay] = {}
-    all_needed: list[tuple[str, CameraState | LearnerSnapshot]] = [*cameras.items(), *learners.items()]
+    all_needed: list[tuple[str, CameraState | Snapshot]] = [*plan.cameras.items(), *plan.learners.items()]
+    all_needed = [(name, stored) for name, stored in all_needed if name not in plan.memories]
+    all_needed += [(name, stored.snapshot) for name, stored in plan.memories.items()]
     for name, stored in all_needed:
         offset = stored.clip_from
         if offset is None or offset < oldest or max(first, offset) >= next_offset:

@@ -5,7 +5,8 @@
     step_id              of the step that was written last
     topic                TopicVersion as JSON: what the offset belongs to
     camera:{camera_id}   CameraState as JSON
-    learner:{camera_id}  LearnerSnapshot as JSON; empty if the camera is not learned any more
+    learner:{camera_id}  Snapshot as JSON; empty if the camera is not learned any more
+    memory:{camera_id}   Snapshot as JSON; empty if what the model remembered of the camera is of no use any more
 
 Fields that are not known here are left alone, in the hash and in its JSON: a newer version wrote them, and going back to this one
 must work. The number is raised only by a change that an older version would misread.
@@ -16,11 +17,12 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from streamer.interfaces import CameraState, LearnerSnapshot, Progress, ProgressUnusable, Step, TopicVersion
+from streamer.interfaces import CameraState, Progress, ProgressUnusable, Snapshot, Step, TopicVersion
 
 SCHEMA: Final = 1
 
-_CAMERA, _LEARNER, _TOPIC = "camera:", "learner:", "topic"
+_CAMERA, _LEARNER, _MEMORY, _TOPIC = "camera:", "learner:", "memory:", "topic"
+CAMERA_FIELDS: Final = f"{_CAMERA}*"
 _MAX_OFFSET: Final = 2**63 - 1
 _REMEDY: Final = "to go on at the group's offset in Kafka, which may repeat about a second of results, delete the key"
 
@@ -40,13 +42,13 @@ def parse_progress(stored: Mapping[str, str], key: str) -> Progress:
     next_offset = _offset(stored.get("next_offset"), key)
     damaged: list[str] = []
     cameras = dict(_parsed(CameraState, _CAMERA, stored, damaged))
-    learners = dict(_parsed(LearnerSnapshot, _LEARNER, stored, damaged))
+    learners, memories = (dict(_parsed(Snapshot, prefix, stored, damaged)) for prefix in (_LEARNER, _MEMORY))
     topic = dict(_parsed(TopicVersion, _TOPIC, {name: text for name, text in stored.items() if name == _TOPIC}, damaged))
-    return Progress(next_offset, cameras, learners, tuple(damaged), topic.get(""))
+    return Progress(next_offset, cameras, learners, memories, tuple(damaged), topic.get(""))
 
 
 def parse_cameras(stored: Mapping[str, str]) -> dict[str, CameraState]:
-    """The states of the cameras in a hash, without damaged ones."""
+    """The states of the cameras in a hash, or in its fields like :data:`CAMERA_FIELDS`, without damaged ones."""
     return dict(_parsed(CameraState, _CAMERA, stored, []))
 
 
@@ -57,12 +59,14 @@ def progress_fields(step: Step) -> dict[str, str]:
         fields[_TOPIC] = step.topic.model_dump_json()
     fields |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
     # An empty text instead of a deletion: the script only sets.
-    return fields | {_LEARNER + camera_id: each.model_dump_json() if each else "" for camera_id, each in step.learners.items()}
+    for prefix, snapshots in ((_LEARNER, step.learners), (_MEMORY, step.memories)):
+        fields |= {prefix + camera_id: each.model_dump_json() if each else "" for camera_id, each in snapshots.items()}
+    return fields
 
 
 def forgotten_fields(step: Step) -> list[str]:
     """What a step deletes from the hash."""
-    return [prefix + camera_id for camera_id in step.forgotten for prefix in (_CAMERA, _LEARNER)]
+    return [prefix + camera_id for camera_id in step.forgotten for prefix in (_CAMERA, _LEARNER, _MEMORY)]
 
 
 def _offset(text: str | None, key: str) -> int | None:

@@ -19,6 +19,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "stored-profiles": redis.stored_profiles,
     "progress": redis.progress,
     "learners": redis.learners,
+    "memories": redis.memories,
     "references": redis.references,
     "streams": redis.streams,
     "labels": footage.label_files,

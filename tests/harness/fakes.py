@@ -20,6 +20,7 @@ from streamer.interfaces import (
     Progress,
     ProgressUnusable,
     RedisUnavailable,
+    Snapshot,
     Step,
     TopicVersion,
 )
@@ -139,12 +140,11 @@ class MemoryProgressStore:
         if stored.next_offset != step.expected:
             raise Fenced(f"{step.partition}: stored progress is {stored.next_offset}, expected {step.expected}")
         # Through JSON and back, as in Redis.
-        snapshots = {**stored.learners, **step.learners}
-        learners = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
+        both = (stored.learners, step.learners), (stored.memories, step.memories)
+        learners, memories = (_kept({**before, **after}, step.forgotten) for before, after in both)
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
         cameras = {name: state for name, state in {**stored.cameras, **states}.items() if name not in step.forgotten}
-        learners = {name: snapshot for name, snapshot in learners.items() if name not in step.forgotten}
-        self.progress[step.partition] = Progress(step.next_offset, cameras, learners, topic=step.topic or stored.topic)
+        self.progress[step.partition] = Progress(step.next_offset, cameras, learners, memories, topic=step.topic or stored.topic)
         self._newest[step.partition] = step.step_id
         self.scores += step.scores
         self.health += step.health
@@ -173,6 +173,10 @@ class MemoryAreaStore:
         self._areas[camera_id] = change(self._areas.get(camera_id, CameraAreas()))
         self._changes += 1
         return self._areas[camera_id]
+
+
+def _kept(snapshots: Mapping[str, Snapshot | None], forgotten: Collection[str]) -> dict[str, Snapshot]:
+    return {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None and name not in forgotten}
 
 
 class MemoryProfileStore:

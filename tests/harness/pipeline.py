@@ -27,6 +27,7 @@ from streamer.pipeline.decide import Decider
 from streamer.pipeline.health import CameraHealth
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.loop import Pipeline
+from streamer.pipeline.memories import MemorySnapshots
 from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
@@ -177,7 +178,8 @@ class Rig:
         profiles.load()
         learning = CameraLearning(self._bundle, self._settings, profiles, self.metrics)
         threshold, default_profile = decider.least_exit(profiles.all()), self._bundle.default_profile
-        clips = ClipBuffer(self.engine.spec, 5_000)
+        clips, registry, grid = ClipBuffer(self.engine.spec, 5_000), CameraRegistry(self._settings), Grid.find(self._bundle)
+        scorer = Scorer(self.engine, self._score_scale, threshold, self.metrics, default_profile, grid, self.load_again)
         self.pipeline = Pipeline(
             source=self.source,
             decoder=self._decoder,
@@ -185,23 +187,16 @@ class Rig:
             clips=clips,
             shedding=Shedding(self._settings, clips, learning, self.metrics, self.clock, self.clock),
             batcher=MicroBatcher(self._max_clips, 0.05),
-            registry=CameraRegistry(self._settings),
+            registry=registry,
             profiles=profiles,
             footage_check=FootageCheck(self._bundle, 5_000, self.metrics),
             drift_watch=DriftWatch(self.metrics),
             learning=learning,
             adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
             camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock),
-            recalibration=Recalibration(self._settings, profiles, self.profiles, Grid.find(self._bundle)),
-            scorer=Scorer(
-                self.engine,
-                self._score_scale,
-                threshold,
-                self.metrics,
-                default_profile,
-                Grid.find(self._bundle),
-                self.load_again,
-            ),
+            recalibration=Recalibration(self._settings, profiles, self.profiles, grid),
+            scorer=scorer,
+            memories=MemorySnapshots(self._bundle.model_id, scorer, registry, learning),
             areas=AreaRules(self._settings, KnownAreas(self._settings, self.areas), decider),
             decider=decider,
             store=self.store,

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploy.dwell import empty_background
+from deploy.dwell import DWELL_UNIT, Map, empty_background
 from deploy.profile_learning import Normal, normal_size
-from deploy.score_maps import Grid, place_grid
+from deploy.score_maps import PLACE_CELLS, Grid, place_grid, to_cells
 from deploy.spec import ClipSpec
 from tests.harness.pipeline import BUNDLE
 
@@ -24,3 +24,11 @@ VIDEO = replace(
     ),
     default_profile=UNIT,
 )
+
+
+def with_dwell(state: Map, dwell: Map) -> Map:
+    """A state (C, h, w) with another dwell (a, b)."""
+    changed, coarse = state.copy(), np.floor(dwell / DWELL_UNIT) * np.float32(DWELL_UNIT)
+    changed[-7, :, ::PLACE_CELLS] = to_cells(coarse)[:, ::PLACE_CELLS]
+    changed[-7, :, 1::PLACE_CELLS] = to_cells(dwell - coarse)[:, ::PLACE_CELLS]
+    return changed

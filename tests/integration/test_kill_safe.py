@@ -157,6 +157,10 @@ def test_killed_service(
     results = Results(redis_settings)
     with running(Service(tmp_path, kafka, redis_settings, **sections)) as service:
         kill_repeatedly(service, results, kafka.topic)
+        assert service.stop() == 0
+        service.start()
+        service.wait_until(lambda: service.get("/readyz")[0] == 200, "ready service")
+        assert replayed_frames(service) == 2 * CAMERAS
 
     assert results.next_offsets() == CAMERAS * FRAMES
     assert_same(results, calm)

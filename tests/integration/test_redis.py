@@ -18,10 +18,10 @@ from streamer.interfaces import (
     CameraState,
     Fenced,
     Fields,
-    LearnerSnapshot,
     Progress,
     ProgressStore,
     RedisUnavailable,
+    Snapshot,
     Step,
     TopicVersion,
 )
@@ -121,7 +121,7 @@ def test_step_that_is_sent_again_is_written_once(stored: Stored) -> None:
 
 def test_forgets_cameras(stored: Stored) -> None:
     stored.store.apply(
-        replace(STEP, cameras={"yard": STATE, "gate": STATE}, learners={"yard": LearnerSnapshot(clip_from=1, content="A")})
+        replace(STEP, cameras={"yard": STATE, "gate": STATE}, learners={"yard": Snapshot(clip_from=1, content="A")})
     )
 
     stored.store.apply(Step(P0, 5, 5, forgotten=["yard"]))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deploy.calibration import thresholds
 from deploy.decision import DecisionTimes, OpenEvent
-from deploy.errors import OddsightError, ProfileCorrupt
+from deploy.errors import MemoryCorrupt, OddsightError, ProfileCorrupt
 from deploy.health import (
     FaultState,
     HealthState,
@@ -25,9 +25,10 @@ from deploy.health import (
     parse_reference,
     reference_text,
 )
+from deploy.memory import REMEMBERED_MAPS, pack_memory, unpack_memory, with_remembered
 from deploy.profile import parse_profile, profile_bytes
 from streamer.config import RedisSettings, Settings
-from streamer.interfaces import CameraState, LearnerSnapshot, ProgressUnusable, Step, TopicVersion
+from streamer.interfaces import CameraState, ProgressUnusable, Snapshot, Step, TopicVersion
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import ProfileLearner
 from streamer.redis.profiles import RedisProfileStore
@@ -75,8 +76,16 @@ def progress() -> Target:
     state = CameraState(
         clip_from=3, event=open_event, health=HealthState(problem="dark", since_ms=7), damaged=FaultState(share=0.5)
     )
-    snapshot = LearnerSnapshot(clip_from=3, content="AAAA")
-    step = Step(_PARTITION, None, 9, {"gate": state}, learners={"gate": snapshot}, topic=TopicVersion(topic_id="a", partitions=2))
+    snapshot = Snapshot(clip_from=3, content="AAAA")
+    step = Step(
+        _PARTITION,
+        None,
+        9,
+        {"gate": state},
+        learners={"gate": snapshot},
+        memories={"gate": snapshot},
+        topic=TopicVersion(topic_id="a", partitions=2),
+    )
     decider = Decider(Settings(), BUNDLE, "fuzz", lambda: 1_700_000_000.0)
 
     def parse(content: bytes) -> None:
@@ -163,7 +172,7 @@ def learners() -> Target:
 
     def parse(content: bytes) -> None:
         learner = _learner()
-        learner.restore(LearnerSnapshot(clip_from=None, content=_as_text(content)))
+        learner.restore(Snapshot(clip_from=None, content=_as_text(content)))
         for offset in (1_000_000, 1_000_001):
             learner.add(_seen(offset))
         learner.progress()
@@ -183,6 +192,24 @@ def learners() -> Target:
         return base64.b64encode(zlib.compress(join_tensors(header, tensors), 1))
 
     return Target("learners", parse, (ProfileCorrupt,), valid, layout=Layout(split, join), share=0.4)
+
+
+def memories() -> Target:
+    """What is stored of a model's state."""
+
+    def parse(content: bytes) -> None:
+        with_remembered(np.zeros((40, *GRID.shape), np.float32), unpack_memory(_as_text(content), GRID.shape))
+
+    maps = np.linspace(0, 1, REMEMBERED_MAPS * GRID.shape[0] * GRID.shape[1], dtype=np.float32)
+    valid = [pack_memory(each.reshape(-1, *GRID.shape)).encode() for each in (maps, np.zeros_like(maps))]
+
+    def split(content: bytes) -> tuple[bytes, bytes]:
+        return b"{}", zlib.decompress(base64.b64decode(content))  # there is no JSON
+
+    def join(_: bytes, planes: bytes) -> bytes:
+        return base64.b64encode(zlib.compress(planes, 1))
+
+    return Target("memories", parse, (MemoryCorrupt,), valid, layout=Layout(split, join), share=0.4)
 
 
 class _Streams:

@@ -1,11 +1,7 @@
-import base64
-import zlib
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from deploy.dwell import (
     DWELL_S,
@@ -14,9 +10,7 @@ from deploy.dwell import (
     empty_background,
     foreground,
     learn_background,
-    pack_dwell,
     reduce_frame,
-    unpack_dwell,
     update_dwell,
 )
 
@@ -106,20 +100,3 @@ def test_frames_are_reduced_to_the_means_of_their_places():
     frame[:8, 8:16] = 100
     frame[8:12, 16:] = 41
     assert reduce_frame(frame).tolist() == [[0, 100, 0], [0, 0, 20]]
-
-
-@given(arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)))
-def test_packed_dwell_is_exact(dwell):
-    packed = pack_dwell(dwell)
-    assert (packed is None) == (not dwell.any())
-    if packed is not None:
-        assert np.array_equal(unpack_dwell(packed, (3, 4)), dwell)
-        assert unpack_dwell(packed, (4, 4)) is None
-
-
-BOMB = base64.b64encode(zlib.compress(bytes(50_000_000))).decode()
-
-
-@pytest.mark.parametrize("text", ["", "not base64!", "QUJD", base64.b64encode(zlib.compress(b"\xff" * 48)).decode(), BOMB])
-def test_what_is_no_dwell_is_refused(text):
-    assert unpack_dwell(text, (3, 4)) is None

@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from deploy.dwell import Background, dwell_step, foreground, learn_background, update_dwell
 from deploy.errors import BundleCorrupt
 from deploy.profile_learning import Normal, Range
-from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells, with_dwell
+from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells
 from deploy.usual_maps import UsualMaps
-from tests.harness.video_bundle import VIDEO
+from tests.harness.video_bundle import VIDEO, with_dwell
 from trainer.models.video_ede import dwell as graph
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 from trainer.models.video_ede.score_scale import heat_map, unpack_profile

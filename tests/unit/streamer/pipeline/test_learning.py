@@ -16,16 +16,16 @@ from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile import header_entry
 from deploy.profile_learning import Normal, Range
-from deploy.score_maps import dwell_of, picture_of, state_maps, with_dwell
+from deploy.score_maps import dwell_of, picture_of, state_maps
 from streamer.config import HealthSettings, LimitSettings, Settings
-from streamer.interfaces import LearnerSnapshot, RedisUnavailable
+from streamer.interfaces import RedisUnavailable, Snapshot
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning, ProfileLearner
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import MemoryProfileStore
 from tests.harness.pipeline import BUNDLE, PLAIN, Rig, message
-from tests.harness.video_bundle import GRID, SPEC, UNIT, VIDEO
+from tests.harness.video_bundle import GRID, SPEC, UNIT, VIDEO, with_dwell
 
 P0 = Partition("frames", 0)
 FRAMES = 1100
@@ -251,7 +251,7 @@ def test_learner_of_an_idle_camera_is_shelved_and_goes_on(turns):
     shelved.finish()
     shelved.clock.now_s += 601
     shelved.steps(2)
-    assert isinstance(learners_of(shelved)["gate"], LearnerSnapshot)
+    assert isinstance(learners_of(shelved)["gate"], Snapshot)
     assert shelved.store.read(P0).learners["gate"].clip_from is None
 
     shelved.topic.partitions[P0] += after
@@ -282,10 +282,10 @@ def learner() -> ProfileLearner:
 @pytest.mark.parametrize("content", ["", "AAAA", "eNoDAAAAAAE=", "é"])
 def test_damaged_snapshots_are_refused(content):
     with pytest.raises(ProfileCorrupt, match="not a snapshot"):
-        learner().restore(LearnerSnapshot(clip_from=0, content=content))
+        learner().restore(Snapshot(clip_from=0, content=content))
 
 
-def damaged(snapshot: LearnerSnapshot, counts: dict[str, object], arrays: dict[str, np.ndarray]) -> LearnerSnapshot:
+def damaged(snapshot: Snapshot, counts: dict[str, object], arrays: dict[str, np.ndarray]) -> Snapshot:
     content = zlib.decompress(base64.b64decode(snapshot.content))
     own = json.loads(header_entry(content, "counts"))
     header = {"counts": json.dumps({**own, **counts}), "model_id": header_entry(content, "model_id")}
@@ -367,7 +367,7 @@ def test_nothing_has_stayed_where_a_camera_begins_anew_behind_late_frames(steps)
         rig.start()
     rig.finish()
     state = rig.store.read(P0).cameras["gate"]
-    assert (state.clip_from, state.clip_clock, state.dwell) == (None, None, None)
+    assert (state.clip_from, state.clip_clock) == (None, None)
     rig.topic.partitions[P0] += messages[130:]
     rig.finish()
     scores = {int(fields["offset"]): float(fields["score"]) for _, fields in rig.store.scores}

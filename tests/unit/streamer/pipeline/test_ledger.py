@@ -69,6 +69,11 @@ class Ledger(RuleBasedStateMachine):
         self.consumers[consumer].start()
 
     @rule(consumer=CONSUMERS)
+    def stop(self, consumer: int) -> None:
+        self.consumers[consumer].pipeline.drain()
+        self.consumers[consumer].start()
+
+    @rule(consumer=CONSUMERS)
     def wait(self, consumer: int) -> None:
         """Until the pause after a failure is over."""
         self.consumers[consumer].clock.now_s += 3

@@ -12,7 +12,7 @@ from deploy.decision import OpenEvent
 from deploy.health import HealthState, Reference
 from deploy.spec import ClipSpec
 from streamer.config import Settings
-from streamer.interfaces import CameraState, LearnerSnapshot, PartitionChange, Progress
+from streamer.interfaces import CameraState, PartitionChange, Progress, Snapshot
 from streamer.pipeline.registry import CameraRegistry, RefusalNotices
 from streamer.pipeline.start_plan import FORGET_AFTER_S
 from streamer.types import FrameMessage, Partition, QuotaUsed
@@ -323,7 +323,7 @@ def test_rotating_names_fill_neither_memory_nor_redis_nor_metrics() -> None:
 def test_camera_that_left_the_list_ends_its_event_and_is_forgotten() -> None:
     event = OpenEvent(event_id="e", started_at_ms=0, last_active_ms=100, peak_score=1.0, announced_at_ms=100)
     rig = Rig(turns("gate"), settings=settings_of(allowed=["gate"]))
-    learner = LearnerSnapshot(clip_from=0, content="")
+    learner = Snapshot(clip_from=0, content="")
     rig.store.progress[P0] = Progress(0, {"old": CameraState(event=event)}, {"old": learner})
 
     rig.finish()

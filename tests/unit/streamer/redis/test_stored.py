@@ -6,8 +6,8 @@ import pytest
 
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
-from streamer.interfaces import CameraState, LearnerSnapshot, Progress, ProgressUnusable, Step
-from streamer.redis.stored import parse_cameras, parse_progress, progress_fields
+from streamer.interfaces import CameraState, Progress, ProgressUnusable, Snapshot, Step
+from streamer.redis.stored import forgotten_fields, parse_cameras, parse_progress, progress_fields
 from streamer.types import Partition
 
 STATE = CameraState(
@@ -22,8 +22,9 @@ WITHOUT_NUMBER = {
     "learner:gate": '{"clip_from":1,"content":"AAAA"}',
     "learner:yard": "",
 }
+MEMORY = Snapshot(clip_from=2, content="BBBB", offset=3, model_id="m")
 """As it was written before formats had numbers."""
-EXPECTED = Progress(5, {"gate": STATE}, {"gate": LearnerSnapshot(clip_from=1, content="AAAA")})
+EXPECTED = Progress(5, {"gate": STATE}, {"gate": Snapshot(clip_from=1, content="AAAA")})
 
 
 def test_reads_progress_without_a_number() -> None:
@@ -42,6 +43,21 @@ def test_writes_what_versions_before_numbers_read() -> None:
     assert written["learner:yard"] == ""
 
 
+def test_memories_are_stored_beside_the_cameras_and_forgotten_with_them() -> None:
+    step = Step(Partition("frames", 0), None, 5, memories={"gate": MEMORY, "yard": None}, forgotten=["hall"])
+
+    written = progress_fields(step)
+
+    assert parse_progress({**written, "next_offset": "5"}, "key").memories == {"gate": MEMORY}
+    assert (written["memory:yard"], "memory:hall" in forgotten_fields(step)) == ("", True)
+
+
+def test_dwell_of_an_earlier_version_is_ignored() -> None:
+    stored = {**WITHOUT_NUMBER, "camera:gate": WITHOUT_NUMBER["camera:gate"].replace("{", '{"dwell":"eJxj",', 1)}
+
+    assert parse_progress(stored, "key") == EXPECTED
+
+
 def test_ignores_fields_of_newer_versions() -> None:
     newer = {name: text.replace("{", '{"newer":1,') for name, text in WITHOUT_NUMBER.items()}
 
@@ -50,12 +66,12 @@ def test_ignores_fields_of_newer_versions() -> None:
 
 @pytest.mark.parametrize("text", ["not JSON", "\ufffd", "[]", '{"clip_from":"x"}', '{"event":{}}'])
 def test_damage_costs_one_camera_its_state(text: str) -> None:
-    stored = {**WITHOUT_NUMBER, "camera:yard": text, "learner:hall": "damaged"}
+    stored = {**WITHOUT_NUMBER, "camera:yard": text, "learner:hall": "damaged", "memory:hall": text}
 
     progress = parse_progress(stored, "key")
 
     assert (progress.next_offset, progress.cameras, progress.learners) == (5, EXPECTED.cameras, EXPECTED.learners)
-    assert set(progress.damaged) == {"camera:yard", "learner:hall"}
+    assert set(progress.damaged) == {"camera:yard", "learner:hall", "memory:hall"}
     assert parse_cameras(stored) == EXPECTED.cameras
 
 

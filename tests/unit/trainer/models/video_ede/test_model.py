@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.dwell import PLACE_PX, empty_background
+from deploy.memory import followed_by, remembered, with_remembered
 from deploy.profile_learning import Normal
 from deploy.score_maps import dwell_of, place_grid
 from trainer.models.registry import build_video_ede
@@ -255,6 +256,18 @@ def test_a_thing_that_was_left_dwells_and_leaves_no_trace(network, frames):
     middle = [float(maps[4, 6]) * 100 for maps in dwelt]
     assert middle == pytest.approx([0.0] * 3 + list(range(1, 41)) + [0.0] + list(range(1, 11)) + [0.0], abs=1e-3)
     assert max(float(maps[0].max()) for maps in dwelt) == 0.0
+
+
+@torch.inference_mode()
+def test_state_is_the_two_newest_frames_and_what_is_remembered(network, frames):
+    """So that a restart needs no network to put it together again."""
+    own = Background(*(torch.from_numpy(part)[None] for part in empty_background(place_grid(GRID))), torch.zeros(1, 1, 1, 1))
+    state, rebuilt = empty_state(), None
+    for frame in frames[:5]:
+        _, state = network.score_maps(as_clip(frame), state, own)
+        found = state[0].numpy()
+        rebuilt = with_remembered(followed_by(rebuilt, frame[..., None], SMALL.state_shape), remembered(found))
+        assert rebuilt.tobytes() == found.tobytes()
 
 
 def test_profile_for_unknown_cameras_has_what_is_common_and_no_background(network):
