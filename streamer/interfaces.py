@@ -143,6 +143,37 @@ class Snapshot(BaseModel):
     """The network whose memory it is."""
 
 
+class OwedLetter(BaseModel):
+    """A dead letter that Kafka has not taken yet, by reference. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    offset: int
+    first_offset: int | None = None
+    """See :class:`~streamer.types.FrameMessage`."""
+    reason: str
+    detail: str
+
+    @classmethod
+    def of(cls, rejected: Rejected) -> "OwedLetter":
+        """The reference to a rejected message."""
+        message = rejected.message
+        return cls(offset=message.offset, first_offset=message.first_offset, reason=rejected.reason, detail=rejected.detail[:500])
+
+    def rejected(self, partition: Partition) -> Rejected:
+        """The rejected message, without its content."""
+        message = FrameMessage(partition, self.offset, None, None, (), -1, self.first_offset)
+        return Rejected(message, self.reason, self.detail)
+
+
+class OwedLetters(BaseModel):
+    """All of a partition."""
+
+    model_config = ConfigDict(frozen=True)
+
+    letters: tuple[OwedLetter, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The stored progress of a partition; ``next_offset`` is None if none was ever stored."""
@@ -155,6 +186,8 @@ class Progress:
     """What was stored of cameras and could not be read; their history is lost."""
     topic: TopicVersion | None = None
     """What the offset belongs to; None if it was stored by a version that did not know."""
+    letters: OwedLetters = field(default_factory=OwedLetters)
+    """The dead letters that were still to be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +210,8 @@ class Step:
     """Entries of the stream of health."""
     heatmaps: Sequence[Fields] = ()
     """Entries of the stream of heat maps."""
+    letters: OwedLetters | None = None
+    """The dead letters that are still to be stored; None if they are the same as before."""
     forgotten: Sequence[str] = ()
     """Cameras of which nothing is kept any more."""
     step_id: str = field(default_factory=lambda: uuid4().hex, init=False, compare=False)
@@ -255,6 +290,9 @@ class DeadLetterSink(Protocol):
 
     def send(self, rejected: Rejected) -> None:
         """Queue a rejected message; does not wait."""
+
+    def owed(self, partition: Partition) -> tuple[OwedLetter, ...]:
+        """The queued messages of a partition that are neither stored nor lost yet."""
 
     def flush(self) -> None:
         """Wait a moment for the queued messages to be stored. Called before the partition's progress moves past them.

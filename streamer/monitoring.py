@@ -7,7 +7,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import product
 from typing import TextIO, get_args
@@ -15,7 +15,9 @@ from typing import TextIO, get_args
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from streamer.types import ShedReason
+from streamer.types import Event, ShedReason
+
+log = structlog.get_logger("oddsight.pipeline")
 
 _STUCK_AFTER_S = 30.0
 
@@ -87,6 +89,13 @@ class Metrics:
         self.registry.register(self.dropped_log_lines)
         self.engine = Info("engine", "Engine and model in use", namespace="oddsight", registry=self.registry)
         self.decoder = Info("decoder", "Image decoder in use", namespace="oddsight", registry=self.registry)
+
+    def count_events(self, events: Sequence[Event]) -> None:
+        """Count entries of events that were written, and log them."""
+        for event in events:
+            self.events.labels(event.kind).inc()
+            peak_score = round(event.peak_score, 4)
+            log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)
 
     def forget(self, camera_ids: Collection[str]) -> None:
         """Drop the time series of cameras; a counter of one that comes back starts at zero."""

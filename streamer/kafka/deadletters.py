@@ -15,10 +15,11 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from streamer.config import KafkaSettings
+from streamer.interfaces import OwedLetter
 from streamer.kafka.client import make_producer
 from streamer.kafka.patches import close_producer
 from streamer.monitoring import Metrics
-from streamer.types import Rejected
+from streamer.types import Partition, Rejected
 
 log = structlog.get_logger("oddsight.deadletters")
 
@@ -108,6 +109,10 @@ class KafkaDeadLetters:
                 self._queue.put(self._numbers)
         if full:
             self._lose(rejected, f"{_MAX_OUTSTANDING} letters wait already")
+
+    def owed(self, partition: Partition) -> tuple[OwedLetter, ...]:
+        with self._changed:
+            return tuple(OwedLetter.of(each) for each in self._outstanding.values() if each.message.partition == partition)
 
     def flush(self) -> None:
         with self._changed:

@@ -43,7 +43,6 @@ from streamer.pipeline.silent import SilentCameras
 from streamer.types import (
     CameraFrame,
     Clip,
-    Event,
     FrameMessage,
     LearningProgress,
     Outcome,
@@ -105,6 +104,7 @@ class Pipeline:
             learning=self.learning,
             unpack_memory=self.memories.unpack,
             registry=self.registry,
+            dead_letters=self.dead_letters,
             metrics=self.metrics,
             health=self.health,
             clock_s=self.clock_s,
@@ -121,7 +121,7 @@ class Pipeline:
             camera_health=self.camera_health,
             profiles=self.profiles,
             decider=self.decider,
-            count_events=partial(_count_events, self.metrics),  # no circle, which would keep the last frames
+            count_events=self.metrics.count_events,
             clock_s=self.clock_s,
             wall_clock_s=self.wall_clock_s,
         )
@@ -290,6 +290,7 @@ class Pipeline:
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
             heatmaps=[entry for each in decided for entry in each.decision.heatmaps],
+            letters=active.letters_to_store(self.dead_letters.owed(active.partition)),
         )
         return Pending(step, partial(self._count, decided, marked.sheds))
 
@@ -357,7 +358,7 @@ class Pipeline:
             self.metrics.frame_age_s.observe(max(0.0, now_s - info.captured_at_ms / 1000))
             if score is not None:
                 self.metrics.score.labels(info.camera_id).set(score)
-        _count_events(self.metrics, [event for each in decided for event in each.decision.events])
+        self.metrics.count_events([event for each in decided for event in each.decision.events])
 
     def _commit(self) -> None:
         """About once a second: commit Kafka's offsets, which follow those in Redis, and refresh profiles and gauges."""
@@ -390,10 +391,3 @@ class Pipeline:
                 self._apply(active, pending)
         except BrokerUnavailable as error:
             self._partitions.restart_all_later(error)
-
-
-def _count_events(metrics: Metrics, events: Sequence[Event]) -> None:
-    for event in events:
-        metrics.events.labels(event.kind).inc()
-        peak_score = round(event.peak_score, 4)
-        log.info("event", kind=event.kind, camera_id=event.camera_id, event_id=event.event_id, peak_score=peak_score)

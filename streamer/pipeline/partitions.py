@@ -7,7 +7,7 @@ written.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -19,8 +19,11 @@ from streamer.interfaces import (
     BrokerUnavailable,
     CameraState,
     ChangeKind,
+    DeadLetterSink,
     Fenced,
     FrameSource,
+    OwedLetter,
+    OwedLetters,
     PartitionChange,
     ProgressStore,
     ProgressUnusable,
@@ -143,6 +146,8 @@ class ActivePartition:
     """Frames that were shed, for the next step."""
     replay_to: int = 0
     """The first message that is not read only to rebuild clips and states."""
+    owed_letters: tuple[OwedLetter, ...] = ()
+    """The dead letters that were still to be stored at the last step."""
     queued_replays: int = 0
     """How many clips of replayed frames wait for their micro-batch."""
 
@@ -169,6 +174,11 @@ class ActivePartition:
             for of_camera in (self.cameras, self.learners, self.seen_s, self.paces, self.clocks.read, self.clocks.replayed):
                 of_camera.pop(camera_id, None)
 
+    def letters_to_store(self, owed: tuple[OwedLetter, ...]) -> OwedLetters | None:
+        """What the next step is to store of the dead letters that are still to be stored; None if that is known there."""
+        before, self.owed_letters = self.owed_letters, owed
+        return None if owed == before else OwedLetters(letters=owed)
+
 
 @dataclass(frozen=True, slots=True)
 class QueuedClip:
@@ -192,6 +202,7 @@ class PartitionManager:
     unpack_memory: Callable[[Snapshot], Map | None]
     """See :func:`~streamer.pipeline.start_plan.plan_start`."""
     registry: CameraRegistry
+    dead_letters: DeadLetterSink
     metrics: Metrics
     health: Health
     clock_s: Callable[[], float]
@@ -351,10 +362,17 @@ class PartitionManager:
             replay_to=plan.next_offset,
             paces={camera_id: CameraPace(quota_used) for camera_id, quota_used in plan.quota_used.items()},
         )
+        self._send_owed(self.active[partition], plan.letters)
         self.clips.expect(partition, plan.fallbacks())
         self.source.start(partition, plan.read_from)
         self.metrics.partitions.set(len(self.active))
         log.info("partition started", partition=str(partition), offset=plan.next_offset, replay_from=plan.read_from)
+
+    def _send_owed(self, active: ActivePartition, letters: Sequence[OwedLetter]) -> None:
+        """Send the dead letters that Kafka had not taken, if they do not wait in this process all the same."""
+        active.owed_letters = tuple(letters)
+        for letter in set(letters).difference(self.dead_letters.owed(active.partition)):
+            self.dead_letters.send(letter.rejected(active.partition))
 
     def _back_off(self, error: Exception) -> None:
         # Nothing is consumed until progress can be read again; Kafka keeps the frames.

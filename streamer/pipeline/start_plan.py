@@ -12,6 +12,8 @@ from deploy.errors import MemoryCorrupt
 from streamer.interfaces import (
     CameraState,
     FrameSource,
+    OwedLetter,
+    OwedLetters,
     Progress,
     ProgressStore,
     ProgressUnusable,
@@ -62,6 +64,8 @@ class StartPlan:
     """camera_id -> its clock before the first frame to replay, where that is known."""
     quota_used: Mapping[str, QuotaUsed] = field(default_factory=dict)
     """camera_id -> how much of its quota was used up where it begins."""
+    letters: Sequence[OwedLetter] = ()
+    """Dead letters that were still to be stored."""
     memories: Mapping[str, StoredMemory] = field(default_factory=dict)
     """Those of whose cameras only the frames since are replayed."""
 
@@ -127,7 +131,7 @@ def plan_start(
     memories = {name: each for name, each in memories.items() if name in cameras}
     all_damaged = (*progress.damaged, *damaged)
     plan = StartPlan(next_offset, next_offset, {}, cameras, learners, lost, starts_over, all_damaged, memories=memories)
-    return _with_replay(plan, first)
+    return _with_replay(plan if starts_over else replace(plan, letters=progress.letters.letters), first)
 
 
 def _corrected(progress: Progress, step: Step, memories: Collection[str], *, starts_over: bool) -> Step:
@@ -135,7 +139,8 @@ def _corrected(progress: Progress, step: Step, memories: Collection[str], *, sta
     step = replace(step, memories=dict.fromkeys(progress.memories.keys() - set(memories)))
     if not starts_over:
         return step
-    return replace(step, cameras=dict.fromkeys(progress.cameras, CameraState()), learners=dict.fromkeys(progress.learners))
+    states = dict.fromkeys(progress.cameras, CameraState())
+    return replace(step, cameras=states, learners=dict.fromkeys(progress.learners), letters=OwedLetters())
 
 
 def _first_offset(source: FrameSource, store: ProgressStore, partition: Partition, start: str, topic: TopicVersion) -> int:

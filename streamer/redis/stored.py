@@ -4,6 +4,7 @@
     next_offset          decimal
     step_id              of the step that was written last
     topic                TopicVersion as JSON: what the offset belongs to
+    letters              OwedLetters as JSON: dead letters that Kafka had not taken yet
     camera:{camera_id}   CameraState as JSON
     learner:{camera_id}  Snapshot as JSON; empty if the camera is not learned any more
     memory:{camera_id}   Snapshot as JSON; empty if what the model remembered of the camera is of no use any more
@@ -17,11 +18,11 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from streamer.interfaces import CameraState, Progress, ProgressUnusable, Snapshot, Step, TopicVersion
+from streamer.interfaces import CameraState, OwedLetters, Progress, ProgressUnusable, Snapshot, Step, TopicVersion
 
 SCHEMA: Final = 1
 
-_CAMERA, _LEARNER, _MEMORY, _TOPIC = "camera:", "learner:", "memory:", "topic"
+_CAMERA, _LEARNER, _MEMORY, _TOPIC, _LETTERS = "camera:", "learner:", "memory:", "topic", "letters"
 CAMERA_FIELDS: Final = f"{_CAMERA}*"
 _MAX_OFFSET: Final = 2**63 - 1
 _REMEDY: Final = "to go on at the group's offset in Kafka, which may repeat about a second of results, delete the key"
@@ -43,8 +44,9 @@ def parse_progress(stored: Mapping[str, str], key: str) -> Progress:
     damaged: list[str] = []
     cameras = dict(_parsed(CameraState, _CAMERA, stored, damaged))
     learners, memories = (dict(_parsed(Snapshot, prefix, stored, damaged)) for prefix in (_LEARNER, _MEMORY))
-    topic = dict(_parsed(TopicVersion, _TOPIC, {name: text for name, text in stored.items() if name == _TOPIC}, damaged))
-    return Progress(next_offset, cameras, learners, memories, tuple(damaged), topic.get(""))
+    topic = _parsed_field(TopicVersion, _TOPIC, stored, damaged)
+    letters = _parsed_field(OwedLetters, _LETTERS, stored, damaged) or OwedLetters()
+    return Progress(next_offset, cameras, learners, memories, tuple(damaged), topic, letters)
 
 
 def parse_cameras(stored: Mapping[str, str]) -> dict[str, CameraState]:
@@ -57,6 +59,8 @@ def progress_fields(step: Step) -> dict[str, str]:
     fields = {"schema": str(SCHEMA)}
     if step.topic is not None:
         fields[_TOPIC] = step.topic.model_dump_json()
+    if step.letters is not None:
+        fields[_LETTERS] = step.letters.model_dump_json()
     fields |= {_CAMERA + camera_id: state.model_dump_json() for camera_id, state in step.cameras.items()}
     # An empty text instead of a deletion: the script only sets.
     for prefix, snapshots in ((_LEARNER, step.learners), (_MEMORY, step.memories)):
@@ -87,3 +91,8 @@ def _parsed(kind: type[Stored], prefix: str, stored: Mapping[str, str], damaged:
             yield name.removeprefix(prefix), kind.model_validate_json(text)
         except ValidationError:
             damaged.append(name)
+
+
+def _parsed_field(kind: type[Stored], name: str, stored: Mapping[str, str], damaged: list[str]) -> Stored | None:
+    """What one field holds; None if there is none, or it is damaged."""
+    return dict(_parsed(kind, name, {name: stored[name]} if name in stored else {}, damaged)).get("")

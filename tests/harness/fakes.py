@@ -15,6 +15,7 @@ from streamer.interfaces import (
     CameraState,
     Fenced,
     Fields,
+    OwedLetter,
     PartitionChange,
     PollResult,
     Progress,
@@ -144,7 +145,8 @@ class MemoryProgressStore:
         learners, memories = (_kept({**before, **after}, step.forgotten) for before, after in both)
         states = {name: CameraState.model_validate_json(state.model_dump_json()) for name, state in step.cameras.items()}
         cameras = {name: state for name, state in {**stored.cameras, **states}.items() if name not in step.forgotten}
-        self.progress[step.partition] = Progress(step.next_offset, cameras, learners, memories, topic=step.topic or stored.topic)
+        topic, letters = step.topic or stored.topic, step.letters or stored.letters
+        self.progress[step.partition] = Progress(step.next_offset, cameras, learners, memories, topic=topic, letters=letters)
         self._newest[step.partition] = step.step_id
         self.scores += step.scores
         self.health += step.health
@@ -257,13 +259,22 @@ class MemoryDeadLetters:
     def __init__(self) -> None:
         self.stored: list[Rejected] = []
         self._pending: list[Rejected] = []
+        self.available = True
+
+    def owed(self, partition: Partition) -> tuple[OwedLetter, ...]:
+        return tuple(OwedLetter.of(each) for each in self._pending if each.message.partition == partition)
 
     def send(self, rejected: Rejected) -> None:
         self._pending.append(rejected)
 
-    def flush(self) -> None:
-        self.stored += self._pending
+    def crash(self) -> None:
+        """What was not stored is gone."""
         self._pending.clear()
+
+    def flush(self) -> None:
+        if self.available:
+            self.stored += self._pending
+            self._pending.clear()
 
 
 DEFAULT_VALUES = np.array([1.0, 0.0], np.float32)

@@ -62,11 +62,18 @@ class Ledger(RuleBasedStateMachine):
     def _append(self, messages: list[FrameMessage], hole: int) -> None:
         last = messages[-1]
         camera_id = "gate" if self._time_ms % 300 else "yard"
-        messages.append(self._message(last.partition.number, last.offset + hole, camera_id, good=self._time_ms % 700 != 0))
+        messages.append(self._message(last.partition.number, last.offset + hole, camera_id, good=self._time_ms % 400 != 0))
 
     @rule(consumer=CONSUMERS)
     def crash(self, consumer: int) -> None:
+        self.consumers[consumer].dead_letters.crash()
         self.consumers[consumer].start()
+
+    @rule(available=st.booleans())
+    def take_letters(self, available: bool) -> None:
+        """Whether Kafka takes dead letters."""
+        for consumer in self.consumers:
+            consumer.dead_letters.available = available
 
     @rule(consumer=CONSUMERS)
     def stop(self, consumer: int) -> None:
@@ -156,12 +163,24 @@ class Ledger(RuleBasedStateMachine):
         """In the end all that Kafka has is counted."""
         self.store.failures.clear()
         consumer = self.consumers[0]
+        self.crash(0)
+        self.crash(1)
+        consumer.dead_letters.available = True
         consumer.start()
         consumer.finish()
+        consumer.dead_letters.flush()
         self.progress_is_what_has_been_counted()
         self.each_message_counts_once_and_in_order()
+        self._each_bad_message_has_a_letter()
         for messages in self.topic.partitions.values():
             assert self.store.read(messages[-1].partition).next_offset == messages[-1].offset + 1
+
+    def _each_bad_message_has_a_letter(self) -> None:
+        stored = [each.message for consumer in self.consumers for each in consumer.dead_letters.stored]
+        letters = {(each.partition, each.offset) for each in stored}
+        for messages in self.topic.partitions.values():
+            bad = {(each.partition, each.offset) for each in messages if each.value == b"rubbish"}
+            assert bad <= letters
 
 
 def good(messages: list[FrameMessage]) -> Iterator[FrameMessage]:

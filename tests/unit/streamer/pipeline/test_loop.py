@@ -29,6 +29,22 @@ def test_event_starts_and_ends_once() -> None:
     ]
 
 
+def test_a_crash_loses_no_dead_letter_that_waits() -> None:
+    rig = Rig([message(0, 0, "gate", 0.1), message(0, 1, "gate", b"rubbish"), message(0, 2, "gate", 0.1)])
+    rig.dead_letters.available = False
+    rig.finish()
+    assert [each.offset for each in rig.store.read(P0).letters.letters] == [1]
+
+    rig.dead_letters.crash()
+    rig.start()
+    rig.dead_letters.available = True
+    rig.topic.partitions[P0].append(message(0, 3, "gate", 0.1))
+    rig.finish()
+
+    assert [(each.message.offset, each.reason) for each in rig.dead_letters.stored] == [(1, "unsupported_type")]
+    assert rig.store.read(P0).letters.letters == ()
+
+
 def test_event_names_its_origin() -> None:
     rig = Rig(run_of("gate", EVENT))
 

@@ -6,7 +6,7 @@ import pytest
 
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
-from streamer.interfaces import CameraState, Progress, ProgressUnusable, Snapshot, Step
+from streamer.interfaces import CameraState, OwedLetter, OwedLetters, Progress, ProgressUnusable, Snapshot, Step
 from streamer.redis.stored import forgotten_fields, parse_cameras, parse_progress, progress_fields
 from streamer.types import Partition
 
@@ -56,6 +56,16 @@ def test_dwell_of_an_earlier_version_is_ignored() -> None:
     stored = {**WITHOUT_NUMBER, "camera:gate": WITHOUT_NUMBER["camera:gate"].replace("{", '{"dwell":"eJxj",', 1)}
 
     assert parse_progress(stored, "key") == EXPECTED
+
+
+def test_dead_letters_that_wait_are_kept_by_reference() -> None:
+    letters = OwedLetters(letters=(OwedLetter(offset=4, first_offset=2, reason="unreadable", detail="why"),))
+    fields = progress_fields(Step(Partition("frames", 0), None, 5, letters=letters))
+
+    assert parse_progress({**WITHOUT_NUMBER, **fields}, "key").letters == letters
+    assert "letters" not in progress_fields(Step(Partition("frames", 0), None, 5))
+    damaged = parse_progress({**WITHOUT_NUMBER, "letters": "{"}, "key")
+    assert (damaged.letters, damaged.damaged) == (OwedLetters(), ("letters",))
 
 
 def test_ignores_fields_of_newer_versions() -> None:
