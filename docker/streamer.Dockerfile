@@ -15,12 +15,15 @@ RUN python -m venv /opt/build \
  && /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
  && python -m venv /opt/oddsight \
  && /opt/oddsight/bin/pip install --no-cache-dir --require-hashes --requirement requirements/stream.txt \
+      --requirement requirements/dashboard.txt \
  && /opt/oddsight/bin/pip install --no-deps /tmp/wheel/*.whl
 
 FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/oddsight /opt/oddsight
 RUN useradd --system --uid 10001 --create-home oddsight
 USER oddsight
+# A volume that is mounted here belongs to the user, too.
+RUN mkdir /home/oddsight/users
 WORKDIR /home/oddsight
 EXPOSE 9108
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \

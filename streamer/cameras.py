@@ -1,7 +1,7 @@
 """``oddsight-stream cameras``: what each camera is served with, and the changes that operators make to it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -90,8 +90,8 @@ def open_store(settings: Settings) -> Iterator[RedisProfileStore]:
         yield RedisProfileStore(client, settings.redis)
 
 
-def list_cameras(settings: Settings) -> list[CameraStatus]:
-    """All cameras that have a profile or scores in Redis, by name. Raises RedisUnavailable."""
+def list_cameras(settings: Settings, only: Collection[str] | None = None) -> list[CameraStatus]:
+    """All cameras that have a profile or scores in Redis, by name, or ``only`` some. Raises RedisUnavailable."""
     with make_redis(settings.redis) as client:
         store = RedisProfileStore(client, settings.redis)
         current, frozen, scores = store.current(), store.frozen(), newest_scores(client, settings.redis)
@@ -109,6 +109,7 @@ def list_cameras(settings: Settings) -> list[CameraStatus]:
                 health=states[camera_id].problem if camera_id in states else None,
             )
             for camera_id in sorted(current.keys() | scores.keys())
+            if only is None or camera_id in only
         ]
 
 
@@ -170,16 +171,47 @@ def print_cameras(cameras: Sequence[CameraStatus]) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ProfileVersion:
+    """One version of a camera's profile; of one that cannot be read only the id and the problem are known."""
+
+    profile_id: str
+    is_current: bool
+    problem: str | None
+    created_at: str | None = None
+    frames: int | None = None
+    enter: float | None = None
+    exit: float | None = None
+    bound: float | None = None
+    observed_s: float | None = None
+    model_id: str | None = None
+
+
+def list_versions(settings: Settings, camera_id: str) -> list[ProfileVersion]:
+    """The versions kept of a camera's profile, the one imported last first. Raises RedisUnavailable."""
+    with open_store(settings) as store:
+        current = store.current().get(camera_id)
+        return [_version(settings, store, camera_id, each, current) for each in store.versions(camera_id)]
+
+
 def print_versions(settings: Settings, camera_id: str) -> None:
     """Print the versions of a camera's profile, the one imported last first. Raises ProfileError if there are none."""
-    with open_store(settings) as store:
-        versions, current = store.versions(camera_id), store.current().get(camera_id)
-        if not versions:
-            raise ProfileError(f"camera {camera_id!r} never had a profile of its own; see: oddsight-stream cameras")
-        rows = [
-            ("current" if each == current else "", each, *_version_cells(settings, store, camera_id, each)) for each in versions
-        ]
-    _print_rows(_VERSION_HEADINGS, rows)
+    versions = list_versions(settings, camera_id)
+    if not versions:
+        raise ProfileError(f"camera {camera_id!r} never had a profile of its own; see: oddsight-stream cameras")
+    _print_rows(
+        _VERSION_HEADINGS,
+        [
+            (
+                "current" if each.is_current else "",
+                each.profile_id,
+                *map(_cell, (each.created_at, each.frames, each.enter, each.exit)),
+                _promise(each.bound, each.observed_s),
+                *map(_cell, (each.model_id, each.problem)),
+            )
+            for each in versions
+        ],
+    )
 
 
 def _checked_profile(settings: Settings, path: Path) -> Profile:
@@ -243,18 +275,25 @@ def _thresholds(settings: Settings, profile: Profile | None, problem: str | None
         return None, problem or str(error)
 
 
-def _version_cells(settings: Settings, store: RedisProfileStore, camera_id: str, profile_id: str) -> Sequence[str]:
+def _version(
+    settings: Settings, store: RedisProfileStore, camera_id: str, profile_id: str, current: str | None
+) -> ProfileVersion:
     profile, problem = _read(store, camera_id, profile_id)
     limits, problem = _thresholds(settings, profile, problem)
     if profile is None or limits is None:
-        return (*"------", _cell(problem))
+        return ProfileVersion(profile_id, profile_id == current, problem)
     info = profile.info
-    created = info.created_at.isoformat(timespec="seconds")
-    return (
-        *map(_cell, (created, info.frames, limits.enter, limits.exit)),
-        _promise(limits.bound if isfinite(limits.bound) else None, info.calibration.observed_s),
-        info.model_id,
-        "-",
+    return ProfileVersion(
+        profile_id=profile_id,
+        is_current=profile_id == current,
+        problem=None,
+        created_at=info.created_at.isoformat(timespec="seconds"),
+        frames=info.frames,
+        enter=limits.enter,
+        exit=limits.exit,
+        bound=limits.bound if isfinite(limits.bound) else None,
+        observed_s=info.calibration.observed_s,
+        model_id=info.model_id,
     )
 
 

@@ -2,7 +2,10 @@
 
 import logging
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,10 +24,13 @@ config_app = typer.Typer(help="Inspect the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 cameras_app = typer.Typer(invoke_without_command=True)
 app.add_typer(cameras_app, name="cameras")
+users_app = typer.Typer(help="Who may log in to the dashboard, in which role.", no_args_is_help=True)
+app.add_typer(users_app, name="users")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults.")
 ]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
 CameraArgument = Annotated[str, typer.Argument(metavar="CAMERA", help="The camera_id.")]
 
 
@@ -100,6 +106,21 @@ def evidence_command(config: ConfigOption = None) -> None:
 
     configure_logs()
     run_evidence(load_settings(config), _stop_on_signals())
+
+
+@app.command("dashboard")
+def dashboard_command(config: ConfigOption = None) -> None:
+    """Serve the web page for operators until SIGTERM or Ctrl-C: cameras, events with their evidence, marks.
+
+    Needs the extra dashboard.
+    """
+    from streamer.monitoring import configure_logs
+    from streamer.settings_file import load_settings
+
+    configure_logs()
+    with _dashboard_library():
+        from streamer.dashboard.server import run_dashboard
+    run_dashboard(load_settings(config), _stop_on_signals())
 
 
 @app.command("demo")
@@ -278,6 +299,66 @@ def cameras_relearn(camera: CameraArgument, config: ConfigOption = None) -> None
     with open_store(load_settings(config)) as store:
         store.remove(camera)
     typer.echo(f"{camera}: default")
+
+
+@users_app.command("add")
+def users_add(
+    name: NameArgument,
+    role: Annotated[
+        Literal["viewer", "operator", "admin"],
+        typer.Option(help="viewer looks, operator also marks events and changes cameras, admin also sees what was done."),
+    ],
+    config: ConfigOption = None,
+) -> None:
+    """Add a user of the dashboard, or replace one: asks for the password, or reads it from the first line of stdin."""
+    with _dashboard_library():
+        from streamer.dashboard.users import add_user, check_name
+
+    path, name = _users_file(config), check_name(name)
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if sys.stdin.isatty() else sys.stdin.readline()
+    add_user(path, name, role, password.rstrip("\r\n"))
+    typer.echo(f"{name}: {role}")
+
+
+@users_app.command("list")
+def users_list(config: ConfigOption = None) -> None:
+    """List the users of the dashboard with their roles."""
+    with _dashboard_library():
+        from streamer.dashboard.users import read_users
+
+    for name, user in sorted(read_users(_users_file(config)).items()):
+        typer.echo(f"{name}: {user.role}")
+
+
+@users_app.command("remove")
+def users_remove(name: NameArgument, config: ConfigOption = None) -> None:
+    """Remove a user of the dashboard; whoever is logged in under this name no longer is."""
+    with _dashboard_library():
+        from streamer.dashboard.users import remove_user
+
+    remove_user(_users_file(config), name)
+    typer.echo(f"{name}: removed")
+
+
+def _users_file(config: Path | None) -> Path:
+    from deploy.errors import ConfigError
+    from streamer.settings_file import load_settings
+
+    path = load_settings(config).dashboard.users
+    if path is None:
+        raise ConfigError('dashboard.users is not set; add to the settings: [dashboard] users = "users.json"')
+    return path
+
+
+@contextmanager
+def _dashboard_library() -> Iterator[None]:
+    """Turn the error of an import into one that names the extra to install."""
+    from deploy.errors import ConfigError
+
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"the dashboard cannot be used: {error}; install it: pip install 'oddsight[dashboard]'") from error
 
 
 def _stop_on_signals() -> threading.Event:

@@ -112,6 +112,11 @@ class RedisSettings(_Section):
         return f"{self.prefix}:health"
 
     @property
+    def audit_key(self) -> str:
+        """Key of the stream of what people did in the dashboard."""
+        return f"{self.prefix}:audit"
+
+    @property
     def heatmaps_key(self) -> str:
         """Key of the stream of the heat maps of events."""
         return f"{self.prefix}:heatmaps"
@@ -305,6 +310,19 @@ class HttpSettings(_Section):
     """0 picks a free port, which is logged."""
 
 
+class DashboardSettings(_Section):
+    """The web page for operators, ``oddsight-stream dashboard``."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; another one than this machine's own (``127.0.0.1``, ``::1``, ``localhost``) needs ``users``."""
+    port: int = Field(default=9109, ge=0, le=65535)
+    """0 picks a free port, which is logged."""
+    users: Path | None = None
+    """File of the users, which ``oddsight-stream users`` writes. Without it everybody on this machine may do everything."""
+    session_hours: float = Field(default=12.0, gt=0, le=720)
+    """How long somebody stays logged in."""
+
+
 class Settings(_Section):
     """All settings of ``oddsight-stream``."""
 
@@ -320,6 +338,7 @@ class Settings(_Section):
     limits: LimitSettings = LimitSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     http: HttpSettings = HttpSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     cameras: dict[str, CameraSettings] = {}
 
     @property

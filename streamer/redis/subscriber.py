@@ -107,6 +107,21 @@ class Subscriber:
             ]
         return self._updates(by_stream)
 
+    def history(self) -> Iterator[list[Event]]:
+        """All entries of events up to the one where :meth:`poll` goes on, oldest first, in parts. Raises RedisUnavailable.
+
+        To be read before the first poll.
+        """
+        first, last = "-", self._last_ids[self._events_key]
+        while entries := self._range(self._events_key, first, last):
+            yield self._updates([(self._events_key, entries)]).events
+            first = f"({entries[-1][0]}"
+
+    def _range(self, key: str, first: str, last: str) -> list[tuple[str, dict[str, str]]]:
+        with redis_errors():
+            found = self._client.xrange(key, min=first, max=last, count=_MAX_ENTRIES)
+        return cast("list[tuple[str, dict[str, str]]]", found)
+
     def _updates(self, by_stream: list[tuple[str, Any]]) -> Updates:
         scores: list[ScoreEntry] = []
         events: list[Event] = []

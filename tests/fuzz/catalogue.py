@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import bundles, footage, kafka, redis, settings
+from tests.fuzz.targets import bundles, dashboard, footage, kafka, redis, settings
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "images": kafka.images,
@@ -22,6 +22,10 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "memories": redis.memories,
     "references": redis.references,
     "streams": redis.streams,
+    "users": dashboard.users_files,
+    "evidence": dashboard.evidence,
+    "sessions": dashboard.sessions,
+    "marks": dashboard.marks,
     "labels": footage.label_files,
     "label-arrays": footage.label_arrays,
     "label-scripts": footage.label_scripts,

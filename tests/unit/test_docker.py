@@ -41,7 +41,7 @@ def test_topics_match_settings(services: dict[str, Any], settings: Settings) -> 
     assert dict(created) == {settings.kafka.topic: "4", settings.kafka.deadletter_topic: "1"}
 
 
-@pytest.mark.parametrize("service", ["streamer", "ingest"])
+@pytest.mark.parametrize("service", ["streamer", "ingest", "dashboard"])
 def test_commands_are_valid(services: dict[str, Any], service: str) -> None:
     command, *arguments = services[service]["command"]
     parsed = typer.main.get_group(app).commands[command].make_context(command, list(arguments))
@@ -66,6 +66,14 @@ def test_ports_match_settings(services: dict[str, Any], settings: Settings) -> N
     assert f"http://127.0.0.1:{settings.http.port}/livez" in DOCKERFILE
     assert f"EXPOSE {settings.http.port}\n" in DOCKERFILE
     assert services["streamer"]["ports"] == [f"127.0.0.1:{settings.http.port}:{settings.http.port}"]
+
+
+def test_the_dashboard_is_published_on_this_machine_alone(services: dict[str, Any], settings: Settings) -> None:
+    port, users = settings.dashboard.port, settings.dashboard.users
+    assert services["dashboard"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert users is not None
+    assert f"dashboard-users:{users.parent}" in services["dashboard"]["volumes"]
+    assert f"RUN mkdir {users.parent}\n" in DOCKERFILE
 
 
 def test_image_copies_and_user() -> None:

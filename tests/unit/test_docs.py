@@ -22,7 +22,7 @@ MAX_LINE = 120
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE_PATH = re.compile(r"(?<![\w./-])((?:deploy|streamer|trainer|tests|tools|docs|docker|\.ci)/[\w./-]*\w)")
-SETTING = re.compile(r"`(kafka|redis|engine|decode|batch|decision|registry|http)\.(?!json)(\w+)")
+SETTING = re.compile(r"`(kafka|redis|engine|decode|batch|decision|registry|http|evidence|dashboard)\.(?!json)(\w+)")
 METRIC = re.compile(r"\boddsight_\w+")
 COMMAND = re.compile(r"(?:^\s*(?:\$ )?|`)oddsight-(train|deploy|stream) ([a-z][^`|#\n]*)", re.MULTILINE)
 APPS = {"train": trainer.cli.app, "deploy": deploy.cli.app, "stream": streamer.cli.app}

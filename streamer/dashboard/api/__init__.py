@@ -1,0 +1,1 @@
+"""The JSON API under ``/api/v1``; its documentation is ``/api/v1/openapi.json``."""

@@ -1,0 +1,82 @@
+"""Requests that are refused, and how every error is answered: as JSON that says what to do next."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from deploy.errors import OddsightError, ProfileError
+from streamer.interfaces import RedisUnavailable, StreamError
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    error: str
+    """What is wrong."""
+    next: str
+    """What to do next."""
+
+
+class RequestRefused(StreamError):
+    """A request that is not answered; ``next_step`` says what to do instead."""
+
+    def __init__(self, status: int, error: str, next_step: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(f"{error}; {next_step}")
+        self.status, self.error, self.next_step, self.headers = status, error, next_step, headers
+
+
+_NEXT = {404: "see /api/v1/openapi.json for what there is", 405: "see /api/v1/openapi.json for the methods of this address"}
+_RESPONSES = (400, 401, 403, 404, 409, 413, 422, 429, 503)
+RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in _RESPONSES}
+"""For the OpenAPI document."""
+
+
+def problem_response(status: int, error: str, next_step: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as JSON."""
+    return JSONResponse({"error": error, "next": next_step}, status, headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error as a :class:`Problem`."""
+    handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
+        RequestRefused: _refused,
+        RedisUnavailable: _redis_unavailable,
+        ProfileError: _profile_error,
+        OddsightError: _other,
+        RequestValidationError: _not_valid,
+        HTTPException: _http,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def _refused(_request: Request, error: RequestRefused) -> JSONResponse:
+    return problem_response(error.status, error.error, error.next_step, error.headers)
+
+
+async def _redis_unavailable(_request: Request, error: RedisUnavailable) -> JSONResponse:
+    return problem_response(503, str(error), "try again once Redis answers", {"Retry-After": "2"})
+
+
+async def _profile_error(_request: Request, error: ProfileError) -> JSONResponse:
+    return problem_response(409, str(error), "look at the camera's versions, and choose another action")
+
+
+async def _other(_request: Request, error: OddsightError) -> JSONResponse:
+    return problem_response(500, str(error), "mend this, then try again")
+
+
+async def _not_valid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return problem_response(422, f"{where}: {first['msg']}", "see /api/v1/openapi.json for the form of the request")
+
+
+async def _http(_request: Request, error: HTTPException) -> JSONResponse:
+    next_step = _NEXT.get(error.status_code, "see /api/v1/openapi.json")
+    return problem_response(error.status_code, str(error.detail), next_step, dict(error.headers or {}))

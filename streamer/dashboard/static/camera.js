@@ -1,0 +1,204 @@
+/** One camera: what it shows, its scores over time, what it is served with, its last events and its health. */
+
+import { address, get } from "./api.js";
+import { AreasView } from "./areas.js";
+import { ScoreChart } from "./chart.js";
+import { h, setText } from "./dom.js";
+import { labels, lasted, words } from "./eventview.js";
+import { moment, span } from "./format.js";
+import { live, problemName } from "./live.js";
+import { ProfileView } from "./profile.js";
+
+const RANGES = [
+  ["5 min", 300_000],
+  ["30 min", 1_800_000],
+  ["all", null],
+];
+const SCORES_EVERY_MS = 3000;
+const PROFILE_EVERY_MS = 15_000;
+const MOST_ROWS = 8;
+
+export class CameraPage {
+  tab = "Wall";
+  shortcuts = [
+    ["1 / 2 / 3", "Five minutes, half an hour, all"],
+    ["0", "The whole curve again"],
+    ["Escape", "Back to the wall"],
+  ];
+  #listeners = [];
+  #timers = [];
+  #range = 0;
+  #pictureAt = null;
+
+  constructor(id) {
+    this.id = id;
+    this.title = id;
+    this.profile = new ProfileView(id);
+    this.areas = new AreasView(id);
+    this.state = h("span", { class: "chip" });
+    this.detail = h("p", { class: "lead" });
+    this.events = h("ul", { class: "short-list" });
+    this.health = h("ul", { class: "short-list" });
+    this.element = h(
+      "section",
+      { class: "page camera-page" },
+      h("div", { class: "page-head" }, h("a", { class: "back", href: "#/" }, "Wall"), h("h1", {}, id), this.state),
+      this.detail,
+      h("div", { class: "camera-columns" }, this.#makePicture(), this.#makeCurve()),
+      this.#makePanels(),
+    );
+    this.keys = {
+      1: () => this.#choose(0),
+      2: () => this.#choose(1),
+      3: () => this.#choose(2),
+      0: () => this.#unzoom(),
+      Escape: () => void (location.hash = "#/"),
+    };
+  }
+
+  #makePicture() {
+    const shown = (is) => () => void (this.image.hidden = !is);
+    this.image = h("img", { alt: `Newest picture of ${this.id}`, hidden: true, onerror: shown(false), onload: shown(true) });
+    this.age = h("span", { class: "age" });
+    const none = h("span", { class: "no-picture" }, "no picture");
+    this.picture = h("div", { class: "picture" }, none, this.image, this.areas.overlay, this.age);
+    return this.picture;
+  }
+
+  #makeCurve() {
+    this.chart = new ScoreChart(280, { onZoom: (zoomed) => void (this.whole.hidden = !zoomed) });
+    const range = ([text], place) =>
+      h("button", { class: "button small", "aria-pressed": String(place === 0), onclick: () => this.#choose(place) }, text);
+    this.ranges = h("div", { class: "ranges", role: "group", "aria-label": "Time" }, RANGES.map(range));
+    this.whole = h("button", { class: "button small", hidden: true, onclick: () => this.#unzoom() }, "Zoom out");
+    const head = h("div", { class: "panel-head" }, h("h2", {}, "Scores"), this.ranges, this.whole);
+    const note = h("p", { class: "note" }, "Drag over a part to look at it more closely. Red: events.");
+    return h("section", { class: "panel" }, head, this.chart.element, note);
+  }
+
+  #makePanels() {
+    const panel = (title, ...content) => h("section", { class: "panel" }, h("h2", {}, title), content);
+    const all = h("a", { href: `#/events?camera_id=${encodeURIComponent(this.id)}` }, "all");
+    const versions = panel("Versions of the profile", this.profile.versions);
+    versions.classList.add("wide");
+    return h(
+      "div",
+      { class: "panels" },
+      panel("Profile", this.profile.facts, this.profile.actions),
+      h("section", { class: "panel" }, h("div", { class: "panel-head" }, h("h2", {}, "Events"), all), this.events),
+      panel("Health", this.health),
+      panel("Zones, masks, and what is normal here", this.areas.list),
+      versions,
+    );
+  }
+
+  open() {
+    const listen = (name, handler) => {
+      live.addEventListener(name, handler);
+      this.#listeners.push([name, handler]);
+    };
+    listen("cameras", () => this.#live());
+    listen("second", () => this.#live());
+    listen("snapshot", () => this.#all());
+    listen("event", ({ detail }) => detail.row.camera_id === this.id && this.#lists());
+    this.#timers = [setInterval(() => this.#scores(), SCORES_EVERY_MS), setInterval(() => this.profile.load(), PROFILE_EVERY_MS)];
+    this.#all();
+  }
+
+  close() {
+    for (const [name, handler] of this.#listeners) live.removeEventListener(name, handler);
+    this.#timers.forEach(clearInterval);
+    this.chart.destroy();
+  }
+
+  connection() {
+    this.#live();
+  }
+
+  #all() {
+    this.#live();
+    this.#lists().then(() => this.#scores());
+    this.profile.load();
+    this.areas.load();
+  }
+
+  #live() {
+    const camera = live.cameras.get(this.id);
+    if (!camera) {
+      setText(this.detail, "Nothing is known of this camera yet.");
+      return;
+    }
+    const state = live.stateOf(camera);
+    setText(this.state, state.label);
+    this.state.className = `chip ${state.name}`;
+    setText(this.detail, this.#words(state));
+    const at = camera.picture_at_ms;
+    if (at && at !== this.#pictureAt) {
+      this.#pictureAt = at;
+      this.image.src = address("/camera/picture", { camera_id: this.id, at });
+    }
+    const stale = live.staleFor(camera);
+    this.picture.classList.toggle("stale", stale !== null);
+    setText(this.age, stale === null ? "" : `last picture ${span(stale)} ago`);
+  }
+
+  #words(state) {
+    if (state.name === "alarm") return words(state.event ?? {});
+    if (state.name === "silent") return state.silentMs === null ? "No score yet." : `No score for ${span(state.silentMs)}.`;
+    if (state.name === "learning") return `${Math.floor(state.learning.share * 100)} % learned.`;
+    return state.detail ?? "";
+  }
+
+  async #scores() {
+    if (this.chart.isZoomed) return;
+    const newest = live.cameras.get(this.id)?.newest?.captured_at_ms;
+    const length = RANGES[this.#range][1];
+    const from = length && newest ? newest - length : null;
+    const found = await get("/camera/scores", { camera_id: this.id, from_ms: from }).catch(() => null);
+    if (found) this.chart.show(found.points, this.stretches ?? []);
+  }
+
+  async #lists() {
+    const [events, health] = await Promise.all([
+      get("/events", { camera_id: this.id, limit: 50 }).catch(() => null),
+      get("/camera/health", { camera_id: this.id }).catch(() => []),
+    ]);
+    const rows = events?.events.map((item) => item.event) ?? [];
+    this.stretches = rows.map((row) => [row.started_at_ms, row.ended_at_ms ?? row.captured_at_ms]);
+    fill(this.events, rows.map(eventRow), "None yet.");
+    fill(this.health, health.map(healthRow), "Nothing was ever wrong, as far as Redis remembers.");
+  }
+
+  #choose(place) {
+    this.#range = place;
+    [...this.ranges.children].forEach((button, each) => button.setAttribute("aria-pressed", String(each === place)));
+    this.#unzoom();
+  }
+
+  #unzoom() {
+    this.whole.hidden = true;
+    this.chart.reset();
+    this.#scores();
+  }
+}
+
+function fill(list, rows, none) {
+  list.replaceChildren(...(rows.length ? rows.slice(0, MOST_ROWS) : [h("li", { class: "dim" }, none)]));
+}
+
+function eventRow(row) {
+  const link = h("a", { href: `#/event/${row.event_id}` }, moment(row.started_at_ms));
+  return h(
+    "li",
+    {},
+    link,
+    h("span", {}, words(row)),
+    h("span", { class: "dim" }, lasted(row)),
+    h("span", { class: "chips" }, labels(row)),
+  );
+}
+
+function healthRow(row) {
+  const what = row.kind === "start" ? row.text : "over";
+  return h("li", {}, h("span", { class: "dim" }, moment(row.since_ms)), h("span", {}, `${problemName(row.problem)}: ${what}`));
+}

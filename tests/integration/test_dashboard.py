@@ -1,0 +1,287 @@
+"""The dashboard in a real browser, on a real Redis, over real HTTP."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from deploy.profile import read_profile
+from streamer.demo.run import DEMO_PROFILES
+from streamer.redis.areas import RedisAreaStore
+from streamer.redis.profiles import RedisProfileStore
+from tests.harness.browser import CHROMIUM, HOSTILE, PASSWORD, Stack, answers, free_port, now_ms, running_stack, write_evidence
+from tests.harness.dashboard import wait_for
+
+if not CHROMIUM.exists():
+    pytest.skip(f"no {CHROMIUM}: install Debian's package chromium", allow_module_level=True)
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+AXE = Path(__file__).parents[1] / "vendor" / "axe.min.js"
+ENDED, OPEN = "00000000000000aa", "00000000000000bb"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("dashboard")
+    with running_stack(folder) as running:
+        started_at_ms = now_ms() - 600_000
+        write_evidence(folder / "evidence", ENDED, started_at_ms)
+        running.event(ENDED, "start", "gate", started_at_ms)
+        running.event(ENDED, "end", "gate", started_at_ms)
+        for camera_id in ("gate", "park", HOSTILE):
+            running.score(camera_id, 0.5)
+            running.picture(camera_id, now_ms())
+        running.score("yard", 0.4, learning=0.25, learning_left_s=300)
+        running.health("park", "start")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def open_as(stack: Stack, browser: Browser) -> Iterator[Callable[[str], Page]]:
+    """One page of each user, logged in; ends with a check that none complained or asked anybody else for anything."""
+    pages: dict[str, Page] = {}
+    complaints: list[str] = []
+    asked: set[str] = set()
+
+    def of(name: str) -> Page:
+        if name not in pages:
+            page = pages[name] = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+            page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
+            page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
+            page.goto(stack.address)
+            page.get_by_label("Name").fill(name)
+            page.get_by_label("Password").fill(PASSWORD)
+            page.get_by_role("button", name="Log in").click()
+            expect(page.get_by_text("Live", exact=True)).to_be_visible()
+        return pages[name]
+
+    yield of
+    assert complaints == []
+    assert asked == {urlsplit(stack.address).netloc}
+
+
+@pytest.fixture
+def page(open_as: Callable[[str], Page]) -> Page:
+    return open_as("ada")
+
+
+def go(page: Page, stack: Stack, place: str) -> None:
+    page.goto(f"{stack.address}/#/{place}")
+
+
+def test_the_wall_shows_scores_as_they_change_and_who_needs_a_person_first(page: Page, stack: Stack) -> None:
+    go(page, stack, "")
+    expect(page.locator(".tile h2").first).to_have_text("park")  # its lens is covered
+    expect(page.locator(".tile").first).to_contain_text("Covered")
+    expect(page.locator(".tile", has_text="yard")).to_contain_text("25 % learned, 5 min left")
+    for score in ("0.61", "1.23"):
+        stack.score("gate", float(score))
+        expect(page.locator(".tile", has_text="gate").locator(".value")).to_have_text(f"{score} / 1.5")
+    bar = page.locator(".tile", has_text="gate").locator(".fill")
+    assert bar.evaluate("element => element.style.transform") == "scaleX(0.512)"
+    stack.score("gate", -0.3)
+    expect(page.locator(".tile", has_text="gate").locator(".value")).to_have_text("-0.3 / 1.5")
+    assert bar.evaluate("element => element.style.transform") == "scaleX(0)"
+
+
+def test_a_camera_with_a_script_for_a_name_is_only_a_name(page: Page, stack: Stack) -> None:
+    go(page, stack, "")
+    expect(page.get_by_role("heading", name=HOSTILE, exact=True)).to_be_visible()
+    page.get_by_role("link", name=HOSTILE).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
+    assert page.locator("main script, #top script").count() == 0
+    go(page, stack, "events")
+    expect(page.locator("datalist option", has_text="")).not_to_have_count(0)
+
+
+def test_a_stale_picture_looks_stale(page: Page, stack: Stack) -> None:
+    go(page, stack, "")
+    stack.picture("gate", now_ms() - 180_000)
+    expect(page.locator(".tile.stale", has_text="gate").locator(".age")).to_have_text("last picture 3 min ago")
+    stack.picture("gate", now_ms())
+    expect(page.locator(".tile.stale", has_text="gate")).to_have_count(0)
+
+
+def test_an_event_appears_and_ends_while_one_watches(page: Page, stack: Stack) -> None:
+    go(page, stack, "events")
+    expect(page.locator(".event")).to_have_count(1)
+    started_at_ms = now_ms()
+    stack.event(OPEN, "start", "gate", started_at_ms)
+    expect(page.locator(".event").first).to_contain_text("going on")
+    expect(page.locator("#alarm-count")).to_have_text("1")
+    go(page, stack, "")
+    expect(page.locator(".tile").first).to_contain_text("moves faster than things do there")
+    expect(page.locator(".tile[data-state=alarm] h2")).to_have_text("gate")
+    stack.event(OPEN, "end", "gate", started_at_ms)
+    expect(page.locator("#alarm-count")).to_be_hidden()
+    expect(page.locator(".tile").first).to_contain_text("park")
+
+
+def test_an_acknowledgement_and_a_comment_survive_a_reload(open_as: Callable[[str], Page], stack: Stack) -> None:
+    page = open_as("olga")
+    go(page, stack, f"event/{ENDED}")
+    page.get_by_role("button", name="Acknowledge").click()
+    page.get_by_role("button", name="False alarm").click()
+    page.get_by_label("Comments").fill("<b>a dog</b>")
+    page.get_by_role("button", name="Add").click()
+    expect(page.locator(".comments")).to_contain_text("<b>a dog</b>")
+    page.reload()
+    expect(page.get_by_text("Acknowledged by olga")).to_be_visible()
+    expect(page.get_by_role("button", name="False alarm")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".comments")).to_contain_text("<b>a dog</b>")
+    marks = stack.redis.xrange(stack.settings.redis.marks_key)
+    assert [fields["kind"] for _, fields in marks] == ["acknowledge", "false", "comment"]
+    assert {fields["user"] for _, fields in stack.redis.xrange(stack.settings.redis.audit_key)} == {"ada", "olga"}
+
+
+def test_the_evidence_is_shown_and_the_clip_plays(page: Page, stack: Stack) -> None:
+    go(page, stack, f"event/{ENDED}")
+    expect(page.locator(".stage > img").first).to_be_visible()
+    expect(page.locator(".stage rect")).to_have_attribute("x", "60")
+    heat, usual = page.locator(".stage .heat"), page.locator(".stage .usual")
+    expect(heat).to_be_visible()
+    page.keyboard.press("h")
+    expect(heat).to_be_hidden()
+    page.keyboard.down("u")
+    expect(usual).to_be_visible()
+    page.keyboard.up("u")
+    expect(usual).to_be_hidden()
+    page.keyboard.press("p")
+    wait_for(lambda: page.locator("video").evaluate("video => video.currentTime") > 0.1)
+    expect(page.locator(".chart canvas")).to_be_visible()
+
+
+def test_the_keys_alone_lead_through_events(page: Page, stack: Stack) -> None:
+    go(page, stack, "")
+    page.keyboard.press("e")
+    expect(page.locator(".event")).to_have_count(2)
+    page.keyboard.press("j")
+    page.keyboard.press("t")
+    expect(page.locator(".event.selected")).to_contain_text("True alarm")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="True alarm")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Hold: what the camera usually shows")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Events")
+
+
+def test_an_operator_changes_what_a_camera_is_served_with(open_as: Callable[[str], Page], stack: Stack) -> None:
+    profiles = RedisProfileStore(stack.redis, stack.settings.redis)
+    profile = read_profile(DEMO_PROFILES[0])
+    camera_id = profile.info.camera_id
+    profiles.put(profile)
+    stack.score(camera_id, 0.4)
+    page = open_as("olga")
+    go(page, stack, f"camera/{camera_id}")
+    page.get_by_role("button", name="Freeze").click()
+    expect(page.get_by_role("button", name="Unfreeze")).to_be_visible()
+    assert profiles.frozen() == {camera_id}
+    page.get_by_role("button", name="Relearn").click()
+    page.get_by_role("dialog").get_by_role("button", name="Relearn").click()
+    expect(page.locator(".facts")).to_contain_text("the default of the network")
+    assert camera_id not in profiles.current()
+    page.get_by_role("button", name="Serve this").click()
+    page.get_by_role("dialog").get_by_role("button", name="Serve it").click()
+    expect(page.locator("td .chip")).to_have_text("in force")
+    assert profiles.current()[camera_id] == profile.profile_id
+
+
+def test_what_is_called_normal_is_quiet_until_it_is_taken_back(page: Page, stack: Stack) -> None:
+    areas = RedisAreaStore(stack.redis, stack.settings.redis)
+    go(page, stack, f"event/{ENDED}")
+    page.get_by_role("button", name="Normal here").click()
+    expect(page.locator(".actions")).to_contain_text("raises no event any more, up to a score of 2.75")
+    assert [quiet.event_id for quiet in areas.read()["gate"].quiet] == [ENDED]
+    go(page, stack, "camera/gate")
+    expect(page.locator(".areas .quiet")).to_have_count(1)
+    page.get_by_role("button", name="Take back").click()
+    expect(page.locator(".areas .quiet")).to_have_count(0)
+    assert areas.read()["gate"].quiet == ()
+
+
+def test_what_services_say_of_themselves_is_shown(page: Page, stack: Stack) -> None:
+    said = {"host": "nvr-1", "ready": "Kafka does not answer", "shed_total": '{"late": 5, "over_rate": 0}'}
+    stack.redis.hset(f"{stack.settings.redis.prefix}:service:a", mapping=said)
+    go(page, stack, "system")
+    panel = page.locator(".panel", has_text="nvr-1")
+    expect(panel).to_contain_text("not ready")
+    expect(panel).to_contain_text("Kafka does not answer")
+    expect(panel).to_contain_text("5 late")
+    expect(page.locator("table")).to_contain_text("freeze")
+
+
+def test_a_viewer_looks_and_changes_nothing(open_as: Callable[[str], Page], stack: Stack) -> None:
+    page = open_as("vic")
+    go(page, stack, f"event/{OPEN}")
+    expect(page.get_by_role("button", name="Acknowledge")).to_be_disabled()
+    page.keyboard.press("a")
+    go(page, stack, "camera/gate")
+    expect(page.get_by_text("Operators and admins may change it.")).to_be_visible()
+    asked = """async (path) => { const me = await (await fetch('/api/v1/me')).json();
+        const headers = {'Content-Type': 'application/json', 'X-CSRF-Token': me.csrf};
+        const body = JSON.stringify(path.includes('marks') ? {kind: 'true'} : {camera_id: 'gate', action: 'relearn'});
+        return (await fetch('/api/v1' + path, {method: 'POST', headers, body})).status; }"""
+    assert page.evaluate(asked, f"/events/{OPEN}/marks") == 403
+    assert page.evaluate(asked, "/camera/actions") == 403
+    assert not any(fields["user"] == "vic" for _, fields in stack.redis.xrange(stack.settings.redis.marks_key))
+
+
+@pytest.mark.parametrize("place", ["", "events", f"event/{ENDED}", "camera/gate", "system"])
+def test_people_who_see_or_hear_little_are_not_shut_out(page: Page, stack: Stack, place: str) -> None:
+    go(page, stack, place)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.wait_for_timeout(700)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = [each for each in found if each["impact"] in {"serious", "critical"}]
+    assert [(each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"]) for each in serious] == []
+
+
+def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(page: Page, stack: Stack) -> None:
+    go(page, stack, "")
+    stack.stop()
+    expect(page.get_by_role("alert")).to_contain_text("No connection since")
+    expect(page.locator("body.stale")).to_have_count(1)
+    stack.start()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    stack.score("gate", 0.77)
+    expect(page.locator(".tile", has_text="gate").locator(".value")).to_have_text("0.77 / 1.5")
+
+
+def test_logging_out_leaves_nothing_to_see(page: Page, stack: Stack) -> None:
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("button", name="Log in")).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(0)
+
+
+def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    config, port = tmp_path / "oddsight.toml", free_port()
+    config.write_text(f'[redis]\nurl = "redis://127.0.0.1:1"\n[dashboard]\nport = {port}\n')
+    command = [str(Path(sys.executable).with_name("oddsight-stream")), "dashboard", "--config", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/"), 20)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert b"Redis cannot be read" in output

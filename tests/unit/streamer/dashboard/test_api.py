@@ -1,0 +1,206 @@
+"""The API: the list of events, evidence, marks, scores, limits of requests, and how errors are answered."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamer.areas import CameraAreas
+from streamer.redis.overview import Picture
+from streamer.redis.subscriber import Updates
+from tests.harness.dashboard import DAY_MS, Dashboard, dashboard, event_of, score_of, wait_for
+
+EVENT_ID = f"{1:016x}"
+ONE = f"/api/v1/events/{EVENT_ID}"
+HOSTILE = "<script>alert(1)</script>/../x"
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Dashboard]:
+    folder = tmp_path / "evidence" / "2025-11-29" / EVENT_ID
+    folder.mkdir(parents=True)
+    (folder / "picture.jpg").write_bytes(b"jpeg")
+    (folder / "clip.mp4").write_bytes(bytes(range(100)))
+    description = {
+        "width_px": 100,
+        "height_px": 50,
+        "region": [1, 2, 3, 4],
+        "missing": {"usual.jpg": "no reference"},
+        "schema": 1,
+    }
+    (folder / "evidence.json").write_text(json.dumps({**description, "scores": [[DAY_MS, 0.3, 0.5]]}))
+    (tmp_path / "secret").write_text("secret")
+    with dashboard(evidence=tmp_path / "evidence") as running:
+        running.write(event_of(1), event_of(1, "end", ended_at_ms=DAY_MS + 4000))
+        yield running
+
+
+def test_the_list_goes_on_where_the_part_before_ended(board: Dashboard) -> None:
+    board.write(*(event_of(number, "end") for number in range(2, 12)))
+    seen: list[int] = []
+    cursor = None
+    while True:
+        page = board.client.get("/api/v1/events", params={"limit": 4, **({"cursor": cursor} if cursor else {})}).json()
+        assert page["total"] == (None if cursor else 11)
+        seen += [int(item["event"]["event_id"], 16) for item in page["events"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert seen == list(range(11, 0, -1))
+
+
+def test_ten_thousand_events_are_listed_within_a_second(board: Dashboard) -> None:
+    board.redis.updates.put(Updates([], [event_of(number, "end") for number in range(2, 10_002)]))
+    wait_for(lambda: len(board.parts.live.board.events) == 10_001, 20)
+    started_s = time.monotonic()
+    page = board.client.get("/api/v1/events", params={"camera_id": "gate", "open": "false"}).json()
+    assert time.monotonic() - started_s < 1.0
+    assert page["total"] == 10_001
+
+
+def test_evidence_is_told_with_the_event_and_its_files_are_sent(board: Dashboard) -> None:
+    item = board.client.get(ONE).json()
+    assert item["evidence"]["region"] == [1, 2, 3, 4]
+    assert set(item["evidence"]["files"]) == {"picture.jpg", "clip.mp4"}
+    assert item["evidence"]["missing"] == {"usual.jpg": "no reference"}
+    assert item["evidence"]["scores"] == [[DAY_MS, 0.3, 0.5]]
+    picture = board.client.get(f"{ONE}/evidence/picture.jpg")
+    assert (picture.content, picture.headers["content-type"]) == (b"jpeg", "image/jpeg")
+    (listed,) = board.client.get("/api/v1/events").json()["events"]
+    assert listed["evidence"]["scores"] == []
+
+
+def test_a_part_of_a_clip_is_sent(board: Dashboard) -> None:
+    answer = board.client.get(f"{ONE}/evidence/clip.mp4", headers={"Range": "bytes=10-19"})
+    assert (answer.status_code, answer.content, answer.headers["content-range"]) == (206, bytes(range(10, 20)), "bytes 10-19/100")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{ONE}/evidence/evidence.json",
+        f"{ONE}/evidence/..%2f..%2f..%2fsecret",
+        f"{ONE}/evidence/../../../secret",
+        f"{ONE}/evidence/usual.jpg",
+        "/api/v1/events/..%2f..%2fsecret/evidence/picture.jpg",
+        "/api/v1/events/0123456789ABCDEF/evidence/picture.jpg",
+        "/api/v1/events/0123456789abcdef0/evidence/picture.jpg",
+        "/api/v1/events/fedcba9876543210/evidence/picture.jpg",
+        "/static/../server.py",
+        "/static/..%2fserver.py",
+    ],
+)
+def test_nothing_else_is_sent(board: Dashboard, path: str) -> None:
+    answer = board.client.get(path)
+    assert answer.status_code in {404, 422}, path
+    assert set(answer.json()) == {"error", "next"}
+
+
+def test_links_among_evidence_are_not_followed(board: Dashboard, tmp_path: Path) -> None:
+    (tmp_path / "evidence" / "2025-11-29" / EVENT_ID / "usual.jpg").symlink_to(tmp_path / "secret")
+    assert "usual.jpg" not in board.client.get(ONE).json()["evidence"]["files"]
+    assert board.client.get(f"{ONE}/evidence/usual.jpg").status_code == 404
+
+
+def test_damaged_evidence_is_no_evidence(board: Dashboard, tmp_path: Path) -> None:
+    (tmp_path / "evidence" / "2025-11-29" / EVENT_ID / "evidence.json").write_text("{")
+    item = board.client.get(ONE).json()
+    assert item["evidence"]["region"] is None
+    assert "picture.jpg" in item["evidence"]["files"]
+
+
+def test_a_mark_counts_in_the_answer_and_for_everybody(board: Dashboard) -> None:
+    answer = board.client.post(f"{ONE}/marks", json={"kind": "acknowledge"}, headers=board.csrf())
+    assert answer.status_code == 201
+    assert answer.json()["acknowledged"]["user"] == "local"
+    assert board.client.get(ONE).json()["event"]["acknowledged"]["user"] == "local"
+    board.client.post(f"{ONE}/marks", json={"kind": "comment", "text": "  a dog "}, headers=board.csrf())
+    assert [entry.text for entry in board.redis.marks] == [None, "a dog"]
+    assert [(entry.action, entry.target, entry.outcome) for entry in board.redis.trail] == [
+        ("acknowledge", EVENT_ID, "ok"),
+        ("comment", EVENT_ID, "ok"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body", [{"kind": "comment"}, {"kind": "true", "text": "x"}, {"kind": "love"}, {"kind": "comment", "text": "x" * 1001}]
+)
+def test_odd_marks_are_refused(board: Dashboard, body: dict[str, str]) -> None:
+    assert board.client.post(f"{ONE}/marks", json=body, headers=board.csrf()).status_code == 422
+    assert board.redis.marks == []
+
+
+def test_what_is_called_normal_is_quiet_until_it_is_judged_otherwise(board: Dashboard) -> None:
+    board.client.post(f"{ONE}/marks", json={"kind": "normal"}, headers=board.csrf())
+    (quiet,) = board.redis.areas["gate"].quiet
+    assert (quiet.event_id, quiet.user, quiet.channel) == (EVENT_ID, "local", None)
+    assert quiet.box == pytest.approx((0.01, 0.04, 0.03, 0.08))
+    assert quiet.up_to == pytest.approx(0.55)
+    assert board.client.get(ONE).json()["quiet"]["event_id"] == EVENT_ID
+    board.client.post(f"{ONE}/marks", json={"kind": "acknowledge"}, headers=board.csrf())
+    assert len(board.redis.areas["gate"].quiet) == 1
+    board.client.post(f"{ONE}/marks", json={"kind": "true"}, headers=board.csrf())
+    assert board.redis.areas["gate"].quiet == ()
+    assert board.client.get(ONE).json()["quiet"] is None
+
+
+def test_an_event_without_a_place_is_marked_and_nothing_is_quiet(board: Dashboard) -> None:
+    board.write(event_of(2, "end"))
+    answer = board.client.post(f"/api/v1/events/{2:016x}/marks", json={"kind": "normal"}, headers=board.csrf())
+    assert answer.json()["verdict"]["kind"] == "normal"
+    assert board.redis.areas == {}
+
+
+def test_too_much_that_is_normal_is_refused_with_what_to_do(board: Dashboard) -> None:
+    board.client.post(f"{ONE}/marks", json={"kind": "normal"}, headers=board.csrf())
+    (quiet,) = board.redis.areas["gate"].quiet
+    others = tuple(quiet.model_copy(update={"event_id": f"{number:016x}"}) for number in range(100, 150))
+    board.redis.areas["gate"] = CameraAreas(quiet=others)
+    answer = board.client.post(f"{ONE}/marks", json={"kind": "normal"}, headers=board.csrf())
+    assert answer.status_code == 409
+    assert "take some of them back" in answer.json()["next"]
+
+
+def test_large_bodies_are_refused_unread(board: Dashboard) -> None:
+    answer = board.client.post(f"{ONE}/marks", content=b"x" * 20_000, headers=board.csrf())
+    assert (answer.status_code, "16384" in answer.json()["next"]) == (413, True)
+    assert board.client.post(f"{ONE}/marks", content=iter([b"x"] * 3), headers=board.csrf()).status_code == 411
+
+
+def test_a_camera_with_any_name_has_a_picture_and_scores(board: Dashboard) -> None:
+    board.redis.pictures[HOSTILE] = Picture(5, b"jpeg")
+    board.write(scores=[score_of(HOSTILE, 1)])
+    wait_for(lambda: HOSTILE in board.parts.live.board.camera_ids)
+    assert board.client.get("/api/v1/camera", params={"camera_id": HOSTILE}).json()["newest"]["score"] == 0.25
+    picture = board.client.get("/api/v1/camera/picture", params={"camera_id": HOSTILE})
+    assert (picture.content, picture.headers["x-captured-at-ms"]) == (b"jpeg", "5")
+    assert picture.headers["x-content-type-options"] == "nosniff"
+    assert len(board.client.get("/api/v1/camera/scores", params={"camera_id": HOSTILE}).json()["points"]) <= 2_000
+
+
+def test_without_redis_errors_say_so_and_what_is_known_stays(board: Dashboard) -> None:
+    board.redis.is_away = True
+    wait_for(lambda: not board.parts.live.link.reachable)
+    answer = board.client.post(f"{ONE}/marks", json={"kind": "true"}, headers=board.csrf())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json() == {"error": "Redis: nothing listens there", "next": "try again once Redis answers"}
+    assert board.client.get(ONE).status_code == 200
+    board.redis.is_away = False
+    wait_for(lambda: board.parts.live.link.reachable)
+
+
+def test_every_answer_forbids_what_a_page_need_not_do(board: Dashboard) -> None:
+    for path in ("/", "/static/app.js", "/api/v1/me", "/nowhere"):
+        policy = board.client.get(path).headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+
+
+def test_the_api_is_documented(board: Dashboard) -> None:
+    document = board.client.get("/api/v1/openapi.json").json()
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert len(operations) > 12
+    assert all(operation["description"] for operation in operations)
+    assert board.client.get("/docs").status_code == 404
