@@ -124,15 +124,20 @@ def dashboard_command(config: ConfigOption = None) -> None:
 
 
 @app.command("demo")
-def demo_command() -> None:
-    """Watch four rendered cameras, one of them unknown, with an embedded Kafka and Redis: 60 s of footage."""
+def demo_command(
+    keep: Annotated[bool, typer.Option("--keep", help="Go on from the beginning afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Watch four rendered cameras, one of them unknown, with an embedded Kafka and Redis: 60 s of footage.
+
+    Prints the address of the dashboard, which shows the same in a browser.
+    """
     from rich.console import Console
 
     from streamer.demo.run import run_demo
     from streamer.monitoring import configure_logs
 
     configure_logs(logging.WARNING)
-    run_demo(Console())
+    run_demo(Console(), keep=keep)
 
 
 @app.command("chaos")

@@ -170,7 +170,8 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         health=health,
         start=settings.kafka.start,
     )
-    about = {"model_id": bundle.model_id, "engine": loaded.engine.name, **loaded.engine.describe()}
+    described = {"engine_version" if name == "version" else name: text for name, text in loaded.engine.describe().items()}
+    about = {**described, "model_id": bundle.model_id, "engine": loaded.engine.name}
     stack.enter_context(told_status(settings.redis, metrics, health, about))
     log.info("running", topic=settings.kafka.topic, http_port=port, model_id=bundle.model_id, **loaded.engine.describe())
     return pipeline

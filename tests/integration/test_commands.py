@@ -91,6 +91,7 @@ def test_the_demo_finds_what_it_says_it_finds_and_ends_with_exit_0() -> None:
     lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
     rows = {line.split()[1]: line for line in lines}
 
+    assert "Look at them in a browser: http://127.0.0.1:" in done.stdout
     assert "street was unknown, was learned live, and has been on watch since second" in done.stdout
     assert rows.keys() == {"plaza", "street", "park", "hall"}
     assert "quiet" in rows["park"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from streamer.demo.run import (
+from streamer.demo.result import (
     AnomalyInterval,
     CameraFault,
     collect_events,
