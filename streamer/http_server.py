@@ -39,7 +39,7 @@ def serve_http(
         ConfigError: the port is in use, or the host is not an address of this machine.
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    listener = _listen(settings)
+    listener = listen(settings.host, settings.port, "http")
     open_sockets: dict[int, Any] = {}
     server = create_server(
         _application(metrics, health),
@@ -75,13 +75,14 @@ def _run_until(stopped: threading.Event, open_sockets: dict[int, Any]) -> None:
         )  # select() knows no descriptor over 1023
 
 
-def _listen(settings: HttpSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def listen(host: str, port: int, section: str) -> socket.socket:
+    """A socket that listens there; the ConfigError of one that cannot names the section of the settings."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # Python repeats the address there
-        raise ConfigError(f"http: cannot listen on {settings.host}:{settings.port}: {reason}; set http.port") from error
+        raise ConfigError(f"{section}: cannot listen on {host}:{port}: {reason}; set {section}.port") from error
 
 
 def _application(metrics: Metrics, health: Health) -> Callable[[dict[str, Any], Respond], Iterable[bytes]]:

@@ -18,6 +18,7 @@ from streamer.dashboard.live import Live
 from streamer.dashboard.middleware import LOOPBACK
 from streamer.dashboard.parts import Parts
 from streamer.dashboard.users import UserList, read_users
+from streamer.http_server import listen
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
 from streamer.redis.operators import OperatorStore
@@ -38,7 +39,10 @@ def run_dashboard(settings: Settings, stop: threading.Event) -> None:
     Raises ConfigError if the address cannot be listened on, may not be without users, or the file of users cannot be used.
     """
     users = _users(settings.dashboard)
-    with make_redis(settings.redis) as client, closing(_listen(settings.dashboard)) as listener:
+    with (
+        make_redis(settings.redis) as client,
+        closing(listen(settings.dashboard.host, settings.dashboard.port, "dashboard")) as listener,
+    ):
         operators, status = OperatorStore(client, settings.redis), OverviewReader(client, settings.redis)
         live = Live(lambda: Subscriber(client, settings.redis, from_start=False), operators, status)
         areas = RedisAreaStore(client, settings.redis)
@@ -92,12 +96,3 @@ def _users(settings: DashboardSettings) -> UserList | None:
             f"got {settings.host!r}; set dashboard.users, and make a user: oddsight-stream users add NAME --role admin"
         )
     return None
-
-
-def _listen(settings: DashboardSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # Python repeats the address there
-        raise ConfigError(f"dashboard: cannot listen on {settings.host}:{settings.port}: {reason}; set dashboard.port") from error
