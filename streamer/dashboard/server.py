@@ -38,15 +38,12 @@ def run_dashboard(settings: Settings, stop: threading.Event) -> None:
 
     Raises ConfigError if the address cannot be listened on, may not be without users, or the file of users cannot be used.
     """
-    users = _users(settings.dashboard)
-    with (
-        make_redis(settings.redis) as client,
-        closing(listen(settings.dashboard.host, settings.dashboard.port, "dashboard")) as listener,
-    ):
+    users, own = _users(settings.dashboard), settings.dashboard
+    with make_redis(settings.redis) as client, closing(listen(own.host, own.port, "dashboard")) as listener:
         operators, status = OperatorStore(client, settings.redis), OverviewReader(client, settings.redis)
         live = Live(lambda: Subscriber(client, settings.redis, from_start=False), operators, status)
         areas = RedisAreaStore(client, settings.redis)
-        access = Access(users, operators, round(settings.dashboard.session_hours * 3600))
+        access = Access(users, operators, round(own.session_hours * 3600))
         app = make_app(Parts(settings, live, operators, status, access, EvidenceFolder(settings.evidence.dir), areas))
         host, port = listener.getsockname()[:2]
         log.info("dashboard", address=f"http://{f'[{host}]' if ':' in host else host}:{port}/", users=users is not None)
