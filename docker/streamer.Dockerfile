@@ -22,8 +22,8 @@ FROM python:3.11.14-slim-bookworm
 COPY --from=build /opt/oddsight /opt/oddsight
 RUN useradd --system --uid 10001 --create-home oddsight
 USER oddsight
-# A volume that is mounted here belongs to the user, too.
-RUN mkdir /home/oddsight/users
+# Volumes that are mounted here belong to the user, too.
+RUN mkdir /home/oddsight/users /home/oddsight/evidence
 WORKDIR /home/oddsight
 EXPOSE 9108
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \

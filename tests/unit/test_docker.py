@@ -73,7 +73,10 @@ def test_the_dashboard_is_published_on_this_machine_alone(services: dict[str, An
     assert services["dashboard"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert users is not None
     assert f"dashboard-users:{users.parent}" in services["dashboard"]["volumes"]
-    assert f"RUN mkdir {users.parent}\n" in DOCKERFILE
+    folder = settings.evidence.dir
+    assert f"RUN mkdir {users.parent} {folder}\n" in DOCKERFILE
+    assert f"evidence:{folder}" in services["evidence"]["volumes"]
+    assert f"evidence:{folder}:ro" in services["dashboard"]["volumes"]
 
 
 def test_image_copies_and_user() -> None:
