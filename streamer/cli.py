@@ -183,7 +183,7 @@ def chaos_command(
         print_tables([report_table(report)])
         for line in report.lines():
             typer.echo(line)
-    raise typer.Exit(0 if report.is_as_expected else 1)
+    raise typer.Exit(130 if report.interrupted else 0 if report.is_as_expected else 1)
 
 
 @config_app.command("check")

@@ -81,6 +81,8 @@ class Report:
     problems: list[str] = field(default_factory=list)
     folder: Path | None = None
     """Where the logs are, if something was found."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it; the faults before it count."""
 
     @property
     def is_clean(self) -> bool:
@@ -114,6 +116,7 @@ class Report:
             "skipped": self.skipped,
             "problems": first_problems(self.problems),
             "folder": None if self.folder is None else str(self.folder),
+            "interrupted": self.interrupted,
         }
 
 
@@ -140,8 +143,11 @@ def run_chaos(names: Sequence[str], repeats: int, seed: int, on_progress: OnProg
     try:
         stack = Stack(folder, Path(home) if home else None, "streamer.chaos.unfenced" if self_check else "streamer.cli")
         with stack.running(), closing(Auditor(stack)) as auditor:
-            _run_all(stack, auditor, faults, repeats, report, on_progress)
-        keep = not report.is_as_expected
+            try:
+                _run_all(stack, auditor, faults, repeats, report, on_progress)
+            except KeyboardInterrupt:
+                report.interrupted = True
+        keep = not report.is_as_expected and not report.interrupted
     finally:
         if keep:
             report.folder = folder

@@ -74,7 +74,7 @@ def test_doublings_are_found_without_the_fence(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    chaos = start_chaos(tmp_path)
+    chaos = start_chaos(tmp_path, "--json")
     deadline_s = time.monotonic() + 60
     # Not earlier: Ctrl-C during the import of a library may look like a library that is broken.
     while not has_started(tmp_path) and time.monotonic() < deadline_s:
@@ -85,9 +85,10 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     servers = [parse_address(settings.kafka.bootstrap_servers), Address(host, int(port))]
     assert [diagnose_connection(address) for address in servers] == [None, None]
     chaos.send_signal(signal.SIGINT)
-    _, printed = chaos.communicate(timeout=60)
+    found, printed = chaos.communicate(timeout=60)
 
     assert chaos.returncode == 130, printed
+    assert json.loads(found)["interrupted"]
     assert replicas(tmp_path) == []
     assert all("nothing listens" in str(diagnose_connection(address)) for address in servers)
     assert list(tmp_path.iterdir()) == []
