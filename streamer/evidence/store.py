@@ -50,7 +50,7 @@ class EvidenceStore:
             raise ConfigError("evidence.dir is not set: name the folder that takes pictures and clips of events")
         self._root, self._settings, self._wall_clock_s = settings.dir, settings, wall_clock_s
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o750, parents=True, exist_ok=True)  # pictures of people are not for everybody
             (self._root / ".trial").write_bytes(b"")
             (self._root / ".trial").unlink()
         except OSError as error:

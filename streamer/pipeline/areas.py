@@ -6,6 +6,7 @@ heat map's highest value changes. The model, its state and what is learned of a 
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import cv2
@@ -13,7 +14,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.calibration import thresholds
+from deploy.calibration import Calibration, thresholds
+from deploy.decision import DecisionTimes
 from deploy.profile import Profile
 from streamer.areas import CameraAreas, Polygon, Quiet, Zone
 from streamer.config import Settings, decision_times
@@ -125,9 +127,8 @@ class AreaRules:
         """What is added to scores in the zone, so that the camera's threshold keeps the zone's budget there."""
         if zone.false_events_per_camera_day is None:
             return 0.0
-        there = thresholds(own.calibration, zone.false_events_per_camera_day, decision_times(self._settings))
-        usual = thresholds(own.calibration, self._settings.decision.false_events_per_camera_day, decision_times(self._settings))
-        return usual.enter - there.enter
+        times, usual = decision_times(self._settings), self._settings.decision.false_events_per_camera_day
+        return _enter(own.calibration, usual, times) - _enter(own.calibration, zone.false_events_per_camera_day, times)
 
     def _on_grid(self, camera_id: str, areas: CameraAreas, shape: tuple[int, int]) -> _Cells:
         if (camera_id, shape) not in self._cells:
@@ -138,6 +139,12 @@ class AreaRules:
             quiet = tuple((each, covered(_corners(each.box), shape)) for each in areas.quiet)
             self._cells[camera_id, shape] = _Cells(hidden, zones, quiet)
         return self._cells[camera_id, shape]
+
+
+@lru_cache(maxsize=1_000)
+def _enter(calibration: Calibration, budget: float, times: DecisionTimes) -> float:
+    """The threshold that keeps a budget."""
+    return thresholds(calibration, budget, times).enter
 
 
 def covered(polygon: Polygon, shape: tuple[int, int]) -> Cells:
