@@ -56,8 +56,9 @@ class Auditor:
         cutoff: dict[int, int] = {}
         for partition, offset in acknowledged:
             cutoff[partition] = max(offset, cutoff.get(partition, -1))
-        self._cameras |= self._stack.traffic.cameras().keys()
         self._messages.read_until(lambda: all(self._messages.position(number) > offset for number, offset in cutoff.items()))
+        new = self._messages.messages[self._referred :]
+        self._cameras |= {message.frame.info.camera_id for message in new if message.frame is not None}
         self._wait_until(lambda: all(self._next_offset(number) > offset for number, offset in cutoff.items()))
         self._wait_until(self._read_results)
         self._read_letters(cutoff)

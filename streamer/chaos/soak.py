@@ -37,8 +37,8 @@ _CHECK_EVERY_S: Final = 300.0
 _WARM_UP_SHARE: Final = 0.15
 """Share of the time after which the memory at the beginning is measured; buffers and caches are full then."""
 _MOST_GROWTH: Final = 0.05
-_LATE_MS: Final = 5_000
-"""A camera is not watched if a frame that Kafka has had for so long has no score."""
+_LATE_MS: Final = 10_000
+"""A camera is not watched if a frame that Kafka has had for so long has no score: a new partition is noticed that soon."""
 _UNTRUE_AFTER_S: Final = 3
 """A service may say ready for so many seconds before it notices that it is not."""
 _TIMEOUT_S: Final = 0.5
@@ -93,6 +93,10 @@ class SoakReport:
         is_flat = abs(end - begin) <= _MOST_GROWTH * begin
         return is_flat and not (self.problems or tally.lost or tally.doubled or tally.wrong or self.untrue_s)
 
+    def _by_minute(self) -> list[float]:
+        measured = [sample.witness_mb for sample in self.samples if sample.witness_mb is not None]
+        return [round(median(measured[first : first + 60]), 1) for first in range(0, len(measured), 60)]
+
     def values(self) -> dict[str, Any]:
         """The report as JSON."""
         begin, end = self.memory_mb
@@ -106,10 +110,11 @@ class SoakReport:
             "lost": self.tally.lost,
             "doubled": self.tally.doubled,
             "wrong": self.tally.wrong,
-            "memory_mb": {"begin": round(begin, 1), "end": round(end, 1)},
+            "memory_mb": {"begin": round(begin, 1), "end": round(end, 1), "by_minute": self._by_minute()},
             "sampled_s": len(self.samples),
             "ready_s": sum(sample.ready for sample in self.samples),
             "untrue_s": self.untrue_s,
+            "late": sorted({sample.late for sample in self.samples if sample.late is not None}),
             "problems": first_problems(self.problems),
             "folder": None if self.folder is None else str(self.folder),
         }
@@ -224,11 +229,10 @@ def _sample(stack: Stack, witness: Replica, results: Results) -> Sample:
 
 def _late_camera(stack: Stack, results: Results) -> str | None:
     now_ms = time.time() * 1000
-    for camera_id, (captured_at_ms, stored_at_ms) in stack.traffic.newest().items():
-        if captured_at_ms > results.newest_ms(camera_id) and now_ms - stored_at_ms < _LATE_MS:
-            behind_ms = captured_at_ms - results.newest_ms(camera_id)
-            if behind_ms > _LATE_MS:
-                return camera_id
+    for camera_id, stored in stack.traffic.stored().items():
+        behind_ms = stored.newest_ms - max(stored.first_ms, results.newest_ms(camera_id))
+        if behind_ms > _LATE_MS and now_ms - stored.acknowledged_ms < _LATE_MS:
+            return camera_id
     return None
 
 

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from kafka.errors import KafkaError
@@ -54,6 +54,16 @@ def _picture(number: int) -> np.ndarray:
     return picture
 
 
+class Stored(NamedTuple):
+    """The frames of a camera that Kafka has."""
+
+    first_ms: int
+    """Capture time of the first."""
+    newest_ms: int
+    acknowledged_ms: float
+    """When Kafka took the newest, in milliseconds since the Unix epoch."""
+
+
 class Traffic:
     """Sends the frames of all cameras at a steady rate from a thread of its own, and knows what Kafka has acknowledged.
 
@@ -68,7 +78,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._cameras = dict(cameras)
         self._acknowledged: set[tuple[int, int]] = set()
-        self._newest: dict[str, tuple[int, float]] = {}
+        self._stored: dict[str, Stored] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
 
@@ -102,10 +112,10 @@ class Traffic:
         with self._lock:
             self._cameras = dict(self._usual_cameras)
 
-    def newest(self) -> dict[str, tuple[int, float]]:
-        """Of each camera, capture time of its newest frame that Kafka has, and the time at which Kafka acknowledged it."""
+    def stored(self) -> dict[str, Stored]:
+        """What Kafka has of each camera."""
         with self._lock:
-            return dict(self._newest)
+            return dict(self._stored)
 
     def acknowledged(self) -> set[tuple[int, int]]:
         """(partition, offset) of all messages that Kafka has acknowledged."""
@@ -147,7 +157,8 @@ class Traffic:
         with self._lock:
             self._acknowledged.add((metadata.partition, metadata.offset))
             if frame is not None:
-                self._newest[frame[0]] = frame[1], time.time() * 1000
+                first = self._stored[frame[0]].first_ms if frame[0] in self._stored else frame[1]
+                self._stored[frame[0]] = Stored(first, frame[1], time.time() * 1000)
 
 
 class _NotUtf8(str):
