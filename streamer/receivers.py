@@ -94,7 +94,7 @@ def _header_value(value: SecretStr) -> SecretStr:
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError) as error:  # also where the system has no such file
+    except (OSError, KeyError, ValueError) as error:  # KeyError: the system has no such file
         raise ValueError("no such time zone; it must be a name such as Europe/Berlin") from error
     return name
 

@@ -76,7 +76,7 @@ def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
 def _explain(problem: ErrorDetails) -> str:
     """One line with dotted path, rule and value, but never a secret value."""
     path, value = problem["loc"], problem["input"]
-    if path[:2] == ("notify", "receivers") and len(path) > 4:
+    if path[:2] == ("notify", "receivers") and len(path) > 3:
         path = (*path[:3], *path[4:])  # without the kind, which stands in no path of the file
     where = ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":

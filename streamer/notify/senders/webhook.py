@@ -34,8 +34,8 @@ _REFUSED: Final = {400, 413, 415, 422}
 # Special before general. Texts of the library may hold the URL.
 _REASONS: Final = (
     (NameResolutionError, "the host name does not resolve"),
+    (NewConnectionError, "nothing listens there, or it cannot be reached"),
     (ConnectTimeoutError, "no connection in time"),
-    (NewConnectionError, "nothing listens there"),
     (ReadTimeoutError, "no answer in time"),
     (SSLError, "TLS failed: check the certificate, and ca_file"),
     (ProtocolError, "the connection broke off"),
