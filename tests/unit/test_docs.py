@@ -15,14 +15,22 @@ from tools.write_reference import FOLDER, PAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES_FOR_READERS = [
-    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docker/README.md", "streamer/demo/data/README.md")
+    ROOT / name
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docker/README.md",
+        "docker/observability/README.md",
+        "streamer/demo/data/README.md",
+    )
 ]
 PAGES_FOR_READERS += sorted((ROOT / "docs").rglob("*.md"))
 MAX_LINE = 120
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE_PATH = re.compile(r"(?<![\w./-])((?:deploy|streamer|trainer|tests|tools|docs|docker|\.ci)/[\w./-]*\w)")
-SETTING = re.compile(r"`(kafka|redis|engine|decode|batch|decision|registry|http|evidence|dashboard)\.(?!json)(\w+)")
+SETTING = re.compile(r"`(kafka|redis|engine|decode|batch|decision|registry|http|evidence|dashboard|notify)\.(?!json)(\w+)")
 METRIC = re.compile(r"\boddsight_\w+")
 COMMAND = re.compile(r"(?:^\s*(?:\$ )?|`)oddsight-(train|deploy|stream) ([a-z][^`|#\n]*)", re.MULTILINE)
 APPS = {"train": trainer.cli.app, "deploy": deploy.cli.app, "stream": streamer.cli.app}
