@@ -109,6 +109,7 @@ def _tell(worker: ReceiverWorker, lease: Lease, stop: threading.Event) -> None:
             if lease.is_held:
                 worker.step()
             else:
+                worker.rest()
                 stop.wait(_LOOK_AGAIN_S)
         except RedisUnavailable as error:
             log.warning("waiting before the next attempt", error=str(error), retry_in_s=_RETRY_S)

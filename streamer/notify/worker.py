@@ -121,6 +121,11 @@ class ReceiverWorker:
             pass
         self._metrics.waiting.labels(self._name).set(len(self._queue))
 
+    def rest(self) -> None:
+        """Another process works for the receiver."""
+        self.problem = None
+        self._metrics.waiting.labels(self._name).set(0)
+
     def _patience_s(self) -> float:
         return max(0.0, min(_POLL_S, self._retry_at_s - self._clock_s())) if self._attempts else _POLL_S
 

@@ -1,6 +1,7 @@
 """Notifications from a real Redis to real receivers that are down at first, fail and come back: each message arrives once."""
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -125,7 +126,7 @@ def test_a_webhook_that_is_down_then_fails_then_works_gets_all_once_through_a_re
     assert json.loads(taken[-1].body)["dashboard_url"] == "https://dash/#/event/d"
 
 
-def test_a_broken_off_or_endless_answer_counts_as_a_failure(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_off_or_endless_answer_counts_as_a_failure(stage: Stage) -> None:
     (port,) = free_ports(1)
     settings = stage.settings({"kind": "webhook", "url": f"http://127.0.0.1:{port}/TOKEN", "timeout_s": 0.2})
     with http_receiver(port, [400]), pytest.raises(MessageRefused, match=rf"^http://127.0.0.1:{port} answered 400$"):
@@ -137,10 +138,24 @@ def test_a_broken_off_or_endless_answer_counts_as_a_failure(stage: Stage, capfd:
 @contextmanager
 def silent_server(port: int) -> Iterator[None]:
     """Takes connections, and says nothing."""
-    import socket
-
     with socket.create_server(("127.0.0.1", port)):
         yield
+
+
+def test_an_outage_of_one_receiver_holds_up_no_other(stage: Stage) -> None:
+    silent, working = free_ports(2)
+    ports = {"ops": silent, "other": working}
+    webhook = {"kind": "webhook", "timeout_s": 1}
+    receivers = {name: {**webhook, "url": f"http://127.0.0.1:{port}/"} for name, port in ports.items()}
+    settings = stage.settings({}, notify={"receivers": receivers})
+    with silent_server(silent), http_receiver(working) as requests, stage.notifying(settings):
+        for number in range(20):
+            stage.add(f"{number:02}")
+        wait_until(lambda: len(requests) == 20)
+        assert stage.pending() > 0
+        stopped_s = time.monotonic()
+    assert time.monotonic() - stopped_s < 10
+    assert [request.headers["Idempotency-Key"] for request in requests] == [f"{number:02}-start" for number in range(20)]
 
 
 def test_mail_arrives_once_with_its_picture_through_an_outage_and_a_restart(stage: Stage, tmp_path: Path) -> None:

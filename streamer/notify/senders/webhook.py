@@ -4,12 +4,13 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3 import HTTPHeaderDict
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -78,13 +79,15 @@ class Webhook:
             return fill(self._settings.template, message.fields)
         return json.dumps(message.content, ensure_ascii=False)
 
-    def _headers(self, message: Message, body: bytes) -> Mapping[str, str]:
+    def _headers(self, message: Message, body: bytes) -> HTTPHeaderDict:
         template = self._settings.template
         content_type = "application/json" if template is None or is_json(template) else "text/plain; charset=utf-8"
-        headers = {"Content-Type": content_type, "User-Agent": "oddsight", "Idempotency-Key": message.key}
+        headers = HTTPHeaderDict({"Content-Type": content_type, "User-Agent": "oddsight", "Idempotency-Key": message.key})
         if self._secret is not None:
             headers[SIGNATURE_HEADER] = signature(self._secret, round(self._wall_clock_s()), body)
-        return {**headers, **{name: value.get_secret_value() for name, value in self._settings.headers.items()}}
+        for name, value in self._settings.headers.items():
+            headers[name] = value.get_secret_value()
+        return headers
 
 
 def signature(secret: str, at_s: int, body: bytes) -> str:

@@ -101,13 +101,14 @@ def test_a_signature_is_checked_as_the_documentation_says(secret: str, at_s: int
 
 
 def test_a_webhook_has_its_headers_and_shows_no_more_than_its_host() -> None:
-    settings = settings_with({**WEBHOOK, "secret": "s", "headers": {"Authorization": "Bearer x"}}).notify.receivers["ops"]
+    headers = {"Authorization": "Bearer x", "user-agent": "mine"}
+    settings = settings_with({**WEBHOOK, "secret": "s", "headers": headers}).notify.receivers["ops"]
     webhook = Webhook("ops", settings, FakeClock(NOON_S))  # type: ignore[arg-type]  # it is a webhook
     assert webhook.place == "https://host:8443"
-    headers = webhook._headers(message_of(event(), NotifySettings()), b"{}")
-    assert headers == {
+    sent = webhook._headers(message_of(event(), NotifySettings()), b"{}")
+    assert dict(sent) == {
         "Content-Type": "application/json",
-        "User-Agent": "oddsight",
+        "user-agent": "mine",
         "Idempotency-Key": "e-start",
         "Oddsight-Signature": signature("s", NOON_S, b"{}"),
         "Authorization": "Bearer x",

@@ -251,6 +251,17 @@ def test_nothing_is_told_without_the_lease() -> None:
     assert rig.step_at(0) == ["a-start"]
 
 
+def test_a_process_that_only_stands_by_has_no_problem() -> None:
+    rig = Rig()
+    rig.sender.is_down = True
+    rig.start("a")
+    rig.step_at(0)
+    assert rig.worker.problem is not None
+    rig.worker.rest()
+    assert rig.worker.problem is None
+    assert rig.metrics.registry.get_sample_value("oddsight_notify_waiting", {"receiver": "ops"}) == 0
+
+
 def test_a_damaged_state_begins_anew() -> None:
     rig = Rig()
     rig.source.state = "{"
