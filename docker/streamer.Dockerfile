@@ -15,7 +15,7 @@ RUN python -m venv /opt/build \
  && /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
  && python -m venv /opt/oddsight \
  && /opt/oddsight/bin/pip install --no-cache-dir --require-hashes --requirement requirements/stream.txt \
-      --requirement requirements/dashboard.txt \
+      --requirement requirements/dashboard.txt --requirement requirements/notify.txt \
  && /opt/oddsight/bin/pip install --no-deps /tmp/wheel/*.whl
 
 FROM python:3.11.14-slim-bookworm

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import typer
 
 from deploy.console import run
+from streamer.camera_commands import cameras_app
+from streamer.options import ConfigOption
 
 app = typer.Typer(
     help="Score camera frames from Kafka and write scores and events to Redis.",
@@ -22,16 +24,11 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Inspect the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-cameras_app = typer.Typer(invoke_without_command=True)
 app.add_typer(cameras_app, name="cameras")
 users_app = typer.Typer(help="Who may log in to the dashboard, in which role.", no_args_is_help=True)
 app.add_typer(users_app, name="users")
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults.")
-]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
-CameraArgument = Annotated[str, typer.Argument(metavar="CAMERA", help="The camera_id.")]
 
 
 def main() -> None:
@@ -118,9 +115,33 @@ def dashboard_command(config: ConfigOption = None) -> None:
     from streamer.settings_file import load_settings
 
     configure_logs()
-    with _dashboard_library():
+    with _library("the dashboard", "dashboard"):
         from streamer.dashboard.server import run_dashboard
     run_dashboard(load_settings(config), _stop_on_signals())
+
+
+@app.command("notify")
+def notify_command(
+    config: ConfigOption = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Send one test message to this receiver, and say whether it arrived.")
+    ] = None,
+) -> None:
+    """Tell the receivers in the settings of events and of problems with cameras: webhooks, MQTT, mail.
+
+    Runs beside the service until SIGTERM or Ctrl-C, and takes up what it had not done. Needs the extra notify.
+    """
+    from streamer.monitoring import configure_logs
+    from streamer.settings_file import load_settings
+
+    configure_logs()
+    with _library("notify", "notify"):
+        from streamer.notify.run import run_notify, send_trial
+    settings = load_settings(config)
+    if test is None:
+        run_notify(settings, _stop_on_signals())
+    else:
+        typer.echo(f"{test}: the message arrived at {send_trial(settings, test)}")
 
 
 @app.command("demo")
@@ -190,120 +211,15 @@ def chaos_command(
 def config_check(config: ConfigOption = None) -> None:
     """Check all that run checks before it connects, bundle and engine too; print the settings in force, with secrets hidden."""
     from streamer.monitoring import configure_logs
+    from streamer.receivers import check_receivers
     from streamer.service import check_service
     from streamer.settings_file import load_settings, settings_toml
 
     configure_logs(logging.WARNING)
     settings = load_settings(config)
     check_service(settings)
+    check_receivers(settings.notify)
     typer.echo(settings_toml(settings))
-
-
-@cameras_app.callback()
-def cameras_command(
-    context: typer.Context,
-    config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-) -> None:
-    """List the cameras with their profiles, thresholds and last frames, or change the profile of one.
-
-    A running service takes up a change within about a second.
-    """
-    if context.invoked_subcommand is not None:
-        if config is not None or as_json:
-            raise typer.BadParameter(f"options come after the command: oddsight-stream cameras {context.invoked_subcommand} ...")
-        return
-    import json
-    from dataclasses import asdict
-
-    from streamer.cameras import list_cameras, print_cameras
-    from streamer.settings_file import load_settings
-
-    cameras = list_cameras(load_settings(config))
-    if as_json:
-        typer.echo(json.dumps({"cameras": [asdict(camera) for camera in cameras]}, indent=2))
-    else:
-        print_cameras(cameras)
-
-
-@cameras_app.command("import")
-def cameras_import(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profiles that oddsight-train enrol wrote.")],
-    config: ConfigOption = None,
-) -> None:
-    """Serve cameras with the profiles in files; with the bundle in the settings, refuse those of another model."""
-    from streamer.cameras import import_profiles
-    from streamer.settings_file import load_settings
-
-    for line in import_profiles(load_settings(config), files):
-        typer.echo(line)
-
-
-@cameras_app.command("export")
-def cameras_export(
-    camera: CameraArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; must not exist.")],
-    config: ConfigOption = None,
-) -> None:
-    """Write a camera's current profile to a file."""
-    from streamer.cameras import export_profile
-    from streamer.settings_file import load_settings
-
-    typer.echo(f"{camera}: {export_profile(load_settings(config), camera, out)} in {out}")
-
-
-@cameras_app.command("show")
-def cameras_show(camera: CameraArgument, config: ConfigOption = None) -> None:
-    """List the versions of a camera's profile, the one imported last first."""
-    from streamer.cameras import print_versions
-    from streamer.settings_file import load_settings
-
-    print_versions(load_settings(config), camera)
-
-
-@cameras_app.command("rollback")
-def cameras_rollback(
-    camera: CameraArgument,
-    to: Annotated[
-        str | None, typer.Option(metavar="PROFILE_ID", help="Version to serve; by default the one before the current one.")
-    ] = None,
-    config: ConfigOption = None,
-) -> None:
-    """Serve a camera with an earlier version of its profile; after remove, with the newest."""
-    from streamer.cameras import open_store
-    from streamer.settings_file import load_settings
-
-    with open_store(load_settings(config)) as store:
-        typer.echo(f"{camera}: {store.roll_back(camera, to)}")
-
-
-@cameras_app.command("freeze")
-def cameras_freeze(
-    camera: CameraArgument,
-    off: Annotated[bool, typer.Option("--off", help="Let the thresholds follow the camera again.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Keep a camera's profile as it is: its thresholds no longer follow its scores."""
-    from streamer.cameras import open_store
-    from streamer.settings_file import load_settings
-
-    with open_store(load_settings(config)) as store:
-        store.freeze(camera, frozen=not off)
-    typer.echo(f"{camera}: {'follows its scores' if off else 'frozen'}")
-
-
-@cameras_app.command("relearn")
-def cameras_relearn(camera: CameraArgument, config: ConfigOption = None) -> None:
-    """Take a camera's profile away, so that the service learns it anew; its versions are kept for rollback.
-
-    A service that does not learn cameras serves it with the bundle's default profile from then on.
-    """
-    from streamer.cameras import open_store
-    from streamer.settings_file import load_settings
-
-    with open_store(load_settings(config)) as store:
-        store.remove(camera)
-    typer.echo(f"{camera}: default")
 
 
 @users_app.command("add")
@@ -316,7 +232,7 @@ def users_add(
     config: ConfigOption = None,
 ) -> None:
     """Add a user of the dashboard, or replace one: asks for the password, or reads it from the first line of stdin."""
-    with _dashboard_library():
+    with _library("the dashboard", "dashboard"):
         from streamer.dashboard.users import add_user, check_name
 
     path, name = _users_file(config), check_name(name)
@@ -328,7 +244,7 @@ def users_add(
 @users_app.command("list")
 def users_list(config: ConfigOption = None) -> None:
     """List the users of the dashboard with their roles."""
-    with _dashboard_library():
+    with _library("the dashboard", "dashboard"):
         from streamer.dashboard.users import read_users
 
     for name, user in sorted(read_users(_users_file(config)).items()):
@@ -338,7 +254,7 @@ def users_list(config: ConfigOption = None) -> None:
 @users_app.command("remove")
 def users_remove(name: NameArgument, config: ConfigOption = None) -> None:
     """Remove a user of the dashboard; whoever is logged in under this name no longer is."""
-    with _dashboard_library():
+    with _library("the dashboard", "dashboard"):
         from streamer.dashboard.users import remove_user
 
     remove_user(_users_file(config), name)
@@ -356,14 +272,14 @@ def _users_file(config: Path | None) -> Path:
 
 
 @contextmanager
-def _dashboard_library() -> Iterator[None]:
+def _library(what: str, extra: str) -> Iterator[None]:
     """Turn the error of an import into one that names the extra to install."""
     from deploy.errors import ConfigError
 
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"the dashboard cannot be used: {error}; install it: pip install 'oddsight[dashboard]'") from error
+        raise ConfigError(f"{what} cannot be used: {error}; install it: pip install 'oddsight[{extra}]'") from error
 
 
 def _stop_on_signals() -> threading.Event:

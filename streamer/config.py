@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
 from deploy.decision import DecisionRule, DecisionTimes
 from deploy.errors import ConfigError
 from streamer.areas import CameraAreas, Polygon, Zone
+from streamer.receivers import NotifySettings
+from streamer.section import Section
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
@@ -26,14 +28,7 @@ def _camera_id(text: str) -> str:
 CameraId = Annotated[str, AfterValidator(_camera_id)]
 
 
-class _Section(BaseModel):
-    # TOML has inf and nan, which are valid for no setting: a NaN threshold would never be reached, and nobody would notice.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class KafkaSettings(_Section):
+class KafkaSettings(Section):
     """The Kafka cluster, its topics, and how to connect."""
 
     bootstrap_servers: str = Field(default="127.0.0.1:9092", min_length=1, pattern=r"^[^@/]+$")
@@ -78,7 +73,7 @@ class KafkaSettings(_Section):
         return self
 
 
-class RedisSettings(_Section):
+class RedisSettings(Section):
     """The Redis that receives scores and events and stores the progress."""
 
     url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?(\+cluster|\+sentinel)?|unix)://")
@@ -139,7 +134,7 @@ class RedisSettings(_Section):
         return f"{self.prefix}:scores:{camera_id}"
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """The model, and the engine that runs it.
 
     If ``backend``, ``precision`` or ``performance_hint`` is not set, it is taken from the bundle's default (written by
@@ -168,14 +163,14 @@ class EngineSettings(_Section):
     Memory is allocated at start. Clips of further cameras are uploaded in full. No effect on a CPU."""
 
 
-class DecodeSettings(_Section):
+class DecodeSettings(Section):
     """How images are decoded."""
 
     backend: Literal["cpu", "nvjpeg"] = "cpu"
     """``nvjpeg`` decodes JPEGs on an NVIDIA GPU; refused at start if the scores then differ from those with ``cpu``."""
 
 
-class BatchSettings(_Section):
+class BatchSettings(Section):
     """Micro-batches: scored when full, or when the oldest clip has waited ``max_wait_ms``."""
 
     max_clips: int = Field(default=32, ge=1, le=1024)
@@ -184,7 +179,7 @@ class BatchSettings(_Section):
     """Longest time that a clip waits for others; a bound on the latency that batching adds."""
 
 
-class DecisionSettings(_Section):
+class DecisionSettings(Section):
     """When scores become an event. Times are capture times.
 
     Thresholds follow from the budget of false events, and from what each camera's profile, or the bundle, knows of normal scores.
@@ -205,7 +200,7 @@ class DecisionSettings(_Section):
     frames that a gap is less than three of its usual intervals."""
 
 
-class LearningSettings(_Section):
+class LearningSettings(Section):
     """How the profile of a camera that has none is learned from its own frames, while the default profile scores them."""
 
     enabled: bool | None = None
@@ -225,7 +220,7 @@ class LearningSettings(_Section):
     """Size of that footage for each camera; of more, the newest is kept."""
 
 
-class HealthSettings(_Section):
+class HealthSettings(Section):
     """Reports on the cameras themselves: no picture, or one in which nothing can be seen."""
 
     enabled: bool = True
@@ -234,7 +229,7 @@ class HealthSettings(_Section):
     """How long no frame of a camera must have arrived for it to be reported as offline. An event that is open then ends."""
 
 
-class RegistrySettings(_Section):
+class RegistrySettings(Section):
     """Which cameras are watched. Messages of others are refused before their images are decoded."""
 
     allowed: tuple[CameraId, ...] = ()
@@ -247,7 +242,7 @@ class RegistrySettings(_Section):
     the room. Never less than ``decision.max_gap_s``."""
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Which frames are not looked at, so that no camera starves another, and events stay timely. They are counted."""
 
     mode: Literal["live", "archive"] | None = None
@@ -259,7 +254,7 @@ class LimitSettings(_Section):
     old; there the camera starts afresh. So an outage that is shorter costs no frame."""
 
 
-class CameraSettings(_Section):
+class CameraSettings(Section):
     """What holds for one camera: thresholds instead of its profile's or the bundle's, and its quota of frames."""
 
     enter: float | None = None
@@ -282,7 +277,7 @@ class CameraSettings(_Section):
         return CameraAreas(masks=self.masks, zones=self.zones)
 
 
-class EvidenceSettings(_Section):
+class EvidenceSettings(Section):
     """What ``oddsight-stream evidence`` stores of events: a picture with its heat map, a clip, and what is usual there."""
 
     dir: Path | None = None
@@ -301,7 +296,7 @@ class EvidenceSettings(_Section):
     """How often the picture is renewed that the dashboard shows of each camera."""
 
 
-class HttpSettings(_Section):
+class HttpSettings(Section):
     """Where ``/metrics``, ``/livez`` and ``/readyz`` are served."""
 
     host: str = "127.0.0.1"
@@ -310,7 +305,7 @@ class HttpSettings(_Section):
     """0 picks a free port, which is logged."""
 
 
-class DashboardSettings(_Section):
+class DashboardSettings(Section):
     """The web page for operators, ``oddsight-stream dashboard``."""
 
     host: str = "127.0.0.1"
@@ -323,7 +318,7 @@ class DashboardSettings(_Section):
     """How long somebody stays logged in."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """All settings of ``oddsight-stream``."""
 
     kafka: KafkaSettings = KafkaSettings()
@@ -339,7 +334,8 @@ class Settings(_Section):
     evidence: EvidenceSettings = EvidenceSettings()
     http: HttpSettings = HttpSettings()
     dashboard: DashboardSettings = DashboardSettings()
-    cameras: dict[str, CameraSettings] = {}
+    notify: NotifySettings = NotifySettings()
+    cameras: dict[str, CameraSettings] = Field(default_factory=dict)
 
     @property
     def sheds_frames(self) -> bool:

@@ -337,3 +337,13 @@ class SourceUnavailable(StreamError):
 
 class EmbeddedUnavailable(StreamError):
     """The demo's embedded Kafka or Redis is not installed or did not start."""
+
+
+class DeliveryFailed(StreamError):
+    """A receiver could not be told; the message names its host at most, since the rest of a URL may be a secret."""
+
+    retriable = True
+
+
+class MessageRefused(StreamError):
+    """A receiver does not take this message, and would not take it later."""

@@ -110,6 +110,23 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+class NotifyMetrics:
+    """The metrics of ``oddsight-stream notify``."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, namespace="oddsight", registry=self.registry)
+        text = "Messages that a receiver was told, that it refused, or that were given up"
+        self.notifications = counter("notifications", text, ["receiver", "outcome"])
+        self.failures = counter("notify_failures", "Attempts that failed, and were or will be repeated", ["receiver"])
+        text = "Entries that wait to be told to a receiver"
+        self.waiting = Gauge("notify_waiting", text, ["receiver"], namespace="oddsight", registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
 class Health:
     """Whether the service is live (its loop turns) and ready (the cameras of all assigned partitions are watched).
 

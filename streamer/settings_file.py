@@ -23,7 +23,12 @@ ENVIRONMENT = {
 }
 """Environment variable -> setting; overrides the file."""
 
+RECEIVER_VARIABLES = ("url", "secret", "username", "password")
+"""Settings of a receiver that ``ODDSIGHT_NOTIFY_{NAME}_{SETTING}`` overrides; a ``-`` in its name is written as ``_``."""
+
 _HIDDEN = "**********"
+_SECRETS = {"bootstrap_servers", "password", "url", "secret", "headers", "template"}
+"""Settings that may hold a secret, even if they are wrong."""
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ, *, bundle: Path | None = None) -> Settings:
@@ -47,7 +52,17 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
         # If the section is not a table, leave it to the validation, which names it.
         if isinstance(table := content.setdefault(section, {}), dict):
             table[key] = value
+    _override_receivers(content.get("notify"), environment)
     return parse_settings(content, source=str(path or "settings"))
+
+
+def _override_receivers(notify: Any, environment: Mapping[str, str]) -> None:
+    receivers = notify.get("receivers") if isinstance(notify, dict) else None
+    for name, receiver in receivers.items() if isinstance(receivers, dict) else ():
+        for key in RECEIVER_VARIABLES:
+            variable = f"ODDSIGHT_NOTIFY_{name}_{key}".upper().replace("-", "_")
+            if variable in environment and isinstance(receiver, dict):
+                receiver[key] = environment[variable]
 
 
 def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
@@ -61,23 +76,26 @@ def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
 def _explain(problem: ErrorDetails) -> str:
     """One line with dotted path, rule and value, but never a secret value."""
     path, value = problem["loc"], problem["input"]
+    if path[:2] == ("notify", "receivers") and len(path) > 3:
+        path = (*path[:3], *path[4:])  # without the kind, which stands in no path of the file
     where = ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":
         return f"{where}: no such setting"
     rule = problem["msg"].removeprefix("Value error, ")
     # A whole section given as text or as a list may contain a secret.
-    if not isinstance(value, str | int | float) or len(path) == 1 or path[-1] in {"bootstrap_servers", "password", "url"}:
+    if not isinstance(value, str | int | float) or len(path) == 1 or not _SECRETS.isdisjoint(map(str, path)):
         return f"{where}: {rule}"
     return f"{where}: {rule}, got {value!r}"
 
 
 def settings_toml(settings: Settings) -> str:
     """All settings in force as TOML: secrets as asterisks, settings without a value as comments."""
-    content = settings.model_dump(mode="json")
+    content = settings.model_dump(mode="json", by_alias=True)
     content["redis"]["url"] = _public_url(settings.redis.url)
     cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
+    receivers = {f"notify.receivers.{name}": values for name, values in content["notify"].pop("receivers").items()}
     sections = []
-    for name, values in {**content, **cameras}.items():
+    for name, values in {**content, **receivers, **cameras}.items():
         lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
         sections.append("\n".join([f"[{name}]", *lines]))
     return "\n\n".join(sections)

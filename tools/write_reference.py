@@ -11,7 +11,7 @@ python tools/write_reference.py
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -24,8 +24,9 @@ import deploy.cli
 import streamer.cli
 import trainer.cli
 from streamer.config import Settings
-from streamer.monitoring import Metrics
-from streamer.settings_file import ENVIRONMENT
+from streamer.monitoring import Metrics, NotifyMetrics
+from streamer.receivers import AnyReceiver, NotifySettings, Receiver, ReceiverName
+from streamer.settings_file import ENVIRONMENT, RECEIVER_VARIABLES
 from streamer.types import Event
 
 ROOT = Path(__file__).parents[1]
@@ -44,26 +45,38 @@ def settings_page() -> str:
         "`oddsight-stream config check --config oddsight.toml` prints the settings in force, with secrets hidden."
     )
     parts = ["# Settings", intro]
-    for name, field in Settings.model_fields.items():
-        section = _section_model(field.annotation)
-        title = f'[{name}."CAMERA_ID"]' if section is not field.annotation else f"[{name}]"
+    for title, section in _sections():
         rows = [
-            (f"`{key}`", _values(setting), _default(setting), _line(setting.description))
+            (f"`{setting.alias or key}`", _values(setting), _default(setting), _line(setting.description))
             for key, setting in section.model_fields.items()
+            if setting.annotation != dict[ReceiverName, Receiver]
+            and (section is AnyReceiver or key not in AnyReceiver.model_fields)
         ]
-        parts += [f"## `{title}`", _line(section.__doc__), _table(("setting", "values", "default", "what it sets"), rows)]
+        parts += [f"## {title}", _line(section.__doc__), _table(("setting", "values", "default", "what it sets"), rows)]
     variables = [(f"`{variable}`", f"`{'.'.join(path)}`") for variable, path in ENVIRONMENT.items()]
+    names = ", ".join(f"`{key}`" for key in RECEIVER_VARIABLES)
+    variables.append(("`ODDSIGHT_NOTIFY_{NAME}_{SETTING}`", f"{names} of `notify.receivers.NAME`; a `-` is written as `_`"))
     parts += [
         "## Environment",
         "These variables win over the file. Keep passwords here and not in the file.",
         _table(("variable", "setting"), variables),
     ]
-    return _page(parts, "streamer/config.py")
+    return _page(parts, "streamer/config.py and streamer/receivers.py")
 
 
 def metrics_page() -> str:
-    """Return every metric of the service's ``/metrics``."""
-    metrics = Metrics()
+    """Return every metric of the service's ``/metrics``, and of that of the process that notifies."""
+    intro = (
+        "`oddsight-stream run` serves these metrics for Prometheus at `http://HOST:PORT/metrics` (settings `http.host` and "
+        "`http.port`, by default `127.0.0.1:9108`). Of a histogram Prometheus gets `_bucket`, `_sum` and `_count`. What to "
+        "watch and when to raise an alarm: [operate.md](../operate.md#health-and-metrics)."
+    )
+    notify = "`oddsight-stream notify` serves these if `notify.port` is set."
+    parts = ["# Metrics", intro, _metrics_table(Metrics()), "## Of notifications", notify, _metrics_table(NotifyMetrics())]
+    return _page(parts, "streamer/monitoring.py")
+
+
+def _metrics_table(metrics: Metrics | NotifyMetrics) -> str:
     rows = []
     for collector in vars(metrics).values():
         if not hasattr(collector, "describe"):
@@ -72,12 +85,7 @@ def metrics_page() -> str:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = ", ".join(f"`{label}`" for label in collector._labelnames)
         rows.append((f"`{family.name}{suffix}`", family.type, labels, family.documentation))
-    intro = (
-        "`oddsight-stream run` serves these metrics for Prometheus at `http://HOST:PORT/metrics` (settings `http.host` and "
-        "`http.port`, by default `127.0.0.1:9108`). Of a histogram Prometheus gets `_bucket`, `_sum` and `_count`. What to "
-        "watch and when to raise an alarm: [operate.md](../operate.md#health-and-metrics)."
-    )
-    return _page(["# Metrics", intro, _table(("metric", "type", "labels", "meaning"), sorted(rows))], "streamer/monitoring.py")
+    return _table(("metric", "type", "labels", "meaning"), sorted(rows))
 
 
 def events_page() -> str:
@@ -156,15 +164,24 @@ def _line(text: str | None) -> str:
     return " ".join((text or "").split()).replace("``", "`")
 
 
-def _section_model(annotation: Any) -> type[BaseModel]:
-    """Return the model of a section; of ``dict[str, Model]``, the model of its values."""
-    return annotation if isinstance(annotation, type) else get_args(annotation)[1]
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the title and the model of each section; of ``dict[str, Model]``, the model of its values."""
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type):
+            yield f"`[{name}]`", field.annotation
+        else:
+            yield f'`[{name}."CAMERA_ID"]`', get_args(field.annotation)[1]
+        if field.annotation is NotifySettings:
+            title = f"`[{name}.receivers.NAME]`"
+            yield f"{title}, all kinds", AnyReceiver
+            for model in get_args(get_args(Receiver)[0]):
+                yield f"{title} of the kind {get_args(model.model_fields['kind'].annotation)[0]}", model
 
 
 def _values(field: FieldInfo) -> str:
     """Return what a setting accepts: its choices, or its type and limits."""
-    if get_origin(field.annotation) is tuple:
-        return "list of texts"
+    if get_origin(field.annotation) in {tuple, dict}:
+        return "list of texts" if get_origin(field.annotation) is tuple else "table of texts"
     kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
     annotation = kinds[0] if kinds and get_origin(field.annotation) is not Literal else field.annotation
     if get_origin(annotation) is Literal:
@@ -182,7 +199,9 @@ def _values(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    return "" if field.default is None else f"`{json.dumps(field.default)}`"
+    if field.default_factory is not None:
+        return "`{}`"
+    return "" if field.default is None or field.is_required() else f"`{json.dumps(field.default)}`"
 
 
 def _event_form(field: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ def test_mounted_paths_exist(services: dict[str, Any], settings: Settings, servi
 
 
 def test_variables_are_settings(services: dict[str, Any]) -> None:
-    mentioned = set(re.findall(r"ODDSIGHT_[A-Z_]+", "".join(path.read_text("utf-8") for path in (ROOT / "docker").iterdir())))
+    mentioned = set(re.findall(r"ODDSIGHT_[A-Z_]+", "".join(path.read_text("utf-8") for path in (ROOT / "docker").rglob("*.*"))))
     assert mentioned
     assert mentioned <= ENVIRONMENT.keys()
 

@@ -10,19 +10,27 @@ import deploy.cli
 import streamer.cli
 import trainer.cli
 from streamer.config import Settings
-from streamer.monitoring import Metrics
+from streamer.monitoring import Metrics, NotifyMetrics
 from tools.write_reference import FOLDER, PAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES_FOR_READERS = [
-    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docker/README.md", "streamer/demo/data/README.md")
+    ROOT / name
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docker/README.md",
+        "docker/observability/README.md",
+        "streamer/demo/data/README.md",
+    )
 ]
 PAGES_FOR_READERS += sorted((ROOT / "docs").rglob("*.md"))
 MAX_LINE = 120
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE_PATH = re.compile(r"(?<![\w./-])((?:deploy|streamer|trainer|tests|tools|docs|docker|\.ci)/[\w./-]*\w)")
-SETTING = re.compile(r"`(kafka|redis|engine|decode|batch|decision|registry|http|evidence|dashboard)\.(?!json)(\w+)")
+SETTING = re.compile(r"`(kafka|redis|engine|decode|batch|decision|registry|http|evidence|dashboard|notify)\.(?!json)(\w+)")
 METRIC = re.compile(r"\boddsight_\w+")
 COMMAND = re.compile(r"(?:^\s*(?:\$ )?|`)oddsight-(train|deploy|stream) ([a-z][^`|#\n]*)", re.MULTILINE)
 APPS = {"train": trainer.cli.app, "deploy": deploy.cli.app, "stream": streamer.cli.app}
@@ -64,7 +72,8 @@ def test_named_settings_exist(page: Path) -> None:
 
 @each_page
 def test_named_metrics_exist(page: Path) -> None:
-    names = "\n".join(line for line in Metrics().exposition().decode().splitlines() if line.startswith("#"))
+    exposed = Metrics().exposition() + NotifyMetrics().exposition()
+    names = "\n".join(line for line in exposed.decode().splitlines() if line.startswith("#"))
     assert [name for name in METRIC.findall(page.read_text(encoding="utf-8")) if name not in names] == []
 
 

@@ -8,8 +8,10 @@ from deploy.errors import ConfigError
 from streamer.config import camera_thresholds, decision_rule
 from streamer.ingest.streams import find_source, stream_name
 from streamer.kafka.diagnostics import parse_address
+from streamer.receivers import WebhookSettings
 from streamer.redis.client import make_redis
 from streamer.settings_file import load_settings, parse_settings, settings_toml
+from streamer.templates import fill
 from tests.fuzz.target import Target
 
 _SETTINGS = b"""
@@ -35,6 +37,24 @@ footage_dir = '/var/lib/oddsight'
 
 [cameras.gate]
 enter = 0.5
+
+[notify]
+timezone = "UTC"
+
+[notify.receivers.chat]
+kind = "webhook"
+url = "https://chat/secret"
+headers = {Authorization = "Bearer secret"}
+template = '{"text": "$message ${camera_id} $$"}'
+cameras = ["gate-[0-9]*"]
+quiet_hours = "22:00-06:00"
+
+[notify.receivers.guard]
+kind = "email"
+host = "mail"
+from = "oddsight@example.org"
+to = ["guard@example.org"]
+subject = "$camera_id"
 
 [cameras."S\xc3\xbcd-Tor 3"]
 enter = 0.7
@@ -65,6 +85,9 @@ def settings_files() -> Target:
         path.write_bytes(content)
         settings = load_settings(path, {})
         settings_toml(settings)
+        for receiver in settings.notify.receivers.values():
+            if isinstance(receiver, WebhookSettings) and receiver.template is not None:
+                fill(receiver.template, {"camera_id": "gate", "message": '"'})
         for camera_id in settings.cameras:
             decision_rule(settings, camera_thresholds(settings, camera_id, calibration))
 

@@ -1,0 +1,1 @@
+"""Tells people of events and of problems with cameras, outside the terminal."""

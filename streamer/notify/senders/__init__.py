@@ -1,0 +1,1 @@
+"""How a message gets to a receiver: one module for each kind."""

@@ -1,0 +1,101 @@
+"""What one receiver of notifications reads: events and health as a member of a consumer group, and what people said of events."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Final, Literal, NamedTuple, cast
+
+import redis
+
+from streamer.config import RedisSettings
+from streamer.interfaces import Fields
+from streamer.redis.client import redis_errors
+from streamer.redis.groups import GroupReader
+from streamer.redis.lease import Lease
+from streamer.redis.operators import Mark, OperatorStore
+
+_MEMBER: Final = "notify"
+"""One process works for a receiver at a time, and takes up at once what the last one had not done."""
+_MAX_EVENTS: Final = 100_000
+_HARDLY_S: Final = 0.001
+
+StreamName = Literal["events", "health"]
+
+
+class StreamEntry(NamedTuple):
+    """An entry of one of the two streams."""
+
+    stream: StreamName
+    entry_id: str
+    fields: Fields
+
+
+class HandledEvents:
+    """The events that somebody has acknowledged or judged, by the stream of marks."""
+
+    def __init__(self, client: redis.Redis, settings: RedisSettings) -> None:
+        self._store, self._position = OperatorStore(client, settings), "0-0"
+        self._acknowledged: OrderedDict[str, None] = OrderedDict()
+        self._judged: OrderedDict[str, None] = OrderedDict()
+
+    def poll(self) -> None:
+        """Take up new marks; does not wait. Raises RedisUnavailable."""
+        position = ""
+        while position != self._position:  # a part may hold nothing that can be read
+            position = self._position
+            self._position, marks = self._store.marks_after(position)
+            for mark in marks:
+                self._add(mark)
+
+    def __contains__(self, event_id: object) -> bool:
+        return event_id in self._acknowledged or event_id in self._judged
+
+    def _add(self, mark: Mark) -> None:
+        if mark.kind == "unmark":
+            self._judged.pop(mark.event_id, None)
+        elif mark.kind != "comment":
+            events = self._acknowledged if mark.kind == "acknowledge" else self._judged
+            events[mark.event_id] = None
+            if len(events) > _MAX_EVENTS:
+                events.popitem(last=False)
+
+
+class RedisNotices:
+    """What there is to tell to one receiver, and what it was told. Every method raises RedisUnavailable."""
+
+    def __init__(self, client: redis.Redis, settings: RedisSettings, receiver: str) -> None:
+        self._client, self._settings, self._receiver = client, settings, receiver
+        self._group = f"notify.{receiver}"
+        self._keys: dict[StreamName, str] = {"events": settings.events_key, "health": settings.health_key}
+        self._state_key = f"{settings.prefix}:notify:{receiver}:state"
+        self._readers: dict[StreamName, GroupReader] = {}
+        self.handled = HandledEvents(client, settings)
+
+    def lease(self) -> Lease:
+        """Who holds it works for the receiver."""
+        return Lease(self._client, f"{self._settings.prefix}:notify:{self._receiver}:lease")
+
+    def open(self) -> str | None:
+        """Begin with what was not done, whoever had it, then what is new; the stored state.
+
+        A receiver that is new begins with the next entry.
+        """
+        self._readers = {name: GroupReader(self._client, key, self._group, _MEMBER) for name, key in self._keys.items()}
+        with redis_errors(self._state_key):
+            return cast("str | None", self._client.get(self._state_key))
+
+    def poll(self, wait_s: float) -> list[StreamEntry]:
+        """New entries, or those that were not done; waits at most ``wait_s`` for the first event."""
+        found = [StreamEntry("health", *each) for each in self._readers["health"].poll(_HARDLY_S)]
+        return found + [StreamEntry("events", *each) for each in self._readers["events"].poll(_HARDLY_S if found else wait_s)]
+
+    def done(self, entries: Collection[tuple[StreamName, str]], state: str | None = None) -> None:
+        """These entries do not come again, and this is the state from now on, if it has changed; both or neither is stored."""
+        with redis_errors(self._state_key):
+            pipeline = self._client.pipeline(transaction=True)
+            for name, key in self._keys.items():
+                entry_ids: Sequence[str] = [entry_id for stream, entry_id in entries if stream == name]
+                if entry_ids:
+                    pipeline.xack(key, self._group, *entry_ids)
+            if state is not None:
+                pipeline.set(self._state_key, state)
+            pipeline.execute()
