@@ -23,7 +23,10 @@ export class CameraPage {
   shortcuts = [
     ["1 / 2 / 3", "Five minutes, half an hour, all"],
     ["0", "The whole curve again"],
-    ["Escape", "Back to the wall"],
+    ["c", "While drawing: another corner"],
+    ["Enter", "While drawing: close the shape"],
+    ["Backspace", "While drawing: remove the last corner"],
+    ["Escape", "Drop what is drawn, or back to the wall"],
   ];
   #listeners = [];
   #timers = [];
@@ -52,17 +55,24 @@ export class CameraPage {
       2: () => this.#choose(1),
       3: () => this.#choose(2),
       0: () => this.#unzoom(),
-      Escape: () => void (location.hash = "#/"),
+      c: () => this.areas.editor.addCorner(),
+      Enter: () => this.areas.editor.close(),
+      Backspace: () => this.areas.editor.removeLast(),
+      Escape: () => void (this.areas.editor.cancel() || (location.hash = "#/")),
     };
   }
 
   #makePicture() {
-    const shown = (is) => () => void (this.image.hidden = !is);
+    const { overlay, editor } = this.areas;
+    const shown = (is) => () => {
+      this.image.hidden = !is;
+      editor.allow(is);
+    };
     this.image = h("img", { alt: `Newest picture of ${this.id}`, hidden: true, onerror: shown(false), onload: shown(true) });
     this.age = h("span", { class: "age" });
     const none = h("span", { class: "no-picture" }, "no picture");
-    this.picture = h("div", { class: "picture" }, none, this.image, this.areas.overlay, this.age);
-    return this.picture;
+    this.picture = h("div", { class: "picture" }, none, this.image, overlay, editor.layer, this.age);
+    return h("div", { class: "picture-column" }, this.picture, editor.buttons, editor.form);
   }
 
   #makeCurve() {
