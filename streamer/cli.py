@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from deploy.console import run
+from streamer.cli_cameras import ConfigOption, cameras_app
 
 app = typer.Typer(
     help="Score camera frames from Kafka and write scores and events to Redis.",
@@ -22,16 +23,11 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Inspect the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-cameras_app = typer.Typer(invoke_without_command=True)
 app.add_typer(cameras_app, name="cameras")
 users_app = typer.Typer(help="Who may log in to the dashboard, in which role.", no_args_is_help=True)
 app.add_typer(users_app, name="users")
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults.")
-]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
-CameraArgument = Annotated[str, typer.Argument(metavar="CAMERA", help="The camera_id.")]
 
 
 def main() -> None:
@@ -92,6 +88,28 @@ def watch_command(config: ConfigOption = None) -> None:
     from streamer.watch import watch
 
     watch(load_settings(config).redis, Console(), _stop_on_signals())
+
+
+@app.command("replay")
+def replay_command(
+    camera: Annotated[str, typer.Option(metavar="ID", help="The camera_id.")],
+    budget: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1e6, help="False events a day that are allowed; by default those of the settings."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Print the events that a camera's stored scores give when they are decided again, with another budget; changes nothing."""
+    import json
+    from dataclasses import asdict
+
+    from streamer.settings_file import load_settings
+    from streamer.what_if import lines, what_if
+
+    found = what_if(load_settings(config), camera, budget)
+    for line in [json.dumps(asdict(found), indent=2)] if as_json else lines(found):
+        typer.echo(line)
 
 
 @app.command("evidence")
@@ -197,113 +215,6 @@ def config_check(config: ConfigOption = None) -> None:
     settings = load_settings(config)
     check_service(settings)
     typer.echo(settings_toml(settings))
-
-
-@cameras_app.callback()
-def cameras_command(
-    context: typer.Context,
-    config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-) -> None:
-    """List the cameras with their profiles, thresholds and last frames, or change the profile of one.
-
-    A running service takes up a change within about a second.
-    """
-    if context.invoked_subcommand is not None:
-        if config is not None or as_json:
-            raise typer.BadParameter(f"options come after the command: oddsight-stream cameras {context.invoked_subcommand} ...")
-        return
-    import json
-    from dataclasses import asdict
-
-    from streamer.cameras import list_cameras, print_cameras
-    from streamer.settings_file import load_settings
-
-    cameras = list_cameras(load_settings(config))
-    if as_json:
-        typer.echo(json.dumps({"cameras": [asdict(camera) for camera in cameras]}, indent=2))
-    else:
-        print_cameras(cameras)
-
-
-@cameras_app.command("import")
-def cameras_import(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Profiles that oddsight-train enrol wrote.")],
-    config: ConfigOption = None,
-) -> None:
-    """Serve cameras with the profiles in files; with the bundle in the settings, refuse those of another model."""
-    from streamer.cameras import import_profiles
-    from streamer.settings_file import load_settings
-
-    for line in import_profiles(load_settings(config), files):
-        typer.echo(line)
-
-
-@cameras_app.command("export")
-def cameras_export(
-    camera: CameraArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; must not exist.")],
-    config: ConfigOption = None,
-) -> None:
-    """Write a camera's current profile to a file."""
-    from streamer.cameras import export_profile
-    from streamer.settings_file import load_settings
-
-    typer.echo(f"{camera}: {export_profile(load_settings(config), camera, out)} in {out}")
-
-
-@cameras_app.command("show")
-def cameras_show(camera: CameraArgument, config: ConfigOption = None) -> None:
-    """List the versions of a camera's profile, the one imported last first."""
-    from streamer.cameras import print_versions
-    from streamer.settings_file import load_settings
-
-    print_versions(load_settings(config), camera)
-
-
-@cameras_app.command("rollback")
-def cameras_rollback(
-    camera: CameraArgument,
-    to: Annotated[
-        str | None, typer.Option(metavar="PROFILE_ID", help="Version to serve; by default the one before the current one.")
-    ] = None,
-    config: ConfigOption = None,
-) -> None:
-    """Serve a camera with an earlier version of its profile; after remove, with the newest."""
-    from streamer.cameras import open_store
-    from streamer.settings_file import load_settings
-
-    with open_store(load_settings(config)) as store:
-        typer.echo(f"{camera}: {store.roll_back(camera, to)}")
-
-
-@cameras_app.command("freeze")
-def cameras_freeze(
-    camera: CameraArgument,
-    off: Annotated[bool, typer.Option("--off", help="Let the thresholds follow the camera again.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Keep a camera's profile as it is: its thresholds no longer follow its scores."""
-    from streamer.cameras import open_store
-    from streamer.settings_file import load_settings
-
-    with open_store(load_settings(config)) as store:
-        store.freeze(camera, frozen=not off)
-    typer.echo(f"{camera}: {'follows its scores' if off else 'frozen'}")
-
-
-@cameras_app.command("relearn")
-def cameras_relearn(camera: CameraArgument, config: ConfigOption = None) -> None:
-    """Take a camera's profile away, so that the service learns it anew; its versions are kept for rollback.
-
-    A service that does not learn cameras serves it with the bundle's default profile from then on.
-    """
-    from streamer.cameras import open_store
-    from streamer.settings_file import load_settings
-
-    with open_store(load_settings(config)) as store:
-        store.remove(camera)
-    typer.echo(f"{camera}: default")
 
 
 @users_app.command("add")

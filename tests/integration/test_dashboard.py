@@ -1,20 +1,27 @@
 """The dashboard in a real browser, on a real Redis, over real HTTP."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.profile import read_profile
 from streamer.areas import CameraAreas
+from streamer.cli import app
 from streamer.demo.run import DEMO_PROFILES
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.profiles import RedisProfileStore
+from streamer.settings_file import settings_toml
 from tests.harness.browser import CHROMIUM, HOSTILE, PASSWORD, Stack, answers, free_port, now_ms, running_stack, write_evidence
 from tests.harness.dashboard import wait_for
 
@@ -197,7 +204,7 @@ def test_an_operator_changes_what_a_camera_is_served_with(open_as: Callable[[str
     assert profiles.frozen() == {camera_id}
     page.get_by_role("button", name="Relearn").click()
     page.get_by_role("dialog").get_by_role("button", name="Relearn").click()
-    expect(page.locator(".facts")).to_contain_text("the default of the network")
+    expect(page.locator(".facts").first).to_contain_text("the default of the network")
     assert camera_id not in profiles.current()
     page.get_by_role("button", name="Serve this").click()
     page.get_by_role("dialog").get_by_role("button", name="Serve it").click()
@@ -241,7 +248,7 @@ def test_a_zone_drawn_with_the_mouse_is_in_force(open_as: Callable[[str], Page],
     page.mouse.move(right, low, steps=3)
     page.mouse.up()
     page.get_by_label("Name of the zone").fill("till <b>")
-    page.get_by_label("False events a day").fill("10")
+    page.get_by_label("allowed there").fill("10")
     page.get_by_role("button", name="Save").click()
     expect(page.locator(".short-list")).to_contain_text(["till <b>10 false events a day allowed"])
     expect(page.locator(".areas .zone")).to_have_count(1)
@@ -275,6 +282,36 @@ def test_a_mask_is_drawn_with_the_keyboard_alone(page: Page, stack: Stack) -> No
     page.get_by_role("button", name="Remove mask 1").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.locator(".areas .mask")).to_have_count(0)
+
+
+def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path: Path) -> None:
+    known = read_profile(DEMO_PROFILES[1])
+    times = DecisionTimes(min_duration_ms=300, merge_gap_ms=1000)
+    peaks = tuple(2.0 - 0.1 * number for number in range(10))
+    calibration = Calibration(median=0.1, peaks=peaks, observed_s=86_400, times=times)
+    profile = replace(known, info=known.info.model_copy(update={"camera_id": "dock", "calibration": calibration}))
+    RedisProfileStore(stack.redis, stack.settings.redis).put(profile)
+    for number in range(300):
+        score = {50: 2.5, 51: 2.4, 150: 1.5, 151: 1.4, 250: 1.2, 251: 1.2}.get(number, 0.1)
+        stack.score("dock", score, captured_at_ms=1_764_374_400_000 + number * 1000, profile_id=profile.profile_id)
+    config = tmp_path / "oddsight.toml"
+    config.write_text(settings_toml(stack.settings))
+
+    def events(*budget: str) -> list[object]:
+        ran = CliRunner().invoke(app, ["replay", "--config", str(config), "--camera", "dock", "--json", *budget])
+        assert ran.exit_code == 0, ran.output
+        found: list[object] = json.loads(ran.output)["events"]
+        return found
+
+    go(page, stack, "camera/dock")
+    count, slider = page.locator(".what-if-count"), page.get_by_label("False events a day that are allowed")
+    expect(count).to_have_text(f"{len(events())} event at 1 a day")
+    slider.press("End")
+    expect(count).to_have_text(f"{len(events('--budget', '100'))} events at 100 a day")
+    expect(page.get_by_text("it changes nothing")).to_be_visible()
+    shown = page.evaluate("async () => (await (await fetch('/api/v1/camera/what-if?camera_id=dock&budget=7')).json()).events")
+    assert shown == events("--budget", "7")
+    assert [len(events()), len(shown), len(events("--budget", "100"))] == [1, 2, 3]
 
 
 def test_what_services_say_of_themselves_is_shown(page: Page, stack: Stack) -> None:

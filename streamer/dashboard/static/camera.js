@@ -8,6 +8,7 @@ import { labels, lasted, words } from "./eventview.js";
 import { moment, span } from "./format.js";
 import { live, problemName } from "./live.js";
 import { ProfileView } from "./profile.js";
+import { WhatIfView } from "./whatif.js";
 
 const RANGES = [
   ["5 min", 300_000],
@@ -16,6 +17,7 @@ const RANGES = [
 ];
 const SCORES_EVERY_MS = 3000;
 const PROFILE_EVERY_MS = 15_000;
+const WHAT_IF_EVERY_MS = 60_000;
 const MOST_ROWS = 8;
 
 export class CameraPage {
@@ -38,6 +40,7 @@ export class CameraPage {
     this.title = id;
     this.profile = new ProfileView(id);
     this.areas = new AreasView(id);
+    this.whatIf = new WhatIfView(id);
     this.state = h("span", { class: "chip" });
     this.detail = h("p", { class: "lead" });
     this.events = h("ul", { class: "short-list" });
@@ -96,6 +99,7 @@ export class CameraPage {
       { class: "panels" },
       panel("Profile", this.profile.facts, this.profile.actions),
       h("section", { class: "panel" }, h("div", { class: "panel-head" }, h("h2", {}, "Events"), all), this.events),
+      panel("What if", this.whatIf.elements),
       panel("Health", this.health),
       panel("Zones, masks, and what is normal here", this.areas.list),
       versions,
@@ -111,7 +115,11 @@ export class CameraPage {
     listen("second", () => this.#live());
     listen("snapshot", () => this.#all());
     listen("event", ({ detail }) => detail.row.camera_id === this.id && this.#lists());
-    this.#timers = [setInterval(() => this.#scores(), SCORES_EVERY_MS), setInterval(() => this.profile.load(), PROFILE_EVERY_MS)];
+    this.#timers = [
+      setInterval(() => this.#scores(), SCORES_EVERY_MS),
+      setInterval(() => this.profile.load(), PROFILE_EVERY_MS),
+      setInterval(() => this.whatIf.load(), WHAT_IF_EVERY_MS),
+    ];
     this.#all();
   }
 
@@ -119,6 +127,7 @@ export class CameraPage {
     for (const [name, handler] of this.#listeners) live.removeEventListener(name, handler);
     this.#timers.forEach(clearInterval);
     this.chart.destroy();
+    this.whatIf.close();
   }
 
   connection() {
@@ -130,6 +139,7 @@ export class CameraPage {
     this.#lists().then(() => this.#scores());
     this.profile.load();
     this.areas.load();
+    this.whatIf.load();
   }
 
   #live() {

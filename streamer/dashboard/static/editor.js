@@ -118,7 +118,7 @@ export class AreaEditor {
       "div",
       { class: "filters" },
       field(this.name, "Name of the zone, without commas"),
-      field(this.budget, "False events a day that are allowed there"),
+      field(this.budget, "False events a day allowed there"),
     );
     this.add = h("button", { type: "button", class: "button small", onclick: () => this.addCorner() }, "Add a corner");
     this.save = h("button", { class: "button small primary" }, "Save");
