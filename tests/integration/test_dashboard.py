@@ -314,6 +314,23 @@ def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path
     assert [len(events()), len(shown), len(events("--budget", "100"))] == [1, 2, 3]
 
 
+def test_what_a_profile_learned_is_laid_over_the_picture(page: Page, stack: Stack) -> None:
+    profile = read_profile(DEMO_PROFILES[2])
+    RedisProfileStore(stack.redis, stack.settings.redis).put(profile)
+    stack.score(profile.info.camera_id, 0.4)
+    stack.picture(profile.info.camera_id, now_ms())
+    go(page, stack, f"camera/{profile.info.camera_id}")
+    for title in ("Usual speed", "Usually stays"):
+        page.get_by_role("button", name=title).click()
+    maps = page.locator(".maps img")
+    wait_for(lambda: maps.evaluate_all("maps => maps.map((map) => map.naturalWidth)") == [90, 90])
+    page.get_by_role("button", name="Usual speed").click()
+    expect(maps).to_have_count(1)
+    expect(page.get_by_role("button", name="Usually looks odd")).to_be_disabled()  # nothing does at this camera
+    go(page, stack, "camera/park")
+    expect(page.get_by_text("There are none: camera 'park' has no profile of its own")).to_be_visible()
+
+
 def test_what_services_say_of_themselves_is_shown(page: Page, stack: Stack) -> None:
     said = {"host": "nvr-1", "ready": "Kafka does not answer", "shed_total": '{"late": 5, "over_rate": 0}'}
     stack.redis.hset(f"{stack.settings.redis.prefix}:service:a", mapping=said)

@@ -7,6 +7,7 @@ import { h, setText } from "./dom.js";
 import { labels, lasted, words } from "./eventview.js";
 import { moment, span } from "./format.js";
 import { live, problemName } from "./live.js";
+import { MapsView } from "./maps.js";
 import { ProfileView } from "./profile.js";
 import { WhatIfView } from "./whatif.js";
 
@@ -41,6 +42,7 @@ export class CameraPage {
     this.profile = new ProfileView(id);
     this.areas = new AreasView(id);
     this.whatIf = new WhatIfView(id);
+    this.maps = new MapsView(id);
     this.state = h("span", { class: "chip" });
     this.detail = h("p", { class: "lead" });
     this.events = h("ul", { class: "short-list" });
@@ -74,7 +76,7 @@ export class CameraPage {
     this.image = h("img", { alt: `Newest picture of ${this.id}`, hidden: true, onerror: shown(false), onload: shown(true) });
     this.age = h("span", { class: "age" });
     const none = h("span", { class: "no-picture" }, "no picture");
-    this.picture = h("div", { class: "picture" }, none, this.image, overlay, editor.layer, this.age);
+    this.picture = h("div", { class: "picture" }, none, this.image, this.maps.layer, overlay, editor.layer, this.age);
     return h("div", { class: "picture-column" }, this.picture, editor.buttons, editor.form);
   }
 
@@ -100,6 +102,7 @@ export class CameraPage {
       panel("Profile", this.profile.facts, this.profile.actions),
       h("section", { class: "panel" }, h("div", { class: "panel-head" }, h("h2", {}, "Events"), all), this.events),
       panel("What if", this.whatIf.elements),
+      panel("What it learned of this place", this.maps.list),
       panel("Health", this.health),
       panel("Zones, masks, and what is normal here", this.areas.list),
       versions,
@@ -140,6 +143,7 @@ export class CameraPage {
     this.profile.load();
     this.areas.load();
     this.whatIf.load();
+    this.maps.load();
   }
 
   #live() {
