@@ -274,6 +274,8 @@ def test_a_mask_is_drawn_with_the_keyboard_alone(page: Page, stack: Stack) -> No
     page.keyboard.press("Enter")
     expect(page.locator(".areas .mask")).to_have_count(1)
     assert areas.read()["gate"].masks == (((0.35, 0.39), (0.6, 0.4), (0.6, 0.6)),)
+    assert not stack.redis.exists(stack.settings.redis.picture_key("gate"))
+    stack.picture("gate", now_ms())
     page.get_by_role("button", name="Draw a mask").click()
     page.keyboard.press("c")
     page.keyboard.press("Escape")

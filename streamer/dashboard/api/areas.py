@@ -56,7 +56,9 @@ def draw_mask(who: Operator, asked: NewMask, request: Request, parts: AppParts) 
     """Hide a part of a camera's picture from now on; returns what is in force then. Services apply it within a second."""
     _require_known(parts, asked.camera_id)
     parts.access.audit(request, who, "draw mask", asked.camera_id, "ok")
-    return _changed(parts, asked.camera_id, with_mask(asked.polygon))
+    in_force = _changed(parts, asked.camera_id, with_mask(asked.polygon))
+    parts.status.forget_picture(asked.camera_id)
+    return in_force
 
 
 @router.delete("/camera/mask")

@@ -10,6 +10,7 @@ import pytest
 from streamer.areas import MAX_AREAS, CameraAreas, Zone
 from streamer.config import CameraSettings
 from streamer.dashboard.users import add_user
+from streamer.redis.overview import Picture
 from tests.harness.dashboard import Dashboard, dashboard, score_of, wait_for
 
 LEFT = [[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]]
@@ -46,6 +47,14 @@ def test_a_mask_is_in_force_until_it_is_removed(board: Dashboard) -> None:
     assert [each["polygon"] for each in left] == [RIGHT]
     assert remove(board, "mask", mask_id=mask["mask_id"]).status_code == 404
     assert [(entry.action, entry.target) for entry in board.redis.trail][-2:] == [("remove mask", "gate")] * 2
+
+
+def test_a_picture_that_shows_what_was_just_masked_is_no_longer_sent(board: Dashboard) -> None:
+    board.redis.pictures["gate"] = Picture(5, b"jpeg")
+    put(board, "zone", name="till", polygon=LEFT)
+    assert board.client.get("/api/v1/camera/picture", params={"camera_id": "gate"}).status_code == 200
+    put(board, "mask", polygon=LEFT)
+    assert board.client.get("/api/v1/camera/picture", params={"camera_id": "gate"}).status_code == 404
 
 
 def test_a_zone_replaces_the_one_of_its_name(board: Dashboard) -> None:
