@@ -91,6 +91,28 @@ def watch_command(config: ConfigOption = None) -> None:
     watch(load_settings(config).redis, Console(), _stop_on_signals())
 
 
+@app.command("replay")
+def replay_command(
+    camera: Annotated[str, typer.Option(metavar="ID", help="The camera_id.")],
+    budget: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1e6, help="False events a day that are allowed; by default those of the settings."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Print the events that a camera's stored scores give when they are decided again, with another budget; changes nothing."""
+    import json
+    from dataclasses import asdict
+
+    from streamer.settings_file import load_settings
+    from streamer.what_if import lines, what_if
+
+    found = what_if(load_settings(config), camera, budget)
+    for line in [json.dumps(asdict(found), indent=2)] if as_json else lines(found):
+        typer.echo(line)
+
+
 @app.command("evidence")
 def evidence_command(config: ConfigOption = None) -> None:
     """Store a picture, its heat map and a clip of every event in evidence.dir, and show what the cameras show now.

@@ -48,8 +48,9 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD"}:
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
-        # Without a length, a body of unknown size would follow in parts; browsers always tell it.
+        headers = Headers(scope=scope)
+        # A body in parts has no length, and may be of any size; browsers always tell it.
+        length = headers.get("content-length", "" if "transfer-encoding" in headers else "0")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             status, error = (413, "too large") if length.isdecimal() else (411, "without a length")
             refused = problem_response(

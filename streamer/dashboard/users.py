@@ -18,7 +18,7 @@ from deploy.errors import ConfigError, validation_line
 
 Role = Literal["viewer", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("viewer", "operator", "admin")
-"""Each may do all that those before it may: look; mark events and change cameras; see the trail of what was done."""
+"""Each may do all that those before it may: look; mark events and change cameras; remove masks and see what was done."""
 
 MIN_PASSWORD_CHARS, MAX_PASSWORD_CHARS = 10, 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")

@@ -15,7 +15,7 @@ from deploy.image import image_size, imdecode
 from deploy.video import Mp4Writer
 from streamer.areas import Polygon
 from streamer.evidence.footage import EventFootage, SentFrame
-from streamer.evidence.pictures import Picture, decode_picture, encode_picture, overlay
+from streamer.evidence.pictures import Picture, decode_picture, encode_picture, masked, overlay
 from streamer.evidence.store import MANIFEST, EvidenceStore
 from streamer.pipeline.areas import KnownAreas
 from streamer.pipeline.decide import hot_region
@@ -66,7 +66,9 @@ class EvidenceWriter:
             about |= {"width_px": picture.shape[1], "height_px": picture.shape[0], "region": region}
             self._write(event, "picture.jpg", encode_picture(picture))
             if usual is not None:
-                self._write(event, "usual.jpg", encode_picture(_resized(usual, picture.shape[1], picture.shape[0])))
+                # Masked again: it was made of pictures from before a mask was drawn, too.
+                shown = masked(_resized(usual, picture.shape[1], picture.shape[0]), masks)
+                self._write(event, "usual.jpg", encode_picture(shown))
         if heatmap is None:
             missing["heatmap.png"] = "the engine gave no heat map"
         else:

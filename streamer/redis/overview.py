@@ -25,7 +25,10 @@ class Picture(NamedTuple):
 
 
 class OverviewReader:
-    """Reads what other parts of Oddsight, and Redis itself, tell of themselves. Every method raises RedisUnavailable."""
+    """Reads what other parts of Oddsight, and Redis itself, tell of themselves; pictures can be deleted.
+
+    Every method raises RedisUnavailable.
+    """
 
     def __init__(self, client: redis.Redis, settings: RedisSettings) -> None:
         self._client, self._settings = client, settings
@@ -49,6 +52,12 @@ class OverviewReader:
             return Picture(int(at_ms), base64.b64decode(text, validate=True))
         except (binascii.Error, ValueError):
             return None
+
+    def forget_picture(self, camera_id: str) -> None:
+        """Delete a camera's newest picture, because it shows what nobody may see any more; the next one does not."""
+        key = self._settings.picture_key(camera_id)
+        with redis_errors(key):
+            self._client.delete(key)
 
     def scores(self, camera_id: str, from_ms: int, until_ms: int) -> list[tuple[int, float, float]]:
         """See :func:`~streamer.redis.subscriber.scores_between`."""

@@ -189,6 +189,29 @@ def scores_between(
     return sorted(each for each in found if each[0] >= from_ms)
 
 
+def camera_scores(client: redis.Redis, settings: RedisSettings, camera_id: str, most: int) -> list[ScoreEntry]:
+    """A camera's newest scores that Redis still has, at most so many, in the order in which they were written."""
+    entries = _newest(client, settings.scores_key(camera_id), most)
+    return [score for fields in entries for score in _score_entries(camera_id, fields)]
+
+
+def health_changes(client: redis.Redis, settings: RedisSettings, camera_id: str) -> list[HealthEntry]:
+    """The changes of a camera's health, oldest first, as far as Redis has them."""
+    entries = [entry for fields in _newest(client, settings.health_key, _MAX_HEALTH_ENTRIES) for entry in _health_entries(fields)]
+    return [entry for entry in entries if entry.camera_id == camera_id]
+
+
+def _newest(client: redis.Redis, key: str, most: int) -> list[dict[str, str]]:
+    """The fields of a stream's newest entries, oldest first."""
+    found: list[dict[str, str]] = []
+    last = "+"
+    with redis_errors():
+        while len(found) < most and (entries := cast("Any", client.xrevrange(key, max=last, count=_MAX_ENTRIES))):
+            found += [fields for _, fields in entries]
+            last = f"({entries[-1][0]}"
+    return found[:most][::-1]
+
+
 def count_events(client: redis.Redis, settings: RedisSettings, since_ms: int) -> Counter[str]:
     """How many events of each camera were announced since then, of those that Redis still has; a wall clock time."""
     counts: Counter[str] = Counter()

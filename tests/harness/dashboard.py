@@ -128,6 +128,9 @@ class FakeRedis:
     def picture(self, camera_id: str) -> Picture | None:
         return self.pictures.get(camera_id)
 
+    def forget_picture(self, camera_id: str) -> None:
+        self.pictures.pop(camera_id, None)
+
     def scores(self, camera_id: str, from_ms: int, until_ms: int) -> list[tuple[int, float, float]]:
         return [(DAY_MS + 100 * number, 0.25, 0.5) for number in range(10_000)]
 

@@ -1,19 +1,27 @@
 """The dashboard in a real browser, on a real Redis, over real HTTP."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.calibration import Calibration
+from deploy.decision import DecisionTimes
 from deploy.profile import read_profile
+from streamer.areas import CameraAreas
+from streamer.cli import app
 from streamer.demo.run import DEMO_PROFILES
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.profiles import RedisProfileStore
+from streamer.settings_file import settings_toml
 from tests.harness.browser import CHROMIUM, HOSTILE, PASSWORD, Stack, answers, free_port, now_ms, running_stack, write_evidence
 from tests.harness.dashboard import wait_for
 
@@ -196,7 +204,7 @@ def test_an_operator_changes_what_a_camera_is_served_with(open_as: Callable[[str
     assert profiles.frozen() == {camera_id}
     page.get_by_role("button", name="Relearn").click()
     page.get_by_role("dialog").get_by_role("button", name="Relearn").click()
-    expect(page.locator(".facts")).to_contain_text("the default of the network")
+    expect(page.locator(".facts").first).to_contain_text("the default of the network")
     assert camera_id not in profiles.current()
     page.get_by_role("button", name="Serve this").click()
     page.get_by_role("dialog").get_by_role("button", name="Serve it").click()
@@ -217,6 +225,114 @@ def test_what_is_called_normal_is_quiet_until_it_is_taken_back(page: Page, stack
     assert areas.read()["gate"].quiet == ()
 
 
+def corners_of(page: Page, *places: tuple[float, float]) -> list[tuple[float, float]]:
+    """Where places of the camera's picture, as shares of it, are on the page."""
+    box = page.locator(".edit-layer").bounding_box()
+    assert box is not None
+    return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+
+
+def test_a_zone_drawn_with_the_mouse_is_in_force(open_as: Callable[[str], Page], stack: Stack) -> None:
+    areas, page = RedisAreaStore(stack.redis, stack.settings.redis), open_as("olga")
+    go(page, stack, "camera/gate")
+    page.get_by_role("button", name="Draw a zone").click()
+    for x, y in corners_of(page, (0.25, 0.25), (0.75, 0.25), (0.5, 0.75), (0.1, 0.9)):
+        page.mouse.click(x, y)
+    page.keyboard.press("Backspace")
+    expect(page.locator(".corner")).to_have_count(3)
+    page.get_by_role("button", name="Corner 1,").click()
+    expect(page.get_by_label("Name of the zone")).to_be_focused()
+    [(x, y), (right, low)] = corners_of(page, (0.5, 0.75), (0.6, 0.8))
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(right, low, steps=3)
+    page.mouse.up()
+    page.get_by_label("Name of the zone").fill("till <b>")
+    page.get_by_label("allowed there").fill("10")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".short-list")).to_contain_text(["till <b>10 false events a day allowed"])
+    expect(page.locator(".areas .zone")).to_have_count(1)
+    (zone,) = areas.read()["gate"].zones
+    assert (zone.name, zone.false_events_per_camera_day) == ("till <b>", 10)
+    wanted = ((0.25, 0.25), (0.75, 0.25), (0.6, 0.8))
+    assert [side for corner in zone.polygon for side in corner] == pytest.approx([s for c in wanted for s in c], abs=0.01)
+    page.get_by_role("button", name="Remove till <b>").click()
+    expect(page.locator(".areas .zone")).to_have_count(0)
+    assert areas.read()["gate"].zones == ()
+
+
+def test_a_mask_is_drawn_with_the_keyboard_alone(page: Page, stack: Stack) -> None:
+    areas = RedisAreaStore(stack.redis, stack.settings.redis)
+    go(page, stack, "camera/gate")
+    expect(page.get_by_role("button", name="Draw a mask")).to_be_enabled()
+    page.get_by_role("button", name="Draw a mask").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("nothing there raises an event")).to_be_visible()
+    for key in ("c", "Shift+ArrowLeft", "ArrowUp", "c", "c", "Enter"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("button", name="Save")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".areas .mask")).to_have_count(1)
+    assert areas.read()["gate"].masks == (((0.35, 0.39), (0.6, 0.4), (0.6, 0.6)),)
+    assert not stack.redis.exists(stack.settings.redis.picture_key("gate"))
+    stack.picture("gate", now_ms())
+    page.get_by_role("button", name="Draw a mask").click()
+    page.keyboard.press("c")
+    page.keyboard.press("Escape")
+    expect(page.locator(".edit-layer")).to_be_hidden()
+    expect(page.get_by_role("heading", level=1)).to_have_text("gate")
+    page.get_by_role("button", name="Remove mask 1").click()
+    page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(page.locator(".areas .mask")).to_have_count(0)
+
+
+def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path: Path) -> None:
+    known = read_profile(DEMO_PROFILES[1])
+    times = DecisionTimes(min_duration_ms=300, merge_gap_ms=1000)
+    peaks = tuple(2.0 - 0.1 * number for number in range(10))
+    calibration = Calibration(median=0.1, peaks=peaks, observed_s=86_400, times=times)
+    profile = replace(known, info=known.info.model_copy(update={"camera_id": "dock", "calibration": calibration}))
+    RedisProfileStore(stack.redis, stack.settings.redis).put(profile)
+    for number in range(300):
+        score = {50: 2.5, 51: 2.4, 150: 1.5, 151: 1.4, 250: 1.2, 251: 1.2}.get(number, 0.1)
+        stack.score("dock", score, captured_at_ms=1_764_374_400_000 + number * 1000, profile_id=profile.profile_id)
+    config = tmp_path / "oddsight.toml"
+    config.write_text(settings_toml(stack.settings))
+
+    def events(*budget: str) -> list[object]:
+        ran = CliRunner().invoke(app, ["replay", "--config", str(config), "--camera", "dock", "--json", *budget])
+        assert ran.exit_code == 0, ran.output
+        found: list[object] = json.loads(ran.output)["events"]
+        return found
+
+    go(page, stack, "camera/dock")
+    count, slider = page.locator(".what-if-count"), page.get_by_label("False events a day that are allowed")
+    expect(count).to_have_text(f"{len(events())} event at 1 a day")
+    slider.press("End")
+    expect(count).to_have_text(f"{len(events('--budget', '100'))} events at 100 a day")
+    expect(page.get_by_text("it changes nothing")).to_be_visible()
+    shown = page.evaluate("async () => (await (await fetch('/api/v1/camera/what-if?camera_id=dock&budget=7')).json()).events")
+    assert shown == events("--budget", "7")
+    assert [len(events()), len(shown), len(events("--budget", "100"))] == [1, 2, 3]
+
+
+def test_what_a_profile_learned_is_laid_over_the_picture(page: Page, stack: Stack) -> None:
+    profile = read_profile(DEMO_PROFILES[2])
+    RedisProfileStore(stack.redis, stack.settings.redis).put(profile)
+    stack.score(profile.info.camera_id, 0.4)
+    stack.picture(profile.info.camera_id, now_ms())
+    go(page, stack, f"camera/{profile.info.camera_id}")
+    for title in ("Usual speed", "Usually stays"):
+        page.get_by_role("button", name=title).click()
+    maps = page.locator(".maps img")
+    wait_for(lambda: maps.evaluate_all("maps => maps.map((map) => map.naturalWidth)") == [90, 90])
+    page.get_by_role("button", name="Usual speed").click()
+    expect(maps).to_have_count(1)
+    expect(page.get_by_role("button", name="Usually looks odd")).to_be_disabled()  # nothing does at this camera
+    go(page, stack, "camera/park")
+    expect(page.get_by_text("There are none: camera 'park' has no profile of its own")).to_be_visible()
+
+
 def test_what_services_say_of_themselves_is_shown(page: Page, stack: Stack) -> None:
     said = {"host": "nvr-1", "ready": "Kafka does not answer", "shed_total": '{"late": 5, "over_rate": 0}'}
     stack.redis.hset(f"{stack.settings.redis.prefix}:service:a", mapping=said)
@@ -235,12 +351,19 @@ def test_a_viewer_looks_and_changes_nothing(open_as: Callable[[str], Page], stac
     page.keyboard.press("a")
     go(page, stack, "camera/gate")
     expect(page.get_by_text("Operators and admins may change it.")).to_be_visible()
+    expect(page.get_by_role("button", name="Draw a")).to_have_count(0)
     asked = """async (path) => { const me = await (await fetch('/api/v1/me')).json();
         const headers = {'Content-Type': 'application/json', 'X-CSRF-Token': me.csrf};
         const body = JSON.stringify(path.includes('marks') ? {kind: 'true'} : {camera_id: 'gate', action: 'relearn'});
         return (await fetch('/api/v1' + path, {method: 'POST', headers, body})).status; }"""
     assert page.evaluate(asked, f"/events/{OPEN}/marks") == 403
     assert page.evaluate(asked, "/camera/actions") == 403
+    drawn = """async () => { const me = await (await fetch('/api/v1/me')).json();
+        const headers = {'Content-Type': 'application/json', 'X-CSRF-Token': me.csrf};
+        const body = JSON.stringify({camera_id: 'gate', name: 'till', polygon: [[0, 0], [1, 0], [1, 1]]});
+        return (await fetch('/api/v1/camera/zone', {method: 'PUT', headers, body})).status; }"""
+    assert page.evaluate(drawn) == 403
+    assert RedisAreaStore(stack.redis, stack.settings.redis).read().get("gate", CameraAreas()).zones == ()
     assert not any(fields["user"] == "vic" for _, fields in stack.redis.xrange(stack.settings.redis.marks_key))
 
 

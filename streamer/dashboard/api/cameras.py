@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from streamer.areas import CameraAreas
 from streamer.cameras import CameraStatus, ProfileVersion, list_cameras, list_versions, open_store
-from streamer.config import CameraId, CameraSettings
+from streamer.config import CameraId
 from streamer.dashboard.models import CameraRow, EventId, HealthChangeRow, Row
 from streamer.dashboard.parts import AppParts, Operator, Viewer
 from streamer.dashboard.problems import RequestRefused
@@ -88,13 +87,6 @@ def profile(_who: Viewer, camera_id: AskedCamera, parts: AppParts) -> Profile:
     """Tell a camera's profile and its versions, the one imported last first."""
     status = list_cameras(parts.settings, [camera_id])
     return Profile(status=status[0] if status else None, versions=list_versions(parts.settings, camera_id))
-
-
-@router.get("/camera/areas")
-def areas(_who: Viewer, camera_id: AskedCamera, parts: AppParts) -> CameraAreas:
-    """Tell a camera's masks and zones, of the settings and drawn by operators, and what was called normal there."""
-    own = parts.settings.cameras.get(camera_id, CameraSettings()).areas
-    return own.with_more(parts.areas.read().get(camera_id, CameraAreas()))
 
 
 @router.post("/camera/actions")

@@ -20,16 +20,22 @@ export function address(path, parameters = {}) {
   return `/api/v1${path}${query ? `?${query}` : ""}`;
 }
 
-/** POST. A token that is old, because the server was started again, is fetched anew once. */
-export async function post(path, body) {
+export const post = (path, body) => change("POST", address(path), body ?? {});
+
+export const put = (path, body) => change("PUT", address(path), body);
+
+export const remove = (path, parameters) => change("DELETE", address(path, parameters));
+
+/** A token that is old, because the server was started again, is fetched anew once. */
+async function change(method, path, body) {
   try {
-    return await send(path, body);
+    return await send(method, path, body);
   } catch (error) {
-    if (error.status !== 403 || path === "/login") throw error;
+    if (error.status !== 403 || path === address("/login")) throw error;
     const before = session.me?.csrf;
     await whoAmI();
     if (session.me.csrf === before) throw error;
-    return send(path, body);
+    return send(method, path, body);
   }
 }
 
@@ -41,9 +47,9 @@ export async function whoAmI() {
 export const may = (role) =>
   ["viewer", "operator", "admin"].indexOf(session.me?.role) >= ["viewer", "operator", "admin"].indexOf(role);
 
-function send(path, body) {
+function send(method, path, body) {
   const headers = { "Content-Type": "application/json", "X-CSRF-Token": session.me?.csrf ?? "" };
-  return answer(fetch(address(path), { method: "POST", headers, body: JSON.stringify(body ?? {}) }));
+  return answer(fetch(path, { method, headers, body: body && JSON.stringify(body) }));
 }
 
 async function answer(request) {

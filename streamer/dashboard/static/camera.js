@@ -7,7 +7,9 @@ import { h, setText } from "./dom.js";
 import { labels, lasted, words } from "./eventview.js";
 import { moment, span } from "./format.js";
 import { live, problemName } from "./live.js";
+import { MapsView } from "./maps.js";
 import { ProfileView } from "./profile.js";
+import { WhatIfView } from "./whatif.js";
 
 const RANGES = [
   ["5 min", 300_000],
@@ -16,6 +18,7 @@ const RANGES = [
 ];
 const SCORES_EVERY_MS = 3000;
 const PROFILE_EVERY_MS = 15_000;
+const WHAT_IF_EVERY_MS = 60_000;
 const MOST_ROWS = 8;
 
 export class CameraPage {
@@ -23,7 +26,10 @@ export class CameraPage {
   shortcuts = [
     ["1 / 2 / 3", "Five minutes, half an hour, all"],
     ["0", "The whole curve again"],
-    ["Escape", "Back to the wall"],
+    ["c", "While drawing: another corner"],
+    ["Enter", "While drawing: close the shape"],
+    ["Backspace", "While drawing: remove the last corner"],
+    ["Escape", "Drop what is drawn, or back to the wall"],
   ];
   #listeners = [];
   #timers = [];
@@ -35,6 +41,8 @@ export class CameraPage {
     this.title = id;
     this.profile = new ProfileView(id);
     this.areas = new AreasView(id);
+    this.whatIf = new WhatIfView(id);
+    this.maps = new MapsView(id);
     this.state = h("span", { class: "chip" });
     this.detail = h("p", { class: "lead" });
     this.events = h("ul", { class: "short-list" });
@@ -52,17 +60,24 @@ export class CameraPage {
       2: () => this.#choose(1),
       3: () => this.#choose(2),
       0: () => this.#unzoom(),
-      Escape: () => void (location.hash = "#/"),
+      c: () => this.areas.editor.addCorner(),
+      Enter: () => this.areas.editor.close(),
+      Backspace: () => this.areas.editor.removeLast(),
+      Escape: () => void (this.areas.editor.cancel() || (location.hash = "#/")),
     };
   }
 
   #makePicture() {
-    const shown = (is) => () => void (this.image.hidden = !is);
+    const { overlay, editor } = this.areas;
+    const shown = (is) => () => {
+      this.image.hidden = !is;
+      editor.allow(is);
+    };
     this.image = h("img", { alt: `Newest picture of ${this.id}`, hidden: true, onerror: shown(false), onload: shown(true) });
     this.age = h("span", { class: "age" });
     const none = h("span", { class: "no-picture" }, "no picture");
-    this.picture = h("div", { class: "picture" }, none, this.image, this.areas.overlay, this.age);
-    return this.picture;
+    this.picture = h("div", { class: "picture" }, none, this.image, this.maps.layer, overlay, editor.layer, this.age);
+    return h("div", { class: "picture-column" }, this.picture, editor.buttons, editor.form);
   }
 
   #makeCurve() {
@@ -86,6 +101,8 @@ export class CameraPage {
       { class: "panels" },
       panel("Profile", this.profile.facts, this.profile.actions),
       h("section", { class: "panel" }, h("div", { class: "panel-head" }, h("h2", {}, "Events"), all), this.events),
+      panel("What if", this.whatIf.elements),
+      panel("What it learned of this place", this.maps.list),
       panel("Health", this.health),
       panel("Zones, masks, and what is normal here", this.areas.list),
       versions,
@@ -101,7 +118,11 @@ export class CameraPage {
     listen("second", () => this.#live());
     listen("snapshot", () => this.#all());
     listen("event", ({ detail }) => detail.row.camera_id === this.id && this.#lists());
-    this.#timers = [setInterval(() => this.#scores(), SCORES_EVERY_MS), setInterval(() => this.profile.load(), PROFILE_EVERY_MS)];
+    this.#timers = [
+      setInterval(() => this.#scores(), SCORES_EVERY_MS),
+      setInterval(() => this.profile.load(), PROFILE_EVERY_MS),
+      setInterval(() => this.whatIf.load(), WHAT_IF_EVERY_MS),
+    ];
     this.#all();
   }
 
@@ -109,6 +130,7 @@ export class CameraPage {
     for (const [name, handler] of this.#listeners) live.removeEventListener(name, handler);
     this.#timers.forEach(clearInterval);
     this.chart.destroy();
+    this.whatIf.close();
   }
 
   connection() {
@@ -120,6 +142,8 @@ export class CameraPage {
     this.#lists().then(() => this.#scores());
     this.profile.load();
     this.areas.load();
+    this.whatIf.load();
+    this.maps.load();
   }
 
   #live() {

@@ -43,11 +43,11 @@ def test_without_a_session_nothing_but_the_page_and_the_login_answers(board: Das
 
 def test_every_change_needs_its_token(board: Dashboard) -> None:
     board.log_in("ada", PASSWORD)
-    changes = [path for method, path in operations(board) if method == "post"]
-    assert len(changes) == 3
-    for path in changes:
+    changes = [(method, path) for method, path in operations(board) if method != "get"]
+    assert len(changes) == 7
+    for method, path in changes:
         for headers in ({}, {"X-CSRF-Token": "guessed"}):
-            answer = board.client.post(path, json={}, headers=headers)
+            answer = board.client.request(method, path, json={}, headers=headers)
             assert answer.status_code == 403, path
             assert "X-CSRF-Token" in answer.json()["error"]
     assert board.redis.marks == []
