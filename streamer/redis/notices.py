@@ -1,7 +1,7 @@
 """What one receiver of notifications reads: events and health as a member of a consumer group, and what people said of events."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final, Literal, NamedTuple, cast
 
 import redis
@@ -19,6 +19,14 @@ _MAX_EVENTS: Final = 100_000
 _HARDLY_S: Final = 0.001
 
 StreamName = Literal["events", "health"]
+_KEY_NUMBERS: Final[dict[StreamName, str]] = {"events": "1", "health": "2"}
+
+# KEYS: the streams of events and of health, the state. ARGV: the group, the new state or '', then pairs: the number of a key and
+# the id of an entry. The state comes first: if Redis is full, that fails before anything is written.
+_DONE = """
+if ARGV[2] ~= '' then redis.call('SET', KEYS[3], ARGV[2]) end
+for i = 3, #ARGV, 2 do redis.call('XACK', KEYS[tonumber(ARGV[i])], ARGV[1], ARGV[i + 1]) end
+"""
 
 
 class StreamEntry(NamedTuple):
@@ -67,6 +75,7 @@ class RedisNotices:
         self._group = f"notify.{receiver}"
         self._keys: dict[StreamName, str] = {"events": settings.events_key, "health": settings.health_key}
         self._state_key = f"{settings.prefix}:notify:{receiver}:state"
+        self._done = client.register_script(_DONE)
         self._readers: dict[StreamName, GroupReader] = {}
         self.handled = HandledEvents(client, settings)
 
@@ -90,12 +99,6 @@ class RedisNotices:
 
     def done(self, entries: Collection[tuple[StreamName, str]], state: str | None = None) -> None:
         """These entries do not come again, and this is the state from now on, if it has changed; both or neither is stored."""
+        places = [text for stream, entry_id in entries for text in (_KEY_NUMBERS[stream], entry_id)]
         with redis_errors(self._state_key):
-            pipeline = self._client.pipeline(transaction=True)
-            for name, key in self._keys.items():
-                entry_ids: Sequence[str] = [entry_id for stream, entry_id in entries if stream == name]
-                if entry_ids:
-                    pipeline.xack(key, self._group, *entry_ids)
-            if state is not None:
-                pipeline.set(self._state_key, state)
-            pipeline.execute()
+            self._done(keys=[*self._keys.values(), self._state_key], args=[self._group, state or "", *places])

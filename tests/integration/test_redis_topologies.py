@@ -7,12 +7,14 @@ import pytest
 from streamer.config import RedisSettings
 from streamer.interfaces import RedisUnavailable, Step
 from streamer.redis.client import RedisProgressStore, check_redis, make_redis
+from streamer.redis.notices import RedisNotices
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import Subscriber, count_events, newest_scores
 from streamer.types import Partition
 from tests.harness.brokers import free_ports
 from tests.harness.pipeline import profile_of
 from tests.harness.redis_servers import Servers, redis_servers, wait_until
+from tests.harness.stream_entries import EVENT, HEALTH
 
 P0 = Partition("frames", 0)
 SCORE = {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "partition": "0", "offset": "4", "scored_at_ms": "2"}
@@ -41,6 +43,18 @@ def test_everything_works_on_a_cluster() -> None:
             assert newest_scores(client, settings).keys() == {"gate", "yard"}
             assert count_events(client, settings, 0) == {}
             assert follower.poll(0.01).events == []
+
+            notices = RedisNotices(client, settings, "ops")
+            lease = notices.lease()
+            lease.renew()
+            assert (lease.is_held, notices.open()) == (True, None)
+            for key, fields in ((settings.events_key, EVENT), (settings.health_key, HEALTH)):
+                client.xadd(key, fields)  # type: ignore[arg-type]  # texts
+            entries = [(stream, entry_id) for _ in range(2) for stream, entry_id, _ in notices.poll(0.01)]
+            notices.done(entries, "{}")
+            assert [stream for stream, _ in entries] == ["health", "events"]
+            assert (notices.open(), notices.poll(0.01)) == ("{}", [])
+            lease.release()
 
 
 def start_cluster(servers: Servers) -> list[int]:
