@@ -51,7 +51,7 @@ def find_address(demo: "subprocess.Popen[str]") -> str:
 
 
 def take_all(page: Page, address: str) -> None:
-    """The wall while somebody has fallen, the vehicle's event, and its camera."""
+    """The wall while somebody has fallen, the vehicle's event, and the camera of the fall."""
     page.goto(address)
     page.get_by_text("stays where nothing stays so long").wait_for(timeout=TIMEOUT_MS)
     page.get_by_text("the lens is covered").wait_for(timeout=TIMEOUT_MS)
@@ -62,7 +62,7 @@ def take_all(page: Page, address: str) -> None:
     page.locator("video").wait_for(timeout=TIMEOUT_MS)
     page.wait_for_timeout(1500)
     take(page, "event")
-    page.goto(f"{address}#/camera/plaza")
+    page.goto(f"{address}#/camera/hall")
     page.locator("canvas").first.wait_for(timeout=TIMEOUT_MS)
     page.wait_for_timeout(1500)
     take(page, "camera")
