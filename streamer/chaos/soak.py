@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple
 
 from streamer.chaos.audit import Tally, first_problems
 from streamer.chaos.auditor import Auditor
-from streamer.chaos.faults import Fault
+from streamer.chaos.faults import FAULTS, Fault, combined, partition_added
 from streamer.chaos.results import Results
-from streamer.chaos.run import OnProgress, choose_faults
+from streamer.chaos.run import OnProgress
 from streamer.chaos.stack import Replica, Stack
 from streamer.chaos.traffic import make_cameras
 from streamer.interfaces import RedisUnavailable, StreamError
@@ -129,7 +129,7 @@ def run_soak(minutes: float, cameras: int, seed: int, on_progress: OnProgress) -
     silence_kafka_log()
     home = os.environ.get("KAFKA_HOME")
     report = SoakReport("embedded" if home is None else "apache", seed, minutes, cameras)
-    faults, _ = choose_faults([], has_apache=home is not None)
+    faults = _faults(has_apache=home is not None)
     folder = Path(tempfile.mkdtemp(prefix="oddsight-soak-"))
     try:
         stack = Stack(folder, Path(home) if home else None, "streamer.cli", make_cameras(cameras), _FPS)
@@ -141,6 +141,12 @@ def run_soak(minutes: float, cameras: int, seed: int, on_progress: OnProgress) -
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return report
+
+
+def _faults(*, has_apache: bool) -> list[Fault]:
+    """All but the one with which the load grows, so that memory may be compared."""
+    same_load = [fault for fault in FAULTS if fault.during is not partition_added and (has_apache or not fault.needs_apache)]
+    return [*same_load, combined(same_load)]
 
 
 @contextmanager
@@ -170,7 +176,6 @@ def _soak(
             if not auditor.wait_on_watch(round(time.time() * 1000)):
                 report.problems.append(f"{fault.name}: the service did not recover")
                 break
-            stack.traffic.retire_added()
             if time.monotonic() >= check_at_s:
                 auditor.check()
                 check_at_s = time.monotonic() + _CHECK_EVERY_S
