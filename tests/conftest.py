@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from kafka.net.inet import KafkaNetSocket
 
@@ -150,3 +151,9 @@ def redis_server() -> Iterator[str]:
 def redis_settings(redis_server: str) -> RedisSettings:
     """Settings for ``redis_server`` with a prefix of this test's own."""
     return RedisSettings(url=redis_server, prefix=f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(autouse=True)
+def default_logs() -> None:
+    """Tests of commands set logs up for the whole process."""
+    structlog.reset_defaults()
