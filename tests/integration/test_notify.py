@@ -59,12 +59,18 @@ class Stage:
         thread = threading.Thread(target=run_notify, args=(settings, stop), kwargs={"backoff": FAST})
         thread.start()
         try:
-            wait_until(lambda: self.client.exists(self.redis.health_key, self.redis.events_key) == 2)
+            wait_until(lambda: self.has_groups(settings))  # of every receiver: a new one begins with the next entry
             yield
         finally:
             stop.set()
             thread.join(timeout=30)
             assert not thread.is_alive()
+
+    def has_groups(self, settings: Settings) -> bool:
+        """Whether all receivers have their consumer groups."""
+        wanted = {f"notify.{name}" for name in settings.notify.receivers}
+        streams: Any = [self.client.xinfo_groups(key) for key in (self.redis.health_key, self.redis.events_key)]
+        return all(wanted <= {group["name"] for group in groups} for groups in streams)
 
     def add(self, event_id: str, kind: str = "start", **more: Any) -> None:
         self.client.xadd(self.redis.events_key, event_entry(event_id, kind, time.time(), **more))  # type: ignore[arg-type]  # texts
