@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from streamer.options import ConfigOption
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with the settings; without it, the defaults.")
+]
+"""Of all commands."""
 
 cameras_app = typer.Typer(invoke_without_command=True)
 CameraArgument = Annotated[str, typer.Argument(metavar="CAMERA", help="The camera_id.")]

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from deploy.console import run
-from streamer.camera_commands import cameras_app
-from streamer.options import ConfigOption
+from streamer.camera_commands import ConfigOption, cameras_app
 
 app = typer.Typer(
     help="Score camera frames from Kafka and write scores and events to Redis.",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
 from deploy.decision import DecisionRule, DecisionTimes
 from deploy.errors import ConfigError
@@ -341,6 +342,11 @@ class Settings(Section):
     def sheds_frames(self) -> bool:
         """Whether the limits are kept to."""
         return self.limits.mode == "live" or (self.limits.mode is None and self.kafka.start == "latest")
+
+
+def served_bundle(settings: Settings) -> Bundle:
+    """The bundle that the service serves with these settings. Raises BundleError."""
+    return read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys)
 
 
 def camera_thresholds(settings: Settings, camera_id: str, calibration: Calibration) -> Thresholds:

@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from deploy.batching import MicroBatcher
-from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from deploy.bundle import Bundle
 from deploy.engine import Engine, EngineRequest, caching_engine
 from deploy.image import CpuDecoder
 from deploy.registry import GPU_DECODERS, load_decoder
@@ -17,7 +17,7 @@ from deploy.score_maps import Grid
 from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine, load_validated
-from streamer.config import Settings
+from streamer.config import Settings, served_bundle
 from streamer.http_server import serve_http
 from streamer.kafka.client import check_kafka_settings, ensure_topics, silence_kafka_log
 from streamer.kafka.deadletters import KafkaDeadLetters
@@ -74,11 +74,7 @@ def check_service(settings: Settings) -> None:
     """
     check_kafka_settings(settings.kafka)
     with ExitStack() as stack:
-        _load_parts(settings, _read_bundle(settings), Metrics(), stack)
-
-
-def _read_bundle(settings: Settings) -> Bundle:
-    return read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys)
+        _load_parts(settings, served_bundle(settings), Metrics(), stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +117,7 @@ def _load_parts(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Exi
 
 def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> Pipeline:
     """Load the engine and the decoder and connect to Redis and Kafka; ``stack`` closes everything."""
-    bundle = _read_bundle(settings)
+    bundle = served_bundle(settings)
     metrics, health = Metrics(), Health()
     port = stack.enter_context(serve_http(settings.http, metrics, health))
     parts = _load_parts(settings, bundle, metrics, stack, step_script)

@@ -1,12 +1,13 @@
 """The values that travel through the service, from the Kafka message to the event in Redis."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.clock import ClockState, Tick
 from deploy.engine import FrameHandle, ProfileHandle, StateHandle
@@ -19,6 +20,9 @@ UNREADABLE = "oddsight-unreadable"
 
 LATEST_MS = 253_402_300_799_999
 """End of the year 9999; there are no later capture times."""
+
+EVENT_ID_PATTERN = r"^[0-9a-f]{16}$"
+"""What :func:`event_id` makes; anything else names no folder, and no address."""
 
 MAX_CAMERA_ID_CHARS = 128
 CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without leading or trailing spaces"
@@ -297,6 +301,17 @@ class Event(BaseModel):
         """The entry as written to Redis."""
         content = self.model_dump(by_alias=True, exclude_none=True)
         return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in content.items()}
+
+
+def read_event(fields: Mapping[str, str]) -> Event | None:
+    """The event of an entry in Redis; None if another version wrote it, it was trimmed away, or it names what cannot be."""
+    try:
+        event = Event.model_validate(fields)
+    except ValidationError:
+        return None
+    times_ms = (event.started_at_ms, event.captured_at_ms, event.ended_at_ms or 0, event.scored_at_ms)
+    is_possible = all(0 <= time_ms <= LATEST_MS for time_ms in times_ms)
+    return event if is_possible and 0 <= event.partition < 2**31 and 0 <= event.offset < 2**63 else None
 
 
 def event_id(info: FrameInfo) -> str:

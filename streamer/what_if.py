@@ -12,12 +12,11 @@ from math import isfinite
 from statistics import median
 from typing import Final, NamedTuple
 
-from deploy.bundle import DEFAULT_BUNDLE, read_bundle
 from deploy.calibration import Calibration
 from deploy.decision import DecisionRule, Observation, OpenEvent, decide
 from deploy.errors import BundleError, ProfileCorrupt
 from streamer.areas import CameraAreas
-from streamer.config import CameraSettings, Settings, camera_thresholds, decision_rule
+from streamer.config import CameraSettings, Settings, camera_thresholds, decision_rule, served_bundle
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
 from streamer.redis.profiles import RedisProfileStore
@@ -155,7 +154,7 @@ def _calibration(settings: Settings, store: RedisProfileStore, camera_id: str, p
             return store.read(camera_id, profile_id).info.calibration
         return None
     with suppress(BundleError):
-        return read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys).calibration
+        return served_bundle(settings).calibration
     return None
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Final
 from pydantic import Field, ValidationError
 
 from deploy.files import open_inside
-from streamer.dashboard.models import EVENT_ID_PATTERN, EventRow, Row
+from streamer.dashboard.models import EventRow, Row
 from streamer.evidence.store import FILES, MANIFEST, event_folder
+from streamer.types import EVENT_ID_PATTERN
 
 MEDIA_TYPES: Final = {name: kind for name, kind in FILES.items() if name != MANIFEST}
 """The files of an event that are given out."""

@@ -6,14 +6,13 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import DEFAULT_BUNDLE, read_bundle
 from deploy.dwell import DWELL_S, Map
 from deploy.image import encode_png
 from deploy.profile import Profile, require_profile_of
 from deploy.profile_learning import Normal
 from deploy.score_maps import Grid
 from streamer.areas import Polygon
-from streamer.config import Settings
+from streamer.config import Settings, served_bundle
 from streamer.pipeline.areas import covered
 
 MapKind = Literal["speed", "dwell", "anomaly"]
@@ -65,7 +64,7 @@ def learned_normal(settings: Settings, profile: Profile) -> Normal:
         BundleError: the bundle cannot be read.
         ProfileIncompatible: the profile belongs to another network, or to one that learns no maps.
     """
-    bundle = read_bundle(settings.engine.bundle or DEFAULT_BUNDLE, settings.engine.trusted_keys)
+    bundle = served_bundle(settings)
     require_profile_of(bundle, profile)
     return Normal.from_values(profile.values, Grid.of(bundle).shape)
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from deploy.profile_learning import Channel
+from streamer.types import EVENT_ID_PATTERN
 
-EVENT_ID_PATTERN = r"^[0-9a-f]{16}$"
 EventId = Annotated[str, Field(pattern=EVENT_ID_PATTERN)]
 Verdict = Literal["true", "false", "normal"]
 

@@ -87,9 +87,3 @@ class UsualPictures:
         """None if nothing is known of the camera yet."""
         known = self._pictures.get(camera_id)
         return None if known is None else known.astype(np.uint8)
-
-    def forget(self, camera_ids: Sequence[str]) -> None:
-        """Drop what is held of cameras."""
-        for camera_id in camera_ids:
-            self._pictures.pop(camera_id, None)
-            self._counts.pop(camera_id, None)

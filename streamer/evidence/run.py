@@ -4,34 +4,34 @@ A process of its own beside the service: it costs scoring nothing, may be restar
 done. Frames come from Kafka again, events through a Redis consumer group, so that several processes share them.
 """
 
+import re
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import structlog
-from pydantic import ValidationError
 
 from deploy.errors import first_line
 from streamer.config import Settings
 from streamer.evidence.feedback import FeedbackFolder
 from streamer.evidence.footage import EventFootage
 from streamer.evidence.live import LivePictures
-from streamer.evidence.pictures import UsualPictures
+from streamer.evidence.pictures import Picture, UsualPictures
 from streamer.evidence.store import EvidenceStore
-from streamer.evidence.writer import EventSpan, EvidenceWriter
+from streamer.evidence.writer import EventSpan, EvidenceWriter, Scores
 from streamer.interfaces import BrokerUnavailable, Fields, RedisUnavailable
 from streamer.kafka.client import silence_kafka_log
 from streamer.kafka.history import MessageHistory
 from streamer.pipeline.areas import KnownAreas
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import check_redis, make_redis
-from streamer.redis.evidence import RedisEvidence
+from streamer.redis.evidence import EventHeatmap, RedisEvidence
 from streamer.redis.groups import Entry
-from streamer.types import Event
+from streamer.types import EVENT_ID_PATTERN, Event, read_event
 
 log = structlog.get_logger("oddsight.evidence")
 
@@ -40,6 +40,7 @@ _RETRY_S: Final = 2.0
 _SWEEP_EVERY_S: Final = 600.0
 _MOST_WAITING: Final = 200
 """Clips that wait to be written; of more events at once, only the pictures are stored."""
+_NO_CLIP: Final[Mapping[str, Any]] = {"clip": None, "missing": {"clip.mp4": "too many events at once"}}
 _MOST_ATTEMPTS: Final = 5
 
 
@@ -53,13 +54,20 @@ class _Job:
     due_s: float
     """When its clip is written, at the latest."""
     ended_at_ms: int | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    """What the manifest says so far."""
-    running: "Future[dict[str, Any]] | None" = None
+    has_picture: bool = False
+    running: "Future[None] | None" = None
     is_clip: bool = False
     """Whether what is running writes the clip."""
     attempts: int = 0
     retry_at_s: float = 0.0
+
+
+class _Shown(NamedTuple):
+    """What is stored of an event beside its frames."""
+
+    heatmap: EventHeatmap | None
+    usual: Picture | None
+    scores: Scores
 
 
 def run_evidence(settings: Settings, stop: threading.Event) -> None:
@@ -168,21 +176,38 @@ class EvidenceRecorder:
                 self._take_result(job, job.running)
         elif time.monotonic() < job.retry_at_s:
             return
-        elif not job.about:
+        elif not job.has_picture:
             self._start(job, is_clip=False)
         elif time.monotonic() >= job.due_s:
             self._start(job, is_clip=True)
 
     def _start(self, job: _Job, *, is_clip: bool) -> None:
-        heatmap, usual = self._evidence.heatmap(job.event.event_id), self._usual.get(job.event.camera_id)
         span = self._span(job)
-        scores = self._evidence.scores(job.event.camera_id, span.from_ms, span.until_ms)
-        waiting = sum(each.is_clip and each.running is not None for each in self._jobs.values())
-        write = _write_all if is_clip and waiting < _MOST_WAITING else _write_picture
-        if is_clip and write is _write_picture:
-            log.warning("too many events at once: no clip is stored of one", event_id=job.event.event_id)
+        shown = _Shown(
+            self._evidence.heatmap(job.event.event_id),
+            self._usual.get(job.event.camera_id),
+            self._evidence.scores(job.event.camera_id, span.from_ms, span.until_ms),
+        )
         job.is_clip = is_clip
-        job.running = self._pool.submit(partial(write, self._writer, span, heatmap, usual, scores))
+        if not is_clip:
+            job.running = self._pool.submit(self._write_picture, span, shown)
+            return
+        waiting = sum(each.is_clip and each.running is not None for each in self._jobs.values())
+        if waiting >= _MOST_WAITING:
+            log.warning("too many events at once: no clip is stored of one", event_id=job.event.event_id)
+        job.running = self._pool.submit(self._write_all, span, shown, with_clip=waiting < _MOST_WAITING)
+
+    def _write_picture(self, span: EventSpan, shown: _Shown) -> None:
+        about = self._writer.write_picture(span.event, shown.heatmap, shown.usual)
+        self._writer.write_manifest(span.event, {**about, "ended_at_ms": None, "clip": None}, shown.scores)
+
+    def _write_all(self, span: EventSpan, shown: _Shown, *, with_clip: bool) -> None:
+        about = self._writer.write_picture(span.event, shown.heatmap, shown.usual)
+        clip = self._writer.write_clip(span) if with_clip else _NO_CLIP
+        missing = {**about["missing"], **clip.get("missing", {})}
+        self._writer.write_manifest(
+            span.event, {**about, **clip, "ended_at_ms": span.ended_at_ms, "missing": missing}, shown.scores
+        )
 
     def _span(self, job: _Job) -> EventSpan:
         limits, event = self._settings.evidence, job.event
@@ -191,10 +216,10 @@ class EvidenceRecorder:
         before_ms, after_ms = round(limits.pre_roll_s * 1000), round(limits.post_roll_s * 1000)
         return EventSpan(event, event.started_at_ms - before_ms, until_ms + after_ms, until_ms)
 
-    def _take_result(self, job: _Job, running: "Future[dict[str, Any]]") -> None:
+    def _take_result(self, job: _Job, running: "Future[None]") -> None:
         job.running = None
         try:
-            job.about = running.result()
+            running.result()
         except (BrokerUnavailable, OSError) as error:
             job.attempts += 1
             name = job.event.event_id
@@ -203,30 +228,13 @@ class EvidenceRecorder:
             if job.attempts < _MOST_ATTEMPTS:
                 return
             job.is_clip = True
+        job.has_picture = True
         if job.is_clip:
             self._evidence.done(job.entry_id)
             del self._jobs[job.event.event_id]
 
 
-def _write_picture(writer: EvidenceWriter, span: EventSpan, *shown: Any) -> dict[str, Any]:
-    *pictures, scores = shown
-    about = writer.write_picture(span.event, *pictures)
-    writer.write_manifest(span.event, {**about, "ended_at_ms": None, "clip": None}, scores)
-    return about
-
-
-def _write_all(writer: EvidenceWriter, span: EventSpan, *shown: Any) -> dict[str, Any]:
-    *pictures, scores = shown
-    about, clip = writer.write_picture(span.event, *pictures), writer.write_clip(span)
-    missing = {**about["missing"], **clip.get("missing", {})}
-    about = {**about, **clip, "ended_at_ms": span.ended_at_ms, "missing": missing}
-    writer.write_manifest(span.event, about, scores)
-    return about
-
-
 def _event(fields: Fields) -> Event | None:
-    """None for an entry of another version, or one that has been trimmed away."""
-    try:
-        return Event.model_validate(fields)
-    except ValidationError:
-        return None
+    """The event of an entry, if there is one whose evidence can be stored."""
+    event = read_event(fields)
+    return event if event is not None and re.fullmatch(EVENT_ID_PATTERN, event.event_id) else None

@@ -14,6 +14,7 @@ import structlog
 
 from deploy.errors import ConfigError
 from streamer.config import EvidenceSettings
+from streamer.types import EVENT_ID_PATTERN
 
 log = structlog.get_logger("oddsight.evidence")
 
@@ -27,7 +28,7 @@ FILES: Final = {
 }
 """Name of each file that an event may have, and its content type."""
 
-_EVENT_ID = re.compile(r"[0-9a-f]{16}")
+_EVENT_ID = re.compile(EVENT_ID_PATTERN)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _DAY_S: Final = 86_400
 _MB: Final = 1_000_000

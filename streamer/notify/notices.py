@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, cast
 
-from pydantic import ValidationError
-
 from streamer.interfaces import Fields
 from streamer.receivers import EmailSettings, MqttSettings, WebhookSettings
 from streamer.types import LATEST_MS, Event
@@ -34,15 +32,6 @@ class Problem:
 
 
 Notice = Event | Problem
-
-
-def event_of(fields: Fields) -> Event | None:
-    """The event of an entry; None if it is of another version, or was trimmed away meanwhile."""
-    try:
-        event = Event.model_validate(fields)
-    except ValidationError:
-        return None
-    return event if 0 <= event.started_at_ms <= LATEST_MS and 0 <= event.scored_at_ms <= LATEST_MS else None
 
 
 def problem_of(fields: Fields) -> Problem | None:

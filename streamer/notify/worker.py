@@ -13,13 +13,13 @@ from deploy.errors import first_line
 from streamer.interfaces import DeliveryFailed, MessageRefused
 from streamer.monitoring import NotifyMetrics
 from streamer.notify.messages import Message, message_of, summary_message
-from streamer.notify.notices import Notice, Problem, at_ms, concerns, event_of, is_due_ms, problem_of
+from streamer.notify.notices import Notice, Problem, at_ms, concerns, is_due_ms, problem_of
 from streamer.notify.policy import ReceiverState, is_quiet, judge, quiet_until_ms
 from streamer.notify.senders.sender import Sender
 from streamer.receivers import NotifySettings
 from streamer.redis.lease import Lease
 from streamer.redis.notices import StreamEntry, StreamName
-from streamer.types import Event
+from streamer.types import Event, read_event
 
 log = structlog.get_logger("oddsight.notify")
 
@@ -133,7 +133,7 @@ class ReceiverWorker:
         in_hand = {item.where for item in self._queue}
         unconcerned = []
         for stream, entry_id, fields in entries:
-            notice = event_of(fields) if stream == "events" else problem_of(fields)
+            notice = read_event(fields) if stream == "events" else problem_of(fields)
             if notice is None or not concerns(self._receiver, notice):
                 unconcerned.append((stream, entry_id))
             elif (stream, entry_id) not in in_hand:

@@ -15,12 +15,11 @@ from streamer.config import RedisSettings
 from streamer.interfaces import Fields
 from streamer.redis.client import redis_errors
 from streamer.redis.groups import Entry, GroupReader
-from streamer.redis.subscriber import scores_between, unwell_cameras
+from streamer.redis.subscriber import entries_after, health_entries, scores_between
 from streamer.types import Partition
 
 GROUP: Final = "evidence"
 _PICTURE_EXPIRES_S: Final = 86_400
-_MAX_ENTRIES: Final = 500
 _MAX_EVENTS: Final = 1_000
 
 
@@ -45,7 +44,7 @@ class HeatmapFollower:
 
     def poll(self) -> None:
         """Take up new entries; does not wait. Raises RedisUnavailable."""
-        while entries := self._read():
+        while entries := entries_after(self._client, self._key, self._position):
             self._position = entries[-1][0]
             for _, fields in entries:
                 self._add(fields)
@@ -53,11 +52,6 @@ class HeatmapFollower:
     def best(self, event_id: str) -> EventHeatmap | None:
         """The one with the highest score so far; None if the engine gave none, or it is no longer kept."""
         return self._best.get(event_id)
-
-    def _read(self) -> list[tuple[str, Fields]]:
-        with redis_errors(self._key):
-            entries: Any = self._client.xrange(self._key, min=f"({self._position}", count=_MAX_ENTRIES)
-        return list(entries)
 
     def _add(self, fields: Fields) -> None:
         with suppress(KeyError, ValueError, binascii.Error):  # written by another version
@@ -76,6 +70,22 @@ class HeatmapFollower:
                 self._best.popitem(last=False)
 
 
+class HealthFollower:
+    """The cameras with which something is wrong."""
+
+    def __init__(self, client: redis.Redis, settings: RedisSettings) -> None:
+        self._client, self._key = client, settings.health_key
+        self._position = "0-0"
+        self.unwell: set[str] = set()
+
+    def poll(self) -> None:
+        """Take up new entries; does not wait. Raises RedisUnavailable."""
+        while entries := entries_after(self._client, self._key, self._position):
+            self._position = entries[-1][0]
+            for entry in (each for _, fields in entries for each in health_entries(fields)):
+                (self.unwell.add if entry.kind == "start" else self.unwell.discard)(entry.camera_id)
+
+
 class RedisEvidence:
     """Events as a member of their consumer group, and what belongs to them. Every method raises RedisUnavailable."""
 
@@ -83,7 +93,7 @@ class RedisEvidence:
         self._client, self._settings = client, settings
         self._events = GroupReader(client, settings.events_key, GROUP, socket.gethostname())
         self._marks = GroupReader(client, settings.marks_key, GROUP, socket.gethostname(), from_start=True)
-        self._heatmaps = HeatmapFollower(client, settings)
+        self._heatmaps, self._health = HeatmapFollower(client, settings), HealthFollower(client, settings)
 
     def poll(self, wait_s: float) -> Sequence[Entry]:
         """Entries of events that are new, or were not done; waits at most ``wait_s`` for the first one."""
@@ -113,7 +123,8 @@ class RedisEvidence:
 
     def unwell_cameras(self) -> set[str]:
         """The cameras with which something is wrong now, so that their pictures are not usual."""
-        return unwell_cameras(self._client, self._settings)
+        self._health.poll()
+        return self._health.unwell
 
     def put_picture(self, camera_id: str, captured_at_ms: int, jpeg: bytes, width_px: int, height_px: int) -> None:
         """Store what a camera shows now, for a day."""

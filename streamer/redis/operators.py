@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamer.config import RedisSettings
 from streamer.redis.client import redis_errors
+from streamer.redis.subscriber import entries_after
 
 MarkKind = Literal["acknowledge", "comment", "true", "false", "normal", "unmark"]
 """``true`` and ``false`` judge the alarm, ``normal`` says that this is ordinary at that camera, ``unmark`` takes either back."""
 MAX_COMMENT_CHARS = 1_000
-_MAX_ENTRIES = 1_000
 
 Entry = TypeVar("Entry", "Mark", "AuditEntry")
 
@@ -67,8 +67,7 @@ class OperatorStore:
 
     def marks_after(self, last_id: str) -> tuple[str, list[Mark]]:
         """The next marks, oldest first, and the id to go on from; no marks at the end."""
-        with redis_errors(self._settings.marks_key):
-            entries = cast("Any", self._client.xrange(self._settings.marks_key, min=f"({last_id}", count=_MAX_ENTRIES))
+        entries = entries_after(self._client, self._settings.marks_key, last_id)
         return (entries[-1][0] if entries else last_id), [mark for _, fields in entries for mark in _parsed(Mark, fields)]
 
     def audit(self, entry: AuditEntry) -> None:

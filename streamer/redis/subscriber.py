@@ -4,6 +4,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from math import isfinite
 from typing import Any, NamedTuple, cast
 
@@ -11,7 +12,7 @@ import redis
 
 from streamer.config import RedisSettings
 from streamer.redis.client import redis_errors
-from streamer.types import LATEST_MS, Event
+from streamer.types import LATEST_MS, Event, read_event
 
 _CAMERA_SCAN_EVERY_S = 1.0
 _MAX_ENTRIES = 1_000
@@ -112,15 +113,10 @@ class Subscriber:
 
         To be read before the first poll.
         """
-        first, last = "-", self._last_ids[self._events_key]
-        while entries := self._range(self._events_key, first, last):
+        position, last = "0-0", self._last_ids[self._events_key]
+        while entries := entries_after(self._client, self._events_key, position, last):
             yield self._updates([(self._events_key, entries)]).events
-            first = f"({entries[-1][0]}"
-
-    def _range(self, key: str, first: str, last: str) -> list[tuple[str, dict[str, str]]]:
-        with redis_errors():
-            found = self._client.xrange(key, min=first, max=last, count=_MAX_ENTRIES)
-        return cast("list[tuple[str, dict[str, str]]]", found)
+            position = entries[-1][0]
 
     def _updates(self, by_stream: list[tuple[str, Any]]) -> Updates:
         scores: list[ScoreEntry] = []
@@ -129,7 +125,7 @@ class Subscriber:
         for key, entries in by_stream:
             for _, fields in entries:
                 if key == self._health_key:
-                    health += _health_entries(fields)
+                    health += health_entries(fields)
                 elif key == self._events_key:
                     events += filter(self._is_new, _events(fields))
                 else:
@@ -165,12 +161,10 @@ def newest_scores(client: redis.Redis, settings: RedisSettings) -> dict[str, Sco
     return {entry.camera_id: entry for camera_id, fields in cameras.items() for entry in _score_entries(camera_id, fields)}
 
 
-def unwell_cameras(client: redis.Redis, settings: RedisSettings) -> set[str]:
-    """The cameras with which something is wrong now."""
-    with redis_errors():
-        newest: Any = client.xrevrange(settings.health_key, count=_MAX_HEALTH_ENTRIES)
-    entries = {entry.camera_id: entry for _, fields in reversed(newest) for entry in _health_entries(fields)}
-    return {camera_id for camera_id, entry in entries.items() if entry.kind == "start"}
+def entries_after(client: redis.Redis, key: str, last_id: str, until: str = "+") -> list[tuple[str, dict[str, str]]]:
+    """The next entries of a stream up to the id ``until``, oldest first; none at the end. Raises RedisUnavailable."""
+    with redis_errors(key):
+        return cast("list[tuple[str, dict[str, str]]]", client.xrange(key, min=f"({last_id}", max=until, count=_MAX_ENTRIES))
 
 
 def scores_between(
@@ -178,14 +172,11 @@ def scores_between(
 ) -> list[tuple[int, float, float]]:
     """Capture time, score and threshold of a camera's newest scores that were captured then, as far as Redis has them."""
     found: list[tuple[int, float, float]] = []
-    last = "+"
-    with redis_errors():
-        while entries := cast("Any", client.xrevrange(settings.scores_key(camera_id), max=last, count=_MAX_ENTRIES)):
-            scores = [score for _, fields in entries for score in _score_entries(camera_id, fields)]
-            found += [(each.captured_at_ms, each.score, each.threshold) for each in scores if each.captured_at_ms <= until_ms]
-            last = f"({entries[-1][0]}"
-            if scores and scores[-1].captured_at_ms < from_ms:
-                break
+    for part in _parts_backward(client, settings.scores_key(camera_id)):
+        scores = [score for fields in part for score in _score_entries(camera_id, fields)]
+        found += [(each.captured_at_ms, each.score, each.threshold) for each in scores if each.captured_at_ms <= until_ms]
+        if scores and scores[-1].captured_at_ms < from_ms:
+            break
     return sorted(each for each in found if each[0] >= from_ms)
 
 
@@ -197,19 +188,25 @@ def camera_scores(client: redis.Redis, settings: RedisSettings, camera_id: str, 
 
 def health_changes(client: redis.Redis, settings: RedisSettings, camera_id: str) -> list[HealthEntry]:
     """The changes of a camera's health, oldest first, as far as Redis has them."""
-    entries = [entry for fields in _newest(client, settings.health_key, _MAX_HEALTH_ENTRIES) for entry in _health_entries(fields)]
+    entries = [entry for fields in _newest(client, settings.health_key, _MAX_HEALTH_ENTRIES) for entry in health_entries(fields)]
     return [entry for entry in entries if entry.camera_id == camera_id]
 
 
 def _newest(client: redis.Redis, key: str, most: int) -> list[dict[str, str]]:
     """The fields of a stream's newest entries, oldest first."""
-    found: list[dict[str, str]] = []
+    return list(islice(chain.from_iterable(_parts_backward(client, key)), most))[::-1]
+
+
+def _parts_backward(client: redis.Redis, key: str) -> Iterator[list[dict[str, str]]]:
+    """The fields of a stream's entries, the newest first, as they are read."""
     last = "+"
-    with redis_errors():
-        while len(found) < most and (entries := cast("Any", client.xrevrange(key, max=last, count=_MAX_ENTRIES))):
-            found += [fields for _, fields in entries]
-            last = f"({entries[-1][0]}"
-    return found[:most][::-1]
+    while True:
+        with redis_errors(key):
+            entries = cast("Any", client.xrevrange(key, max=last, count=_MAX_ENTRIES))
+        if not entries:
+            return
+        yield [fields for _, fields in entries]
+        last = f"({entries[-1][0]}"
 
 
 def count_events(client: redis.Redis, settings: RedisSettings, since_ms: int) -> Counter[str]:
@@ -228,14 +225,13 @@ def _score_keys(client: redis.Redis, prefix: str) -> Iterator[Any]:
 
 
 def _events(fields: dict[str, str]) -> Iterator[Event]:
-    with suppress(ValueError):  # written by another version of the schema
-        event = Event.model_validate(fields)
-        _time_ms(event.captured_at_ms)
+    if (event := read_event(fields)) is not None:
         yield event
 
 
-def _health_entries(fields: dict[str, str]) -> Iterator[HealthEntry]:
-    with suppress(KeyError, ValueError):  # likewise
+def health_entries(fields: dict[str, str]) -> Iterator[HealthEntry]:
+    """What an entry of the stream of health says; nothing if it cannot be read."""
+    with suppress(KeyError, ValueError):  # written by another version of the schema
         camera_id, kind, problem, text = (fields[name] for name in ("camera_id", "kind", "problem", "text"))
         yield HealthEntry(camera_id, kind, problem, text, _time_ms(fields["captured_at_ms"]))
 

@@ -204,6 +204,8 @@ def test_what_was_not_done_is_done_after_a_restart(
     with make_redis(redis_settings) as client:
         with recording(settings):
             wait_for(lambda: client.exists(redis_settings.events_key), "consumer group")
+            for field, value in (("event_id", "../../etc"), ("started_at_ms", 10**18), ("offset", 10**30), ("partition", -1)):
+                client.xadd(redis_settings.events_key, {**entry("start", START, where, offsets), field: str(value)})
             client.xadd(redis_settings.events_key, entry("start", START, where, offsets))
             wait_for(lambda: read_manifest(folder), "picture")
         with suppress(FileNotFoundError):
