@@ -172,12 +172,12 @@ class DecodeSettings(Section):
 
 
 class BatchSettings(Section):
-    """Micro-batches: scored when full, or when the oldest clip has waited ``max_wait_ms``."""
+    """Micro-batches: the clips that wait when the engine is free, so that they grow with the load."""
 
     max_clips: int = Field(default=32, ge=1, le=1024)
     """Largest number of clips scored in one call."""
-    max_wait_ms: float = Field(default=50.0, ge=0, le=10_000)
-    """Longest time that a clip waits for others; a bound on the latency that batching adds."""
+    max_wait_ms: float = Field(default=0.0, ge=0, le=10_000)
+    """How long a clip may wait for others while the engine is free: fewer and larger micro-batches, and more latency."""
 
 
 class DecisionSettings(Section):

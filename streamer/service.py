@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,7 @@ from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import Scorer
+from streamer.pipeline.scoring import BatchScoring
 from streamer.pipeline.shedding import Shedding
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import RedisProgressStore, make_redis
@@ -131,23 +133,14 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
     ensure_topics(settings.kafka)
     clips = ClipBuffer(bundle.spec, round(settings.decision.max_gap_s * 1000))
     registry = CameraRegistry(settings)
-    scorer = Scorer(
-        loaded.engine,
-        loaded.score_scale,
-        heatmap_threshold,
-        metrics,
-        bundle.default_profile,
-        grid,
-        # After a fallback, events would name the wrong engine; the next start chooses again.
-        None if loaded.recovery == "fallback" else partial(_load_again, bundle, loaded.request, stack),
-    )
+    scorer = _make_scorer(loaded, bundle, grid, heatmap_threshold, metrics, stack)
+    executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="score"))
     pipeline = Pipeline(
         source=KafkaFrameSource(settings.kafka),
         decoder=parts.decoder,
         capture_times=CaptureTimes(settings, bundle.spec.fps, metrics),
         clips=clips,
         shedding=Shedding(settings, clips, parts.learning, metrics),
-        batcher=MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
         registry=registry,
         profiles=profiles,
         footage_check=FootageCheck(bundle, round(settings.decision.max_gap_s * 1000), metrics),
@@ -157,6 +150,14 @@ def _build_pipeline(settings: Settings, stack: ExitStack, step_script: str) -> P
         camera_health=camera_health,
         recalibration=Recalibration(settings, profiles, parts.profile_store, grid),
         scorer=scorer,
+        scoring=BatchScoring(
+            MicroBatcher(settings.batch.max_clips, settings.batch.max_wait_ms / 1000),
+            scorer,
+            profiles,
+            parts.learning,
+            executor,
+            metrics,
+        ),
         memories=MemorySnapshots(bundle.model_id, scorer, registry, parts.learning),
         areas=AreaRules(settings, parts.areas, decider),
         decider=decider,
@@ -195,6 +196,15 @@ def _load_engine(settings: Settings, bundle: Bundle, metrics: Metrics, stack: Ex
     log.info("engine chosen", **loaded.log_fields(), score_scale=scale, gpu_cached_cameras=engine.gpu_cached_cameras)
     metrics.engine.info({"name": engine.name, "model_id": bundle.model_id, **engine.describe()})
     return loaded
+
+
+def _make_scorer(
+    loaded: LoadedEngine, bundle: Bundle, grid: Grid | None, heatmap_threshold: float, metrics: Metrics, stack: ExitStack
+) -> Scorer:
+    # After a fallback, events would name the wrong engine; the next start chooses again.
+    load_again = None if loaded.recovery == "fallback" else partial(_load_again, bundle, loaded.request, stack)
+    default_profile, scale = bundle.default_profile, loaded.score_scale
+    return Scorer(loaded.engine, scale, heatmap_threshold, metrics, default_profile, grid, load_again)
 
 
 def _load_again(bundle: Bundle, request: EngineRequest, stack: ExitStack) -> tuple[Engine, float]:

@@ -1,7 +1,7 @@
 """Load test: one engine scores the clips of synthetic cameras, which arrive evenly in real time whether or not it keeps up.
 
-Clips are scored in the service's micro-batches; with at most one clip of a camera if the model has a state or the engine caches
-frames.
+Clips are scored in the service's micro-batches, those that wait when the engine is free; with at most one clip of a camera if the
+model has a state or the engine caches frames.
 """
 
 import time
@@ -16,7 +16,6 @@ from deploy.engine import CachingEngine, Clips, Engine, State, StateHandle, cach
 from deploy.errors import ConfigError
 from deploy.records import LoadTestResult
 
-MAX_WAIT_S = 0.05  # the service's default of batch.max_wait_ms
 _MAX_FRAME_RATE = 1000
 _ROUNDING_S = 1e-10  # a clip that is waited for has arrived, however the sum of times was rounded
 
@@ -102,7 +101,7 @@ class LoadTest:
     _batcher: MicroBatcher[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._batcher = MicroBatcher(self.engine.max_clips, MAX_WAIT_S)
+        self._batcher = MicroBatcher(self.engine.max_clips, max_wait_s=0.0)
 
     def run(self, until_s: float) -> None:
         """Continue until the test's clock shows ``until_s``: no call begins later, but one may end later. Raises EngineFailed."""
@@ -112,15 +111,15 @@ class LoadTest:
             if batch := self._batcher.take(self._at_s):
                 self._score(batch, begin_s)
                 continue
-            wake_s = self._wake_s()
+            wake_s = self._due_s(self._arrived)
             self._wait_for(min(wake_s, until_s), begin_s)
             if wake_s > until_s:
                 break
         self._cpu_s += self.clock.cpu_s() - begin_cpu_s
 
     def finish(self) -> None:
-        """Continue after the last arrival for one wait and the slowest call; clips that are not begun by then are not scored."""
-        self.run((self.due - 1) / self.load.clips_per_s + MAX_WAIT_S + self._slowest_s)
+        """Continue after the last arrival for the slowest call; clips that are not begun by then are not scored."""
+        self.run(self._due_s(self.due - 1) + self._slowest_s + _ROUNDING_S)
 
     def result(self) -> LoadTestResult:
         """Measurements so far; at least one clip must have been scored."""
@@ -145,12 +144,6 @@ class LoadTest:
             key = self._arrived % self.cameras.count if self.cameras.one_by_one else None
             self._batcher.add(self._arrived, due_s, key)
             self._arrived += 1
-
-    def _wake_s(self) -> float:
-        """When a micro-batch may be due: the oldest clip has waited long enough, or the clip that fills the batch arrives."""
-        deadline_s = self._batcher.deadline_s() or self._due_s(self._arrived) + MAX_WAIT_S
-        last = self._arrived + self.engine.max_clips - len(self._batcher) - 1
-        return min(deadline_s, self._due_s(last)) if self._arrived <= last < self.due else deadline_s
 
     def _wait_for(self, time_s: float, begin_s: float) -> None:
         if time_s > self._at_s:

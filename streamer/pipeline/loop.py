@@ -11,7 +11,6 @@ from functools import partial
 
 import structlog
 
-from deploy.batching import MicroBatcher
 from deploy.errors import EngineFailed
 from streamer.interfaces import (
     BrokerUnavailable,
@@ -38,6 +37,7 @@ from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import REFUSALS, CameraRegistry, RefusalNotices
 from streamer.pipeline.score import Scored, Scorer
+from streamer.pipeline.scoring import BatchScoring
 from streamer.pipeline.shedding import Shedding
 from streamer.pipeline.silent import SilentCameras
 from streamer.types import (
@@ -54,6 +54,8 @@ from streamer.types import (
 log = structlog.get_logger("oddsight.pipeline")
 
 _POLL_S = 0.1
+_BUSY_S = 0.01
+"""How long nothing is read while a micro-batch is scored and no message has come."""
 _SCORE_S = 0.25
 _MOST_WAITING = 512  # clips of all partitions
 _COMMIT_EVERY_S = 1.0
@@ -68,7 +70,6 @@ class Pipeline:
     capture_times: CaptureTimes
     clips: ClipBuffer
     shedding: Shedding
-    batcher: MicroBatcher[QueuedClip]
     registry: CameraRegistry
     profiles: CameraProfiles
     learning: CameraLearning
@@ -79,6 +80,7 @@ class Pipeline:
     footage_check: FootageCheck
     drift_watch: DriftWatch
     scorer: Scorer
+    scoring: BatchScoring
     areas: AreaRules
     decider: Decider
     store: ProgressStore
@@ -133,7 +135,8 @@ class Pipeline:
             BrokerUnavailable: Kafka refuses this consumer permanently.
             EngineError, DecoderError: the engine, loaded again, or the decoder failed; the progress in Redis is not affected.
         """
-        self.health.beat()
+        if not self.scoring.is_busy:  # else an engine that never returns would go unnoticed
+            self.health.beat()
         polled = self._poll()
         for change in polled.changes:
             self._partitions.apply(change)
@@ -149,8 +152,9 @@ class Pipeline:
 
     def drain(self) -> None:
         """Score and publish what has been read, store what else a restart needs, commit, and leave the group."""
-        while batch := self.batcher.take_all():
-            self._score(batch)
+        self._take_scored()
+        while self.scoring.start_next(self.clock_s(), self._partitions.holds):
+            self._take_scored()
         self._publish()
         for active, pending in self.memories.rest(self._partitions):
             self._apply(active, pending)
@@ -161,16 +165,25 @@ class Pipeline:
     def _poll(self) -> PollResult:
         """What has arrived, unless clips enough wait already: no message is read long before it can be scored."""
         self._partitions.limit_reading()
-        if len(self.batcher) >= _MOST_WAITING:
+        if len(self.scoring) >= _MOST_WAITING:
+            self.scoring.wait(_POLL_S)
             return PollResult([], [])
-        deadline_s = self.batcher.deadline_s()
-        return self.source.poll(_POLL_S if deadline_s is None else min(_POLL_S, max(0.0, deadline_s - self.clock_s())))
+        polled = self.source.poll(min(_POLL_S, self.scoring.nothing_due_s(self.clock_s())))
+        if not polled.messages:
+            self.scoring.wait(_BUSY_S)
+        return polled
 
     def _score_for(self, longest_s: float) -> None:
-        """Score the micro-batches that are due; not all if many are: then it is the turn of frames that arrived meanwhile."""
+        """Take what is scored, and start the next micro-batch that is due.
+
+        Where that is done at once others follow, but not for longer: then it is the turn of frames that arrived meanwhile.
+        """
         until_s = self.clock_s() + longest_s
-        while (now_s := self.clock_s()) < until_s and (batch := self.batcher.take(now_s)):
-            self._score(batch)
+        while not self.scoring.is_busy or self.scoring.is_done:
+            self._take_scored()
+            now_s = self.clock_s()
+            if now_s >= until_s or not self.scoring.start_due(now_s, self._partitions.holds):
+                return
 
     def _decode(self, messages: list[FrameMessage]) -> Iterator[tuple[ActivePartition, CameraFrame]]:
         admit = self.registry.admit
@@ -215,34 +228,26 @@ class Pipeline:
         if self.memories.recall(active, clip):
             return
         if self.clips.is_full(clip) and (self.scorer.carries_state or not replay):
-            now_s = self.clock_s()
-            self.batcher.add(QueuedClip(active, clip, now_s), now_s, clip.memory, may_share=not self.scorer.one_by_one)
+            self.scoring.add(QueuedClip(active, clip, self.clock_s()))
             active.queued_replays += replay
         elif not replay:
             self.metrics.unscored.inc()
             profile = self.profiles.get(info.camera_id)
             active.offsets.finish(info.offset, Outcome(info, clip.clip_from, profile, clip_clock=clip.clip_clock))
 
-    def _score(self, batch: list[QueuedClip]) -> None:
-        """Score a micro-batch, without the clips whose partition has been dropped meanwhile."""
-        batch = [queued for queued in batch if self._partitions.holds(queued.active)]
-        if not batch:
+    def _take_scored(self) -> None:
+        """Take the results of the micro-batch that was started last, without those of partitions that have been dropped since."""
+        if not self.scoring.is_busy:
             return
-        self.metrics.batch_clips.observe(len(batch))
-        self.metrics.batch_wait_s.observe(self.clock_s() - batch[0].queued_at_s)
-        with self.metrics.score_s.time():
-            profiles = [self.profiles.get(queued.clip.info.camera_id) for queued in batch]
-            learning = [self.learning.learns(queued.clip.info.camera_id) for queued in batch]
-            try:
-                scores = self.scorer.score([queued.clip for queued in batch], profiles, learning)
-            except EngineFailed as error:
-                if not self.scorer.reload(error):
-                    raise
-                self._partitions.restart_all_later(error)
-                return
         try:
-            for queued, scored in zip(batch, scores, strict=True):
-                self._finish(queued.active, queued.clip, scored)
+            for queued, scored in self.scoring.take():
+                if self._partitions.holds(queued.active):
+                    self._finish(queued.active, queued.clip, scored)
+            self.health.beat()
+        except EngineFailed as error:
+            if not self.scorer.reload(error):
+                raise
+            self._partitions.restart_all_later(error)
         except RedisUnavailable as error:  # a profile that was learned in a replay could not be stored
             self._partitions.restart_all_later(error)
 

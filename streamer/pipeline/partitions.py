@@ -8,6 +8,7 @@ written.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -118,6 +119,8 @@ class ActivePartition:
     started_s: float
     read_to: int
     """The first message that has not been read."""
+    catch_up_to: int
+    """Messages before it waited when the partition was started or went on: until they are done its cameras are not watched."""
     pending: Pending | None = None
     """Sent, but not known to be written."""
     is_held: bool = False
@@ -276,6 +279,8 @@ class PartitionManager:
         for active in self.active.values():
             if active.is_held:
                 self.source.start(active.partition, active.read_to)
+                with suppress(BrokerUnavailable):
+                    active.catch_up_to = self.source.bounds(active.partition)[1]
                 # That no frame arrived meanwhile says nothing of the cameras.
                 active.is_held, active.is_full, active.started_s = False, False, self.clock_s()
                 active.seen_s.clear()
@@ -283,13 +288,21 @@ class PartitionManager:
         if self._waiting.keys() <= self._unusable.keys():
             self._failures = 0
             if self.source.joined:
-                self.health.problem = next(iter(self._unusable.values()), None) or self._replaying()
+                self.health.problem = next(iter(self._unusable.values()), None) or self._replaying() or self._behind()
 
     def _replaying(self) -> str | None:
         """How far the replays are, None if all are done. They end with what Kafka holds, whether a camera sends more or not."""
         cameras = sum(len(active.replay_from) for active in self.active.values())
         waiting = sum(len(active.replay_from) for active in self.active.values() if active.is_replaying)
         return f"replaying: {cameras - waiting} of {cameras} cameras are on watch" if waiting else None
+
+    def _behind(self) -> str | None:
+        """How many messages are still to be counted of those that waited when their partitions were started; None if none is."""
+        behind = [active for active in self.active.values() if active.stored_offset < active.catch_up_to]
+        # What Kafka says with the messages is right also where the embedded broker's end offsets are not.
+        waiting = [active for active in behind if self.source.lag(active.partition, active.stored_offset) != 0]
+        messages = sum(active.catch_up_to - active.stored_offset for active in waiting)
+        return f"catching up: {messages} messages that waited are still to be looked at" if waiting else None
 
     def restart_all_later(self, error: Exception) -> None:
         """Redis, Kafka or the engine failed, and outcomes are lost: start all partitions again after a pause."""
@@ -356,6 +369,7 @@ class PartitionManager:
             CameraClocks.of(plan),
             self.clock_s(),
             plan.read_from,
+            plan.end,
             recalling=dict(plan.memories),
             has_memory=set(plan.memories),
             replay_from=replay_from,

@@ -48,6 +48,8 @@ class StartPlan:
 
     next_offset: int
     """First message whose effects are not stored."""
+    end: int
+    """The offset that the next message gets which Kafka receives."""
     read_from: int
     """First message to read; before ``next_offset`` if frames are to be replayed."""
     replay_from: Mapping[str, int]
@@ -130,7 +132,7 @@ def plan_start(
     learners = {name: each for name, each in progress.learners.items() if not starts_over and name not in forgotten}
     memories = {name: each for name, each in memories.items() if name in cameras}
     all_damaged = (*progress.damaged, *damaged)
-    plan = StartPlan(next_offset, next_offset, {}, cameras, learners, lost, starts_over, all_damaged, memories=memories)
+    plan = StartPlan(next_offset, end, next_offset, {}, cameras, learners, lost, starts_over, all_damaged, memories=memories)
     return _with_replay(plan if starts_over else replace(plan, letters=progress.letters.letters), first)
 
 

@@ -1,7 +1,9 @@
 """In-memory Kafka, Redis, engines and clock that keep the contracts of the real ones."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,15 @@ class FakeClock:
     def __call__(self) -> float:
         self.now_s += self._tick_s
         return self.now_s
+
+
+class AtOnce(ThreadPoolExecutor):
+    """Waits until what is submitted is done, so that a test sees every turn of the loop the same."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(*args, **kwargs)
+        wait([future])
+        return future
 
 
 class MemoryTopic:

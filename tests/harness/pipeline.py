@@ -1,6 +1,7 @@
 """The real pipeline on in-memory Kafka and Redis, and streams of tiny images for it."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,11 +33,13 @@ from streamer.pipeline.profiles import CameraProfiles, DriftWatch, FootageCheck
 from streamer.pipeline.recalibration import Recalibration
 from streamer.pipeline.registry import CameraRegistry
 from streamer.pipeline.score import LoadEngine, Scorer
+from streamer.pipeline.scoring import BatchScoring
 from streamer.pipeline.shedding import Shedding
 from streamer.types import FrameMessage, Partition
 from tests.harness.calibration import calibration_of
 from tests.harness.fakes import (
     DEFAULT_VALUES,
+    AtOnce,
     BrightnessEngine,
     FakeClock,
     MeanBrightnessEngine,
@@ -165,6 +168,7 @@ class Rig:
         self._score_scale = score_scale
         self._decoder = MessageDecoder(CpuDecoder(spec, threads=1))
         self.load_again: LoadEngine | None = None
+        self.executor: Executor = AtOnce(1)
         self.engine = engine or (BrightnessEngine(spec) if spec.state_shape is None else MeanBrightnessEngine(spec))
         self.start()
 
@@ -186,7 +190,6 @@ class Rig:
             capture_times=CaptureTimes(self._settings, self.engine.spec.fps, self.metrics),
             clips=clips,
             shedding=Shedding(self._settings, clips, learning, self.metrics, self.clock, self.clock),
-            batcher=MicroBatcher(self._max_clips, 0.05),
             registry=registry,
             profiles=profiles,
             footage_check=FootageCheck(self._bundle, 5_000, self.metrics),
@@ -196,6 +199,7 @@ class Rig:
             camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock),
             recalibration=Recalibration(self._settings, profiles, self.profiles, grid),
             scorer=scorer,
+            scoring=BatchScoring(MicroBatcher(self._max_clips, 0.05), scorer, profiles, learning, self.executor, self.metrics),
             memories=MemorySnapshots(self._bundle.model_id, scorer, registry, learning),
             areas=AreaRules(self._settings, KnownAreas(self._settings, self.areas), decider),
             decider=decider,

@@ -105,18 +105,40 @@ def test_ready_when_all_replays_are_done() -> None:
     rig.finish()
 
     rig.start()
-    seen = []
-    while (problem := rig.health.ready()) is not None:
-        seen += [] if problem in seen else [problem]
-        rig.steps(1)
-        rig.clock.now_s += 0.05
-
-    assert seen == [
+    assert ready_problems(rig) == [
         "has not joined its consumer group yet",
         "replaying: 0 of 2 cameras are on watch",
         "replaying: 1 of 2 cameras are on watch",
     ]
     assert rig.counted("replayed_frames_total") == 2 * WARMUP_FRAMES
+
+
+def test_not_ready_before_what_waited_is_counted() -> None:
+    """After a start, and after an outage of Redis, during which frames came."""
+    rig = recurrent(run_of("gate", wave(60)))
+    seen = ready_problems(rig)
+    assert [problem for problem in seen if problem.startswith("catching up: ")] == seen[1:]
+    assert len(seen) > 3
+    assert rig.store.read(P0).next_offset == 60
+
+    rig.topic.partitions[P0] += run_of("gate", wave(90))[60:]
+    rig.store.failures = ["unanswered"]
+    rig.steps(1)
+    while rig.health.ready() is None:
+        rig.steps(1)
+    seen = ready_problems(rig)
+    assert any(problem.startswith("catching up: ") for problem in seen)
+    assert rig.store.read(P0).next_offset == 90
+
+
+def ready_problems(rig: Rig) -> list[str]:
+    """What the service says in turn until it is ready."""
+    seen: list[str] = []
+    while (problem := rig.health.ready()) is not None:
+        seen += [] if problem in seen else [problem]
+        rig.steps(1)
+        rig.clock.now_s += 0.05
+    return seen
 
 
 def test_not_ready_before_replayed_frames_are_scored() -> None:

@@ -63,7 +63,7 @@ def test_new_group_follows_setting(start: str, offset: int) -> None:
 
     plan = case.plan(start)
 
-    assert plan == StartPlan(offset, offset, {}, {}, {}, 0, starts_over=False)
+    assert plan == StartPlan(offset, END, offset, {}, {}, {}, 0, starts_over=False)
     assert case.stored() == offset
 
 
@@ -266,7 +266,7 @@ def test_recreated_topic_resets_progress() -> None:
     plan = case.plan(out_of_range=True)
 
     reset = {"gate": CameraState(), "yard": CameraState()}
-    assert plan == StartPlan(FIRST, FIRST, {}, reset, {}, 0, starts_over=True)
+    assert plan == StartPlan(FIRST, END, FIRST, {}, reset, {}, 0, starts_over=True)
     assert case.store.read(P0) == Progress(FIRST, reset, topic=TopicVersion(topic_id=None, partitions=0))
 
 
