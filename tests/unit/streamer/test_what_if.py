@@ -59,10 +59,11 @@ def raised(settings: Settings) -> tuple[list[ScoreEntry], int]:
         number = outcome.info.offset
         health = HealthState(problem="covered" if number in BLIND else None)
         learning = LearningProgress(0.5, 60.0) if number in LEARNING else None
-        state, fields, events, _ = decider.decide(state.model_copy(update={"health": health}), outcome, learning)
-        starts += sum(event.kind == "start" for event in events)
-        if fields is not None:
-            stored.append(entry(fields))
+        decision = decider.decide(state.model_copy(update={"health": health}), outcome, learning)
+        state = decision.state
+        starts += sum(event.kind == "start" for event in decision.events)
+        if decision.score is not None:
+            stored.append(entry(decision.score))
     return stored, starts
 
 
