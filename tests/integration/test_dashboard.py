@@ -301,6 +301,8 @@ def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path
     for number in range(300):
         score = {50: 2.5, 51: 2.4, 150: 1.5, 151: 1.4, 250: 1.2, 251: 1.2}.get(number, 0.1)
         stack.score("dock", score, captured_at_ms=1_764_374_400_000 + number * 1000, profile_id=profile.profile_id)
+    before = (minute(1_764_374_000_000, highest=2.5), minute(1_764_374_100_000, highest=0.4))
+    stack.minutes("dock", *(each.model_copy(update={"profile_id": profile.profile_id}) for each in before))
     config = tmp_path / "oddsight.toml"
     config.write_text(settings_toml(stack.settings))
 
@@ -316,6 +318,7 @@ def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path
     slider.press("End")
     expect(count).to_have_text(f"{len(events('--budget', '100'))} events at 100 a day")
     expect(page.get_by_text("it changes nothing")).to_be_visible()
+    expect(page.get_by_text("In 1 of 2 a score reached this threshold")).to_be_visible()
     shown = page.evaluate("async () => (await (await fetch('/api/v1/camera/what-if?camera_id=dock&budget=7')).json()).events")
     assert shown == events("--budget", "7")
     assert [len(events()), len(shown), len(events("--budget", "100"))] == [1, 2, 3]

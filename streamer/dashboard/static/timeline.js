@@ -47,7 +47,7 @@ export class TimelineView {
       step("+", "Zoom in", this.zoomIn),
       step("−", "Zoom out", this.zoomOut),
     ]);
-    this.shownTime = h("p", { class: "timeline-span", role: "status" });
+    this.shownTime = h("p", { class: "timeline-span" });
     this.note = h("p", { class: "note" });
     this.element = h(
       "section",
@@ -171,7 +171,6 @@ export class TimelineView {
     const silent = newest ? live.now() - newest.scored_at_ms : 0;
     return silent > STALE ? `${times}. No score for ${span(silent)}: this is as of then.` : `${times}.`;
   }
-
 }
 
 function notes(from, { parts, points, part_ms: length, minutes_since_ms: since }, events) {
