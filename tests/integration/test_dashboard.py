@@ -314,9 +314,9 @@ def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path
 
     go(page, stack, "camera/dock")
     count, slider = page.locator(".what-if-count"), page.get_by_label("False events a day that are allowed")
-    expect(count).to_have_text(f"{len(events())} event at 1 a day")
+    expect(count).to_have_text(f"{len(events())} event in 5 min, at 1 a day")
     slider.press("End")
-    expect(count).to_have_text(f"{len(events('--budget', '100'))} events at 100 a day")
+    expect(count).to_have_text(f"{len(events('--budget', '100'))} events in 5 min, at 100 a day")
     expect(page.get_by_text("it changes nothing")).to_be_visible()
     expect(page.get_by_text("In 1 of 2 a score reached this threshold")).to_be_visible()
     shown = page.evaluate("async () => (await (await fetch('/api/v1/camera/what-if?camera_id=dock&budget=7')).json()).events")

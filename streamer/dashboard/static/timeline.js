@@ -109,21 +109,20 @@ export class TimelineView {
     this.#zoom(2);
   }
 
+  /** No further than to the newest score; what arrives there with the length of a range follows the newest again. */
   #move(share) {
     const [from, to] = this.#wanted();
-    const by = share * (to - from);
-    const end = this.#end();
-    if (to + by >= end && to - from >= RANGES[this.#range][1] * 0.99) this.#show(null);
-    else this.#show([from + by, to + by]);
+    const by = Math.min(share * (to - from), this.#end() - to);
+    const isRange = Math.abs(to - from - RANGES[this.#range][1]) < 1;
+    this.#show(share > 0 && isRange && to + by >= this.#end() ? null : [from + by, to + by]);
   }
 
   #zoom(factor) {
     const [from, to] = this.#wanted();
-    const length = (to - from) * factor;
-    const next = RANGES.findIndex(([, each]) => each >= length * 0.99);
-    if (factor > 1 && this.#window === null) this.choose(next < 0 ? RANGES.length - 1 : next);
-    else if (factor > 1 && length >= RANGES[this.#range][1]) this.#show(null);
-    else this.#show([(from + to - length) / 2, (from + to + length) / 2]);
+    const length = Math.min((to - from) * factor, RANGES[RANGES.length - 1][1]);
+    if (factor > 1 && this.#window === null) return this.choose(Math.min(this.#range + 1, RANGES.length - 1));
+    const until = Math.min((from + to + length) / 2, this.#end());
+    return this.#show([until - length, until]);
   }
 
   #show(window) {

@@ -77,10 +77,7 @@ export class WhatIfView {
 
   #show(found) {
     const inForce = this.#inForce;
-    setText(
-      this.count,
-      found.scores ? `${events(found.events.length)} at ${number(found.budget)} a day` : "No scores are kept to decide again.",
-    );
+    setText(this.count, found.scores ? headline(found) : "No scores are kept to decide again.");
     this.facts.replaceChildren(
       ...facts([
         ["In force", `${number(found.budget_in_force)} a day, which gives ${events(inForce.events.length)}`],
@@ -95,6 +92,9 @@ export class WhatIfView {
     this.list.replaceChildren(...newest.map(row));
   }
 }
+
+const headline = ({ events: found, budget, from_ms: from, until_ms: until }) =>
+  `${events(found.length)} in ${span(until - from)}, at ${number(budget)} a day`;
 
 function decided({ scores, from_ms: from, until_ms: until }) {
   return scores ? `${whole(scores)} scores from ${moment(from)} to ${moment(until)}` : "none";
