@@ -92,8 +92,8 @@ class Decider:
         ``learning``: how far the camera is learned, if it is being learned.
         """
         info, own = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
-        is_withheld = learning is not None and self._settings.learning.events == "withhold"
-        withheld = is_withheld or not state.health.is_trusted
+        only_learns = learning is not None and self._settings.learning.events == "withhold"
+        withheld = only_learns or not state.health.is_trusted
         observed = None if withheld else outcome.score
         rule = own.rule.at_interval(info.interval_ms)
         event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))

@@ -39,7 +39,7 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
     (NoPermissionError, "its ACL forbids this user the command or the key: allow keys that start with redis.prefix"),
     (AuthenticationError, "user name or password missing or refused: check redis.password and redis.url"),
     (ReadOnlyError, "this is a read-only replica: redis.url must name the primary"),
-    (OutOfMemoryError, "its memory is full: raise maxmemory, or lower redis.max_scores and redis.max_events"),
+    (OutOfMemoryError, "its memory is full: raise maxmemory, or lower redis.max_scores, minutes_keep_days and max_events"),
     (socket.gaierror, "the host name does not resolve: check redis.url and the DNS of this machine"),
     (ConnectionRefusedError, "nothing listens there: check that Redis runs, then the port in redis.url"),
     (ssl.SSLError, "TLS failed: check the certificate, and whether redis.url should start with redis:// instead of rediss://"),
