@@ -89,7 +89,11 @@ class RedisSettings(Section):
     max_scores: int = Field(default=10_000, ge=1)
     """Each camera's stream of scores is trimmed to about this many entries."""
     scores_expire_days: float = Field(default=30.0, ge=0.01, le=3650)
-    """Redis deletes a camera's stream of scores this long after its last score."""
+    """Redis deletes a camera's streams of scores and of minutes this long after its last score."""
+
+    minutes_keep_days: float = Field(default=7.0, ge=0.01, le=365)
+    """Each camera's stream of minutes, from which timelines of days are drawn, is trimmed to about this many days with frames;
+    a day takes about 0.15 MB."""
 
     @model_validator(mode="after")
     def _cluster_needs_hash_tag(self) -> "RedisSettings":
@@ -133,6 +137,15 @@ class RedisSettings(Section):
     def scores_key(self, camera_id: str) -> str:
         """Key of one camera's stream of scores."""
         return f"{self.prefix}:scores:{camera_id}"
+
+    def minutes_key(self, camera_id: str) -> str:
+        """Key of one camera's stream of minutes of scores."""
+        return f"{self.prefix}:minutes:{camera_id}"
+
+    @property
+    def max_minutes(self) -> int:
+        """To how many entries about a camera's stream of minutes is trimmed."""
+        return round(self.minutes_keep_days * 1440)
 
 
 class EngineSettings(Section):

@@ -13,6 +13,7 @@ from deploy.errors import OddsightError
 from deploy.health import FaultState, HealthProblem, HealthState, Reference
 from deploy.profile import Profile
 from streamer.areas import CameraAreas
+from streamer.minutes import ScoreMinute
 from streamer.types import FrameMessage, Partition, QuotaUsed, Rejected
 
 ChangeKind = Literal["assigned", "revoked", "out_of_range"]
@@ -112,6 +113,8 @@ class CameraState(BaseModel):
     """How many of its capture times were not believed."""
     quota_used: QuotaUsed = QuotaUsed()
     """How far its quota of frames was used up before the frame ``clip_from``; if that is None, how far it is now."""
+    minute: ScoreMinute | None = None
+    """The minute of scores that is being summed up."""
 
     @property
     def problem(self) -> HealthProblem | None:
@@ -210,6 +213,8 @@ class Step:
     """Entries of the stream of health."""
     heatmaps: Sequence[Fields] = ()
     """Entries of the stream of heat maps."""
+    minutes: Sequence[tuple[str, Fields]] = ()
+    """(camera_id, entry) of minutes of scores that ended, in frame order."""
     letters: OwedLetters | None = None
     """The dead letters that are still to be stored; None if they are the same as before."""
     forgotten: Sequence[str] = ()

@@ -1,9 +1,11 @@
 """Which events a camera would have raised with another budget of false events: its stored scores, decided again.
 
 Decided as in the service: each score by the thresholds of the profile that it was scored with, with what was withheld left out.
+Of the rest of the last day only the highest score of each minute is kept, which an event cannot be decided by: it says in which
+minutes events may have begun, and that none did in any other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,14 +19,17 @@ from deploy.decision import DecisionRule, Observation, OpenEvent, decide
 from deploy.errors import BundleError, ProfileCorrupt
 from streamer.areas import CameraAreas
 from streamer.config import CameraSettings, Settings, camera_thresholds, decision_rule, served_bundle
+from streamer.minutes import MINUTE_MS
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
+from streamer.redis.minutes import MinuteEntry, minutes_between
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, camera_scores, health_changes
 from streamer.types import LATEST_MS
 
 MOST_SCORES: Final = 200_000
 """Scores that are decided again; of more, the newest."""
+DAY_MS: Final = 86_400_000
 _OF_NO_PICTURE: Final = frozenset({"damaged", "clock"})
 """Problems with a camera that withhold no events."""
 
@@ -42,6 +47,8 @@ class History(NamedTuple):
     current: str | None
     """The profile in force."""
     areas: CameraAreas
+    minutes: Sequence[MinuteEntry] = ()
+    """Of the day before the newest score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,20 @@ class FoundEvent:
     ended_at_ms: int | None
     """None if it goes on at the newest score."""
     peak_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What minutes tell of the part of the last day of which no single scores are kept."""
+
+    from_ms: int
+    """Capture time at which the oldest of these minutes begins."""
+    until_ms: int
+    """And at which the newest ends, or single scores begin."""
+    minutes: int
+    """How many there are in which an event could begin, apart from those whose profile is not known."""
+    reached: int
+    """In how many of them a score reached the threshold: events may have begun in these, and in no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +94,8 @@ class WhatIf:
     """And of the newest."""
     scores: int
     """How many were."""
+    earlier: Earlier | None
+    """None if no minutes are kept of before."""
     events: list[FoundEvent]
     notes: list[str]
     """Why the service may have raised others."""
@@ -91,11 +114,13 @@ def read_history(settings: Settings, camera_id: str) -> History:
         drawn = RedisAreaStore(client, settings.redis).read().get(camera_id, CameraAreas())
         store = RedisProfileStore(client, settings.redis)
         current = store.current().get(camera_id)
-        needed = {current, *(score.profile_id for score in scores)}
+        until_ms = max((score.captured_at_ms for score in scores), default=0)
+        minutes = minutes_between(client, settings.redis, camera_id, until_ms - DAY_MS, until_ms)
+        needed = {current, *(score.profile_id for score in scores), *(minute.profile_id for minute in minutes)}
         found = {profile_id: _calibration(settings, store, camera_id, profile_id) for profile_id in needed}
     calibrations = {profile_id: each for profile_id, each in found.items() if each is not None}
     areas = settings.cameras.get(camera_id, CameraSettings()).areas.with_more(drawn)
-    return History(scores, blind, calibrations, current, areas)
+    return History(scores, blind, calibrations, current, areas, minutes)
 
 
 def decide_again(settings: Settings, camera_id: str, history: History, budget: float | None = None) -> WhatIf:
@@ -115,6 +140,7 @@ def decide_again(settings: Settings, camera_id: str, history: History, budget: f
         from_ms=decided[0].captured_at_ms if decided else None,
         until_ms=decided[-1].captured_at_ms if decided else None,
         scores=len(decided),
+        earlier=_earlier(rules, history),
         events=_found(settings, rules, decided, history.blind),
         notes=list(_notes(settings, camera_id, history, len(history.scores) - len(decided))),
     )
@@ -126,6 +152,12 @@ def lines(found: WhatIf) -> Iterator[str]:
     count = f"{len(found.events)} event{'' if len(found.events) == 1 else 's'}"
     budgets = f"{found.budget:g} false events a day allowed (in force: {found.budget_in_force:g})"
     yield f"{found.camera_id}: {count} with {budgets}, from {found.scores} scores{since}"
+    if found.earlier is not None:
+        earlier = found.earlier
+        yield (
+            f"before that, since {_moment(earlier.from_ms)}, only minutes are kept: a score reached the threshold in "
+            f"{earlier.reached} of {earlier.minutes}; events may have begun in these, and in no other"
+        )
     for event in found.events:
         end = "goes on" if event.ended_at_ms is None else f"{(event.ended_at_ms - event.started_at_ms) / 1000:.1f} s"
         yield f"{_moment(event.started_at_ms)}  {end}  peak {event.peak_score:.4g}"
@@ -180,6 +212,17 @@ def _found(
     if event is not None and event.announced_at_ms is not None:
         found[event.event_id] = FoundEvent(event.started_at_ms, None, event.peak_score)
     return list(found.values())
+
+
+def _earlier(rules: Mapping[str | None, DecisionRule], history: History) -> Earlier | None:
+    first_ms = min((score.captured_at_ms for score in history.scores), default=LATEST_MS)
+    before = [each for each in history.minutes if each.minute_at_ms < first_ms and each.profile_id in rules]
+    open_ = [each for each in before if each.withheld_frames < each.frames]
+    if not before:
+        return None
+    reached = {each.minute_at_ms for each in open_ if each.highest >= rules[each.profile_id].enter}
+    until_ms = min(first_ms, before[-1].minute_at_ms + MINUTE_MS)
+    return Earlier(before[0].minute_at_ms, until_ms, len({each.minute_at_ms for each in open_}), len(reached))
 
 
 def _notes(settings: Settings, camera_id: str, history: History, left_out: int) -> Iterator[str]:

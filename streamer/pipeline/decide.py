@@ -19,6 +19,7 @@ from deploy.profile import Profile
 from deploy.profile_learning import Channel
 from streamer.config import Settings, camera_thresholds, decision_rule
 from streamer.interfaces import CameraState, Fields
+from streamer.minutes import ScoredFrame, ScoreMinute, sum_up
 from streamer.types import Event, FrameInfo, LearningProgress, Outcome, Partition, event_id
 
 TEXTS: Final[Mapping[Channel, str]] = {
@@ -39,6 +40,8 @@ class Decision(NamedTuple):
     events: list[Event]
     heatmaps: Sequence[Fields] = ()
     """Of the entries of events that have one."""
+    minute: Fields | None = None
+    """Of the minute of scores that ended before it."""
 
 
 class Decided(NamedTuple):
@@ -89,8 +92,9 @@ class Decider:
         ``learning``: how far the camera is learned, if it is being learned.
         """
         info, own = outcome.info, self.rule(outcome.info.camera_id, outcome.profile)
-        withheld = learning is not None and self._settings.learning.events == "withhold"
-        observed = None if withheld or not state.health.is_trusted else outcome.score
+        only_learns = learning is not None and self._settings.learning.events == "withhold"
+        withheld = only_learns or not state.health.is_trusted
+        observed = None if withheld else outcome.score
         rule = own.rule.at_interval(info.interval_ms)
         event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))
         scored_at_ms = round(self._wall_clock_s() * 1000)
@@ -98,9 +102,11 @@ class Decider:
         score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
         if score is not None and learning is not None:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
-        update = {"clip_from": outcome.clip_from, "clip_clock": outcome.clip_clock, "event": event}
+        minute, ended = _sum_up(state.minute, outcome, own.rule, event, withheld=withheld)
+        update = {"clip_from": outcome.clip_from, "clip_clock": outcome.clip_clock, "event": event, "minute": minute}
         heatmaps = [] if outcome.heatmap is None else [_heatmap_fields(event, outcome.heatmap, own.rule) for event in events]
-        return Decision(state.model_copy(update=update), score, events, [each for each in heatmaps if each is not None])
+        told = [each for each in heatmaps if each is not None]
+        return Decision(state.model_copy(update=update), score, events, told, None if ended is None else ended.fields())
 
     def end_event(
         self, camera_id: str, profile: Profile | None, event: OpenEvent, partition: Partition, offset: int, *, provisional: bool
@@ -150,6 +156,24 @@ class Decider:
             offset=info.offset,
             scored_at_ms=scored_at_ms,
         )
+
+
+def _sum_up(
+    minute: ScoreMinute | None, outcome: Outcome, rule: DecisionRule, event: OpenEvent | None, *, withheld: bool
+) -> tuple[ScoreMinute | None, ScoreMinute | None]:
+    """A camera's minute after its next frame, which may have no score, and the one that ended with it."""
+    if outcome.score is None:
+        return minute, None
+    frame = ScoredFrame(
+        captured_at_ms=outcome.info.captured_at_ms,
+        score=outcome.score,
+        threshold=rule.enter,
+        profile_id=None if outcome.profile is None else outcome.profile.profile_id,
+        channel=outcome.channel,
+        in_event=event is not None and event.announced_at_ms is not None,
+        withheld=withheld,
+    )
+    return sum_up(minute, frame)
 
 
 def _score_fields(outcome: Outcome, score: float, rule: DecisionRule, scored_at_ms: int) -> Fields:

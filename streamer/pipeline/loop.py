@@ -295,6 +295,7 @@ class Pipeline:
             events=[event.fields() for each in decided for event in each.decision.events],
             health=[entry for each in decided for entry in self.camera_health.entries(each.info, each.health)],
             heatmaps=[entry for each in decided for entry in each.decision.heatmaps],
+            minutes=[(each.info.camera_id, each.decision.minute) for each in decided if each.decision.minute is not None],
             letters=active.letters_to_store(self.dead_letters.owed(active.partition)),
         )
         return Pending(step, partial(self._count, decided, marked.sheds))

@@ -1,5 +1,7 @@
 """Cameras that send nothing: after a while they are reported as offline, then put away, and in the end forgotten.
 
+Nor does another frame of theirs end the minute of scores that was being summed up; it is told as it is after a minute.
+
 Put away is what is held of a camera in memory: its next frame starts a new clip, as after any long gap. What Redis holds of it
 stays until the camera is forgotten: after 30 days, or when another camera needs the room.
 """
@@ -13,6 +15,7 @@ import structlog
 
 from deploy.health import go_offline
 from streamer.interfaces import CameraState, Fields, FrameSource, Snapshot, Step
+from streamer.minutes import MINUTE_MS
 from streamer.pipeline.adaptation import CameraAdaptation
 from streamer.pipeline.clips import ClipBuffer
 from streamer.pipeline.decide import Decider
@@ -48,6 +51,7 @@ class _Effects:
     states: dict[str, CameraState] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     health: list[Fields] = field(default_factory=list)
+    minutes: list[tuple[str, Fields]] = field(default_factory=list)
     learners: dict[str, Snapshot] = field(default_factory=dict)
     memories: dict[str, None] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
@@ -64,6 +68,7 @@ class _Effects:
             cameras=self.states,
             events=events,
             health=self.health,
+            minutes=self.minutes,
             learners=self.learners,
             memories=self.memories,
             forgotten=self.forgotten,
@@ -154,6 +159,9 @@ class SilentCameras:
     def _judge(self, active: ActivePartition, camera_id: str, silent_s: float, effects: _Effects, *, is_displaced: bool) -> None:
         """Add what becomes of one camera."""
         state, now_ms = active.cameras.get(camera_id), round(self.wall_clock_s() * 1000)
+        if state is not None and state.minute is not None and silent_s * 1000 >= MINUTE_MS:
+            effects.minutes.append((camera_id, state.minute.fields()))
+            state = effects.states[camera_id] = state.model_copy(update={"minute": None})
         if state is not None and self.camera_health.is_offline(state.health, silent_s):
             health, changes = go_offline(state.health, now_ms - round(silent_s * 1000))
             effects.health += self.camera_health.entries(FrameInfo(active.partition, -1, camera_id, now_ms, 0, 0), changes)

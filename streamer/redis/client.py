@@ -22,7 +22,7 @@ from redis.retry import Retry
 from deploy.errors import ConfigError
 from streamer.config import RedisSettings
 from streamer.interfaces import CameraState, Fenced, Progress, RedisUnavailable, Step
-from streamer.redis.script import STEP, step_arguments
+from streamer.redis.script import STEP, Entry, step_arguments
 from streamer.redis.stored import CAMERA_FIELDS, forgotten_fields, parse_cameras, parse_progress, progress_fields
 from streamer.redis.topology import connect_cluster, connect_sentinel
 from streamer.types import Partition
@@ -39,7 +39,7 @@ _EXPLANATIONS: tuple[tuple[type[Exception], str], ...] = (
     (NoPermissionError, "its ACL forbids this user the command or the key: allow keys that start with redis.prefix"),
     (AuthenticationError, "user name or password missing or refused: check redis.password and redis.url"),
     (ReadOnlyError, "this is a read-only replica: redis.url must name the primary"),
-    (OutOfMemoryError, "its memory is full: raise maxmemory, or lower redis.max_scores and redis.max_events"),
+    (OutOfMemoryError, "its memory is full: raise maxmemory, or lower redis.max_scores, minutes_keep_days and max_events"),
     (socket.gaierror, "the host name does not resolve: check redis.url and the DNS of this machine"),
     (ConnectionRefusedError, "nothing listens there: check that Redis runs, then the port in redis.url"),
     (ssl.SSLError, "TLS failed: check the certificate, and whether redis.url should start with redis:// instead of rediss://"),
@@ -183,11 +183,13 @@ class RedisProgressStore:
                 self._client.delete(trial, scores_key)
 
     def _apply(self, step: Step, progress_key: str, scores_key: Callable[[str], str]) -> None:
+        settings, entries = self._settings, self._entries(step, scores_key)
+        shared = progress_key, settings.events_key, settings.health_key, settings.heatmaps_key
         # Streams of forgotten cameras may be older than their expiry.
-        cameras = list(dict.fromkeys([*(camera_id for camera_id, _ in step.scores), *step.forgotten]))
-        streams = self._settings.events_key, self._settings.health_key, self._settings.heatmaps_key
+        forgotten = [key(camera_id) for camera_id in step.forgotten for key in (scores_key, settings.minutes_key)]
+        keys = list(dict.fromkeys([*shared, *(entry.key for entry in entries), *forgotten]))
         with redis_errors():
-            answer = self._step(keys=[progress_key, *streams, *map(scores_key, cameras)], args=self._arguments(step, cameras))
+            answer = self._step(keys=keys, args=self._arguments(step, entries, keys))
         match cast("list[str]", answer):
             case ["fenced", stored]:
                 raise Fenced(f"{step.partition}: stored progress is {stored or 'empty'}, expected {step.expected}")
@@ -197,12 +199,15 @@ class RedisProgressStore:
             case ["right", key, command]:
                 raise RedisUnavailable(f"Redis: its ACL forbids this user the command {command} on the key {key}: allow both")
 
-    def _arguments(self, step: Step, cameras: Sequence[str]) -> list[Any]:
-        key_index = {camera_id: index for index, camera_id in enumerate(cameras, start=5)}
-        entries = [(key_index[camera_id], fields) for camera_id, fields in step.scores]
-        entries += [(2, fields) for fields in step.events]
-        entries += [(3, fields) for fields in step.health]
-        entries += [(4, fields) for fields in step.heatmaps]
+    def _entries(self, step: Step, scores_key: Callable[[str], str]) -> list[Entry]:
+        settings = self._settings
+        scores = [Entry(scores_key(camera_id), settings.max_scores, fields) for camera_id, fields in step.scores]
+        minutes = [Entry(settings.minutes_key(camera_id), settings.max_minutes, fields) for camera_id, fields in step.minutes]
+        events = [Entry(settings.events_key, settings.max_events, fields) for fields in step.events]
+        health = [Entry(settings.health_key, settings.max_events, fields) for fields in step.health]
+        heatmaps = [Entry(settings.heatmaps_key, _MAX_HEATMAPS, fields) for fields in step.heatmaps]
+        return [*scores, *minutes, *events, *health, *heatmaps]
+
+    def _arguments(self, step: Step, entries: Sequence[Entry], keys: Sequence[str]) -> list[Any]:
         expire_s = round(self._settings.scores_expire_days * 86_400)
-        limits = self._settings.max_events, _MAX_HEATMAPS, self._settings.max_scores, expire_s
-        return step_arguments(step, limits, forgotten_fields(step), entries, progress_fields(step))
+        return step_arguments(step, expire_s, forgotten_fields(step), entries, keys, progress_fields(step))

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Collection
+from itertools import chain, islice
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -11,6 +12,7 @@ from redis.exceptions import NoPermissionError
 from streamer.config import RedisSettings
 from streamer.interfaces import RedisUnavailable
 from streamer.redis.client import redis_errors
+from streamer.redis.minutes import MinuteEntry, minutes_between, oldest_minute_ms
 from streamer.redis.status import read_statuses
 from streamer.redis.subscriber import scores_between
 
@@ -63,21 +65,30 @@ class OverviewReader:
         """See :func:`~streamer.redis.subscriber.scores_between`."""
         return scores_between(self._client, self._settings, camera_id, from_ms, until_ms)
 
+    def minutes(self, camera_id: str, from_ms: int, until_ms: int) -> list[MinuteEntry]:
+        """See :func:`~streamer.redis.minutes.minutes_between`."""
+        return minutes_between(self._client, self._settings, camera_id, from_ms, until_ms)
+
+    def minutes_since_ms(self, camera_id: str) -> int | None:
+        """See :func:`~streamer.redis.minutes.oldest_minute_ms`."""
+        return oldest_minute_ms(self._client, self._settings, camera_id)
+
     def services(self) -> dict[str, dict[str, str]]:
         """What each running service says of itself, by its instance."""
         return read_statuses(self._client, self._settings)
 
     def stream_lengths(self, camera_ids: Collection[str]) -> dict[str, int]:
-        """How many entries each stream holds, by its key; those of scores as one sum."""
+        """How many entries each stream holds, by its key; those of scores as one sum, and those of minutes."""
         settings = self._settings
         names = [settings.events_key, settings.health_key, settings.heatmaps_key, settings.marks_key, settings.audit_key]
-        scores = [settings.scores_key(camera_id) for camera_id in camera_ids]
+        keys = {name: [name] for name in names}
+        keys |= {key("*"): [key(camera_id) for camera_id in camera_ids] for key in (settings.scores_key, settings.minutes_key)}
         with redis_errors(), self._client.pipeline(transaction=False) as pipeline:
-            for key in (*names, *scores):
+            for key in chain.from_iterable(keys.values()):
                 pipeline.xlen(key)
             lengths = pipeline.execute(raise_on_error=False)
-        counts = [length if isinstance(length, int) else 0 for length in lengths]
-        return {**dict(zip(names, counts, strict=False)), settings.scores_key("*"): sum(counts[len(names) :])}
+        counts = (length if isinstance(length, int) else 0 for length in lengths)
+        return {name: sum(islice(counts, len(own))) for name, own in keys.items()}
 
     def server(self) -> dict[str, str]:
         """Version, memory and uptime of the Redis server, as far as its user may ask for them."""

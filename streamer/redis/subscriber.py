@@ -172,7 +172,7 @@ def scores_between(
 ) -> list[tuple[int, float, float]]:
     """Capture time, score and threshold of a camera's newest scores that were captured then, as far as Redis has them."""
     found: list[tuple[int, float, float]] = []
-    for part in _parts_backward(client, settings.scores_key(camera_id)):
+    for part in parts_backward(client, settings.scores_key(camera_id)):
         scores = [score for fields in part for score in _score_entries(camera_id, fields)]
         found += [(each.captured_at_ms, each.score, each.threshold) for each in scores if each.captured_at_ms <= until_ms]
         if scores and scores[-1].captured_at_ms < from_ms:
@@ -194,10 +194,10 @@ def health_changes(client: redis.Redis, settings: RedisSettings, camera_id: str)
 
 def _newest(client: redis.Redis, key: str, most: int) -> list[dict[str, str]]:
     """The fields of a stream's newest entries, oldest first."""
-    return list(islice(chain.from_iterable(_parts_backward(client, key)), most))[::-1]
+    return list(islice(chain.from_iterable(parts_backward(client, key)), most))[::-1]
 
 
-def _parts_backward(client: redis.Redis, key: str) -> Iterator[list[dict[str, str]]]:
+def parts_backward(client: redis.Redis, key: str) -> Iterator[list[dict[str, str]]]:
     """The fields of a stream's entries, the newest first, as they are read."""
     last = "+"
     while True:
@@ -233,26 +233,28 @@ def health_entries(fields: dict[str, str]) -> Iterator[HealthEntry]:
     """What an entry of the stream of health says; nothing if it cannot be read."""
     with suppress(KeyError, ValueError):  # written by another version of the schema
         camera_id, kind, problem, text = (fields[name] for name in ("camera_id", "kind", "problem", "text"))
-        yield HealthEntry(camera_id, kind, problem, text, _time_ms(fields["captured_at_ms"]))
+        yield HealthEntry(camera_id, kind, problem, text, time_of(fields["captured_at_ms"]))
 
 
 def _score_entries(camera_id: str, fields: dict[str, str]) -> Iterator[ScoreEntry]:
     with suppress(KeyError, ValueError):  # likewise
-        captured_at_ms, scored_at_ms = _time_ms(fields["captured_at_ms"]), _time_ms(fields["scored_at_ms"])
-        score, threshold = _finite(fields["score"]), _finite(fields["threshold"])
-        learning, left_s = (_finite(fields[name]) if name in fields else None for name in ("learning", "learning_left_s"))
+        captured_at_ms, scored_at_ms = time_of(fields["captured_at_ms"]), time_of(fields["scored_at_ms"])
+        score, threshold = number_of(fields["score"]), number_of(fields["threshold"])
+        learning, left_s = (number_of(fields[name]) if name in fields else None for name in ("learning", "learning_left_s"))
         profile_id = fields.get("profile_id")
         yield ScoreEntry(camera_id, captured_at_ms, score, threshold, scored_at_ms, profile_id, learning, left_s)
 
 
-def _time_ms(value: str | int) -> int:
+def time_of(value: str | int) -> int:
+    """A field that tells a time; raises ValueError if it cannot be one."""
     time_ms = int(value)
     if not 0 <= time_ms <= LATEST_MS:
         raise ValueError(f"{time_ms} is no time")
     return time_ms
 
 
-def _finite(text: str) -> float:
+def number_of(text: str) -> float:
+    """A field that tells a finite number; raises ValueError if it is none."""
     number = float(text)
     if not isfinite(number):
         raise ValueError(f"{text} is no number")

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from streamer.config import RedisSettings, Settings
 from streamer.dashboard.server import run_dashboard
 from streamer.dashboard.users import add_user
 from streamer.demo.embedded import embedded_redis
+from streamer.minutes import ScoreMinute
 from streamer.redis.client import make_redis
 from tests.harness.dashboard import wait_for
 from tests.harness.stream_entries import EVENT, HEALTH
@@ -69,7 +70,12 @@ class Stack:
         }
         self._add(f"scores:{camera_id}", {**fields, **more})
 
-    def event(self, event_id: str, kind: str, camera_id: str, started_at_ms: int) -> None:
+    def minutes(self, camera_id: str, *minutes: ScoreMinute) -> None:
+        """Write minutes of scores."""
+        for minute in minutes:
+            self._add(f"minutes:{camera_id}", minute.fields())
+
+    def event(self, event_id: str, kind: str, camera_id: str, started_at_ms: int, **more: object) -> None:
         """Write an entry of an event."""
         told = {"channel": "speed", "text": "moves faster than things do there"} if kind != "end" else {"ended_at_ms": now_ms()}
         own = {
@@ -81,7 +87,7 @@ class Stack:
         }
         self._add(
             "events",
-            {**EVENT, "peak_score": 2.5, "threshold": 1.5, "bound": 1.4, "scored_at_ms": now_ms(), **own, **told},
+            {**EVENT, "peak_score": 2.5, "threshold": 1.5, "bound": 1.4, "scored_at_ms": now_ms(), **own, **told, **more},
         )
 
     def health(self, camera_id: str, kind: str) -> None:
@@ -98,7 +104,7 @@ class Stack:
         }
         self.redis.hset(f"{self.settings.redis.prefix}:picture:{camera_id}", mapping=fields)
 
-    def _add(self, key: str, fields: dict[str, object]) -> None:
+    def _add(self, key: str, fields: Mapping[str, object]) -> None:
         self.redis.xadd(f"{self.settings.redis.prefix}:{key}", {name: str(value) for name, value in fields.items()})
 
 

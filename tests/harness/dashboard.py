@@ -18,6 +18,8 @@ from streamer.dashboard.live import Live
 from streamer.dashboard.parts import Parts
 from streamer.dashboard.users import UserList
 from streamer.interfaces import RedisUnavailable
+from streamer.minutes import MINUTE_MS
+from streamer.redis.minutes import MinuteEntry
 from streamer.redis.operators import Attempts, AuditEntry, Mark
 from streamer.redis.overview import Picture
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Updates
@@ -60,6 +62,7 @@ class FakeRedis:
         self.attempts: Counter[str] = Counter()
         self.pictures: dict[str, Picture] = {}
         self.areas: dict[str, CameraAreas] = {}
+        self.minute_entries: list[MinuteEntry] = []
         self.is_away = False
 
     def _check(self) -> None:
@@ -133,6 +136,12 @@ class FakeRedis:
 
     def scores(self, camera_id: str, from_ms: int, until_ms: int) -> list[tuple[int, float, float]]:
         return [(DAY_MS + 100 * number, 0.25, 0.5) for number in range(10_000)]
+
+    def minutes(self, camera_id: str, from_ms: int, until_ms: int) -> list[MinuteEntry]:
+        return [each for each in self.minute_entries if from_ms - MINUTE_MS < each.minute_at_ms <= until_ms]
+
+    def minutes_since_ms(self, camera_id: str) -> int | None:
+        return self.minute_entries[0].minute_at_ms if self.minute_entries else None
 
     def services(self) -> dict[str, dict[str, str]]:
         return {"a": {"host": "nvr"}}

@@ -131,6 +131,7 @@ class MemoryProgressStore:
     scores: list[tuple[str, Fields]] = field(default_factory=list)
     events: list[Fields] = field(default_factory=list)
     health: list[Fields] = field(default_factory=list)
+    minutes: list[tuple[str, Fields]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """One entry a step, the last one first: ``"lost"`` fails before the step is written, ``"unanswered"`` after it."""
 
@@ -161,6 +162,7 @@ class MemoryProgressStore:
         self._newest[step.partition] = step.step_id
         self.scores += step.scores
         self.health += step.health
+        self.minutes += step.minutes
         self.events += step.events
         if failure == "unanswered":
             raise RedisUnavailable("the answer was lost on the way")

@@ -251,4 +251,5 @@ class Rig:
         """Everything stored that users of Oddsight can see, partition by partition."""
         scores = sorted((fields["partition"], int(fields["offset"]), name, fields["score"]) for name, fields in self.store.scores)
         events = {number: [event for event in self.store.events if event["partition"] == number] for number in ("0", "1")}
-        return scores, events, self.store.progress
+        minutes = sorted((name, sorted(fields.items())) for name, fields in self.store.minutes)
+        return scores, events, minutes, self.store.progress

@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import redis
 
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import start_process
+from streamer.redis.stored import parse_cameras
 from streamer.settings_file import settings_toml
 from tests.harness.brokers import free_ports
 
@@ -111,6 +113,17 @@ class Results:
     def score_count(self) -> int:
         """Number of scores stored."""
         return sum(int(self._client.xlen(key)) for key in self._client.scan_iter(f"{self._prefix}:scores:*"))  # type: ignore[arg-type]  # the client is synchronous
+
+    def summed_up(self) -> dict[str, int]:
+        """How many scores of each camera are in its minutes, with the one that is still being summed up."""
+        counts: Counter[str] = Counter()
+        prefix = f"{self._prefix}:minutes:"
+        for key in self._client.scan_iter(f"{prefix}*"):
+            counts[str(key).removeprefix(prefix)] += sum(int(entry["frames"]) for entry in self._entries(str(key)))
+        for key in self._client.scan_iter(f"{self._prefix}:progress:*"):
+            for name, state in parse_cameras(self._client.hgetall(key)).items():  # type: ignore[arg-type]  # likewise
+                counts[name] += 0 if state.minute is None else state.minute.frames
+        return dict(counts)
 
     def next_offsets(self) -> int:
         """Sum of the next offsets of all partitions: the number of messages done."""

@@ -19,6 +19,7 @@ from deploy.profile import read_profile
 from streamer.areas import CameraAreas
 from streamer.cli import app
 from streamer.demo.run import DEMO_PROFILES
+from streamer.minutes import MINUTE_MS, ScoreMinute
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.profiles import RedisProfileStore
 from streamer.settings_file import settings_toml
@@ -31,6 +32,7 @@ if not CHROMIUM.exists():
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 AXE = Path(__file__).parents[1] / "vendor" / "axe.min.js"
+HOUR_MS = 3_600_000
 ENDED, OPEN = "00000000000000aa", "00000000000000bb"
 
 
@@ -299,6 +301,8 @@ def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path
     for number in range(300):
         score = {50: 2.5, 51: 2.4, 150: 1.5, 151: 1.4, 250: 1.2, 251: 1.2}.get(number, 0.1)
         stack.score("dock", score, captured_at_ms=1_764_374_400_000 + number * 1000, profile_id=profile.profile_id)
+    before = (minute(1_764_374_000_000, highest=2.5), minute(1_764_374_100_000, highest=0.4))
+    stack.minutes("dock", *(each.model_copy(update={"profile_id": profile.profile_id}) for each in before))
     config = tmp_path / "oddsight.toml"
     config.write_text(settings_toml(stack.settings))
 
@@ -310,13 +314,76 @@ def test_what_if_shows_what_the_command_finds(page: Page, stack: Stack, tmp_path
 
     go(page, stack, "camera/dock")
     count, slider = page.locator(".what-if-count"), page.get_by_label("False events a day that are allowed")
-    expect(count).to_have_text(f"{len(events())} event at 1 a day")
+    expect(count).to_have_text(f"{len(events())} event in 5 min, at 1 a day")
     slider.press("End")
-    expect(count).to_have_text(f"{len(events('--budget', '100'))} events at 100 a day")
+    expect(count).to_have_text(f"{len(events('--budget', '100'))} events in 5 min, at 100 a day")
     expect(page.get_by_text("it changes nothing")).to_be_visible()
+    expect(page.get_by_text("In 1 of 2 a score reached this threshold")).to_be_visible()
     shown = page.evaluate("async () => (await (await fetch('/api/v1/camera/what-if?camera_id=dock&budget=7')).json()).events")
     assert shown == events("--budget", "7")
     assert [len(events()), len(shown), len(events("--budget", "100"))] == [1, 2, 3]
+
+
+def minute(at_ms: int, highest: float = 0.9, threshold: float = 1.5) -> ScoreMinute:
+    at_ms = at_ms // MINUTE_MS * MINUTE_MS
+    return ScoreMinute(minute_at_ms=at_ms, frames=600, total=180, highest=highest, highest_at_ms=at_ms + 50, threshold=threshold)
+
+
+CURVE = """canvas => { const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    const seen = new Set();
+    for (let at = 0; at < data.length; at += 4) if (data[at + 2] === 255 && data[at] === 142) seen.add((at / 4) % canvas.width);
+    return seen.size / canvas.width; }"""
+"""Over which share of its width a chart has a curve."""
+
+
+def test_a_day_of_scores_is_drawn_zoomed_and_leads_to_its_events(page: Page, stack: Stack) -> None:
+    noon_ms, dusk_ms = now_ms() - 12 * HOUR_MS, now_ms() - 6 * HOUR_MS
+    times = range(now_ms() - 26 * HOUR_MS, now_ms() - MINUTE_MS, MINUTE_MS)
+    stack.minutes("shore", *(minute(at_ms, threshold=1.5 if at_ms < noon_ms else 1.2) for at_ms in times))
+    for number, at_ms in enumerate((noon_ms, dusk_ms, dusk_ms + 40_000)):
+        stack.event(f"{number:014x}cc", "start", "shore", at_ms, captured_at_ms=at_ms)
+        stack.event(f"{number:014x}cc", "end", "shore", at_ms, captured_at_ms=at_ms + 20_000, ended_at_ms=at_ms + 9_000)
+    stack.score("shore", 0.5)
+    go(page, stack, "camera/shore")
+    shown, marks, curve = page.locator(".timeline-span"), page.locator(".marks"), page.locator(".timeline canvas")
+    expect(shown).to_contain_text("(15 min)")
+    expect(page.get_by_text("One point a minute")).to_be_visible()
+    page.keyboard.press("4")
+    expect(shown).to_contain_text("(24 h)")
+    expect(page.get_by_role("button", name="24 h")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_text("3 events in this time.")).to_be_visible()
+    assert curve.evaluate(CURVE) > 0.85
+    box = page.locator(".timeline .u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 60, steps=3)
+    page.mouse.up()
+    expect(shown).to_contain_text("(5 h)")
+    expect(marks.get_by_role("listitem")).to_have_count(1)
+    page.keyboard.press("+")
+    expect(shown).to_contain_text("(2 h)")
+    page.keyboard.press("4")
+    marks.get_by_role("button", name="2 events").click()
+    expect(marks.get_by_role("link")).to_have_count(2)
+    page.get_by_role("button", name="24 h").press("Enter")
+    expect(marks.get_by_role("link")).to_have_count(1)
+    marks.get_by_role("link", name="Event").press("Enter")
+    expect(page).to_have_url(f"{stack.address}/#/event/{0:014x}cc")
+
+
+def test_a_timeline_says_what_is_old_and_what_is_not_kept(page: Page, stack: Stack) -> None:
+    stack.score("quay", 0.5, captured_at_ms=now_ms() - 3 * HOUR_MS, scored_at_ms=now_ms() - 3 * HOUR_MS)
+    go(page, stack, "camera/quay")
+    expect(page.locator(".timeline-span")).to_contain_text("No score for 3 h: this is as of then.")
+    expect(page.get_by_text("No minutes are kept of this camera yet")).to_be_visible()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator(".chart.empty")).to_have_count(1)
+    expect(page.get_by_text("No scores of this time are kept.")).to_be_visible()
+    stack.minutes("quay", minute(now_ms() - 4 * HOUR_MS))
+    page.get_by_role("button", name="24 h").click()
+    expect(page.get_by_text("Minutes are kept since")).to_be_visible()
 
 
 def test_what_a_profile_learned_is_laid_over_the_picture(page: Page, stack: Stack) -> None:

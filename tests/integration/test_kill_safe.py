@@ -145,6 +145,7 @@ def assert_same(disturbed: Results, calm: Results) -> None:
     assert facts(disturbed.events()) == facts(calm.events())
     found, expected = disturbed.scores(), calm.scores()
     assert found.keys() == expected.keys()
+    assert disturbed.summed_up() == {camera_id: len(entries) for camera_id, entries in found.items()}
     for camera_id, entries in expected.items():
         assert [entry["offset"] for entry in found[camera_id]] == [entry["offset"] for entry in entries]
         for entry, other in zip(found[camera_id], entries, strict=True):

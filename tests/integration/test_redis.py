@@ -41,6 +41,7 @@ STATE = CameraState(
     health=HealthState(problem="dark", since_ms=7),
 )
 SCORE = {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "partition": "0", "offset": "4", "scored_at_ms": "2"}
+MINUTE = {"schema": "1", "minute_at_ms": "0", "frames": "600", "mean": "0.2", "highest": "0.5", "threshold": "0.5"}
 STEP = Step(P0, None, 5, {"gate": STATE}, [("gate", SCORE)], [EVENT], health=[HEALTH])
 
 
@@ -142,6 +143,23 @@ def test_heat_maps_are_written_with_the_step_to_a_short_stream_of_their_own(redi
         assert client.xlen(redis_settings.scores_key("gate")) == 1
 
 
+def test_minutes_are_written_with_the_step_and_so_many_days_of_them_kept(redis_settings: RedisSettings) -> None:
+    settings = redis_settings.model_copy(update={"minutes_keep_days": 0.5})
+    with make_redis(settings) as client:
+        store = RedisProgressStore(client, settings, "group")
+        store.apply(replace(STEP, minutes=[("gate", MINUTE), ("yard", MINUTE)]))
+        with pytest.raises(Fenced):
+            store.apply(replace(STEP, minutes=[("gate", MINUTE)]))
+        written = cast("Any", client.xrange(settings.minutes_key("gate")))
+        assert [fields for _, fields in written] == [MINUTE]
+        assert 2_591_900 < client.ttl(settings.minutes_key("yard")) <= 2_592_000
+        store.apply(Step(P0, 5, 6, minutes=[("gate", {**MINUTE, "frames": str(number)}) for number in range(1_500)]))
+        assert 720 <= client.xlen(settings.minutes_key("gate")) < 900
+        client.persist(settings.minutes_key("yard"))
+        store.apply(Step(P0, 6, 6, forgotten=["yard"]))
+        assert client.ttl(settings.minutes_key("yard")) > 2_591_900
+
+
 def test_streams_of_scores_expire(redis_settings: RedisSettings) -> None:
     settings = redis_settings.model_copy(update={"scores_expire_days": 2.0})
     with make_redis(settings) as client:
@@ -169,13 +187,16 @@ def admin(own_redis: RedisSettings) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize(
-    "key", ["oddsight:events", "oddsight:health", "oddsight:scores:yard", "oddsight:progress:group:frames:0"]
+    "key",
+    ["oddsight:events", "oddsight:health", "oddsight:scores:yard", "oddsight:minutes:gate", "oddsight:progress:group:frames:0"],
 )
 def test_other_content_of_a_key_is_named_and_nothing_written(admin: redis.Redis, own_redis: RedisSettings, key: str) -> None:
     admin.set(key, "not ours")
 
     with pytest.raises(RedisUnavailable, match=rf"{key} is a string, but must be a (stream|hash): rename or delete it"):
-        RedisProgressStore(admin, own_redis, "group").apply(replace(STEP, scores=[("gate", SCORE), ("yard", SCORE)]))
+        RedisProgressStore(admin, own_redis, "group").apply(
+            replace(STEP, scores=[("gate", SCORE), ("yard", SCORE)], minutes=[("gate", MINUTE)])
+        )
 
     assert admin.keys() == [key]
 

@@ -13,12 +13,13 @@ from streamer.dashboard.models import CameraRow, EventId, HealthChangeRow, Row
 from streamer.dashboard.parts import AppParts, Operator, Viewer
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.quiet import without_quiet
+from streamer.dashboard.timeline import Timeline, make_timeline, singles_from_ms, thinned
 from streamer.types import LATEST_MS
 
 router = APIRouter(tags=["cameras"])
-_MAX_POINTS = 2_000
 
 AskedCamera = Annotated[CameraId, Query()]
+TimeMs = Annotated[int, Query(ge=0, le=LATEST_MS)]
 
 
 class Profile(Row):
@@ -73,7 +74,18 @@ def picture(_who: Viewer, camera_id: AskedCamera, parts: AppParts) -> Response:
 @router.get("/camera/scores")
 def scores(_who: Viewer, camera_id: AskedCamera, parts: AppParts, from_ms: int = 0, to_ms: int = LATEST_MS) -> Scores:
     """Tell a camera's scores of a time, of those that Redis still has."""
-    return Scores(points=_thinned(parts.status.scores(camera_id, from_ms, to_ms)))
+    return Scores(points=thinned(parts.status.scores(camera_id, from_ms, to_ms)))
+
+
+@router.get("/camera/timeline")
+def timeline(_who: Viewer, camera_id: AskedCamera, parts: AppParts, from_ms: TimeMs = 0, to_ms: TimeMs = LATEST_MS) -> Timeline:
+    """Tell a camera's scores of a time: by the minute, as far as Redis has minutes, and single ones of the newest stretch.
+
+    Of up to two hours, single scores are told as far as Redis has them; of a longer time only those that are in no minute yet.
+    """
+    minutes = parts.status.minutes(camera_id, from_ms, to_ms)
+    scores = parts.status.scores(camera_id, singles_from_ms(minutes, from_ms), to_ms)
+    return make_timeline(minutes, scores, parts.status.minutes_since_ms(camera_id))
 
 
 @router.get("/camera/health")
@@ -109,16 +121,3 @@ def act(who: Operator, asked: CameraAction, request: Request, parts: AppParts) -
 def _require(camera_ids: list[str], camera_id: str) -> None:
     if camera_id not in camera_ids:
         raise RequestRefused(404, "there is no such camera", "see GET /api/v1/cameras")
-
-
-def _thinned(scores: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
-    points = [(captured_at_ms, round(score, 4), round(threshold, 4)) for captured_at_ms, score, threshold in scores]
-    size = -(-2 * len(points) // _MAX_POINTS)
-    if size <= 1:
-        return points
-    parts = (points[first : first + size] for first in range(0, len(points), size))
-    return [point for part in parts for point in sorted({min(part, key=_score), max(part, key=_score)})]
-
-
-def _score(point: tuple[int, float, float]) -> float:
-    return point[1]

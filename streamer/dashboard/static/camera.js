@@ -2,21 +2,15 @@
 
 import { address, get } from "./api.js";
 import { AreasView } from "./areas.js";
-import { ScoreChart } from "./chart.js";
 import { h, setText } from "./dom.js";
 import { labels, lasted, words } from "./eventview.js";
 import { moment, span } from "./format.js";
 import { live, problemName } from "./live.js";
 import { MapsView } from "./maps.js";
 import { ProfileView } from "./profile.js";
+import { TimelineView } from "./timeline.js";
 import { WhatIfView } from "./whatif.js";
 
-const RANGES = [
-  ["5 min", 300_000],
-  ["30 min", 1_800_000],
-  ["all", null],
-];
-const SCORES_EVERY_MS = 3000;
 const PROFILE_EVERY_MS = 15_000;
 const WHAT_IF_EVERY_MS = 60_000;
 const MOST_ROWS = 8;
@@ -24,8 +18,9 @@ const MOST_ROWS = 8;
 export class CameraPage {
   tab = "Wall";
   shortcuts = [
-    ["1 / 2 / 3", "Five minutes, half an hour, all"],
-    ["0", "The whole curve again"],
+    ["1 … 5", "Scores of 15 minutes, 1 hour, 6 hours, 24 hours, 7 days"],
+    ["← / →", "Earlier, later"],
+    ["+ / −", "Zoom in, zoom out"],
     ["c", "While drawing: another corner"],
     ["Enter", "While drawing: close the shape"],
     ["Backspace", "While drawing: remove the last corner"],
@@ -33,7 +28,6 @@ export class CameraPage {
   ];
   #listeners = [];
   #timers = [];
-  #range = 0;
   #pictureAt = null;
 
   constructor(id) {
@@ -43,6 +37,7 @@ export class CameraPage {
     this.areas = new AreasView(id);
     this.whatIf = new WhatIfView(id);
     this.maps = new MapsView(id);
+    this.timeline = new TimelineView(id);
     this.state = h("span", { class: "chip" });
     this.detail = h("p", { class: "lead" });
     this.events = h("ul", { class: "short-list" });
@@ -52,14 +47,19 @@ export class CameraPage {
       { class: "page camera-page" },
       h("div", { class: "page-head" }, h("a", { class: "back", href: "#/" }, "Wall"), h("h1", {}, id), this.state),
       this.detail,
-      h("div", { class: "camera-columns" }, this.#makePicture(), this.#makeCurve()),
+      h("div", { class: "camera-columns" }, this.#makePicture(), this.timeline.element),
       this.#makePanels(),
     );
     this.keys = {
-      1: () => this.#choose(0),
-      2: () => this.#choose(1),
-      3: () => this.#choose(2),
-      0: () => this.#unzoom(),
+      1: () => this.timeline.choose(0),
+      2: () => this.timeline.choose(1),
+      3: () => this.timeline.choose(2),
+      4: () => this.timeline.choose(3),
+      5: () => this.timeline.choose(4),
+      ArrowLeft: () => this.timeline.earlier(),
+      ArrowRight: () => this.timeline.later(),
+      "+": () => this.timeline.zoomIn(),
+      "-": () => this.timeline.zoomOut(),
       c: () => this.areas.editor.addCorner(),
       Enter: () => this.areas.editor.close(),
       Backspace: () => this.areas.editor.removeLast(),
@@ -78,17 +78,6 @@ export class CameraPage {
     const none = h("span", { class: "no-picture" }, "no picture");
     this.picture = h("div", { class: "picture" }, none, this.image, this.maps.layer, overlay, editor.layer, this.age);
     return h("div", { class: "picture-column" }, this.picture, editor.buttons, editor.form);
-  }
-
-  #makeCurve() {
-    this.chart = new ScoreChart(280, { onZoom: (zoomed) => void (this.whole.hidden = !zoomed) });
-    const range = ([text], place) =>
-      h("button", { class: "button small", "aria-pressed": String(place === 0), onclick: () => this.#choose(place) }, text);
-    this.ranges = h("div", { class: "ranges", role: "group", "aria-label": "Time" }, RANGES.map(range));
-    this.whole = h("button", { class: "button small", hidden: true, onclick: () => this.#unzoom() }, "Zoom out");
-    const head = h("div", { class: "panel-head" }, h("h2", {}, "Scores"), this.ranges, this.whole);
-    const note = h("p", { class: "note" }, "Drag over a part to look at it more closely. Red: events.");
-    return h("section", { class: "panel" }, head, this.chart.element, note);
   }
 
   #makePanels() {
@@ -115,11 +104,17 @@ export class CameraPage {
       this.#listeners.push([name, handler]);
     };
     listen("cameras", () => this.#live());
-    listen("second", () => this.#live());
+    listen("second", () => {
+      this.#live();
+      this.timeline.refresh();
+    });
     listen("snapshot", () => this.#all());
-    listen("event", ({ detail }) => detail.row.camera_id === this.id && this.#lists());
+    listen("event", ({ detail }) => {
+      if (detail.row.camera_id !== this.id) return;
+      this.#lists();
+      if (detail.isNew) this.timeline.load();
+    });
     this.#timers = [
-      setInterval(() => this.#scores(), SCORES_EVERY_MS),
       setInterval(() => this.profile.load(), PROFILE_EVERY_MS),
       setInterval(() => this.whatIf.load(), WHAT_IF_EVERY_MS),
     ];
@@ -129,7 +124,7 @@ export class CameraPage {
   close() {
     for (const [name, handler] of this.#listeners) live.removeEventListener(name, handler);
     this.#timers.forEach(clearInterval);
-    this.chart.destroy();
+    this.timeline.close();
     this.whatIf.close();
   }
 
@@ -139,7 +134,8 @@ export class CameraPage {
 
   #all() {
     this.#live();
-    this.#lists().then(() => this.#scores());
+    this.#lists();
+    this.timeline.load();
     this.profile.load();
     this.areas.load();
     this.whatIf.load();
@@ -173,36 +169,14 @@ export class CameraPage {
     return state.detail ?? "";
   }
 
-  async #scores() {
-    if (this.chart.isZoomed) return;
-    const newest = live.cameras.get(this.id)?.newest?.captured_at_ms;
-    const length = RANGES[this.#range][1];
-    const from = length && newest ? newest - length : null;
-    const found = await get("/camera/scores", { camera_id: this.id, from_ms: from }).catch(() => null);
-    if (found) this.chart.show(found.points, this.stretches ?? []);
-  }
-
   async #lists() {
     const [events, health] = await Promise.all([
       get("/events", { camera_id: this.id, limit: 50 }).catch(() => null),
       get("/camera/health", { camera_id: this.id }).catch(() => []),
     ]);
     const rows = events?.events.map((item) => item.event) ?? [];
-    this.stretches = rows.map((row) => [row.started_at_ms, row.ended_at_ms ?? row.captured_at_ms]);
     fill(this.events, rows.map(eventRow), "None yet.");
     fill(this.health, health.map(healthRow), "Nothing was ever wrong, as far as Redis remembers.");
-  }
-
-  #choose(place) {
-    this.#range = place;
-    [...this.ranges.children].forEach((button, each) => button.setAttribute("aria-pressed", String(each === place)));
-    this.#unzoom();
-  }
-
-  #unzoom() {
-    this.whole.hidden = true;
-    this.chart.reset();
-    this.#scores();
   }
 }
 

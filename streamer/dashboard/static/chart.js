@@ -4,24 +4,31 @@ import uPlot from "./vendor/uPlot.esm.js";
 import { h } from "./dom.js";
 import { clockTime, number } from "./format.js";
 
-const COLORS = {
+export const COLORS = {
   score: "#8ec7ff",
+  mean: "rgba(142,199,255,.55)",
+  band: "rgba(142,199,255,.16)",
   threshold: "#e3b341",
   grid: "#1d242e",
   text: "#9ba6b5",
   event: "rgba(255,93,82,.16)",
   now: "rgba(255,93,82,.7)",
+  withheld: "rgba(155,166,181,.13)",
 };
-const font = "12px system-ui, sans-serif";
+export const AXIS = {
+  stroke: COLORS.text,
+  grid: { stroke: COLORS.grid, width: 1 },
+  ticks: { stroke: COLORS.grid, width: 1 },
+  font: "12px system-ui, sans-serif",
+};
 
 /** Points (capture time, score, threshold) with shaded stretches [from_ms, to_ms]; drag to zoom, double click for all. */
 export class ScoreChart {
-  constructor(height, { onZoom = null } = {}) {
+  constructor(height) {
     this.element = h("div", { class: "chart", role: "img", "aria-label": "Scores against the threshold over time" });
     this.height = height;
     this.stretches = [];
     this.isZoomed = false;
-    this.onZoom = onZoom;
     this.plot = null;
     this.observer = new ResizeObserver(() => this.plot?.setSize(this.#size()));
     this.observer.observe(this.element);
@@ -38,11 +45,6 @@ export class ScoreChart {
     this.element.classList.toggle("empty", points.length === 0);
   }
 
-  reset() {
-    this.isZoomed = false;
-    this.plot?.setData(this.plot.data, true);
-  }
-
   destroy() {
     this.observer.disconnect();
     this.plot?.destroy();
@@ -53,7 +55,6 @@ export class ScoreChart {
   }
 
   #options() {
-    const axis = { stroke: COLORS.text, grid: { stroke: COLORS.grid, width: 1 }, ticks: { stroke: COLORS.grid, width: 1 }, font };
     const values = (_plot, value) => (value === null || value === undefined ? "–" : number(value));
     return {
       ...this.#size(),
@@ -63,8 +64,8 @@ export class ScoreChart {
         y: { range: (_plot, low, high) => [Math.min(0, low ?? 0), Math.max((high ?? 1) * 1.12, 0.1)] },
       },
       axes: [
-        { ...axis, space: 80, values: (_plot, splits) => splits.map((s) => clockTime(s * 1000)) },
-        { ...axis, size: 46 },
+        { ...AXIS, space: 80, values: (_plot, splits) => splits.map((s) => clockTime(s * 1000)) },
+        { ...AXIS, size: 46 },
       ],
       series: [
         { label: "Time", value: (_plot, value) => (value === null || value === undefined ? "–" : clockTime(value * 1000)) },
@@ -73,19 +74,8 @@ export class ScoreChart {
       ],
       hooks: {
         drawClear: [(plot) => this.#shade(plot)],
-        setSelect: [
-          (plot) => {
-            this.isZoomed = plot.select.width > 0 || this.isZoomed;
-            this.onZoom?.(this.isZoomed);
-          },
-        ],
-        ready: [
-          (plot) =>
-            plot.over.addEventListener("dblclick", () => {
-              this.isZoomed = false;
-              this.onZoom?.(false);
-            }),
-        ],
+        setSelect: [(plot) => void (this.isZoomed ||= plot.select.width > 0)],
+        ready: [(plot) => plot.over.addEventListener("dblclick", () => void (this.isZoomed = false))],
       },
     };
   }

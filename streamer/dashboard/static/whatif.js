@@ -7,6 +7,7 @@ import { moment, number, span, whole } from "./format.js";
 const [LEAST, MOST] = [0.1, 100];
 const PAUSE_MS = 250;
 const MOST_ROWS = 8;
+const DAY_MS = 86_400_000;
 const CHANGES_NOTHING =
   "The slider only shows what would have been: it changes nothing. The budget in force is the setting " +
   "decision.false_events_per_camera_day.";
@@ -76,22 +77,39 @@ export class WhatIfView {
 
   #show(found) {
     const inForce = this.#inForce;
-    setText(
-      this.count,
-      found.scores ? `${events(found.events.length)} at ${number(found.budget)} a day` : "No scores are kept to decide again.",
-    );
+    setText(this.count, found.scores ? headline(found) : "No scores are kept to decide again.");
     this.facts.replaceChildren(
       ...facts([
         ["In force", `${number(found.budget_in_force)} a day, which gives ${events(inForce.events.length)}`],
         ["Threshold", found.enter === null ? "not known" : number(found.enter)],
         ["False a day", found.bound === null ? "no promise" : `at most ${number(found.bound)}, with 95 % confidence`],
-        ["Scores", found.scores ? `${whole(found.scores)}, since ${moment(found.from_ms)}` : "none"],
+        ["Decided", decided(found)],
+        ["Before that", before(found)],
         ...found.notes.map((note) => ["Note", note]),
       ]),
     );
     const newest = found.events.slice(-MOST_ROWS).reverse();
     this.list.replaceChildren(...newest.map(row));
   }
+}
+
+const headline = ({ events: found, budget, from_ms: from, until_ms: until }) =>
+  `${events(found.length)} in ${span(until - from)}, at ${number(budget)} a day`;
+
+function decided({ scores, from_ms: from, until_ms: until }) {
+  return scores ? `${whole(scores)} scores from ${moment(from)} to ${moment(until)}` : "none";
+}
+
+/** What is known of the rest of the last day. */
+function before({ earlier, scores, from_ms: from, until_ms: until }) {
+  if (earlier === null) {
+    return scores && until - from >= DAY_MS ? "more than a day was decided" : "nothing is kept of the rest of the last day";
+  }
+  const { reached, minutes, from_ms: since } = earlier;
+  return (
+    `Since ${moment(since)} only minutes are kept. In ${whole(reached)} of ${whole(minutes)} a score reached this threshold: ` +
+    "events may have begun in these, and in no other. How many cannot be told."
+  );
 }
 
 function row(event) {

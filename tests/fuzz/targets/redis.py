@@ -28,9 +28,12 @@ from deploy.health import (
 from deploy.memory import REMEMBERED_MAPS, pack_memory, unpack_memory, with_remembered
 from deploy.profile import parse_profile, profile_bytes
 from streamer.config import RedisSettings, Settings
+from streamer.dashboard.timeline import make_timeline
 from streamer.interfaces import CameraState, ProgressUnusable, Snapshot, Step, TopicVersion
+from streamer.minutes import ScoreMinute
 from streamer.pipeline.decide import Decider
 from streamer.pipeline.learning import ProfileLearner
+from streamer.redis.minutes import minute_entries
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.stored import parse_progress, progress_fields
 from streamer.redis.subscriber import Subscriber, newest_scores
@@ -48,6 +51,9 @@ _INFO = FrameInfo(_PARTITION, 20, "gate", 1_700_000_000_000, 640, 480)
 
 class _Damaged(OddsightError):
     """Something stored was left out, and is counted or told."""
+
+
+_MINUTE = ScoreMinute(minute_at_ms=60_000, frames=2, total=0.75, highest=0.5, highest_at_ms=60_100, threshold=0.1 + 0.2)
 
 
 def _as_text(content: bytes) -> str:
@@ -74,7 +80,11 @@ def progress() -> Target:
     """A partition's progress, and the next frame of each of its cameras."""
     open_event = OpenEvent(event_id="e", started_at_ms=1, last_active_ms=2, peak_score=0.9, announced_at_ms=1)
     state = CameraState(
-        clip_from=3, event=open_event, health=HealthState(problem="dark", since_ms=7), damaged=FaultState(share=0.5)
+        clip_from=3,
+        event=open_event,
+        health=HealthState(problem="dark", since_ms=7),
+        damaged=FaultState(share=0.5),
+        minute=_MINUTE,
     )
     snapshot = Snapshot(clip_from=3, content="AAAA")
     step = Step(
@@ -96,6 +106,8 @@ def progress() -> Target:
                 decision = decider.decide(each, outcome)
                 for event in decision.events:
                     event.fields()
+                if decision.state.minute is not None:
+                    decision.state.minute.fields()
             advance(each.health, None, _INFO.captured_at_ms)
             advance_fault(each.damaged, "damaged", _INFO.captured_at_ms, has_fault=True)
             progress_fields(Step(_PARTITION, stored.next_offset, 10, {camera_id: decision.state}, topic=stored.topic))
@@ -232,11 +244,12 @@ _ENTRIES: list[dict[str, str]] = [
     EVENT,
     {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "scored_at_ms": "2", "learning": "0.1", "learning_left_s": "9"},
     HEALTH,
+    _MINUTE.fields(),
 ]
 
 
 def streams() -> Target:
-    """Entries of the streams of events, health and scores, followed and shown by ``watch`` and ``cameras``."""
+    """Entries of the streams of events, health, scores and minutes, as ``watch``, ``cameras`` and the timeline read them."""
     client, settings = _Streams(), RedisSettings()
     console = Console(file=io.StringIO(), width=100)
 
@@ -252,7 +265,9 @@ def streams() -> Target:
         console.print(dashboard.render())
         console.file = io.StringIO()
         newest_scores(cast("redis.Redis", client), settings)
-        if not (updates.scores or updates.events or updates.health):
+        minutes = list(minute_entries(client.fields))
+        make_timeline(minutes, [], None)
+        if not (updates.scores or updates.events or updates.health or minutes):
             raise _Damaged
 
     valid = [json.dumps(entry).encode() for entry in _ENTRIES]

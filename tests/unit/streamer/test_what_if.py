@@ -14,10 +14,12 @@ from deploy.profile import Profile
 from streamer.areas import CameraAreas, Quiet, Zone
 from streamer.config import Settings
 from streamer.interfaces import CameraState
+from streamer.minutes import MINUTE_MS, ScoredFrame, sum_up
 from streamer.pipeline.decide import Decider
+from streamer.redis.minutes import MinuteEntry, minute_entries
 from streamer.redis.subscriber import HealthEntry, ScoreEntry
 from streamer.types import FrameInfo, LearningProgress, Outcome, Partition
-from streamer.what_if import History, blind_spans, decide_again, lines
+from streamer.what_if import Earlier, History, blind_spans, decide_again, lines
 from tests.harness.fakes import FakeClock
 from tests.harness.pipeline import BUNDLE, profile_of
 
@@ -59,10 +61,11 @@ def raised(settings: Settings) -> tuple[list[ScoreEntry], int]:
         number = outcome.info.offset
         health = HealthState(problem="covered" if number in BLIND else None)
         learning = LearningProgress(0.5, 60.0) if number in LEARNING else None
-        state, fields, events, _ = decider.decide(state.model_copy(update={"health": health}), outcome, learning)
-        starts += sum(event.kind == "start" for event in events)
-        if fields is not None:
-            stored.append(entry(fields))
+        decision = decider.decide(state.model_copy(update={"health": health}), outcome, learning)
+        state = decision.state
+        starts += sum(event.kind == "start" for event in decision.events)
+        if decision.score is not None:
+            stored.append(entry(decision.score))
     return stored, starts
 
 
@@ -130,6 +133,46 @@ def test_what_cannot_be_decided_as_it_was_is_told() -> None:
     assert [note.split(" ")[0] for note in found.notes] == ["the", "scores", "what", "2499"]
     assert found.scores == FRAMES - 2_500
     assert any(line.startswith("note: 2499 scores are left out") for line in lines(found))
+
+
+@pytest.mark.parametrize("budget", [0.5, 10.0, 30.0])
+def test_every_event_before_the_single_scores_began_in_a_minute_that_is_counted(budget: float) -> None:
+    stored, _ = raised(SETTINGS)
+    whole = decide_again(SETTINGS, "gate", history(stored), budget)
+    late = [score for score in stored if score.captured_at_ms >= 450_000]
+    found = decide_again(SETTINGS, "gate", history(late)._replace(minutes=minutes_of(stored)), budget)
+    begun = {event.started_at_ms // MINUTE_MS for event in whole.events if event.started_at_ms < 450_000}
+    assert found.earlier is not None
+    assert (found.earlier.from_ms, found.earlier.until_ms, found.earlier.minutes) == (0, 450_000, 8)
+    assert 0 < len(begun) <= found.earlier.reached
+
+
+def test_minutes_count_by_their_own_threshold_and_unless_no_event_could_begin() -> None:
+    scores = [ScoreEntry("gate", 600_000, 0.1, 0.8, 0, SECOND.profile_id)]
+    highest = {0: (0.85, FIRST, 0), 1: (0.85, SECOND, 0), 2: (0.85, SECOND, 600), 3: (0.85, None, 0), 4: (0.1, SECOND, 0)}
+    minutes = [
+        MinuteEntry(number * MINUTE_MS, 600, 0.1, high, 0, 0.8, served.profile_id if served else "gone", 0, withheld)
+        for number, (high, served, withheld) in highest.items()
+    ]
+    found = decide_again(SETTINGS, "gate", history(scores)._replace(minutes=minutes))
+    assert found.earlier == Earlier(from_ms=0, until_ms=300_000, minutes=3, reached=1)
+    assert list(lines(found))[1] == (
+        "before that, since 1970-01-01T00:00:00+00:00, only minutes are kept: a score reached the threshold in 1 of 3; "
+        "events may have begun in these, and in no other"
+    )
+    assert decide_again(SETTINGS, "gate", history(scores)).earlier is None
+
+
+def minutes_of(stored: Sequence[ScoreEntry]) -> list[MinuteEntry]:
+    """What a service sums up of these scores; none could start an event while the camera was learned or covered."""
+    minute, told = None, []
+    for score in stored:
+        number = score.captured_at_ms // 100
+        withheld = number in LEARNING or number in BLIND
+        frame = ScoredFrame(score.captured_at_ms, score.score, score.threshold, score.profile_id, None, False, withheld)  # noqa: FBT003  in order
+        minute, ended = sum_up(minute, frame)
+        told += [ended] if ended is not None else []
+    return [entry for each in told for entry in minute_entries(each.fields())]
 
 
 def test_thresholds_that_contradict_each_other_are_refused() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer.areas import CameraAreas
+from streamer.redis.minutes import MinuteEntry
 from streamer.redis.overview import Picture
 from streamer.redis.subscriber import Updates
 from tests.harness.dashboard import DAY_MS, Dashboard, dashboard, event_of, score_of, wait_for
@@ -167,6 +168,19 @@ def test_large_bodies_are_refused_unread(board: Dashboard) -> None:
     answer = board.client.post(f"{ONE}/marks", content=b"x" * 20_000, headers=board.csrf())
     assert (answer.status_code, "16384" in answer.json()["next"]) == (413, True)
     assert board.client.post(f"{ONE}/marks", content=iter([b"x"] * 3), headers=board.csrf()).status_code == 411
+
+
+def test_a_timeline_has_minutes_before_the_single_scores(board: Dashboard) -> None:
+    at_ms = [DAY_MS + number * 60_000 for number in range(-5, 10)]
+    board.redis.minute_entries = [MinuteEntry(each, 600, 0.2, 0.4, each + 1, 0.5) for each in at_ms]
+    asked = {"camera_id": "gate", "from_ms": at_ms[1], "to_ms": DAY_MS + 60_000}
+    found = board.client.get("/api/v1/camera/timeline", params=asked).json()
+    assert [part[0] for part in found["parts"]] == at_ms[1:5]
+    assert (found["part_ms"], found["minutes_since_ms"], found["points"][0][0]) == (60_000, at_ms[0], DAY_MS)
+    board.redis.minute_entries = []
+    found = board.client.get("/api/v1/camera/timeline", params={"camera_id": "gate"}).json()
+    assert (found["parts"], found["minutes_since_ms"]) == ([], None)
+    assert board.client.get("/api/v1/camera/timeline", params={**asked, "from_ms": -1}).status_code == 422
 
 
 def test_a_camera_with_any_name_has_a_picture_and_scores(board: Dashboard) -> None:

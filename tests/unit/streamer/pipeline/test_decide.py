@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from deploy.errors import ConfigError
+from deploy.health import HealthState
 from deploy.profile import Profile
 from streamer.config import Settings
 from streamer.interfaces import CameraState
 from streamer.pipeline.decide import Decider, Decision, hot_region
-from streamer.types import FrameInfo, Outcome, Partition
+from streamer.types import FrameInfo, LearningProgress, Outcome, Partition
 from tests.harness.fakes import FakeClock
 from tests.harness.pipeline import BUNDLE, profile_of
 
@@ -300,3 +301,33 @@ def test_region_holds_maximum(cells: np.ndarray, more_columns: int, more_rows: i
     row, column = (int(index) for index in np.unravel_index(cells.argmax(), cells.shape))
     assert x <= column * width_px // columns < (column + 1) * width_px // columns <= x + width
     assert y <= row * height_px // rows < (row + 1) * height_px // rows <= y + height
+
+
+def test_a_minute_is_told_once_with_the_first_score_of_the_next() -> None:
+    subject, scores = decider(), {offset: 0.75 if offset == 610 else 0.25 for offset in range(0, 630, 10)}
+    frames = {**scores, 640: None, 1300: 0.1}
+    decisions = run_of(subject, *(outcome(offset, score) for offset, score in frames.items()))
+
+    told = {offset: decision.minute for offset, decision in zip(frames, decisions, strict=True) if decision.minute}
+
+    assert told.keys() == {600, 1300}
+    assert [told[600][name] for name in ("minute_at_ms", "frames", "mean", "highest")] == ["0", "60", "0.25", "0.25"]
+    assert [told[1300][name] for name in ("minute_at_ms", "frames", "highest", "highest_at_ms", "threshold", "event_frames")] == [
+        "60000",
+        "3",
+        "0.75",
+        "61000",
+        "0.5",
+        "1",
+    ]
+    assert decisions[-1].state.minute is not None
+
+
+def test_minutes_say_how_many_frames_could_start_no_event() -> None:
+    subject, progress = decider(), LearningProgress(0.5, 60.0)
+    learned = subject.decide(CameraState(), outcome(1, 0.9), progress)
+    covered = subject.decide(learned.state.model_copy(update={"health": HealthState(problem="covered")}), outcome(2, 0.9))
+    trusted = subject.decide(covered.state.model_copy(update={"health": HealthState()}), outcome(3, 0.9))
+
+    assert trusted.state.minute is not None
+    assert (trusted.state.minute.frames, trusted.state.minute.withheld_frames, trusted.state.minute.event_frames) == (3, 2, 1)

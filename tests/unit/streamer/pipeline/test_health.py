@@ -84,6 +84,21 @@ def test_silent_camera_is_offline_and_its_event_ends() -> None:
     assert told(rig) == [("start", "offline")]
 
 
+@pytest.mark.parametrize("failure", ["lost", "unanswered", ""])
+def test_minute_of_a_silent_camera_is_told_once(failure: str) -> None:
+    rig = Rig(stream((ORDINARY, 70), (130.0, 10)), settings=SETTINGS)
+    rig.finish()
+    assert rig.store.minutes == []
+    rig.clock.now_s += 62
+    rig.store.failures.append(failure)
+    rig.steps(500)
+    rig.start()
+    rig.steps(5)
+    [(camera_id, minute)] = rig.store.minutes
+    assert (camera_id, minute["frames"]) == ("gate", str(len(rig.store.scores)))
+    assert [state.minute for progress in rig.store.progress.values() for state in progress.cameras.values()] == [None]
+
+
 @pytest.mark.parametrize("failure", ["lost", "unanswered"])
 def test_silent_camera_is_reported_once_through_an_outage(failure: str) -> None:
     rig = Rig(stream((ORDINARY, 70), (130.0, 10)), settings=SETTINGS)

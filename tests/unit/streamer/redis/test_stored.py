@@ -7,6 +7,7 @@ import pytest
 from deploy.decision import OpenEvent
 from deploy.health import HealthState
 from streamer.interfaces import CameraState, OwedLetter, OwedLetters, Progress, ProgressUnusable, Snapshot, Step
+from streamer.minutes import ScoreMinute
 from streamer.redis.stored import forgotten_fields, parse_cameras, parse_progress, progress_fields
 from streamer.types import Partition
 
@@ -66,6 +67,16 @@ def test_dead_letters_that_wait_are_kept_by_reference() -> None:
     assert "letters" not in progress_fields(Step(Partition("frames", 0), None, 5))
     damaged = parse_progress({**WITHOUT_NUMBER, "letters": "{"}, "key")
     assert (damaged.letters, damaged.damaged) == (OwedLetters(), ("letters",))
+
+
+def test_a_minute_is_stored_with_its_camera_and_may_be_missing_as_a_version_before_leaves_it() -> None:
+    minute = ScoreMinute(minute_at_ms=60_000, frames=2, total=0.75, highest=0.5, highest_at_ms=60_100, threshold=0.1 + 0.2)
+    step = Step(Partition("frames", 0), None, 5, {"gate": STATE.model_copy(update={"minute": minute})})
+    written = progress_fields(step) | {"next_offset": "5"}
+
+    earlier = {name: value for name, value in json.loads(written["camera:gate"]).items() if name != "minute"}
+    assert parse_progress(written, "key").cameras["gate"].minute == minute
+    assert parse_progress({**written, "camera:gate": json.dumps(earlier)}, "key").cameras == {"gate": STATE}
 
 
 def test_ignores_fields_of_newer_versions() -> None:

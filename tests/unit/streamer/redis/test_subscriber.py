@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from streamer.config import RedisSettings
+from streamer.redis.minutes import MinuteEntry, minute_entries, minutes_between, oldest_minute_ms
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, Subscriber, Updates, newest_scores
 
 SCORE = {"captured_at_ms": "1", "score": "0.25", "threshold": "0.5", "scored_at_ms": "2"}
@@ -49,3 +50,64 @@ def test_entries_that_are_none_are_left_out_and_hide_no_other(damage: dict[str, 
 
     assert updates == Updates([ScoreEntry("gate", 1, 0.25, 0.5, 2)], [], [HealthEntry("gate", "start", "dark", "dark", 1)])
     assert newest_scores(client, RedisSettings()) == {}
+
+
+MINUTE = {
+    "schema": "1",
+    "minute_at_ms": "60000",
+    "frames": "600",
+    "mean": "0.2",
+    "highest": "0.5",
+    "highest_at_ms": "60100",
+    "threshold": "1.5",
+    "event_frames": "3",
+    "withheld_frames": "0",
+}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"minute_at_ms": "soon"},
+        {"highest_at_ms": "-1"},
+        {"frames": "0"},
+        {"frames": "-1"},
+        {"event_frames": "9" * 12},
+        {"withheld_frames": "9" * 5000},
+        {"mean": "nan"},
+        {"highest": "inf"},
+        {"threshold": ""},
+    ],
+)
+def test_minutes_that_are_none_are_left_out(damage: dict[str, str]) -> None:
+    assert list(minute_entries({**MINUTE, **damage})) == []
+    assert list(minute_entries({})) == []
+    assert list(minute_entries({**MINUTE, "newer": "x", "profile_id": "p"})) == [
+        MinuteEntry(60_000, 600, 0.2, 0.5, 60_100, 1.5, "p", 3, 0)
+    ]
+
+
+class Minutes:
+    """A client with one stream of as many minutes as given, of which it gives 1,000 at once."""
+
+    def __init__(self, count: int) -> None:
+        self.asked = 0
+        self._entries = [(f"{number + 1}-0", {**MINUTE, "minute_at_ms": str(number * 60_000)}) for number in range(count)]
+
+    def xrange(self, _key: str, *, count: int) -> list[tuple[str, dict[str, str]]]:
+        return self._entries[:count]
+
+    def xrevrange(self, _key: str, *, max: str, count: int) -> list[tuple[str, dict[str, str]]]:  # noqa: A002  as in Redis
+        self.asked += 1
+        last = len(self._entries) if max == "+" else int(max.strip("(").partition("-")[0]) - 1
+        return self._entries[:last][::-1][:count]
+
+
+def test_minutes_of_a_time_are_read_no_further_back_than_it_begins() -> None:
+    stream = Minutes(5_000)
+    client, settings = cast("redis.Redis", stream), RedisSettings()
+    found = minutes_between(client, settings, "gate", 4_500 * 60_000 + 1, 4_502 * 60_000)
+    assert [minute.minute_at_ms // 60_000 for minute in found] == [4_500, 4_501, 4_502]
+    assert stream.asked == 1
+    assert oldest_minute_ms(client, settings, "gate") == 0
+    assert oldest_minute_ms(cast("redis.Redis", Minutes(0)), settings, "gate") is None
