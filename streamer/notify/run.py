@@ -16,6 +16,7 @@ import structlog
 
 from deploy.errors import ConfigError
 from streamer.config import HttpSettings, Settings
+from streamer.evidence.store import open_files
 from streamer.http_server import serve_http
 from streamer.interfaces import RedisUnavailable
 from streamer.monitoring import Health, NotifyMetrics
@@ -61,7 +62,7 @@ def run_notify(settings: Settings, stop: threading.Event, *, backoff: Backoff = 
         workers = {name: make(name, source=source, sender=senders[name], lease=leases[name]) for name, source in sources.items()}
         if settings.notify.port is not None:
             http = HttpSettings(host=settings.notify.host, port=settings.notify.port)
-            log.info("serving metrics", port=stack.enter_context(serve_http(http, metrics, health)))
+            log.info("serving metrics", port=stack.enter_context(serve_http(http, metrics, health, section="notify")))
         log.info("telling", receivers={name: sender.place for name, sender in senders.items()})
         _work(workers, leases, health, stop)
 
@@ -70,7 +71,9 @@ def make_sender(name: str, receiver: ReceiverSettings, settings: Settings) -> Se
     """What sends messages to a receiver. Raises ConfigError."""
     if isinstance(receiver, WebhookSettings):
         return Webhook(name, receiver)
-    return Mail(name, receiver, settings.evidence.dir) if isinstance(receiver, EmailSettings) else Mqtt(name, receiver)
+    if isinstance(receiver, EmailSettings):
+        return Mail(name, receiver, open_files(settings.evidence, timeout_s=receiver.timeout_s, retries=0))
+    return Mqtt(name, receiver)
 
 
 def send_trial(settings: Settings, name: str) -> str:

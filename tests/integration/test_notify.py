@@ -177,7 +177,7 @@ def test_mail_arrives_once_with_its_picture_through_an_outage_and_a_restart(stag
     settings = stage.settings(receiver, evidence={"dir": tmp_path})
     ids = [f"{number:016x}" for number in range(3)]
     for event_id in ids:
-        folder = event_folder(tmp_path, event_id, int(event_entry()["started_at_ms"]))
+        folder = tmp_path / event_folder(event_id, int(event_entry()["started_at_ms"]))
         folder.mkdir(parents=True)
         (folder / "picture.jpg").write_bytes(b"\xff\xd8" + event_id.encode())
     with stage.notifying(settings):

@@ -10,11 +10,12 @@ from fastapi import Request
 from deploy.errors import ConfigError, OddsightError
 from streamer.config import RedisSettings
 from streamer.dashboard.access import Access
-from streamer.dashboard.evidence import EvidenceFolder
+from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.index import EventIndex
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.quiet import quiet_of
 from streamer.dashboard.users import UserList, add_user, read_users
+from streamer.evidence.folder import FolderFiles
 from streamer.evidence.store import event_folder
 from streamer.redis.operators import OperatorStore
 from tests.fuzz.target import PLAIN_JSON, Target
@@ -49,14 +50,15 @@ def evidence() -> Target:
     """``evidence.json`` of an event, and the place that it tells."""
     root, event = Path(tempfile.mkdtemp(prefix="oddsight-fuzz-")), event_of(1, "end")
     (row,) = EventIndex().add(event)
-    path = event_folder(root, event.event_id, event.started_at_ms) / "evidence.json"
+    path = root / event_folder(event.event_id, event.started_at_ms) / "evidence.json"
     path.parent.mkdir(parents=True)
     described = {"captured_at_ms": 5, "width_px": 100, "height_px": 50, "region": [1, 2, 3, 4], "missing": {"clip.mp4": "why"}}
+    reader = EvidenceReader(FolderFiles(root))
     clip = {"from_ms": 1, "to_ms": 2, "frames": 3}
 
     def parse(content: bytes) -> None:
         path.write_bytes(content)
-        found = EvidenceFolder(root).read(row, scores=True)
+        found = reader.read(row, scores=True)
         assert found is not None
         found.model_dump_json()
         if quiet_of(row, found, "ada", 1) is None:

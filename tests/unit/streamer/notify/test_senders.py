@@ -159,7 +159,7 @@ def test_a_mail_is_complete_and_carries_the_picture(tmp_path: Path) -> None:
     assert isinstance(mail, Mail)
     message = message_of(event("0123456789abcdef", camera_id="Süd-Tor"), NotifySettings(dashboard_url="http://dash"))
     assert mail.lacks(message)
-    folder = event_folder(tmp_path, "0123456789abcdef", NOON_S * 1000)
+    folder = tmp_path / event_folder("0123456789abcdef", NOON_S * 1000)
     folder.mkdir(parents=True)
     (folder / "picture.jpg").write_bytes(b"\xff\xd8jpeg")
     assert not mail.lacks(message)
