@@ -65,6 +65,9 @@ class Mail:
         except StoreUnavailable:  # people are told without waiting for it
             return False
 
+    def close(self) -> None:
+        """Nothing stays open."""
+
     def _connect(self) -> smtplib.SMTP:
         settings = self._settings
         where = settings.host, settings.port_in_force

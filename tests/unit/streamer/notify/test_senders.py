@@ -177,6 +177,21 @@ def test_an_event_id_that_is_none_names_no_picture(tmp_path: Path) -> None:
     assert list(mail._mail(message_of(event("../../x"), NotifySettings())).iter_attachments()) == []
 
 
+def test_a_topic_is_none_of_the_services_own() -> None:
+    for topic in ("frames", "frames.deadletter"):
+        with pytest.raises(ConfigError, match=r"notify\.receivers\.ops\.topic must be another one than kafka\.topic"):
+            sender_of({"kind": "kafka", "topic": topic})
+    topic = sender_of({"kind": "kafka", "topic": "events"}, kafka={"bootstrap_servers": "k1:9092,k2:9092"})
+    assert topic.place == "k1:9092,k2:9092, topic events"
+
+
+def test_a_topic_gets_all_kinds_and_has_no_certificate_of_its_own() -> None:
+    (receiver,) = settings_with({"kind": "kafka", "topic": "events"}).notify.receivers.values()
+    assert (receiver.kinds, receiver.give_up_after_s) == (("start", "update", "end"), 30 * 86_400)
+    with pytest.raises(ValueError, match=r"ca_file must not be set: kafka\.ca_file holds"):
+        settings_with({"kind": "kafka", "topic": "events", "ca_file": "ca.pem"})
+
+
 def test_without_receivers_there_is_nothing_to_do() -> None:
     with pytest.raises(ConfigError, match=r"notify\.receivers is empty"):
         run_notify(Settings(), None)  # type: ignore[arg-type]  # it ends before
