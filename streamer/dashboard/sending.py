@@ -22,18 +22,18 @@ def send_file(reader: EvidenceReader, row: EventRow, name: str, asked: Mapping[s
     folder, files = folder_of(row), reader.files
     if files is None or folder is None:
         return None
-    path, media_type = files.local(f"{folder}/{name}"), MEDIA_TYPES[name]
+    path = files.local(f"{folder}/{name}")
     if path is not None:
-        return FileResponse(path, media_type=media_type, headers=_HEADERS)
+        return FileResponse(path, media_type=MEDIA_TYPES[name], headers=_HEADERS)
     try:
         file = files.find(f"{folder}/{name}")
     except StoreUnavailable as error:
         reader.failed(error)
         raise
-    return None if file is None else _from_store(files, file, media_type, asked)
+    return None if file is None else _from_store(reader, files, file, asked)
 
 
-def _from_store(files: EvidenceFiles, file: StoredFile, media_type: str, asked: Mapping[str, str]) -> Response:
+def _from_store(reader: EvidenceReader, files: EvidenceFiles, file: StoredFile, asked: Mapping[str, str]) -> Response:
     """The file, or a part of it, as it comes from the store: a long clip is never in memory as a whole."""
     is_current = asked.get("if-range", file.version) == file.version
     part = byte_range(asked.get("range", ""), file.size_bytes) if is_current else None
@@ -41,12 +41,17 @@ def _from_store(files: EvidenceFiles, file: StoredFile, media_type: str, asked: 
     headers = {**_HEADERS, "Accept-Ranges": "bytes", "Content-Length": str(end - first), "ETag": file.version}
     if part is not None:
         headers["Content-Range"] = f"bytes {first}-{end - 1}/{file.size_bytes}"
-    return StreamingResponse(_chunks(files, file, first, end), 206 if part else 200, headers, media_type)
+    media_type = MEDIA_TYPES[file.name.rpartition("/")[2]]
+    return StreamingResponse(_chunks(reader, files, file, first, end), 206 if part else 200, headers, media_type)
 
 
-def _chunks(files: EvidenceFiles, file: StoredFile, first: int, end: int) -> Iterator[bytes]:
+def _chunks(reader: EvidenceReader, files: EvidenceFiles, file: StoredFile, first: int, end: int) -> Iterator[bytes]:
     for begin in range(first, end, _CHUNK_BYTES):
-        yield files.read_part(file, begin, min(end, begin + _CHUNK_BYTES))
+        try:
+            yield files.read_part(file, begin, min(end, begin + _CHUNK_BYTES))
+        except StoreUnavailable as error:  # the answer has begun: all that is left is to break it off
+            reader.failed(error)
+            raise
 
 
 def byte_range(header: str, size_bytes: int) -> tuple[int, int] | None:

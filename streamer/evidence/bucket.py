@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
@@ -19,6 +20,8 @@ from deploy.errors import ConfigError, first_line
 from streamer.evidence.files import DAY, StoredFile
 from streamer.interfaces import StoreUnavailable
 from streamer.storage import EvidenceSettings
+
+log = structlog.get_logger("oddsight.evidence")
 
 if TYPE_CHECKING:
     from obstore import Attributes, ObjectMeta
@@ -70,9 +73,9 @@ class BucketFiles:
                 obstore.put(self._store, ".trial", b"")
                 obstore.delete(self._store, [".trial"])
         except StoreUnavailable as error:
-            # Whatever else fails may pass: the store may be started later than this process.
             if isinstance(error.__cause__, PermissionDeniedError | UnauthenticatedError | FileNotFoundError):
                 raise ConfigError(f"evidence.dir: {error}") from error
+            log.warning("the store of evidence does not answer yet", error=str(error))
 
     def scratch(self, name: str) -> Path:
         descriptor, path = tempfile.mkstemp(suffix=f"-{name}")

@@ -148,6 +148,18 @@ def test_the_dashboard_goes_on_while_the_store_is_away(board: Dashboard, servers
     assert board.client.get("/api/v1/system").json()["dashboard"]["evidence_problem"] is None
 
 
+def test_a_clip_that_breaks_off_is_counted(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = board.parts.evidence
+
+    def away(*_: object) -> bytes:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(reader.files, "read_part", away)
+    with pytest.raises((RuntimeError, StoreUnavailable)):  # the server breaks the connection off
+        board.client.get(f"{ONE}/evidence/clip.mp4")
+    assert (reader.failures, reader.problem) == (1, "away")
+
+
 def test_a_store_that_is_away_is_not_asked_by_everybody(settings: EvidenceSettings) -> None:
     nowhere = settings.model_copy(update={"endpoint": "http://127.0.0.1:9"})
     store = EvidenceStore(nowhere)  # it may be started later
