@@ -12,7 +12,7 @@ from streamer.dashboard.problems import RequestRefused
 from streamer.evidence.files import EvidenceFiles, StoredFile
 from streamer.interfaces import StoreUnavailable
 
-_RANGE: Final = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _CHUNK_BYTES: Final = 1 << 20
 _HEADERS: Final = {"Cache-Control": "private, no-cache"}
 

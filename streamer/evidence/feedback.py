@@ -54,8 +54,13 @@ class FeedbackFolder:
             log.warning("a mark has no clip to be learned from", event_id=event_id)
             return None
         folder, manifest = found
+        try:
+            about = {**_frames(manifest), **_region(manifest)}
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            log.warning("what is stored of a marked event is damaged", event_id=event_id, error=repr(error))
+            return None
         self._files.copy(f"{folder}/clip.mp4", f"{_FOLDER}/{clip}")
-        return {"video": clip, **_frames(manifest), **_region(manifest)}
+        return {"video": clip, **about}
 
     def _rows(self) -> list[dict[str, str]]:
         content = self._files.read(_CSV, _MAX_CSV_BYTES)

@@ -55,7 +55,9 @@ class _Job:
     is_clip: bool = False
     """Whether what is running writes the clip."""
     attempts: int = 0
-    failing_since_s: float = 0.0
+    """In a row, that failed."""
+    failing_since_s: float | None = None
+    """When the first of them began; kept when it is over."""
     retry_at_s: float = 0.0
 
 
@@ -143,7 +145,7 @@ class EvidenceRecorder:
     def _start(self, job: _Job, *, is_clip: bool) -> None:
         waiting = sum(each.is_clip and each.running is not None for each in self._jobs.values())
         is_too_much = is_clip and waiting >= _MOST_WAITING
-        if is_too_much and job.failing_since_s:
+        if is_too_much and job.failing_since_s is not None:
             return  # there was an outage, and now all of its events come at once
         span = self._span(job)
         shown = _Shown(
@@ -197,12 +199,13 @@ class EvidenceRecorder:
     def _is_given_up(self, job: _Job, error: Exception) -> bool:
         """Whether a failed attempt was the last one."""
         name, now_s, self.problem = job.event.event_id, time.monotonic(), first_line(error)
-        job.failing_since_s = job.failing_since_s if job.attempts else now_s
+        since_s = now_s if job.failing_since_s is None or not job.attempts else job.failing_since_s
+        job.failing_since_s = since_s
         job.attempts += 1
         job.retry_at_s = now_s + min(_MOST_RETRY_S, _RETRY_S * 2.0 ** min(job.attempts, 10))
         self._metrics.failures.inc()
         log.warning("evidence could not be stored", event_id=name, attempt=job.attempts, error=self.problem)
-        if now_s - job.failing_since_s < _GIVE_UP_AFTER_S:
+        if now_s - since_s < _GIVE_UP_AFTER_S:
             return False
         log.error("evidence of an event is given up", event_id=name, error=self.problem)
         self._metrics.lost.labels("given_up").inc()

@@ -135,6 +135,6 @@ def parse_manifest(content: bytes | None) -> dict[str, Any] | None:
     """What is stored of an event; None if nothing is yet, or it is damaged."""
     try:
         manifest = json.loads(content or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None

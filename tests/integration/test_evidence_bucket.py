@@ -85,6 +85,15 @@ def test_the_clip_of_a_mark_is_kept_until_it_is_taken_back(settings: EvidenceSet
     assert len((store.files.read("feedback/marks.csv", 1000) or b"").splitlines()) == 1
 
 
+@pytest.mark.parametrize("damage", [{"started_at_ms": None}, {"clip": {}}, {"clip": [1]}, {"region": [1]}])
+def test_a_mark_of_damaged_evidence_keeps_nothing(settings: EvidenceSettings, damage: dict[str, object]) -> None:
+    store = EvidenceStore(settings)
+    fill(store)
+    store.write(EVENT_ID, DAY_MS + 1000, "evidence.json", json.dumps({**ABOUT, "clip": CLIP_ABOUT, **damage}).encode())
+    FeedbackFolder(store).take({"event_id": EVENT_ID, "kind": "false"})
+    assert store.files.find(f"feedback/{EVENT_ID}.mp4") is None
+
+
 @pytest.mark.parametrize("kind", ["false", "unmark"])
 @pytest.mark.parametrize("event_id", ["../victim", "..%2fvictim", "", "0" * 17])
 def test_a_mark_names_no_other_file(settings: EvidenceSettings, tmp_path: Path, event_id: str, kind: str) -> None:

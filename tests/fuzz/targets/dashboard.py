@@ -14,6 +14,7 @@ from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.index import EventIndex
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.quiet import quiet_of
+from streamer.dashboard.sending import byte_range
 from streamer.dashboard.users import UserList, add_user, read_users
 from streamer.evidence.folder import FolderFiles
 from streamer.evidence.store import event_folder
@@ -66,6 +67,18 @@ def evidence() -> Target:
 
     valid = json.dumps({"schema": 1, **described, "clip": clip, "scores": [[1, 0.5, 0.4], [2, None, None]]}).encode()
     return Target("evidence", parse, (_Damaged,), [valid], layout=PLAIN_JSON)
+
+
+def ranges() -> Target:
+    """The header Range of a request for a clip in a bucket."""
+
+    def parse(content: bytes) -> None:
+        part = byte_range(content.decode("latin-1"), 1000)
+        if part is None:
+            raise _Damaged  # the whole clip is sent
+        assert 0 <= part[0] < part[1] <= 1000
+
+    return Target("ranges", parse, (RequestRefused, _Damaged), [b"bytes=0-", b"bytes=10-19", b"bytes=-500"])
 
 
 class _Store:
