@@ -2,10 +2,10 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
-EVERYTHING = .[stream,dashboard,notify,demo,onnx,train,dev]
+EVERYTHING = .[stream,dashboard,notify,s3,demo,onnx,train,dev]
 TORCH = 2.13.0
 TOOLS = uv==0.13.9 cyclonedx-bom==7.5.0
-LOCKED = stream dashboard notify demo onnx train dev
+LOCKED = stream dashboard notify s3 demo onnx train dev
 # Without torch and what only torch needs: its builds differ by accelerator. No address of an index goes into a file.
 LOCK_OPTIONS = --quiet --universal --python-version 3.11 --constraint constraints.txt --override requirements/torch.in \
   --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \

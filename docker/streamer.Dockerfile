@@ -16,6 +16,7 @@ RUN python -m venv /opt/build \
  && python -m venv /opt/oddsight \
  && /opt/oddsight/bin/pip install --no-cache-dir --require-hashes --requirement requirements/stream.txt \
       --requirement requirements/dashboard.txt --requirement requirements/notify.txt \
+      --requirement requirements/s3.txt \
  && /opt/oddsight/bin/pip install --no-deps /tmp/wheel/*.whl
 
 FROM python:3.11.14-slim-bookworm

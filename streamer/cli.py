@@ -148,7 +148,7 @@ def notify_command(
         str | None, typer.Option(metavar="NAME", help="Send one test message to this receiver, and say whether it arrived.")
     ] = None,
 ) -> None:
-    """Tell the receivers in the settings of events and of problems with cameras: webhooks, MQTT, mail.
+    """Tell the receivers in the settings of events and of problems with cameras: webhooks, MQTT, mail, Kafka.
 
     Runs beside the service until SIGTERM or Ctrl-C, and takes up what it had not done. Needs the extra notify.
     """

@@ -14,6 +14,7 @@ from deploy.errors import ConfigError
 from streamer.areas import CameraAreas, Polygon, Zone
 from streamer.receivers import NotifySettings
 from streamer.section import Section
+from streamer.storage import EvidenceSettings
 from streamer.types import CAMERA_ID_RULE, is_camera_id
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
@@ -289,25 +290,6 @@ class CameraSettings(Section):
     def areas(self) -> CameraAreas:
         """The areas of the settings."""
         return CameraAreas(masks=self.masks, zones=self.zones)
-
-
-class EvidenceSettings(Section):
-    """What ``oddsight-stream evidence`` stores of events: a picture with its heat map, a clip, and what is usual there."""
-
-    dir: Path | None = None
-    """Folder for it, which the dashboard must see as well."""
-    pre_roll_s: float = Field(default=5.0, ge=0, le=300)
-    """How long before its event a clip begins."""
-    post_roll_s: float = Field(default=5.0, ge=0, le=300)
-    """How long after its event a clip ends."""
-    max_clip_s: float = Field(default=60.0, ge=1, le=3600)
-    """Of a longer event, a clip shows the first part."""
-    keep_days: float = Field(default=30.0, gt=0, le=3650)
-    """Evidence is deleted after so long; events stay."""
-    keep_mb: int = Field(default=10_240, ge=10)
-    """Size of the folder; of more, the oldest evidence is deleted first."""
-    picture_every_s: float = Field(default=2.0, ge=0.2, le=3600)
-    """How often the picture is renewed that the dashboard shows of each camera."""
 
 
 class HttpSettings(Section):

@@ -15,7 +15,7 @@ from waitress import create_server, wasyncore
 
 from deploy.errors import ConfigError
 from streamer.config import HttpSettings
-from streamer.monitoring import Health, Metrics, NotifyMetrics
+from streamer.monitoring import Health, Metrics, SideMetrics
 
 MAX_CONNECTIONS = 400
 """Most processes may have 1024 files open; Kafka, Redis and the model need some of them."""
@@ -31,15 +31,20 @@ Respond = Callable[[str, list[tuple[str, str]]], object]
 
 @contextmanager
 def serve_http(
-    settings: HttpSettings, metrics: Metrics | NotifyMetrics, health: Health, *, max_connections: int = MAX_CONNECTIONS
+    settings: HttpSettings,
+    metrics: Metrics | SideMetrics,
+    health: Health,
+    *,
+    section: str = "http",
+    max_connections: int = MAX_CONNECTIONS,
 ) -> Iterator[int]:
-    """Serve metrics and health on threads until the block ends; yields the port.
+    """Serve metrics and health on threads until the block ends; yields the port. ``section``: that of the port in the settings.
 
     Raises:
         ConfigError: the port is in use, or the host is not an address of this machine.
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    listener = listen(settings.host, settings.port, "http")
+    listener = listen(settings.host, settings.port, section)
     open_sockets: dict[int, Any] = {}
     server = create_server(
         _application(metrics, health),
@@ -85,7 +90,7 @@ def listen(host: str, port: int, section: str) -> socket.socket:
         raise ConfigError(f"{section}: cannot listen on {host}:{port}: {reason}; set {section}.port") from error
 
 
-def _application(metrics: Metrics | NotifyMetrics, health: Health) -> Callable[[dict[str, Any], Respond], Iterable[bytes]]:
+def _application(metrics: Metrics | SideMetrics, health: Health) -> Callable[[dict[str, Any], Respond], Iterable[bytes]]:
     def answer(path: str) -> tuple[str, bytes, str]:
         if path == "/metrics":
             return "200 OK", metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8"

@@ -322,6 +322,12 @@ class RedisUnavailable(StreamError):
     retriable = True
 
 
+class StoreUnavailable(StreamError):
+    """The store of evidence, a folder or a bucket, cannot be reached or refuses a request."""
+
+    retriable = True
+
+
 class ProgressUnusable(StreamError):
     """The stored progress of a partition is damaged, or was written by a newer version."""
 

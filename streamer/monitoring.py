@@ -110,21 +110,64 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class NotifyMetrics:
-    """The metrics of ``oddsight-stream notify``."""
+class SideMetrics:
+    """The metrics of a process beside the service, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        counter = partial(Counter, namespace="oddsight", registry=self.registry)
-        text = "Messages that a receiver was told, that it refused, or that were given up"
-        self.notifications = counter("notifications", text, ["receiver", "outcome"])
-        self.failures = counter("notify_failures", "Attempts that failed, and were or will be repeated", ["receiver"])
-        text = "Entries that wait to be told to a receiver"
-        self.waiting = Gauge("notify_waiting", text, ["receiver"], namespace="oddsight", registry=self.registry)
+        self.dropped_log_lines = _dropped_log_lines
+        self.registry.register(self.dropped_log_lines)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class NotifyMetrics(SideMetrics):
+    """The metrics of ``oddsight-stream notify``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        counter = partial(Counter, namespace="oddsight", registry=self.registry)
+        gauge = partial(Gauge, namespace="oddsight", registry=self.registry)
+        text = "Messages that a receiver was told, that it refused, or that were given up"
+        self.notifications = counter("notifications", text, ["receiver", "outcome"])
+        self.failures = counter("notify_failures", "Attempts that failed, and were or will be repeated", ["receiver"])
+        self.waiting = gauge("notify_waiting", "Entries that wait to be told to a receiver", ["receiver"])
+        text = "How long ago the oldest message that waits for a receiver should have been told"
+        self.delay_s = gauge("notify_delay_seconds", text, ["receiver"])
+        text = "Entries of the stream of events that were not read for a receiver yet"
+        self.unread = gauge("notify_unread_entries", text, ["receiver"])
+
+
+class EvidenceMetrics(SideMetrics):
+    """The metrics of ``oddsight-stream evidence``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        counter = partial(Counter, namespace="oddsight", registry=self.registry)
+        gauge = partial(Gauge, namespace="oddsight", registry=self.registry)
+        self.files = counter("evidence_files", "Files of events that were stored", ["file"])
+        self.bytes = counter("evidence_bytes", "Size of the files that were stored")
+        self.failures = counter("evidence_failures", "Attempts to store evidence that failed, and were or will be repeated")
+        text = "Events whose evidence is missing or has no clip: given up after an outage, or too_many at once"
+        self.lost = counter("evidence_lost_events", text, ["reason"])
+        self.deleted = counter("evidence_deleted_events", "Events whose evidence was deleted by age or size")
+        self.deleted_bytes = counter("evidence_deleted_bytes", "Size of what was deleted by age or size")
+        self.stored_bytes = gauge("evidence_stored_bytes", "Size of all evidence, counted every ten minutes")
+        self.waiting = gauge("evidence_unfinished_events", "Events whose evidence is not complete yet, open ones among them")
+        self.delay_s = gauge("evidence_delay_seconds", "How long ago the oldest picture or clip should have been stored")
+        self.unread = gauge("evidence_unread_entries", "Entries of the stream of events that were not read yet")
+
+    def count_file(self, name: str, size_bytes: int) -> None:
+        """Count a file that was stored."""
+        self.files.labels(name).inc()
+        self.bytes.inc(size_bytes)
+
+    def count_deleted(self, size_bytes: int) -> None:
+        """Count an event whose evidence was deleted."""
+        self.deleted.inc()
+        self.deleted_bytes.inc(size_bytes)
 
 
 class Health:

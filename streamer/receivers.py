@@ -231,7 +231,27 @@ class EmailSettings(AnyReceiver):
         return self.port or {"starttls": 587, "tls": 465, "none": 25}[self.tls]
 
 
-Receiver = Annotated[WebhookSettings | MqttSettings | EmailSettings, Field(discriminator="kind")]
+class KafkaTopicSettings(AnyReceiver):
+    """A topic of the Kafka cluster of ``[kafka]``, for programs that already listen there.
+
+    All ``kinds`` are sent unless others are set, and ``give_up_after_s`` is 30 days.
+    """
+
+    kind: Literal["kafka"]
+    """``kafka``."""
+    topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """The topic, which is created if it is missing. The key is the ``camera_id``, so that a camera's events stay in order."""
+    kinds: tuple[Literal["start", "update", "end"], ...] = ("start", "update", "end")
+    give_up_after_s: float = Field(default=2_592_000.0, gt=0, le=2_592_000)
+
+    @model_validator(mode="after")
+    def _connects_as_the_service(self) -> "KafkaTopicSettings":
+        if self.ca_file is not None:
+            raise ValueError("ca_file must not be set: kafka.ca_file holds")
+        return self
+
+
+Receiver = Annotated[WebhookSettings | MqttSettings | EmailSettings | KafkaTopicSettings, Field(discriminator="kind")]
 
 
 class NotifySettings(Section):
@@ -254,7 +274,7 @@ class NotifySettings(Section):
         return None if self.timezone is None else ZoneInfo(self.timezone)
 
 
-def secret_of(name: str, receiver: WebhookSettings | MqttSettings | EmailSettings, key: str) -> str | None:
+def secret_of(name: str, receiver: AnyReceiver, key: str) -> str | None:
     """One of the :data:`SECRETS` of a receiver, from the settings or its file. Raises ConfigError."""
     value, path = getattr(receiver, key), getattr(receiver, f"{key}_file")
     if value is not None and path is not None:

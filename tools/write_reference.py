@@ -24,7 +24,7 @@ import deploy.cli
 import streamer.cli
 import trainer.cli
 from streamer.config import Settings
-from streamer.monitoring import Metrics, NotifyMetrics
+from streamer.monitoring import EvidenceMetrics, Metrics, NotifyMetrics, SideMetrics
 from streamer.receivers import AnyReceiver, NotifySettings, Receiver, ReceiverName
 from streamer.settings_file import ENVIRONMENT, RECEIVER_VARIABLES
 from streamer.types import Event
@@ -61,22 +61,24 @@ def settings_page() -> str:
         "These variables win over the file. Keep passwords here and not in the file.",
         _table(("variable", "setting"), variables),
     ]
-    return _page(parts, "streamer/config.py and streamer/receivers.py")
+    return _page(parts, "streamer/config.py, streamer/receivers.py and streamer/storage.py")
 
 
 def metrics_page() -> str:
-    """Return every metric of the service's ``/metrics``, and of that of the process that notifies."""
+    """Return every metric of the service's ``/metrics``, and of those of the processes beside it."""
     intro = (
         "`oddsight-stream run` serves these metrics for Prometheus at `http://HOST:PORT/metrics` (settings `http.host` and "
         "`http.port`, by default `127.0.0.1:9108`). Of a histogram Prometheus gets `_bucket`, `_sum` and `_count`. What to "
         "watch and when to raise an alarm: [operate.md](../operate.md#health-and-metrics)."
     )
-    notify = "`oddsight-stream notify` serves these if `notify.port` is set."
-    parts = ["# Metrics", intro, _metrics_table(Metrics()), "## Of notifications", notify, _metrics_table(NotifyMetrics())]
+    parts = ["# Metrics", intro, _metrics_table(Metrics())]
+    for title, command, metrics in (("evidence", "evidence", EvidenceMetrics()), ("notifications", "notify", NotifyMetrics())):
+        served = f"`oddsight-stream {command}` serves these, with `/livez` and `/readyz`, if `{command}.port` is set."
+        parts += [f"## Of {title}", served, _metrics_table(metrics)]
     return _page(parts, "streamer/monitoring.py")
 
 
-def _metrics_table(metrics: Metrics | NotifyMetrics) -> str:
+def _metrics_table(metrics: Metrics | SideMetrics) -> str:
     rows = []
     for collector in vars(metrics).values():
         if not hasattr(collector, "describe"):

@@ -1,20 +1,23 @@
-"""The evidence of events: pictures, heat maps and clips in a folder, which another process writes and deletes from."""
+"""The evidence of events: pictures, heat maps and clips in a folder or a bucket, which another process writes to."""
 
-import re
-import stat
-from pathlib import Path
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Final
 
+import structlog
 from pydantic import Field, ValidationError
 
-from deploy.files import open_inside
 from streamer.dashboard.models import EventRow, Row
-from streamer.evidence.store import FILES, MANIFEST, event_folder
-from streamer.types import EVENT_ID_PATTERN
+from streamer.evidence.files import EvidenceFiles
+from streamer.evidence.store import FILES, MANIFEST, MAX_MANIFEST_BYTES, event_folder
+from streamer.interfaces import StoreUnavailable
+
+log = structlog.get_logger("oddsight.dashboard")
 
 MEDIA_TYPES: Final = {name: kind for name, kind in FILES.items() if name != MANIFEST}
 """The files of an event that are given out."""
-_MAX_DESCRIPTION_BYTES: Final = 4 << 20
+_AWAY: Final = "the store of evidence does not answer at the moment"
+_AT_ONCE: Final = 16
 
 
 Pixels = Annotated[float, Field(ge=0, le=100_000)]
@@ -53,48 +56,63 @@ class Evidence(Description):
     """Capture time, score and threshold around the event."""
 
 
-class EvidenceFolder:
-    """Reads the folder of the evidence. Whatever is missing or cannot be read is not there."""
+class EvidenceReader:
+    """Reads evidence. Whatever is missing or damaged is not there; if the store is away, that is said in place of the files."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, files: EvidenceFiles | None) -> None:
+        self.files = files
+        self.failures = 0
+        """How often the store did not answer."""
+        self.problem: str | None = None
+        """Why it does not answer at the moment."""
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="evidence")
 
     def read(self, row: EventRow, *, scores: bool = False) -> Evidence | None:
         """The evidence of an event; None if there is none. The scores only if asked for."""
-        folder = self._folder_of(row)
-        if folder is None or not folder.is_dir():
+        try:
+            return self.find(row, scores=scores)
+        except StoreUnavailable:
+            return Evidence(missing=dict.fromkeys(MEDIA_TYPES, _AWAY))
+
+    def read_all(self, rows: Iterable[EventRow]) -> list[Evidence | None]:
+        """The evidence of events, without scores."""
+        return list(self._pool.map(self.read, rows))
+
+    def find(self, row: EventRow, *, scores: bool = False) -> Evidence | None:
+        """As :meth:`read`. Raises StoreUnavailable, which is counted."""
+        folder = folder_of(row)
+        if self.files is None or folder is None:
             return None
-        files = {name: time_ms for name in MEDIA_TYPES if (time_ms := _written_ms(folder / name)) is not None}
-        evidence = _read_description(folder)
-        if not scores:
-            evidence = evidence.model_copy(update={"scores": ()})
-        return evidence.model_copy(update={"files": files})
-
-    def file(self, row: EventRow, name: str) -> Path | None:
-        """The path of one of the event's files, if it is there."""
-        folder = self._folder_of(row)
-        if folder is None or name not in MEDIA_TYPES or _written_ms(folder / name) is None:
+        try:
+            found = {file.name.rpartition("/")[2]: file for file in self.files.files(folder)}
+            content = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES) if found else None
+        except StoreUnavailable as error:
+            self.failed(error)
+            raise
+        self.problem = None
+        if not found:
             return None
-        return folder / name
+        evidence = _description(content)
+        files = {name: round(found[name].modified_s * 1000) for name in MEDIA_TYPES if name in found}
+        return evidence.model_copy(update={"files": files, **({} if scores else {"scores": ()})})
 
-    def _folder_of(self, row: EventRow) -> Path | None:
-        if self._folder is None or not re.fullmatch(EVENT_ID_PATTERN, row.event_id):
-            return None
-        return event_folder(self._folder, row.event_id, row.started_at_ms)
+    def failed(self, error: StoreUnavailable) -> None:
+        """Count that the store did not answer."""
+        if self.problem is None:
+            log.warning("evidence cannot be read", error=str(error))
+        self.failures, self.problem = self.failures + 1, str(error)
 
 
-def _written_ms(path: Path) -> int | None:
-    """When a regular file was written, None if there is no such file; symbolic links are not followed."""
+def folder_of(row: EventRow) -> str | None:
+    """Where the evidence of an event lies; None if its id can have none."""
     try:
-        found = path.lstat()
-    except OSError:
+        return event_folder(row.event_id, row.started_at_ms)
+    except ValueError:
         return None
-    return found.st_mtime_ns // 1_000_000 if stat.S_ISREG(found.st_mode) else None
 
 
-def _read_description(folder: Path) -> Evidence:
+def _description(content: bytes | None) -> Evidence:
     try:
-        with open_inside(folder, MANIFEST) as file:
-            return Evidence.model_validate_json(file.read(_MAX_DESCRIPTION_BYTES))
-    except (OSError, ValidationError):
+        return Evidence.model_validate_json(content or b"")
+    except ValidationError:
         return Evidence()

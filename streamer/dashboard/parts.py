@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from streamer.config import Settings
 from streamer.dashboard.access import Access, Identity
-from streamer.dashboard.evidence import EvidenceFolder
+from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.live import Live
 from streamer.dashboard.users import Role
 from streamer.redis.areas import RedisAreaStore
@@ -25,7 +25,7 @@ class Parts:
     operators: OperatorStore
     status: OverviewReader
     access: Access
-    evidence: EvidenceFolder
+    evidence: EvidenceReader
     areas: RedisAreaStore
 
 

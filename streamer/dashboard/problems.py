@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from deploy.errors import OddsightError, ProfileError
-from streamer.interfaces import RedisUnavailable, StreamError
+from streamer.interfaces import RedisUnavailable, StoreUnavailable, StreamError
 
 
 class Problem(BaseModel):
@@ -46,6 +46,7 @@ def add_error_handlers(app: FastAPI) -> None:
     handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
         RequestRefused: _refused,
         RedisUnavailable: _redis_unavailable,
+        StoreUnavailable: _store_unavailable,
         ProfileError: _profile_error,
         OddsightError: _other,
         RequestValidationError: _not_valid,
@@ -61,6 +62,10 @@ async def _refused(_request: Request, error: RequestRefused) -> JSONResponse:
 
 async def _redis_unavailable(_request: Request, error: RedisUnavailable) -> JSONResponse:
     return problem_response(503, str(error), "try again once Redis answers", {"Retry-After": "2"})
+
+
+async def _store_unavailable(_request: Request, error: StoreUnavailable) -> JSONResponse:
+    return problem_response(503, str(error), "try again once the store of evidence answers", {"Retry-After": "5"})
 
 
 async def _profile_error(_request: Request, error: ProfileError) -> JSONResponse:

@@ -13,11 +13,12 @@ from deploy.errors import ConfigError
 from streamer.config import DashboardSettings, Settings
 from streamer.dashboard.access import Access
 from streamer.dashboard.app import make_app
-from streamer.dashboard.evidence import EvidenceFolder
+from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.live import Live
 from streamer.dashboard.middleware import LOOPBACK
 from streamer.dashboard.parts import Parts
 from streamer.dashboard.users import UserList, read_users
+from streamer.evidence.store import open_files
 from streamer.http_server import listen
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
@@ -31,6 +32,8 @@ _BACKLOG = 1_024
 _MAX_CONNECTIONS = 900
 """Most processes may have 1024 files open."""
 _CLOSE_S = 3
+_STORE_TIMEOUT_S = 5.0
+"""Somebody waits for the page."""
 
 
 def run_dashboard(settings: Settings, stop: threading.Event) -> None:
@@ -39,12 +42,13 @@ def run_dashboard(settings: Settings, stop: threading.Event) -> None:
     Raises ConfigError if the address cannot be listened on, may not be without users, or the file of users cannot be used.
     """
     users, own = _users(settings.dashboard), settings.dashboard
+    files = open_files(settings.evidence, timeout_s=_STORE_TIMEOUT_S, retries=0)
     with make_redis(settings.redis) as client, closing(listen(own.host, own.port, "dashboard")) as listener:
         operators, status = OperatorStore(client, settings.redis), OverviewReader(client, settings.redis)
         live = Live(lambda: Subscriber(client, settings.redis, from_start=False), operators, status)
         areas = RedisAreaStore(client, settings.redis)
         access = Access(users, operators, round(own.session_hours * 3600))
-        app = make_app(Parts(settings, live, operators, status, access, EvidenceFolder(settings.evidence.dir), areas))
+        app = make_app(Parts(settings, live, operators, status, access, EvidenceReader(files), areas))
         host, port = listener.getsockname()[:2]
         log.info("dashboard", address=f"http://{f'[{host}]' if ':' in host else host}:{port}/", users=users is not None)
         asyncio.run(_serve(_Server(_uvicorn_config(app)), live, listener, stop))

@@ -2,20 +2,24 @@
 
 import csv
 import io
-import shutil
-from pathlib import Path
+import re
 from typing import Any, Final
 
 import structlog
 
-from streamer.evidence.store import EvidenceStore, read_manifest
+from streamer.evidence.store import EvidenceStore
 from streamer.interfaces import Fields
+from streamer.types import EVENT_ID_PATTERN
 
 log = structlog.get_logger("oddsight.evidence")
 
 LABELS: Final = {"true": "anomaly", "false": "normal", "normal": "normal"}
 """Kind of mark -> what training calls it."""
 UNMARK: Final = "unmark"
+_FOLDER: Final = "feedback"
+"""In the store; what lies there is not deleted by age or size."""
+_CSV: Final = f"{_FOLDER}/marks.csv"
+_MAX_CSV_BYTES: Final = 100_000_000
 _COLUMNS: Final = ("video", "first_frame", "last_frame", "mark", "x", "y", "width", "height")
 
 
@@ -23,49 +27,51 @@ class FeedbackFolder:
     """Keeps the clips of marked events, for as long as they are marked, whatever becomes of the events' evidence."""
 
     def __init__(self, store: EvidenceStore) -> None:
-        self._store, self._folder = store, store.feedback_folder
-        self._csv = self._folder / "marks.csv"
+        self._store, self._files = store, store.files
 
     def take(self, mark: Fields) -> None:
-        """Take up an entry of the stream of marks; other kinds than those above are none of its business. Raises OSError."""
+        """Take up an entry of the stream of marks; other kinds than those above are none of its business.
+
+        Raises StoreUnavailable: take it up again later.
+        """
         event_id, kind = mark.get("event_id", ""), mark.get("kind", "")
-        if kind not in {*LABELS, UNMARK}:
+        if kind not in {*LABELS, UNMARK} or not re.fullmatch(EVENT_ID_PATTERN, event_id):
             return
         rows = {row["video"]: row for row in self._rows()}
-        clip = self._folder / f"{event_id}.mp4"
-        rows.pop(clip.name, None)
+        clip = f"{event_id}.mp4"
+        was_marked = rows.pop(clip, None) is not None
         if kind == UNMARK:
-            clip.unlink(missing_ok=True)
+            self._files.delete(f"{_FOLDER}/{clip}")
         elif (row := self._keep(event_id, clip)) is not None:
-            rows[clip.name] = {**row, "mark": LABELS[kind]}
-        if rows or self._csv.exists():
+            rows[clip] = {**row, "mark": LABELS[kind]}
+        if rows or was_marked:
             self._write(list(rows.values()))
 
-    def _keep(self, event_id: str, clip: Path) -> dict[str, Any] | None:
+    def _keep(self, event_id: str, clip: str) -> dict[str, Any] | None:
         """Copy the clip of an event; what the CSV says of it. None if there is none."""
-        folder = self._store.find(event_id)
-        manifest = None if folder is None else read_manifest(folder)
-        if folder is None or manifest is None or manifest.get("clip") is None:
+        found = self._store.find(event_id)
+        if found is None or found[1].get("clip") is None or self._files.find(f"{found[0]}/clip.mp4") is None:
             log.warning("a mark has no clip to be learned from", event_id=event_id)
             return None
-        self._folder.mkdir(exist_ok=True)
-        shutil.copyfile(folder / "clip.mp4", clip)
-        return {"video": clip.name, **_frames(manifest), **_region(manifest)}
+        folder, manifest = found
+        try:
+            about = {**_frames(manifest), **_region(manifest)}
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            log.warning("what is stored of a marked event is damaged", event_id=event_id, error=repr(error))
+            return None
+        self._files.copy(f"{folder}/clip.mp4", f"{_FOLDER}/{clip}")
+        return {"video": clip, **about}
 
     def _rows(self) -> list[dict[str, str]]:
-        try:
-            return list(csv.DictReader(io.StringIO(self._csv.read_text(encoding="utf-8"))))
-        except FileNotFoundError:
-            return []
+        content = self._files.read(_CSV, _MAX_CSV_BYTES)
+        return [] if content is None else list(csv.DictReader(io.StringIO(content.decode(errors="replace"))))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS)
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["video"]))
-        part = self._csv.with_suffix(".part")
-        part.write_text(text.getvalue(), encoding="utf-8")
-        part.replace(self._csv)
+        self._files.write(_CSV, text.getvalue().encode())
 
 
 def _frames(manifest: dict[str, Any]) -> dict[str, int]:

@@ -40,7 +40,7 @@ class EventSpan(NamedTuple):
 
 
 class EvidenceWriter:
-    """Writes to the store. Its methods raise BrokerUnavailable or OSError: try again later."""
+    """Writes to the store. Its methods raise BrokerUnavailable, StoreUnavailable or OSError: try again later."""
 
     def __init__(self, areas: KnownAreas, store: EvidenceStore, footage: EventFootage) -> None:
         self._areas, self._store, self._footage = areas, store, footage
@@ -79,11 +79,11 @@ class EvidenceWriter:
     def write_clip(self, span: EventSpan) -> dict[str, Any]:
         """Write the clip of an event; what the manifest says of it."""
         frames = self._footage.clip(span.event, span.from_ms, span.until_ms)
-        path = self._store.scratch(f"{span.event.event_id}.mp4")
+        path = self._store.files.scratch(f"{span.event.event_id}.mp4")
         try:
             written = _write_mp4(path, frames, self._areas.masks(span.event.camera_id))
             if written:
-                self._store.move(span.event.event_id, span.event.started_at_ms, "clip.mp4", path)
+                self._store.move(path, span.event.event_id, span.event.started_at_ms, "clip.mp4")
         finally:
             path.unlink(missing_ok=True)
         if not written:

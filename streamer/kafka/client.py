@@ -120,6 +120,13 @@ def ensure_topics(settings: KafkaSettings, partitions: int = 4) -> None:
             _create_topic(admin, topic, partitions, limits)
 
 
+def ensure_topic(settings: KafkaSettings, topic: str, partitions: int = 4) -> None:
+    """Create another topic if it is missing, as :func:`ensure_topics`."""
+    with open_admin(settings) as admin:
+        if topic not in admin.list_topics():
+            _create_topic(admin, topic, partitions, {})
+
+
 def silence_kafka_log() -> None:
     """Keep kafka-python off the terminal: it logs several errors for every attempt to reconnect. Call once at start."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)

@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Literal, cast
 
 from streamer.interfaces import Fields
-from streamer.receivers import EmailSettings, MqttSettings, WebhookSettings
+from streamer.receivers import EmailSettings, KafkaTopicSettings, MqttSettings, WebhookSettings
 from streamer.types import LATEST_MS, Event
 
-ReceiverSettings = WebhookSettings | MqttSettings | EmailSettings
+ReceiverSettings = WebhookSettings | MqttSettings | EmailSettings | KafkaTopicSettings
 
 
 @dataclass(frozen=True, slots=True)

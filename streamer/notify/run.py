@@ -7,7 +7,7 @@ Redis, so that several processes share the receivers.
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -16,17 +16,19 @@ import structlog
 
 from deploy.errors import ConfigError
 from streamer.config import HttpSettings, Settings
+from streamer.evidence.store import open_files
 from streamer.http_server import serve_http
 from streamer.interfaces import RedisUnavailable
 from streamer.monitoring import Health, NotifyMetrics
 from streamer.notify.messages import trial_message
 from streamer.notify.notices import ReceiverSettings
+from streamer.notify.senders.kafka import Topic
 from streamer.notify.senders.mail import Mail
 from streamer.notify.senders.mqtt import Mqtt
 from streamer.notify.senders.sender import Sender
 from streamer.notify.senders.webhook import Webhook
 from streamer.notify.worker import Backoff, ReceiverWorker
-from streamer.receivers import EmailSettings, WebhookSettings
+from streamer.receivers import EmailSettings, KafkaTopicSettings, WebhookSettings
 from streamer.redis.client import check_redis, make_redis
 from streamer.redis.lease import Lease
 from streamer.redis.notices import RedisNotices
@@ -49,10 +51,11 @@ def run_notify(settings: Settings, stop: threading.Event, *, backoff: Backoff = 
     receivers = settings.notify.receivers
     if not receivers:
         raise ConfigError("notify.receivers is empty: name who is to be told, [notify.receivers.NAME]")
-    senders = {name: make_sender(name, receiver, settings) for name, receiver in receivers.items()}
     metrics, health = NotifyMetrics(), Health()
     health.problem = None
     with ExitStack() as stack:
+        made = {name: make_sender(name, receiver, settings) for name, receiver in receivers.items()}
+        senders = {name: stack.enter_context(closing(sender)) for name, sender in made.items()}
         client = stack.enter_context(make_redis(settings.redis))
         check_redis(client)
         sources = {name: RedisNotices(client, settings.redis, name) for name in receivers}
@@ -61,7 +64,7 @@ def run_notify(settings: Settings, stop: threading.Event, *, backoff: Backoff = 
         workers = {name: make(name, source=source, sender=senders[name], lease=leases[name]) for name, source in sources.items()}
         if settings.notify.port is not None:
             http = HttpSettings(host=settings.notify.host, port=settings.notify.port)
-            log.info("serving metrics", port=stack.enter_context(serve_http(http, metrics, health)))
+            log.info("serving metrics", port=stack.enter_context(serve_http(http, metrics, health, section="notify")))
         log.info("telling", receivers={name: sender.place for name, sender in senders.items()})
         _work(workers, leases, health, stop)
 
@@ -70,7 +73,9 @@ def make_sender(name: str, receiver: ReceiverSettings, settings: Settings) -> Se
     """What sends messages to a receiver. Raises ConfigError."""
     if isinstance(receiver, WebhookSettings):
         return Webhook(name, receiver)
-    return Mail(name, receiver, settings.evidence.dir) if isinstance(receiver, EmailSettings) else Mqtt(name, receiver)
+    if isinstance(receiver, EmailSettings):
+        return Mail(name, receiver, open_files(settings.evidence, timeout_s=receiver.timeout_s, retries=0))
+    return Topic(name, receiver, settings.kafka) if isinstance(receiver, KafkaTopicSettings) else Mqtt(name, receiver)
 
 
 def send_trial(settings: Settings, name: str) -> str:
@@ -84,9 +89,9 @@ def send_trial(settings: Settings, name: str) -> str:
     if receiver is None:
         known = ", ".join(settings.notify.receivers) or "none"
         raise ConfigError(f"notify.receivers.{name}: no such receiver; there are: {known}")
-    sender = make_sender(name, receiver, settings)
-    sender.send(trial_message(name, datetime.now(settings.notify.zone)))
-    return sender.place
+    with closing(make_sender(name, receiver, settings)) as sender:
+        sender.send(trial_message(name, datetime.now(settings.notify.zone)))
+        return sender.place
 
 
 def _work(workers: Mapping[str, ReceiverWorker], leases: Mapping[str, Lease], health: Health, stop: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """Works for one receiver: takes up what there is to tell, and sends it in order until it was taken."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -24,6 +25,7 @@ from streamer.types import Event, read_event
 log = structlog.get_logger("oddsight.notify")
 
 _POLL_S: Final = 0.5
+_COUNT_EVERY_S: Final = 5.0
 _MOST_IN_HAND: Final = 1_000
 """Of entries that wait. Further ones stay in Redis, so that an outage of a receiver costs no memory."""
 _PATIENCE_MS: Final = 5_000
@@ -53,6 +55,9 @@ class Notices(Protocol):
 
     def poll(self, wait_s: float) -> list[StreamEntry]:
         """New entries, or those that were not done."""
+
+    def unread(self) -> float:
+        """How many events were not taken up by :meth:`poll` yet."""
 
     def done(self, entries: Collection[tuple[StreamName, str]], state: str | None = None) -> None:
         """These entries do not come again, and this is the state from now on."""
@@ -100,7 +105,7 @@ class ReceiverWorker:
         self._began_ms = 0.0
         self._sent = ""
         """Key of a message that was delivered, which Redis does not know yet."""
-        self._attempts, self._retry_at_s = 0, 0.0
+        self._attempts, self._retry_at_s, self._count_at_s = 0, 0.0, 0.0
         self.problem: str | None = None
         """Why the receiver cannot be told at the moment; None if it can."""
 
@@ -119,12 +124,21 @@ class ReceiverWorker:
             self._idle(self._patience_s())
         while self._lease.is_held and self._clock_s() >= self._retry_at_s and self._tell_next():
             pass
-        self._metrics.waiting.labels(self._name).set(len(self._queue))
+        self._count()
 
     def rest(self) -> None:
         """Another process works for the receiver."""
         self.problem = None
-        self._metrics.waiting.labels(self._name).set(0)
+        for gauge in (self._metrics.waiting, self._metrics.delay_s, self._metrics.unread):
+            gauge.labels(self._name).set(0)
+
+    def _count(self) -> None:
+        due_ms = is_due_ms(self._receiver, self._queue[0].notice) if self._queue else math.inf
+        self._metrics.waiting.labels(self._name).set(len(self._queue))
+        self._metrics.delay_s.labels(self._name).set(max(0.0, self._wall_clock_s() - due_ms / 1000))
+        if self._clock_s() >= self._count_at_s:
+            self._count_at_s = self._clock_s() + _COUNT_EVERY_S
+            self._metrics.unread.labels(self._name).set(self._source.unread())
 
     def _patience_s(self) -> float:
         return max(0.0, min(_POLL_S, self._retry_at_s - self._clock_s())) if self._attempts else _POLL_S

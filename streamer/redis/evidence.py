@@ -101,6 +101,10 @@ class RedisEvidence:
         self._heatmaps.poll()
         return entries
 
+    def unread(self) -> float:
+        """How many entries of events were not read yet."""
+        return self._events.unread()
+
     def done(self, entry_id: str) -> None:
         """This entry does not come again."""
         self._events.done([entry_id])

@@ -1,5 +1,6 @@
 """Reads a stream as a member of a Redis consumer group: each entry goes to one member, and comes again until it is done."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
@@ -47,6 +48,16 @@ class GroupReader:
         if entry_ids:
             with redis_errors(self._key):
                 self._client.xack(self._key, self._group, *entry_ids)
+
+    def unread(self) -> float:
+        """How many entries nobody of the group has read yet; NaN if Redis does not say. Raises RedisUnavailable."""
+        with redis_errors(self._key):
+            try:
+                groups = self._client.xinfo_groups(self._key)
+            except redis.ResponseError:  # there is no such stream: Redis has been emptied
+                return 0.0
+        lag = next((group.get("lag") for group in groups if group["name"] == self._group), 0)
+        return math.nan if lag is None else float(lag)
 
     def _create_group(self, begin: str) -> None:
         with redis_errors(self._key):

@@ -97,6 +97,10 @@ class RedisNotices:
         found = [StreamEntry("health", *each) for each in self._readers["health"].poll(_HARDLY_S)]
         return found + [StreamEntry("events", *each) for each in self._readers["events"].poll(_HARDLY_S if found else wait_s)]
 
+    def unread(self) -> float:
+        """How many entries of events were not read yet."""
+        return self._readers["events"].unread()
+
     def done(self, entries: Collection[tuple[StreamName, str]], state: str | None = None) -> None:
         """These entries do not come again, and this is the state from now on, if it has changed; both or neither is stored."""
         places = [text for stream, entry_id in entries for text in (_KEY_NUMBERS[stream], entry_id)]

@@ -24,6 +24,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "streams": redis.streams,
     "users": dashboard.users_files,
     "evidence": dashboard.evidence,
+    "ranges": dashboard.ranges,
     "sessions": dashboard.sessions,
     "marks": dashboard.marks,
     "labels": footage.label_files,

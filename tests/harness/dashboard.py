@@ -13,10 +13,11 @@ from streamer.areas import CameraAreas
 from streamer.config import Settings
 from streamer.dashboard.access import Access
 from streamer.dashboard.app import make_app
-from streamer.dashboard.evidence import EvidenceFolder
+from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.live import Live
 from streamer.dashboard.parts import Parts
 from streamer.dashboard.users import UserList
+from streamer.evidence.files import EvidenceFiles
 from streamer.interfaces import RedisUnavailable
 from streamer.minutes import MINUTE_MS
 from streamer.redis.minutes import MinuteEntry
@@ -195,12 +196,14 @@ class Dashboard:
 
 
 @contextmanager
-def dashboard(users: Path | None = None, evidence: Path | None = None, address: str = "http://localhost") -> Iterator[Dashboard]:
+def dashboard(
+    users: Path | None = None, evidence: EvidenceFiles | None = None, address: str = "http://localhost"
+) -> Iterator[Dashboard]:
     """A running dashboard."""
     fake, settings = FakeRedis(), Settings()
     live = Live(lambda: fake, fake, fake)  # type: ignore[arg-type,return-value]  # it has their methods
     access = Access(UserList(users) if users else None, fake, 3600)  # type: ignore[arg-type]  # likewise
-    parts = Parts(settings, live, fake, fake, access, EvidenceFolder(evidence), fake)  # type: ignore[arg-type]  # likewise
+    parts = Parts(settings, live, fake, fake, access, EvidenceReader(evidence), fake)  # type: ignore[arg-type]  # likewise
     with TestClient(make_app(parts), base_url=address) as client:
         wait_for(lambda: live.link.reachable)
         yield Dashboard(fake, parts, client)

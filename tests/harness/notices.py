@@ -64,6 +64,10 @@ class MemoryNotices:
         self.given.update(new)
         return [StreamEntry(*where, self.pending[where]) for where in new]
 
+    def unread(self) -> float:
+        self._check()
+        return float(len(self.pending.keys() - self.given))
+
     def done(self, entries: Collection[tuple[StreamName, str]], state: str | None = None) -> None:
         self._check()
         for where in entries:
@@ -96,6 +100,9 @@ class MemorySender:
 
     def lacks(self, message: Message) -> bool:
         return self.lacking
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     @property
     def texts(self) -> list[str]:

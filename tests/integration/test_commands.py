@@ -13,11 +13,12 @@ import pytest
 from deploy.bundle import DEFAULT_BUNDLE
 from streamer.config import RedisSettings
 from streamer.demo.run import DEMO_DATA
-from streamer.evidence.store import FILES, event_folder, read_manifest
+from streamer.evidence.store import FILES, event_folder
 from streamer.redis.client import make_redis
 from streamer.redis.status import read_statuses
 from streamer.settings_file import settings_toml
 from tests.harness.brokers import Broker, unique_kafka_settings
+from tests.harness.evidence import read_manifest
 from tests.harness.service import Results, Service, running
 
 
@@ -66,7 +67,7 @@ def test_an_engineer_sends_a_video_file_and_reads_the_alert(
         )
         service.wait_until(lambda: results.next_offsets() == 480, "end of the video")
         start = next(event for event in results.events() if event["kind"] == "start")
-        folder = event_folder(tmp_path / "evidence", start["event_id"], int(start["started_at_ms"]))
+        folder = tmp_path / "evidence" / event_folder(start["event_id"], int(start["started_at_ms"]))
         service.wait_until(lambda: has_clip(folder), "clip of the event")
         with make_redis(redis_settings) as client:
             (status,) = read_statuses(client, redis_settings).values()

@@ -1,13 +1,16 @@
-"""Evidence of events, from a real broker and a real Redis into a folder."""
+"""Evidence of events, from a real broker and a real Redis into a folder or a bucket."""
 
 import base64
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -20,13 +23,14 @@ from streamer.areas import CameraAreas
 from streamer.config import KafkaSettings, RedisSettings, Settings
 from streamer.demo.embedded import embedded_kafka
 from streamer.evidence.run import run_evidence
-from streamer.evidence.store import FILES, event_folder, read_manifest
+from streamer.evidence.store import FILES, EvidenceStore, event_folder
 from streamer.kafka.client import ensure_topics, make_producer
 from streamer.kafka.history import MessageHistory
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
 from streamer.types import Event, Partition
-from tests.harness.brokers import unique_kafka_settings
+from tests.harness.brokers import free_ports, unique_kafka_settings
+from tests.harness.evidence import BUCKET, KEY, SECRET, object_store, read_manifest
 from tests.harness.stream_entries import EVENT
 from trainer.data.annotations import Annotation, read_annotations
 
@@ -58,6 +62,14 @@ def send_frames(settings: KafkaSettings) -> tuple[Partition, dict[int, int]]:
     stored = {number: cast("Any", record).get(timeout=20).offset for number, record in offsets.items()}
     producer.close(timeout=5)
     return Partition(settings.topic, 0), stored
+
+
+def send_one(settings: KafkaSettings, number: int) -> None:
+    """Send one more frame of the camera."""
+    producer = make_producer(settings)
+    headers = [("captured_at_ms", b"%d" % (BEGIN_MS + number * FRAME_MS))]
+    producer.send(settings.topic, key=b"gate", value=encode_jpeg(frame(number), 90), headers=headers, partition=0)
+    producer.close(timeout=5)
 
 
 def entry(kind: str, number: int, where: Partition, offsets: dict[int, int], **more: str) -> dict[str, str]:
@@ -107,8 +119,8 @@ def sent() -> Iterator[tuple[KafkaSettings, Partition, dict[int, int]]]:
         yield settings, *send_frames(settings)
 
 
-def settings_for(kafka: KafkaSettings, redis: RedisSettings, folder: Path, **evidence: float) -> Settings:
-    limits = {"dir": folder, "pre_roll_s": 3, "post_roll_s": 2, "picture_every_s": 0.3, **evidence}
+def settings_for(kafka: KafkaSettings, redis: RedisSettings, where: Path | str, **evidence: float | str) -> Settings:
+    limits = {"dir": where, "pre_roll_s": 3, "post_roll_s": 2, "picture_every_s": 0.3, **evidence}
     return Settings.model_validate({"kafka": kafka, "redis": redis, "evidence": limits})
 
 
@@ -143,7 +155,7 @@ def test_an_event_gets_picture_heat_map_and_clip_in_which_masks_are_black(
 ) -> None:
     kafka, where, offsets = sent
     settings = settings_for(kafka, redis_settings, tmp_path)
-    folder = event_folder(tmp_path, EVENT_ID, BEGIN_MS + START * FRAME_MS)
+    folder = tmp_path / event_folder(EVENT_ID, BEGIN_MS + START * FRAME_MS)
     with make_redis(redis_settings) as client, recording(settings):
         store = RedisAreaStore(client, redis_settings)
         store.change("gate", lambda areas: areas.with_more(CameraAreas(masks=(MASK,))))
@@ -200,7 +212,7 @@ def test_what_was_not_done_is_done_after_a_restart(
 ) -> None:
     kafka, where, offsets = sent
     settings = settings_for(kafka, redis_settings, tmp_path, max_clip_s=1)
-    folder = event_folder(tmp_path, EVENT_ID, BEGIN_MS + START * FRAME_MS)
+    folder = tmp_path / event_folder(EVENT_ID, BEGIN_MS + START * FRAME_MS)
     with make_redis(redis_settings) as client:
         with recording(settings):
             wait_for(lambda: client.exists(redis_settings.events_key), "consumer group")
@@ -219,13 +231,67 @@ def test_what_was_not_done_is_done_after_a_restart(
     assert (folder / "picture.jpg").exists()
 
 
+def stored_in(settings: Settings) -> dict[str, Any] | None:
+    """What is stored of the event in a bucket."""
+    found = EvidenceStore(settings.evidence).find(EVENT_ID)
+    return None if found is None else found[1]
+
+
+def status_of(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def sample(port: int, name: str) -> float:
+    """A metric of the process; 0 if it has not been counted yet."""
+    found = re.search(rf"^oddsight_{re.escape(name)} (\S+)$", status_of(port, "/metrics")[1], re.MULTILINE)
+    return 0.0 if found is None else float(found[1])
+
+
+def test_an_outage_of_a_bucket_costs_time_and_holds_up_nothing_else(
+    sent: tuple[KafkaSettings, Partition, dict[int, int]], redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    kafka, where, offsets = sent
+    (port,) = free_ports(1)
+    with object_store() as bucket, make_redis(redis_settings) as client:
+        settings = settings_for(kafka, redis_settings, f"s3://{BUCKET}/gate", endpoint=bucket.endpoint, port=port)
+        with recording(settings):
+            wait_for(lambda: client.exists(redis_settings.events_key), "consumer group")
+            wait_for(lambda: status_of(port, "/readyz") == (200, "ok\n"), "readiness")
+            bucket.stop()
+            ended = {"ended_at_ms": str(BEGIN_MS + END * FRAME_MS)}
+            client.xadd(redis_settings.events_key, entry("start", START, where, offsets))
+            client.xadd(redis_settings.events_key, entry("end", END + 20, where, offsets, **ended))
+            mark = {"schema": "1", "event_id": EVENT_ID, "camera_id": "gate", "user": "ann", "at_ms": "1", "kind": "true"}
+            client.xadd(redis_settings.marks_key, mark)
+            wait_for(lambda: sample(port, "evidence_failures_total"), "failure")
+            assert wait_for(lambda: (answer := status_of(port, "/readyz"))[0] == 503 and answer[1], "problem").startswith("s3://")
+            assert status_of(port, "/livez")[0] == 200
+            client.delete(redis_settings.picture_key("gate"))
+            send_one(kafka, FRAMES)
+            wait_for(lambda: client.exists(redis_settings.picture_key("gate")), "live picture")
+            bucket.start()
+            manifest = wait_for(lambda: (found := stored_in(settings)) and found["clip"] and found, "clip")
+            feedback = EvidenceStore(settings.evidence).files
+            wait_for(lambda: feedback.find(f"feedback/{EVENT_ID}.mp4"), "clip of the mark")
+            wait_for(lambda: client.xpending(redis_settings.marks_key, "evidence")["pending"] == 0, "acknowledgement")
+            assert sample(port, 'evidence_files_total{file="clip.mp4"}') == 1
+            assert sample(port, "evidence_bytes_total") > 1000
+    assert manifest["clip"]["frames"] == END + 20 - START + 30 + 1
+
+
 def test_messages_are_read_again_from_any_offset(sent: tuple[KafkaSettings, Partition, dict[int, int]]) -> None:
     kafka, where, offsets = sent
     history = MessageHistory(kafka)
     try:
         assert where in history.partitions()
         assert history.bounds(where)[0] == 0
-        assert [each.offset for each in history.read(where, 2 * FRAMES - 3)] == [797, 798, 799]
+        assert [each.offset for each in history.read(where, 2 * FRAMES - 3)][:3] == [797, 798, 799]
         assert next(history.read(where, offsets[7])).key == b"gate"
     finally:
         history.close()

@@ -16,16 +16,20 @@ import pytest
 import redis
 
 from streamer.cli import main
-from streamer.config import RedisSettings, Settings
+from streamer.config import KafkaSettings, RedisSettings, Settings
+from streamer.demo.embedded import embedded_redis
 from streamer.evidence.store import event_folder
 from streamer.interfaces import DeliveryFailed, MessageRefused
+from streamer.kafka.history import MessageHistory
 from streamer.notify.run import run_notify, send_trial
+from streamer.notify.senders.kafka import KEY_HEADER
 from streamer.notify.senders.webhook import signature
 from streamer.notify.worker import Backoff
 from streamer.redis.client import make_redis
 from streamer.redis.lease import Lease
 from streamer.redis.operators import Mark, OperatorStore
-from tests.harness.brokers import free_ports
+from streamer.types import FrameMessage
+from tests.harness.brokers import Broker, free_ports, unique_kafka_settings
 from tests.harness.notices import event_entry, health_entry
 from tests.harness.receivers import (
     MOSQUITTO,
@@ -177,7 +181,7 @@ def test_mail_arrives_once_with_its_picture_through_an_outage_and_a_restart(stag
     settings = stage.settings(receiver, evidence={"dir": tmp_path})
     ids = [f"{number:016x}" for number in range(3)]
     for event_id in ids:
-        folder = event_folder(tmp_path, event_id, int(event_entry()["started_at_ms"]))
+        folder = tmp_path / event_folder(event_id, int(event_entry()["started_at_ms"]))
         folder.mkdir(parents=True)
         (folder / "picture.jpg").write_bytes(b"\xff\xd8" + event_id.encode())
     with stage.notifying(settings):
@@ -231,6 +235,50 @@ def test_mqtt_messages_arrive_once_through_a_stop_of_the_broker_and_a_restart(st
 def live(got: list[Published]) -> list[Published]:
     """Without what the broker repeats to whoever subscribes, again too."""
     return [each for each in got if not each.is_retained]
+
+
+def topic_messages(kafka: KafkaSettings, topic: str) -> list[FrameMessage]:
+    """All messages of a topic, in the order of each partition."""
+    history = MessageHistory(kafka.model_copy(update={"topic": topic}))
+    try:
+        return [each for partition in history.partitions() for each in history.read(partition, 0)]
+    finally:
+        history.close()
+
+
+@pytest.mark.timeout(180)
+def test_a_topic_gets_every_entry_once_in_order_through_outages_of_both_sides(one_kafka_broker: Broker, tmp_path: Path) -> None:
+    kafka, (port,) = unique_kafka_settings(one_kafka_broker.address), free_ports(1)
+    topic = kafka.topic.replace("frames", "events")
+    receiver = {"kind": "kafka", "topic": topic, "timeout_s": 2}
+    server = embedded_redis(port, tmp_path)
+    redis_settings = RedisSettings(url=server.__enter__())
+    try:
+        with make_redis(redis_settings) as client:
+            stage = Stage(redis_settings, client)
+            with stage.notifying(stage.settings(receiver, kafka=kafka)):
+                stage.add("a", offset=1)
+                stage.add("a", "update", offset=2)
+                wait_until(lambda: stage.pending() == 0 and len(topic_messages(kafka, topic)) == 2)
+                one_kafka_broker.kill()
+                stage.add("a", "end", offset=3)
+                stage.add("y", camera_id="yard")
+                wait_until(lambda: stage.pending() == 2)
+                server.__exit__(None, None, None)
+                one_kafka_broker.start()
+                server = embedded_redis(port, tmp_path)
+                server.__enter__()
+                wait_until(lambda: stage.pending() == 0)
+                stage.add("b", offset=4)
+                wait_until(lambda: client.xinfo_groups(redis_settings.events_key)[0]["lag"] == 0 and stage.pending() == 0)
+    finally:
+        server.__exit__(None, None, None)
+    messages = topic_messages(kafka, topic)
+    lost = ["a-start", "a-update-2"] if one_kafka_broker.kind == "embedded" else []  # that one comes back empty
+    keys = [dict(each.headers)[KEY_HEADER].decode() for each in messages if each.key == b"gate"]
+    assert keys == [key for key in ("a-start", "a-update-2", "a-end", "b-start") if key not in lost]
+    (yard,) = [json.loads(each.value or b"") for each in messages if each.key == b"yard"]
+    assert (yard["type"], yard["key"], yard["kind"], yard["peak_score"]) == ("event", "y-start", "start", 0.5)
 
 
 def test_several_processes_share_the_receivers_and_one_takes_over_from_another(stage: Stage) -> None:

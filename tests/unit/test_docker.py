@@ -12,6 +12,7 @@ import yaml
 
 from streamer.cli import app
 from streamer.config import Settings
+from streamer.notify.run import make_sender
 from streamer.settings_file import ENVIRONMENT, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def test_topics_match_settings(services: dict[str, Any], settings: Settings) -> 
     assert dict(created) == {settings.kafka.topic: "4", settings.kafka.deadletter_topic: "1"}
 
 
-@pytest.mark.parametrize("service", ["streamer", "ingest", "dashboard"])
+@pytest.mark.parametrize("service", ["streamer", "ingest", "evidence", "notify", "dashboard"])
 def test_commands_are_valid(services: dict[str, Any], service: str) -> None:
     command, *arguments = services[service]["command"]
     parsed = typer.main.get_group(app).commands[command].make_context(command, list(arguments))
@@ -76,7 +77,34 @@ def test_the_dashboard_is_published_on_this_machine_alone(services: dict[str, An
     folder = settings.evidence.dir
     assert f"RUN mkdir {users.parent} {folder}\n" in DOCKERFILE
     assert f"evidence:{folder}" in services["evidence"]["volumes"]
-    assert f"evidence:{folder}:ro" in services["dashboard"]["volumes"]
+    for reader in ("dashboard", "notify"):
+        assert f"evidence:{folder}:ro" in services[reader]["volumes"]
+
+
+@pytest.mark.parametrize("service", ["evidence", "notify"])
+def test_processes_beside_the_service_are_asked_at_their_own_port(
+    services: dict[str, Any], settings: Settings, service: str
+) -> None:
+    section = getattr(settings, service)
+    assert section.host == "0.0.0.0"  # noqa: S104  inside the container
+    assert services[service]["ports"] == [f"127.0.0.1:{section.port}:{section.port}"]
+    assert f"http://127.0.0.1:{section.port}/livez" in services[service]["healthcheck"]["test"][-1]
+    scraped = yaml.safe_load((ROOT / "docker/observability/prometheus.yaml").read_text(encoding="utf-8"))["scrape_configs"]
+    (job,) = [each for each in scraped if each["job_name"] == f"oddsight-{service}"]
+    assert job["static_configs"] == [{"targets": [f"{service}:{section.port}"]}]
+
+
+def test_notify_has_somebody_to_tell_and_is_there_on_request(services: dict[str, Any], settings: Settings) -> None:
+    assert services["notify"]["profiles"] == ["notify"]
+    assert [make_sender(name, each, settings).place for name, each in settings.notify.receivers.items()] == [
+        "kafka:9092, topic oddsight.events"
+    ]
+
+
+def test_credentials_of_a_bucket_are_passed_on_and_stand_nowhere(services: dict[str, Any]) -> None:
+    for service in ("evidence", "notify", "dashboard"):
+        assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(services[service]["environment"])
+        assert all("=" not in each for each in services[service]["environment"])
 
 
 def test_image_copies_and_user() -> None:

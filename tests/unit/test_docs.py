@@ -10,7 +10,7 @@ import deploy.cli
 import streamer.cli
 import trainer.cli
 from streamer.config import Settings
-from streamer.monitoring import Metrics, NotifyMetrics
+from streamer.monitoring import EvidenceMetrics, Metrics, NotifyMetrics
 from tools.write_reference import FOLDER, PAGES
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_named_settings_exist(page: Path) -> None:
 
 @each_page
 def test_named_metrics_exist(page: Path) -> None:
-    exposed = Metrics().exposition() + NotifyMetrics().exposition()
+    exposed = Metrics().exposition() + NotifyMetrics().exposition() + EvidenceMetrics().exposition()
     names = "\n".join(line for line in exposed.decode().splitlines() if line.startswith("#"))
     assert [name for name in METRIC.findall(page.read_text(encoding="utf-8")) if name not in names] == []
 

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS = ["stream", "dashboard", "notify", "demo", "onnx", "train", "dev"]
+EXTRAS = ["stream", "dashboard", "notify", "s3", "demo", "onnx", "train", "dev"]
 NOT_LOCKED = {"torch"}
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from streamer.monitoring import Metrics, NotifyMetrics
+from streamer.monitoring import EvidenceMetrics, Metrics, NotifyMetrics
 
 FOLDER = Path(__file__).parents[2] / "docker/observability"
 RULES = [rule for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text("utf-8"))["groups"] for rule in group["rules"]]
@@ -25,7 +25,7 @@ ADDED = {"instance", "job", "le"}
 def metrics() -> dict[str, set[str]]:
     """Every name that Prometheus gets, and its labels."""
     names = {}
-    for collector in (*vars(Metrics()).values(), *vars(NotifyMetrics()).values()):
+    for collector in (*vars(Metrics()).values(), *vars(NotifyMetrics()).values(), *vars(EvidenceMetrics()).values()):
         if hasattr(collector, "describe") and hasattr(collector, "_labelnames"):
             (family,) = collector.describe()
             names |= {f"{family.name}{suffix}": {*collector._labelnames, *ADDED} for suffix in SUFFIXES[family.type]}
@@ -52,7 +52,15 @@ def test_names_and_labels_exist(expression: str) -> None:
 def test_what_matters_is_watched() -> None:
     assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] in {"critical", "warning", "info"} for rule in RULES)
     watched = " ".join(rule["expr"] for rule in RULES)
-    for name in ("lag_messages", "shed_frames", "frames_total", "lost_dead_letters", "engine_recoveries", "notify_failures"):
+    for name in (
+        "lag_messages",
+        "shed_frames",
+        "frames_total",
+        "lost_dead_letters",
+        "engine_recoveries",
+        "notify_failures",
+        "evidence_failures",
+    ):
         assert name in watched
 
 
@@ -81,6 +89,9 @@ def test_prometheus_accepts_them() -> None:
 DOWN, LAG, FRAMES = 'up{job="oddsight"}', 'oddsight_lag_messages{partition="0"}', 'oddsight_frames_total{camera_id="gate"}'
 COMMITS = 'oddsight_redis_commits_total{outcome="applied"}'
 FAILURES, WAITING = 'oddsight_notify_failures_total{receiver="ops"}', 'oddsight_notify_waiting{receiver="ops"}'
+TOLD_LATE, UNREAD = 'oddsight_notify_delay_seconds{receiver="ops"}', 'oddsight_notify_unread_entries{receiver="ops"}'
+STORED_LATE, NOT_STORED = 'oddsight_evidence_delay_seconds{instance="e"}', 'oddsight_evidence_failures_total{instance="e"}'
+LOST = 'oddsight_evidence_lost_events_total{instance="e",reason="given_up"}'
 FIRES = [
     ("OddsightDown", {DOWN: "0x30"}, True),
     ("OddsightDown", {DOWN: "1x30"}, False),
@@ -93,6 +104,15 @@ FIRES = [
     ("OddsightStuck", {COMMITS: "0+5x30", LAG: "7x30"}, False),
     ("OddsightReceiverFails", {FAILURES: "0+1x30", WAITING: "1x30"}, True),
     ("OddsightReceiverFails", {FAILURES: "3x30", WAITING: "1x30"}, False),
+    ("OddsightToldLate", {TOLD_LATE: "0+60x30"}, True),
+    ("OddsightToldLate", {TOLD_LATE: "0x30", UNREAD: "0+100x30"}, True),
+    ("OddsightToldLate", {TOLD_LATE: "30x30", UNREAD: "5x30"}, False),
+    ("OddsightEvidenceFails", {NOT_STORED: "0+2x30", STORED_LATE: "0+60x30"}, True),
+    ("OddsightEvidenceFails", {NOT_STORED: "7x30", STORED_LATE: "0+60x30"}, False),
+    ("OddsightEvidenceLate", {STORED_LATE: "0+60x30"}, True),
+    ("OddsightEvidenceLate", {STORED_LATE: "5x30"}, False),
+    ("OddsightEvidenceLost", {LOST: "0x25 1x10"}, True),
+    ("OddsightEvidenceLost", {LOST: "1x30"}, False),
 ]
 """Alert, what Prometheus has got each minute, and whether it fires after 29 minutes."""
 

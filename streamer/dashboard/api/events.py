@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from pydantic import Field, StringConstraints, model_validator
 
 from deploy.profile_learning import Channel
@@ -18,6 +18,7 @@ from streamer.dashboard.models import EventId, EventRow, Row, Verdict
 from streamer.dashboard.parts import AppParts, Operator, Parts, Viewer
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.quiet import make_quiet, quiet_of, without_quiet
+from streamer.dashboard.sending import send_file
 from streamer.interfaces import RedisUnavailable
 from streamer.redis.operators import MAX_COMMENT_CHARS, Mark, MarkKind
 
@@ -118,15 +119,19 @@ async def one_event(_who: Viewer, event_id: EventId, parts: AppParts) -> EventIt
     responses={200: {"content": {kind: {} for kind in sorted(set(MEDIA_TYPES.values()))}}, 206: {"description": "A part"}},
 )
 def evidence_file(
-    _who: Viewer, event_id: EventId, name: Literal["picture.jpg", "heatmap.png", "usual.jpg", "clip.mp4"], parts: AppParts
-) -> FileResponse:
+    _who: Viewer,
+    event_id: EventId,
+    name: Literal["picture.jpg", "heatmap.png", "usual.jpg", "clip.mp4"],
+    request: Request,
+    parts: AppParts,
+) -> Response:
     """Send one file of an event's evidence; parts of it if the header Range asks for them."""
-    path = parts.evidence.file(_row(parts, event_id), name)
-    if path is None:
+    answer = send_file(parts.evidence, _row(parts, event_id), name, request.headers)
+    if answer is None:
         raise RequestRefused(
             404, f"event {event_id} has no {name}", "look at its evidence: it may be written later, or be deleted"
         )
-    return FileResponse(path, media_type=MEDIA_TYPES[name], headers={"Cache-Control": "private, no-cache"})
+    return answer
 
 
 @router.post("/events/{event_id}/marks", status_code=201)
@@ -150,7 +155,7 @@ async def mark_event(who: Operator, event_id: EventId, new: NewMark, request: Re
 
 async def _page(parts: Parts, rows: list[EventRow], cursor: str | None, total: int | None) -> EventPage:
     def with_evidence() -> list[EventItem]:
-        return [EventItem(event=row, evidence=parts.evidence.read(row)) for row in rows]
+        return [EventItem(event=row, evidence=each) for row, each in zip(rows, parts.evidence.read_all(rows), strict=True)]
 
     return EventPage(events=await run_in_threadpool(with_evidence), next=cursor, total=total)
 
@@ -166,7 +171,7 @@ def _item(parts: Parts, row: EventRow) -> EventItem:
 def _change_quiet(parts: Parts, row: EventRow, mark: Mark) -> None:
     """What was called normal is quiet until it is judged otherwise."""
     if mark.kind == "normal":
-        quiet = quiet_of(row, parts.evidence.read(row), mark.user, mark.at_ms)
+        quiet = quiet_of(row, parts.evidence.find(row), mark.user, mark.at_ms)
         if quiet is not None:
             make_quiet(parts.areas, row.camera_id, quiet)
     elif mark.kind in {"true", "false", "unmark"} and row.verdict is not None and row.verdict.kind == "normal":

@@ -27,6 +27,10 @@ class DashboardStatus(Row):
     """How many events are listed."""
     evidence: bool
     """Whether ``evidence.dir`` is set."""
+    evidence_problem: str | None
+    """Why the store of evidence does not answer at the moment."""
+    evidence_failures: int
+    """How often it did not answer."""
 
 
 class System(Row):
@@ -57,7 +61,9 @@ def system(_who: Viewer, parts: AppParts) -> System:
             pages=len(live.hub),
             cameras=len(camera_ids),
             events=len(live.board.events),
-            evidence=parts.settings.evidence.dir is not None,
+            evidence=parts.evidence.files is not None,
+            evidence_problem=parts.evidence.problem,
+            evidence_failures=parts.evidence.failures,
         ),
         services=parts.status.services(),
         streams=parts.status.stream_lengths(camera_ids),

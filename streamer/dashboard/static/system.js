@@ -73,7 +73,7 @@ export class SystemPage {
       ["Open pages", whole(dashboard.pages)],
       ["Cameras", whole(dashboard.cameras)],
       ["Events listed", whole(dashboard.events)],
-      ["Evidence", dashboard.evidence ? "on" : "off: evidence.dir is not set"],
+      ["Evidence", evidenceState(dashboard)],
     ];
     this.redis.replaceChildren(...facts(redis));
     this.streams.replaceChildren(...facts(lengths));
@@ -87,6 +87,13 @@ export class SystemPage {
     const headings = ["When", "Who", "Role", "What", "Of what", "From", "Outcome"];
     this.audit.replaceChildren(entries.length ? table(headings, entries.map(row)) : h("p", { class: "dim" }, "Nothing yet."));
   }
+}
+
+/** Whether pictures and clips can be read. */
+function evidenceState({ evidence, evidence_problem: problem, evidence_failures: failures }) {
+  if (!evidence) return "off: evidence.dir is not set";
+  const since = failures ? `, ${whole(failures)} requests failed since the start` : "";
+  return `${problem ? `cannot be read: ${problem}` : "on"}${since}`;
 }
 
 const NAMES = {

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from deploy.errors import first_line
+from streamer.evidence.files import EvidenceFiles
 from streamer.evidence.store import event_folder
-from streamer.interfaces import DeliveryFailed, MessageRefused
+from streamer.interfaces import DeliveryFailed, MessageRefused, StoreUnavailable
 from streamer.notify.messages import Message
 from streamer.notify.senders.sender import tls_context
 from streamer.receivers import EmailSettings, secret_of
@@ -30,9 +30,9 @@ class Mail:
     """Sends mail. It connects for each message."""
 
     def __init__(
-        self, name: str, settings: EmailSettings, evidence: Path | None, wall_clock_s: Callable[[], float] = time.time
+        self, name: str, settings: EmailSettings, evidence: EvidenceFiles | None, wall_clock_s: Callable[[], float] = time.time
     ) -> None:
-        """``evidence``: the folder of evidence, if there is any. Raises ConfigError."""
+        """``evidence``: where pictures lie, if there are any. Raises ConfigError."""
         self._settings, self._evidence, self._wall_clock_s = settings, evidence, wall_clock_s
         self._password = secret_of(name, settings, "password")
         self._tls = tls_context(name, settings)
@@ -57,8 +57,16 @@ class Mail:
             log.warning("some addresses were refused", place=self.place, addresses=sorted(refused))
 
     def lacks(self, message: Message) -> bool:
-        path = self._picture_path(message)
-        return path is not None and not path.exists()
+        name = _picture_name(message)
+        if self._evidence is None or name is None:
+            return False
+        try:
+            return self._evidence.find(name) is None
+        except StoreUnavailable:  # people are told without waiting for it
+            return False
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
     def _connect(self) -> smtplib.SMTP:
         settings = self._settings
@@ -93,18 +101,20 @@ class Mail:
         return mail
 
     def _picture(self, message: Message) -> bytes | None:
-        path = self._picture_path(message)
-        if path is None:
+        name = _picture_name(message)
+        if self._evidence is None or name is None:
             return None
         try:
-            return path.read_bytes() if path.stat().st_size <= _MOST_PICTURE_BYTES else None
-        except OSError:
+            return self._evidence.read(name, _MOST_PICTURE_BYTES)
+        except StoreUnavailable as error:
+            log.warning("a mail goes without its picture", key=message.key, error=str(error))
             return None
 
-    def _picture_path(self, message: Message) -> Path | None:
-        if self._evidence is None or message.event is None:
-            return None
-        try:
-            return event_folder(self._evidence, message.event.event_id, message.event.started_at_ms) / "picture.jpg"
-        except ValueError:  # an event_id that is none
-            return None
+
+def _picture_name(message: Message) -> str | None:
+    """None for what is no event, and for an event_id that is none."""
+    event = message.event
+    try:
+        return None if event is None else f"{event_folder(event.event_id, event.started_at_ms)}/picture.jpg"
+    except ValueError:
+        return None

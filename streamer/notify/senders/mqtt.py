@@ -46,6 +46,9 @@ class Mqtt:
     def lacks(self, message: Message) -> bool:
         return False
 
+    def close(self) -> None:
+        """Nothing stays open."""
+
     def _publications(self, message: Message) -> Iterator[_Publication]:
         settings, event = self._settings, message.event
         yield _Publication(_topic(settings.topic, message), json.dumps(message.content, ensure_ascii=False), is_retained=False)

@@ -25,6 +25,9 @@ class Sender(Protocol):
     def lacks(self, message: Message) -> bool:
         """Whether something that belongs to the message may come within seconds."""
 
+    def close(self) -> None:
+        """Let go of what is open."""
+
 
 def tls_context(name: str, receiver: ReceiverSettings) -> ssl.SSLContext:
     """How certificates are checked. Raises ConfigError."""

@@ -74,6 +74,9 @@ class Webhook:
     def lacks(self, message: Message) -> bool:
         return False
 
+    def close(self) -> None:
+        self._pool.clear()
+
     def _body(self, message: Message) -> str:
         if self._settings.template is not None:
             return fill(self._settings.template, message.fields)

@@ -10,11 +10,13 @@ from fastapi import Request
 from deploy.errors import ConfigError, OddsightError
 from streamer.config import RedisSettings
 from streamer.dashboard.access import Access
-from streamer.dashboard.evidence import EvidenceFolder
+from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.index import EventIndex
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.quiet import quiet_of
+from streamer.dashboard.sending import byte_range
 from streamer.dashboard.users import UserList, add_user, read_users
+from streamer.evidence.folder import FolderFiles
 from streamer.evidence.store import event_folder
 from streamer.redis.operators import OperatorStore
 from tests.fuzz.target import PLAIN_JSON, Target
@@ -49,14 +51,15 @@ def evidence() -> Target:
     """``evidence.json`` of an event, and the place that it tells."""
     root, event = Path(tempfile.mkdtemp(prefix="oddsight-fuzz-")), event_of(1, "end")
     (row,) = EventIndex().add(event)
-    path = event_folder(root, event.event_id, event.started_at_ms) / "evidence.json"
+    path = root / event_folder(event.event_id, event.started_at_ms) / "evidence.json"
     path.parent.mkdir(parents=True)
     described = {"captured_at_ms": 5, "width_px": 100, "height_px": 50, "region": [1, 2, 3, 4], "missing": {"clip.mp4": "why"}}
+    reader = EvidenceReader(FolderFiles(root))
     clip = {"from_ms": 1, "to_ms": 2, "frames": 3}
 
     def parse(content: bytes) -> None:
         path.write_bytes(content)
-        found = EvidenceFolder(root).read(row, scores=True)
+        found = reader.read(row, scores=True)
         assert found is not None
         found.model_dump_json()
         if quiet_of(row, found, "ada", 1) is None:
@@ -64,6 +67,18 @@ def evidence() -> Target:
 
     valid = json.dumps({"schema": 1, **described, "clip": clip, "scores": [[1, 0.5, 0.4], [2, None, None]]}).encode()
     return Target("evidence", parse, (_Damaged,), [valid], layout=PLAIN_JSON)
+
+
+def ranges() -> Target:
+    """The header Range of a request for a clip in a bucket."""
+
+    def parse(content: bytes) -> None:
+        part = byte_range(content.decode("latin-1"), 1000)
+        if part is None:
+            raise _Damaged  # the whole clip is sent
+        assert 0 <= part[0] < part[1] <= 1000
+
+    return Target("ranges", parse, (RequestRefused, _Damaged), [b"bytes=0-", b"bytes=10-19", b"bytes=-500"])
 
 
 class _Store:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from streamer.areas import CameraAreas
+from streamer.dashboard.problems import RequestRefused
+from streamer.dashboard.sending import byte_range
+from streamer.evidence.folder import FolderFiles
 from streamer.redis.minutes import MinuteEntry
 from streamer.redis.overview import Picture
 from streamer.redis.subscriber import Updates
@@ -33,7 +36,7 @@ def board(tmp_path: Path) -> Iterator[Dashboard]:
     }
     (folder / "evidence.json").write_text(json.dumps({**description, "scores": [[DAY_MS, 0.3, 0.5]]}))
     (tmp_path / "secret").write_text("secret")
-    with dashboard(evidence=tmp_path / "evidence") as running:
+    with dashboard(evidence=FolderFiles(tmp_path / "evidence")) as running:
         running.write(event_of(1), event_of(1, "end", ended_at_ms=DAY_MS + 4000))
         yield running
 
@@ -76,6 +79,31 @@ def test_evidence_is_told_with_the_event_and_its_files_are_sent(board: Dashboard
 def test_a_part_of_a_clip_is_sent(board: Dashboard) -> None:
     answer = board.client.get(f"{ONE}/evidence/clip.mp4", headers={"Range": "bytes=10-19"})
     assert (answer.status_code, answer.content, answer.headers["content-range"]) == (206, bytes(range(10, 20)), "bytes 10-19/100")
+
+
+@pytest.mark.parametrize(
+    ("header", "part"),
+    [
+        ("bytes=0-", (0, 100)),
+        ("bytes=10-19", (10, 20)),
+        ("bytes=90-500", (90, 100)),
+        ("bytes=-30", (70, 100)),
+        ("bytes=-500", (0, 100)),
+        ("bytes=0-1,5-6", None),
+        ("bytes=-", None),
+        ("lines=1-2", None),
+        ("", None),
+    ],
+)
+def test_what_the_header_range_asks_for(header: str, part: tuple[int, int] | None) -> None:
+    assert byte_range(header, 100) == part
+
+
+@pytest.mark.parametrize("header", ["bytes=100-", "bytes=20-10", "bytes=-0"])
+def test_a_part_that_is_not_there_is_refused(header: str) -> None:
+    with pytest.raises(RequestRefused) as refused:
+        byte_range(header, 100)
+    assert (refused.value.status, refused.value.headers) == (416, {"Content-Range": "bytes */100"})
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import ConfigError
-from streamer.config import EvidenceSettings
-from streamer.evidence.store import EvidenceStore, event_folder, read_manifest
+from streamer.evidence.store import EvidenceStore, event_folder, parse_manifest
+from streamer.storage import EvidenceSettings
 from tests.harness.fakes import FakeClock
 
 DAY_S = 86_400
@@ -17,11 +17,11 @@ SIZE_BYTES = 4_000_000
 
 def stored(tmp_path: Path, **limits: float) -> EvidenceStore:
     """A store with one event a day for the last five days."""
-    store = EvidenceStore(EvidenceSettings.model_validate({"dir": tmp_path, **limits}), FakeClock(NOW_S))
+    store = EvidenceStore(EvidenceSettings.model_validate({"dir": tmp_path, **limits}), wall_clock_s=FakeClock(NOW_S))
     for age in range(5):
         at_s = NOW_S - age * DAY_S
         store.write(f"{age:016x}", round(at_s * 1000), "clip.mp4", bytes(SIZE_BYTES))
-        os.utime(event_folder(tmp_path, f"{age:016x}", round(at_s * 1000)) / "clip.mp4", (at_s, at_s))
+        os.utime(tmp_path / event_folder(f"{age:016x}", round(at_s * 1000)) / "clip.mp4", (at_s, at_s))
     return store
 
 
@@ -52,13 +52,12 @@ def test_nothing_else_is_deleted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("event_id", ["", "..", "../../etc/passwd", "0" * 15, "0" * 17, "G" * 16, "0" * 15 + "/", "０" * 16])
 def test_an_event_id_cannot_name_another_folder(event_id: str) -> None:
     with pytest.raises(ValueError, match="an event_id is 16 hexadecimal digits"):
-        event_folder(Path("/evidence"), event_id, 0)
+        event_folder(event_id, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_damaged_manifest_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "evidence.json").write_bytes(content)
-    assert read_manifest(tmp_path) is None
+def test_a_damaged_manifest_is_none(content: bytes) -> None:
+    assert parse_manifest(content) is None
 
 
 def test_a_folder_is_needed_that_can_be_written_to(tmp_path: Path) -> None:

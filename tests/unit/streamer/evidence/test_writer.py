@@ -8,11 +8,12 @@ import numpy as np
 
 from deploy.image import encode_png
 from streamer.areas import CameraAreas
-from streamer.config import EvidenceSettings, Settings
+from streamer.config import Settings
 from streamer.evidence.footage import EventFootage
 from streamer.evidence.store import EvidenceStore
 from streamer.evidence.writer import EvidenceWriter
 from streamer.pipeline.areas import KnownAreas
+from streamer.storage import EvidenceSettings
 from tests.harness.dashboard import event_of
 from tests.harness.fakes import MemoryAreaStore
 

@@ -159,7 +159,7 @@ def test_a_mail_is_complete_and_carries_the_picture(tmp_path: Path) -> None:
     assert isinstance(mail, Mail)
     message = message_of(event("0123456789abcdef", camera_id="Süd-Tor"), NotifySettings(dashboard_url="http://dash"))
     assert mail.lacks(message)
-    folder = event_folder(tmp_path, "0123456789abcdef", NOON_S * 1000)
+    folder = tmp_path / event_folder("0123456789abcdef", NOON_S * 1000)
     folder.mkdir(parents=True)
     (folder / "picture.jpg").write_bytes(b"\xff\xd8jpeg")
     assert not mail.lacks(message)
@@ -175,6 +175,21 @@ def test_an_event_id_that_is_none_names_no_picture(tmp_path: Path) -> None:
     mail = sender_of(EMAIL, evidence={"dir": tmp_path})
     assert not mail.lacks(message_of(event("../../x"), NotifySettings()))
     assert list(mail._mail(message_of(event("../../x"), NotifySettings())).iter_attachments()) == []
+
+
+def test_a_topic_is_none_of_the_services_own() -> None:
+    for topic in ("frames", "frames.deadletter"):
+        with pytest.raises(ConfigError, match=r"notify\.receivers\.ops\.topic must be another one than kafka\.topic"):
+            sender_of({"kind": "kafka", "topic": topic})
+    topic = sender_of({"kind": "kafka", "topic": "events"}, kafka={"bootstrap_servers": "k1:9092,k2:9092"})
+    assert topic.place == "k1:9092,k2:9092, topic events"
+
+
+def test_a_topic_gets_all_kinds_and_has_no_certificate_of_its_own() -> None:
+    (receiver,) = settings_with({"kind": "kafka", "topic": "events"}).notify.receivers.values()
+    assert (receiver.kinds, receiver.give_up_after_s) == (("start", "update", "end"), 30 * 86_400)
+    with pytest.raises(ValueError, match=r"ca_file must not be set: kafka\.ca_file holds"):
+        settings_with({"kind": "kafka", "topic": "events", "ca_file": "ca.pem"})
 
 
 def test_without_receivers_there_is_nothing_to_do() -> None:

@@ -55,6 +55,9 @@ class Rig:
         """Seconds after noon of that time."""
         return datetime(2023, 11, day, hour, minute, tzinfo=UTC).timestamp() - NOON_S
 
+    def gauge(self, name: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"oddsight_{name}", {"receiver": "ops"})
+
     def count(self, outcome: str) -> float | None:
         return self.metrics.registry.get_sample_value("oddsight_notifications_total", {"receiver": "ops", "outcome": outcome})
 
@@ -267,3 +270,20 @@ def test_a_damaged_state_begins_anew() -> None:
     rig.source.state = "{"
     rig.start("a")
     assert rig.step_at(0) == ["a-start"]
+
+
+def test_metrics_tell_how_late_a_receiver_is_told_and_what_was_not_read() -> None:
+    rig = Rig()
+    rig.sender.is_down = True
+    rig.start("a")
+    rig.step_at(0)
+    rig.step_at(90)
+    assert (rig.gauge("notify_delay_seconds"), rig.gauge("notify_waiting")) == (90, 1)
+    rig.start("b")
+    rig.source.given.update(rig.source.pending)  # another member has it
+    rig.start("c")
+    rig.sender.is_down = False
+    rig.step_at(200)
+    assert (rig.gauge("notify_delay_seconds"), rig.gauge("notify_unread_entries")) == (0, 0)
+    rig.worker.rest()
+    assert rig.gauge("notify_waiting") == 0
