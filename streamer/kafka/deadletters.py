@@ -130,15 +130,14 @@ class KafkaDeadLetters:
         with self._changed:
             left = len(self._outstanding)
             self._outstanding.clear()
-        if left:
-            self._metrics.lost_dead_letters.inc(left)
-            log.error("dead letters lost at the end", topic=self._topic, letters=left)
+        if left:  # the progress of their partitions says which
+            log.warning("dead letters still wait, whoever works on their partitions next sends them", letters=left)
 
     def _run(self) -> None:
         while (number := self._queue.get()) is not None:
             with self._changed:
                 rejected = self._outstanding.get(number)
-            if rejected is not None:  # else counted as lost at the end
+            if rejected is not None:  # else it is left for the next start
                 self._send(number, rejected)
 
     def _send(self, number: int, rejected: Rejected) -> None:
@@ -161,7 +160,9 @@ class KafkaDeadLetters:
         return was_outstanding
 
     def _fail(self, number: int, rejected: Rejected, error: Exception) -> None:
-        """Send the letter again, unless Kafka refuses it for good."""
+        """Send the letter again, unless Kafka refuses it for good; at the end it waits for the next start."""
+        if self._closing.is_set():
+            return
         if isinstance(error, ValueError) or getattr(error, "retriable", False):
             self._queue.put(number)
         elif self._settle(number, is_stored=False):
