@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, WithJsonSchema, model_validator
 
 from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, thresholds, thresholds_at
@@ -15,7 +15,7 @@ from streamer.areas import CameraAreas, Polygon, Zone
 from streamer.receivers import NotifySettings
 from streamer.section import Section
 from streamer.storage import EvidenceSettings
-from streamer.types import CAMERA_ID_RULE, is_camera_id
+from streamer.types import CAMERA_ID_PATTERN, CAMERA_ID_RULE, MAX_CAMERA_ID_CHARS, is_camera_id
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 """Name of a Kafka topic or consumer group."""
@@ -27,7 +27,8 @@ def _camera_id(text: str) -> str:
     return text
 
 
-CameraId = Annotated[str, AfterValidator(_camera_id)]
+_CAMERA_ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_CAMERA_ID_CHARS, "pattern": CAMERA_ID_PATTERN}
+CameraId = Annotated[str, AfterValidator(_camera_id), WithJsonSchema(_CAMERA_ID_SCHEMA)]
 
 
 class KafkaSettings(Section):

@@ -26,6 +26,8 @@ EVENT_ID_PATTERN = r"^[0-9a-f]{16}$"
 
 MAX_CAMERA_ID_CHARS = 128
 CAMERA_ID_RULE = f"1 to {MAX_CAMERA_ID_CHARS} printable characters without leading or trailing spaces"
+CAMERA_ID_PATTERN = r"^[^\p{C}\p{Z}]+( +[^\p{C}\p{Z}]+)*$"
+"""The same rule, but for the length, as a regular expression of JSON Schema."""
 
 
 def is_camera_id(text: str) -> bool:

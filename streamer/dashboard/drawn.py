@@ -27,7 +27,8 @@ def _enclosing(polygon: Polygon) -> Polygon:
     return polygon
 
 
-DrawnPolygon = Annotated[Polygon, AfterValidator(_enclosing)]
+_EXAMPLE: Final = ((0.25, 0.25), (0.75, 0.25), (0.5, 0.75))
+DrawnPolygon = Annotated[Polygon, AfterValidator(_enclosing), Field(examples=[_EXAMPLE])]
 
 
 class MaskInForce(Row):

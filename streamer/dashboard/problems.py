@@ -82,6 +82,9 @@ async def _not_valid(_request: Request, error: RequestValidationError) -> JSONRe
     return problem_response(422, f"{where}: {first['msg']}", "see /api/v1/openapi.json for the form of the request")
 
 
-async def _http(_request: Request, error: HTTPException) -> JSONResponse:
+async def _http(request: Request, error: HTTPException) -> JSONResponse:
     next_step = _NEXT.get(error.status_code, "see /api/v1/openapi.json")
-    return problem_response(error.status_code, str(error.detail), next_step, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (methods := request.app.openapi()["paths"].get(request.url.path)):
+        headers["Allow"] = ", ".join(sorted(methods)).upper()  # the router names those of one handler only
+    return problem_response(error.status_code, str(error.detail), next_step, headers)

@@ -1,6 +1,5 @@
 """Events: the list, one with its evidence, the files of the evidence, and marks."""
 
-import re
 import time
 from contextlib import suppress
 from typing import Annotated, Literal
@@ -8,7 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 
 from deploy.profile_learning import Channel
 from streamer.areas import CameraAreas, Quiet
@@ -24,7 +24,7 @@ from streamer.redis.operators import MAX_COMMENT_CHARS, Mark, MarkKind
 
 router = APIRouter(tags=["events"])
 _MAX_PAGE = 200
-_CURSOR = re.compile(r"(\d{1,15})-([0-9A-Za-z]{1,64})")
+Cursor = Annotated[str, Field(pattern=r"^[0-9]{1,15}-[0-9A-Za-z]{1,64}$")]
 
 
 class EventItem(Row):
@@ -57,7 +57,7 @@ class EventQuery(Row):
     acknowledged: bool | None = None
     from_ms: int | None = None
     to_ms: int | None = None
-    cursor: str | None = None
+    cursor: Cursor | None = None
     limit: int = Field(default=50, ge=1, le=_MAX_PAGE)
 
     @property
@@ -70,14 +70,21 @@ class EventQuery(Row):
         """Behind which event to go on."""
         if self.cursor is None:
             return None
-        match = _CURSOR.fullmatch(self.cursor)
-        if match is None:
-            raise RequestRefused(422, f"{self.cursor[:80]!r} is no cursor", "use the next of the part before, or none")
-        return int(match[1]), match[2]
+        started_at_ms, _, event_id = self.cursor.partition("-")
+        return int(started_at_ms), event_id
+
+
+_TEXT_OF_A_COMMENT: JsonDict = {
+    "if": {"properties": {"kind": {"const": "comment"}}},
+    "then": {"required": ["text"], "properties": {"text": {"type": "string"}}},
+    "else": {"properties": {"text": {"type": "null"}}},
+}
 
 
 class NewMark(Row):
     """What somebody says of an event."""
+
+    model_config = ConfigDict(json_schema_extra=_TEXT_OF_A_COMMENT)
 
     kind: MarkKind
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_COMMENT_CHARS)] | None = None

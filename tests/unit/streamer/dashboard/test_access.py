@@ -93,6 +93,15 @@ def test_a_login_gives_another_session_than_the_one_before(board: Dashboard) -> 
     assert first not in board.redis.sessions
 
 
+def test_a_session_that_the_visitor_made_up_is_none(board: Dashboard) -> None:
+    made_up = {"Cookie": "oddsight_session=made-up"}
+    assert board.client.get("/api/v1/me", headers=made_up).status_code == 401
+    board.redis.sessions["made-up"] = '{"user": "ada"}'
+    assert board.client.get("/api/v1/me", headers=made_up).status_code == 401
+    answer = board.client.post("/api/v1/login", json={"name": "ada", "password": "wrong"}, headers=made_up)
+    assert (answer.status_code, answer.headers.get("set-cookie")) == (401, None)
+
+
 @pytest.mark.parametrize(("address", "secure"), [("http://localhost", False), ("https://cctv.example", True)])
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(users: Path, address: str, secure: bool) -> None:
     with dashboard(users, address=address) as running:

@@ -112,6 +112,10 @@ def test_a_part_that_is_not_there_is_refused(header: str) -> None:
         f"{ONE}/evidence/evidence.json",
         f"{ONE}/evidence/..%2f..%2f..%2fsecret",
         f"{ONE}/evidence/../../../secret",
+        f"{ONE}/evidence/..%252f..%252fsecret",
+        f"{ONE}/evidence/%2fetc%2fpasswd",
+        f"{ONE}/evidence/picture.jpg%00",
+        f"{ONE}%2f..%2f..%2fsecret/evidence/picture.jpg",
         f"{ONE}/evidence/usual.jpg",
         "/api/v1/events/..%2f..%2fsecret/evidence/picture.jpg",
         "/api/v1/events/0123456789ABCDEF/evidence/picture.jpg",
@@ -192,10 +196,20 @@ def test_too_much_that_is_normal_is_refused_with_what_to_do(board: Dashboard) ->
     assert "take some of them back" in answer.json()["next"]
 
 
-def test_large_bodies_are_refused_unread(board: Dashboard) -> None:
-    answer = board.client.post(f"{ONE}/marks", content=b"x" * 20_000, headers=board.csrf())
+@pytest.mark.parametrize("path", [f"{ONE}/marks", "/api/v1/login", "/api/v1/camera/actions", "/nowhere"])
+def test_large_bodies_are_refused_unread(board: Dashboard, path: str) -> None:
+    answer = board.client.post(path, content=b"x" * 20_000, headers=board.csrf())
     assert (answer.status_code, "16384" in answer.json()["next"]) == (413, True)
-    assert board.client.post(f"{ONE}/marks", content=iter([b"x"] * 3), headers=board.csrf()).status_code == 411
+    assert board.client.post(path, content=iter([b"x"] * 3), headers=board.csrf()).status_code == 411
+
+
+def test_a_method_that_is_not_known_is_answered_with_those_that_are(board: Dashboard) -> None:
+    answer = board.client.patch("/api/v1/camera/mask")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, PUT")
+
+
+def test_a_place_in_the_list_is_one_that_was_told(board: Dashboard) -> None:
+    assert board.client.get("/api/v1/events", params={"cursor": "1-x y"}).status_code == 422
 
 
 def test_a_timeline_has_minutes_before_the_single_scores(board: Dashboard) -> None:
