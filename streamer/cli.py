@@ -235,11 +235,14 @@ def config_check(config: ConfigOption = None) -> None:
     from streamer.receivers import check_receivers
     from streamer.service import check_service
     from streamer.settings_file import load_settings, settings_toml
+    from streamer.sign_in import check_sign_in
 
     configure_logs(logging.WARNING)
     settings = load_settings(config)
     check_service(settings)
     check_receivers(settings.notify)
+    if settings.dashboard.oidc is not None:
+        check_sign_in(settings.dashboard.oidc)
     typer.echo(settings_toml(settings))
 
 

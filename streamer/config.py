@@ -14,6 +14,7 @@ from deploy.errors import ConfigError
 from streamer.areas import CameraAreas, Polygon, Zone
 from streamer.receivers import NotifySettings
 from streamer.section import Section
+from streamer.sign_in import OidcSettings
 from streamer.storage import EvidenceSettings
 from streamer.types import CAMERA_ID_PATTERN, CAMERA_ID_RULE, MAX_CAMERA_ID_CHARS, is_camera_id
 
@@ -306,13 +307,17 @@ class DashboardSettings(Section):
     """The web page for operators, ``oddsight-stream dashboard``."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; another one than this machine's own (``127.0.0.1``, ``::1``, ``localhost``) needs ``users``."""
+    """Address to listen on; another one than this machine's own (``127.0.0.1``, ``::1``, ``localhost``) needs ``users`` or
+    ``oidc``."""
     port: int = Field(default=9109, ge=0, le=65535)
     """0 picks a free port, which is logged."""
     users: Path | None = None
-    """File of the users, which ``oddsight-stream users`` writes. Without it everybody on this machine may do everything."""
+    """File of the users, which ``oddsight-stream users`` writes. Without it and ``oidc`` everybody on this machine may do
+    everything."""
     session_hours: float = Field(default=12.0, gt=0, le=720)
     """How long somebody stays logged in."""
+    oidc: OidcSettings | None = None
+    """Signing in with OpenID Connect."""
 
 
 class Settings(Section):

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 
 from deploy.errors import ConfigError
 from deploy.profile_learning import Channel
-from streamer.section import Section
+from streamer.section import Section, read_secret
 from streamer.templates import check_template
 
 ReceiverName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,40}$")]
@@ -282,12 +282,7 @@ def secret_of(name: str, receiver: AnyReceiver, key: str) -> str | None:
     if path is None:
         return None if value is None else str(value.get_secret_value())
     where = f"notify.receivers.{name}.{key}_file"
-    try:
-        content = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
-    if not content:
-        raise ConfigError(f"{where}: {path} is empty")
+    content = read_secret(where, path)
     if key == "url":
         try:
             check_url(content)

@@ -1,6 +1,10 @@
 """What all sections of the settings have in common."""
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict
+
+from deploy.errors import ConfigError
 
 
 class Section(BaseModel):
@@ -10,3 +14,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def read_secret(where: str, path: Path) -> str:
+    """The secret that a file holds; ``where`` is the setting that names the file. Raises ConfigError."""
+    try:
+        content = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+    if not content:
+        raise ConfigError(f"{where}: {path} is empty")
+    return content

@@ -26,8 +26,11 @@ ENVIRONMENT = {
 RECEIVER_VARIABLES = ("url", "secret", "username", "password")
 """Settings of a receiver that ``ODDSIGHT_NOTIFY_{NAME}_{SETTING}`` overrides; a ``-`` in its name is written as ``_``."""
 
+CLIENT_SECRET_VARIABLE = "ODDSIGHT_DASHBOARD_OIDC_CLIENT_SECRET"  # noqa: S105  the name of a variable
+"""Overrides ``dashboard.oidc.client_secret`` where there is a ``[dashboard.oidc]``."""
+
 _HIDDEN = "**********"
-_SECRETS = {"bootstrap_servers", "password", "url", "secret", "headers", "template"}
+_SECRETS = {"bootstrap_servers", "client_secret", "issuer", "password", "url", "secret", "headers", "template"}
 """Settings that may hold a secret, even if they are wrong."""
 
 
@@ -53,6 +56,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
         if isinstance(table := content.setdefault(section, {}), dict):
             table[key] = value
     _override_receivers(content.get("notify"), environment)
+    _override_client_secret(content.get("dashboard"), environment)
     return parse_settings(content, source=str(path or "settings"))
 
 
@@ -63,6 +67,12 @@ def _override_receivers(notify: Any, environment: Mapping[str, str]) -> None:
             variable = f"ODDSIGHT_NOTIFY_{name}_{key}".upper().replace("-", "_")
             if variable in environment and isinstance(receiver, dict):
                 receiver[key] = environment[variable]
+
+
+def _override_client_secret(dashboard: Any, environment: Mapping[str, str]) -> None:
+    oidc = dashboard.get("oidc") if isinstance(dashboard, dict) else None
+    if isinstance(oidc, dict) and CLIENT_SECRET_VARIABLE in environment:
+        oidc["client_secret"] = environment[CLIENT_SECRET_VARIABLE]
 
 
 def parse_settings(content: Mapping[str, Any], source: str) -> Settings:
@@ -94,8 +104,10 @@ def settings_toml(settings: Settings) -> str:
     content["redis"]["url"] = _public_url(settings.redis.url)
     cameras = {f"cameras.{_toml(camera_id)}": values for camera_id, values in content.pop("cameras").items()}
     receivers = {f"notify.receivers.{name}": values for name, values in content["notify"].pop("receivers").items()}
+    oidc = content["dashboard"].pop("oidc")
+    sign_in = {} if oidc is None else {"dashboard.oidc": oidc}
     sections = []
-    for name, values in {**content, **receivers, **cameras}.items():
+    for name, values in {**content, **sign_in, **receivers, **cameras}.items():
         lines = [f"# {key} is not set" if value is None else f"{key} = {_toml(value)}" for key, value in values.items()]
         sections.append("\n".join([f"[{name}]", *lines]))
     return "\n\n".join(sections)

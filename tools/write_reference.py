@@ -23,10 +23,11 @@ from typer.cli import get_docs_for_click
 import deploy.cli
 import streamer.cli
 import trainer.cli
-from streamer.config import Settings
+from streamer.config import DashboardSettings, Settings
 from streamer.monitoring import EvidenceMetrics, Metrics, NotifyMetrics, SideMetrics
 from streamer.receivers import AnyReceiver, NotifySettings, Receiver, ReceiverName
-from streamer.settings_file import ENVIRONMENT, RECEIVER_VARIABLES
+from streamer.settings_file import CLIENT_SECRET_VARIABLE, ENVIRONMENT, RECEIVER_VARIABLES
+from streamer.sign_in import OidcSettings
 from streamer.types import Event
 
 ROOT = Path(__file__).parents[1]
@@ -49,19 +50,20 @@ def settings_page() -> str:
         rows = [
             (f"`{setting.alias or key}`", _values(setting), _default(setting), _line(setting.description))
             for key, setting in section.model_fields.items()
-            if setting.annotation != dict[ReceiverName, Receiver]
+            if setting.annotation not in (dict[ReceiverName, Receiver], OidcSettings | None)  # sections of their own
             and (section is AnyReceiver or key not in AnyReceiver.model_fields)
         ]
         parts += [f"## {title}", _line(section.__doc__), _table(("setting", "values", "default", "what it sets"), rows)]
     variables = [(f"`{variable}`", f"`{'.'.join(path)}`") for variable, path in ENVIRONMENT.items()]
     names = ", ".join(f"`{key}`" for key in RECEIVER_VARIABLES)
     variables.append(("`ODDSIGHT_NOTIFY_{NAME}_{SETTING}`", f"{names} of `notify.receivers.NAME`; a `-` is written as `_`"))
+    variables.append((f"`{CLIENT_SECRET_VARIABLE}`", "`dashboard.oidc.client_secret`"))
     parts += [
         "## Environment",
         "These variables win over the file. Keep passwords here and not in the file.",
         _table(("variable", "setting"), variables),
     ]
-    return _page(parts, "streamer/config.py, streamer/receivers.py and streamer/storage.py")
+    return _page(parts, "streamer/config.py, streamer/receivers.py, streamer/sign_in.py and streamer/storage.py")
 
 
 def metrics_page() -> str:
@@ -173,6 +175,8 @@ def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
             yield f"`[{name}]`", field.annotation
         else:
             yield f'`[{name}."CAMERA_ID"]`', get_args(field.annotation)[1]
+        if field.annotation is DashboardSettings:
+            yield f"`[{name}.oidc]`", OidcSettings
         if field.annotation is NotifySettings:
             title = f"`[{name}.receivers.NAME]`"
             yield f"{title}, all kinds", AnyReceiver

@@ -1,5 +1,6 @@
 """Who is asking, and whether they may: sessions, roles, the token of every change, and the limit of failed logins."""
 
+import hashlib
 import hmac
 import secrets
 import time
@@ -7,18 +8,22 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from streamer.dashboard.problems import RequestRefused
+from streamer.dashboard.oidc import Flow, Person
+from streamer.dashboard.problems import RequestRefused, SignInRefused
 from streamer.dashboard.users import ROLES, Role, UserList, is_password_of
 from streamer.redis.operators import AuditEntry, OperatorStore
+from streamer.sign_in import OidcSettings
 
 COOKIE: Final = "oddsight_session"
 CSRF_HEADER: Final = "X-CSRF-Token"
 _WINDOW_S: Final = 900
 _MOST_ATTEMPTS: Final = {"pair": 5, "address": 30, "name": 50}
 """Failed logins within the window: of a name from one address, from an address, and of a name from anywhere."""
+_MOST_SIGN_INS: Final = 100
+"""Begun from one address within the window."""
 _TOKEN_BYTES: Final = 32
 
 
@@ -29,7 +34,10 @@ class _Session(BaseModel):
 
     user: str
     credential: str
+    """What it was begun with; it does not outlive that."""
     csrf: str
+    role: Role | None = None
+    """Of somebody whom the provider of OpenID Connect vouches for; the file of users says it of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +51,29 @@ class Identity:
 
 
 class Access:
-    """Sessions of the users in a file; without one, everybody is the admin ``local``."""
+    """Sessions of the users in a file, and of those whom a provider vouches for; without either all are the admin ``local``."""
 
-    def __init__(self, users: UserList | None, store: OperatorStore, session_s: int) -> None:
+    FLOW_S: Final = 600
+    """How long one may take at the provider."""
+
+    def __init__(self, users: UserList | None, store: OperatorStore, session_s: int, oidc: OidcSettings | None = None) -> None:
         self._users, self._store, self.session_s = users, store, session_s
-        self._local = Identity("local", "admin", secrets.token_urlsafe(_TOKEN_BYTES))
+        self._provider = None if oidc is None else hashlib.sha256(oidc.model_dump_json().encode()).hexdigest()[:16]
+        self._local = Identity("local", "admin", _random())
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether there are users with passwords."""
+        return self._users is not None
 
     @property
     def has_users(self) -> bool:
         """Whether one must log in."""
-        return self._users is not None
+        return self._users is not None or self._provider is not None
 
     def find(self, token: str | None) -> Identity | None:
         """Who holds a session's token, as the file of users says now. Raises RedisUnavailable."""
-        if self._users is None:
+        if not self.has_users:
             return self._local
         content = self._store.read_session(token) if token else None
         if content is None:
@@ -65,10 +82,14 @@ class Access:
             session = _Session.model_validate_json(content)
         except ValidationError:
             return None
-        user = self._users.get(session.user)
-        if user is None or user.credential != session.credential:
-            return None
-        return Identity(session.user, user.role, session.csrf)
+        role = self._role_now(session)
+        return None if role is None else Identity(session.user, role, session.csrf)
+
+    def _role_now(self, session: _Session) -> Role | None:
+        if session.role is not None:
+            return session.role if session.credential == self._provider else None
+        user = None if self._users is None else self._users.get(session.user)
+        return None if user is None or user.credential != session.credential else user.role
 
     def require(self, request: Request, role: Role) -> Identity:
         """Who is asking, if they have at least this role; a change must come from our own page."""
@@ -92,7 +113,7 @@ class Access:
         refuse_other_origin(request)
         if self._users is None:
             raise RequestRefused(
-                409, "there are no users, so nobody logs in", "make some: oddsight-stream users add NAME --role admin"
+                409, "there are no users with passwords", "make some: oddsight-stream users add NAME --role admin"
             )
         limits = _limits(name, address_of(request))
         self._refuse_many_attempts(request, name, limits)
@@ -103,13 +124,62 @@ class Access:
         self._store.forget_attempts(limits["pair"])
         for kind in ("address", "name"):
             self._store.uncount_attempt(limits[kind])
+        return self._open_session(request, _Session(user=name, credential=user.credential, csrf=_random()), user.role, "")
+
+    def sign_in(self, request: Request, person: Person) -> str:
+        """The token of a new session of somebody whom the provider vouches for; the one that the browser had before ends."""
+        if self._provider is None:
+            raise SignInRefused(409, "there is no provider any more", "set dashboard.oidc")
+        if self._users is not None and self._users.get(person.name) is not None:
+            # Else nobody could tell in the trail which of the two did something.
+            problem, next_step = f"{person.name} is also a user with a password", f"log in with it, or have {person.name} removed"
+            self.note_refused(request, person.name, problem)
+            raise SignInRefused(403, problem, next_step)
+        session = _Session(user=person.name, credential=self._provider, csrf=_random(), role=person.role)
+        token, _ = self._open_session(request, session, person.role, f"OpenID Connect, {person.subject}"[:200])
+        return token
+
+    def _open_session(self, request: Request, session: _Session, role: Role, target: str) -> tuple[str, Identity]:
+        """A new session never has a token that the browser brought along."""
         self.log_out(request)
-        token, csrf = secrets.token_urlsafe(_TOKEN_BYTES), secrets.token_urlsafe(_TOKEN_BYTES)
-        session = _Session(user=name, credential=user.credential, csrf=csrf)
+        token, identity = _random(), Identity(session.user, role, session.csrf)
         self._store.put_session(token, session.model_dump_json(), self.session_s)
-        identity = Identity(name, user.role, csrf)
-        self.audit(request, identity, "login", "", "ok")
+        self.audit(request, identity, "login", target, "ok")
         return token, identity
+
+    def set_cookie(self, request: Request, response: Response, token: str) -> None:
+        """Have the browser keep a session's token, out of reach of scripts and of other sites."""
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, token, max_age=self.session_s, secure=secure, httponly=True, samesite="strict")
+
+    def count_sign_in(self, request: Request) -> None:
+        """Refuse an address that begins to sign in again and again."""
+        attempts = self._store.count_attempt(f"sign in\n{address_of(request)}", _WINDOW_S)
+        if attempts.number > _MOST_SIGN_INS:
+            raise SignInRefused(429, "too many attempts to sign in", f"wait {attempts.left_s} s")
+
+    def put_flow(self, content: str) -> str:
+        """Keep what is expected back from the provider; the token is for this browser's cookie only."""
+        token = _random()
+        self._store.put_flow(token, content, self.FLOW_S)
+        return token
+
+    def take_flow(self, token: str | None, state: str) -> Flow:
+        """What this browser is expected to come back with, once. Raises SignInRefused if it does not match the state."""
+        content = self._store.take_flow(token) if token else None
+        try:
+            flow = None if content is None else Flow.model_validate_json(content)
+        except ValidationError:
+            flow = None
+        if flow is None or not hmac.compare_digest(flow.state.encode(), state.encode()):
+            minutes = self.FLOW_S // 60
+            problem = "this browser did not begin to sign in, or did so longer ago than that holds, or has come back already"
+            raise SignInRefused(403, problem, f"begin again on the page of Oddsight; one has {minutes} minutes for it")
+        return flow
+
+    def note_refused(self, request: Request, name: str, why: str) -> None:
+        """Add to the trail that somebody was not let in."""
+        self._note(request, name, "none", "login", f"OpenID Connect: {why}"[:200], "refused")
 
     def log_out(self, request: Request) -> None:
         """End the browser's session, if it has one."""
@@ -132,6 +202,10 @@ class Access:
             self._note(request, name, "none", "login", "too many attempts", "refused")
             wait = {"Retry-After": str(max(over))}
             raise RequestRefused(429, "too many failed logins", f"wait {max(over)} s, or log in from another machine", wait)
+
+
+def _random() -> str:
+    return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def refuse_other_origin(request: Request) -> None:

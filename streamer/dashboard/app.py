@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from streamer.dashboard.api import areas, cameras, events, maps, session, stream, system, what_if
+from streamer.dashboard.api import areas, cameras, events, maps, session, sign_in, stream, system, what_if
 from streamer.dashboard.middleware import BodyLimit, LocalOnly, SecurityHeaders
 from streamer.dashboard.parts import Parts
 from streamer.dashboard.problems import RESPONSES, add_error_handlers
@@ -34,6 +34,7 @@ def make_app(parts: Parts) -> FastAPI:
     add_error_handlers(app)
     for module in (session, cameras, areas, what_if, maps, events, stream, system):
         app.include_router(module.router, prefix=_API)
+    app.include_router(sign_in.router)
     app.mount("/static", _Static(directory=_STATIC), name="static")
     app.add_api_route("/", _page, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_middleware(BodyLimit)

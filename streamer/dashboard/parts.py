@@ -10,6 +10,7 @@ from streamer.config import Settings
 from streamer.dashboard.access import Access, Identity
 from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.live import Live
+from streamer.dashboard.oidc import Provider
 from streamer.dashboard.users import Role
 from streamer.redis.areas import RedisAreaStore
 from streamer.redis.operators import OperatorStore
@@ -27,6 +28,8 @@ class Parts:
     access: Access
     evidence: EvidenceReader
     areas: RedisAreaStore
+    provider: Provider | None = None
+    """Of OpenID Connect."""
 
 
 def parts_of(request: Request) -> Parts:

@@ -1,11 +1,12 @@
 """Requests that are refused, and how every error is answered: as JSON that says what to do next."""
 
 from collections.abc import Awaitable, Callable
+from html import escape
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -30,6 +31,21 @@ class RequestRefused(StreamError):
         self.status, self.error, self.next_step, self.headers = status, error, next_step, headers
 
 
+class SignInRefused(RequestRefused):
+    """Somebody who is not signed in with OpenID Connect; told on a page, because a browser asks for it."""
+
+    def __init__(self, status: int, error: str, next_step: str, *, who: str = "?") -> None:
+        super().__init__(status, error, next_step)
+        self.who = who
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Not signed in · Oddsight</title><link rel="stylesheet" href="/static/base.css"></head>
+<body><main><div class="nothing"><h1>You are not signed in</h1><p role="alert">{error}.</p><p>What to do: {next_step}.</p>
+<p><a class="button" href="/">Back to Oddsight</a></p></div></main></body>
+</html>
+"""
 _NEXT = {404: "see /api/v1/openapi.json for what there is", 405: "see /api/v1/openapi.json for the methods of this address"}
 _RESPONSES = (400, 401, 403, 404, 409, 413, 422, 429, 503)
 RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in _RESPONSES}
@@ -43,7 +59,8 @@ def problem_response(status: int, error: str, next_step: str, headers: dict[str,
 
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error as a :class:`Problem`."""
-    handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[JSONResponse]]] = {
+    handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
+        SignInRefused: _not_signed_in,
         RequestRefused: _refused,
         RedisUnavailable: _redis_unavailable,
         StoreUnavailable: _store_unavailable,
@@ -58,6 +75,11 @@ def add_error_handlers(app: FastAPI) -> None:
 
 async def _refused(_request: Request, error: RequestRefused) -> JSONResponse:
     return problem_response(error.status, error.error, error.next_step, error.headers)
+
+
+async def _not_signed_in(_request: Request, error: SignInRefused) -> HTMLResponse:
+    page = _PAGE.format(error=escape(error.error), next_step=escape(error.next_step))
+    return HTMLResponse(page, error.status, error.headers)
 
 
 async def _redis_unavailable(_request: Request, error: RedisUnavailable) -> JSONResponse:

@@ -16,6 +16,7 @@ from streamer.dashboard.app import make_app
 from streamer.dashboard.evidence import EvidenceReader
 from streamer.dashboard.live import Live
 from streamer.dashboard.middleware import LOOPBACK
+from streamer.dashboard.oidc import Provider
 from streamer.dashboard.parts import Parts
 from streamer.dashboard.users import UserList, read_users
 from streamer.evidence.store import open_files
@@ -25,6 +26,7 @@ from streamer.redis.client import make_redis
 from streamer.redis.operators import OperatorStore
 from streamer.redis.overview import OverviewReader
 from streamer.redis.subscriber import Subscriber
+from streamer.sign_in import OidcSettings, check_sign_in
 
 log = structlog.get_logger("oddsight.dashboard")
 
@@ -43,14 +45,15 @@ def run_dashboard(settings: Settings, stop: threading.Event) -> None:
     """
     users, own = _users(settings.dashboard), settings.dashboard
     files = open_files(settings.evidence, timeout_s=_STORE_TIMEOUT_S, retries=0)
+    provider = None if own.oidc is None else _provider(own.oidc)
     with make_redis(settings.redis) as client, closing(listen(own.host, own.port, "dashboard")) as listener:
         operators, status = OperatorStore(client, settings.redis), OverviewReader(client, settings.redis)
         live = Live(lambda: Subscriber(client, settings.redis, from_start=False), operators, status)
         areas = RedisAreaStore(client, settings.redis)
-        access = Access(users, operators, round(own.session_hours * 3600))
-        app = make_app(Parts(settings, live, operators, status, access, EvidenceReader(files), areas))
+        access = Access(users, operators, round(own.session_hours * 3600), own.oidc)
+        app = make_app(Parts(settings, live, operators, status, access, EvidenceReader(files), areas, provider))
         host, port = listener.getsockname()[:2]
-        log.info("dashboard", address=f"http://{f'[{host}]' if ':' in host else host}:{port}/", users=users is not None)
+        log.info("dashboard", address=f"http://{f'[{host}]' if ':' in host else host}:{port}/", users=access.has_users)
         asyncio.run(_serve(_Server(_uvicorn_config(app)), live, listener, stop))
 
 
@@ -91,9 +94,15 @@ def _users(settings: DashboardSettings) -> UserList | None:
         if not read_users(settings.users):
             raise ConfigError(f"dashboard.users: {settings.users} has no users; oddsight-stream users add NAME --role admin")
         return UserList(settings.users)
-    if settings.host not in LOOPBACK:
+    if settings.oidc is None and settings.host not in LOOPBACK:
         raise ConfigError(
             f"dashboard.host: without users everybody may do everything, so it must be one of {', '.join(sorted(LOOPBACK))}, "
-            f"got {settings.host!r}; set dashboard.users, and make a user: oddsight-stream users add NAME --role admin"
+            f"got {settings.host!r}; set dashboard.users, and make a user: oddsight-stream users add NAME --role admin; "
+            "or set dashboard.oidc"
         )
     return None
+
+
+def _provider(settings: OidcSettings) -> Provider:
+    check_sign_in(settings)
+    return Provider(settings)

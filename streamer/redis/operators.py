@@ -91,6 +91,18 @@ class OperatorStore:
         with redis_errors():
             self._client.delete(self._session_key(token))
 
+    def put_flow(self, token: str, content: str, expire_s: int) -> None:
+        with redis_errors():
+            self._client.set(self._flow_key(token), content, ex=expire_s)
+
+    def take_flow(self, token: str) -> str | None:
+        """Read and delete, so that nobody comes back twice."""
+        key = self._flow_key(token)
+        with redis_errors(), self._client.pipeline() as pipeline:
+            pipeline.get(key)
+            pipeline.delete(key)
+            return cast("str | None", pipeline.execute()[0])
+
     def count_attempt(self, name: str, window_s: int) -> Attempts:
         """Count one more attempt under a name; all are forgotten ``window_s`` after the first."""
         key = f"{self._settings.prefix}:login:{_digest(name)}"
@@ -109,6 +121,9 @@ class OperatorStore:
 
     def _session_key(self, token: str) -> str:
         return f"{self._settings.prefix}:session:{_digest(token)}"  # who reads Redis cannot take a session over
+
+    def _flow_key(self, token: str) -> str:
+        return f"{self._settings.prefix}:signin:{_digest(token)}"
 
     def _add(self, key: str, entry: Mark | AuditEntry) -> None:
         fields = {name: str(value) for name, value in entry.model_dump(by_alias=True, exclude_none=True).items()}

@@ -143,14 +143,15 @@ def write_evidence(root: Path, event_id: str, started_at_ms: int) -> None:
 
 
 @contextmanager
-def running_stack(folder: Path) -> Iterator[Stack]:
-    """Redis and the dashboard with the users vic (viewer), olga (operator) and ada (admin)."""
-    users = folder / "users.json"
-    for name, role in (("vic", "viewer"), ("olga", "operator"), ("ada", "admin")):
-        add_user(users, name, role, PASSWORD)  # type: ignore[arg-type]  # one of the roles
+def running_stack(folder: Path, **dashboard: object) -> Iterator[Stack]:
+    """Redis and the dashboard with the users vic (viewer), olga (operator) and ada (admin), or with these settings of it."""
+    if not dashboard:
+        dashboard = {"users": folder / "users.json"}
+        for name, role in (("vic", "viewer"), ("olga", "operator"), ("ada", "admin")):
+            add_user(folder / "users.json", name, role, PASSWORD)  # type: ignore[arg-type]  # one of the roles
     with embedded_redis() as url, make_redis(RedisSettings(url=url)) as client:
-        port = free_port()
-        content = {"redis": {"url": url}, "evidence": {"dir": folder / "evidence"}, "dashboard": {"port": port, "users": users}}
+        own = {"port": free_port(), **dashboard}
+        content = {"redis": {"url": url}, "evidence": {"dir": folder / "evidence"}, "dashboard": own}
         stack = Stack(Settings.model_validate(content), client)
         stack.start()
         try:

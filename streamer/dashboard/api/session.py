@@ -20,6 +20,15 @@ class Login(Row):
     password: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PASSWORD_CHARS)]
 
 
+class LoginWays(Row):
+    """How one may log in."""
+
+    passwords: bool
+    """With name and password."""
+    oidc: str | None
+    """With OpenID Connect, at ``/login/oidc``: what the provider is called; None if there is none."""
+
+
 class Me(Row):
     """Who is logged in."""
 
@@ -37,18 +46,18 @@ def me(who: Viewer, parts: AppParts) -> Me:
     return _me(who, can_log_out=parts.access.has_users)
 
 
+@router.get("/login")
+async def login_ways(parts: AppParts) -> LoginWays:
+    """Tell how one may log in."""
+    oidc = parts.settings.dashboard.oidc
+    return LoginWays(passwords=parts.access.has_passwords, oidc=None if oidc is None else oidc.title)
+
+
 @router.post("/login")
 def login(login: Login, request: Request, response: Response, parts: AppParts) -> Me:
     """Begin a session, which a cookie holds."""
     token, who = parts.access.log_in(request, login.name, login.password)
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=parts.access.session_s,
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
-    )
+    parts.access.set_cookie(request, response, token)
     return _me(who, can_log_out=True)
 
 

@@ -1,13 +1,38 @@
-/** Logging in. */
+/** Logging in: with name and password, or at a provider of OpenID Connect. */
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { h, setText } from "./dom.js";
+
+const RETRY_MS = 2000;
 
 export class LoginPage {
   title = "Log in";
+  #timer = null;
 
   constructor(onDone) {
-    const problem = h("p", { class: "form-problem", role: "alert" });
+    this.onDone = onDone;
+    this.problem = h("p", { class: "form-problem", role: "alert" });
+    this.ways = h("div", { class: "login-ways" });
+    this.element = h("section", { class: "login" }, h("h1", {}, "Oddsight"), this.ways, this.problem);
+  }
+
+  async open() {
+    try {
+      const { passwords, oidc } = await get("/login");
+      setText(this.problem, "");
+      this.ways.replaceChildren(...(passwords ? [this.#passwordForm()] : []), ...(oidc ? [signIn(oidc, !passwords)] : []));
+      this.ways.querySelector("input, a")?.focus();
+    } catch (error) {
+      setText(this.problem, error.message);
+      this.#timer = setTimeout(() => this.open(), RETRY_MS);
+    }
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+  }
+
+  #passwordForm() {
     const name = h("input", {
       id: "name",
       name: "name",
@@ -31,32 +56,22 @@ export class LoginPage {
       button.disabled = true;
       try {
         await post("/login", { name: name.value, password: password.value });
-        await onDone();
+        await this.onDone();
       } catch (error) {
-        setText(problem, error.message);
+        setText(this.problem, error.message);
         password.value = "";
         password.focus();
       } finally {
         button.disabled = false;
       }
     };
-    this.name = name;
-    this.element = h(
-      "form",
-      { class: "login", onsubmit: submit },
-      h("h1", {}, "Oddsight"),
-      h("label", { for: "name" }, "Name"),
-      name,
-      h("label", { for: "password" }, "Password"),
-      password,
-      problem,
-      button,
-    );
+    const fields = [h("label", { for: "name" }, "Name"), name, h("label", { for: "password" }, "Password"), password];
+    return h("form", { class: "login-form", onsubmit: submit }, fields, button);
   }
+}
 
-  open() {
-    this.name.focus();
-  }
-
-  close() {}
+/** Leads to the provider, and back to where the page is now. */
+function signIn(title, isOnly) {
+  const place = new URLSearchParams({ place: location.hash.slice(1) });
+  return h("a", { class: `button sign-in${isOnly ? " primary" : ""}`, href: `/login/oidc?${place}` }, `Sign in with ${title}`);
 }
