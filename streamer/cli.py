@@ -27,6 +27,9 @@ app.add_typer(cameras_app, name="cameras")
 users_app = typer.Typer(help="Who may log in to the dashboard, in which role.", no_args_is_help=True)
 app.add_typer(users_app, name="users")
 
+ServedBundleOption = Annotated[
+    Path | None, typer.Option("--bundle", metavar="DIR", help="Bundle that the service serves; overrides engine.bundle.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
 
 
@@ -98,6 +101,7 @@ def replay_command(
         typer.Option(min=1e-6, max=1e6, help="False events a day that are allowed; by default those of the settings."),
     ] = None,
     config: ConfigOption = None,
+    bundle: ServedBundleOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Print the events that a camera's stored scores give when they are decided again, with another budget; changes nothing."""
@@ -107,7 +111,7 @@ def replay_command(
     from streamer.settings_file import load_settings
     from streamer.what_if import lines, what_if
 
-    found = what_if(load_settings(config), camera, budget)
+    found = what_if(load_settings(config, bundle=bundle), camera, budget)
     for line in [json.dumps(asdict(found), indent=2)] if as_json else lines(found):
         typer.echo(line)
 
@@ -127,7 +131,7 @@ def evidence_command(config: ConfigOption = None) -> None:
 
 
 @app.command("dashboard")
-def dashboard_command(config: ConfigOption = None) -> None:
+def dashboard_command(config: ConfigOption = None, bundle: ServedBundleOption = None) -> None:
     """Serve the web page for operators until SIGTERM or Ctrl-C: cameras, events with their evidence, marks.
 
     Needs the extra dashboard.
@@ -138,7 +142,7 @@ def dashboard_command(config: ConfigOption = None) -> None:
     configure_logs()
     with _library("the dashboard", "dashboard"):
         from streamer.dashboard.server import run_dashboard
-    run_dashboard(load_settings(config), _stop_on_signals())
+    run_dashboard(load_settings(config, bundle=bundle), _stop_on_signals())
 
 
 @app.command("notify")

@@ -24,7 +24,9 @@ from streamer.redis.areas import RedisAreaStore
 from streamer.redis.client import make_redis
 from streamer.redis.minutes import MinuteEntry, minutes_between
 from streamer.redis.profiles import RedisProfileStore
+from streamer.redis.status import read_statuses
 from streamer.redis.subscriber import HealthEntry, ScoreEntry, camera_scores, health_changes
+from streamer.served import other_bundle
 from streamer.types import LATEST_MS
 
 MOST_SCORES: Final = 200_000
@@ -49,6 +51,8 @@ class History(NamedTuple):
     areas: CameraAreas
     minutes: Sequence[MinuteEntry] = ()
     """Of the day before the newest score."""
+    other_bundle: str | None = None
+    """That a service serves another network than the bundle of the settings has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,11 @@ def read_history(settings: Settings, camera_id: str) -> History:
         until_ms = max((score.captured_at_ms for score in scores), default=0)
         minutes = minutes_between(client, settings.redis, camera_id, until_ms - DAY_MS, until_ms)
         needed = {current, *(score.profile_id for score in scores), *(minute.profile_id for minute in minutes)}
+        other = other_bundle(settings, read_statuses(client, settings.redis).values())
         found = {profile_id: _calibration(settings, store, camera_id, profile_id) for profile_id in needed}
     calibrations = {profile_id: each for profile_id, each in found.items() if each is not None}
     areas = settings.cameras.get(camera_id, CameraSettings()).areas.with_more(drawn)
-    return History(scores, blind, calibrations, current, areas, minutes)
+    return History(scores, blind, calibrations, current, areas, minutes, other)
 
 
 def decide_again(settings: Settings, camera_id: str, history: History, budget: float | None = None) -> WhatIf:
@@ -232,6 +237,8 @@ def _notes(settings: Settings, camera_id: str, history: History, left_out: int) 
         yield "scores in zones with a budget of their own count as they were raised or lowered at the budget in force"
     if history.areas.quiet:
         yield "what was called normal here was quiet at the budget in force, and may not be at a higher one"
+    if history.other_bundle is not None and None in history.calibrations:
+        yield history.other_bundle
     if left_out:
         yield f"{left_out} scores are left out: the profile that they belong to is no longer kept, or cannot be read"
 

@@ -42,8 +42,8 @@ class SignInRefused(RequestRefused):
 _PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Not signed in · Oddsight</title><link rel="stylesheet" href="/static/base.css"></head>
-<body><main><div class="nothing"><h1>You are not signed in</h1><p role="alert">{error}.</p><p>What to do: {next_step}.</p>
-<p><a class="button" href="/">Back to Oddsight</a></p></div></main></body>
+<body><main><section class="login"><h1>You are not signed in</h1><p class="form-problem" role="alert">{error}.</p>
+<p>What to do: {next_step}.</p><a class="button primary sign-in" href="/">Back to Oddsight</a></section></main></body>
 </html>
 """
 _NEXT = {404: "see /api/v1/openapi.json for what there is", 405: "see /api/v1/openapi.json for the methods of this address"}

@@ -411,6 +411,16 @@ def test_what_services_say_of_themselves_is_shown(page: Page, stack: Stack) -> N
     expect(panel).to_contain_text("not ready")
     expect(panel).to_contain_text("Kafka does not answer")
     expect(panel).to_contain_text("5 late")
+    expect(page.get_by_text("Another bundle")).to_have_count(0)
+    stack.redis.hset(f"{stack.settings.redis.prefix}:service:a", "model_id", "video-ede-0123456789ab")
+    expect(page.get_by_text("Another bundle: a running service serves the network video-ede-0123456789ab")).to_be_visible()
+    go(page, stack, "camera/gate")
+    expect(page.locator(".facts").first).to_contain_text("a running service serves the network video-ede-0123456789ab")
+    assert "video-ede-0123456789ab" in str(
+        page.evaluate("async () => (await fetch('/api/v1/camera/what-if?camera_id=gate')).text()")
+    )
+    stack.redis.hdel(f"{stack.settings.redis.prefix}:service:a", "model_id")
+    go(page, stack, "system")
     expect(page.locator("table")).to_contain_text("freeze")
 
 

@@ -14,6 +14,7 @@ from streamer.dashboard.parts import AppParts, Operator, Viewer
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.quiet import without_quiet
 from streamer.dashboard.timeline import Timeline, make_timeline, singles_from_ms, thinned
+from streamer.served import other_bundle
 from streamer.types import LATEST_MS
 
 router = APIRouter(tags=["cameras"])
@@ -28,6 +29,8 @@ class Profile(Row):
     status: CameraStatus | None
     """None for a camera that has neither a profile nor scores."""
     versions: list[ProfileVersion]
+    other_bundle: str | None = None
+    """That a service serves another network than the bundle of the dashboard's settings has."""
 
 
 class Scores(Row):
@@ -98,7 +101,8 @@ async def health(_who: Viewer, camera_id: AskedCamera, parts: AppParts) -> list[
 def profile(_who: Viewer, camera_id: AskedCamera, parts: AppParts) -> Profile:
     """Tell a camera's profile and its versions, the one imported last first."""
     status = list_cameras(parts.settings, [camera_id])
-    return Profile(status=status[0] if status else None, versions=list_versions(parts.settings, camera_id))
+    other = other_bundle(parts.settings, parts.status.services().values())
+    return Profile(status=status[0] if status else None, versions=list_versions(parts.settings, camera_id), other_bundle=other)
 
 
 @router.post("/camera/actions")

@@ -11,6 +11,7 @@ from streamer.dashboard.live import Link
 from streamer.dashboard.models import Row
 from streamer.dashboard.parts import Admin, AppParts, Viewer
 from streamer.redis.operators import AuditEntry
+from streamer.served import other_bundle
 
 router = APIRouter(tags=["system"])
 
@@ -41,6 +42,8 @@ class System(Row):
     dashboard: DashboardStatus
     services: dict[str, dict[str, str]]
     """What each running service says of itself."""
+    other_bundle: str | None
+    """That a service serves another network than the bundle of the dashboard's settings has."""
     streams: dict[str, int]
     """How many entries each stream holds."""
     server: Mapping[str, str]
@@ -51,7 +54,7 @@ class System(Row):
 def system(_who: Viewer, parts: AppParts) -> System:
     """Tell how the whole is."""
     live = parts.live
-    camera_ids = live.board.camera_ids
+    camera_ids, services = live.board.camera_ids, parts.status.services()
     return System(
         now_ms=round(time.time() * 1000),
         link=live.link,
@@ -65,7 +68,8 @@ def system(_who: Viewer, parts: AppParts) -> System:
             evidence_problem=parts.evidence.problem,
             evidence_failures=parts.evidence.failures,
         ),
-        services=parts.status.services(),
+        services=services,
+        other_bundle=other_bundle(parts.settings, services.values()),
         streams=parts.status.stream_lengths(camera_ids),
         server=parts.status.server(),
     )

@@ -53,10 +53,11 @@ export class ProfileView {
     }
   }
 
-  #show({ status, versions }) {
+  #show({ status, versions, other_bundle: otherBundle }) {
     const own = Boolean(status) && status.profile_id !== "default";
     this.facts.replaceChildren(
       ...facts(status ? this.#known(status, own) : [["Profile", "This camera has neither a profile nor scores."]]),
+      ...facts(otherBundle ? [["Another bundle", otherBundle]] : []),
     );
     this.actions.replaceChildren(...this.#buttons(own, status?.frozen, versions.length > 1 || (!own && versions.length > 0)));
     this.versions.replaceChildren(this.#table(versions));

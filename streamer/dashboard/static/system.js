@@ -1,7 +1,7 @@
 /** The whole: services, Redis, this dashboard, and what people did. */
 
 import { get, may } from "./api.js";
-import { facts, h, table } from "./dom.js";
+import { facts, h, setText, table } from "./dom.js";
 import { moment, number, span, whole } from "./format.js";
 
 const EVERY_MS = 2000;
@@ -50,13 +50,13 @@ export class SystemPage {
   async #load() {
     try {
       this.#show(await get("/system"));
-      this.problem.textContent = "";
     } catch (error) {
       this.problem.textContent = error.message;
     }
   }
 
-  #show({ now_ms: now, link, dashboard, services, streams, server }) {
+  #show({ now_ms: now, link, dashboard, services, streams, server, other_bundle: otherBundle }) {
+    setText(this.problem, otherBundle ? `Another bundle: ${otherBundle}.` : "");
     const entries = Object.entries(services);
     this.services.replaceChildren(...(entries.length ? entries.map(([name, said]) => service(name, said, now)) : [noService()]));
     const limit = server.maxmemory_human && server.maxmemory_human !== "0B" ? ` of ${server.maxmemory_human}` : "";
