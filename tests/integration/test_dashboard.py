@@ -458,6 +458,32 @@ def test_people_who_see_or_hear_little_are_not_shut_out(page: Page, stack: Stack
     assert [(each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"]) for each in serious] == []
 
 
+def test_a_new_alarm_sounds_for_those_who_switched_it_on(browser: Browser, stack: Stack) -> None:
+    page = browser.new_context().new_page()
+    page.add_init_script("""window.tones = 0; const start = OscillatorNode.prototype.start;
+        OscillatorNode.prototype.start = function (...at) { window.tones += 1; return start.apply(this, at); };""")
+    page.goto(stack.address)
+    page.get_by_label("Name").fill("vic")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    sound = page.locator("#sound")
+    expect(sound).to_have_attribute("aria-pressed", "false")
+    for number, tones in enumerate([0, 2]):
+        started_at_ms, event_id = now_ms(), f"{0xCC + number:016x}"
+        stack.event(event_id, "start", "gate", started_at_ms)
+        expect(page.locator("#alarm-count")).to_have_text("1")
+        wait_for(lambda tones=tones: page.evaluate("tones") == tones)  # type: ignore[misc]  # it has a default
+        stack.event(event_id, "end", "gate", started_at_ms)
+        expect(page.locator("#alarm-count")).to_be_hidden()
+        if number == 0:
+            sound.click()
+            expect(sound).to_have_attribute("aria-pressed", "true")
+            page.reload()
+            expect(sound).to_have_attribute("aria-pressed", "true")
+            assert page.evaluate("tones") == 0
+    page.context.close()
+
+
 def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(page: Page, stack: Stack) -> None:
     go(page, stack, "")
     stack.stop()
