@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -12,7 +11,8 @@ import pytest
 from joserfc.jwk import OctKey
 
 from streamer.config import Settings
-from tests.harness.browser import CHROMIUM, Stack, running_stack
+from streamer.dashboard.users import add_user
+from tests.harness.browser import CHROMIUM, PASSWORD, Stack, running_stack
 from tests.harness.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider, running_provider
 
 
@@ -226,15 +226,41 @@ def test_what_the_provider_says_is_only_text(client: httpx2.Client, provider: Oi
     assert "<script" not in answer.text
 
 
-def test_a_provider_that_is_another_one_or_broken_is_told(tmp_path: Path, provider: OidcProvider) -> None:
-    with running_stack(tmp_path, oidc=oidc(provider)) as stack, httpx2.Client(base_url=stack.address) as client:
+@pytest.fixture(scope="module")
+def beside(running: OidcProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A dashboard that has a user with a password as well, whose name is erin."""
+    folder = tmp_path_factory.mktemp("beside")
+    add_user(folder / "users.json", "erin", "viewer", PASSWORD)
+    with running_stack(folder, users=folder / "users.json", oidc=oidc(running)) as stack:
+        yield stack
+
+
+def test_a_provider_that_is_another_one_or_broken_is_told(provider: OidcProvider, beside: Stack) -> None:
+    with httpx2.Client(base_url=beside.address) as client:
         provider.is_lost = True
         refuse(client, client.get("/login/oidc"), 502, "does not answer as it should", "check dashboard.oidc.issuer")
         provider.is_lost = False
         provider.metadata["issuer"] = "https://another.example"
         refuse(client, client.get("/login/oidc"), 502, "says that it is another one", "https://another.example")
         provider.metadata["issuer"] = provider.issuer
+        provider.claims["preferred_username"] = "otto"
         assert sign_in(client).status_code == 303
+
+
+def test_nobody_takes_the_name_of_a_user_with_a_password(provider: OidcProvider, beside: Stack) -> None:
+    with httpx2.Client(base_url=beside.address) as client:
+        assert client.get("/api/v1/login").json() == {"passwords": True, "oidc": "Example AG"}
+        refuse(client, sign_in(client), 403, "erin is also a user with a password")
+        assert trail(beside)["outcome"] == "refused"
+        assert client.post("/api/v1/login", json={"name": "erin", "password": PASSWORD}).status_code == 200
+        assert me(client)["role"] == "viewer"
+
+
+def test_an_address_that_begins_again_and_again_must_wait(provider: OidcProvider, beside: Stack) -> None:
+    with httpx2.Client(base_url=beside.address) as client:
+        statuses = [client.get("/login/oidc").status_code for _ in range(110)]
+        assert (statuses[0], statuses[-1]) == (302, 429)
+        refuse(client, client.get("/login/oidc"), 429, "too many attempts to sign in")
 
 
 def test_a_session_ends_when_who_may_sign_in_changes(client: httpx2.Client, provider: OidcProvider, stack: Stack) -> None:

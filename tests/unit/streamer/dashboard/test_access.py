@@ -161,6 +161,13 @@ def test_without_users_this_machine_alone_is_answered() -> None:
         assert running.client.post("/api/v1/login", json={"name": "ada", "password": PASSWORD}).status_code == 409
 
 
+def test_without_a_provider_nobody_signs_in_there(board: Dashboard) -> None:
+    assert board.client.get("/api/v1/login").json() == {"passwords": True, "oidc": None}
+    for path in ("/login/oidc", "/login/oidc/callback?state=a&code=b"):
+        answer = board.client.get(path)
+        assert (answer.status_code, "set dashboard.oidc" in answer.text) == (404, True)
+
+
 def test_a_page_of_somebody_who_is_logged_out_gets_no_more(board: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamer.dashboard.api.stream._CHECK_SESSION_EVERY_S", 0.0)
     board.log_in("vic", PASSWORD)
