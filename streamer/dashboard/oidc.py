@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from authlib.integrations.starlette_client import OAuth, OAuthError
-from httpx2 import HTTPError
+from httpx2 import HTTPError, TransportError
 from joserfc.errors import ExpiredTokenError, InvalidClaimError, JoseError, MissingClaimError
 from pydantic import BaseModel, ConfigDict
 
@@ -116,10 +116,13 @@ class Provider:
             raise _not_valid(issuer, error) from error
         except JoseError as error:
             raise _not_valid(issuer, error) from error
+        except TransportError as error:
+            next_step = "check that this machine reaches it, by its name and with its certificate; then sign in again"
+            raise SignInRefused(502, f"the provider {issuer} cannot be reached: {_told(error)}", next_step) from error
         # What is not as the protocol says: a page instead of JSON, a list instead of an object, no endpoint.
         except (HTTPError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             why = _told(f"{type(error).__name__}: {error}")
-            next_step = "check dashboard.oidc.issuer, and that this machine reaches it; then sign in again"
+            next_step = "check dashboard.oidc.issuer and the provider; then sign in again"
             raise SignInRefused(502, f"the provider {issuer} does not answer as it should: {why}", next_step) from error
 
 

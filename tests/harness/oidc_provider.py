@@ -24,7 +24,7 @@ class OidcProvider:
 
     def __init__(self, issuer: str) -> None:
         self.issuer = issuer
-        self.key, self.other_key = RSAKey.generate_key(2048, auto_kid=True), RSAKey.generate_key(2048, auto_kid=True)
+        self.key, self.other_key = new_key(), new_key()
         self.reset()
 
     def reset(self) -> None:
@@ -78,6 +78,10 @@ class OidcProvider:
 
     def keys(self) -> dict[str, Any]:
         return {"keys": [self.key.as_dict(private=False)]}
+
+
+def new_key() -> RSAKey:
+    return RSAKey.generate_key(2048, auto_kid=True)
 
 
 @contextmanager

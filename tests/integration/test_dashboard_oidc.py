@@ -1,5 +1,6 @@
 """Signing in with OpenID Connect: a real server, a real Redis and a provider with real keys, over real HTTP."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ import pytest
 from joserfc.jwk import OctKey
 
 from streamer.config import Settings
+from streamer.dashboard.oidc import Provider
+from streamer.dashboard.problems import SignInRefused
 from streamer.dashboard.users import add_user
-from tests.harness.browser import CHROMIUM, PASSWORD, Stack, running_stack
-from tests.harness.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider, running_provider
+from tests.harness.browser import CHROMIUM, PASSWORD, Stack, free_port, running_stack
+from tests.harness.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider, new_key, running_provider
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +227,20 @@ def test_what_the_provider_says_is_only_text(client: httpx2.Client, provider: Oi
     answer = client.get(f"/login/oidc/callback?{urlencode(said)}")
     refuse(client, answer, 403, "access_denied: &lt;script&gt;")
     assert "<script" not in answer.text
+
+
+def test_a_new_key_of_the_provider_is_fetched(client: httpx2.Client, provider: OidcProvider) -> None:
+    assert sign_in(client).status_code == 303
+    provider.key = provider.signed_by = new_key()
+    assert sign_in(client).status_code == 303
+
+
+def test_a_provider_that_cannot_be_reached_is_told() -> None:
+    lost = Settings.model_validate({"dashboard": {"oidc": oidc(OidcProvider(f"http://127.0.0.1:{free_port()}"))}}).dashboard.oidc
+    assert lost is not None
+    with pytest.raises(SignInRefused, match=r"the provider http://127\.0\.0\.1:\d+ cannot be reached") as raised:
+        asyncio.run(Provider(lost).begin("http://localhost/login/oidc/callback", ""))
+    assert raised.value.status == 502
 
 
 @pytest.fixture(scope="module")
