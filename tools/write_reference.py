@@ -63,7 +63,7 @@ def settings_page() -> str:
         "These variables win over the file. Keep passwords here and not in the file.",
         _table(("variable", "setting"), variables),
     ]
-    return _page(parts, "streamer/config.py, streamer/receivers.py, streamer/sign_in.py and streamer/storage.py")
+    return _page(parts, "config.py, receivers.py, sign_in.py and storage.py of streamer/")
 
 
 def metrics_page() -> str:
