@@ -468,13 +468,14 @@ def test_a_new_alarm_sounds_for_those_who_switched_it_on(browser: Browser, stack
     page.get_by_role("button", name="Log in").click()
     sound = page.locator("#sound")
     expect(sound).to_have_attribute("aria-pressed", "false")
+    alarm = page.locator(".tile[data-state=alarm]", has_text="belfry")
     for number, tones in enumerate([0, 2]):
-        started_at_ms, event_id = now_ms(), f"{0xCC + number:016x}"
-        stack.event(event_id, "start", "gate", started_at_ms)
-        expect(page.locator("#alarm-count")).to_have_text("1")
+        started_at_ms, event_id = now_ms(), f"{0xB311 + number:016x}"
+        stack.event(event_id, "start", "belfry", started_at_ms)
+        expect(alarm).to_be_visible()
         wait_for(lambda tones=tones: page.evaluate("tones") == tones)  # type: ignore[misc]  # it has a default
-        stack.event(event_id, "end", "gate", started_at_ms)
-        expect(page.locator("#alarm-count")).to_be_hidden()
+        stack.event(event_id, "end", "belfry", started_at_ms)
+        expect(alarm).to_have_count(0)
         if number == 0:
             sound.click()
             expect(sound).to_have_attribute("aria-pressed", "true")
