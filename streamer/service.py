@@ -19,6 +19,7 @@ from deploy.selection import load_serving_engine
 from deploy.validation.accuracy import check_decoder
 from deploy.validation.admission import LoadedEngine, load_validated
 from streamer.config import Settings, served_bundle
+from streamer.heap import Heap
 from streamer.http_server import serve_http
 from streamer.kafka.client import check_kafka_settings, ensure_topics, silence_kafka_log
 from streamer.kafka.deadletters import KafkaDeadLetters
@@ -63,8 +64,10 @@ def run_service(settings: Settings, stop: threading.Event, step_script: str = ST
     silence_kafka_log()
     with ExitStack() as stack:
         pipeline = _build_pipeline(settings, stack, step_script)
+        heap = Heap()
         while not stop.is_set():
             pipeline.step()
+            heap.trim_if_due()
         log.info("stopping: finishing what has been read")
         pipeline.drain()
 
