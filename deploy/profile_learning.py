@@ -26,6 +26,7 @@ _MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 6.0 / DWELL_S
 _DWELL_PLACES: Final = 0.98  # of all places; a few that flicker do not count
 _RANGES: Final = 5
 _TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
+_AROUND: Final = 2  # cells: 8 pixels
 _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
 
 Channel = Literal["speed", "appearance", "dwell"]
@@ -43,6 +44,10 @@ class Range(NamedTuple):
         """Maps in units of the range: normal maxima have the median 0 and the 99 % quantile 1."""
         scaled: Map = (maps - np.float32(self.median)) / np.float32(self.spread)
         return scaled
+
+    def at(self, units: float) -> float:
+        """What so many units of the range are."""
+        return self.median + units * self.spread
 
 
 _UNIT: Final = Range(0.0, 1.0)
@@ -85,6 +90,23 @@ class Normal(NamedTuple):
         """With the range of :meth:`joint_maxima` of normal frames in the order of time, (N,)."""
         return self._replace(joint_range=_range(maxima))
 
+    def with_usual(self, maps: ScoreMaps, shown: NDArray[np.bool_], most: float) -> "Normal":
+        """With usual values so high that these maps score at most ``most`` in the cells ``shown``, (N, h, w).
+
+        The values of the cells around them rise as much, because nothing happens twice at the very same place. The ranges stay.
+        """
+        # The three together are at most this much more than the largest.
+        limit = self.joint_range.at(most) - float(np.log(len(CHANNELS))) / TAIL_RATE
+        steady, anomaly, dwell = (
+            np.where(shown, part, np.float32(-np.inf)).max(axis=0) for part in (maps.steady, maps.anomaly, maps.dwell)
+        )
+        rows = steady.max(axis=1, keepdims=True) / np.float32(np.exp(self.speed_range.at(limit)))
+        return self._replace(
+            anomaly=np.maximum(self.anomaly, _spread(anomaly - np.float32(self.anomaly_range.at(limit)))),
+            dwell=np.maximum(self.dwell, _spread(dwell - np.float32(self.dwell_range.at(limit)))),
+            speed=np.maximum(self.speed, _spread(rows)),
+        )
+
     @classmethod
     def from_values(cls, values: Map, grid: tuple[int, int]) -> "Normal":
         """What a profile's values, (P,), say is normal; values that precede that adapt the network."""
@@ -117,7 +139,16 @@ class Normal(NamedTuple):
         return CHANNELS[int(parts.max(axis=(1, 2)).argmax())]
 
     def joint_maxima(self, maps: ScoreMaps) -> Map:
-        """Largest value of the three together, of N frames: (N,).
+        """Largest value of the three together, of N frames: (N,)."""
+        maxima: Map = self.joint(maps).max(axis=(1, 2))
+        return maxima
+
+    def heat_maps(self, maps: ScoreMaps) -> Map:
+        """Scores of the cells of frames from a camera's sixth on, (N, h, w)."""
+        return self.joint_range.scale(self.joint(maps))
+
+    def joint(self, maps: ScoreMaps) -> Map:
+        """The three together, of N frames: (N, h, w).
 
         With the exponential tails of their ranges the parts are logarithms of p-values. They are joined as these are by their
         harmonic mean (Wilson, PNAS 2019), which holds however they depend on each other: nearly the largest, unless several
@@ -126,8 +157,7 @@ class Normal(NamedTuple):
         parts = self.parts(maps)
         largest = parts.max(axis=0)
         joint = largest + np.log(np.exp(TAIL_RATE * (parts - largest)).sum(axis=0)) / np.float32(TAIL_RATE)
-        maxima: Map = joint.max(axis=(1, 2)).astype(np.float32)
-        return maxima
+        return np.asarray(joint, np.float32)
 
     def scores(self, maps: ScoreMaps) -> Map:
         """Scores (N,) of frames from a camera's sixth on."""
@@ -138,11 +168,22 @@ class Normal(NamedTuple):
         return speed, maps.anomaly - self.anomaly, maps.dwell - self.dwell
 
 
+def _spread(cells: Map) -> Map:
+    """The largest value around each cell of a map (h, w)."""
+    padded = np.pad(cells, _AROUND, mode="edge")
+    largest: Map = np.lib.stride_tricks.sliding_window_view(padded, (2 * _AROUND + 1,) * 2).max(axis=(2, 3))
+    return largest
+
+
 def follow_pictures(values: Map, grid: tuple[int, int], pictures: Map) -> Map:
     """A profile's values, (P,), with the background halfway to what some hours of ordinary pictures (N, a, b) show."""
     normal = Normal.from_values(values, grid)
-    followed = normal._replace(background=follow_background(normal.background, pictures))
-    return np.concatenate([values[: len(values) - normal_size(grid)], followed.values()])
+    return replace_normal(values, grid, normal._replace(background=follow_background(normal.background, pictures)))
+
+
+def replace_normal(values: Map, grid: tuple[int, int], normal: Normal) -> Map:
+    """A profile's values, (P,), with something else as normal."""
+    return np.concatenate([values[: len(values) - normal_size(grid)], normal.values()])
 
 
 def normal_size(grid: tuple[int, int]) -> int:

@@ -46,7 +46,9 @@ def fit(
     max_minutes: Annotated[float, typer.Option(help="Time for training steps, without decoding and export.")] = 14.0,
     patience: Annotated[int, typer.Option(help="Stop after this many validations without a smaller loss.")] = 20,
     precision: Annotated[str, typer.Option(help="f32, or bf16 for matrix products in bfloat16.")] = "f32",
-    feedback: Annotated[Path | None, typer.Option(help="Annotations of operators: a CSV file, or a folder of clips.")] = None,
+    feedback: Annotated[
+        Path | None, typer.Option(help="Annotations of operators: a CSV file, or a folder with one, or with clips.")
+    ] = None,
     from_bundle: Annotated[
         str | None, typer.Option("--from", help="Adapt this bundle's network instead of a new one; default: the shipped bundle.")
     ] = None,
@@ -63,8 +65,8 @@ def fit(
     one; learn each camera's own with enrol.
 
     --feedback (video-ede only): lines video,first_frame,last_frame,mark[,x,y,width,height] with mark anomaly or normal, frames
-    numbered from 0, both included, the event's region in pixels; or a folder with clips in anomaly/ and normal/. See
-    docs/train.md.
+    numbered from 0, both included, the event's region in pixels; or a folder with such a marks.csv, or with clips in anomaly/
+    and normal/. See docs/train.md.
 
     Losses and pictures for TensorBoard: tensorboard --logdir OUT/log. With several processes:
     torchrun --nproc-per-node 2 -m trainer.cli fit ...
@@ -107,18 +109,29 @@ def enrol(
     out: Annotated[Path, typer.Option(help="File to write the profile to.")],
     bundle: _OptionalBundlePath = None,
     adapt: Annotated[bool, typer.Option(help="Adapt the network to the camera: better, but takes minutes.")] = True,
+    feedback: Annotated[
+        Path | None, typer.Option(help="Annotations of operators, as for fit: what they called normal raises no event again.")
+    ] = None,
 ) -> None:
     """Learn what is normal at one camera, for a network that was trained on others: some minutes, however much footage.
 
     Give it 10 minutes of footage or more. It goes to the service with oddsight-stream cameras import, see docs/operate.md.
+
+    --feedback takes what fit takes, and the folder feedback/ that oddsight-stream evidence fills. Of a file that names cameras
+    only the marks of this one count. A table says what they changed. See docs/train.md.
     """
     from deploy.bundle import DEFAULT_BUNDLE, read_bundle
     from deploy.profile import require_replaceable, write_profile
+    from trainer import marks
     from trainer.enrol import enrol as learn
 
-    screen = _screen()
+    screen, chosen = _screen(), read_bundle(bundle or DEFAULT_BUNDLE)
     require_replaceable(out, camera_id)
-    profile = learn(read_bundle(bundle or DEFAULT_BUNDLE), camera_id, data, screen, adapt=adapt)
+    annotations = [] if feedback is None else marks.camera_marks(feedback, camera_id, data, screen)
+    profile = learn(chosen, camera_id, data, screen, adapt=adapt)
+    if annotations:
+        profile, changes = marks.learn_marks(chosen, profile, annotations, screen)
+        marks.print_changes(screen, changes, profile.info.calibration, profile.info.calibration)
     write_profile(out, profile)
     screen.print(_promise(profile.info.calibration), highlight=False)
     screen.print(f"profile {profile.profile_id} from {profile.info.frames} frames in {out}", highlight=False, markup=False)

@@ -18,6 +18,7 @@ from deploy.engines.torch import load_network
 from deploy.errors import BundleError, BundleIncompatible, ConfigError, validation_line
 from deploy.spec import ClipSpec
 from deploy.video import VideoInfo
+from trainer import marks
 from trainer.calibrate import require_frames
 from trainer.data.annotations import ANOMALY, NORMAL, AnnotatedClip, annotations_hash, load_annotated_clips, read_annotations
 from trainer.data.clips import (
@@ -133,6 +134,7 @@ def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Cons
     network, metrics = train(run, context, console)
     if context.rank:
         return None
+    before = _marks_before(run)
     calibrated = replace(run.split, validation=balanced(run.split.validation))
     with counting_bar(console, "scoring held-out frames", len(ClipDataset(calibrated.validation, run.spec.length))) as advance:
         trained = TrainedModel(network, run.card, run.spec, metrics)
@@ -143,8 +145,20 @@ def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Cons
             report = write_holdout_report(bundle, run.split, advance)
         for line in holdout_lines(report):
             console.print(line, markup=False, highlight=False)
+    if run.split.annotated:
+        now = marks.score_marks(bundle, run.split.annotated)
+        changes = marks.bundle_changes(run.split.annotated, before, now)
+        marks.print_changes(console, changes, before and before.calibration, now.calibration)
     shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     return bundle
+
+
+def _marks_before(run: TrainingRun) -> marks.BundleMarks | None:
+    """How marked events score with the bundle that will be replaced, or else with the one that training started from, if any."""
+    earlier = read_bundle(run.out) if (run.out / MANIFEST_NAME).exists() else run.start
+    if not run.split.annotated or earlier is None or earlier.manifest.model.kind != run.card.kind:
+        return None
+    return marks.score_marks(earlier, run.split.annotated) if earlier.spec.frame_shape == run.spec.frame_shape else None
 
 
 def prepare(

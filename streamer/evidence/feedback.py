@@ -20,7 +20,7 @@ _FOLDER: Final = "feedback"
 """In the store; what lies there is not deleted by age or size."""
 _CSV: Final = f"{_FOLDER}/marks.csv"
 _MAX_CSV_BYTES: Final = 100_000_000
-_COLUMNS: Final = ("video", "first_frame", "last_frame", "mark", "x", "y", "width", "height")
+_COLUMNS: Final = ("video", "first_frame", "last_frame", "mark", "x", "y", "width", "height", "camera")
 
 
 class FeedbackFolder:
@@ -55,7 +55,7 @@ class FeedbackFolder:
             return None
         folder, manifest = found
         try:
-            about = {**_frames(manifest), **_region(manifest)}
+            about = {**_frames(manifest), **_region(manifest), "camera": manifest["camera_id"]}
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             log.warning("what is stored of a marked event is damaged", event_id=event_id, error=repr(error))
             return None

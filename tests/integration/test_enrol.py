@@ -12,9 +12,11 @@ from deploy.profile import read_profile
 from tests.harness.calibration import limits_of
 from tests.harness.street import FAST_PX, SLOW_PX, quiet, street, write
 from trainer.cli import main
+from trainer.data.annotations import read_annotations
 from trainer.enrol import enrol
 from trainer.errors import TooLittleFootage
 from trainer.evaluate import evaluate
+from trainer.marks import learn_marks
 
 FRAMES = 360
 
@@ -66,6 +68,37 @@ def test_command_writes_a_profile_and_evaluate_takes_it(
     )
     np.testing.assert_allclose(given.output.scores["rush"], learned.output.scores["rush"], rtol=1e-3, atol=1e-3)
     assert given.output.normal.thresholds.enter == pytest.approx(limits_of(profile.info.calibration).enter)
+
+
+def test_what_operators_called_normal_raises_no_event_and_real_events_are_found(
+    oddsight_train: Callable[..., None],
+    video_ede_bundle: Bundle,
+    other_view: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    speed_px, out = np.r_[np.full(15, SLOW_PX), np.full(25, FAST_PX)], tmp_path / "gate.safetensors"
+    for name, seed in (("near", 51), ("far", 55)):  # in rows that have nothing in common
+        write(tmp_path / "marks" / name, street(40, speed_px, seed)[:, ::-1])
+    rows = ["near,15,39,normal,,,,,gate", "far,15,39,anomaly,,,,,gate", "far,15,39,normal,,,,,yard"]
+    header = "video,first_frame,last_frame,mark,x,y,width,height,camera"
+    (tmp_path / "marks" / "marks.csv").write_text("\n".join([header, *rows]))
+    options = ["--bundle", video_ede_bundle.path, "--data", other_view, "--camera-id", "gate", "--out", out]
+    oddsight_train("enrol", *options, "--no-adapt", "--feedback", tmp_path / "marks")
+    said = capsys.readouterr().err
+    assert "2 of 3 marks are of gate" in said
+    near, far = (next(line for line in said.splitlines() if line.split()[:1] == [f"{name},"]) for name in ("near", "far"))
+    assert near.rstrip().endswith("no event  quiet now")
+    assert near.count("no event") == 1
+    assert far.rstrip().endswith("found")
+    assert "no event" not in far
+
+    profile = read_profile(out)
+    assert profile.info.footage[-1] == "near"
+    *marks, _ = read_annotations(tmp_path / "marks")
+    again, changes = learn_marks(video_ede_bundle, profile, [each for each in marks if each.anomalous], quiet())
+    assert np.array_equal(again.values, profile.values)
+    assert [change.after.is_event for change in changes] == [True]
 
 
 def test_too_little_footage(video_ede_bundle: Bundle, tmp_path: Path) -> None:

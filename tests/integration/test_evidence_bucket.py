@@ -21,7 +21,14 @@ ONE = f"/api/v1/events/{EVENT_ID}"
 CLIP = bytes(range(256)) * 10_000
 """Larger than what is asked of the store at once."""
 CLIP_ABOUT = {"from_ms": DAY_MS, "to_ms": DAY_MS + 5000, "frames": 51, "width_px": 64, "height_px": 48}
-ABOUT = {"schema": 1, "started_at_ms": DAY_MS + 1000, "ended_at_ms": DAY_MS + 2000, "region": [1, 2, 3, 4], "width_px": 64}
+ABOUT = {
+    "schema": 1,
+    "camera_id": "gate",
+    "started_at_ms": DAY_MS + 1000,
+    "ended_at_ms": DAY_MS + 2000,
+    "region": [1, 2, 3, 4],
+    "width_px": 64,
+}
 DAY_S = 86_400
 
 
@@ -79,7 +86,7 @@ def test_the_clip_of_a_mark_is_kept_until_it_is_taken_back(settings: EvidenceSet
     feedback.take({"event_id": EVENT_ID, "kind": "false"})
     assert store.files.read(f"feedback/{EVENT_ID}.mp4", len(CLIP)) == CLIP
     marks = store.files.read("feedback/marks.csv", 1000) or b""
-    assert marks.splitlines()[1] == f"{EVENT_ID}.mp4,10,20,normal,1,2,3,4".encode()
+    assert marks.splitlines()[1] == f"{EVENT_ID}.mp4,10,20,normal,1,2,3,4,gate".encode()
     feedback.take({"event_id": EVENT_ID, "kind": "unmark"})
     assert store.files.find(f"feedback/{EVENT_ID}.mp4") is None
     assert len((store.files.read("feedback/marks.csv", 1000) or b"").splitlines()) == 1

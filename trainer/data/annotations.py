@@ -2,7 +2,8 @@
 
 A CSV with one line per interval: ``video,first_frame,last_frame,mark``. ``video`` is a video or a folder of images, relative to
 the CSV; frames count from 0, both ends included; ``mark`` is ``anomaly`` or ``normal``. ``x,y,width,height`` may follow: the
-region of the event in pixels of the original image. Or a folder with subfolders ``anomaly/`` and ``normal/`` of clips.
+region of the event in pixels of the original image; then ``camera``, the id of the camera. A folder that holds such a file as
+``marks.csv`` stands for it. Or a folder with subfolders ``anomaly/`` and ``normal/`` of clips.
 """
 
 import csv
@@ -21,6 +22,8 @@ from trainer.errors import BadFeedback, NoFootage
 ANOMALY, NORMAL = "anomaly", "normal"
 COLUMNS = ("video", "first_frame", "last_frame", "mark")
 REGION_COLUMNS = ("x", "y", "width", "height")
+CAMERA_COLUMNS = ("camera",)
+CSV_NAME = "marks.csv"
 
 _MAX_BYTES = 1 << 24
 
@@ -47,6 +50,8 @@ class Annotation:
     """In pixels of the original image; None for the whole image."""
     where: str
     """File and line of the annotation, for messages."""
+    camera_id: str | None = None
+    """Empty if it is one that is not known; None where no cameras are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +76,14 @@ def read_annotations(path: Path) -> list[Annotation]:
         BadFeedback: there are none, a line is invalid, or its clip does not exist; names file, line, value and rule.
         NoFootage: ``anomaly/`` or ``normal/`` holds no clip.
     """
-    if path.is_dir():
+    if path.is_dir() and not (path / CSV_NAME).is_file():
         sources = [(name, find_sources(path / name)) for name in (ANOMALY, NORMAL) if (path / name).is_dir()]
         annotations = [
             Annotation(clip, 0, None, name == ANOMALY, None, str(clip.path)) for name, clips in sources for clip in clips
         ]
     else:
-        annotations = parse_annotations(_read_text(path).splitlines(), path)
+        file = path / CSV_NAME if path.is_dir() else path
+        annotations = parse_annotations(_read_text(file).splitlines(), file)
     if not annotations:
         raise BadFeedback(f"{path} has no annotation; write a line per interval, or put clips into {ANOMALY}/ or {NORMAL}/")
     for annotation in annotations:
@@ -111,10 +117,10 @@ def parse_annotations(lines: Iterable[str], path: Path) -> list[Annotation]:
     except csv.Error as error:
         raise BadFeedback(f"{path}: line {reader.line_num} is not valid CSV: {error}") from error
     header = tuple(rows[0][1]) if rows else ()
-    if header not in (COLUMNS, COLUMNS + REGION_COLUMNS):
+    if header not in (COLUMNS, COLUMNS + REGION_COLUMNS, COLUMNS + REGION_COLUMNS + CAMERA_COLUMNS):
         raise BadFeedback(
             f"{path}: line 1 must be {','.join(COLUMNS)!r}, or the same and {','.join(REGION_COLUMNS)!r}, "
-            f"got {','.join(header)[:80]!r}"
+            f"then {','.join(CAMERA_COLUMNS)!r} if you like, got {','.join(header)[:80]!r}"
         )
     return [_parse_row(f"{path}: line {number}", row, header, path.parent) for number, row in rows[1:] if any(row)]
 
@@ -130,8 +136,9 @@ def _parse_row(where: str, row: list[str], header: tuple[str, ...], folder: Path
     first_frame, last_frame = _parse_number(where, "first_frame", first), _parse_number(where, "last_frame", last)
     if last_frame < first_frame:
         raise BadFeedback(f"{where}: last_frame {last_frame} must not come before first_frame {first_frame}")
-    region = _parse_region(where, row[len(COLUMNS) :])
-    return Annotation(Source(video, folder / video), first_frame, last_frame, mark == ANOMALY, region, where)
+    region = _parse_region(where, row[len(COLUMNS) : len(COLUMNS + REGION_COLUMNS)])
+    camera_id = row[-1] if header[-1:] == CAMERA_COLUMNS else None
+    return Annotation(Source(video, folder / video), first_frame, last_frame, mark == ANOMALY, region, where, camera_id)
 
 
 def _parse_region(where: str, cells: list[str]) -> Region | None:
@@ -150,6 +157,17 @@ def _parse_number(where: str, name: str, cell: str) -> int:
     return int(cell)
 
 
+def require_apart(annotations: Iterable[Annotation], normal: Iterable[Source]) -> None:
+    """Raise BadFeedback if an anomaly lies in one of the ``normal`` sources."""
+    normal_paths = {source.path.resolve() for source in normal}
+    for annotation in annotations:
+        if annotation.anomalous and annotation.source.path.resolve() in normal_paths:
+            raise BadFeedback(
+                f"{annotation.where} marks an anomaly in {annotation.source.path}, which --data also gives as normal footage; "
+                "take the clip out of --data"
+            )
+
+
 def load_annotated_clips(
     annotations: Sequence[Annotation], normal: Iterable[Source], spec: ClipSpec, load: LoadFootage
 ) -> tuple[AnnotatedClip, ...]:
@@ -158,13 +176,7 @@ def load_annotated_clips(
     Raises:
         BadFeedback: an interval or a region lies outside its clip, or an anomaly in one of the ``normal`` sources.
     """
-    normal_paths = {source.path.resolve() for source in normal}
-    for annotation in annotations:
-        if annotation.anomalous and annotation.source.path.resolve() in normal_paths:
-            raise BadFeedback(
-                f"{annotation.where} marks an anomaly in {annotation.source.path}, which --data also gives as normal footage; "
-                "take the clip out of --data"
-            )
+    require_apart(annotations, normal)
     clips: dict[Path, tuple[Footage, VideoInfo]] = {}
     for annotation in annotations:
         source = annotation.source

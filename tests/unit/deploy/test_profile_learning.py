@@ -149,3 +149,27 @@ def test_grid_of_a_damaged_bundle_is_refused(config: dict[str, object]) -> None:
     model = VIDEO.manifest.model.model_copy(update={"config": config})
     with pytest.raises(BundleCorrupt, match=r"model\.config must give window"):
         Grid.of(replace(VIDEO, manifest=VIDEO.manifest.model_copy(update={"model": model})))
+
+
+def test_what_is_made_usual_scores_no_more_than_it_may_and_nothing_else_changes():
+    frames, background = random_maps(3), random_background()
+    ranges = [Range(0.3, 0.4), Range(0.2, 0.1), Range(0.1, 0.3), Range(0.5, 1.5)]
+    usual = UsualMaps(GRID.shape)
+    normal = Normal.without_ranges(usual, background, STEP)._replace(
+        **dict(zip(("speed_range", "anomaly_range", "dwell_range", "joint_range"), ranges, strict=True))
+    )
+    shown = np.zeros((3, *GRID.shape), bool)
+    shown[1, 6:9, 4:8] = True
+    most = 1.0
+    changed = normal.with_usual(frames, shown, most)
+    before, after = (each.heat_maps(frames) for each in (normal, changed))
+    assert before[shown].max() > most
+    assert after[shown].max() <= most + 1e-5
+    assert (after <= before + 1e-5).all()
+    far = np.ones(GRID.shape, bool)
+    far[4:11, 2:10] = False
+    for name in ("anomaly", "dwell"):
+        assert np.array_equal(getattr(changed, name)[far], getattr(normal, name)[far])
+    assert np.array_equal(np.delete(changed.speed, np.s_[4:11]), np.delete(normal.speed, np.s_[4:11]))
+    assert changed[3:] == normal[3:]
+    assert all(map(np.array_equal, normal.with_usual(frames, shown & False, most), normal))

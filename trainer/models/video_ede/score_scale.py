@@ -116,7 +116,7 @@ def _joined(maxima: Iterable[Map]) -> Map:
 
 
 def _joint(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
-    """The three parts together, see :meth:`deploy.profile_learning.Normal.joint_maxima`."""
+    """The three parts together, see :meth:`deploy.profile_learning.Normal.joint`."""
     speed = torch.log(torch.clamp(maps.steady / normal.speed, min=LEAST_SPEED))
     parts = (
         normal.speed_range.scale(speed),

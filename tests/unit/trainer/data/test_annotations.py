@@ -56,7 +56,10 @@ def test_any_text_parses_or_is_rejected(lines, header):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1 must be 'video,first_frame,last_frame,mark', or the same and 'x,y,width,height', got ''"),
+        (
+            "",
+            "or the same and 'x,y,width,height', then 'camera' if you like, got ''",
+        ),
         ("gate,1,2,normal", "line 1 must be"),
         (f"{SHORT},x,y", "line 1 must be"),
         (f"{SHORT}\ngate,1,2", "line 2 must have the 4 values video,first_frame,last_frame,mark, got 'gate,1,2'"),
@@ -166,3 +169,13 @@ def test_hash_depends_on_every_value(tmp_path, gate):
     lines = ["1,2,normal,,,,", "1,3,normal,,,,", "1,2,anomaly,,,,", "1,2,normal,0,0,9,9", "0,2,normal,,,,"]
     assert len({annotations_hash(load(write(tmp_path, f"clips/gate,{line}"))) for line in lines}) == len(lines)
     assert annotations_hash(()) is None
+
+
+def test_reads_the_folder_that_evidence_fills(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"")
+    rows = ["a.mp4,0,1,normal,,,,,gate", "a.mp4,0,1,normal,,,,,"]
+    (tmp_path / "marks.csv").write_text("\n".join([f"{HEADER},camera", *rows]))
+    assert [each.camera_id for each in read_annotations(tmp_path)] == ["gate", ""]
+    (tmp_path / "marks.csv").write_text(f"{HEADER}\na.mp4,0,1,normal,,,,")
+    assert [each.camera_id for each in read_annotations(tmp_path)] == [None]
