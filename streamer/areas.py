@@ -1,9 +1,11 @@
 """Parts of a camera's picture that are treated in their own way: masks, zones, and what an operator called normal there."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from deploy.decision import DecisionRule, Observation, OpenEvent, decide
 from deploy.profile_learning import Channel
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -13,6 +15,7 @@ Polygon = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3, max_len
 ZoneName = Annotated[str, StringConstraints(pattern=r"^[^,\x00-\x1f]{1,64}$")]
 MAX_AREAS = 50
 """Of each kind and camera."""
+_NEWEST: Final = 5
 
 
 class Zone(BaseModel):
@@ -61,3 +64,42 @@ class CameraAreas(BaseModel):
         return self.model_copy(
             update={"masks": (*self.masks, *others.masks), "zones": zones, "quiet": (*self.quiet, *others.quiet)}
         )
+
+
+class Quieted(BaseModel):
+    """What stayed quiet because an event was called normal. Its field names are part of the format in Redis."""
+
+    model_config = ConfigDict(frozen=True)
+
+    events: int = Field(default=0, ge=0)
+    """How many would have been announced."""
+    began_ms: tuple[int, ...] = ()
+    """When the newest of them began, newest first."""
+    open: OpenEvent | None = None
+    """The one that would go on now, or would begin."""
+
+    def after(self, rule: DecisionRule, hidden: Observation) -> "Quieted":
+        """After the camera's next frame, with the score that was hidden in it, None if none was."""
+        event, changes = decide(rule, self.open, hidden)
+        began = tuple(change.event.started_at_ms for change in changes if change.kind == "start")
+        newest = (*began, *self.began_ms)[:_NEWEST]
+        return Quieted(events=self.events + len(began), began_ms=newest, open=event)
+
+
+def count_quieted(
+    before: Mapping[str, Quieted], hidden: Mapping[str, float], rule: DecisionRule, event_id: str, captured_at_ms: int
+) -> Mapping[str, Quieted]:
+    """What was quieted at a camera after its next frame, by which event was called normal.
+
+    ``hidden``: the scores that were hidden in it; ``event_id``: of an event that would begin with it. Of more than
+    ``MAX_AREAS`` the latest are kept.
+    """
+    names = hidden.keys() | {name for name, each in before.items() if each.open is not None}
+    if not names:
+        return before
+    after = dict(before)
+    for name in sorted(names):
+        own = after.pop(name, Quieted()).after(rule, Observation(event_id, captured_at_ms, hidden.get(name)))
+        if own.events or own.open is not None:
+            after[name] = own
+    return dict(list(after.items())[-MAX_AREAS:])

@@ -12,7 +12,7 @@ from deploy.decision import OpenEvent
 from deploy.errors import OddsightError
 from deploy.health import FaultState, HealthProblem, HealthState, Reference
 from deploy.profile import Profile
-from streamer.areas import CameraAreas
+from streamer.areas import CameraAreas, Quieted
 from streamer.minutes import ScoreMinute
 from streamer.types import FrameMessage, Partition, QuotaUsed, Rejected
 
@@ -115,6 +115,8 @@ class CameraState(BaseModel):
     """How far its quota of frames was used up before the frame ``clip_from``; if that is None, how far it is now."""
     minute: ScoreMinute | None = None
     """The minute of scores that is being summed up."""
+    quieted: Mapping[str, Quieted] = {}
+    """What stayed quiet, by the event that was called normal."""
 
     @property
     def problem(self) -> HealthProblem | None:

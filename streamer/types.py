@@ -227,6 +227,8 @@ class Outcome:
     """See :class:`Clip`."""
     zones: tuple[str, ...] = ()
     """Names of the zones in which the heat map is highest."""
+    quieted: tuple[tuple[str, float], ...] = ()
+    """Events that were called normal, and the score that each hides, unless another part of the picture raises one."""
 
 
 class LearningProgress(NamedTuple):

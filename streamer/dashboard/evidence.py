@@ -8,6 +8,7 @@ import structlog
 from pydantic import Field, ValidationError
 
 from streamer.dashboard.models import EventRow, Row
+from streamer.evidence.feedback import kept_clip
 from streamer.evidence.files import EvidenceFiles
 from streamer.evidence.store import FILES, MANIFEST, MAX_MANIFEST_BYTES, event_folder
 from streamer.interfaces import StoreUnavailable
@@ -95,6 +96,16 @@ class EvidenceReader:
         evidence = _description(content)
         files = {name: round(found[name].modified_s * 1000) for name in MEDIA_TYPES if name in found}
         return evidence.model_copy(update={"files": files, **({} if scores else {"scores": ()})})
+
+    def keeps(self, row: EventRow) -> bool:
+        """Whether the clip of a marked event is kept for training; False while the store is away."""
+        if self.files is None or folder_of(row) is None:
+            return False
+        try:
+            return self.files.find(kept_clip(row.event_id)) is not None
+        except StoreUnavailable as error:
+            self.failed(error)
+            return False
 
     def failed(self, error: StoreUnavailable) -> None:
         """Count that the store did not answer."""

@@ -13,6 +13,7 @@ from streamer.dashboard.live import Live
 from streamer.dashboard.oidc import Provider
 from streamer.dashboard.users import Role
 from streamer.redis.areas import RedisAreaStore
+from streamer.redis.client import RedisProgressStore
 from streamer.redis.operators import OperatorStore
 from streamer.redis.overview import OverviewReader
 
@@ -28,6 +29,7 @@ class Parts:
     access: Access
     evidence: EvidenceReader
     areas: RedisAreaStore
+    progress: RedisProgressStore
     provider: Provider | None = None
     """Of OpenID Connect."""
 

@@ -22,7 +22,7 @@ from streamer.dashboard.users import UserList, read_users
 from streamer.evidence.store import open_files
 from streamer.http_server import listen
 from streamer.redis.areas import RedisAreaStore
-from streamer.redis.client import make_redis
+from streamer.redis.client import RedisProgressStore, make_redis
 from streamer.redis.operators import OperatorStore
 from streamer.redis.overview import OverviewReader
 from streamer.redis.subscriber import Subscriber
@@ -50,8 +50,10 @@ def run_dashboard(settings: Settings, stop: threading.Event) -> None:
         operators, status = OperatorStore(client, settings.redis), OverviewReader(client, settings.redis)
         live = Live(lambda: Subscriber(client, settings.redis, from_start=False), operators, status)
         areas = RedisAreaStore(client, settings.redis)
+        progress = RedisProgressStore(client, settings.redis, settings.kafka.consumer_group)
         access = Access(users, operators, round(own.session_hours * 3600), own.oidc)
-        app = make_app(Parts(settings, live, operators, status, access, EvidenceReader(files), areas, provider))
+        evidence = EvidenceReader(files)
+        app = make_app(Parts(settings, live, operators, status, access, evidence, areas, progress, provider))
         host, port = listener.getsockname()[:2]
         log.info("dashboard", address=f"http://{f'[{host}]' if ':' in host else host}:{port}/", users=access.has_users)
         asyncio.run(_serve(_Server(_uvicorn_config(app)), live, listener, stop))

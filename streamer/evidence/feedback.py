@@ -23,6 +23,11 @@ _MAX_CSV_BYTES: Final = 100_000_000
 _COLUMNS: Final = ("video", "first_frame", "last_frame", "mark", "x", "y", "width", "height", "camera")
 
 
+def kept_clip(event_id: str) -> str:
+    """Where the clip of a marked event is kept, in the store."""
+    return f"{_FOLDER}/{event_id}.mp4"
+
+
 class FeedbackFolder:
     """Keeps the clips of marked events, for as long as they are marked, whatever becomes of the events' evidence."""
 
@@ -41,7 +46,7 @@ class FeedbackFolder:
         clip = f"{event_id}.mp4"
         was_marked = rows.pop(clip, None) is not None
         if kind == UNMARK:
-            self._files.delete(f"{_FOLDER}/{clip}")
+            self._files.delete(kept_clip(event_id))
         elif (row := self._keep(event_id, clip)) is not None:
             rows[clip] = {**row, "mark": LABELS[kind]}
         if rows or was_marked:
@@ -59,7 +64,7 @@ class FeedbackFolder:
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             log.warning("what is stored of a marked event is damaged", event_id=event_id, error=repr(error))
             return None
-        self._files.copy(f"{folder}/clip.mp4", f"{_FOLDER}/{clip}")
+        self._files.copy(f"{folder}/clip.mp4", kept_clip(event_id))
         return {"video": clip, **about}
 
     def _rows(self) -> list[dict[str, str]]:

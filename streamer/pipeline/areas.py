@@ -100,11 +100,13 @@ class AreaRules:
             return outcome
         own = self._decider.rule(outcome.info.camera_id, outcome.profile)
         cells = self._on_grid(outcome.info.camera_id, areas, (heatmap.shape[0], heatmap.shape[1]))
-        shaped = self._shaped(heatmap, cells, outcome, own)
+        shaped, hidden = self._shaped(heatmap, cells, outcome, own)
         peak = np.unravel_index(int(shaped.argmax()), shaped.shape)
         zones = tuple(zone.name for zone, inside in cells.zones if inside[peak])
-        score = outcome.score + float(shaped.max() - heatmap.max())
-        return replace(outcome, score=score, heatmap=shaped, zones=zones)
+        above = outcome.score - float(heatmap.max())
+        score = above + float(shaped.max())
+        quieted = tuple((event_id, above + value) for event_id, value in hidden.items() if score < own.rule.exit <= above + value)
+        return replace(outcome, score=score, heatmap=shaped, zones=zones, quieted=quieted)
 
     def least_exit(self, profiles: Collection[Profile]) -> float:
         """The lowest score that may matter to a camera, before a zone raises it."""
@@ -112,16 +114,20 @@ class AreaRules:
         gains = [self._gain(zone, own) for zone in self._known.zones() for own in rules]
         return self._decider.least_exit(profiles) - max([0.0, *gains])
 
-    def _shaped(self, heatmap: NDArray[np.float32], cells: _Cells, outcome: Outcome, own: CameraRule) -> NDArray[np.float32]:
-        shaped = heatmap.astype(np.float32)
+    def _shaped(
+        self, heatmap: NDArray[np.float32], cells: _Cells, outcome: Outcome, own: CameraRule
+    ) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """The heat map that counts, and the highest value that was quieted by each event that was called normal."""
+        shaped, hidden = heatmap.astype(np.float32), {}
         for zone, inside in cells.zones:
             shaped[inside] += np.float32(self._gain(zone, own))
         for quiet, inside in cells.quiet:
             if None in {quiet.channel, outcome.channel} or quiet.channel == outcome.channel:
-                usual = inside & (shaped <= quiet.up_to)
+                usual = inside & ~cells.hidden & (shaped <= quiet.up_to)
+                hidden[quiet.event_id] = float(shaped[usual].max(initial=-np.inf))
                 shaped[usual] = np.minimum(shaped[usual], np.float32(own.rule.exit - _BELOW * (1 + abs(own.rule.exit))))
         shaped[cells.hidden] = min(float(heatmap.min()), float(shaped.min()))
-        return shaped
+        return shaped, hidden
 
     def _gain(self, zone: Zone, own: CameraRule) -> float:
         """What is added to scores in the zone, so that the camera's threshold keeps the zone's budget there."""

@@ -17,6 +17,7 @@ from deploy.decision import DecisionRule, EventChange, Observation, OpenEvent, d
 from deploy.health import HealthChange
 from deploy.profile import Profile
 from deploy.profile_learning import Channel
+from streamer.areas import count_quieted
 from streamer.config import Settings, camera_thresholds, decision_rule
 from streamer.interfaces import CameraState, Fields
 from streamer.minutes import ScoredFrame, ScoreMinute, sum_up
@@ -97,13 +98,21 @@ class Decider:
         observed = None if withheld else outcome.score
         rule = own.rule.at_interval(info.interval_ms)
         event, changes = decide(rule, state.event, Observation(event_id(info), info.captured_at_ms, observed))
+        hidden = {} if withheld else dict(outcome.quieted)
+        quieted = count_quieted(state.quieted, hidden, rule, event_id(info), info.captured_at_ms)
         scored_at_ms = round(self._wall_clock_s() * 1000)
         events = [self._event(outcome, own, change, scored_at_ms, provisional=learning is not None) for change in changes]
         score = None if outcome.score is None else _score_fields(outcome, outcome.score, own.rule, scored_at_ms)
         if score is not None and learning is not None:
             score = {**score, "learning": f"{learning.share:.3f}", "learning_left_s": f"{learning.left_s:.0f}"}
         minute, ended = _sum_up(state.minute, outcome, own.rule, event, withheld=withheld)
-        update = {"clip_from": outcome.clip_from, "clip_clock": outcome.clip_clock, "event": event, "minute": minute}
+        update: dict[str, object] = {
+            "clip_from": outcome.clip_from,
+            "clip_clock": outcome.clip_clock,
+            "event": event,
+            "minute": minute,
+            "quieted": quieted,
+        }
         heatmaps = [] if outcome.heatmap is None else [_heatmap_fields(event, outcome.heatmap, own.rule) for event in events]
         told = [each for each in heatmaps if each is not None]
         return Decision(state.model_copy(update=update), score, events, told, None if ended is None else ended.fields())

@@ -20,10 +20,11 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from deploy.errors import ConfigError
+from streamer.areas import Quieted
 from streamer.config import RedisSettings
 from streamer.interfaces import CameraState, Fenced, Progress, RedisUnavailable, Step
 from streamer.redis.script import STEP, Entry, step_arguments
-from streamer.redis.stored import CAMERA_FIELDS, forgotten_fields, parse_cameras, parse_progress, progress_fields
+from streamer.redis.stored import CAMERA_FIELDS, camera_field, forgotten_fields, parse_cameras, parse_progress, progress_fields
 from streamer.redis.topology import connect_cluster, connect_sentinel
 from streamer.types import Partition
 
@@ -155,6 +156,17 @@ class RedisProgressStore:
         with redis_errors():
             keys = list(self._client.scan_iter(match=self._progress_key(topic, "*"), _type="HASH"))
         return {camera_id: state for key in keys for camera_id, state in parse_cameras(self._camera_fields(key)).items()}
+
+    def quieted(self, topic: str, camera_id: str) -> dict[str, Quieted]:
+        """What stayed quiet at a camera, by the event that was called normal."""
+        name = camera_field(camera_id)
+        with redis_errors():
+            keys = list(self._client.scan_iter(match=self._progress_key(topic, "*"), _type="HASH"))
+            stored = [cast("str | None", self._client.hget(key, name)) for key in keys]
+        states = [parse_cameras({name: text}).get(camera_id) for text in stored if text]
+        # Of a camera that came to another partition there are two; the later one has begun anew.
+        found = [item for state in states if state is not None for item in state.quieted.items()]
+        return dict(sorted(found, key=lambda item: item[1].events))
 
     def _camera_fields(self, key: str) -> dict[str, str]:
         with redis_errors(key):  # not all of the hash: a camera's memory takes a hundred times as much

@@ -49,6 +49,11 @@ def parse_progress(stored: Mapping[str, str], key: str) -> Progress:
     return Progress(next_offset, cameras, learners, memories, tuple(damaged), topic, letters)
 
 
+def camera_field(camera_id: str) -> str:
+    """The field that holds the state of a camera."""
+    return _CAMERA + camera_id
+
+
 def parse_cameras(stored: Mapping[str, str]) -> dict[str, CameraState]:
     """The states of the cameras in a hash, or in its fields like :data:`CAMERA_FIELDS`, without damaged ones."""
     return dict(_parsed(CameraState, _CAMERA, stored, []))

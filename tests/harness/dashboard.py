@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from streamer.areas import CameraAreas
+from streamer.areas import CameraAreas, Quieted
 from streamer.config import Settings
 from streamer.dashboard.access import Access
 from streamer.dashboard.app import make_app
@@ -64,6 +64,7 @@ class FakeRedis:
         self.pictures: dict[str, Picture] = {}
         self.areas: dict[str, CameraAreas] = {}
         self.minute_entries: list[MinuteEntry] = []
+        self.quieted_events: dict[str, Quieted] = {}
         self.is_away = False
 
     def _check(self) -> None:
@@ -153,6 +154,12 @@ class FakeRedis:
     def server(self) -> dict[str, str]:
         return {"redis_version": "7.2.4"}
 
+    # RedisProgressStore
+
+    def quieted(self, topic: str, camera_id: str) -> dict[str, Quieted]:
+        self._check()
+        return self.quieted_events
+
     # RedisAreaStore
 
     def read(self) -> dict[str, CameraAreas]:
@@ -203,7 +210,7 @@ def dashboard(
     fake, settings = FakeRedis(), Settings()
     live = Live(lambda: fake, fake, fake)  # type: ignore[arg-type,return-value]  # it has their methods
     access = Access(UserList(users) if users else None, fake, 3600)  # type: ignore[arg-type]  # likewise
-    parts = Parts(settings, live, fake, fake, access, EvidenceReader(evidence), fake)  # type: ignore[arg-type]  # likewise
+    parts = Parts(settings, live, fake, fake, access, EvidenceReader(evidence), fake, fake)  # type: ignore[arg-type]  # likewise
     with TestClient(make_app(parts), base_url=address) as client:
         wait_for(lambda: live.link.reachable)
         yield Dashboard(fake, parts, client)

@@ -16,13 +16,16 @@ from typer.testing import CliRunner
 from deploy.calibration import Calibration
 from deploy.decision import DecisionTimes
 from deploy.profile import read_profile
-from streamer.areas import CameraAreas
+from streamer.areas import CameraAreas, Quieted
 from streamer.cli import app
 from streamer.demo.run import DEMO_PROFILES
+from streamer.interfaces import CameraState, Step
 from streamer.minutes import MINUTE_MS, ScoreMinute
 from streamer.redis.areas import RedisAreaStore
+from streamer.redis.client import RedisProgressStore
 from streamer.redis.profiles import RedisProfileStore
 from streamer.settings_file import settings_toml
+from streamer.types import Partition
 from tests.harness.browser import CHROMIUM, HOSTILE, PASSWORD, Stack, answers, free_port, now_ms, running_stack, write_evidence
 from tests.harness.dashboard import wait_for
 
@@ -221,6 +224,19 @@ def test_what_is_called_normal_is_quiet_until_it_is_taken_back(page: Page, stack
     page.get_by_role("button", name="Normal here").click()
     expect(page.locator(".actions")).to_contain_text("raises no event any more, up to a score of 2.75")
     assert [quiet.event_id for quiet in areas.read()["gate"].quiet] == [ENDED]
+    expect(page.locator(".actions")).to_contain_text("No later event was quieted by it so far. Its clip is not kept")
+    at_ms = now_ms() - 60_000
+    state = CameraState(quieted={ENDED: Quieted(events=3, began_ms=(at_ms,))})
+    progress = RedisProgressStore(stack.redis, stack.settings.redis, stack.settings.kafka.consumer_group)
+    progress.apply(Step(Partition(stack.settings.kafka.topic, 0), None, 1, {"gate": state}))
+    feedback = stack.settings.evidence.dir / "feedback"
+    feedback.mkdir()
+    (feedback / f"{ENDED}.mp4").write_bytes(b"")
+    expect(page.locator(".actions")).to_contain_text("3 later events were quieted by it, the newest at", timeout=10_000)
+    expect(page.locator(".actions")).to_contain_text("Its clip is kept for training")
+    page.locator(".actions a").click()
+    expect(page).to_have_url(f"{stack.address}/#/camera/gate?at={at_ms}")
+    expect(page.locator(".timeline-span")).to_contain_text("(2 min)")
     go(page, stack, "camera/gate")
     expect(page.locator(".areas .quiet")).to_have_count(1)
     page.get_by_role("button", name="Take back").click()

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
 from deploy.profile_learning import Channel
-from streamer.areas import CameraAreas, Quiet
+from streamer.areas import CameraAreas, Quiet, Quieted
 from streamer.dashboard.evidence import MEDIA_TYPES, Evidence
 from streamer.dashboard.index import EventFilter, Place
 from streamer.dashboard.models import EventId, EventRow, Row, Verdict
@@ -27,6 +27,14 @@ _MAX_PAGE = 200
 Cursor = Annotated[str, Field(pattern=r"^[0-9]{1,15}-[0-9A-Za-z]{1,64}$")]
 
 
+class QuietedEvents(Row):
+    """Events that were not announced, because an earlier one was called normal."""
+
+    events: int
+    began_ms: tuple[int, ...]
+    """When the newest of them began, newest first."""
+
+
 class EventItem(Row):
     """An event with what its evidence shows."""
 
@@ -35,6 +43,10 @@ class EventItem(Row):
     """None if there is none, (still) or no more."""
     quiet: Quiet | None = None
     """What raises no event any more, because this one was called normal; only where one event is asked for."""
+    quieted: QuietedEvents | None = None
+    """The later events that were quieted by it; with ``quiet`` alone."""
+    kept: bool = False
+    """Whether its clip is kept for training; only where one event is asked for."""
 
 
 class EventPage(Row):
@@ -168,11 +180,18 @@ async def _page(parts: Parts, rows: list[EventRow], cursor: str | None, total: i
 
 
 def _item(parts: Parts, row: EventRow) -> EventItem:
-    quiet = None
+    quiet = quieted = None
     with suppress(RedisUnavailable):  # the event itself is known
         areas = parts.areas.read().get(row.camera_id, CameraAreas())
         quiet = next((each for each in areas.quiet if each.event_id == row.event_id), None)
-    return EventItem(event=row, evidence=parts.evidence.read(row, scores=True), quiet=quiet)
+        quieted = None if quiet is None else _quieted(parts, row)
+    kept = row.verdict is not None and parts.evidence.keeps(row)
+    return EventItem(event=row, evidence=parts.evidence.read(row, scores=True), quiet=quiet, quieted=quieted, kept=kept)
+
+
+def _quieted(parts: Parts, row: EventRow) -> QuietedEvents:
+    found = parts.progress.quieted(parts.settings.kafka.topic, row.camera_id).get(row.event_id, Quieted())
+    return QuietedEvents(events=found.events, began_ms=found.began_ms)
 
 
 def _change_quiet(parts: Parts, row: EventRow, mark: Mark) -> None:

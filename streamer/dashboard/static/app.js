@@ -29,14 +29,14 @@ const GLOBAL_KEYS = [
 ];
 let page = null;
 
-/** The page of an address: "#/", "#/events?open=true", "#/event/ID", "#/camera/NAME", "#/system". */
+/** The page of an address: "#/", "#/events?open=true", "#/event/ID", "#/camera/NAME?at=MS", "#/system". */
 function pageOf(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
   const argument = decodeURIComponent(rest.join("/"));
   if (name === "events") return new EventsPage(new URLSearchParams(query));
   if (name === "event") return new EventPage(argument);
-  if (name === "camera") return new CameraPage(argument);
+  if (name === "camera") return new CameraPage(argument, Number(new URLSearchParams(query).get("at")) || null);
   if (name === "system") return new SystemPage();
   return new WallPage();
 }

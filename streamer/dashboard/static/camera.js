@@ -30,14 +30,15 @@ export class CameraPage {
   #timers = [];
   #pictureAt = null;
 
-  constructor(id) {
+  /** `at`: the time that its scores are shown of at first; null for the newest. */
+  constructor(id, at = null) {
     this.id = id;
     this.title = id;
     this.profile = new ProfileView(id);
     this.areas = new AreasView(id);
     this.whatIf = new WhatIfView(id);
     this.maps = new MapsView(id);
-    this.timeline = new TimelineView(id);
+    this.timeline = new TimelineView(id, at);
     this.state = h("span", { class: "chip" });
     this.detail = h("p", { class: "lead" });
     this.events = h("ul", { class: "short-list" });

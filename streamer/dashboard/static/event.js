@@ -7,10 +7,12 @@ import { listed } from "./events.js";
 import { EvidenceView } from "./evidenceview.js";
 import { labels, lasted, mark, words } from "./eventview.js";
 import { moment, number, promise, ratio, verdictNames } from "./format.js";
+import { consequences } from "./judgement.js";
 import { live } from "./live.js";
 
 const EVIDENCE_EVERY_MS = 3000;
 const AROUND_MS = 15_000;
+const KEPT_WITHIN_MS = 60_000;
 
 export class EventPage {
   title = "Event";
@@ -169,13 +171,12 @@ export class EventPage {
       ["false", "f"],
       ["normal", "n"],
     ].map(([kind, key]) => this.#verdictButton(event, kind, key));
-    const judged = event.verdict
-      ? `${verdictNames[event.verdict.kind]}, says ${event.verdict.user}.${this.#consequence(event)} Press again to take it back.`
-      : "";
+    const { verdict } = event;
+    const judged = verdict ? `${verdictNames[verdict.kind]}, says ${verdict.user}.` : "";
     this.actions.replaceChildren(
       this.#acknowledgement(event),
       h("div", { class: "verdicts" }, verdicts),
-      ...(judged ? [h("p", { class: "note" }, judged)] : []),
+      ...(judged ? [h("p", { class: "note" }, judged, consequences(this.item))] : []),
     );
     if (focused >= 0) this.actions.querySelectorAll("button")[focused]?.focus();
   }
@@ -191,14 +192,6 @@ export class EventPage {
     return h("button", { class: "button", "aria-pressed": String(event.verdict?.kind === kind), ...options }, verdictNames[kind]);
   }
 
-  /** What follows from calling an event normal. */
-  #consequence(event) {
-    if (event.verdict.kind !== "normal") return "";
-    const { quiet } = this.item;
-    if (!quiet) return " Nothing is known of the place, so the same may raise events again.";
-    return ` The same at this place raises no event any more, up to a score of ${number(quiet.up_to)}.`;
-  }
-
   #changed(row) {
     if (!this.item || !this.chips) return;
     this.#changes += 1;
@@ -208,7 +201,9 @@ export class EventPage {
 
   async #refresh() {
     const { event, evidence } = this.item;
-    if (event.open || (EvidenceView.isRecent(event) && !evidence?.files?.["clip.mp4"])) {
+    const clip = evidence?.files?.["clip.mp4"];
+    const isKeptSoon = event.verdict && clip && !this.item.kept && live.now() - event.verdict.at_ms < KEPT_WITHIN_MS;
+    if (event.open || isKeptSoon || (EvidenceView.isRecent(event) && !clip)) {
       if (await this.#fetch()) this.#scores();
     }
   }

@@ -29,8 +29,9 @@ export class TimelineView {
   #asked = 0;
   #askedAt = 0;
 
-  constructor(cameraId) {
+  constructor(cameraId, at = null) {
     this.id = cameraId;
+    if (at !== null) this.#window = [at - MINUTE, at + MINUTE];
     this.chart = new TimelineChart(280, {
       onZoom: (from, to) => this.#show([from, to]),
       onReset: () => this.choose(this.#range),

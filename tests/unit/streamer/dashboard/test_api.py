@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.areas import CameraAreas
+from streamer.areas import CameraAreas, Quieted
 from streamer.dashboard.problems import RequestRefused
 from streamer.dashboard.sending import byte_range
 from streamer.evidence.folder import FolderFiles
@@ -171,12 +171,26 @@ def test_what_is_called_normal_is_quiet_until_it_is_judged_otherwise(board: Dash
     assert (quiet.event_id, quiet.user, quiet.channel) == (EVENT_ID, "local", None)
     assert quiet.box == pytest.approx((0.01, 0.04, 0.03, 0.08))
     assert quiet.up_to == pytest.approx(0.55)
-    assert board.client.get(ONE).json()["quiet"]["event_id"] == EVENT_ID
+    item = board.client.get(ONE).json()
+    assert (item["quiet"]["event_id"], item["quieted"]) == (EVENT_ID, {"events": 0, "began_ms": []})
+    board.redis.quieted_events = {EVENT_ID: Quieted(events=7, began_ms=(9, 8)), "0" * 16: Quieted(events=1)}
+    assert board.client.get(ONE).json()["quieted"] == {"events": 7, "began_ms": [9, 8]}
     board.client.post(f"{ONE}/marks", json={"kind": "acknowledge"}, headers=board.csrf())
     assert len(board.redis.areas["gate"].quiet) == 1
     board.client.post(f"{ONE}/marks", json={"kind": "true"}, headers=board.csrf())
     assert board.redis.areas["gate"].quiet == ()
-    assert board.client.get(ONE).json()["quiet"] is None
+    item = board.client.get(ONE).json()
+    assert (item["quiet"], item["quieted"]) == (None, None)
+
+
+def test_an_event_says_whether_its_clip_is_kept_for_training(board: Dashboard) -> None:
+    board.client.post(f"{ONE}/marks", json={"kind": "false"}, headers=board.csrf())
+    assert board.client.get(ONE).json()["kept"] is False
+    assert board.parts.evidence.files is not None
+    board.parts.evidence.files.write(f"feedback/{EVENT_ID}.mp4", b"clip")
+    assert board.client.get(ONE).json()["kept"] is True
+    board.client.post(f"{ONE}/marks", json={"kind": "unmark"}, headers=board.csrf())
+    assert board.client.get(ONE).json()["kept"] is False
 
 
 def test_an_event_without_a_place_is_marked_and_nothing_is_quiet(board: Dashboard) -> None:

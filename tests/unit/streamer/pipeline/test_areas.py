@@ -20,7 +20,7 @@ from streamer.pipeline.decide import CameraRule, Decider
 from streamer.settings_file import parse_settings, settings_toml
 from streamer.types import FrameInfo, Outcome, Partition
 from tests.harness.fakes import MemoryAreaStore
-from tests.harness.pipeline import BUNDLE, Rig, message
+from tests.harness.pipeline import BUNDLE, CRASHES, OUTAGES, Rig, message, run_of
 
 LEFT = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
 RIGHT = ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0))
@@ -117,14 +117,40 @@ def test_areas_in_the_settings_can_be_printed_and_read_again() -> None:
         parse_settings({"cameras": {"gate": {"masks": [[[0, 0], [2, 0], [1, 1]]]}}}, "settings")
 
 
+def test_what_another_place_raises_is_not_quieted() -> None:
+    subject, _ = rules(None, CameraAreas(quiet=(QUIET_LEFT,)))
+    assert subject.apply(outcome([[0.9, 0.1]])).quieted == (("e", pytest.approx(0.9)),)
+    assert subject.apply(outcome([[0.9, 0.7]])).quieted == ()
+    assert subject.apply(outcome([[0.2, 0.1]])).quieted == ()
+
+
+QUIET_ALL = QUIET_LEFT.model_copy(update={"box": (0.0, 0.0, 1.0, 1.0), "channel": None})
+
+
+@given(crashes=CRASHES, outages=OUTAGES)
+def test_events_that_are_quieted_are_counted_once_by_the_rule_for_events(crashes: list[int], outages: list[str]) -> None:
+    one, short, gap = [0.9, 0.8, 0.9], [0.9], [0.1] * 6  # an event takes two frames, and ends after four
+    rig = Rig(run_of("gate", [*gap, *one, *gap, *short, *gap, *one, 0.1, 0.9, *gap]), max_clips=1)
+    rig.areas.change("gate", lambda _: CameraAreas(quiet=(QUIET_ALL,)))
+    rig.store.failures = outages
+    for turns in crashes:
+        rig.pipeline.areas.refresh()
+        rig.steps(turns)
+        rig.start()
+    rig.pipeline.areas.refresh()
+    rig.finish()
+    assert rig.store.events == []
+    quieted = rig.store.progress[Partition("frames", 0)].cameras["gate"].quieted["e"]
+    assert (quieted.events, quieted.began_ms, quieted.open) == (2, (2200, 600), None)
+
+
 def test_what_is_drawn_holds_from_the_next_second_on_and_while_redis_is_away() -> None:
     bright = [message(0, offset, "gate", 0.9) for offset in range(40)]
     rig = Rig(bright, max_clips=1, poll_messages=1)
     rig.steps(5)
     assert [event["kind"] for event in rig.store.events][:1] == ["start"]
     assert float(rig.store.scores[-1][1]["score"]) > 0.9
-    normal = QUIET_LEFT.model_copy(update={"box": (0.0, 0.0, 1.0, 1.0), "channel": None})
-    rig.areas.change("gate", lambda _: CameraAreas(quiet=(normal,)))
+    rig.areas.change("gate", lambda _: CameraAreas(quiet=(QUIET_ALL,)))
     rig.clock.now_s += 2
     rig.steps(2)
     rig.areas.available = False
