@@ -13,6 +13,7 @@ from streamer.redis.areas import RedisAreaStore
 
 _LEAST_SHARE: Final = 0.0005
 """Of the picture: less is a line, or a click that was not meant."""
+_REMOVE: Final = "remove one that is no longer needed"
 _POLYGON: Final = TypeAdapter(Polygon)
 
 Change = Callable[[CameraAreas], CameraAreas]
@@ -77,13 +78,13 @@ def mask_id(polygon: Polygon) -> str:
     return hashlib.sha256(_POLYGON.dump_json(polygon)).hexdigest()[:12]
 
 
-def change_areas(store: RedisAreaStore, camera_id: str, change: Change) -> CameraAreas:
-    """Change what was drawn at a camera; RequestRefused if it is more than may be."""
+def change_areas(store: RedisAreaStore, camera_id: str, change: Change, next_step: str = _REMOVE) -> CameraAreas:
+    """Change what operators drew or said at a camera; RequestRefused, with what to do then, if it is more than may be."""
     try:
         return store.change(camera_id, change)
     except ValidationError as error:
         problem = f"camera {camera_id!r} has {MAX_AREAS} of them already"
-        raise RequestRefused(409, problem, "remove one that is no longer needed") from error
+        raise RequestRefused(409, problem, next_step) from error
 
 
 def with_mask(polygon: Polygon) -> Change:

@@ -1,14 +1,14 @@
 """What operators call normal: the same kind of thing, at the same place, raises no event there any more."""
 
-from pydantic import ValidationError
+from typing import Final
 
-from streamer.areas import MAX_AREAS, CameraAreas, Quiet
+from streamer.areas import CameraAreas, Quiet
+from streamer.dashboard.drawn import Change
 from streamer.dashboard.evidence import Evidence
 from streamer.dashboard.models import EventRow
-from streamer.dashboard.problems import RequestRefused
-from streamer.redis.areas import RedisAreaStore
 
-_MORE = 0.1
+TAKE_BACK: Final = "take some of what was called normal back on the camera's page, or relearn the camera"
+_MORE: Final = 0.1
 """How much higher than that of its event a score may be and still be the same, as a share of it."""
 
 
@@ -29,24 +29,18 @@ def quiet_of(row: EventRow, evidence: Evidence | None, user: str, at_ms: int) ->
     )
 
 
-def with_quiet(areas: CameraAreas, quiet: Quiet) -> CameraAreas:
-    """Areas of which this is one."""
-    others = without_quiet(areas, quiet.event_id)
-    return others.model_copy(update={"quiet": (*others.quiet, quiet)})
+def with_quiet(quiet: Quiet) -> Change:
+    """Adds what was called normal, in place of what came of the same event before."""
+    return lambda areas: areas.model_copy(update={"quiet": (*_of_others(areas, quiet.event_id), quiet)})
 
 
-def without_quiet(areas: CameraAreas, event_id: str) -> CameraAreas:
-    """Areas of which none came of this event."""
-    return areas.model_copy(update={"quiet": tuple(each for each in areas.quiet if each.event_id != event_id)})
+def without_quiet(event_id: str) -> Change:
+    """Removes what came of an event, if there is any."""
+    return lambda areas: areas.model_copy(update={"quiet": _of_others(areas, event_id)})
 
 
-def make_quiet(store: RedisAreaStore, camera_id: str, quiet: Quiet) -> None:
-    """Store what was called normal at a camera; RequestRefused if there is too much of it already."""
-    try:
-        store.change(camera_id, lambda areas: with_quiet(areas, quiet))
-    except ValidationError as error:
-        problem = f"{MAX_AREAS} things were called normal at camera {camera_id!r} already"
-        raise RequestRefused(409, problem, "take some of them back on the camera's page, or relearn the camera") from error
+def _of_others(areas: CameraAreas, event_id: str) -> tuple[Quiet, ...]:
+    return tuple(each for each in areas.quiet if each.event_id != event_id)
 
 
 def _share(pixels: float, size_px: int) -> float:

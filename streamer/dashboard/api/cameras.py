@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from streamer.cameras import CameraStatus, ProfileVersion, list_cameras, list_versions, open_store
 from streamer.config import CameraId
+from streamer.dashboard.drawn import change_areas
 from streamer.dashboard.models import CameraRow, EventId, HealthChangeRow, Row
 from streamer.dashboard.parts import AppParts, Operator, Viewer
 from streamer.dashboard.problems import RequestRefused
@@ -116,7 +117,7 @@ def act(who: Operator, asked: CameraAction, request: Request, parts: AppParts) -
             case "rollback":
                 store.roll_back(asked.camera_id, asked.profile_id)
             case "unquiet":
-                parts.areas.change(asked.camera_id, lambda areas: without_quiet(areas, asked.event_id or ""))
+                change_areas(parts.areas, asked.camera_id, without_quiet(asked.event_id or ""))
             case action:
                 store.freeze(asked.camera_id, frozen=action == "freeze")
     return profile(who, asked.camera_id, parts)

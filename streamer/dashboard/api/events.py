@@ -12,12 +12,13 @@ from pydantic.config import JsonDict
 
 from deploy.profile_learning import Channel
 from streamer.areas import CameraAreas, Quiet, Quieted
+from streamer.dashboard.drawn import change_areas
 from streamer.dashboard.evidence import MEDIA_TYPES, Evidence
 from streamer.dashboard.index import EventFilter, Place
 from streamer.dashboard.models import EventId, EventRow, Row, Verdict
 from streamer.dashboard.parts import AppParts, Operator, Parts, Viewer
 from streamer.dashboard.problems import RequestRefused
-from streamer.dashboard.quiet import make_quiet, quiet_of, without_quiet
+from streamer.dashboard.quiet import TAKE_BACK, quiet_of, with_quiet, without_quiet
 from streamer.dashboard.sending import send_file
 from streamer.interfaces import RedisUnavailable
 from streamer.redis.operators import MAX_COMMENT_CHARS, Mark, MarkKind
@@ -199,9 +200,9 @@ def _change_quiet(parts: Parts, row: EventRow, mark: Mark) -> None:
     if mark.kind == "normal":
         quiet = quiet_of(row, parts.evidence.find(row), mark.user, mark.at_ms)
         if quiet is not None:
-            make_quiet(parts.areas, row.camera_id, quiet)
+            change_areas(parts.areas, row.camera_id, with_quiet(quiet), TAKE_BACK)
     elif mark.kind in {"true", "false", "unmark"} and row.verdict is not None and row.verdict.kind == "normal":
-        parts.areas.change(row.camera_id, lambda areas: without_quiet(areas, row.event_id))
+        change_areas(parts.areas, row.camera_id, without_quiet(row.event_id))
 
 
 def _row(parts: Parts, event_id: str) -> EventRow:

@@ -207,7 +207,7 @@ def test_too_much_that_is_normal_is_refused_with_what_to_do(board: Dashboard) ->
     board.redis.areas["gate"] = CameraAreas(quiet=others)
     answer = board.client.post(f"{ONE}/marks", json={"kind": "normal"}, headers=board.csrf())
     assert answer.status_code == 409
-    assert "take some of them back" in answer.json()["next"]
+    assert "take some of what was called normal back" in answer.json()["next"]
 
 
 @pytest.mark.parametrize("path", [f"{ONE}/marks", "/api/v1/login", "/api/v1/camera/actions", "/nowhere"])
