@@ -124,6 +124,7 @@ def enrol(
     from deploy.profile import require_replaceable, write_profile
     from trainer import marks
     from trainer.enrol import enrol as learn
+    from trainer.mark_report import print_changes
 
     screen, chosen = _screen(), read_bundle(bundle or DEFAULT_BUNDLE)
     require_replaceable(out, camera_id)
@@ -131,7 +132,7 @@ def enrol(
     profile = learn(chosen, camera_id, data, screen, adapt=adapt)
     if annotations:
         profile, changes = marks.learn_marks(chosen, profile, annotations, screen)
-        marks.print_changes(screen, changes, profile.info.calibration, profile.info.calibration)
+        print_changes(screen, changes, profile.info.calibration, profile.info.calibration)
     write_profile(out, profile)
     screen.print(_promise(profile.info.calibration), highlight=False)
     screen.print(f"profile {profile.profile_id} from {profile.info.frames} frames in {out}", highlight=False, markup=False)

@@ -37,6 +37,7 @@ from trainer.data.footage import Source, estimate_frame_count, footage_sizes, pr
 from trainer.errors import OutputRefused
 from trainer.export import TrainedModel, make_bundle
 from trainer.holdout import holdout_lines, write_holdout_report
+from trainer.mark_report import print_changes
 from trainer.models.base import ClipConfig, ClipModel, ServingNetwork, TrainingStage
 from trainer.models.registry import DEFAULT_MODEL, clip_model
 from trainer.models.video_ede import model as video_ede
@@ -134,7 +135,7 @@ def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Cons
     network, metrics = train(run, context, console)
     if context.rank:
         return None
-    before = _marks_before(run)
+    before = marks_before(run)
     calibrated = replace(run.split, validation=balanced(run.split.validation))
     with counting_bar(console, "scoring held-out frames", len(ClipDataset(calibrated.validation, run.spec.length))) as advance:
         trained = TrainedModel(network, run.card, run.spec, metrics)
@@ -148,12 +149,12 @@ def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Cons
     if run.split.annotated:
         now = marks.score_marks(bundle, run.split.annotated)
         changes = marks.bundle_changes(run.split.annotated, before, now)
-        marks.print_changes(console, changes, before and before.calibration, now.calibration)
+        print_changes(console, changes, before and before.calibration, now.calibration)
     shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     return bundle
 
 
-def _marks_before(run: TrainingRun) -> marks.BundleMarks | None:
+def marks_before(run: TrainingRun) -> marks.BundleMarks | None:
     """How marked events score with the bundle that will be replaced, or else with the one that training started from, if any."""
     earlier = read_bundle(run.out) if (run.out / MANIFEST_NAME).exists() else run.start
     if not run.split.annotated or earlier is None or earlier.manifest.model.kind != run.card.kind:

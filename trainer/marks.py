@@ -12,9 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from scipy import ndimage
 
 from deploy.bundle import Bundle
@@ -28,8 +26,6 @@ from deploy.profile_learning import Normal, replace_normal
 from deploy.registry import load_engine
 from deploy.score_maps import Grid, ScoreMaps, dwell_of, state_maps, to_cells
 from trainer.data.annotations import (
-    ANOMALY,
-    NORMAL,
     AnnotatedClip,
     Annotation,
     load_annotated_clips,
@@ -38,7 +34,6 @@ from trainer.data.annotations import (
 )
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_footage
-from trainer.evaluation.result import rate
 
 _BELOW: Final = 1e-3
 """How far below the exit threshold that is which was called normal."""
@@ -106,7 +101,7 @@ class MarkScorer:
                 states.append(state_maps(state, dwell_of(state), self._grid))
         maps = ScoreMaps(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
         background = Normal.from_values(self._values, self._grid.shape).background
-        return _Shown(np.concatenate(heatmaps), maps, ~_masked(clip, background.pictures))
+        return _Shown(np.concatenate(heatmaps), maps, ~masked_cells(clip, background.pictures))
 
     def judge(self, shown: _Shown, fps: float) -> MarkedScore:
         """Whether the service would raise an event."""
@@ -186,10 +181,10 @@ def _clips(annotations: Sequence[Annotation], bundle: Bundle) -> Iterator[Annota
 def _made_usual(normal: Normal, shown: _Shown, clip: AnnotatedClip, limits: Thresholds) -> Normal:
     most = limits.exit - _BELOW * (1 + abs(limits.exit))
     hot = (normal.heat_maps(shown.maps) > most) & shown.counted
-    return normal.with_usual(shown.maps, _of_region(hot, clip), most)
+    return normal.with_usual(shown.maps, cells_of_region(hot, clip), most)
 
 
-def _of_region(hot: Cells, clip: AnnotatedClip) -> Cells:
+def cells_of_region(hot: Cells, clip: AnnotatedClip) -> Cells:
     """The hot cells, (N, h, w), of what passes through the marked region: it moves, and the region is that of one moment."""
     if clip.region is None:
         return hot
@@ -201,7 +196,7 @@ def _of_region(hot: Cells, clip: AnnotatedClip) -> Cells:
     return inside
 
 
-def _masked(clip: AnnotatedClip, usual: NDArray[np.float32]) -> Cells:
+def masked_cells(clip: AnnotatedClip, usual: NDArray[np.float32]) -> Cells:
     """Cells that are black in all of the stretch, and never otherwise: clips of events hide what is under a privacy mask."""
     brightest = reduce_frame(clip.footage.frames[clip.first : clip.last + 1].max(axis=0))
     black = to_cells((brightest <= _BLACK) & (usual.min(axis=0) >= _NOT_BLACK))
@@ -212,47 +207,3 @@ def _masked(clip: AnnotatedClip, usual: NDArray[np.float32]) -> Cells:
 def _name(clip: AnnotatedClip) -> str:
     first, last = clip.footage.index[[clip.first, clip.last]].tolist()
     return f"{clip.footage.name}, frames {first} to {last}"
-
-
-def print_changes(screen: Console, changes: Sequence[MarkChange], before: Calibration | None, after: Calibration) -> None:
-    """Print what became of marked events, of the thresholds, and of what they promise."""
-    # Without a terminal, Rich would fit the table into 80 columns.
-    screen.print(_table(changes), width=None if screen.is_terminal else 140, crop=False, markup=False, highlight=False)
-    for line in _lines(changes, before, after):
-        screen.print(line, markup=False, highlight=False)
-
-
-def _table(changes: Iterable[MarkChange]) -> Table:
-    """Each marked stretch with its highest score and the threshold."""
-    table = Table(title="marked events", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("", "marked", "before", "now", ""):
-        table.add_column(heading, overflow="fold")
-    for change in changes:
-        mark = ANOMALY if change.anomalous else NORMAL
-        table.add_row(change.name, mark, _figures(change.before), _figures(change.after), _verdict(change))
-    return table
-
-
-def _figures(score: MarkedScore | None) -> str:
-    return "-" if score is None else f"{score.peak:.3g} / {score.enter:.3g}{'' if score.is_event else ', no event'}"
-
-
-def _verdict(change: MarkChange) -> str:
-    if change.anomalous:
-        return "LOST" if change.is_lost else "found" if change.after.is_event else "not found"
-    was_event = change.before is None or change.before.is_event
-    return "still an event" if change.after.is_event else "quiet now" if was_event else "quiet"
-
-
-def _lines(changes: Sequence[MarkChange], before: Calibration | None, after: Calibration) -> Iterator[str]:
-    if before is None or before == after:
-        yield f"thresholds: {_promise(after)}" + ("" if before is None else "; marks do not change them")
-    else:
-        yield f"thresholds: {_promise(before)} before; now {_promise(after)}"
-    if lost := sum(change.is_lost for change in changes):
-        yield f"{lost} real events are found no more: what was called normal looks the same there; take a mark of these back"
-
-
-def _promise(calibration: Calibration) -> str:
-    limits = thresholds(calibration, DEFAULT_BUDGET, DecisionTimes())
-    return f"enter {limits.enter:.3g}, at most {rate(limits.bound)} false events a day"

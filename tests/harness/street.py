@@ -75,7 +75,8 @@ def made_without_graph() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.export.export_onnx", lambda *_: b"")
         patch.setattr("trainer.export._CALIBRATING", EngineRequest("torch"))
-        patch.setattr("trainer.holdout.load_engine", lambda bundle, _: load_engine(bundle, EngineRequest("torch")))
+        for module in ("trainer.holdout", "trainer.marks"):
+            patch.setattr(f"{module}.load_engine", lambda bundle, _: load_engine(bundle, EngineRequest("torch")))
         yield
 
 

@@ -71,6 +71,20 @@ def test_feedback_in_output_and_bundle(data, tmp_path):
     assert "1 stretches of 16 frames marked anomaly, 1 stretches of 6 frames marked normal" in screen.file.getvalue()
 
 
+def test_fit_tells_how_marked_events_score_and_the_next_fit_how_they_did_before(data, tmp_path, no_graph):
+    config = with_feedback(tmp_path, "gate,5,20,anomaly,0,16,96,40", "gate,30,35,normal,,,,")
+    screen, out = quiet(), tmp_path / "out"
+    assert training.marks_before(training.prepare(data, out, config, DistributedContext(), quiet())) is None
+    bundle = training.fit(data, out, config, screen)
+    before = training.marks_before(training.prepare(data, out, config, DistributedContext(), quiet()))
+    assert before.calibration == bundle.calibration
+    said = screen.file.getvalue()
+    for name, score in zip(("frames 5 to 20", "frames 30 to 35"), before.scores, strict=True):
+        row = next(line for line in said.splitlines() if f"gate, {name}" in line)
+        assert f" -       {score.peak:.3g} / {score.enter:.3g}" in row
+    assert "thresholds: enter" in said
+
+
 def test_rejects_checkpoint_of_other_feedback(data, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
