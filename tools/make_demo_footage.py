@@ -5,7 +5,7 @@
 
 writes the videos and ``stretches.json`` to streamer/demo/data, and for each known camera a data set for ``oddsight-train enrol``
 to the folder of ``--footage``. The table ``CAMERAS`` says what each camera shows. The same versions of the libraries give the
-same files. Of each anomaly the first draw is shown that can be seen for two seconds; no score plays a part.
+same files. Of each anomaly the first draw is shown that can be seen for two seconds; no score plays a part in the draw.
 """
 
 import json
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 60.0, 48.0, 5
 """Duration of a demo video, and of each ordinary video of a known camera and their number."""
 MIN_VISIBLE_S = 2.0
+PASSAGE_PEOPLE, PASSAGE_BEYOND_M = 2.0, 1.5
+"""People in the picture of a passage at a time, on average, and how far beyond its edges they come from."""
 COVER_LEVEL, COVER_NOISE = 14, 1.5  # grey level of a covered lens, and the standard deviation of its noise
 small_video = partial(write_video, crf=27, preset="medium")
 DATA = Path(__file__).parent.parent / "streamer" / "demo" / "data"
@@ -40,27 +43,43 @@ class Unusual:
     kind: str
     description: str
     at_s: float
+    limit: str | None = None
+    """Why the detector cannot find it, for what it is not made for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A rendered camera: its seed, its rate, its anomaly, if any, and when its lens is covered."""
+    """A rendered camera: its seed, its rate, its anomalies in the order of time, and when its lens is covered."""
 
     camera_id: str
     seed: int
     fps: int
-    unusual: Unusual | None = None
+    unusual: tuple[Unusual, ...] = ()
     known: bool = True
     """Whether it has a profile before the demo starts."""
     covered_s: float | None = None
     """From then on, to the end, the lens is covered."""
+    passage_m: float | None = None
+    """All people cross the picture at this distance, from the left to the right, and there are few of them."""
 
+
+NO_DIRECTIONS = "the score knows no directions: where people go both ways they cost more than they found"
 
 CAMERAS = (
-    Camera("plaza", 5, 8, Unusual("vehicle", "a vehicle drives where none ever drives", 20.0), covered_s=48.0),
-    Camera("street", 8, 20, Unusual("cyclist", "somebody cycles on the pavement", 50.0), known=False),
+    Camera("plaza", 5, 8, (Unusual("vehicle", "a vehicle drives where none ever drives", 20.0),), covered_s=48.0),
+    Camera("street", 8, 20, (Unusual("cyclist", "somebody cycles on the pavement", 50.0),), known=False),
     Camera("park", 2, 8),
-    Camera("hall", 7, 8, Unusual("fall", "somebody falls and stays on the floor", 35.0)),
+    Camera(
+        "hall",
+        7,
+        8,
+        (
+            Unusual("wrong_way", "somebody walks against the one way", 9.5, NO_DIRECTIONS),
+            Unusual("trolley", "somebody pushes a covered trolley", 21.0),
+            Unusual("fall", "somebody falls and stays on the floor", 35.0),
+        ),
+        passage_m=8.5,
+    ),
 )
 
 
@@ -69,26 +88,37 @@ def main(footage: Annotated[Path, typer.Option(help="Folder for the ordinary foo
     with ProcessPoolExecutor(4) as pool:
         stretches = list(pool.map(partial(write_camera, footage=footage), CAMERAS))
     covered = [describe_cover(camera) for camera in CAMERAS if camera.covered_s is not None]
-    content = {"stretches": [stretch for stretch in stretches if stretch], "health": covered}
+    content = {"stretches": list(chain.from_iterable(stretches)), "health": covered}
     (DATA / "stretches.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_camera(camera: Camera, footage: Path) -> dict[str, Any] | None:
-    """Write all videos of a camera; returns its anomaly as it stands in ``stretches.json``."""
+def write_camera(camera: Camera, footage: Path) -> list[dict[str, Any]]:
+    """Write all videos of a camera; returns its anomalies as they stand in ``stretches.json``."""
     number = KINDS.index(camera.camera_id)
-    scene = replace(random_scene(number, np.random.default_rng([camera.seed, number])), fps=camera.fps)
+    scene = scene_of(camera, number)
     backdrop = paint_backdrop(scene.view, scene.layout, np.random.default_rng([camera.seed, number, 0]))
     rng = np.random.default_rng([camera.seed, number, 1])
-    unusual, frames = camera.unusual, round(DEMO_S * camera.fps)
-    anomaly = visible_anomaly(scene, unusual, frames, rng) if unusual else None
-    actors = [*ordinary_actors(scene, DEMO_S, rng), *(anomaly.actors if anomaly else ())]
+    frames = round(DEMO_S * camera.fps)
+    anomalies = [visible_anomaly(scene, unusual, frames, rng) for unusual in camera.unusual]
+    actors = [*ordinary_actors(scene, DEMO_S, rng), *chain.from_iterable(anomaly.actors for anomaly in anomalies)]
     images = covered(render(scene, backdrop, actors, frames, rng), camera)
     small_video(DATA / "videos" / f"{camera.camera_id}.mp4", images, camera.fps)
     for video in range(1, FOOTAGE_VIDEOS + 1) if camera.known else ():
         rng = np.random.default_rng([camera.seed, number, 1 + video])
         images = render(scene, backdrop, ordinary_actors(scene, FOOTAGE_S, rng), round(FOOTAGE_S * camera.fps), rng)
         small_video(footage / camera.camera_id / "training" / "videos" / f"{video:02d}.mp4", images, camera.fps)
-    return describe(camera.camera_id, scene, unusual, anomaly, frames) if unusual and anomaly else None
+    happenings = zip(camera.unusual, anomalies, strict=True)
+    return [describe(camera.camera_id, scene, unusual, anomaly, frames) for unusual, anomaly in happenings]
+
+
+def scene_of(camera: Camera, number: int) -> Scene:
+    """The scene that the camera sees."""
+    scene = replace(random_scene(number, np.random.default_rng([camera.seed, number])), fps=camera.fps)
+    if camera.passage_m is None:
+        return scene
+    side_m = scene.view.half_width_m(camera.passage_m) + PASSAGE_BEYOND_M
+    line = np.array([[-side_m, camera.passage_m], [side_m, camera.passage_m]])
+    return replace(scene, routes=(line,), people=PASSAGE_PEOPLE, one_way=True)
 
 
 def covered(images: Iterator[Image], camera: Camera) -> Iterator[Image]:
@@ -118,12 +148,14 @@ def describe_cover(camera: Camera) -> dict[str, Any]:
 def describe(camera_id: str, scene: Scene, unusual: Unusual, anomaly: Anomaly, frames: int) -> dict[str, Any]:
     """The anomaly with the time from its first to its last frame in sight."""
     shown = np.flatnonzero(label_frames(scene, anomaly, frames))
+    limit = {"limit": unusual.limit} if unusual.limit else {}
     return {
         "camera_id": camera_id,
         "kind": unusual.kind,
         "description": unusual.description,
         "start_s": float(shown[0]) / scene.fps,
         "end_s": float(shown[-1] + 1) / scene.fps,
+        **limit,
     }
 
 

@@ -192,7 +192,7 @@ def scenes(
     """Render footage of cameras that do not exist: ordinary footage to train on, and test clips with labelled anomalies.
 
     People walk, wait and meet in plazas, streets, parks and halls; in the test clips somebody runs, falls, cycles, drives, leaves
-    a bag or walks where nobody else does. Each folder below OUT is a data set for --data of fit and evaluate.
+    a bag, pushes a trolley or walks where nobody else does. Each folder below OUT is a data set for --data of fit and evaluate.
     """
     from trainer.scenes.data_set import make_scenes
 

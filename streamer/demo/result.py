@@ -24,6 +24,8 @@ class AnomalyInterval(BaseModel):
     description: str
     start_s: float
     end_s: float
+    limit: str | None = None
+    """Why the detector cannot find it, for what it is not made for."""
 
 
 class CameraFault(BaseModel):
@@ -111,7 +113,8 @@ def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: in
     table = Table(*headings, title="what happens in the footage, and what was detected", title_justify="left")
     for interval, event in result.detections.items():
         when = f"{interval.start_s:.0f} to {interval.end_s:.0f} s"
-        outcome: tuple[Text | str, ...] = Text("MISSED", style="bold red"), "", "", ""
+        missed = Text("cannot be found", style="yellow") if interval.limit else Text("MISSED", style="bold red")
+        outcome: tuple[Text | str, ...] = missed, "", "", ""
         if event is not None:
             delay_s = (event.announced_at_ms - first_frame_ms) / 1000 - interval.start_s
             outcome = Text("found", style="bold green"), f"{delay_s:.1f} s", _peak(event), event.channel or ""
@@ -131,6 +134,12 @@ def result_table(result: DetectionResult, cameras: list[str], first_frame_ms: in
             event.channel or "",
         )
     return table
+
+
+def limit_lines(result: DetectionResult) -> list[str]:
+    """Why what the detector is not made for was not found."""
+    missed = [interval for interval, event in result.detections.items() if event is None and interval.limit]
+    return [f"{interval.camera_id}: {interval.description}, which cannot be found: {interval.limit}." for interval in missed]
 
 
 def fault_cells(fault: CameraFault, entries: Sequence[HealthEntry], first_frame_ms: int) -> tuple[Text | str, ...]:

@@ -25,6 +25,7 @@ from streamer.demo.result import (
     collect_events,
     fault_cells,
     learning_line,
+    limit_lines,
     match_events,
     read_ground_truth,
     result_table,
@@ -94,6 +95,8 @@ def _print_result(console: Console, first_frame_ms: int, received: Updates) -> N
     console.print(table)
     for camera_id in sorted(set(cameras) - {profile.stem for profile in DEMO_PROFILES}):
         console.print(learning_line(camera_id, received.scores, first_frame_ms))
+    for line in limit_lines(result):
+        console.print(line)
     console.print(summary_line(result, received.scores, len(cameras)))
 
 

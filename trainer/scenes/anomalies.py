@@ -11,6 +11,7 @@ from trainer.scenes.actors import Actor, Bag, Driver, surface_grain
 from trainer.scenes.drawing import random_vehicle
 from trainer.scenes.geometry import Floats, follow, make_track, waiting
 from trainer.scenes.scene import Scene, random_person, random_route
+from trainer.scenes.trolley import Trolley
 
 _RUN_M_S, _CYCLE_M_S, _DRIVE_M_S, _WALK_M_S = (3.4, 5.2), (3.2, 5.5), (2.0, 4.5), (1.1, 1.5)
 _LIES_S = 60.0
@@ -33,6 +34,8 @@ def kinds_for(scene: Scene) -> list[str]:
     impossible = {"vehicle"} if layout.kind in ("street", "hall") else set()
     if not (layout.paths or layout.road or layout.bed):
         impossible.add("forbidden_ground")
+    if not scene.one_way:
+        impossible.add("wrong_way")
     return [kind for kind in _KINDS if kind not in impossible]
 
 
@@ -96,6 +99,20 @@ def _well_inside(scene: Scene, point: Floats) -> bool:
     return bool(0.12 < across / scene.view.width_px < 0.88 and 0.3 < down / scene.view.height_px < 0.93)
 
 
+def _trolley(scene: Scene, at_s: float, rng: Generator) -> Anomaly:
+    pace = rng.uniform(*_WALK_M_S)
+    person = random_person(scene, at_s, follow(random_route(scene, rng), pace, 0.0, rng), pace, rng)
+    trolley = Trolley(person.track)
+    return Anomaly("trolley", (person, trolley), trolley)
+
+
+def _wrong_way(scene: Scene, at_s: float, rng: Generator) -> Anomaly:
+    pace = rng.uniform(*_WALK_M_S)
+    points = follow(random_route(scene, rng)[::-1], pace, rng.normal(0, 0.3), rng)
+    person = random_person(scene, at_s, points, pace, rng)
+    return Anomaly("wrong_way", (person,), person)
+
+
 def _forbidden_ground(scene: Scene, at_s: float, rng: Generator) -> Anomaly:
     pace = rng.uniform(*_WALK_M_S)
     person = random_person(scene, at_s, follow(_forbidden_route(scene, rng), pace, 0.0, rng), pace, rng)
@@ -134,5 +151,7 @@ _KINDS: Mapping[str, Callable[[Scene, float, Generator], Anomaly]] = MappingProx
         "forbidden_ground": _forbidden_ground,
         "left_object": _left_object,
         "vehicle": _vehicle,
+        "trolley": _trolley,
+        "wrong_way": _wrong_way,
     }
 )

@@ -169,17 +169,17 @@ class Vehicle:
         dark = shaded(paint, 0.35)
         under = self._box((0.02, 0.98), (0.06, 0.94), (0.12, 0.3), 1.0)
         parts = [
-            box_polygons(view, _placed(under, position, heading), [dark] * 5),
-            box_polygons(view, _placed(body, position, heading), [paint] * 5),
+            box_polygons(view, placed(under, position, heading), [dark] * 5),
+            box_polygons(view, placed(body, position, heading), [paint] * 5),
             self._wheels(view, position, heading),
-            box_polygons(view, _placed(cabin, position, heading), [_GLASS, _GLASS, _GLASS, _GLASS, paint]),
+            box_polygons(view, placed(cabin, position, heading), [_GLASS, _GLASS, _GLASS, _GLASS, paint]),
         ]
         return [polygon for part in parts for polygon in sorted(part, key=lambda face: -face.depth_m)]
 
     def shadow(self, position: Floats, heading: float) -> list[Limb]:
         """Balls that cast the vehicle's shadow."""
-        corners = _placed(self._box((0.0, 1.0), (0.0, 1.0), (0.1, self.belt_m), 1.0), position, heading)
-        roof = _placed(self._box(self.cabin, (0.1, 0.9), (self.belt_m, self.height_m), 0.84), position, heading)
+        corners = placed(self._box((0.0, 1.0), (0.0, 1.0), (0.1, self.belt_m), 1.0), position, heading)
+        roof = placed(self._box(self.cabin, (0.1, 0.9), (self.belt_m, self.height_m), 0.84), position, heading)
         return [Limb(corners, np.full(8, 0.05), self.paint), Limb(roof, np.full(8, 0.05), self.paint)]
 
     def _box(self, along: tuple[float, float], across: tuple[float, float], up: tuple[float, float], taper: float) -> Floats:
@@ -206,7 +206,7 @@ class Vehicle:
                     ],
                     1,
                 )
-                pixels, depths = view.project(_placed(rim, position, heading))
+                pixels, depths = view.project(placed(rim, position, heading))
                 wheels.append(Polygon(pixels.astype(np.float32), _TYRE, float(depths.mean())))
         return sorted(wheels, key=lambda wheel: wheel.depth_m)[:2]
 
@@ -251,8 +251,8 @@ def _face_light(normal: Floats) -> float:
     return float(0.78 + 0.22 * normal[2] + 0.12 * normal[0] - 0.06 * normal[1])
 
 
-def _placed(points: Floats, position: Floats, heading: float) -> Floats:
-    """From a vehicle's coordinates (forward, left, up) to the world."""
+def placed(points: Floats, position: Floats, heading: float) -> Floats:
+    """From the coordinates (forward, left, up) of what stands there to the world."""
     forward, left, up = points.T
     cos, sin = np.cos(heading), np.sin(heading)
     return np.stack([forward * cos - left * sin + position[0], forward * sin + left * cos + position[1], up], axis=1)

@@ -48,6 +48,7 @@ class Scene:
     shadow: float
     fixtures: tuple[Fixture, ...]
     faults: Faults
+    one_way: bool = False  # everybody goes along a route from its first point to its last
 
 
 def random_scene(number: int, rng: Generator) -> Scene:
@@ -199,16 +200,16 @@ def _group(scene: Scene, start_s: float, rng: Generator) -> list[Actor]:
         points = follow(route, pace, aside + 0.55 * member, rng)
         if waits:
             points = waiting(points, at, stop_s, rng)
-        elif turns:
+        elif turns and not scene.one_way:
             points = turned_back(points, at)
         people.append(random_person(scene, start_s + rng.uniform(0, 0.3), points, pace, rng))
     return people
 
 
 def random_route(scene: Scene, rng: Generator) -> Floats:
-    """One of the routes of people, in either direction."""
-    route = scene.routes[int(rng.integers(len(scene.routes)))]
-    return route[::-1] if rng.random() < 0.5 else route
+    """One of the routes of people, in either direction unless there is but one."""
+    route, back = scene.routes[int(rng.integers(len(scene.routes)))], rng.random() < 0.5
+    return route[::-1] if back and not scene.one_way else route
 
 
 def random_person(scene: Scene, start_s: float, points: list[Floats], pace_m_s: float, rng: Generator) -> Person:

@@ -10,6 +10,7 @@ from streamer.demo.result import (
     collect_events,
     fault_cells,
     learning_line,
+    limit_lines,
     match_events,
     read_ground_truth,
     result_table,
@@ -94,6 +95,23 @@ def test_table_shows_every_result() -> None:
     assert "quiet" in rows["yard"]
 
 
+def test_what_cannot_be_found_is_no_miss_and_says_why() -> None:
+    against = GATE.model_copy(update={"description": "somebody goes against the others", "limit": "no directions"})
+    console = Console(record=True, width=160, file=io.StringIO())
+    missed, found = (
+        match_events((against, PATH), collect_events(entries), BEGIN_MS, tolerance_ms=0)
+        for entries in ([], [entry("start", "a", "gate", 8.2, 8.5)])
+    )
+
+    console.print(result_table(missed, ["gate", "path"], BEGIN_MS))
+    rows = {line.split()[1]: line for line in console.export_text().splitlines() if line.startswith("│")}
+
+    assert "cannot be found" in rows["gate"]
+    assert "MISSED" in rows["path"]
+    assert limit_lines(missed) == ["gate: somebody goes against the others, which cannot be found: no directions."]
+    assert limit_lines(found) == []
+
+
 def test_summary_counts_and_measures() -> None:
     result = match_events((GATE, PATH), collect_events([entry("start", "a", "gate", 8.2, 8.5)]), BEGIN_MS, tolerance_ms=0)
     scores = [ScoreEntry("gate", at_ms, 1.0, 2.0, at_ms + 80) for at_ms in range(0, 2_100, 100)]
@@ -115,6 +133,7 @@ def test_reads_the_shipped_ground_truth() -> None:
     truth = read_ground_truth(Path(__file__).parents[4] / "streamer" / "demo" / "data" / "stretches.json")
 
     assert {interval.camera_id for interval in truth.stretches} == {"plaza", "hall", "street"}
+    assert [interval.kind for interval in truth.stretches if interval.limit] == ["wrong_way"]
     assert [(fault.camera_id, fault.problem) for fault in truth.health] == [("plaza", "covered")]
 
 

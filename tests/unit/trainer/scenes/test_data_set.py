@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,35 @@ def test_kinds_suit_the_place():
     assert "forbidden_ground" not in kinds_for(some_scene(3))
     assert some_scene(1).lanes
     assert not some_scene(0).lanes
+
+
+def one_way_scene() -> Scene:
+    return replace(some_scene(3), one_way=True)
+
+
+def test_on_one_way_nobody_goes_the_other_way():
+    scene, rng = one_way_scene(), np.random.default_rng(0)
+    fixtures = len(scene.fixtures)
+    for person in ordinary_actors(scene, 120.0, rng)[fixtures:]:
+        ends = person.place(person.track.start_s), person.place(person.track.end_s)
+        assert any(np.allclose(ends, route[[0, -1]], atol=3.0) for route in scene.routes)
+
+
+def test_who_goes_the_wrong_way_ends_where_the_others_begin():
+    scene = one_way_scene()
+    walker = make_anomaly("wrong_way", scene, 2.0, np.random.default_rng(3)).culprit
+    ends = walker.place(walker.track.start_s), walker.place(walker.track.end_s)
+    assert "wrong_way" in kinds_for(scene)
+    assert "wrong_way" not in kinds_for(some_scene(3))
+    assert any(np.allclose(ends, route[[-1, 0]], atol=3.0) for route in scene.routes)
+
+
+def test_a_trolley_is_ahead_of_who_pushes_it():
+    anomaly = make_anomaly("trolley", some_scene(3), 2.0, np.random.default_rng(3))
+    pusher, trolley = anomaly.actors
+    moment = 2.0 + (pusher.track.end_s - 2.0) / 2
+    assert np.linalg.norm(trolley.place(moment) - pusher.place(moment)) == pytest.approx(1.1)
+    assert np.linalg.norm(trolley.place(moment) - pusher.place(moment + 0.8)) < 0.5
 
 
 def test_refuses_folder_with_content(tmp_path):
