@@ -66,7 +66,7 @@ class Camera:
 NO_DIRECTIONS = "the score knows no directions: where people go both ways they cost more than they found"
 
 CAMERAS = (
-    Camera("plaza", 5, 8, (Unusual("vehicle", "a vehicle drives where none ever drives", 20.0),), covered_s=48.0),
+    Camera("plaza", 5, 8, (Unusual("vehicle", "a vehicle drives where none drives", 20.0),), covered_s=48.0),
     Camera("street", 8, 20, (Unusual("cyclist", "somebody cycles on the pavement", 50.0),), known=False),
     Camera("park", 2, 8),
     Camera(
@@ -76,7 +76,7 @@ CAMERAS = (
         (
             Unusual("wrong_way", "somebody walks against the one way", 9.5, NO_DIRECTIONS),
             Unusual("trolley", "somebody pushes a covered trolley", 21.0),
-            Unusual("fall", "somebody falls and stays on the floor", 35.0),
+            Unusual("fall", "somebody falls and stays down", 35.0),
         ),
         passage_m=8.5,
     ),
