@@ -97,7 +97,7 @@ def test_the_demo_finds_what_it_says_it_finds_and_ends_with_exit_0() -> None:
     assert rows.keys() == {"plaza", "street", "park", "hall"}
     assert "quiet" in rows["park"]
     assert "told, still open" in rows["plaza"]
-    for what, channel in (("a vehicle drives", "speed"), ("a trolley", "appearance"), ("somebody falls", "dwell")):
+    for what, channel in (("a vehicle drives", "speed"), ("a covered trolley", "appearance"), ("somebody falls", "dwell")):
         assert any(what in line and " found " in line and channel in line for line in lines), done.stdout
     assert "which cannot be found: the score knows no directions" in done.stdout
     assert "2640 frames of 4 cameras scored" in done.stdout
