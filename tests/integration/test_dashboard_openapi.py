@@ -1,5 +1,6 @@
 """The API keeps what its OpenAPI document promises, whatever is sent: requests are made from the document, valid and not."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -89,19 +90,29 @@ def statuses() -> defaultdict[str, set[int]]:
     return defaultdict(set)
 
 
-@api.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_answers_fit_the_document(
-    case: schemathesis.Case,
-    stack: Stack,
-    operator: requests.Session,
-    admin: requests.Session,
-    statuses: defaultdict[str, set[int]],
-) -> None:
-    for session in (operator, admin) if case.operation.label in ADMINS_ONLY else (operator,):
-        answer = case.call(stack.address, session=session)
-        statuses[case.operation.label].add(answer.status_code)
-        case.validate_response(answer)
+def answers_fit_the_document(label: str) -> Any:
+    """The test of one operation. Those of one schema would all have one name, of which pytest-xdist runs a single test."""
+
+    @api.include(name=label).parametrize()
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def test(
+        case: schemathesis.Case,
+        stack: Stack,
+        operator: requests.Session,
+        admin: requests.Session,
+        statuses: defaultdict[str, set[int]],
+    ) -> None:
+        for session in (operator, admin) if label in ADMINS_ONLY else (operator,):
+            answer = case.call(stack.address, session=session)
+            statuses[label].add(answer.status_code)
+            case.validate_response(answer)
+
+    return test
+
+
+for operation in api.get_all_operations():
+    label = operation.ok().label
+    globals()[f"test_{re.sub('[^a-z0-9]+', '_', label.lower())}"] = answers_fit_the_document(label)
 
 
 def test_scores_fit_the_document(stack: Stack, operator: requests.Session) -> None:

@@ -82,7 +82,7 @@ def test_rendered_scene_is_a_data_set(scene):
     assert [source.name for source in training_sources(scene)] == ["01"]
     assert footage_info(training_sources(scene)).fps == 10.0
     clips = labelled_clips(scene)
-    assert len(clips) == 7
+    assert len(clips) == 8
     for clip in clips:
         check_labels(clip, load_footage(clip.source, SPEC))
         assert bool(clip.labels.any()) is (clip.source.name != "ordinary")
