@@ -54,8 +54,8 @@ from streamer.types import (
 log = structlog.get_logger("oddsight.pipeline")
 
 _POLL_S = 0.1
-_BUSY_S = 0.01
-"""How long nothing is read while a micro-batch is scored and no message has come."""
+_BUSY_S = 0.05
+"""How long nothing more is read while a micro-batch is scored: to ask Kafka all the time would cost the engine a tenth."""
 _SCORE_S = 0.25
 _MOST_WAITING = 512  # clips of all partitions
 _COMMIT_EVERY_S = 1.0
@@ -146,6 +146,7 @@ class Pipeline:
             self._add_to_clip(active, frame)
         # Only now: messages of this poll precede a change of their partition and must not reach its new start.
         self._partitions.start_waiting()
+        self.scoring.wait(_BUSY_S)
         self._score_for(_SCORE_S)
         self._publish()
         self._commit()
@@ -168,10 +169,7 @@ class Pipeline:
         if len(self.scoring) >= _MOST_WAITING:
             self.scoring.wait(_POLL_S)
             return PollResult([], [])
-        polled = self.source.poll(min(_POLL_S, self.scoring.nothing_due_s(self.clock_s())))
-        if not polled.messages:
-            self.scoring.wait(_BUSY_S)
-        return polled
+        return self.source.poll(min(_POLL_S, self.scoring.nothing_due_s(self.clock_s())))
 
     def _score_for(self, longest_s: float) -> None:
         """Take what is scored, and start the next micro-batch that is due.
