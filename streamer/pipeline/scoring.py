@@ -20,7 +20,7 @@ IsNeeded = Callable[[ActivePartition], bool]
 
 
 class BatchScoring:
-    """The clips that wait to be scored, and the micro-batch that is being scored; ``executor``: by whom."""
+    """The clips that wait to be scored, and the micro-batch that ``executor`` scores, if there is one."""
 
     def __init__(
         self,

@@ -22,16 +22,38 @@ export const AXIS = {
   font: "12px system-ui, sans-serif",
 };
 
-/** Points (capture time, score, threshold) with shaded stretches [from_ms, to_ms]; drag to zoom, double click for all. */
-export class ScoreChart {
-  constructor(height) {
-    this.element = h("div", { class: "chart", role: "img", "aria-label": "Scores against the threshold over time" });
+/** Of the scores: from zero, with room above the highest. */
+export const SCORE_SCALE = { range: (_plot, low, high) => [Math.min(0, low ?? 0), Math.max((high ?? 1) * 1.12, 0.1)] };
+
+/** An element whose plot is as wide as it; the plot is made with the first data. */
+export class Chart {
+  constructor(element, height, onResize = () => {}) {
+    this.element = element;
     this.height = height;
+    this.plot = null;
+    this.observer = new ResizeObserver(() => {
+      this.plot?.setSize(this.size());
+      onResize();
+    });
+    this.observer.observe(element);
+  }
+
+  size() {
+    return { width: Math.max(200, this.element.clientWidth), height: this.height };
+  }
+
+  destroy() {
+    this.observer.disconnect();
+    this.plot?.destroy();
+  }
+}
+
+/** Points (capture time, score, threshold) with shaded stretches [from_ms, to_ms]; drag to zoom, double click for all. */
+export class ScoreChart extends Chart {
+  constructor(height) {
+    super(h("div", { class: "chart", role: "img", "aria-label": "Scores against the threshold over time" }), height);
     this.stretches = [];
     this.isZoomed = false;
-    this.plot = null;
-    this.observer = new ResizeObserver(() => this.plot?.setSize(this.#size()));
-    this.observer.observe(this.element);
   }
 
   show(points, stretches = []) {
@@ -45,23 +67,14 @@ export class ScoreChart {
     this.element.classList.toggle("empty", points.length === 0);
   }
 
-  destroy() {
-    this.observer.disconnect();
-    this.plot?.destroy();
-  }
-
-  #size() {
-    return { width: Math.max(200, this.element.clientWidth), height: this.height };
-  }
-
   #options() {
     const values = (_plot, value) => (value === null || value === undefined ? "–" : number(value));
     return {
-      ...this.#size(),
+      ...this.size(),
       cursor: { drag: { x: true, y: false, setScale: true } },
       scales: {
         x: { time: true },
-        y: { range: (_plot, low, high) => [Math.min(0, low ?? 0), Math.max((high ?? 1) * 1.12, 0.1)] },
+        y: SCORE_SCALE,
       },
       axes: [
         { ...AXIS, space: 80, values: (_plot, splits) => splits.map((s) => clockTime(s * 1000)) },

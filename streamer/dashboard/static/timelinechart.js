@@ -1,7 +1,7 @@
 /** The curve of a timeline: single scores, or the highest and the mean of each minute, against the thresholds as they were. */
 
 import uPlot from "./vendor/uPlot.esm.js";
-import { AXIS, COLORS } from "./chart.js";
+import { AXIS, COLORS, Chart, SCORE_SCALE } from "./chart.js";
 import { h } from "./dom.js";
 import { clockTime, moment, number } from "./format.js";
 
@@ -13,21 +13,14 @@ const DAY = 86_400;
 const hours = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const days = new Intl.DateTimeFormat(undefined, { weekday: "short", day: "numeric" });
 
-export class TimelineChart {
+export class TimelineChart extends Chart {
   #window = [0, 1];
   #shaded = [];
 
   /** `onZoom(from, to)`: a part was dragged over; `onReset`: double click; `onLayout`: the plot has another place or size. */
   constructor(height, { onZoom, onReset, onLayout }) {
-    this.element = h("div", { class: "chart", role: "img" });
-    this.height = height;
+    super(h("div", { class: "chart", role: "img" }), height, onLayout);
     this.on = { onZoom, onReset, onLayout };
-    this.plot = null;
-    this.observer = new ResizeObserver(() => {
-      this.plot?.setSize(this.#size());
-      onLayout();
-    });
-    this.observer.observe(this.element);
   }
 
   show(from, to, timeline, events) {
@@ -50,26 +43,17 @@ export class TimelineChart {
     return over ? { left: over.offsetLeft, width: over.offsetWidth } : { left: 0, width: 1 };
   }
 
-  destroy() {
-    this.observer.disconnect();
-    this.plot?.destroy();
-  }
-
-  #size() {
-    return { width: Math.max(200, this.element.clientWidth), height: this.height };
-  }
-
   #options() {
     const value = (_plot, each) => number(each ?? null);
     const time = (_plot, each) => (each === null || each === undefined ? "–" : moment(each * 1000));
     const points = { show: false };
     return {
-      ...this.#size(),
+      ...this.size(),
       padding: [4, null, 0, null],
       cursor: { drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => this.on.onReset() } },
       scales: {
         x: { time: true, range: () => this.#window },
-        y: { range: (_plot, low, high) => [Math.min(0, low ?? 0), Math.max((high ?? 1) * 1.12, 0.1)] },
+        y: SCORE_SCALE,
       },
       axes: [
         { ...AXIS, space: 80, size: 34, values: (_plot, splits, _axis, _space, step) => splits.map((each) => label(each, step)) },
