@@ -102,7 +102,7 @@ class Bundle:
 
     @property
     def model_id(self) -> str:
-        """Model kind and hash of the weights, part of every event."""
+        """Model kind and hash of config and weights, part of every event."""
         return self.manifest.model_id
 
     def file(self, name: str) -> Path:
@@ -149,7 +149,7 @@ def write_bundle(
         replace_file(path / name, content)
     manifest = Manifest(
         format=FORMAT,
-        model_id=f"{model.kind}-{sha256(files[WEIGHTS_NAME])[:12]}",
+        model_id=f"{model.kind}-{sha256(_json_bytes(model.config) + files[WEIGHTS_NAME])[:12]}",
         model=model,
         spec=spec,
         metrics=dict(metrics),

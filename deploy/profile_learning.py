@@ -57,7 +57,7 @@ class Normal(NamedTuple):
     """The content of a profile: what is normal at a camera."""
 
     anomaly: Map
-    """(h, w): usual anomaly of each place beyond 0.4, 0 where it is less."""
+    """(h, w): usual log-odds of an anomaly at each place beyond those of 0.4, 0 where they are less."""
     dwell: Map
     """(h, w): dwell that one frame in twenty exceeds at each place, or beside it."""
     speed: Map

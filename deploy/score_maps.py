@@ -19,6 +19,8 @@ _LEAST_VALUES: Final = 3  # of a profile, for each cell; before dwell there was 
 _FULL_AGE: Final = 5.0
 _TINY: Final = 1e-6
 _MOST_SPREADS: Final = 1e3
+_LEAST_ANOMALY: Final = "least_anomaly"  # in a bundle's model.config; before log-odds there was none
+_MOST_LEAST_ANOMALY: Final = 0.1
 
 
 class ScoreMaps(NamedTuple):
@@ -27,7 +29,7 @@ class ScoreMaps(NamedTuple):
     steady: Map
     """Mean speed minus a part of its standard deviation, pixels per frame."""
     anomaly: Map
-    """Mean anomaly probability, 0 to 1."""
+    """Log-odds of the mean anomaly probability."""
     observed: Map
     """Share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on."""
     dwell: Map
@@ -40,6 +42,8 @@ class Grid(NamedTuple):
     shape: tuple[int, int]  # (h, w)
     window: int
     steady_spreads: float
+    least_anomaly: float
+    """Probabilities of anomalies are held between this and 1 minus it: their log-odds have limits."""
 
     @classmethod
     def find(cls, bundle: Bundle) -> "Grid | None":
@@ -55,21 +59,28 @@ class Grid(NamedTuple):
         model, shape = bundle.manifest.model, bundle.spec.state_shape
         if model.kind != KIND or shape is None:
             raise ProfileIncompatible(f"{bundle.path}: cameras cannot be learned with a model of kind {model.kind}; use {KIND}")
-        if bundle.spec.profile_size < _LEAST_VALUES * shape[1] * shape[2]:
+        if bundle.spec.profile_size < _LEAST_VALUES * shape[1] * shape[2] or _LEAST_ANOMALY not in model.config:
             raise ProfileIncompatible(
                 f"{bundle.path}: cameras cannot be learned with a bundle of an earlier version; train it again"
             )
-        window, steady_spreads = model.config.get("window"), model.config.get("steady_spreads")
-        if not (type(window) is int and 1 <= window <= min(shape[1:]) and _is_spread(steady_spreads)):
+        window, *numbers = (model.config.get(name) for name in ("window", "steady_spreads", _LEAST_ANOMALY))
+        steady_spreads, least_anomaly = numbers
+        if not (
+            type(window) is int
+            and 1 <= window <= min(shape[1:])
+            and _is_number(steady_spreads, -_MOST_SPREADS, _MOST_SPREADS)
+            and _is_number(least_anomaly, _TINY, _MOST_LEAST_ANOMALY)
+        ):
             raise BundleCorrupt(
-                f"{bundle.path}: model.config must give window, a whole number from 1 to {min(shape[1:])}, and steady_spreads, "
-                f"got {window!r} and {steady_spreads!r}; make the bundle again with oddsight-train"
+                f"{bundle.path}: model.config must give window, a whole number from 1 to {min(shape[1:])}, steady_spreads, and "
+                f"{_LEAST_ANOMALY}, {_TINY} to {_MOST_LEAST_ANOMALY}; got {window!r}, {steady_spreads!r} and {least_anomaly!r}; "
+                "make the bundle again with oddsight-train"
             )
-        return cls((shape[1], shape[2]), window, float(steady_spreads))
+        return cls((shape[1], shape[2]), window, float(steady_spreads), float(least_anomaly))
 
 
-def _is_spread(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_SPREADS
+def _is_number(value: object, least: float, most: float) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def place_grid(grid: tuple[int, int]) -> tuple[int, int]:
@@ -102,7 +113,14 @@ def state_maps(state: Map, dwell: Map, grid: Grid) -> ScoreMaps:
     steady = speed - np.float32(grid.steady_spreads) * np.sqrt(state[:, _VARIANCE] + _TINY)
     observed = np.broadcast_to(state[:, _AGE].max(axis=(1, 2), keepdims=True) / np.float32(_FULL_AGE), steady.shape)
     means = [window_means(maps, grid.window) for maps in (steady, state[:, _ANOMALY], dwell)]
-    return ScoreMaps(means[0], means[1], observed, to_cells(means[2]))
+    return ScoreMaps(means[0], log_odds(means[1], grid.least_anomaly), observed, to_cells(means[2]))
+
+
+def log_odds(probabilities: Map, least: float) -> Map:
+    """Log-odds of probabilities, which are held between ``least`` and 1 minus it."""
+    held = np.clip(probabilities, np.float32(least), np.float32(1.0 - least))
+    odds: Map = np.log(held) - np.log(1.0 - held)
+    return odds
 
 
 def window_means(maps: Map, side: int) -> Map:

@@ -1,5 +1,6 @@
 """Counts of what is usual at a camera: speeds of rows, anomalies and dwells of places, in constant memory."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ from deploy.score_maps import ScoreMaps, place_grid, to_cells
 
 _MOVING_PX: Final = 0.25
 _SPEED_BINS: Final = 32  # per pixel
-# In scenes that a network was trained on, no place has a usual anomaly above 0.35, and subtracting that spoils the order.
-_UNDERSTOOD: Final = 0.4
-_ANOMALY_BINS: Final = 31  # the first one below _UNDERSTOOD
-_BIN: Final = (1.0 - _UNDERSTOOD) / (_ANOMALY_BINS - 1)
+# In scenes that a network was trained on, no place has a usual probability above 0.35, and subtracting that spoils the order.
+UNDERSTOOD: Final = math.log(0.4 / 0.6)
+"""Log-odds of an anomaly up to which a place is understood: of a probability of 0.4."""
+_ANOMALY_BINS: Final = 61  # the first one below UNDERSTOOD
+_BIN: Final = 0.125  # up to log-odds of 7.1: a probability of 0.999
 _DWELL_BINS: Final = 61  # one a second
 _DWELL_QUANTILE: Final = 0.95  # in two minutes of footage one frame in a hundred would be one person who once stood there
 _SPEED_QUANTILE = 0.9
@@ -25,7 +27,7 @@ _MIN_CELLS = 1e-3
 
 
 class UsualMaps:
-    """Counts of the speeds of rows and of anomalies and dwells of places, in constant memory (1.1 MB for 66 x 88 cells)."""
+    """Counts of the speeds of rows and of anomalies and dwells of places, in constant memory (1.4 MB for 66 x 88 cells)."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class UsualMaps:
         """Count the speeds and anomalies of frames."""
         for steady, anomaly in zip(maps.steady, maps.anomaly, strict=True):
             self._speeds.add(steady, steady > _MOVING_PX)
-            _count(self._anomalies, np.floor((anomaly - _UNDERSTOOD) / _BIN) + 1)
+            _count(self._anomalies, np.floor((anomaly - np.float32(UNDERSTOOD)) / _BIN) + 1)
 
     def add_dwells(self, dwells: Map) -> None:
         """Count the dwells of places of frames, means over windows, (N, a, b)."""
@@ -55,7 +57,7 @@ class UsualMaps:
         return {"speeds": self._speeds.counts, "anomalies": self._anomalies, "dwells": self._dwells}
 
     def anomaly(self) -> Map:
-        """The median of each place beyond 0.4, float32 (h, w); 0 where it is less."""
+        """The median of each place beyond :data:`UNDERSTOOD`, float32 (h, w); 0 where it is less."""
         counts = self._anomalies.astype(np.int64)
         before = counts.cumsum(axis=0)
         half = (before[-1:] + 1) // 2

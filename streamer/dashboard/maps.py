@@ -1,6 +1,6 @@
 """What a camera's profile holds for usual, as maps to be laid over its picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from deploy.image import encode_png
 from deploy.profile import Profile, require_profile_of
 from deploy.profile_learning import Normal
 from deploy.score_maps import Grid
+from deploy.usual_maps import UNDERSTOOD
 from streamer.areas import Polygon
 from streamer.config import Settings, served_bundle
 from streamer.pipeline.areas import covered
@@ -31,8 +32,14 @@ class Meaning(NamedTuple):
     title: str
     text: str
     unit: str
-    factor: float
-    """By which a profile's values are multiplied to be of this unit."""
+    to_unit: Callable[[Map], Map]
+    """From a profile's values."""
+
+
+def _beyond_40_percent(log_odds: Map) -> Map:
+    """By how much percent a probability is beyond 40, from its log-odds beyond those of 0.4."""
+    percent: Map = 100.0 / (1.0 + np.exp(-log_odds - np.float32(UNDERSTOOD))) - 40.0
+    return percent
 
 
 MEANINGS: Final[dict[MapKind, Meaning]] = {
@@ -40,19 +47,19 @@ MEANINGS: Final[dict[MapKind, Meaning]] = {
         "Usual speed",
         "How fast things usually move at each height of the picture: what is much faster there raises the score.",
         "pixels a frame",
-        1.0,
+        lambda speed: speed,
     ),
     "dwell": Meaning(
         "Usually stays",
         "How long something stays at each place in one frame of twenty: what stays longer there raises the score.",
         "s",
-        DWELL_S,
+        lambda dwell: dwell * np.float32(DWELL_S),
     ),
     "anomaly": Meaning(
         "Usually looks odd",
         "Where the network often finds something odd that is ordinary here: as much of it raises no score there.",
         "% beyond 40",
-        100.0,
+        _beyond_40_percent,
     ),
 }
 
@@ -71,8 +78,7 @@ def learned_normal(settings: Settings, profile: Profile) -> Normal:
 
 def usual(normal: Normal, kind: MapKind) -> Map:
     """The values of a map in its unit, float32 (h, w)."""
-    values: Map = np.broadcast_to(getattr(normal, kind), normal.anomaly.shape) * np.float32(MEANINGS[kind].factor)
-    return values
+    return np.broadcast_to(MEANINGS[kind].to_unit(getattr(normal, kind)), normal.anomaly.shape)
 
 
 def map_png(values: Map, masks: Sequence[Polygon]) -> bytes:

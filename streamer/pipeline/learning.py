@@ -288,7 +288,7 @@ class CameraLearning:
         self._model_id, self._profiles, self._metrics = bundle.model_id, profiles, metrics
         self._least_s, self._times = settings.learning.min_minutes * 60, decision_times(settings)
         self._max_gap_ms = round(settings.decision.max_gap_s * 1000)
-        self._grid = Grid.of(bundle) if self.enabled else Grid((1, 1), 1, 0.0)
+        self._grid = Grid.of(bundle) if self.enabled else Grid((1, 1), 1, 0.0, 0.1)
         default = np.empty(0, np.float32) if bundle.default_profile is None else bundle.default_profile
         self._head = default[: len(default) - normal_size(self._grid.shape)]
         self._learners: WeakSet[ProfileLearner] = WeakSet()

@@ -72,27 +72,29 @@ def main() -> None:
     """Run everything; about two minutes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="where the figures go")
-    out = parser.parse_args().out
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the engine; 0: its own choice, all cores")
+    options = parser.parse_args()
     silence_kafka_log()
-    report = measure(read_bundle(DEFAULT_BUNDLE))
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    report = measure(read_bundle(DEFAULT_BUNDLE), options.threads)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
     Console().print(table(report))
-    Console().print(f"written to {out}")
+    Console().print(f"written to {options.out}")
 
 
-def measure(bundle: Bundle) -> dict[str, Any]:
-    """All figures, as they go into ``bench.json``."""
+def measure(bundle: Bundle, threads: int) -> dict[str, Any]:
+    """All figures, as they go into ``bench.json``. ``threads``: of the engine, 0 for its own choice."""
+    settings = {"bundle": str(DEFAULT_BUNDLE), "threads": threads}
     pictures = [picture.encoded for picture in open_source(str(DEMO_VIDEOS[0]))]
-    with closing(load_engine(bundle, EngineRequest(max_clips=BATCH))) as engine:
+    with closing(load_engine(bundle, EngineRequest(max_clips=BATCH, threads=threads))) as engine:
         stages = {
             "decode": measure_decode(bundle, pictures),
             "score": measure_score(bundle, engine),
             "publish": measure_publish(bundle, engine),
         }
         engine_facts = engine.describe()
-    throughput, peak_rss_bytes = measure_throughput(bundle)
+    throughput, peak_rss_bytes = measure_throughput(bundle, settings)
     latency_cameras = max(1, min(CAMERAS, int(LATENCY_LOAD * throughput.frames_per_s / LATENCY_FPS)))
-    latency_ms = measure_latency(latency_cameras)
+    latency_ms = measure_latency(latency_cameras, settings)
     return {
         "stages": {name: asdict(cost) for name, cost in stages.items()},
         "end_to_end": {**asdict(throughput), "latency_ms": latency_ms},
@@ -123,7 +125,7 @@ def measure_decode(bundle: Bundle, pictures: list[bytes]) -> Cost:
 
 
 def measure_score(bundle: Bundle, engine: Engine) -> Cost:
-    """Full micro-batches through the engine, all cores its own."""
+    """Full micro-batches through the engine, which has the machine to itself."""
     clips = np.random.default_rng(0).integers(0, 256, (BATCH, *bundle.spec.clip_shape), dtype=np.uint8)
     state = engine.score(clips).state
     return repeated(lambda: engine.score(clips, state))
@@ -172,11 +174,11 @@ def repeated(run: Callable[[], object]) -> Cost:
     return Cost(frames / median(walls_s), median(cpus_s) / frames)
 
 
-def measure_throughput(bundle: Bundle) -> tuple[Cost, int]:
+def measure_throughput(bundle: Bundle, engine: dict[str, Any]) -> tuple[Cost, int]:
     """A backlog of all cameras worked off by one service process: from its first scores to its last."""
     with servers() as (kafka, redis_settings), tempfile.TemporaryDirectory() as folder:
         frames = feed_cameras(kafka, CAMERAS, realtime=False)
-        with running(Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)})) as service:
+        with running(Service(Path(folder), kafka, redis_settings, engine=engine)) as service:
             return work_off(service, redis_settings, frames - CAMERAS * (bundle.spec.length - 1))
 
 
@@ -208,11 +210,11 @@ def wait_for_scores(count: Callable[[], int], least: int) -> int:
     return stored
 
 
-def measure_latency(cameras: int) -> dict[str, float]:
+def measure_latency(cameras: int, engine: dict[str, Any]) -> dict[str, float]:
     """Cameras in real time: from a frame's capture, just before it is produced, to its event entry in a subscriber's hands."""
     latencies_ms: list[float] = []
     with servers() as (kafka, redis_settings), tempfile.TemporaryDirectory() as folder:
-        service = Service(Path(folder), kafka, redis_settings, engine={"bundle": str(DEFAULT_BUNDLE)}, **EVERY_FRAME_AN_EVENT)
+        service = Service(Path(folder), kafka, redis_settings, engine=engine, **EVERY_FRAME_AN_EVENT)
         with running(service), make_redis(redis_settings) as client:
             service.wait_until(lambda: service.get("/readyz")[0] == 200, "ready service")
             feed = Subscriber(client, redis_settings, from_start=True)

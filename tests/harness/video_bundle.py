@@ -10,13 +10,13 @@ from deploy.score_maps import PLACE_CELLS, Grid, place_grid, to_cells
 from deploy.spec import ClipSpec
 from tests.harness.pipeline import BUNDLE
 
-GRID = Grid((4, 6), 1, 0.25)
+GRID = Grid((4, 6), 1, 0.25, 1e-3)
 SPEC = ClipSpec(
     length=1, height_px=16, width_px=24, state_shape=(8, 4, 6), state_warmup_frames=24, profile_size=normal_size(GRID.shape)
 )
 ZEROS = np.zeros(GRID.shape, np.float32)
 UNIT = Normal(ZEROS, ZEROS, np.ones((4, 1), np.float32), empty_background(place_grid(GRID.shape)), 0.05).values()
-CONFIG = {"window": GRID.window, "steady_spreads": GRID.steady_spreads}
+CONFIG = {name: value for name, value in GRID._asdict().items() if name != "shape"}
 VIDEO = replace(
     BUNDLE,
     manifest=BUNDLE.manifest.model_copy(

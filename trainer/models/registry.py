@@ -55,7 +55,13 @@ def _build(name: str, config: dict[str, Any]) -> nn.Module:
     return model.build(model.configure(config))
 
 
-build_video_ede = partial(_build, video_ede.KIND)
+def build_video_ede(config: dict[str, Any]) -> nn.Module:
+    """The video model with a bundle's config; ConfigError for one of an earlier version, whose scores mean something else."""
+    if "least_anomaly" not in config:
+        raise ConfigError("an earlier version made this bundle (its model.config has no least_anomaly): train it again")
+    return _build(video_ede.KIND, config)
+
+
 build_video_ganomaly = partial(_build, video_ganomaly.KIND)
 build_ganomaly = partial(_build, "ganomaly")
 build_ama = partial(_build, "ama")

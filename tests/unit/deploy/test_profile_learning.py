@@ -7,17 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from deploy.bundle import Bundle
 from deploy.dwell import Background, dwell_step, foreground, learn_background, update_dwell
-from deploy.errors import BundleCorrupt
+from deploy.errors import BundleCorrupt, ConfigError, ProfileIncompatible
 from deploy.profile_learning import Normal, Range
-from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, place_grid, state_maps, to_cells
+from deploy.score_maps import Grid, ScoreMaps, dwell_of, log_odds, picture_of, place_grid, state_maps, to_cells
 from deploy.usual_maps import UsualMaps
-from tests.harness.video_bundle import VIDEO, with_dwell
+from tests.harness.video_bundle import CONFIG, VIDEO, with_dwell
+from trainer.models.registry import build_video_ede
 from trainer.models.video_ede import dwell as graph
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
 from trainer.models.video_ede.score_scale import heat_map, unpack_profile
 
-GRID = Grid((16, 20), 3, 0.25)
+GRID = Grid((16, 20), 3, 0.25, 1e-3)
 RNG = np.random.default_rng(0)
 STEP = 1 / 16  # of dwells
 
@@ -103,13 +105,21 @@ def test_dwell_says_less_where_things_stay_at_other_places(busy_rows, spread):
     assert normal.with_ranges(*np.zeros((3, 100), np.float32)).dwell_range.spread == pytest.approx(spread)
 
 
-@pytest.mark.parametrize("anomaly", [0.0, 0.39, 0.6, 0.83, 1.0])
-def test_usual_anomaly_is_the_median_beyond_0_4(anomaly):
-    usual = UsualMaps(GRID.shape)
-    for noise in RNG.normal(0, 0.05, 200):
-        level = np.full((1, *GRID.shape), np.clip(anomaly + noise, 0, 1), np.float32)
+@pytest.mark.parametrize("anomaly", [0.001, 0.39, 0.6, 0.83, 0.999])
+def test_usual_anomaly_is_the_median_beyond_the_log_odds_of_0_4(anomaly):
+    usual, median = UsualMaps(GRID.shape), np.log(anomaly / (1 - anomaly))
+    for noise in RNG.normal(0, 0.2, 200):
+        level = np.full((1, *GRID.shape), median + noise, np.float32)
         usual.add(ScoreMaps(level, level, level, level))
-    np.testing.assert_allclose(usual.anomaly(), max(0.0, anomaly - 0.4), atol=0.03)
+    np.testing.assert_allclose(usual.anomaly(), max(0.0, median - np.log(0.4 / 0.6)), atol=0.05)
+
+
+def test_an_anomaly_may_raise_the_score_far_beyond_what_is_normal():
+    """Probabilities end at 1: where 0.9 is the 99 % quantile, they could not rise far beyond it. Their log-odds can."""
+    probabilities = np.array([[[0.5, 0.9, 0.99, 0.999, 1.0, 0.0]]], np.float32)
+    odds = log_odds(probabilities, GRID.least_anomaly)[0, 0]
+    np.testing.assert_allclose(odds, [0, 2.197, 4.595, 6.907, 6.907, -6.907], atol=1e-3)
+    assert Range(odds[0], odds[1] - odds[0]).scale(odds[4]) > 3
 
 
 def test_usual_maps_go_on_from_their_counts():
@@ -142,13 +152,27 @@ def test_usual_dwell_is_what_one_frame_in_twenty_exceeds(share, usual):
 
 
 @pytest.mark.parametrize(
-    "config",
-    [{}, {"window": 0, "steady_spreads": 1.0}, {"window": 99, "steady_spreads": 1.0}, {"window": 3, "steady_spreads": "a"}],
+    "damage",
+    [{"window": None}, {"window": 0}, {"window": 99}, {"steady_spreads": "a"}, {"least_anomaly": 0.0}, {"least_anomaly": True}],
 )
-def test_grid_of_a_damaged_bundle_is_refused(config: dict[str, object]) -> None:
-    model = VIDEO.manifest.model.model_copy(update={"config": config})
+def test_grid_of_a_damaged_bundle_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises(BundleCorrupt, match=r"model\.config must give window"):
-        Grid.of(replace(VIDEO, manifest=VIDEO.manifest.model_copy(update={"model": model})))
+        Grid.of(with_config({**CONFIG, **damage}))
+
+
+def test_a_bundle_of_an_earlier_version_shows_no_maps() -> None:
+    """Its anomaly is a probability and not its log-odds; it goes on scoring as it did."""
+    earlier = with_config({name: value for name, value in CONFIG.items() if name != "least_anomaly"})
+    assert Grid.find(earlier) is None
+    with pytest.raises(ProfileIncompatible, match="train it again"):
+        Grid.of(earlier)
+    with pytest.raises(ConfigError, match="train it again"):
+        build_video_ede(earlier.manifest.model.config)
+
+
+def with_config(config: dict[str, object]) -> Bundle:
+    model = VIDEO.manifest.model.model_copy(update={"config": config})
+    return replace(VIDEO, manifest=VIDEO.manifest.model_copy(update={"model": model}))
 
 
 def test_what_is_made_usual_scores_no_more_than_it_may_and_nothing_else_changes():

@@ -70,6 +70,8 @@ class VideoEdeConfig(Settings):
     """Side of the windows over which score maps are averaged, in cells of 4 x 4 pixels."""
     steady_spreads: float = Field(default=0.25, ge=0)
     """Standard deviations subtracted from the mean velocity: a leg is fast but uneven."""
+    least_anomaly: float = Field(default=1e-3, ge=1e-6, le=0.1)
+    """Probabilities of anomalies are held between this and 1 minus it before they become log-odds."""
     learning_rate: float = Field(default=3e-3, gt=0)
 
     @property
@@ -174,8 +176,9 @@ class VideoEde(ServingNetwork):
         return self.fit_profile(train, validation, reduced_footage((*train.footage, *validation.footage), fps), None)
 
     def fit_profile(self, train: ClipDataset, validation: ClipDataset, places: PlaceFootage, adaptation: Tensor | None) -> Tensor:
-        shape, grid = self.config.state_shape, Grid(self.config.grid, self.config.window, self.config.steady_spreads)
-        adaptation = torch.zeros(self.config.adaptation_size) if adaptation is None else adaptation
+        config, shape = self.config, self.config.state_shape
+        grid = Grid(config.grid, config.window, config.steady_spreads, config.least_anomaly)
+        adaptation = torch.zeros(config.adaptation_size) if adaptation is None else adaptation
         usual = learn_places(places, grid)
         pictures, differences = (torch.from_numpy(part)[None] for part in usual.background)
         background = Background(pictures, differences, torch.full((1, 1, 1, 1), usual.dwell_step))
@@ -211,7 +214,9 @@ class VideoEde(ServingNetwork):
         steady = speed - self.config.steady_spreads * spread
         dwelt = _to_cells(window_means(dwell, self.config.window))
         means = window_means(torch.cat([steady, motion.anomaly, observed], dim=1), self.config.window)  # (N, 3, h, w)
-        return ScoreMaps(*torch.cat([means, dwelt], dim=1).unbind(dim=1))
+        probability = torch.clamp(means[:, 1], self.config.least_anomaly, 1.0 - self.config.least_anomaly)
+        log_odds = torch.log(probability) - torch.log(1.0 - probability)
+        return ScoreMaps(means[:, 0], log_odds, means[:, 2], dwelt[:, 0])
 
 
 def window_means(maps: Tensor, side: int) -> Tensor:

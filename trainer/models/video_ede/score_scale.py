@@ -61,7 +61,7 @@ class Range(NamedTuple):
 class CameraNormal(NamedTuple):
     """The content of profiles: what is normal at each clip's camera."""
 
-    anomaly: Tensor  # (N, h, w): usual anomaly of each place beyond 0.4, 0 where it is less
+    anomaly: Tensor  # (N, h, w): usual log-odds of an anomaly at each place beyond those of 0.4, 0 where they are less
     dwell: Tensor  # (N, h, w): usual dwell of each place
     speed: Tensor  # (N, h, 1): usual steady speed of each row
     background: Background

@@ -191,7 +191,9 @@ def test_anomaly_is_averaged(frames):
     network = build()
     network.motion = FixedFlow([everywhere(0.0)] * 40)
     calm, strange = np.full((20, HEIGHT_PX, WIDTH_PX), 128, np.uint8), np.repeat(frames[:1], 20, axis=0)
-    of_calm, *_, settled, first, second = (term.anomaly for term in score_maps_of(network, np.concatenate([calm, strange]))[:22])
+    of_calm, *_, settled, first, second = (
+        torch.sigmoid(term.anomaly) for term in score_maps_of(network, np.concatenate([calm, strange]))[:22]
+    )
     assert torch.allclose(settled, of_calm, atol=1e-5)
     # The average moves in the same direction everywhere, in smaller steps.
     step = float((first - settled).abs().max())

@@ -262,7 +262,7 @@ def test_how_long_things_stay_is_learned_in_seconds():
     for fps in (5, 25):
         stretch = rng.normal(120, 1, (100 * fps, 16, 20)).round().astype(np.uint8)
         stretch[20 * fps : 30 * fps, 6:9, 6:9] = 220
-        places = learn_places(PlaceFootage([stretch], fps), Grid(GRID, 1, 0.25))
+        places = learn_places(PlaceFootage([stretch], fps), Grid(GRID, 1, 0.25, 1e-3))
         found.append((places.maps.dwell()[14, 14] * DWELL_S, float(places.unusual_dwells().max()) * DWELL_S))
     assert found[0] == pytest.approx(found[1], abs=1.0)
     assert found[0][0] == pytest.approx(5.0, abs=1.5)  # one frame in twenty exceeds it
