@@ -5,7 +5,7 @@ Two things would hold it for ever, or for very long:
 - By default glibc keeps a heap for each thread, and of what is free at a heap's end it can give back only that of the first one.
   Kafka's thread reads megabytes there, 4 KiB at a time. So all threads share the first heap.
 - Python frees what refers to itself in a circle only when its collector looks at old objects, which it puts off for minutes.
-  kafka-python leaves such a circle behind whenever no message is there, and some of them hold the messages of a poll. So the
+  kafka-python leaves such a circle behind at every poll that finds nothing, and some hold the messages that came next. So the
   collector is called from time to time.
 """
 
