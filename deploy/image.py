@@ -152,14 +152,19 @@ class CpuDecoder:
         try:
             return decode_image(image, self._spec)
         except BadFrame as error:
-            return error
+            return _value(error)
 
 
 def _checked_or_error(image: bytes) -> tuple[int, int] | BadFrame:
     try:
         return checked_size(image)
     except BadFrame as error:
-        return error
+        return _value(error)
+
+
+def _value(error: BadFrame) -> BadFrame:
+    """An error that is a result. Its traceback would keep the image, and the pool's future that has the error."""
+    return error.with_traceback(None)
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:

@@ -62,9 +62,10 @@ def run_service(settings: Settings, stop: threading.Event, step_script: str = ST
         RedisUnavailable: Redis cannot be reached at start, or refuses to be written to.
     """
     silence_kafka_log()
+    heap = Heap()
     with ExitStack() as stack:
         pipeline = _build_pipeline(settings, stack, step_script)
-        heap = Heap()
+        heap.settle()
         while not stop.is_set():
             pipeline.step()
             heap.trim_if_due()

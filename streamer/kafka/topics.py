@@ -28,6 +28,7 @@ from streamer.kafka.patches import (
     patch_record_reading,
     patch_resuming,
     topic_id,
+    wait_though_heartbeat_is_due,
 )
 from streamer.kafka.records import ReadingFault
 from streamer.types import FrameMessage, Partition
@@ -53,6 +54,7 @@ class KafkaFrameSource(ConsumerRebalanceListener):  # type: ignore[misc]  # kafk
         )
         patch_group_join(self._consumer)
         keep_fetching_while_joining(self._consumer)
+        wait_though_heartbeat_is_due(self._consumer)
         patch_resuming(self._consumer)
         self.joined = False
         self._warned_of_other_protocol = False

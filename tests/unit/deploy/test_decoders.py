@@ -153,6 +153,12 @@ def test_refuses_for_the_same_reasons(decoder: ImageDecoder, spec: ClipSpec) -> 
     assert {name: told(decoder.decode([encoded])[0]) for name, encoded in BAD.items()} == expected
 
 
+def test_a_refusal_keeps_no_image(decoder: ImageDecoder) -> None:
+    results = decoder.decode(list(BAD.values()))
+    # A traceback keeps the frames of the calls, and those keep the images.
+    assert [result.__traceback__ for result in results if isinstance(result, BadFrame)] == [None] * len(BAD)
+
+
 @pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
 def test_rejects_truncated_image(decoder: ImageDecoder, whole: bytes) -> None:
     results = decoder.decode([whole[:cut] for cut in range(0, len(whole), 3)])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.consumer import fetcher
 from kafka.coordinator.base import BaseCoordinator
 from kafka.errors import CorruptRecordError, KafkaTimeoutError
@@ -17,6 +17,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.record import MemoryRecords
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
+from kafka.util import Timer
 
 from streamer.kafka.patches import (
     keep_fetching_while_joining,
@@ -25,6 +26,7 @@ from streamer.kafka.patches import (
     patch_group_join,
     patch_record_reading,
     patch_resuming,
+    wait_though_heartbeat_is_due,
 )
 from streamer.types import UNREADABLE
 from tests.harness.brokers import free_ports
@@ -135,6 +137,28 @@ def test_member_with_partitions_does_not_wait_for_the_group(partitions: list[str
     keep_fetching_while_joining(SimpleNamespace(_coordinator=coordinator))
     assert coordinator.ensure_active_group(100) is goes_on
     assert waited_ms == [waits_ms]
+
+
+@parametrize_patched
+def test_poll_waits_for_messages_though_a_heartbeat_is_due(patched: bool) -> None:
+    waited_ms = []
+
+    def fetch_records(*_: object, timeout_ms: float, **__: object) -> tuple[dict[str, object], bool]:
+        waited_ms.append(timeout_ms)
+        return {}, False
+
+    coordinator = SimpleNamespace(poll=lambda **_: True, time_to_next_poll=lambda: 0.0)
+    nothing = dict.fromkeys(["reset_offsets_if_needed", "maybe_validate_positions", "validate_offsets_if_needed"], lambda: None)
+    consumer = SimpleNamespace(
+        _coordinator=coordinator,
+        _refresh_committed_offsets=lambda **_: None,
+        _fetcher=SimpleNamespace(fetch_records=fetch_records, **nothing),
+        config={"group_id": "group"},
+    )
+    if patched:
+        wait_though_heartbeat_is_due(consumer)
+    KafkaConsumer._poll_once(consumer, Timer(60_000), max_records=10)
+    assert (waited_ms[0] > 0) is patched
 
 
 class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # likewise
