@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bundle import Bundle
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
 from deploy.dwell import learn_background, reduce_frame
 from deploy.image import encode_jpeg
 from deploy.profile import Profile
@@ -21,7 +21,7 @@ from tests.harness.service import Results, Service, running
 from tests.integration.test_learning import known_profile
 
 DAYS, NIGHTS = 30, 150  # frames, ten a second: the night lasts 15 s
-DAY = np.kron(np.random.default_rng(5).uniform(40, 200, (8, 12)), np.ones((8, 8)))
+DAY = np.kron(np.random.default_rng(5).uniform(40, 200, (30, 45)), np.ones((8, 8)))
 
 
 def frames_of(light: NDArray[np.float64], count: int, seed: int) -> NDArray[np.uint8]:
@@ -37,15 +37,14 @@ def learned_by_day(bundle: Bundle, camera_id: str) -> Profile:
 
 
 def test_infrared_is_told_and_starts_no_event(
-    tmp_path: Path, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings, video_ede_bundle: Bundle
+    tmp_path: Path, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings
 ) -> None:
     kafka, results = unique_kafka_settings(embedded_broker.address), Results(redis_settings)
     with make_redis(redis_settings) as client:
-        RedisProfileStore(client, redis_settings).put(learned_by_day(video_ede_bundle, "gate"))
-    sections = {"engine": {"bundle": str(video_ede_bundle.path)}, "health": {"enabled": True}}
+        RedisProfileStore(client, redis_settings).put(learned_by_day(read_bundle(DEFAULT_BUNDLE), "gate"))
     parts = [frames_of(DAY, DAYS, 2), frames_of(255 - DAY, NIGHTS, 3), frames_of(DAY, DAYS, 4)]
     cameras = {"gate": [encode_jpeg(frame, 90) for frame in np.concatenate(parts)]}
-    with running(Service(tmp_path, kafka, redis_settings, **sections)) as service:
+    with running(Service(tmp_path, kafka, redis_settings, health={"enabled": True})) as service:
         sent = produce(kafka, cameras, 0, DAYS + NIGHTS + DAYS)
         service.wait_until(lambda: results.next_offsets() == sent, "all frames")
     told = results.health()
