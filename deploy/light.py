@@ -15,9 +15,9 @@ from deploy.profile import Profile
 from deploy.profile_learning import Normal
 from deploy.score_maps import Grid
 
-_FROM: Final = 0.2
+_FROM: Final = 0.3
 """Share of the places of three quarters of the picture from which on its light is unknown."""
-_UNTIL: Final = 0.15  # below which it is known again
+_UNTIL: Final = 0.2  # below which it is known again
 
 
 class LightWatch:

@@ -79,7 +79,7 @@ def test_somebody_before_the_lens_makes_no_other_light(columns):
 
 def test_light_on_the_border_does_not_flicker(monkeypatch):
     """Between the two limits it is known after known light, and unknown after unknown."""
-    shares = iter([0.1, 0.18, 0.3, 0.18, 0.1, 0.18])
+    shares = iter([0.1, 0.25, 0.4, 0.25, 0.1, 0.25])
     monkeypatch.setattr("deploy.light.changed_all_over", lambda *_: next(shares))
     watch = LightWatch(GRID)
     assert [watch.is_unknown(frame(DAY), DAY_PROFILE) for _ in range(6)] == [False, False, True, True, False, False]
