@@ -20,7 +20,7 @@ from tests.harness.replay import produce
 from tests.harness.service import Results, Service, running
 from tests.integration.test_learning import known_profile
 
-DAYS, NIGHTS = 30, 150  # frames, ten a second: the night lasts 15 s
+DAYS, NIGHTS = 25, 115  # frames, ten a second: a night of 11.5 s
 DAY = np.kron(np.random.default_rng(5).uniform(40, 200, (30, 45)), np.ones((8, 8)))
 
 
@@ -46,7 +46,7 @@ def test_infrared_is_told_and_starts_no_event(
     cameras = {"gate": [encode_jpeg(frame, 90) for frame in np.concatenate(parts)]}
     with running(Service(tmp_path, kafka, redis_settings, health={"enabled": True})) as service:
         sent = produce(kafka, cameras, 0, DAYS + NIGHTS + DAYS)
-        service.wait_until(lambda: results.next_offsets() == sent, "all frames")
+        service.wait_until(lambda: results.next_offsets() == sent, "all frames", 120)
     told = results.health()
     assert [(entry["kind"], entry["problem"]) for entry in told] == [("start", "unknown_light"), ("end", "unknown_light")]
     assert told[0]["text"].startswith("light that the camera was not learned in")
