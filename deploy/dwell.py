@@ -29,11 +29,13 @@ CHANGED_FROM, CHANGED_FULL = 0.4, 0.5
 """Shares of the picture between which a change becomes one of the whole picture: no thing is in front of the background then."""
 TINY: Final = 1e-6
 
+_CHANGED = (FOREGROUND_FROM + FOREGROUND_FULL) / 2
 _LEAST_DIFFERENCE = 1.5  # grey levels of noise in any picture
 _NEVER = 1e4  # grey levels; more would not fit into 16 bits
 _DEVIATIONS = 1.48  # of a normal distribution, from its median absolute value to its standard deviation
 _LEAST_PICTURES = 8  # and a tenth of all, for a second reference
 _LEAST_SHARE = 0.1
+_ROUNDS = 10  # most footage is divided after three
 
 Map = NDArray[np.float32]
 
@@ -46,14 +48,30 @@ class Background(NamedTuple):
 
 
 def learn_background(pictures: Map) -> Background:
-    """The background of pictures of some minutes or hours, (N, a, b) with N > 0."""
+    """The background of pictures of some minutes or hours, (N, a, b) with N > 0: of one light, or of two."""
     first = _reference(pictures)
-    others = _changed_share(pictures, *first) > CHANGED_FROM
-    if min(others.sum(), (~others).sum()) < max(_LEAST_PICTURES, _LEAST_SHARE * len(pictures)):
+    is_second = _second_light(pictures, first[0])
+    if min(is_second.sum(), (~is_second).sum()) < max(_LEAST_PICTURES, _LEAST_SHARE * len(pictures)):
+        return Background(*(np.stack([part] * REFERENCES) for part in first))
+    references = [_reference(pictures[~is_second]), _reference(pictures[is_second])]
+    apart = [_changed_share(other[None], *own)[0] for own, (other, _) in zip(references, reversed(references), strict=True)]
+    if max(apart) <= CHANGED_FROM:
         references = [first] * REFERENCES
-    else:
-        references = [_reference(pictures[~others]), _reference(pictures[others])]
     return Background(*(np.stack(parts) for parts in zip(*references, strict=True)))
+
+
+def _second_light(pictures: Map, usual: Map) -> NDArray[np.bool_]:
+    """Which pictures are of the second of two lights, (N,): two means, begun with the tenth least like the usual picture."""
+    distances = _distances(pictures, usual)
+    is_second: NDArray[np.bool_] = distances >= np.quantile(distances, 1 - _LEAST_SHARE)
+    for _ in range(_ROUNDS):
+        if is_second.all() or not is_second.any():
+            break
+        first, second = (np.median(pictures[part], axis=0).astype(np.float32) for part in (~is_second, is_second))
+        before, is_second = is_second, _distances(pictures, second) < _distances(pictures, first)
+        if np.array_equal(before, is_second):
+            break
+    return is_second
 
 
 def follow_background(background: Background, pictures: Map) -> Background:
@@ -75,11 +93,22 @@ def empty_background(shape: tuple[int, int]) -> Background:
 
 def foreground(pictures: Map, background: Background) -> Map:
     """How much each place shows something else than the background, (N, a, b): 0 to 1."""
-    first, second = zip(*background, strict=True)
-    relative = _differences(pictures, *first)
-    if not all(map(np.array_equal, first, second)):
-        relative = np.minimum(relative, _differences(pictures, *second))
-    return _foreground(relative)
+    return _foreground(_least_differences(pictures, background))
+
+
+def changed_all_over(picture: Map, background: Background) -> float:
+    """The share of places of a picture (a, b) that show something else than the background in three of its quarters, at least.
+
+    Another light changes places all over a picture, a thing only those that it hides. Brightness and contrast are fitted to each
+    quarter by itself: somebody who hides half of the picture would spoil them for the rest.
+    """
+    middle, centre = picture.shape[0] // 2, picture.shape[1] // 2
+    parts = [
+        (picture[rows, columns], *(each[:, rows, columns] for each in background))
+        for rows in (slice(middle), slice(middle, None))
+        for columns in (slice(centre), slice(centre, None))
+    ]
+    return sorted(_changed_in(part, Background(*own)) for part, *own in parts)[1]
 
 
 def dwell_step(fps: float) -> float:
@@ -109,10 +138,28 @@ def _reference(pictures: Map) -> tuple[Map, Map]:
     return picture, np.asarray(_DEVIATIONS * differences + _LEAST_DIFFERENCE, np.float32)
 
 
+def _distances(pictures: Map, picture: Map) -> Map:
+    """Mean differences from a picture in grey levels, (N,)."""
+    distances: Map = np.abs(_fitted(pictures, picture) - picture).mean(axis=(1, 2), dtype=np.float32)
+    return distances
+
+
 def _changed_share(pictures: Map, picture: Map, differences: Map) -> Map:
     relative = _differences(pictures, picture, differences)
-    share: Map = (relative > (FOREGROUND_FROM + FOREGROUND_FULL) / 2).mean(axis=(1, 2), dtype=np.float32)
+    share: Map = (relative > _CHANGED).mean(axis=(1, 2), dtype=np.float32)
     return share
+
+
+def _changed_in(picture: Map, background: Background) -> float:
+    """The share of places of a picture (a, b) that show something else than the background."""
+    return float((_least_differences(picture[None], background) > _CHANGED).mean())
+
+
+def _least_differences(pictures: Map, background: Background) -> Map:
+    """Differences from the nearer of the two pictures of the background, see :func:`_differences`."""
+    first, second = zip(*background, strict=True)
+    relative = _differences(pictures, *first)
+    return relative if all(map(np.array_equal, first, second)) else np.minimum(relative, _differences(pictures, *second))
 
 
 def _differences(pictures: Map, picture: Map, differences: Map) -> Map:

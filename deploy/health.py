@@ -30,13 +30,14 @@ HealthProblem = Literal[
     "moved",
     "other_view",
     "exposure",
+    "unknown_light",
     "rate",
     "damaged",
     "clock",
 ]
 """Not seen in a picture are ``offline``: there is none; ``damaged`` and ``clock``, which are told of a share of the frames; and
 ``rate``: frames come at another one than in the footage that the camera's profile was learned from, so that everything seems
-faster or slower. ``exposure``: it keeps changing."""
+faster or slower. ``exposure``: it keeps changing. ``unknown_light``: see :mod:`deploy.light`."""
 
 CONFIRM_MS: Final = 2_000
 """How long a problem must last, and must be over, before it is told."""
@@ -44,6 +45,7 @@ REFERENCE_MEASURES: Final = 60
 """Measures that a reference is learned from."""
 _OTHER_CONFIRM_MS: Final[Mapping[HealthProblem, int]] = {
     "other_view": 10_000,  # somebody may stand before the camera
+    "unknown_light": 10_000,
     "frozen": 0,  # it has lasted already
     "exposure": 60_000,  # one step, or a cloud, is nothing to tell; but what is seen meanwhile is no evidence
 }

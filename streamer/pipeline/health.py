@@ -29,7 +29,9 @@ from deploy.health import (
     learn_reference,
 )
 from deploy.image import DeviceFrame
+from deploy.light import LightWatch
 from deploy.profile import Profile
+from deploy.score_maps import Grid
 from streamer.config import Settings
 from streamer.interfaces import CameraState, Fields, RedisUnavailable, ReferenceStore
 from streamer.monitoring import Metrics
@@ -47,6 +49,7 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "moved": "the camera was moved",
     "other_view": "the camera shows another view",
     "exposure": "the light or the exposure keeps changing",
+    "unknown_light": "light that the camera was not learned in: enrol it with footage of all its lights, or relearn it",
     "rate": "frames come at another rate than in the footage that the camera was learned from: mend the camera, or relearn it",
     "damaged": "many of its images are damaged, and are not looked at",
     "clock": "its capture times stand still, run backward, jump or count seconds, and are not believed: set its clock",
@@ -61,6 +64,8 @@ class _Watched:
     """What is held of a camera in memory."""
 
     pictures: PictureWatch
+    light: LightWatch | None
+    """None if the model's profiles hold no background."""
     rate: RateWatch = field(default_factory=RateWatch)
     longest_still_ms: int = 0
     measures: list[Measures] = field(default_factory=list)
@@ -73,8 +78,15 @@ class CameraHealth:
     """Measures pictures and keeps the references; the states are passed in and returned."""
 
     def __init__(
-        self, settings: Settings, store: ReferenceStore, metrics: Metrics, wall_clock_s: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        store: ReferenceStore,
+        metrics: Metrics,
+        wall_clock_s: Callable[[], float] = time.time,
+        grid: Grid | None = None,
     ) -> None:
+        """``grid``: of the maps in the model's states, None if they hold none."""
+        self._grid = grid
         self.enabled = settings.health.enabled
         self._offline_after_s = settings.health.offline_after_s
         self._max_gap_ms = round(settings.decision.max_gap_s * 1000)
@@ -98,13 +110,15 @@ class CameraHealth:
     def look(self, frame: CameraFrame, profile: Profile | None) -> tuple[HealthProblem | None] | None:
         """What a camera's next frame shows of its health, as a tuple; None if it was not measured.
 
-        ``profile``: the camera's own; without one, its frame rate is not known.
+        ``profile``: the camera's own; without one, neither its frame rate nor its light is known.
         """
         info = frame.info
         if not self.enabled:
             return None
-        camera = self._cameras.setdefault(info.camera_id, _Watched(PictureWatch(self._references.get(info.camera_id))))
-        seen = self._look_at(frame, camera)
+        camera = self._cameras.get(info.camera_id)
+        if camera is None:
+            camera = self._cameras[info.camera_id] = self._watched(info.camera_id)
+        seen = self._look_at(frame, camera, profile)
         if profile is None or camera.rate.is_usual(info.captured_at_ms, profile.info.fps, self._max_gap_ms):
             return seen
         return ("rate",) if seen is None or seen[0] is None else seen
@@ -127,7 +141,11 @@ class CameraHealth:
         state = state.model_copy(update={"health": health, "damaged": damaged, "odd_clock": odd_clock})
         return state, (*changes, *told_of_images, *told_of_clock)
 
-    def _look_at(self, frame: CameraFrame, camera: _Watched) -> tuple[HealthProblem | None] | None:
+    def _watched(self, camera_id: str) -> _Watched:
+        light = None if self._grid is None else LightWatch(self._grid)
+        return _Watched(PictureWatch(self._references.get(camera_id)), light)
+
+    def _look_at(self, frame: CameraFrame, camera: _Watched, profile: Profile | None) -> tuple[HealthProblem | None] | None:
         info, picture = frame.info, frame.frame
         if isinstance(picture, DeviceFrame):
             if not camera.pictures.is_due(info.captured_at_ms):  # copying every frame would cost more than it tells
@@ -137,9 +155,12 @@ class CameraHealth:
         look = camera.pictures.look(picture, info.captured_at_ms)
         if look is None:
             return None
-        if look.problem is None:
-            self._learn(info, camera, look)
-        return (look.problem,)
+        if look.problem is not None:
+            return (look.problem,)
+        if camera.light is not None and profile is not None and camera.light.is_unknown(picture, profile):
+            return ("unknown_light",)
+        self._learn(info, camera, look)
+        return (None,)
 
     def _learn(self, info: FrameInfo, camera: _Watched, look: Look) -> None:
         now_ms, reference = info.captured_at_ms, camera.pictures.reference

@@ -196,7 +196,7 @@ class Rig:
             drift_watch=DriftWatch(self.metrics),
             learning=learning,
             adaptation=CameraAdaptation(self._bundle, self._settings, learning, profiles, self.profiles, self.metrics),
-            camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock),
+            camera_health=CameraHealth(self._settings, self.profiles, self.metrics, self.clock, grid),
             recalibration=Recalibration(self._settings, profiles, self.profiles, grid),
             scorer=scorer,
             scoring=BatchScoring(MicroBatcher(self._max_clips, 0.05), scorer, profiles, learning, self.executor, self.metrics),

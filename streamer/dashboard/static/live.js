@@ -196,6 +196,7 @@ class Live extends EventTarget {
 
 const PROBLEMS = {
   other_view: "Other view",
+  unknown_light: "Unknown light",
   overexposed: "Over-exposed",
   defocused: "Out of focus",
   rate: "Frame rate",

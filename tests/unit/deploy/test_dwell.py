@@ -57,6 +57,13 @@ def test_day_and_night_are_both_usual():
     assert foreground(np.stack([with_thing(NIGHT)]), background)[0, 6:8, 9].min() > 0.5
 
 
+def test_lights_that_last_equally_long_are_told_apart():
+    """The median of all is the picture of neither."""
+    background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]))
+    assert background.differences.max() < 10
+    assert foreground(np.stack([with_thing(), with_thing(NIGHT)]), background)[:, 6:8, 9].min() > 0.5
+
+
 @pytest.mark.parametrize("nights", [3, 150])
 def test_a_few_pictures_make_no_second_background(nights):
     background = learn_background(np.concatenate([pictures(count=1000), pictures(NIGHT, nights)]))

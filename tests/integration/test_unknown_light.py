@@ -1,0 +1,54 @@
+"""A camera changes from colour to infrared: told as light that it was not learned in, and no event meanwhile."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundle import DEFAULT_BUNDLE, Bundle, read_bundle
+from deploy.dwell import learn_background, reduce_frame
+from deploy.image import encode_jpeg
+from deploy.profile import Profile
+from deploy.profile_learning import Normal, replace_normal
+from deploy.score_maps import Grid
+from streamer.config import RedisSettings
+from streamer.redis.client import make_redis
+from streamer.redis.profiles import RedisProfileStore
+from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
+from tests.harness.replay import produce
+from tests.harness.service import Results, Service, running
+from tests.integration.test_learning import known_profile
+
+DAYS, NIGHTS = 25, 115  # frames, ten a second: a night of 11.5 s
+DAY = np.kron(np.random.default_rng(5).uniform(40, 200, (30, 45)), np.ones((8, 8)))
+
+
+def frames_of(light: NDArray[np.float64], count: int, seed: int) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).normal(0, 2, (count, *light.shape))
+    return np.clip(light + noise, 0, 255).astype(np.uint8)
+
+
+def learned_by_day(bundle: Bundle, camera_id: str) -> Profile:
+    profile, grid = known_profile(bundle, camera_id), Grid.of(bundle).shape
+    pictures = np.stack([reduce_frame(frame[..., None]) for frame in frames_of(DAY, 40, 1)]).astype(np.float32)
+    normal = Normal.from_values(profile.values, grid)._replace(background=learn_background(pictures))
+    return replace(profile, values=replace_normal(profile.values, grid, normal))
+
+
+def test_infrared_is_told_and_starts_no_event(
+    tmp_path: Path, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings
+) -> None:
+    kafka, results = unique_kafka_settings(embedded_broker.address), Results(redis_settings)
+    with make_redis(redis_settings) as client:
+        RedisProfileStore(client, redis_settings).put(learned_by_day(read_bundle(DEFAULT_BUNDLE), "gate"))
+    parts = [frames_of(DAY, DAYS, 2), frames_of(255 - DAY, NIGHTS, 3), frames_of(DAY, DAYS, 4)]
+    cameras = {"gate": [encode_jpeg(frame, 90) for frame in np.concatenate(parts)]}
+    with running(Service(tmp_path, kafka, redis_settings, health={"enabled": True})) as service:
+        sent = produce(kafka, cameras, 0, DAYS + NIGHTS + DAYS)
+        service.wait_until(lambda: results.next_offsets() == sent, "all frames", 120)
+    told = results.health()
+    assert [(entry["kind"], entry["problem"]) for entry in told] == [("start", "unknown_light"), ("end", "unknown_light")]
+    assert told[0]["text"].startswith("light that the camera was not learned in")
+    first_ms = int(told[0]["started_at_ms"])
+    assert [event for event in results.events() if event["kind"] == "start" and int(event["started_at_ms"]) >= first_ms] == []
