@@ -12,7 +12,7 @@ from torch import Tensor
 from deploy.dwell import DWELL_S, empty_background
 from deploy.profile_learning import TAIL_RATE, Normal, Range, normal_size, normal_tail
 from deploy.score_maps import PLACE_CELLS, Grid, place_grid
-from deploy.usual_maps import UsualMaps
+from deploy.usual_maps import UNDERSTOOD, UsualMaps
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, PlaceFootage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
@@ -194,7 +194,7 @@ def test_a_corner_never_understood_hides_nothing():
 
 
 def test_what_is_understood_is_not_subtracted():
-    frames = [maps._replace(anomaly=maps.anomaly.clamp(max=0.4)) for maps in normal_frames(1)]
+    frames = [maps._replace(anomaly=maps.anomaly.clamp(max=UNDERSTOOD - 0.01)) for maps in normal_frames(1)]
     assert not unpack_profile(profile_of(frames, frames, frames)[None], GRID).anomaly.any()
 
 
