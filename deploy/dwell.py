@@ -50,13 +50,13 @@ class Background(NamedTuple):
 def learn_background(pictures: Map) -> Background:
     """The background of pictures of some minutes or hours, (N, a, b) with N > 0: of one light, or of two."""
     first = _reference(pictures)
+    references = [first] * REFERENCES
     is_second = _second_light(pictures, first[0])
-    if min(is_second.sum(), (~is_second).sum()) < max(_LEAST_PICTURES, _LEAST_SHARE * len(pictures)):
-        return Background(*(np.stack([part] * REFERENCES) for part in first))
-    references = [_reference(pictures[~is_second]), _reference(pictures[is_second])]
-    apart = [_changed_share(other[None], *own)[0] for own, (other, _) in zip(references, reversed(references), strict=True)]
-    if max(apart) <= CHANGED_FROM:
-        references = [first] * REFERENCES
+    if min(is_second.sum(), (~is_second).sum()) >= max(_LEAST_PICTURES, _LEAST_SHARE * len(pictures)):
+        lights = [_reference(pictures[~is_second]), _reference(pictures[is_second])]
+        pairs = zip(lights, reversed(lights), strict=True)
+        if max(_changed_share(_differences(other[None], *own)) for own, (other, _) in pairs) > CHANGED_FROM:
+            references = lights
     return Background(*(np.stack(parts) for parts in zip(*references, strict=True)))
 
 
@@ -108,7 +108,7 @@ def changed_all_over(picture: Map, background: Background) -> float:
         for rows in (slice(middle), slice(middle, None))
         for columns in (slice(centre), slice(centre, None))
     ]
-    return sorted(_changed_in(part, Background(*own)) for part, *own in parts)[1]
+    return sorted(_changed_share(_least_differences(part[None], Background(*own))) for part, *own in parts)[1]
 
 
 def dwell_step(fps: float) -> float:
@@ -144,15 +144,9 @@ def _distances(pictures: Map, picture: Map) -> Map:
     return distances
 
 
-def _changed_share(pictures: Map, picture: Map, differences: Map) -> Map:
-    relative = _differences(pictures, picture, differences)
-    share: Map = (relative > _CHANGED).mean(axis=(1, 2), dtype=np.float32)
-    return share
-
-
-def _changed_in(picture: Map, background: Background) -> float:
-    """The share of places of a picture (a, b) that show something else than the background."""
-    return float((_least_differences(picture[None], background) > _CHANGED).mean())
+def _changed_share(relative: Map) -> float:
+    """The share of places that show something else than the background, by their relative differences from it."""
+    return float((relative > _CHANGED).mean())
 
 
 def _least_differences(pictures: Map, background: Background) -> Map:

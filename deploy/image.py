@@ -152,18 +152,18 @@ class CpuDecoder:
         try:
             return decode_image(image, self._spec)
         except BadFrame as error:
-            return _value(error)
+            return _without_traceback(error)
 
 
 def _checked_or_error(image: bytes) -> tuple[int, int] | BadFrame:
     try:
         return checked_size(image)
     except BadFrame as error:
-        return _value(error)
+        return _without_traceback(error)
 
 
-def _value(error: BadFrame) -> BadFrame:
-    """An error that is a result. Its traceback would keep the image, and the pool's future that has the error."""
+def _without_traceback(error: BadFrame) -> BadFrame:
+    """The error, to be kept as a result: its traceback would keep the image in memory, and the future of the pool."""
     return error.with_traceback(None)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from deploy.dwell import Background, changed_all_over, reduce_frame
+from deploy.dwell import changed_all_over, reduce_frame
 from deploy.image import Frame
 from deploy.profile import Profile
 from deploy.profile_learning import Normal
@@ -26,16 +26,11 @@ class LightWatch:
     def __init__(self, grid: Grid) -> None:
         """``grid``: of the model's maps."""
         self._grid = grid
-        self._learned: tuple[Profile, Background] | None = None
         self._is_unknown = False
 
     def is_unknown(self, frame: Frame, profile: Profile) -> bool:
         """Whether the profile was learned in other light than that of ``frame``, uint8 (H, W, 1)."""
-        share = changed_all_over(reduce_frame(frame).astype(np.float32), self._background(profile))
+        background = Normal.from_values(profile.values, self._grid.shape).background
+        share = changed_all_over(reduce_frame(frame).astype(np.float32), background)
         self._is_unknown = share >= (_UNTIL if self._is_unknown else _FROM)
         return self._is_unknown
-
-    def _background(self, profile: Profile) -> Background:
-        if self._learned is None or self._learned[0] is not profile:
-            self._learned = profile, Normal.from_values(profile.values, self._grid.shape).background
-        return self._learned[1]

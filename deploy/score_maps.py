@@ -63,8 +63,7 @@ class Grid(NamedTuple):
             raise ProfileIncompatible(
                 f"{bundle.path}: cameras cannot be learned with a bundle of an earlier version; train it again"
             )
-        window, *numbers = (model.config.get(name) for name in ("window", "steady_spreads", _LEAST_ANOMALY))
-        steady_spreads, least_anomaly = numbers
+        window, steady_spreads, least_anomaly = map(model.config.get, ("window", "steady_spreads", _LEAST_ANOMALY))
         if not (
             type(window) is int
             and 1 <= window <= min(shape[1:])

@@ -33,11 +33,11 @@ class Meaning(NamedTuple):
     text: str
     unit: str
     to_unit: Callable[[Map], Map]
-    """From a profile's values."""
+    """Converts the values of a profile to this unit."""
 
 
-def _beyond_40_percent(log_odds: Map) -> Map:
-    """By how much percent a probability is beyond 40, from its log-odds beyond those of 0.4."""
+def _percent_beyond_40(log_odds: Map) -> Map:
+    """By how many percent points a probability lies beyond 40 %, from its log-odds beyond those of 0.4."""
     percent: Map = 100.0 / (1.0 + np.exp(-log_odds - np.float32(UNDERSTOOD))) - 40.0
     return percent
 
@@ -59,7 +59,7 @@ MEANINGS: Final[dict[MapKind, Meaning]] = {
         "Usually looks odd",
         "Where the network often finds something odd that is ordinary here: as much of it raises no score there.",
         "% beyond 40",
-        _beyond_40_percent,
+        _percent_beyond_40,
     ),
 }
 

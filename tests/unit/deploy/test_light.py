@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from deploy.dwell import empty_background, learn_background, reduce_frame
 from deploy.image import Frame
 from deploy.light import LightWatch
-from deploy.profile import Profile, ProfileInfo
+from deploy.profile import Profile
 from deploy.profile_learning import Normal
 from deploy.score_maps import Grid, place_grid
-from tests.harness.calibration import calibration_of
+from tests.harness.pipeline import profile_of
 
 GRID = Grid((30, 40), 3, 0.25, 1e-3)
 RNG = np.random.default_rng(5)
@@ -32,18 +32,7 @@ def learned_in(*lights: np.ndarray) -> Profile:
 def profile_with(background) -> Profile:
     zeros = np.zeros(GRID.shape, np.float32)
     values = Normal(zeros, zeros, np.ones((30, 1), np.float32), background, 0.05).values()
-    info = ProfileInfo(
-        camera_id="gate",
-        model_id="video-ede-0",
-        created_at=datetime(2026, 11, 28, 12, tzinfo=UTC),
-        footage=("monday.mp4",),
-        frames=6000,
-        fps=10.0,
-        height_px=480,
-        width_px=640,
-        calibration=calibration_of(enter=0.5, exit_=0.4),
-    )
-    return Profile(info, values)
+    return replace(profile_of("gate", 1.0, 0.0), values=values)
 
 
 DAY_PROFILE = learned_in(DAY)
