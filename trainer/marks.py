@@ -19,7 +19,7 @@ from deploy.bundle import Bundle
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, count_events, scored_at_rate, thresholds
 from deploy.console import counting_bar
 from deploy.decision import DecisionTimes
-from deploy.dwell import DWELL_S, reduce_frame
+from deploy.dwell import reduce_frame
 from deploy.engine import Engine, EngineRequest
 from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Normal, replace_normal
@@ -34,6 +34,7 @@ from trainer.data.annotations import (
 )
 from trainer.data.datasets import training_sources
 from trainer.data.footage import load_footage
+from trainer.evaluation.runner import lead_frames
 
 _BELOW: Final = 1e-3
 """How far below the exit threshold that is which was called normal."""
@@ -91,7 +92,7 @@ class MarkScorer:
 
     def show(self, clip: AnnotatedClip, fps: float) -> _Shown:
         """Scores and maps of a stretch. The frames before it build up the state, which may hold a minute."""
-        first = max(0, clip.first - max(self._engine.spec.warmup_frames, round(DWELL_S * fps)))
+        first = max(0, clip.first - lead_frames(self._engine.spec, fps))
         heatmaps, states, state = [], [], None
         for number in range(first, clip.last + 1):
             scored = self._engine.score(clip.footage.frames[number][None, None], state, self._values[None])

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.calibration import Thresholds
+from deploy.dwell import DWELL_S
 from deploy.engine import Engine, Frames
+from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, footage_info
 from trainer.data.labels import LabelledClip
@@ -39,24 +41,35 @@ def scored_frames(engine: Engine, footage: Footage) -> Iterator[tuple[int, float
             yield int(next(numbers)), float(score), heatmap
 
 
-def score_footage(engine: Engine, footage: Footage, advance: Advance = lambda _: None) -> NDArray[np.float32]:
+def score_footage(
+    engine: Engine, footage: Footage, advance: Advance = lambda _: None, fps: float | None = None
+) -> NDArray[np.float32]:
     """Scores of a source, float32 (total,); NaN at frames that complete no clip of the model: the first and unreadable ones.
 
-    ``advance`` is called with the number of newly scored frames. A recurrent model scores stretches of long footage side by
-    side: its state is the same, up to rounding, after ``spec.state_warmup_frames`` frames.
+    ``advance`` is called with the number of newly scored frames. ``fps``: of the engine's profile, by default the bundle's. A
+    recurrent model scores stretches of long footage side by side, each after :func:`lead_frames` frames from before it.
     """
-    ((_, scores),) = score_clips(engine, [footage], advance)
+    ((_, scores),) = score_clips(engine, [footage], advance, fps)
     return scores
 
 
+def lead_frames(spec: ClipSpec, fps: float) -> int:
+    """Frames after which a state without history is as that of a camera which has long been running, up to rounding.
+
+    With a profile, of ``fps`` frames a second, a state counts how long things stay where they are.
+    """
+    return max(spec.warmup_frames, round(DWELL_S * fps)) if spec.profile_size else spec.warmup_frames
+
+
 def score_clips(
-    engine: Engine, clips: Iterable[Footage], advance: Advance = lambda _: None
+    engine: Engine, clips: Iterable[Footage], advance: Advance = lambda _: None, fps: float | None = None
 ) -> list[tuple[str, NDArray[np.float32]]]:
     """Name and :func:`score_footage` of each clip, in order; few are held in memory."""
     if engine.spec.state_shape is None:
         return [(footage.name, _score_stateless(engine, footage, advance)) for footage in clips]
     scored: list[tuple[str, NDArray[np.float32]]] = []
-    remaining = (stretch for footage in clips for stretch in _stretches(engine, footage, scored))
+    lead = lead_frames(engine.spec, fps or engine.spec.fps)
+    remaining = (stretch for footage in clips for stretch in _stretches(engine.spec, footage, lead, scored))
     while group := list(islice(remaining, min(PARALLEL_CLIPS, engine.max_clips))):
         _score_side_by_side(engine, group, advance)
     return scored
@@ -73,12 +86,11 @@ class _Stretch(NamedTuple):
     """Of the whole clip: all its stretches write to the same array."""
 
 
-def _stretches(engine: Engine, footage: Footage, scored: list[tuple[str, NDArray[np.float32]]]) -> Iterator[_Stretch]:
+def _stretches(spec: ClipSpec, footage: Footage, lead: int, scored: list[tuple[str, NDArray[np.float32]]]) -> Iterator[_Stretch]:
     """The stretches of a clip, whose empty scores are added to ``scored``."""
     scores, frames = np.full(footage.total, np.nan, np.float32), len(footage.frames)
     scored.append((footage.name, scores))
-    lead = engine.spec.warmup_frames
-    size = max(-(-frames // PARALLEL_CLIPS), _LEADS_PER_STRETCH * lead) if engine.spec.state_warmup_frames else frames
+    size = max(-(-frames // PARALLEL_CLIPS), _LEADS_PER_STRETCH * lead) if spec.state_warmup_frames else frames
     for first in range(0, frames, max(size, 1)):
         last = min(first + size, frames)
         yield _Stretch(*footage.part(first, last, lead), footage.index[first:last], scores)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.dwell import DWELL_S
 from deploy.engine import Inputs, Scores
 from deploy.spec import ClipSpec
 from tests.harness.fakes import BrightnessEngine, MeanBrightnessEngine
@@ -95,6 +96,28 @@ def test_stretches_score_as_the_whole(frames: int) -> None:
     expected = [score for _, score, _ in scored_frames(engine, clip)]
     np.testing.assert_allclose(found[clip.index], expected, rtol=1e-6)
     assert sum(advanced) == frames
+
+
+class DwellEngine(MeanBrightnessEngine):
+    """The score is the number of seconds for which the picture has been bright, 60 at most, at the frame rate of its profile."""
+
+    def __init__(self, profile_fps: float) -> None:
+        super().__init__(RECURRENT.model_copy(update={"fps": 2.0, "profile_size": 2}))
+        self._step = 1 / profile_fps
+
+    def _run(self, inputs: Inputs) -> Scores:
+        clips, state = inputs["clips"], inputs["state"]
+        following = np.minimum(state + self._step, DWELL_S) * (clips[:, -1].max(axis=(1, 2, 3)) > 0).reshape(-1, 1, 1, 1)
+        return Scores(following[:, 0, 0, 0], clips[:, -1, ::8, ::8, 0].astype(np.float32), following)
+
+
+@pytest.mark.parametrize("fps", [None, 4.0])
+def test_stretches_count_dwell_as_the_whole(fps: float | None) -> None:
+    engine = DwellEngine(fps or 2.0)
+    clip = footage("long", ([0] + [200] * 999) * 3)
+    expected = [score for _, score, _ in scored_frames(engine, clip)]
+    assert max(expected) == DWELL_S
+    np.testing.assert_allclose(score_footage(engine, clip, fps=fps), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("max_clips", "parallel"), [(32, PARALLEL_CLIPS), (3, 3)])
