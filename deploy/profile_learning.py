@@ -1,7 +1,7 @@
 """Learns what is normal at a camera from the states that the video model returns, for profiles of kind ``video-ede``.
 
 The background comes first; then usual speeds of rows, the usual anomaly and the usual dwell of each place; then the normal ranges
-of these three, then that of the three together, then thresholds: each from frames that the parts before it have not seen.
+of these three, and the thresholds that each of them would need by itself; then the range of the three together, then thresholds.
 ``trainer`` feeds a network's maps, the service feeds the states of a camera while it watches it.
 """
 
@@ -45,6 +45,10 @@ class Range(NamedTuple):
         scaled: Map = (maps - np.float32(self.median)) / np.float32(self.spread)
         return scaled
 
+    def widened(self, factor: float) -> "Range":
+        """With so many times the distance."""
+        return Range(self.median, factor * self.spread)
+
     def at(self, units: float) -> float:
         """What so many units of the range are."""
         return self.median + units * self.spread
@@ -85,6 +89,16 @@ class Normal(NamedTuple):
         least_dwell = max(_MIN_DWELL_SPREAD, float(np.quantile(self.dwell, _DWELL_PLACES)))
         speed, anomaly, dwell = _range(speeds, _MIN_SPEED_SPREAD), _range(anomalies), _range(dwells, least_dwell)
         return self._replace(speed_range=speed, anomaly_range=anomaly, dwell_range=dwell, first_range=anomaly)
+
+    def with_part_thresholds(self, speed: float, anomaly: float, dwell: float) -> "Normal":
+        """With ranges so wide that 1 is the threshold that each part would need by itself, if that is more than 1 now.
+
+        Tails differ: of one part a normal moment may reach three ranges, of another hardly one. Without this, the threshold of
+        the three together would be that of the longest tail, and what the others show would have to rise as far.
+        """
+        own = (self.speed_range, self.anomaly_range, self.dwell_range)
+        ranges = [each.widened(max(1.0, enter)) for each, enter in zip(own, (speed, anomaly, dwell), strict=True)]
+        return self._replace(speed_range=ranges[0], anomaly_range=ranges[1], dwell_range=ranges[2])
 
     def with_joint_range(self, maxima: Map) -> "Normal":
         """With the range of :meth:`joint_maxima` of normal frames in the order of time, (N,)."""
@@ -133,10 +147,14 @@ class Normal(NamedTuple):
         ranges = (self.speed_range, self.anomaly_range, self.dwell_range)
         return np.stack([own.scale(part) for own, part in zip(ranges, self._parts(maps), strict=True)])
 
+    def scaled_maxima(self, maps: ScoreMaps) -> Map:
+        """Of N frames the largest speed, anomaly and dwell in units of their normal ranges: (3, N)."""
+        maxima: Map = self.parts(maps).max(axis=(2, 3))
+        return maxima
+
     def leading_channel(self, maps: ScoreMaps) -> Channel:
         """The part that is largest in the first frame where the three together are."""
-        parts = self.parts(maps)[:, 0]
-        return CHANNELS[int(parts.max(axis=(1, 2)).argmax())]
+        return CHANNELS[int(self.scaled_maxima(maps)[:, 0].argmax())]
 
     def joint_maxima(self, maps: ScoreMaps) -> Map:
         """Largest value of the three together, of N frames: (N,)."""

@@ -1,10 +1,10 @@
 """The ``enrol`` command: learns the profile of one camera for a network that need not have seen it.
 
 Blocks of the footage, spread over its whole time, show what is usual, and others set the normal ranges. All the rest is scored
-with the profile for the calibration: no frame that sets a range also sets a threshold.
+with the profile, first for the thresholds of the parts of the score, then for the calibration: no frame that sets a range also
+sets a threshold.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,14 +21,18 @@ from rich.console import Console
 from torch import Tensor
 
 from deploy.bundle import Bundle
+from deploy.calibration import DEFAULT_BUDGET, thresholds
 from deploy.console import counting_bar
+from deploy.decision import DecisionTimes
 from deploy.dwell import reduce_frame
-from deploy.engine import Engine, EngineRequest
+from deploy.engine import EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
 from deploy.image import Frame
-from deploy.profile import Profile, ProfileInfo
+from deploy.profile import Profile, ProfileInfo, ProfileValues
+from deploy.profile_learning import CHANNELS, Normal, Range, replace_normal
 from deploy.registry import load_engine
+from deploy.score_maps import Grid
 from deploy.spec import ClipSpec
 from trainer.calibrate import calibration_from
 from trainer.data.clips import ClipDataset
@@ -44,14 +48,15 @@ from trainer.data.footage import (
     estimate_frame_count,
     footage_info,
     plan_windows,
-    print_problems,
     spread,
 )
 from trainer.errors import TooLittleFootage
+from trainer.evaluation.runner import score_clips
 from trainer.models.base import ServingNetwork
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Callback, LoopSettings, TrainingState, run_loop
+from trainer.window_scores import Row, WindowScorer
 
 ADAPTATION_STEPS = 800  # two to three minutes of two cores; the loss hardly falls any more
 _SEED = 0
@@ -90,10 +95,14 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console, *, adapt:
     if sum(counts) < MIN_FRAMES:
         raise TooLittleFootage(f"{data}: {sum(counts)} frames; a profile needs {MIN_FRAMES}, better 6000: give more footage")
     blocks, windows = plan_blocks(counts), plan_windows(counts)
-    values = _learn_values(bundle, _load(sources, blocks, windows, bundle.spec, info.fps, screen), screen, adapt=adapt)
-    learned = replace(bundle, default_profile=values)
-    used = [block for part in ("usual", "range") for block in blocks[part]]
-    rows = _score(learned, sources, windows, used, screen)
+    loaded = _load(sources, blocks, windows, bundle.spec, info.fps, screen)
+    values = _learn_values(bundle, loaded, screen, adapt=adapt)
+    learned = [block for part in ("usual", "range") for block in blocks[part]]
+    with closing(load_engine(bundle, EngineRequest())) as engine:
+        scorer = WindowScorer(engine, sources, windows, learned, screen)
+        parts = scorer.part_maxima(values, Grid.of(bundle))
+        values = _with_part_thresholds(bundle, values, parts, loaded)
+        rows = scorer.scores(values)
     return Profile(
         ProfileInfo(
             camera_id=camera_id,
@@ -200,6 +209,18 @@ def _learn_values(bundle: Bundle, loaded: Loaded, screen: Console, *, adapt: boo
     return values
 
 
+def _with_part_thresholds(bundle: Bundle, values: ProfileValues, parts: Sequence[Row], loaded: Loaded) -> ProfileValues:
+    """Values with the thresholds that the parts of the score need, (frames, 3) of windows, and the range of the three anew."""
+    shape, fps = Grid.of(bundle).shape, loaded.places.fps
+    calibrations = [calibration_from([row[:, part] for row in parts], fps) for part in range(len(CHANNELS))]
+    enter = [thresholds(each, DEFAULT_BUDGET, DecisionTimes()).enter for each in calibrations]
+    normal = Normal.from_values(values, shape).with_part_thresholds(*enter)
+    unscaled = replace_normal(values, shape, normal._replace(joint_range=Range(0.0, 1.0)))
+    with closing(load_engine(replace(bundle, default_profile=unscaled), EngineRequest())) as engine:
+        joint = np.concatenate([scores for _, scores in score_clips(engine, loaded.parts["range"])])
+    return replace_normal(values, shape, normal.with_joint_range(joint[np.isfinite(joint)]))
+
+
 def _adapt(network: ServingNetwork, footage: list[Footage], screen: Console) -> Tensor:
     """The network's adaptation to the camera, (A,)."""
     torch.manual_seed(_SEED)
@@ -216,43 +237,3 @@ class _StepCounter(Callback):
 
     def on_step_end(self, learner: Learner, state: TrainingState, losses: Mapping[str, float]) -> None:
         self._advance(1)
-
-
-def _score(
-    bundle: Bundle, sources: Sequence[Source], windows: Sequence[Block], learned: Sequence[Block], screen: Console
-) -> list[NDArray[np.float32]]:
-    """The scores of some windows, a row for each, without those of blocks that the profile was learned from."""
-    rows: dict[Block, NDArray[np.float32]] = {}
-    with (
-        closing(load_engine(bundle, EngineRequest())) as engine,
-        counting_bar(screen, "thresholds", sum(window.last - window.first for window in windows)) as advance,
-    ):
-        for clip, source in enumerate(sources):
-            rows |= _score_clip(engine, source, [window for window in windows if window.clip == clip], advance, screen)
-    for window, row in rows.items():
-        for block in learned:
-            if block.clip == window.clip:
-                row[max(0, block.first - window.first) : max(0, block.last - window.first)] = np.nan
-    return list(rows.values())
-
-
-def _score_clip(
-    engine: Engine, source: Source, windows: Sequence[Block], advance: Callable[[int], None], screen: Console
-) -> dict[Block, NDArray[np.float32]]:
-    """Scores of windows in order of time, float32 (frames,). Each frame is scored as it is decoded: none is kept in memory."""
-    rows = {window: np.full(window.last - window.first, np.nan, np.float32) for window in windows}
-    frames: deque[Frame] = deque(maxlen=engine.spec.length)
-    state, problems = None, []
-    for number, outcome in enumerate(islice(decode_frames(source, engine.spec), _end(windows))):
-        window = next((each for each in windows if each.first - engine.spec.warmup_frames <= number < each.last), None)
-        if isinstance(outcome, str):
-            problems.append(outcome)
-        elif window is not None:
-            frames.append(outcome)
-            if len(frames) == engine.spec.length:
-                scores = engine.score(np.stack(frames)[None], state)
-                state = scores.state
-                rows[window][max(0, number - window.first)] = scores.score[0] if number >= window.first else np.nan
-        advance(window is not None and number >= window.first)
-    print_problems(screen, source.name, problems, _end(windows))
-    return rows

@@ -26,7 +26,8 @@ from deploy.video import JpegRecording
 from streamer.config import Settings
 from streamer.interfaces import ProfileStore, RedisUnavailable
 from streamer.monitoring import Metrics
-from streamer.pipeline.learning import FOOTAGE_NAME, CameraLearning
+from streamer.pipeline.learning import CameraLearning
+from streamer.pipeline.profile_learner import FOOTAGE_NAME
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.types import FrameInfo, FrameMessage
 

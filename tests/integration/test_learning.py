@@ -20,7 +20,7 @@ from tests.harness.replay import Cameras, produce
 from tests.harness.service import Results, Service, running
 from tests.harness.street import SLOW_PX, street
 
-LEARNED_FRAMES, WATCHED_FRAMES, KNOWN_FRAMES = 550, 30, 100
+LEARNED_FRAMES, WATCHED_FRAMES, KNOWN_FRAMES = 650, 30, 100
 SECTIONS: dict[str, Any] = {"learning": {"enabled": True, "min_minutes": 0.2}, "decision": {"min_duration_s": 0.2}}
 UNKNOWN = ("yard-0", "yard-1")
 

@@ -32,7 +32,7 @@ from streamer.dashboard.timeline import make_timeline
 from streamer.interfaces import CameraState, ProgressUnusable, Snapshot, Step, TopicVersion
 from streamer.minutes import ScoreMinute
 from streamer.pipeline.decide import Decider
-from streamer.pipeline.learning import ProfileLearner
+from streamer.pipeline.profile_learner import ProfileLearner
 from streamer.redis.minutes import minute_entries
 from streamer.redis.profiles import RedisProfileStore
 from streamer.redis.stored import parse_progress, progress_fields

@@ -105,6 +105,16 @@ def test_dwell_says_less_where_things_stay_at_other_places(busy_rows, spread):
     assert normal.with_ranges(*np.zeros((3, 100), np.float32)).dwell_range.spread == pytest.approx(spread)
 
 
+def test_each_part_counts_in_units_of_its_own_threshold_but_never_more_than_by_its_range():
+    """A part whose normal moments reach far does not hide what shows in one whose normal moments hardly reach its range."""
+    maps, usual = random_maps(4), random_maps(1)
+    normal = Normal(usual.anomaly[0], usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), STEP)
+    before = normal.scaled_maxima(maps)
+    after = normal.with_part_thresholds(4.0, 0.5, 1.0)
+    np.testing.assert_allclose(after.scaled_maxima(maps), before / np.array([[4.0], [1.0], [1.0]]), rtol=1e-5)
+    assert after.first_range == normal.first_range
+
+
 @pytest.mark.parametrize("anomaly", [0.001, 0.39, 0.6, 0.83, 0.999])
 def test_usual_anomaly_is_the_median_beyond_the_log_odds_of_0_4(anomaly):
     usual, median = UsualMaps(GRID.shape), np.log(anomaly / (1 - anomaly))

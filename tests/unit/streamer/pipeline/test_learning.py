@@ -20,7 +20,8 @@ from deploy.score_maps import dwell_of, picture_of, state_maps
 from streamer.config import HealthSettings, LimitSettings, Settings
 from streamer.interfaces import RedisUnavailable, Snapshot
 from streamer.monitoring import Metrics
-from streamer.pipeline.learning import CameraLearning, ProfileLearner
+from streamer.pipeline.learning import CameraLearning
+from streamer.pipeline.profile_learner import ProfileLearner
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.types import FrameMessage, Partition
 from tests.harness.fakes import MemoryProfileStore
@@ -296,7 +297,7 @@ def damaged(snapshot: Snapshot, counts: dict[str, object], arrays: dict[str, np.
 @pytest.mark.parametrize(
     ("counts", "arrays"),
     [
-        ({"phase": 5}, {}),
+        ({"phase": 6}, {}),
         ({"phase": "first"}, {}),
         ({"offset": None}, {}),
         ({"pictured_ms": float("nan")}, {}),
@@ -305,7 +306,8 @@ def damaged(snapshot: Snapshot, counts: dict[str, object], arrays: dict[str, np.
         ({"of a newer version": [[[]]]}, {"rows": np.zeros(())}),
         ({"phase": 2, "phase_frames": 3}, {}),
         ({"phase": 2, "phase_frames": 3}, {"rows": np.zeros((3, 2))}),
-        ({"phase": 3, "phase_frames": 1}, {"rows": np.full((1, 1), np.nan)}),
+        ({"phase": 3, "phase_frames": 1}, {"rows": np.zeros((1, 3))}),
+        ({"phase": 4, "phase_frames": 1}, {"rows": np.full((1, 1), np.nan)}),
         ({"phase_frames": 3}, {}),
         ({}, {"pictures": np.zeros((1, 2, 3))}),
         ({}, {"dwell": np.zeros((2, 3))}),

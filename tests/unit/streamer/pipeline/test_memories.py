@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from streamer.config import LimitSettings, Settings
 from streamer.interfaces import Snapshot
 from streamer.pipeline import memories
-from streamer.pipeline.learning import _unpacked
 from streamer.pipeline.memories import frames_between
+from streamer.pipeline.profile_learner import _unpacked
 from streamer.types import FrameMessage, Partition
 from tests.harness.history_engine import HISTORY, HistoryEngine
 from tests.harness.pipeline import CRASHES, OUTAGES, PLAIN, Rig, message
