@@ -38,6 +38,8 @@ _LEAST_SHARE = 0.1
 _ROUNDS = 10  # most footage is divided after three
 
 Map = NDArray[np.float32]
+Lights = NDArray[np.intp]
+"""(N,): the light of each frame, as the number of a picture of its camera's background."""
 
 
 class Background(NamedTuple):
@@ -74,10 +76,15 @@ def _second_light(pictures: Map, usual: Map) -> NDArray[np.bool_]:
     return is_second
 
 
+def lights_of(pictures: Map, background: Background) -> Lights:
+    """In which light each of some pictures (N, a, b) is: the number of the picture of the background that it is nearest to."""
+    relative = [_differences(pictures, *reference).mean(axis=(1, 2)) for reference in zip(*background, strict=True)]
+    return np.asarray(np.argmin(relative, axis=0))  # of two that are the same, the first
+
+
 def follow_background(background: Background, pictures: Map) -> Background:
     """The background halfway to what some hours of ordinary pictures (N, a, b) show; each of its two follows the nearest ones."""
-    relative = np.stack([_differences(pictures, *reference).mean(axis=(1, 2)) for reference in zip(*background, strict=True)])
-    nearest = relative.argmin(axis=0)  # (N,); of two that are the same, the second one stays as it was learned
+    nearest = lights_of(pictures, background)
     followed = []
     for number, reference in enumerate(zip(*background, strict=True)):
         own = pictures[nearest == number]

@@ -5,12 +5,15 @@ of these three, and the thresholds that each of them would need by itself; then 
 ``trainer`` feeds a network's maps, the service feeds the states of a camera while it watches it.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.dwell import DWELL_S, REFERENCES, Background, Map, follow_background
+from deploy.calibration import DEFAULT_BUDGET, ScoredFrames, calibrate_scores, thresholds
+from deploy.decision import DecisionTimes
+from deploy.dwell import DWELL_S, REFERENCES, Background, Lights, Map, follow_background
 from deploy.score_maps import ScoreMaps, place_grid
 from deploy.usual_maps import UsualMaps
 
@@ -24,10 +27,13 @@ _MIN_SPREAD: Final = 1e-6
 # A camera at which all things are as fast, or at which nothing ever stays, gives no range to measure by.
 _MIN_SPEED_SPREAD, _MIN_DWELL_SPREAD = 0.1, 6.0 / DWELL_S
 _DWELL_PLACES: Final = 0.98  # of all places; a few that flicker do not count
-_RANGES: Final = 5
+LEAST_OF_LIGHT: Final = 128
+"""Frames in one light that tell its ranges: a few seconds show but one moment."""
 _TAIL_FRAMES = 20  # two seconds of footage: if half of them are one unusual moment, the other half still shows the tail
 _AROUND: Final = 2  # cells: 8 pixels
 _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
+
+Split = Callable[[Map], Sequence[ScoredFrames]]
 
 Channel = Literal["speed", "appearance", "dwell"]
 CHANNELS: Final[tuple[Channel, ...]] = ("speed", "appearance", "dwell")
@@ -35,15 +41,13 @@ CHANNELS: Final[tuple[Channel, ...]] = ("speed", "appearance", "dwell")
 
 
 class Range(NamedTuple):
-    """Median, and distance from it to the 99 % quantile, of the frame maxima of normal maps."""
+    """Median, and distance from it to the 99 % quantile, of the frame maxima of normal maps.
+
+    In units of the range, normal maxima have the median 0 and the 99 % quantile 1.
+    """
 
     median: float
     spread: float  # above 0
-
-    def scale(self, maps: Map) -> Map:
-        """Maps in units of the range: normal maxima have the median 0 and the 99 % quantile 1."""
-        scaled: Map = (maps - np.float32(self.median)) / np.float32(self.spread)
-        return scaled
 
     def widened(self, factor: float) -> "Range":
         """With so many times the distance."""
@@ -54,7 +58,41 @@ class Range(NamedTuple):
         return self.median + units * self.spread
 
 
-_UNIT: Final = Range(0.0, 1.0)
+UNIT: Final = Range(0.0, 1.0)
+
+
+class Ranges(NamedTuple):
+    """The normal ranges at a camera in one light."""
+
+    speed: Range = UNIT
+    """Of the logarithm of speeds relative to the usual ones: the tail of speeds is a Pareto tail."""
+    anomaly: Range = UNIT
+    dwell: Range = UNIT
+    joint: Range = UNIT
+    """Of the three together."""
+    first: Range = UNIT
+    """Of the anomaly of a camera's first frame."""
+
+
+_JOINT: Final = Ranges._fields.index("joint")
+
+
+class Maxima(NamedTuple):
+    """The largest values of normal frames in the order of time, and the light of each frame."""
+
+    values: Map
+    """(K, N): of K measures."""
+    lights: Lights
+
+    @classmethod
+    def joined(cls, parts: "Iterable[Maxima]") -> "Maxima":
+        values, lights = zip(*parts, strict=True)
+        return cls(np.concatenate(values, axis=-1), np.concatenate(lights))
+
+    def in_light(self, light: int) -> Map:
+        """The values in one light, (K, n); all if they are too few to tell a range."""
+        own = self.values[:, self.lights == light]
+        return own if own.shape[1] >= LEAST_OF_LIGHT else self.values
 
 
 class Normal(NamedTuple):
@@ -69,55 +107,77 @@ class Normal(NamedTuple):
     background: Background
     dwell_step: float
     """See :func:`deploy.dwell.dwell_step`."""
-    speed_range: Range = _UNIT
-    """Of the logarithm of speeds relative to the usual ones: the tail of speeds is a Pareto tail."""
-    anomaly_range: Range = _UNIT
-    dwell_range: Range = _UNIT
-    joint_range: Range = _UNIT
-    """Of the three together."""
-    first_range: Range = _UNIT
-    """Of the anomaly of a camera's first frame."""
+    ranges: tuple[Ranges, ...] = (Ranges(),) * REFERENCES
+    """In the light of each picture of the background: by night less happens than by day, and what is normal reaches less far."""
 
     @classmethod
     def without_ranges(cls, usual: UsualMaps, background: Background, dwell_step: float) -> "Normal":
         """At a camera with this background, of which nothing is known but what is usual."""
         return cls(usual.anomaly(), usual.dwell(), usual.speed(), background, dwell_step)
 
-    def with_ranges(self, speeds: Map, anomalies: Map, dwells: Map) -> "Normal":
-        """With the ranges of :meth:`part_maxima` of normal frames in the order of time, (N,) each."""
+    def with_ranges(self, parts: Maxima, dwells: Maxima) -> "Normal":
+        """With the ranges of :meth:`part_maxima` of normal frames, of dwells those of ``dwells``."""
         # Where things stay at some places every day, it says little that one stays at another.
         least_dwell = max(_MIN_DWELL_SPREAD, float(np.quantile(self.dwell, _DWELL_PLACES)))
-        speed, anomaly, dwell = _range(speeds, _MIN_SPEED_SPREAD), _range(anomalies), _range(dwells, least_dwell)
-        return self._replace(speed_range=speed, anomaly_range=anomaly, dwell_range=dwell, first_range=anomaly)
 
-    def with_part_thresholds(self, speed: float, anomaly: float, dwell: float) -> "Normal":
+        def ranges_in(light: int) -> Ranges:
+            (speeds, anomalies, _), (own_dwells,) = parts.in_light(light), dwells.in_light(light)
+            anomaly = _range(anomalies)
+            return Ranges(_range(speeds, _MIN_SPEED_SPREAD), anomaly, _range(own_dwells, least_dwell), first=anomaly)
+
+        return self._replace(ranges=tuple(map(ranges_in, range(REFERENCES))))
+
+    def with_first_ranges(self, anomalies: Maxima) -> "Normal":
+        """With the ranges of the anomalies of normal frames, each taken as a camera's first."""
+        firsts = [_range(anomalies.in_light(light)[0]) for light in range(REFERENCES)]
+        return self._replace(ranges=tuple(own._replace(first=first) for own, first in zip(self.ranges, firsts, strict=True)))
+
+    def with_part_thresholds(self, needed: Map) -> "Normal":
         """With ranges so wide that 1 is the threshold that each part would need by itself, if that is more than 1 now.
 
         Tails differ: of one part a normal moment may reach three ranges, of another hardly one. Without this, the threshold of
         the three together would be that of the longest tail, and what the others show would have to rise as far.
-        """
-        own = (self.speed_range, self.anomaly_range, self.dwell_range)
-        ranges = [each.widened(max(1.0, enter)) for each, enter in zip(own, (speed, anomaly, dwell), strict=True)]
-        return self._replace(speed_range=ranges[0], anomaly_range=ranges[1], dwell_range=ranges[2])
 
-    def with_joint_range(self, maxima: Map) -> "Normal":
-        """With the range of :meth:`joint_maxima` of normal frames in the order of time, (N,)."""
-        return self._replace(joint_range=_range(maxima))
+        ``needed``: those thresholds in each light, in units of the ranges of speed, anomaly and dwell: (2, 3).
+        """
+
+        def widened(ranges: Ranges, own: Map) -> Ranges:
+            speed, anomaly, dwell = (each.widened(max(1.0, float(by))) for each, by in zip(ranges[:3], own, strict=True))
+            return ranges._replace(speed=speed, anomaly=anomaly, dwell=dwell)
+
+        return self._replace(ranges=tuple(widened(*each) for each in zip(self.ranges, needed, strict=True)))
+
+    def with_joint_ranges(self, joint: Maxima) -> "Normal":
+        """With the ranges of :meth:`joint_maxima` of normal frames."""
+        return self._with_joint(_range(joint.in_light(light)[0]) for light in range(REFERENCES))
+
+    def with_joint_unscaled(self) -> "Normal":
+        """With which the score is the three together before scaling."""
+        return self._with_joint([UNIT] * REFERENCES)
+
+    def with_joint_widened(self, factors: Map) -> "Normal":
+        """With joint ranges so many times as wide: what scores 1 in a light scores 1 / factor then. ``factors``: (2,)."""
+        return self._with_joint(own.joint.widened(float(factor)) for own, factor in zip(self.ranges, factors, strict=True))
+
+    def _with_joint(self, joint: Iterable[Range]) -> "Normal":
+        return self._replace(ranges=tuple(own._replace(joint=each) for own, each in zip(self.ranges, joint, strict=True)))
 
     def with_usual(self, maps: ScoreMaps, shown: NDArray[np.bool_], most: float) -> "Normal":
-        """With usual values so high that these maps score at most ``most`` in the cells ``shown``, (N, h, w).
+        """With usual values so high that these maps score at most ``most`` in the cells ``shown``, (N, h, w), N > 0.
 
-        The values of the cells around them rise as much, because nothing happens twice at the very same place. The ranges stay.
+        The values of the cells around them rise as much, because nothing happens twice at the very same place. The ranges stay;
+        those of the light that most of the frames are in count.
         """
+        ranges = self.ranges[int(np.bincount(maps.light).argmax())]
         # The three together are at most this much more than the largest.
-        limit = self.joint_range.at(most) - float(np.log(len(CHANNELS))) / TAIL_RATE
+        limit = ranges.joint.at(most) - float(np.log(len(CHANNELS))) / TAIL_RATE
         steady, anomaly, dwell = (
             np.where(shown, part, np.float32(-np.inf)).max(axis=0) for part in (maps.steady, maps.anomaly, maps.dwell)
         )
-        rows = steady.max(axis=1, keepdims=True) / np.float32(np.exp(self.speed_range.at(limit)))
+        rows = steady.max(axis=1, keepdims=True) / np.float32(np.exp(ranges.speed.at(limit)))
         return self._replace(
-            anomaly=np.maximum(self.anomaly, _spread(anomaly - np.float32(self.anomaly_range.at(limit)))),
-            dwell=np.maximum(self.dwell, _spread(dwell - np.float32(self.dwell_range.at(limit)))),
+            anomaly=np.maximum(self.anomaly, _spread(anomaly - np.float32(ranges.anomaly.at(limit)))),
+            dwell=np.maximum(self.dwell, _spread(dwell - np.float32(ranges.dwell.at(limit)))),
             speed=np.maximum(self.speed, _spread(rows)),
         )
 
@@ -129,41 +189,43 @@ class Normal(NamedTuple):
         ends = np.cumsum([cells, cells, grid[0], reference, reference])
         anomaly, dwell, speed, pictures, differences, numbers = np.split(values[len(values) - normal_size(grid) :], ends)
         background = Background(*(part.reshape(REFERENCES, *places) for part in (pictures, differences)))
-        ranges = (Range(float(median), float(spread)) for median, spread in numbers[1:].reshape(-1, 2))
-        return cls(anomaly.reshape(grid), dwell.reshape(grid), speed[:, None], background, float(numbers[0]), *ranges)
+        lights = numbers[1:].reshape(REFERENCES, len(Ranges._fields), 2).tolist()
+        ranges = tuple(Ranges(*(Range(*each) for each in own)) for own in lights)
+        return cls(anomaly.reshape(grid), dwell.reshape(grid), speed[:, None], background, float(numbers[0]), ranges)
 
     def values(self) -> Map:
         """As the values of a profile, float32 (``normal_size``,)."""
-        step, ranges = np.array([self.dwell_step], np.float32), np.array(self[5:], np.float32)
+        step, ranges = np.array([self.dwell_step], np.float32), np.array(self.ranges, np.float32)
         parts = (self.anomaly, self.dwell, self.speed, *self.background, step, ranges)
         return np.concatenate([part.ravel() for part in parts])
 
-    def part_maxima(self, maps: ScoreMaps) -> Map:
+    def part_maxima(self, maps: ScoreMaps) -> Maxima:
         """Of N frames the largest speed, unusual anomaly and unusual dwell, before scaling: (3, N)."""
-        return np.stack([part.max(axis=(1, 2)) for part in self._parts(maps)])
+        return Maxima(self._parts(maps).max(axis=(2, 3)), maps.light)
 
     def parts(self, maps: ScoreMaps) -> Map:
         """Speed, anomaly and dwell of N frames in units of their normal ranges, (3, N, h, w)."""
-        ranges = (self.speed_range, self.anomaly_range, self.dwell_range)
-        return np.stack([own.scale(part) for own, part in zip(ranges, self._parts(maps), strict=True)])
+        medians, spreads = self._ranges_of(maps.light)[..., None, None]  # (5, N, 1, 1) each
+        scaled: Map = (self._parts(maps) - medians[:3]) / spreads[:3]
+        return scaled
 
-    def scaled_maxima(self, maps: ScoreMaps) -> Map:
+    def scaled_maxima(self, maps: ScoreMaps) -> Maxima:
         """Of N frames the largest speed, anomaly and dwell in units of their normal ranges: (3, N)."""
-        maxima: Map = self.parts(maps).max(axis=(2, 3))
-        return maxima
+        return Maxima(self.parts(maps).max(axis=(2, 3)), maps.light)
 
     def leading_channel(self, maps: ScoreMaps) -> Channel:
         """The part that is largest in the first frame where the three together are."""
-        return CHANNELS[int(self.scaled_maxima(maps)[:, 0].argmax())]
+        return CHANNELS[int(self.scaled_maxima(maps).values[:, 0].argmax())]
 
-    def joint_maxima(self, maps: ScoreMaps) -> Map:
-        """Largest value of the three together, of N frames: (N,)."""
-        maxima: Map = self.joint(maps).max(axis=(1, 2))
-        return maxima
+    def joint_maxima(self, maps: ScoreMaps) -> Maxima:
+        """Largest value of the three together, of N frames: (1, N)."""
+        return Maxima(self.joint(maps).max(axis=(1, 2))[None], maps.light)
 
     def heat_maps(self, maps: ScoreMaps) -> Map:
         """Scores of the cells of frames from a camera's sixth on, (N, h, w)."""
-        return self.joint_range.scale(self.joint(maps))
+        medians, spreads = self._ranges_of(maps.light)[:, _JOINT, :, None, None]  # (N, 1, 1) each
+        scaled: Map = (self.joint(maps) - medians) / spreads
+        return scaled
 
     def joint(self, maps: ScoreMaps) -> Map:
         """The three together, of N frames: (N, h, w).
@@ -179,11 +241,48 @@ class Normal(NamedTuple):
 
     def scores(self, maps: ScoreMaps) -> Map:
         """Scores (N,) of frames from a camera's sixth on."""
-        return self.joint_range.scale(self.joint_maxima(maps))
+        scores: Map = self.heat_maps(maps).max(axis=(1, 2))
+        return scores
 
-    def _parts(self, maps: ScoreMaps) -> tuple[Map, Map, Map]:
+    def score_maxima(self, maps: ScoreMaps) -> Maxima:
+        """:meth:`scores` and lights of N frames: (1, N)."""
+        return Maxima(self.scores(maps)[None], maps.light)
+
+    def _parts(self, maps: ScoreMaps) -> Map:
+        """Speed, anomaly and dwell before scaling, (3, N, h, w)."""
         speed = np.log(np.maximum(maps.steady / self.speed, np.float32(LEAST_SPEED)))
-        return speed, maps.anomaly - self.anomaly, maps.dwell - self.dwell
+        return np.stack([speed, maps.anomaly - self.anomaly, maps.dwell - self.dwell])
+
+    def _ranges_of(self, lights: Lights) -> Map:
+        """Medians and spreads of the ranges of N frames, (2, 5, N)."""
+        return np.asarray(np.array(self.ranges, np.float32)[lights].transpose(2, 1, 0))
+
+
+def thresholds_in_lights(maxima: Maxima, split: Split, times: DecisionTimes) -> Map:
+    """The thresholds that each measure of ordinary frames would need by itself in each light, float32 (2, K).
+
+    A light that is hardly seen has those of all frames. ``maxima``: NaN for a frame without a score; ``split``: divides the
+    values of all frames, (N,), at gaps.
+    """
+    of_all = np.ones(len(maxima.lights), np.bool_)
+    masks = [maxima.lights == light for light in range(REFERENCES)]
+    masks = [own if np.isfinite(maxima.values[:, own]).all(axis=0).sum() >= LEAST_OF_LIGHT else of_all for own in masks]
+    rows = [[_threshold(split(np.where(own, values, np.float32(np.nan))), times) for values in maxima.values] for own in masks]
+    return np.array(rows, np.float32)
+
+
+def _threshold(parts: Sequence[ScoredFrames], times: DecisionTimes) -> float:
+    calibration = calibrate_scores(parts, times)
+    return thresholds(calibration, DEFAULT_BUDGET, calibration.times).enter
+
+
+def light_factors(needed: Map) -> Map:
+    """How many times as wide the joint range of each light must be for all to need the same threshold.
+
+    ``needed``: the thresholds of the score, (2,); 1 at least, which footage that sets ranges reaches.
+    """
+    held = np.maximum(needed, np.float32(1.0))
+    return np.asarray(held / held.min(), np.float32)
 
 
 def _spread(cells: Map) -> Map:
@@ -207,7 +306,8 @@ def replace_normal(values: Map, grid: tuple[int, int], normal: Normal) -> Map:
 def normal_size(grid: tuple[int, int]) -> int:
     """Number of values of :class:`Normal` for maps of this size."""
     places = place_grid(grid)
-    return 2 * grid[0] * grid[1] + grid[0] + 2 * REFERENCES * places[0] * places[1] + 1 + 2 * _RANGES
+    ranges = REFERENCES * len(Ranges._fields) * len(Range._fields)
+    return 2 * grid[0] * grid[1] + grid[0] + 2 * REFERENCES * places[0] * places[1] + 1 + ranges
 
 
 def _range(maxima: Map, least: float = _MIN_SPREAD) -> Range:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, TypeGuard
 import numpy as np
 
 from deploy.bundle import Bundle
-from deploy.dwell import Map
+from deploy.dwell import Lights, Map
 from deploy.errors import BundleCorrupt, ProfileIncompatible
 
 KIND: Final = "video-ede"
@@ -19,12 +19,13 @@ _LEAST_VALUES: Final = 3  # of a profile, for each cell; before dwell there was 
 _FULL_AGE: Final = 5.0
 _TINY: Final = 1e-6
 _MOST_SPREADS: Final = 1e3
-_LEAST_ANOMALY: Final = "least_anomaly"  # in a bundle's model.config; before log-odds there was none
+_LEAST_ANOMALY: Final = "least_anomaly"  # in a bundle's model.config
+_LIGHTS: Final = "lights"  # likewise; before profiles had ranges for two lights there was none
 _MOST_LEAST_ANOMALY: Final = 0.1
 
 
 class ScoreMaps(NamedTuple):
-    """The parts of the score of frames, each in its own unit, float32 (N, h, w)."""
+    """The parts of the score of frames as maps, each in its own unit, float32 (N, h, w), and the light of the frames."""
 
     steady: Map
     """Mean speed minus a part of its standard deviation, pixels per frame."""
@@ -34,6 +35,8 @@ class ScoreMaps(NamedTuple):
     """Share of the averaging time that the camera has been observed: 0 at its first frame, 1 from the sixth on."""
     dwell: Map
     """How long something else than the background has been there, see :mod:`deploy.dwell`: 0 to 1."""
+    light: Lights
+    """(N,): in which light of its camera each frame is."""
 
 
 class Grid(NamedTuple):
@@ -59,7 +62,7 @@ class Grid(NamedTuple):
         model, shape = bundle.manifest.model, bundle.spec.state_shape
         if model.kind != KIND or shape is None:
             raise ProfileIncompatible(f"{bundle.path}: cameras cannot be learned with a model of kind {model.kind}; use {KIND}")
-        if bundle.spec.profile_size < _LEAST_VALUES * shape[1] * shape[2] or _LEAST_ANOMALY not in model.config:
+        if bundle.spec.profile_size < _LEAST_VALUES * shape[1] * shape[2] or _LIGHTS not in model.config:
             raise ProfileIncompatible(
                 f"{bundle.path}: cameras cannot be learned with a bundle of an earlier version; train it again"
             )
@@ -106,13 +109,16 @@ def dwell_of(state: Map) -> Map:
     return whole
 
 
-def state_maps(state: Map, dwell: Map, grid: Grid) -> ScoreMaps:
-    """The score maps of frames, from the states (N, C, h, w) that the network returned with them, and their dwell (N, a, b)."""
+def state_maps(state: Map, dwell: Map, light: Lights, grid: Grid) -> ScoreMaps:
+    """The score maps of frames, from the states (N, C, h, w) that the network returned with them.
+
+    ``dwell``: of their places, (N, a, b); ``light``: (N,), see :func:`deploy.dwell.lights_of`.
+    """
     speed = np.sqrt(np.square(state[:, _VELOCITY]).sum(axis=1) + _TINY)
     steady = speed - np.float32(grid.steady_spreads) * np.sqrt(state[:, _VARIANCE] + _TINY)
     observed = np.broadcast_to(state[:, _AGE].max(axis=(1, 2), keepdims=True) / np.float32(_FULL_AGE), steady.shape)
     means = [window_means(maps, grid.window) for maps in (steady, state[:, _ANOMALY], dwell)]
-    return ScoreMaps(means[0], log_odds(means[1], grid.least_anomaly), observed, to_cells(means[2]))
+    return ScoreMaps(means[0], log_odds(means[1], grid.least_anomaly), observed, to_cells(means[2]), light)
 
 
 def log_odds(probabilities: Map, least: float) -> Map:

@@ -26,7 +26,7 @@ from trainer.scenes.backdrop import paint_backdrop
 from trainer.scenes.data_set import Image, label_frames, render, write_video
 from trainer.scenes.scene import KINDS, Scene, ordinary_actors, random_scene
 
-DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 60.0, 48.0, 5
+DEMO_S, FOOTAGE_S, FOOTAGE_VIDEOS = 60.0, 48.0, 16
 """Duration of a demo video, and of each ordinary video of a known camera and their number."""
 MIN_VISIBLE_S = 2.0
 PASSAGE_PEOPLE, PASSAGE_BEYOND_M = 2.0, 1.5

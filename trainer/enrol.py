@@ -21,16 +21,15 @@ from rich.console import Console
 from torch import Tensor
 
 from deploy.bundle import Bundle
-from deploy.calibration import DEFAULT_BUDGET, thresholds
 from deploy.console import counting_bar
 from deploy.decision import DecisionTimes
-from deploy.dwell import reduce_frame
+from deploy.dwell import Background, lights_of, reduce_frame
 from deploy.engine import EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
 from deploy.image import Frame
 from deploy.profile import Profile, ProfileInfo, ProfileValues
-from deploy.profile_learning import CHANNELS, Normal, Range, replace_normal
+from deploy.profile_learning import Maxima, Normal, light_factors, replace_normal, thresholds_in_lights
 from deploy.registry import load_engine
 from deploy.score_maps import Grid
 from deploy.spec import ClipSpec
@@ -56,7 +55,7 @@ from trainer.models.base import ServingNetwork
 from trainer.training.distributed import DistributedContext
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Callback, LoopSettings, TrainingState, run_loop
-from trainer.window_scores import Row, WindowScorer
+from trainer.window_scores import WindowMaxima, WindowScorer
 
 ADAPTATION_STEPS = 800  # two to three minutes of two cores; the loss hardly falls any more
 _SEED = 0
@@ -99,10 +98,9 @@ def enrol(bundle: Bundle, camera_id: str, data: Path, screen: Console, *, adapt:
     values = _learn_values(bundle, loaded, screen, adapt=adapt)
     learned = [block for part in ("usual", "range") for block in blocks[part]]
     with closing(load_engine(bundle, EngineRequest())) as engine:
-        scorer = WindowScorer(engine, sources, windows, learned, screen)
-        parts = scorer.part_maxima(values, Grid.of(bundle))
-        values = _with_part_thresholds(bundle, values, parts, loaded)
-        rows = scorer.scores(values)
+        scorer = WindowScorer(engine, Grid.of(bundle), sources, windows, learned, info.fps, screen)
+        values = _with_part_thresholds(bundle, values, scorer.part_maxima(values), loaded)
+        values, rows = _with_light_thresholds(bundle, values, scorer.scores(values))
     return Profile(
         ProfileInfo(
             camera_id=camera_id,
@@ -209,16 +207,34 @@ def _learn_values(bundle: Bundle, loaded: Loaded, screen: Console, *, adapt: boo
     return values
 
 
-def _with_part_thresholds(bundle: Bundle, values: ProfileValues, parts: Sequence[Row], loaded: Loaded) -> ProfileValues:
-    """Values with the thresholds that the parts of the score need, (frames, 3) of windows, and the range of the three anew."""
-    shape, fps = Grid.of(bundle).shape, loaded.places.fps
-    calibrations = [calibration_from([row[:, part] for row in parts], fps) for part in range(len(CHANNELS))]
-    enter = [thresholds(each, DEFAULT_BUDGET, DecisionTimes()).enter for each in calibrations]
-    normal = Normal.from_values(values, shape).with_part_thresholds(*enter)
-    unscaled = replace_normal(values, shape, normal._replace(joint_range=Range(0.0, 1.0)))
+def _with_part_thresholds(bundle: Bundle, values: ProfileValues, parts: WindowMaxima, loaded: Loaded) -> ProfileValues:
+    """Values with the thresholds that the parts of the score need, and the ranges of the three together anew."""
+    shape = Grid.of(bundle).shape
+    needed = thresholds_in_lights(parts.maxima, parts.split, DecisionTimes())
+    normal = Normal.from_values(values, shape).with_part_thresholds(needed)
+    unscaled = replace_normal(values, shape, normal.with_joint_unscaled())
     with closing(load_engine(replace(bundle, default_profile=unscaled), EngineRequest())) as engine:
-        joint = np.concatenate([scores for _, scores in score_clips(engine, loaded.parts["range"])])
-    return replace_normal(values, shape, normal.with_joint_range(joint[np.isfinite(joint)]))
+        scored = zip(loaded.parts["range"], score_clips(engine, loaded.parts["range"], fps=loaded.places.fps), strict=True)
+        joint = Maxima.joined(_joint(clip, scores, normal.background) for clip, (_, scores) in scored)
+    return replace_normal(values, shape, normal.with_joint_ranges(joint))
+
+
+def _joint(clip: Footage, scores: NDArray[np.float32], background: Background) -> Maxima:
+    """Score and light of each frame of a clip that has a score, (1, n)."""
+    own = scores[clip.index]
+    lights = lights_of(np.stack([reduce_frame(frame) for frame in clip.frames]).astype(np.float32), background)
+    return Maxima(own[None, np.isfinite(own)], lights[np.isfinite(own)])
+
+
+def _with_light_thresholds(
+    bundle: Bundle, values: ProfileValues, scores: WindowMaxima
+) -> tuple[ProfileValues, list[NDArray[np.float32]]]:
+    """Values with which the score needs the same threshold in each light, and the scores of each window with them."""
+    shape, (all_scores,) = Grid.of(bundle).shape, scores.maxima.values
+    factors = light_factors(thresholds_in_lights(scores.maxima, scores.split, DecisionTimes())[:, 0])
+    normal = Normal.from_values(values, shape).with_joint_widened(factors)
+    rows = scores.split(all_scores / factors[scores.maxima.lights])
+    return replace_normal(values, shape, normal), [row.scores for row in rows]
 
 
 def _adapt(network: ServingNetwork, footage: list[Footage], screen: Console) -> Tensor:

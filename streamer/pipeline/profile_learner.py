@@ -8,22 +8,24 @@ frames that the phases before have not seen.
 import base64
 import json
 import zlib
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
-from deploy.calibration import DEFAULT_BUDGET, TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps, thresholds
+from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
 from deploy.clock import ClockState
 from deploy.decision import DecisionTimes
-from deploy.dwell import dwell_step, empty_background, foreground, learn_background, update_dwell
+from deploy.dwell import REFERENCES, dwell_step, empty_background, foreground, learn_background, lights_of, update_dwell
 from deploy.errors import ProfileCorrupt, first_line
 from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
-from deploy.profile_learning import MAX_MAXIMA, Normal
+from deploy.profile_learning import MAX_MAXIMA, Maxima, Normal, Split, light_factors, thresholds_in_lights
 from deploy.score_maps import PLACE_CELLS, Grid, ScoreMaps, picture_of, place_grid, state_maps
 from deploy.usual_maps import UsualMaps
 from streamer.interfaces import Snapshot
@@ -38,7 +40,7 @@ _MIN_FRAMES: Final = 100  # a phase ends after a multiple of this
 _MAX_FRAMES: Final = (60_000, 60_000, MAX_MAXIMA, 60_000, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
 _PICTURES: Final = 60  # of the background
 _MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
-_ROW_COLUMNS: Final = (0, 0, 3, 4, 1, 2)  # of what each phase measures of a frame
+_ROW_COLUMNS: Final = (0, 0, 5, 5, 3, 3)  # of what each phase measures of a frame: the last two are its light and its time
 _MAX_SNAPSHOT_BYTES: Final = 8 << 20
 _COUNTS, _MODEL = "counts", "model_id"  # entries of a snapshot's header
 
@@ -64,7 +66,7 @@ class Counts:
 
 
 class ProfileLearner:
-    """Learns one camera's profile from its outcomes, in bounded memory (about 1 MB, and 8 bytes for each frame of a phase)."""
+    """Learns one camera's profile from its outcomes, in bounded memory (about 1 MB, and 40 bytes for each frame of a phase)."""
 
     def __init__(self, model_id: str, grid: Grid, least_s: float, max_gap_ms: int, times: DecisionTimes) -> None:
         self.counts = Counts()
@@ -79,8 +81,8 @@ class ProfileLearner:
         """Spread over the phase of the background, (a, b)."""
         self._dwell = np.zeros(places, np.float32)
         """By the background as far as it is known: that of the network is not, the camera has no profile yet."""
-        self._rows: list[tuple[float, ...]] = []
-        """What the phase measured of each frame."""
+        self._rows = array("d")
+        """What the phase measured of each frame, one after the other."""
         self._snapshot_ms = -SNAPSHOT_EVERY_MS  # the first frame is stored at once: no restart can skip it
         self._clip_clock: ClockState | None = None
         """Of the camera before the frame at ``counts.clip_from``."""
@@ -99,9 +101,11 @@ class ProfileLearner:
         self._clip_clock = outcome.clip_clock
         if outcome.state is None or outcome.picture is None:
             return
-        shown = foreground(picture_of(outcome.state[None]), self._normal.background)[0]
+        picture = picture_of(outcome.state[None])
+        shown = foreground(picture, self._normal.background)[0]
         self._dwell = update_dwell(self._dwell, shown, self._normal.dwell_step)
-        maps = state_maps(outcome.state[None], self._dwell[None], self._grid)
+        light = lights_of(picture, self._normal.background)
+        maps = state_maps(outcome.state[None], self._dwell[None], light, self._grid)
         # Averages of less than their full time are not normal; they follow every gap.
         if maps.observed[0, 0, 0] < 1.0:
             return
@@ -129,13 +133,21 @@ class ProfileLearner:
                 self._usual.add(maps)
                 self._usual.add_dwells(maps.dwell[:, ::PLACE_CELLS, ::PLACE_CELLS])
             case "ranges":
-                self._rows.append(tuple(self._normal.part_maxima(maps)[:, 0].tolist()))
+                self._add_row(self._normal.part_maxima(maps), captured_at_ms)
             case "parts":
-                self._rows.append((*self._normal.scaled_maxima(maps)[:, 0].tolist(), captured_at_ms))
+                self._add_row(self._normal.scaled_maxima(maps), captured_at_ms)
             case "joint":
-                self._rows.append(tuple(self._normal.joint_maxima(maps).tolist()))
+                self._add_row(self._normal.joint_maxima(maps), captured_at_ms)
             case _:
-                self._rows.append((float(self._normal.scores(maps)[0]), captured_at_ms))
+                self._add_row(self._normal.score_maxima(maps), captured_at_ms)
+
+    def _add_row(self, maxima: Maxima, captured_at_ms: int) -> None:
+        self._rows.extend([*maxima.values[:, 0], maxima.lights[0], captured_at_ms])
+
+    def _measured(self) -> NDArray[np.float64]:
+        """The rows of the phase, (frames, columns); (0,) if there are none."""
+        rows = np.array(self._rows)
+        return rows.reshape(-1, _ROW_COLUMNS[self.counts.phase]) if rows.size else rows
 
     def _keep(self, picture: NDArray[np.uint8]) -> None:
         """Keep a picture of the background, if it is time for the next one."""
@@ -145,7 +157,9 @@ class ProfileLearner:
 
     def _end_phase(self) -> None:
         """Use what the phase measured. That of thresholds goes on until they are certain enough."""
-        columns = np.array(self._rows).T
+        *columns, lights, captured_at_ms = self._measured().T if self._rows else np.empty((2, 0))
+        measured = Maxima(np.array(columns, np.float32), lights.astype(np.intp))
+        split = partial(split_at_gaps, captured_at_ms.astype(np.int64), max_gap_ms=self._max_gap_ms)
         match PHASES[self.counts.phase]:
             case "background":
                 background = learn_background(np.stack(self._pictures).astype(np.float32))
@@ -153,33 +167,24 @@ class ProfileLearner:
             case "usual":
                 self._normal = Normal.without_ranges(self._usual, self._normal.background, self._normal.dwell_step)
             case "ranges":
-                self._normal = self._normal.with_ranges(*columns.astype(np.float32))
+                self._normal = self._normal.with_ranges(measured, measured._replace(values=measured.values[2:]))
             case "parts":
-                *maxima, captured_at_ms = columns
-                self._normal = self._normal.with_part_thresholds(*(self._threshold(each, captured_at_ms) for each in maxima))
+                self._normal = self._normal.with_part_thresholds(thresholds_in_lights(measured, split, self._times))
             case "joint":
-                self._normal = self._normal.with_joint_range(columns[0].astype(np.float32))
+                self._normal = self._normal.with_joint_ranges(measured)
             case _:
-                self._calibrate(*columns)
+                self._calibrate(measured, split)
                 return
-        self._rows = []
+        self._rows = array("d")
         self.counts.phase, self.counts.phase_frames = self.counts.phase + 1, 0
 
-    def _threshold(self, maxima: NDArray[np.float64], captured_at_ms: NDArray[np.float64]) -> float:
-        """The threshold that one part of the score would need by itself, in units of its range."""
-        calibration = self._calibration(maxima, captured_at_ms)
-        return thresholds(calibration, DEFAULT_BUDGET, calibration.times).enter
-
-    def _calibration(self, scores: NDArray[np.float64], captured_at_ms: NDArray[np.float64]) -> Calibration:
-        frames = split_at_gaps(captured_at_ms.astype(np.int64), scores.astype(np.float32), self._max_gap_ms)
-        return calibrate_scores(frames, self._times)
-
-    def _calibrate(self, scores: NDArray[np.float64], captured_at_ms: NDArray[np.float64]) -> None:
+    def _calibrate(self, scores: Maxima, split: Split) -> None:
         """Set the calibration if its tail is certain, or can be waited for no longer."""
-        calibration = self._calibration(scores, captured_at_ms)
+        factors = light_factors(thresholds_in_lights(scores, split, self._times)[:, 0])
+        calibration = calibrate_scores(split(scores.values[0] / factors[scores.lights]), self._times)
         waited = self.counts.observed_ms >= _MOST_TIMES * self._least_ms or self.counts.phase_frames >= _MAX_FRAMES[-1]
         if len(calibration.peaks) >= TAIL_PEAKS or waited:
-            self.calibration = calibration
+            self._normal, self.calibration = self._normal.with_joint_widened(factors), calibration
 
     def sees_another_size(self, info: FrameInfo) -> bool:
         """Whether the camera's images have another size than those that were learned from."""
@@ -224,7 +229,7 @@ class ProfileLearner:
             "normal": self._normal.values(),
             "dwell": self._dwell,
             "pictures": np.array(self._pictures, np.uint8).reshape(-1, *self._dwell.shape),
-            "rows": np.array(self._rows),
+            "rows": self._measured(),
         }
         header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
         packed = zlib.compress(save(arrays, header), level=1)
@@ -243,7 +248,7 @@ class ProfileLearner:
         self._usual = UsualMaps(self._grid.shape, *(arrays[name].copy() for name in self._usual.arrays()))
         self._pictures, self._dwell = list(arrays["pictures"]), arrays["dwell"]
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
-        self._rows = [tuple(row) for row in arrays["rows"].tolist()]
+        self._rows = array("d", arrays["rows"].ravel())
         # Without a frame to go on from, nothing behind the snapshot is replayed: the next one is due with the next frame.
         self.counts, self._snapshot_ms = counts, -SNAPSHOT_EVERY_MS if snapshot.clip_from is None else counts.observed_ms
         self._clip_clock = snapshot.clip_clock
@@ -275,5 +280,7 @@ def _check_measured(arrays: Mapping[str, NDArray[Any]], counts: Counts, places: 
     expected = (counts.phase_frames, columns) if counts.phase_frames and columns else (0,)
     if rows.dtype != np.float64 or rows.shape != expected or not np.isfinite(rows).all():
         raise ProfileCorrupt(f"not a snapshot of a learner (the phase {PHASES[counts.phase]} has rows {rows.shape})")
+    if rows.size and not np.isin(rows[:, -2], np.arange(REFERENCES)).all():
+        raise ProfileCorrupt(f"not a snapshot of a learner (lights must be below {REFERENCES})")
     if counts.phase == 0 and not len(pictures) and (counts.phase_frames or counts.pictured_ms):
         raise ProfileCorrupt("not a snapshot of a learner (it has seen frames, but kept no picture)")

@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.dwell import Map
+from deploy.dwell import Map, lights_of
 from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles, Scores, State, caching_engine
 from deploy.errors import EngineError, EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
@@ -212,7 +212,8 @@ class Scorer:
         if scored.score * self._scale < self._engine.heatmap_threshold:
             return scored
         normal = Normal.from_values(values, self._grid.shape)
-        return scored._replace(channel=normal.leading_channel(state_maps(state, dwell_of(state), self._grid)))
+        light = lights_of(picture_of(state), normal.background)
+        return scored._replace(channel=normal.leading_channel(state_maps(state, dwell_of(state), light, self._grid)))
 
     def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:
         """The results of one call; or of a call for each clip, if that one fails although the engine works."""

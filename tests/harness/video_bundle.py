@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deploy.dwell import DWELL_UNIT, Map, empty_background
+from deploy.dwell import DWELL_UNIT, REFERENCES, Map, empty_background
 from deploy.profile_learning import Normal, normal_size
 from deploy.score_maps import PLACE_CELLS, Grid, place_grid, to_cells
 from deploy.spec import ClipSpec
@@ -16,7 +16,7 @@ SPEC = ClipSpec(
 )
 ZEROS = np.zeros(GRID.shape, np.float32)
 UNIT = Normal(ZEROS, ZEROS, np.ones((4, 1), np.float32), empty_background(place_grid(GRID.shape)), 0.05).values()
-CONFIG = {name: value for name, value in GRID._asdict().items() if name != "shape"}
+CONFIG = {**{name: value for name, value in GRID._asdict().items() if name != "shape"}, "lights": REFERENCES}
 VIDEO = replace(
     BUNDLE,
     manifest=BUNDLE.manifest.model_copy(

@@ -9,6 +9,8 @@ import pytest
 
 from deploy.bundle import Bundle
 from deploy.profile import read_profile
+from deploy.profile_learning import Normal
+from deploy.score_maps import Grid
 from tests.harness.calibration import limits_of
 from tests.harness.street import FAST_PX, SLOW_PX, quiet, street, write
 from trainer.cli import main
@@ -99,6 +101,21 @@ def test_what_operators_called_normal_raises_no_event_and_real_events_are_found(
     again, changes = learn_marks(video_ede_bundle, profile, [each for each in marks if each.anomalous], quiet())
     assert np.array_equal(again.values, profile.values)
     assert [change.after.is_event for change in changes] == [True]
+
+
+def test_day_and_night_have_pictures_and_ranges_of_their_own(video_ede_bundle: Bundle, tmp_path: Path) -> None:
+    """By night everything is half as fast, and infrared makes dark what is bright by day."""
+    places = np.kron(np.random.default_rng(3).uniform(-60, 60, (8, 12)), np.ones((8, 8)))
+    for number in range(4):
+        for name, speed_px, shown in (("day", SLOW_PX, places), ("night", SLOW_PX / 2, -places)):
+            frames = street(150, np.full(150, speed_px), 20 + number) + shown
+            write(tmp_path / f"{name}{number}", np.clip(frames, 0, 255).astype(np.uint8))
+    profile = enrol(video_ede_bundle, "gate", tmp_path, quiet(), adapt=False)
+    normal = Normal.from_values(profile.values, Grid.of(video_ede_bundle).shape)
+    assert not np.array_equal(*normal.background.pictures)
+    day, night = normal.ranges
+    assert day.speed != night.speed
+    assert day.joint != night.joint
 
 
 def test_too_little_footage(video_ede_bundle: Bundle, tmp_path: Path) -> None:

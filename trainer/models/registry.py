@@ -56,9 +56,9 @@ def _build(name: str, config: dict[str, Any]) -> nn.Module:
 
 
 def build_video_ede(config: dict[str, Any]) -> nn.Module:
-    """The video model with a bundle's config; ConfigError for one of an earlier version, whose scores mean something else."""
-    if "least_anomaly" not in config:
-        raise ConfigError("an earlier version made this bundle (its model.config has no least_anomaly): train it again")
+    """The video model with a bundle's config; ConfigError for one of an earlier version, whose profiles hold something else."""
+    if "lights" not in config:
+        raise ConfigError("an earlier version made this bundle (its model.config has no lights): train it again")
     return _build(video_ede.KIND, config)
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,9 +11,11 @@ from deploy.dwell import (
     empty_background,
     foreground,
     learn_background,
+    lights_of,
     reduce_frame,
     update_dwell,
 )
+from trainer.models.video_ede import dwell as graph
 
 SHAPE = (15, 20)
 RNG = np.random.default_rng(5)
@@ -62,6 +65,18 @@ def test_lights_that_last_equally_long_are_told_apart():
     background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]))
     assert background.differences.max() < 10
     assert foreground(np.stack([with_thing(), with_thing(NIGHT)]), background)[:, 6:8, 9].min() > 0.5
+
+
+def test_each_frame_is_in_the_light_of_the_nearest_picture():
+    """With a thing before it and in other exposure too, and in the graph as here."""
+    background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]))
+    shown = np.stack([DAY, 0.8 * DAY + 10, with_thing(), NIGHT, 1.2 * NIGHT - 10, with_thing(NIGHT)])
+    lights = lights_of(shown, background)
+    assert lights.tolist() in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
+    parts = (torch.from_numpy(part).expand(len(shown), -1, -1, -1) for part in background)
+    _, in_graph = graph.foreground(torch.from_numpy(shown)[:, None], graph.Background(*parts, torch.zeros(1)))
+    assert in_graph.flatten().tolist() == lights.tolist()
+    assert not lights_of(shown, learn_background(pictures())).any()
 
 
 @pytest.mark.parametrize("nights", [3, 150])

@@ -8,16 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deploy.bundle import Bundle
-from deploy.dwell import Background, dwell_step, foreground, learn_background, update_dwell
+from deploy.calibration import scored_at_rate
+from deploy.decision import DecisionTimes
+from deploy.dwell import Background, dwell_step, foreground, lights_of, update_dwell
 from deploy.errors import BundleCorrupt, ConfigError, ProfileIncompatible
-from deploy.profile_learning import Normal, Range
+from deploy.profile_learning import LEAST_OF_LIGHT, Maxima, Normal, Range, Ranges, light_factors, thresholds_in_lights
 from deploy.score_maps import Grid, ScoreMaps, dwell_of, log_odds, picture_of, place_grid, state_maps, to_cells
 from deploy.usual_maps import UsualMaps
 from tests.harness.video_bundle import CONFIG, VIDEO, with_dwell
 from trainer.models.registry import build_video_ede
 from trainer.models.video_ede import dwell as graph
+from trainer.models.video_ede import score_scale
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
-from trainer.models.video_ede.score_scale import heat_map, unpack_profile
 
 GRID = Grid((16, 20), 3, 0.25, 1e-3)
 RNG = np.random.default_rng(0)
@@ -26,7 +28,8 @@ STEP = 1 / 16  # of dwells
 
 def random_maps(count: int) -> ScoreMaps:
     steady, anomaly, dwell = (RNG.random((count, *GRID.shape), np.float32) for _ in range(3))
-    return ScoreMaps(4 * steady, anomaly, np.ones_like(steady), to_cells(dwell[:, ::2, ::2]))
+    light = RNG.integers(0, 2, count)
+    return ScoreMaps(4 * steady, anomaly, np.ones_like(steady), to_cells(dwell[:, ::2, ::2]), light)
 
 
 def random_background() -> Background:
@@ -42,14 +45,16 @@ def in_graph(background: Background, count: int) -> graph.Background:
 def test_state_shows_the_maps_of_the_network():
     network = VideoEde(VideoEdeConfig(height_px=64, width_px=80, first=4, fine=12, coarse=8, width=12, latent=4))
     state, dwell = torch.zeros(2, *network.config.state_shape), list(np.zeros((2, *place_grid(GRID.shape)), np.float32))
-    background = learn_background(RNG.uniform(100, 130, (20, *place_grid(GRID.shape))).astype(np.float32))
+    light = RNG.uniform(100, 130, (2, *place_grid(GRID.shape))).astype(np.float32)
+    background = Background(light, np.full_like(light, 2.0))
     for _ in range(3):
         clips = torch.from_numpy(RNG.integers(0, 256, (2, 1, 64, 80, 1), np.uint8))
         clips[1, :, 16:40, 24:56] = 255
         maps, state = network.score_maps(clips, state, in_graph(background, 2))
-        for actual, expected in zip(state_maps(state.numpy(), dwell_of(state.numpy()), GRID), maps.numpy(), strict=True):
-            np.testing.assert_allclose(actual, expected, atol=1e-6)
         pictures = picture_of(state.numpy())
+        shown = state_maps(state.numpy(), dwell_of(state.numpy()), lights_of(pictures, background), GRID)
+        for actual, expected in zip(shown, maps.numpy(), strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-6)
         dwell = [update_dwell(*each, STEP) for each in zip(dwell, foreground(pictures, background), strict=True)]
         np.testing.assert_allclose(dwell_of(state.numpy()), dwell, atol=1e-4)
     assert np.max(dwell) > 0
@@ -78,12 +83,18 @@ def test_dwell_grows_at_high_frame_rates_in_half_precision(dtype):
 
 def test_scores_are_those_of_the_graph():
     usual = random_maps(1)
-    ranges = (Range(0.5, 0.2), Range(0.3, 0.1), Range(0.2, 0.4), Range(2.0, 3.0))
-    normal = Normal(usual.anomaly[0] / 4, usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), STEP, *ranges)
-    maps = random_maps(5)
-    profile = torch.from_numpy(normal.values())[None].expand(5, -1)
-    heat = heat_map(type(maps)(*map(torch.from_numpy, maps)), unpack_profile(profile, GRID.shape))
+    day = Ranges(Range(0.5, 0.2), Range(0.3, 0.1), Range(0.2, 0.4), Range(2.0, 3.0))
+    night = Ranges(Range(0.1, 0.4), Range(0.7, 0.2), Range(0.1, 0.1), Range(1.0, 5.0))
+    normal = Normal(usual.anomaly[0] / 4, usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), STEP, (day, night))
+    maps = random_maps(8)
+    assert set(maps.light) == {0, 1}
+    profile = torch.from_numpy(normal.values())[None].expand(8, -1)
+    *parts, light = map(torch.from_numpy, maps)
+    heat = score_scale.heat_map(
+        score_scale.ScoreMaps(*parts, light[:, None, None]), score_scale.unpack_profile(profile, GRID.shape)
+    )
     np.testing.assert_allclose(normal.scores(maps), heat.amax((1, 2)).numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(Normal.from_values(normal.values(), GRID.shape).values(), normal.values())
 
 
 @pytest.mark.parametrize(("raised", "channel"), [("steady", "speed"), ("anomaly", "appearance"), ("dwell", "dwell")])
@@ -102,7 +113,10 @@ def test_dwell_says_less_where_things_stay_at_other_places(busy_rows, spread):
     dwell = np.zeros(GRID.shape, np.float32)
     dwell[:busy_rows] = 0.9
     normal = Normal(usual.anomaly[0], dwell, usual.steady[0, :, :1] + 0.5, random_background(), STEP)
-    assert normal.with_ranges(*np.zeros((3, 100), np.float32)).dwell_range.spread == pytest.approx(spread)
+    nothing = Maxima(np.zeros((3, 100), np.float32), np.zeros(100, int))
+    assert normal.with_ranges(nothing, nothing._replace(values=nothing.values[:1])).ranges[0].dwell.spread == pytest.approx(
+        spread
+    )
 
 
 def test_each_part_counts_in_units_of_its_own_threshold_but_never_more_than_by_its_range():
@@ -110,9 +124,44 @@ def test_each_part_counts_in_units_of_its_own_threshold_but_never_more_than_by_i
     maps, usual = random_maps(4), random_maps(1)
     normal = Normal(usual.anomaly[0], usual.dwell[0], usual.steady[0, :, :1] + 0.5, random_background(), STEP)
     before = normal.scaled_maxima(maps)
-    after = normal.with_part_thresholds(4.0, 0.5, 1.0)
-    np.testing.assert_allclose(after.scaled_maxima(maps), before / np.array([[4.0], [1.0], [1.0]]), rtol=1e-5)
-    assert after.first_range == normal.first_range
+    needed = np.array([[4.0, 0.5, 1.0], [1.0, 2.0, 0.0]], np.float32)
+    after = normal.with_part_thresholds(needed)
+    np.testing.assert_allclose(after.scaled_maxima(maps).values, before.values / np.maximum(1, needed)[maps.light].T, rtol=1e-5)
+    assert [own[3:] for own in after.ranges] == [own[3:] for own in normal.ranges]
+
+
+def nights_and_days(days: int, nights: int) -> Maxima:
+    """By day things are ten times as fast as by night."""
+    lights = np.repeat([0, 1], [days, nights])
+    return Maxima((RNG.exponential(1.0, (1, days + nights)) * np.where(lights, 0.5, 5.0)).astype(np.float32), lights)
+
+
+def at_ten_a_second(values):
+    return [scored_at_rate(values, 10.0)]
+
+
+def test_each_light_has_the_threshold_that_it_needs():
+    """Otherwise what is unusual by night would be hidden by what is usual by day."""
+    watched, times = nights_and_days(4000, 4000), DecisionTimes()
+    needed = thresholds_in_lights(watched, at_ten_a_second, times)
+    assert needed.shape == (2, 1)
+    assert needed[0, 0] > 4 * needed[1, 0]
+    factors = light_factors(needed[:, 0])
+    assert needed[0, 0] / factors[0] == pytest.approx(needed[1, 0] / factors[1])
+    assert factors.min() == 1.0
+    maps, normal = random_maps(8), Normal.without_ranges(UsualMaps(GRID.shape), random_background(), STEP)
+    np.testing.assert_allclose(
+        normal.with_joint_widened(factors).scores(maps), normal.scores(maps) / factors[maps.light], rtol=1e-5
+    )
+
+
+def test_a_light_that_is_hardly_seen_has_the_ranges_and_thresholds_of_all():
+    watched, times = nights_and_days(4000, LEAST_OF_LIGHT - 1), DecisionTimes()
+    day, night = thresholds_in_lights(watched, at_ten_a_second, times)[:, 0]
+    assert night == pytest.approx(day, rel=0.05)
+    assert watched.in_light(1).shape == (1, 4000 + LEAST_OF_LIGHT - 1)
+    assert watched.in_light(0).shape == (1, 4000)
+    assert (light_factors(np.array([0.2, -1.0], np.float32)) == 1.0).all()
 
 
 @pytest.mark.parametrize("anomaly", [0.001, 0.39, 0.6, 0.83, 0.999])
@@ -120,7 +169,7 @@ def test_usual_anomaly_is_the_median_beyond_the_log_odds_of_0_4(anomaly):
     usual, median = UsualMaps(GRID.shape), np.log(anomaly / (1 - anomaly))
     for noise in RNG.normal(0, 0.2, 200):
         level = np.full((1, *GRID.shape), median + noise, np.float32)
-        usual.add(ScoreMaps(level, level, level, level))
+        usual.add(ScoreMaps(level, level, level, level, np.zeros(1, int)))
     np.testing.assert_allclose(usual.anomaly(), max(0.0, median - np.log(0.4 / 0.6)), atol=0.05)
 
 
@@ -129,7 +178,7 @@ def test_an_anomaly_may_raise_the_score_far_beyond_what_is_normal():
     probabilities = np.array([[[0.5, 0.9, 0.99, 0.999, 1.0, 0.0]]], np.float32)
     odds = log_odds(probabilities, GRID.least_anomaly)[0, 0]
     np.testing.assert_allclose(odds, [0, 2.197, 4.595, 6.907, 6.907, -6.907], atol=1e-3)
-    assert Range(odds[0], odds[1] - odds[0]).scale(odds[4]) > 3
+    assert (odds[4] - odds[0]) / (odds[1] - odds[0]) > 3
 
 
 def test_usual_maps_go_on_from_their_counts():
@@ -171,8 +220,8 @@ def test_grid_of_a_damaged_bundle_is_refused(damage: dict[str, object]) -> None:
 
 
 def test_a_bundle_of_an_earlier_version_shows_no_maps() -> None:
-    """Its anomaly is a probability and not its log-odds; it goes on scoring as it did."""
-    earlier = with_config({name: value for name, value in CONFIG.items() if name != "least_anomaly"})
+    """Its profiles have no ranges for two lights; it goes on scoring as it did."""
+    earlier = with_config({name: value for name, value in CONFIG.items() if name != "lights"})
     assert Grid.find(earlier) is None
     with pytest.raises(ProfileIncompatible, match="train it again"):
         Grid.of(earlier)
@@ -186,12 +235,9 @@ def with_config(config: dict[str, object]) -> Bundle:
 
 
 def test_what_is_made_usual_scores_no_more_than_it_may_and_nothing_else_changes():
-    frames, background = random_maps(3), random_background()
-    ranges = [Range(0.3, 0.4), Range(0.2, 0.1), Range(0.1, 0.3), Range(0.5, 1.5)]
-    usual = UsualMaps(GRID.shape)
-    normal = Normal.without_ranges(usual, background, STEP)._replace(
-        **dict(zip(("speed_range", "anomaly_range", "dwell_range", "joint_range"), ranges, strict=True))
-    )
+    frames, background = random_maps(3)._replace(light=np.ones(3, int)), random_background()
+    ranges = Ranges(Range(0.3, 0.4), Range(0.2, 0.1), Range(0.1, 0.3), Range(0.5, 1.5))
+    normal = Normal.without_ranges(UsualMaps(GRID.shape), background, STEP)._replace(ranges=(Ranges(), ranges))
     shown = np.zeros((3, *GRID.shape), bool)
     shown[1, 6:9, 4:8] = True
     most = 1.0

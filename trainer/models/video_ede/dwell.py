@@ -29,15 +29,20 @@ class Background(NamedTuple):
     dwell_step: Tensor  # (N, 1, 1, 1), see deploy.dwell.dwell_step
 
 
-def foreground(picture: Tensor, background: Background) -> Tensor:
-    """How much each place of a picture (N, 1, a, b) shows something else than the background, (N, 1, a, b): 0 to 1."""
+def foreground(picture: Tensor, background: Background) -> tuple[Tensor, Tensor]:
+    """How much each place of a picture (N, 1, a, b) shows something else than the background, (N, 1, a, b): 0 to 1.
+
+    And in which light the picture is, (N, 1, 1): the number of the picture of the background that it is nearest to.
+    """
     usual, differences = background.pictures / _LEVELS, background.differences / _LEVELS
     relative = (_fitted(picture / _LEVELS, usual) - usual).abs() / differences  # (N, 2, a, b)
     means = nn.functional.avg_pool2d(nn.functional.pad(relative, (1, 1, 1, 1), mode="replicate"), 3, 1)
     least = means.amin(dim=1, keepdim=True)  # (N, 1, a, b)
     shown = torch.clamp((least - FOREGROUND_FROM) / (FOREGROUND_FULL - FOREGROUND_FROM), 0.0, 1.0)
     share = _mean(shown)
-    return shown * torch.clamp((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0.0, 1.0)
+    first, second = means.mean(dim=(2, 3))[:, :, None, None].unbind(1)  # (N, 1, 1) each
+    shown = shown * torch.clamp((CHANGED_FULL - share) / (CHANGED_FULL - CHANGED_FROM), 0.0, 1.0)
+    return shown, (second < first).to(picture.dtype)
 
 
 class Dwell(NamedTuple):

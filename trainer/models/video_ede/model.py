@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from deploy.dwell import PLACE_PX, empty_background
+from deploy.dwell import PLACE_PX, REFERENCES, empty_background
 from deploy.profile_learning import Normal, normal_size
 from deploy.score_maps import PLACE_CELLS, Grid, place_grid
 from deploy.spec import ClipSpec
@@ -72,6 +72,8 @@ class VideoEdeConfig(Settings):
     """Standard deviations subtracted from the mean velocity: a leg is fast but uneven."""
     least_anomaly: float = Field(default=1e-3, ge=1e-6, le=0.1)
     """Probabilities of anomalies are held between this and 1 minus it before they become log-odds."""
+    lights: int = Field(default=REFERENCES, ge=REFERENCES, le=REFERENCES)
+    """Lights that a profile knows, each with normal ranges of its own."""
     learning_rate: float = Field(default=3e-3, gt=0)
 
     @property
@@ -156,9 +158,10 @@ class VideoEde(ServingNetwork):
         anomaly = (torch.sigmoid(output.anomaly) + distance) / 2.0  # (N, 1, h, w)
         motion = _update(before, features.flow, anomaly)
         picture = reduce_frame(frame)  # (N, 1, h / 2, w / 2)
-        dwell = update_dwell(dwell, foreground(picture, background), background.dwell_step)
+        shown, light = foreground(picture, background)
+        dwell = update_dwell(dwell, shown, background.dwell_step)
         places = PlaceState(_to_cells(picture), dwell.cells())
-        return self._window_means(motion, dwell.total()), torch.cat([packed, *past[:-1], *places, *motion], dim=1)
+        return self._window_means(motion, dwell.total(), light), torch.cat([packed, *past[:-1], *places, *motion], dim=1)
 
     def stages(self, split: Split, progress: ProgressBar) -> Iterator[TrainingStage]:
         networks = TrainableNetworks(self.motion, self.judge, HISTORY, self.config.learning_rate)
@@ -207,7 +210,7 @@ class VideoEde(ServingNetwork):
         # Frames (N, 16, h, w), the newest first. A camera's first frame is its own past.
         return [torch.where(started, maps, packed) for maps in frames], dwell, motion
 
-    def _window_means(self, motion: MotionState, dwell: Tensor) -> ScoreMaps:
+    def _window_means(self, motion: MotionState, dwell: Tensor, light: Tensor) -> ScoreMaps:
         observed = (motion.age.amax(dim=(2, 3), keepdim=True) * _MIN_UPDATE).expand_as(motion.age)
         speed = (motion.velocity.square().sum(dim=1, keepdim=True) + _TINY).sqrt()  # (N, 1, h, w)
         spread = (motion.variance + _TINY).sqrt()
@@ -216,7 +219,7 @@ class VideoEde(ServingNetwork):
         means = window_means(torch.cat([steady, motion.anomaly, observed], dim=1), self.config.window)  # (N, 3, h, w)
         probability = torch.clamp(means[:, 1], self.config.least_anomaly, 1.0 - self.config.least_anomaly)
         log_odds = torch.log(probability) - torch.log(1.0 - probability)
-        return ScoreMaps(means[:, 0], log_odds, means[:, 2], dwelt[:, 0])
+        return ScoreMaps(means[:, 0], log_odds, means[:, 2], dwelt[:, 0], light)
 
 
 def window_means(maps: Tensor, side: int) -> Tensor:

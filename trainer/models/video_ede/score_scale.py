@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy import profile_learning, score_maps
-from deploy.dwell import REFERENCES, Map
-from deploy.profile_learning import LEAST_SPEED, TAIL_RATE, Normal
+from deploy.dwell import REFERENCES
+from deploy.profile_learning import LEAST_SPEED, TAIL_RATE, Maxima, Normal
 from deploy.score_maps import place_grid
 from trainer.data.clips import LEAD_FRAMES, ClipDataset
 from trainer.data.footage import Footage
@@ -38,9 +38,11 @@ class ScoreMaps(NamedTuple):
     anomaly: Tensor
     observed: Tensor
     dwell: Tensor
+    light: Tensor  # (N, 1, 1): 0 or 1
 
     def numpy(self) -> score_maps.ScoreMaps:
-        return score_maps.ScoreMaps(*(maps.numpy() for maps in self))
+        steady, anomaly, observed, dwell, light = (each.numpy() for each in self)
+        return score_maps.ScoreMaps(steady, anomaly, observed, dwell, light[:, 0, 0].astype(np.intp))
 
 
 ScoreMapsFunction = Callable[[Tensor, Tensor], tuple[ScoreMaps, Tensor]]
@@ -58,6 +60,16 @@ class Range(NamedTuple):
         return (maps - self.median) / self.spread
 
 
+class Ranges(NamedTuple):
+    """Normal ranges, see :class:`deploy.profile_learning.Ranges`."""
+
+    speed: Range  # of the logarithm
+    anomaly: Range
+    dwell: Range
+    joint: Range  # of the three together
+    first: Range  # of the anomaly of a camera's first frame
+
+
 class CameraNormal(NamedTuple):
     """The content of profiles: what is normal at each clip's camera."""
 
@@ -65,11 +77,13 @@ class CameraNormal(NamedTuple):
     dwell: Tensor  # (N, h, w): usual dwell of each place
     speed: Tensor  # (N, h, 1): usual steady speed of each row
     background: Background
-    speed_range: Range  # of the logarithm
-    anomaly_range: Range
-    dwell_range: Range
-    joint_range: Range  # of the three together
-    first_range: Range  # of the anomaly of a camera's first frame
+    lights: Tensor  # (N, 2, 5, 2, 1, 1): median and spread of the Ranges in the light of each picture of the background
+
+    def ranges(self, light: Tensor) -> Ranges:
+        """The ranges in the light of each clip, (N, 1, 1)."""
+        first, second = self.lights.unbind(1)
+        own = torch.where(light[:, None, None] > 0.5, second, first)  # (N, 5, 2, 1, 1)
+        return Ranges(*(Range(*each.unbind(1)) for each in own.unbind(1)))
 
 
 def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
@@ -79,9 +93,8 @@ def unpack_profile(profile: Tensor, grid: tuple[int, int]) -> CameraNormal:
     anomaly, dwelt, speed, pictures, differences, rest = torch.split(profile, [*sizes, profile.shape[1] - sum(sizes)], dim=1)
     pictures, differences = (part.reshape(-1, REFERENCES, *places) for part in (pictures, differences))
     background = Background(pictures, differences, rest[:, :1, None, None])
-    numbers = rest[:, 1:, None, None].unbind(1)  # (N, 1, 1) each
-    pairs = (Range(*numbers[first : first + 2]) for first in range(0, len(numbers), 2))
-    return CameraNormal(anomaly.reshape(-1, *grid), dwelt.reshape(-1, *grid), speed[:, :, None], background, *pairs)
+    lights = rest[:, 1:].reshape(-1, REFERENCES, len(Ranges._fields), len(Range._fields), 1, 1)
+    return CameraNormal(anomaly.reshape(-1, *grid), dwelt.reshape(-1, *grid), speed[:, :, None], background, lights)
 
 
 def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
@@ -90,10 +103,11 @@ def heat_map(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
     A camera's first frame has only the anomaly. Where it is always high it is lowered: a corner that is never understood would
     be the maximum of every frame.
     """
-    moving = normal.joint_range.scale(_joint(maps, normal))
+    ranges = normal.ranges(maps.light)
+    moving = ranges.joint.scale(_joint(maps, normal, ranges))
     # The mean of n frames has a standard error of 1 / sqrt(n): values above the median count less in the first frames.
     shrunk = torch.minimum(moving, moving * maps.observed.sqrt())
-    return torch.where(maps.observed > 0.0, shrunk, normal.first_range.scale(maps.anomaly - normal.anomaly))
+    return torch.where(maps.observed > 0.0, shrunk, ranges.first.scale(maps.anomaly - normal.anomaly))
 
 
 def fit_profile(
@@ -104,24 +118,19 @@ def fit_profile(
         places.maps.add(maps.numpy())
     unscaled = Normal.without_ranges(places.maps, places.background, places.dwell_step)
     held_out = [maps.numpy() for maps in validation]
-    speeds, anomalies, _ = _joined(map(unscaled.part_maxima, held_out))
-    ranges = unscaled.with_ranges(speeds, anomalies, places.unusual_dwells())
-    normal = ranges.with_joint_range(_joined(map(ranges.joint_maxima, held_out)))
-    firsts = unscaled.with_ranges(*_joined(unscaled.part_maxima(maps.numpy()) for maps in first))
-    return torch.from_numpy(normal._replace(first_range=firsts.anomaly_range).values())
+    ranges = unscaled.with_ranges(Maxima.joined(map(unscaled.part_maxima, held_out)), places.unusual_dwells())
+    normal = ranges.with_joint_ranges(Maxima.joined(map(ranges.joint_maxima, held_out)))
+    firsts = Maxima.joined(unscaled.part_maxima(maps.numpy()) for maps in first)
+    return torch.from_numpy(normal.with_first_ranges(firsts._replace(values=firsts.values[1:2])).values())
 
 
-def _joined(maxima: Iterable[Map]) -> Map:
-    return np.concatenate(list(maxima), axis=-1)
-
-
-def _joint(maps: ScoreMaps, normal: CameraNormal) -> Tensor:
+def _joint(maps: ScoreMaps, normal: CameraNormal, ranges: Ranges) -> Tensor:
     """The three parts together, see :meth:`deploy.profile_learning.Normal.joint`."""
     speed = torch.log(torch.clamp(maps.steady / normal.speed, min=LEAST_SPEED))
     parts = (
-        normal.speed_range.scale(speed),
-        normal.anomaly_range.scale(maps.anomaly - normal.anomaly),
-        normal.dwell_range.scale(maps.dwell - normal.dwell),
+        ranges.speed.scale(speed),
+        ranges.anomaly.scale(maps.anomaly - normal.anomaly),
+        ranges.dwell.scale(maps.dwell - normal.dwell),
     )
     stacked = torch.stack(parts)  # (3, N, h, w)
     largest = stacked.amax(dim=0)

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from deploy.dwell import foreground, update_dwell
+from deploy.dwell import foreground, lights_of, update_dwell
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
 from deploy.profile import header_entry
-from deploy.profile_learning import Normal, Range
+from deploy.profile_learning import Normal
 from deploy.score_maps import dwell_of, picture_of, state_maps
 from streamer.config import HealthSettings, LimitSettings, Settings
 from streamer.interfaces import RedisUnavailable, Snapshot
@@ -58,7 +58,8 @@ class MotionEngine(CheckedEngine):
         following[:, -3] = (following[:, -3] + bright) / 2
         following[:, -2] = np.minimum(following[:, -2] + 1, 5)
         following[:, -1] = 1
-        maps = state_maps(following, dwell_of(following), GRID)
+        lights = [lights_of(picture[None], row.background)[0] for picture, row in zip(picture_of(following), rows, strict=True)]
+        maps = state_maps(following, dwell_of(following), np.array(lights), GRID)
         scores = [normal.scores(type(maps)(*(part[n : n + 1] for part in maps)))[0] for n, normal in enumerate(rows)]
         return Scores(np.array(scores, np.float32), maps.anomaly, following)
 
@@ -237,7 +238,7 @@ def test_a_few_anomalies_hardly_change_a_profile(undisturbed):
     rig = rig_of(messages)
     rig.finish()
     expected, actual = (Normal.from_values(each.profiles.profiles["gate"][1].values, GRID.shape) for each in (undisturbed, rig))
-    for usual, disturbed in zip(expected[5:], actual[5:], strict=True):
+    for usual, disturbed in zip(expected.ranges[0], actual.ranges[0], strict=True):
         assert disturbed.median == pytest.approx(usual.median, abs=0.1)
         assert disturbed.spread < 2 * usual.spread
 
@@ -307,7 +308,8 @@ def damaged(snapshot: Snapshot, counts: dict[str, object], arrays: dict[str, np.
         ({"phase": 2, "phase_frames": 3}, {}),
         ({"phase": 2, "phase_frames": 3}, {"rows": np.zeros((3, 2))}),
         ({"phase": 3, "phase_frames": 1}, {"rows": np.zeros((1, 3))}),
-        ({"phase": 4, "phase_frames": 1}, {"rows": np.full((1, 1), np.nan)}),
+        ({"phase": 4, "phase_frames": 1}, {"rows": np.full((1, 3), np.nan)}),
+        ({"phase": 5, "phase_frames": 1}, {"rows": np.full((1, 3), 2.0)}),
         ({"phase_frames": 3}, {}),
         ({}, {"pictures": np.zeros((1, 2, 3))}),
         ({}, {"dwell": np.zeros((2, 3))}),
@@ -331,10 +333,6 @@ def test_models_without_profiles_learn_only_if_told_to():
     assert not CameraLearning(BUNDLE, quiet, profiles, Metrics()).learns("gate")
     with pytest.raises(ProfileIncompatible, match="kind brightness"):
         CameraLearning(BUNDLE, learning_settings(), profiles, Metrics())
-
-
-def test_ranges_have_units():
-    assert Range(1.0, 2.0).scale(np.array([1.0, 3.0], np.float32)).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("crashes", [(6,), (8, 4), (12, 5, 7, 3)])

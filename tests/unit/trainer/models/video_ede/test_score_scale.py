@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deploy.dwell import DWELL_S, empty_background
-from deploy.profile_learning import TAIL_RATE, Normal, Range, normal_size, normal_tail
+from deploy.profile_learning import TAIL_RATE, Normal, Range, Ranges, normal_size, normal_tail
 from deploy.score_maps import PLACE_CELLS, Grid, place_grid
 from deploy.usual_maps import UNDERSTOOD, UsualMaps
 from trainer.data.clips import ClipDataset
 from trainer.data.footage import Footage, PlaceFootage
 from trainer.models.video_ede.model import VideoEde, VideoEdeConfig
-from trainer.models.video_ede.places import UsualPlaces, learn_places
+from trainer.models.video_ede.places import Dwells, UsualPlaces, learn_places
 from trainer.models.video_ede.score_scale import (
     MAX_FRAMES,
     ScoreMaps,
@@ -36,7 +36,11 @@ def random_maps(count: int, seed: int, observed: float = 1.0) -> ScoreMaps:
     rng = torch.Generator().manual_seed(seed)
     speed, anomaly = (torch.empty(count, *GRID).exponential_(rate, generator=rng) for rate in (1.5, 8.0))
     dwell = torch.empty(count, *GRID).exponential_(20.0, generator=rng).clamp(max=1.0)
-    return ScoreMaps(speed, anomaly.clamp(max=1.0), torch.full((count, *GRID), observed), dwell)
+    return ScoreMaps(speed, anomaly.clamp(max=1.0), torch.full((count, *GRID), observed), dwell, by_day(count))
+
+
+def by_day(count: int) -> Tensor:
+    return torch.zeros(count, 1, 1)
 
 
 def normal_frames(seed: int, observed: float = 1.0) -> list[ScoreMaps]:
@@ -50,7 +54,8 @@ def usual_places(dwells: np.ndarray | None = None) -> UsualPlaces:
         dwells = np.round(drawn.numpy() * 255).astype(np.uint8)
     usual = UsualMaps(GRID)
     usual.add_dwells(dwells / np.float32(255))
-    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (dwells,))
+    chunk = Dwells(dwells, np.zeros(len(dwells), int))
+    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (chunk,))
 
 
 def profile_of(*footage: list[ScoreMaps]) -> Tensor:
@@ -84,6 +89,18 @@ def test_first_frames_range_from_0_to_1(scale):
 
 def test_fitted_frames_range_from_0_to_1(scale):
     assert normal_tail(largest(scale, normal_frames(2)))[:2] == pytest.approx((0.0, 1.0), abs=0.3)
+
+
+def test_each_light_has_its_own_ranges():
+    """By night everything is a tenth as fast: what is hardly more than that is as unusual as by day."""
+
+    def frames(seed: int) -> list[ScoreMaps]:
+        night = [maps._replace(steady=maps.steady / 10, light=torch.ones(BATCH, 1, 1)) for maps in normal_frames(seed + 100)]
+        return [*normal_frames(seed), *night]
+
+    scale = scale_of(profile_of(frames(1), frames(2), frames(3)))
+    for part in (frames(4)[:BATCHES], frames(4)[BATCHES:]):
+        assert normal_tail(largest(scale, part))[:2] == pytest.approx((0.0, 1.0), abs=0.5)
 
 
 def test_unseen_normal_frames_in_range(scale):
@@ -126,7 +143,7 @@ def test_first_frame_uses_anomaly_only(scale):
 def walking(count: int, speed: Tensor) -> ScoreMaps:
     """Frames in which everything moves at ``speed``, broadcast to the grid."""
     steady = speed.expand(count, *GRID)
-    return ScoreMaps(steady, torch.zeros(count, *GRID), torch.ones(count, *GRID), torch.zeros(count, *GRID))
+    return ScoreMaps(steady, torch.zeros(count, *GRID), torch.ones(count, *GRID), torch.zeros(count, *GRID), by_day(count))
 
 
 def usual_speed(*footage: list[ScoreMaps]) -> Tensor:
@@ -153,8 +170,8 @@ def test_joint_score_is_that_of_the_largest_part_and_little_more(parts):
     none = np.zeros(GRID, np.float32)
     normal = Normal(none, none, np.ones((GRID[0], 1), np.float32), empty_background(place_grid(GRID)), 0.01)
     steady, anomaly, dwell = (torch.full((1, *GRID), value) for value in (math.exp(parts[0] / 10), *parts[1:]))
-    values = torch.from_numpy(normal._replace(speed_range=Range(0.0, 0.1)).values())
-    score = float(scale_of(values)(ScoreMaps(steady, anomaly, torch.ones(1, *GRID), dwell)).max())
+    values = torch.from_numpy(normal._replace(ranges=(Ranges(speed=Range(0.0, 0.1)), Ranges())).values())
+    score = float(scale_of(values)(ScoreMaps(steady, anomaly, torch.ones(1, *GRID), dwell, by_day(1))).max())
     assert max(parts) - 1e-3 <= score <= max(parts) + math.log(3) / TAIL_RATE + 1e-3
 
 
@@ -216,7 +233,7 @@ def clips_of(*videos: np.ndarray) -> ClipDataset:
 def brightness_maps(clips: Tensor, state: Tensor) -> tuple[ScoreMaps, Tensor]:
     """Score maps of the frame's brightness and the sum of the frames before; the state is that sum."""
     brightness = clips[:, 0, :1, :1, 0].float()
-    maps = ScoreMaps(brightness, state[:, 0], (state[:, 0] > 0).float(), torch.zeros_like(brightness))
+    maps = ScoreMaps(brightness, state[:, 0], (state[:, 0] > 0).float(), torch.zeros_like(brightness), by_day(len(clips)))
     return maps, state + brightness[:, None]
 
 
@@ -263,7 +280,7 @@ def test_how_long_things_stay_is_learned_in_seconds():
         stretch = rng.normal(120, 1, (100 * fps, 16, 20)).round().astype(np.uint8)
         stretch[20 * fps : 30 * fps, 6:9, 6:9] = 220
         places = learn_places(PlaceFootage([stretch], fps), Grid(GRID, 1, 0.25, 1e-3))
-        found.append((places.maps.dwell()[14, 14] * DWELL_S, float(places.unusual_dwells().max()) * DWELL_S))
+        found.append((places.maps.dwell()[14, 14] * DWELL_S, float(places.unusual_dwells().values.max()) * DWELL_S))
     assert found[0] == pytest.approx(found[1], abs=1.0)
     assert found[0][0] == pytest.approx(5.0, abs=1.5)  # one frame in twenty exceeds it
     assert found[0][1] == pytest.approx(5.0, abs=1.5)
