@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deploy.calibration import DEFAULT_BUDGET, ScoredFrames, calibrate_scores, thresholds
 from deploy.decision import DecisionTimes
-from deploy.dwell import DWELL_S, REFERENCES, Background, Lights, Map, follow_background
+from deploy.dwell import DWELL_S, REFERENCES, Background, Lights, Map, follow_background, lights_of
 from deploy.score_maps import ScoreMaps, place_grid
 from deploy.usual_maps import UsualMaps
 
@@ -89,6 +89,10 @@ class Maxima(NamedTuple):
         values, lights = zip(*parts, strict=True)
         return cls(np.concatenate(values, axis=-1), np.concatenate(lights))
 
+    def in_one_light(self) -> "Maxima":
+        """As if all frames were in the first light."""
+        return self._replace(lights=np.zeros_like(self.lights))
+
     def in_light(self, light: int) -> Map:
         """The values in one light, (K, n); all if they are too few to tell a range."""
         own = self.values[:, self.lights == light]
@@ -161,6 +165,30 @@ class Normal(NamedTuple):
 
     def _with_joint(self, joint: Iterable[Range]) -> "Normal":
         return self._replace(ranges=tuple(own._replace(joint=each) for own, each in zip(self.ranges, joint, strict=True)))
+
+    @property
+    def knows_one_light(self) -> bool:
+        """Whether the ranges are those of one light: then there is room for a second one."""
+        return self.ranges[0] == self.ranges[1]
+
+    def lights_of(self, pictures: Map) -> Lights:
+        """The light of each of some frames, reduced to places: (N, a, b)."""
+        return np.zeros(len(pictures), np.intp) if self.knows_one_light else lights_of(pictures, self.background)
+
+    def with_second_picture(self, background: Background) -> "Normal":
+        """With the first picture of another background as the second one."""
+        parts = zip(self.background, background, strict=True)
+        return self._replace(background=Background(*(np.stack([own[0], other[0]]) for own, other in parts)))
+
+    def with_second_light(self, other: "Normal") -> "Normal":
+        """With the second light of another one of this camera: its picture, its ranges, and what is more usual in it."""
+        parts = zip(self.background, other.background, strict=True)
+        return self._replace(
+            anomaly=np.maximum(self.anomaly, other.anomaly),
+            dwell=np.maximum(self.dwell, other.dwell),
+            background=Background(*(np.stack([own[0], of_other[1]]) for own, of_other in parts)),
+            ranges=(self.ranges[0], other.ranges[1]),
+        )
 
     def with_usual(self, maps: ScoreMaps, shown: NDArray[np.bool_], most: float) -> "Normal":
         """With usual values so high that these maps score at most ``most`` in the cells ``shown``, (N, h, w), N > 0.

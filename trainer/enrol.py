@@ -23,7 +23,7 @@ from torch import Tensor
 from deploy.bundle import Bundle
 from deploy.console import counting_bar
 from deploy.decision import DecisionTimes
-from deploy.dwell import Background, lights_of, reduce_frame
+from deploy.dwell import reduce_frame
 from deploy.engine import EngineRequest
 from deploy.engines.torch import load_network
 from deploy.errors import ProfileIncompatible
@@ -215,14 +215,14 @@ def _with_part_thresholds(bundle: Bundle, values: ProfileValues, parts: WindowMa
     unscaled = replace_normal(values, shape, normal.with_joint_unscaled())
     with closing(load_engine(replace(bundle, default_profile=unscaled), EngineRequest())) as engine:
         scored = zip(loaded.parts["range"], score_clips(engine, loaded.parts["range"], fps=loaded.places.fps), strict=True)
-        joint = Maxima.joined(_joint(clip, scores, normal.background) for clip, (_, scores) in scored)
+        joint = Maxima.joined(_joint(clip, scores, normal) for clip, (_, scores) in scored)
     return replace_normal(values, shape, normal.with_joint_ranges(joint))
 
 
-def _joint(clip: Footage, scores: NDArray[np.float32], background: Background) -> Maxima:
+def _joint(clip: Footage, scores: NDArray[np.float32], normal: Normal) -> Maxima:
     """Score and light of each frame of a clip that has a score, (1, n)."""
     own = scores[clip.index]
-    lights = lights_of(np.stack([reduce_frame(frame) for frame in clip.frames]).astype(np.float32), background)
+    lights = normal.lights_of(np.stack([reduce_frame(frame) for frame in clip.frames]).astype(np.float32))
     return Maxima(own[None, np.isfinite(own)], lights[np.isfinite(own)])
 
 

@@ -19,7 +19,7 @@ from deploy.bundle import Bundle
 from deploy.calibration import DEFAULT_BUDGET, Calibration, Thresholds, count_events, scored_at_rate, thresholds
 from deploy.console import counting_bar
 from deploy.decision import DecisionTimes
-from deploy.dwell import lights_of, reduce_frame
+from deploy.dwell import reduce_frame
 from deploy.engine import Engine, EngineRequest
 from deploy.profile import Profile, ProfileValues
 from deploy.profile_learning import Normal, replace_normal
@@ -93,17 +93,16 @@ class MarkScorer:
     def show(self, clip: AnnotatedClip, fps: float) -> _Shown:
         """Scores and maps of a stretch. The frames before it build up the state, which may hold a minute."""
         first = max(0, clip.first - lead_frames(self._engine.spec, fps))
-        background = Normal.from_values(self._values, self._grid.shape).background
+        normal = Normal.from_values(self._values, self._grid.shape)
         heatmaps, states, state = [], [], None
         for number in range(first, clip.last + 1):
             scored = self._engine.score(clip.footage.frames[number][None, None], state, self._values[None])
             state = scored.state
             if number >= clip.first and state is not None:
                 heatmaps.append(scored.heatmap)
-                light = lights_of(picture_of(state), background)
-                states.append(state_maps(state, dwell_of(state), light, self._grid))
+                states.append(state_maps(state, dwell_of(state), normal.lights_of(picture_of(state)), self._grid))
         maps = ScoreMaps(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
-        return _Shown(np.concatenate(heatmaps), maps, ~masked_cells(clip, background.pictures))
+        return _Shown(np.concatenate(heatmaps), maps, ~masked_cells(clip, normal.background.pictures))
 
     def judge(self, shown: _Shown, fps: float) -> MarkedScore:
         """Whether the service would raise an event."""

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from deploy.calibration import ScoredFrames, scored_at_rate
 from deploy.console import counting_bar
-from deploy.dwell import lights_of
 from deploy.engine import Engine, Scores
 from deploy.profile import ProfileValues
 from deploy.profile_learning import CHANNELS, Maxima, Normal
@@ -93,7 +92,7 @@ class WindowScorer:
     ) -> None:
         """Fill the rows of a clip's windows. Each frame is scored as it is decoded: none is kept in memory."""
         spec, end = self._engine.spec, max((window.last for window in rows), default=0)
-        background = Normal.from_values(values, self._grid.shape).background
+        normal = Normal.from_values(values, self._grid.shape)
         state, problems = None, []
         for number, outcome in enumerate(islice(decode_frames(source, spec), end)):
             window = next((each for each in rows if each.first - spec.warmup_frames <= number < each.last), None)
@@ -103,7 +102,7 @@ class WindowScorer:
                 scores = self._engine.score(outcome[None, None], state, values[None])
                 state = scores.state
                 if number >= window.first and state is not None:
-                    light = lights_of(picture_of(state), background)
+                    light = normal.lights_of(picture_of(state))
                     maps = state_maps(state, dwell_of(state), light, self._grid)
                     rows[window][number - window.first] = [*measure(scores, maps), light[0]]
             advance(window is not None and number >= window.first)

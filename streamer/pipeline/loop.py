@@ -44,7 +44,6 @@ from streamer.types import (
     CameraFrame,
     Clip,
     FrameMessage,
-    LearningProgress,
     Outcome,
     Partition,
     Rejected,
@@ -327,9 +326,11 @@ class Pipeline:
             info = result.info if isinstance(result, Outcome) else result
             state, found = active.cameras.get(info.camera_id, CameraState()), active.findings.pop(info.offset, None)
             state, changes = self.camera_health.advance(state, info, found, is_damaged=not isinstance(result, Outcome))
+            self.learning.end_light(active.learners, info.camera_id, changes)
             if isinstance(result, Outcome):
                 self.memories.add(active, result)
-                decision = self.decider.decide(state, result, self._learn(active, result, trusted=state.health.is_trusted))
+                learned = self.learning.advance(active.learners, result, state.health)
+                decision = self.decider.decide(state, result, learned)
                 if state.health.is_trusted:
                     self._compare(result, decision)
                 decided.append(Decided(info, result.score, decision, changes))
@@ -337,14 +338,6 @@ class Pipeline:
                 decided.append(Decided(info, None, Decision(state, None, []), changes))
             active.cameras[info.camera_id] = decided[-1].decision.state
         return decided
-
-    def _learn(self, active: ActivePartition, outcome: Outcome, *, trusted: bool) -> LearningProgress | None:
-        """Learn from a frame of a camera that is being learned, unless its health is in doubt; how far the camera is learned."""
-        if outcome.state is None:
-            return None
-        if trusted:
-            return self.learning.add(active.learners, outcome)
-        return self.learning.progress(active.learners, outcome.info.camera_id)
 
     def _compare(self, outcome: Outcome, decision: Decision) -> None:
         """Compare what the camera sends, and its score, with what its profile was learned from."""

@@ -7,25 +7,42 @@ frames that the phases before have not seen.
 
 import base64
 import json
+import math
 import zlib
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
-from deploy.calibration import TAIL_PEAKS, Calibration, calibrate_scores, split_at_gaps
+from deploy.calibration import (
+    DEFAULT_BUDGET,
+    TAIL_PEAKS,
+    Calibration,
+    calibrate_scores,
+    merge,
+    split_at_gaps,
+    thresholds,
+)
 from deploy.clock import ClockState
 from deploy.decision import DecisionTimes
-from deploy.dwell import REFERENCES, dwell_step, empty_background, foreground, learn_background, lights_of, update_dwell
+from deploy.dwell import dwell_step, empty_background, foreground, learn_background, update_dwell
 from deploy.errors import ProfileCorrupt, first_line
 from deploy.profile import Profile, ProfileInfo, ProfileValues, header_entry
-from deploy.profile_learning import MAX_MAXIMA, Maxima, Normal, Split, light_factors, thresholds_in_lights
+from deploy.profile_learning import (
+    MAX_MAXIMA,
+    Maxima,
+    Normal,
+    Split,
+    light_factors,
+    replace_normal,
+    thresholds_in_lights,
+)
 from deploy.score_maps import PLACE_CELLS, Grid, ScoreMaps, picture_of, place_grid, state_maps
 from deploy.usual_maps import UsualMaps
 from streamer.interfaces import Snapshot
@@ -40,12 +57,19 @@ _MIN_FRAMES: Final = 100  # a phase ends after a multiple of this
 _MAX_FRAMES: Final = (60_000, 60_000, MAX_MAXIMA, 60_000, MAX_MAXIMA, 100_000)  # of each phase; 16-bit counts hold 65,535 frames
 _PICTURES: Final = 60  # of the background
 _MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
-_ROW_COLUMNS: Final = (0, 0, 5, 5, 3, 3)  # of what each phase measures of a frame: the last two are its light and its time
+_ROW_COLUMNS: Final = (0, 0, 4, 4, 2, 2)  # of what each phase measures of a frame: the last one is its time
 _MAX_SNAPSHOT_BYTES: Final = 8 << 20
 _COUNTS, _MODEL = "counts", "model_id"  # entries of a snapshot's header
 
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class KnownLight(NamedTuple):
+    """What is known of a camera that is learned in a second light."""
+
+    normal: Normal
+    calibration: Calibration
 
 
 @dataclass(slots=True)
@@ -63,20 +87,31 @@ class Counts:
     intervals: _Count = 0  # number of those times
     last_ms: Annotated[int, Field(ge=0, le=LATEST_MS)] = 0  # capture time of the newest frame
     pictured_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # observed time from which the next picture is taken
+    is_second_light: bool = False
 
 
 class ProfileLearner:
-    """Learns one camera's profile from its outcomes, in bounded memory (about 1 MB, and 40 bytes for each frame of a phase)."""
+    """Learns one camera's profile from its outcomes, in bounded memory (about 1 MB, and 32 bytes for each frame of a phase)."""
 
-    def __init__(self, model_id: str, grid: Grid, least_s: float, max_gap_ms: int, times: DecisionTimes) -> None:
-        self.counts = Counts()
+    def __init__(
+        self,
+        model_id: str,
+        grid: Grid,
+        least_s: float,
+        max_gap_ms: int,
+        times: DecisionTimes,
+        known: KnownLight | None = None,
+    ) -> None:
+        """``known``: of a camera that is learned in a second light, and learns nothing else."""
+        self.counts = Counts(is_second_light=known is not None)
+        self._known, self._light = known, int(known is not None)
         self.calibration: Calibration | None = None
         """Set when all is learned."""
         self._model_id = model_id
         self._grid, self._least_ms, self._max_gap_ms, self._times = grid, least_s * 1000, max_gap_ms, times
         self._usual = UsualMaps(grid.shape)
         places = place_grid(grid.shape)
-        self._normal = Normal.without_ranges(self._usual, empty_background(places), 0.0)
+        self._normal = Normal.without_ranges(self._usual, empty_background(places), 0.0) if known is None else known.normal
         self._pictures: list[NDArray[np.uint8]] = []
         """Spread over the phase of the background, (a, b)."""
         self._dwell = np.zeros(places, np.float32)
@@ -104,8 +139,7 @@ class ProfileLearner:
         picture = picture_of(outcome.state[None])
         shown = foreground(picture, self._normal.background)[0]
         self._dwell = update_dwell(self._dwell, shown, self._normal.dwell_step)
-        light = lights_of(picture, self._normal.background)
-        maps = state_maps(outcome.state[None], self._dwell[None], light, self._grid)
+        maps = state_maps(outcome.state[None], self._dwell[None], np.array([self._light]), self._grid)
         # Averages of less than their full time are not normal; they follow every gap.
         if maps.observed[0, 0, 0] < 1.0:
             return
@@ -142,7 +176,7 @@ class ProfileLearner:
                 self._add_row(self._normal.score_maxima(maps), captured_at_ms)
 
     def _add_row(self, maxima: Maxima, captured_at_ms: int) -> None:
-        self._rows.extend([*maxima.values[:, 0], maxima.lights[0], captured_at_ms])
+        self._rows.extend([*maxima.values[:, 0], captured_at_ms])
 
     def _measured(self) -> NDArray[np.float64]:
         """The rows of the phase, (frames, columns); (0,) if there are none."""
@@ -157,13 +191,14 @@ class ProfileLearner:
 
     def _end_phase(self) -> None:
         """Use what the phase measured. That of thresholds goes on until they are certain enough."""
-        *columns, lights, captured_at_ms = self._measured().T if self._rows else np.empty((2, 0))
-        measured = Maxima(np.array(columns, np.float32), lights.astype(np.intp))
+        *columns, captured_at_ms = self._measured().T if self._rows else np.empty((1, 0))
+        measured = Maxima(np.array(columns, np.float32), np.full(len(captured_at_ms), self._light))
         split = partial(split_at_gaps, captured_at_ms.astype(np.int64), max_gap_ms=self._max_gap_ms)
         match PHASES[self.counts.phase]:
             case "background":
                 background = learn_background(np.stack(self._pictures).astype(np.float32))
-                self._normal = Normal.without_ranges(self._usual, background, dwell_step(self._fps()))
+                first = Normal.without_ranges(self._usual, background, dwell_step(self._fps()))
+                self._normal = first if self._known is None else self._known.normal.with_second_picture(background)
             case "usual":
                 self._normal = Normal.without_ranges(self._usual, self._normal.background, self._normal.dwell_step)
             case "ranges":
@@ -175,20 +210,31 @@ class ProfileLearner:
             case _:
                 self._calibrate(measured, split)
                 return
+        if self._known is not None:
+            self._normal = self._known.normal.with_second_light(self._normal)
         self._rows = array("d")
         self.counts.phase, self.counts.phase_frames = self.counts.phase + 1, 0
 
     def _calibrate(self, scores: Maxima, split: Split) -> None:
         """Set the calibration if its tail is certain, or can be waited for no longer."""
-        factors = light_factors(thresholds_in_lights(scores, split, self._times)[:, 0])
+        factors = self._factors(thresholds_in_lights(scores, split, self._times)[:, 0])
         calibration = calibrate_scores(split(scores.values[0] / factors[scores.lights]), self._times)
         waited = self.counts.observed_ms >= _MOST_TIMES * self._least_ms or self.counts.phase_frames >= _MAX_FRAMES[-1]
         if len(calibration.peaks) >= TAIL_PEAKS or waited:
             self._normal, self.calibration = self._normal.with_joint_widened(factors), calibration
 
-    def sees_another_size(self, info: FrameInfo) -> bool:
-        """Whether the camera's images have another size than those that were learned from."""
-        return self.counts.offset >= 0 and (info.width_px, info.height_px) != (self.counts.width_px, self.counts.height_px)
+    def _factors(self, needed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See :func:`deploy.profile_learning.light_factors`; a second light is brought to the threshold of the first."""
+        if self._known is None:
+            return light_factors(needed)
+        enter = thresholds(self._known.calibration, DEFAULT_BUDGET, self._times).enter
+        return np.array([1.0, max(1.0, needed[1]) / enter], np.float32)
+
+    def goes_on_with(self, outcome: Outcome) -> bool:
+        """Whether the camera's next frame is in the light that is learned, and of the size that was learned from."""
+        counts, info = self.counts, outcome.info
+        same_size = counts.offset < 0 or (info.width_px, info.height_px) == (counts.width_px, counts.height_px)
+        return same_size and counts.is_second_light == (outcome.profile is not None)
 
     def profile(self, camera_id: str, head: ProfileValues, calibration: Calibration) -> Profile:
         """The profile; the same frames give the same one, whenever they are read. ``head``: its values before those of normal."""
@@ -205,6 +251,18 @@ class ProfileLearner:
             calibration=calibration,
         )
         return Profile(info, np.concatenate([head, self._normal.values()]))
+
+    def with_second_light(self, profile: Profile, calibration: Calibration) -> Profile:
+        """The camera's profile, with the light that was learned as its second one."""
+        normal = Normal.from_values(profile.values, self._grid.shape).with_second_light(self._normal)
+        info = profile.info.model_copy(
+            update={
+                "created_at": datetime.fromtimestamp(self.counts.last_ms / 1000, UTC),
+                "frames": profile.info.frames + self.counts.frames,
+                "calibration": merge(profile.info.calibration, calibration, math.inf),
+            }
+        )
+        return Profile(info, replace_normal(profile.values, self._grid.shape, normal))
 
     def _fps(self) -> float:
         return max(self.counts.intervals, 1) * 1000 / max(self.counts.observed_ms, 1)
@@ -245,6 +303,8 @@ class ProfileLearner:
         _check_measured(arrays, counts, self._dwell.shape)
         if model_id != self._model_id:
             raise ProfileCorrupt(f"the snapshot is of another network, {model_id}")
+        if counts.is_second_light != self.counts.is_second_light:
+            raise ProfileCorrupt("not a snapshot of a learner (of this light of the camera)")
         self._usual = UsualMaps(self._grid.shape, *(arrays[name].copy() for name in self._usual.arrays()))
         self._pictures, self._dwell = list(arrays["pictures"]), arrays["dwell"]
         self._normal = Normal.from_values(arrays["normal"], self._grid.shape)
@@ -280,7 +340,5 @@ def _check_measured(arrays: Mapping[str, NDArray[Any]], counts: Counts, places: 
     expected = (counts.phase_frames, columns) if counts.phase_frames and columns else (0,)
     if rows.dtype != np.float64 or rows.shape != expected or not np.isfinite(rows).all():
         raise ProfileCorrupt(f"not a snapshot of a learner (the phase {PHASES[counts.phase]} has rows {rows.shape})")
-    if rows.size and not np.isin(rows[:, -2], np.arange(REFERENCES)).all():
-        raise ProfileCorrupt(f"not a snapshot of a learner (lights must be below {REFERENCES})")
     if counts.phase == 0 and not len(pictures) and (counts.phase_frames or counts.pictured_ms):
         raise ProfileCorrupt("not a snapshot of a learner (it has seen frames, but kept no picture)")

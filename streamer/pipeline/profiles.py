@@ -80,6 +80,11 @@ class CameraProfiles:
         self._store.put_first(profile)
         self._replace({**self._profiles, profile.info.camera_id: profile})
 
+    def adopt_after(self, profile: Profile, before: Profile) -> None:
+        """As :meth:`adopt`, in place of the profile ``before``, unless the camera has another one by now."""
+        if self._store.put_after(profile, before.profile_id):
+            self._replace({**self._profiles, profile.info.camera_id: profile})
+
     def is_frozen(self, camera_id: str) -> bool:
         """Whether the camera's profile is to stay as it is."""
         return camera_id in self._frozen

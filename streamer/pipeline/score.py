@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.dwell import Map, lights_of
+from deploy.dwell import Map
 from deploy.engine import CachingEngine, Engine, Frames, NewestScores, Profiles, Scores, State, caching_engine
 from deploy.errors import EngineError, EngineFailed, backend_errors
 from deploy.image import AnyFrame, DeviceFrame, Frame
@@ -155,14 +155,14 @@ class Scorer:
 
         A clip with whose profile the engine fails is scored with the default, and is ``unscorable`` if that fails as well while
         the engine scores others. ``keep_state``: which results are to have the
-        model's state; those clips do not use the GPU cache.
+        model's state; those clips do not use the GPU cache, unless their cameras are in it already: then they have none.
 
         Raises:
             EngineFailed, EngineClosed: the memory of a clip that was not scored is unchanged.
         """
         keep = keep_state or [False] * len(clips)
         use_cache = [
-            self._cache is not None and not kept and self._cache.reserve(clip.memory)
+            self._cache is not None and (self._cache.holds(clip.memory) or (not kept and self._cache.reserve(clip.memory)))
             for clip, kept in zip(clips, keep, strict=True)
         ]
         pairs = list(zip(clips, profiles, strict=True))
@@ -212,8 +212,8 @@ class Scorer:
         if scored.score * self._scale < self._engine.heatmap_threshold:
             return scored
         normal = Normal.from_values(values, self._grid.shape)
-        light = lights_of(picture_of(state), normal.background)
-        return scored._replace(channel=normal.leading_channel(state_maps(state, dwell_of(state), light, self._grid)))
+        maps = state_maps(state, dwell_of(state), normal.lights_of(picture_of(state)), self._grid)
+        return scored._replace(channel=normal.leading_channel(maps))
 
     def _score_pairs(self, call: _EngineCall, pairs: Sequence[_Pair]) -> list[Scored]:
         """The results of one call; or of a call for each clip, if that one fails although the engine works."""
@@ -294,6 +294,10 @@ class _GpuCache:
     def __init__(self, engine: CachingEngine) -> None:
         self._engine = engine
         self._memories: WeakSet[CameraMemory] = WeakSet()
+
+    def holds(self, memory: CameraMemory) -> bool:
+        """Whether the camera with this memory is cached."""
+        return memory in self._memories
 
     def reserve(self, memory: CameraMemory) -> bool:
         """Whether clips with this memory are scored from the cache; reserves room for a new one if there is any."""

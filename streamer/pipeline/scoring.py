@@ -7,13 +7,17 @@ While it is scored the clips in it, and their cameras' memories, belong to that 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
+from typing import Final
 
 from deploy.batching import MicroBatcher
+from streamer.interfaces import CameraState
 from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.partitions import ActivePartition, QueuedClip
 from streamer.pipeline.profiles import CameraProfiles
 from streamer.pipeline.score import CameraProfile, Scored, Scorer
+
+_NO_STATE: Final = CameraState()
 
 IsNeeded = Callable[[ActivePartition], bool]
 """Whether the clips of a partition are still needed, or it has been dropped meanwhile."""
@@ -76,8 +80,11 @@ class BatchScoring:
             self._metrics.batch_wait_s.observe(now_s - batch[0].queued_at_s)
             camera_ids = [queued.clip.info.camera_id for queued in batch]
             profiles = [self._profiles.get(camera_id) for camera_id in camera_ids]
-            learning = [self._learning.learns(camera_id) for camera_id in camera_ids]
-            self._batch, self._future = batch, self._executor.submit(self._score, batch, profiles, learning)
+            keep_state = [
+                self._learning.needs_state(camera_id, queued.active.cameras.get(camera_id, _NO_STATE).health)
+                for camera_id, queued in zip(camera_ids, batch, strict=True)
+            ]
+            self._batch, self._future = batch, self._executor.submit(self._score, batch, profiles, keep_state)
         return bool(waiting)
 
     def wait(self, longest_s: float) -> None:
@@ -94,6 +101,6 @@ class BatchScoring:
         self._future, self._batch = None, ()
         return iter(()) if future is None else zip(batch, future.result(), strict=True)
 
-    def _score(self, batch: Sequence[QueuedClip], profiles: Sequence[CameraProfile], learning: Sequence[bool]) -> list[Scored]:
+    def _score(self, batch: Sequence[QueuedClip], profiles: Sequence[CameraProfile], keep_state: Sequence[bool]) -> list[Scored]:
         with self._metrics.score_s.time():
-            return self._scorer.score([queued.clip for queued in batch], profiles, learning)
+            return self._scorer.score([queued.clip for queued in batch], profiles, keep_state)

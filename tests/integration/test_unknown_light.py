@@ -1,4 +1,7 @@
-"""A camera changes from colour to infrared: told as light that it was not learned in, and no event meanwhile."""
+"""A camera changes from colour to infrared: told as light that it was not learned in, and no event meanwhile.
+
+A camera that was learned live learns the second light, too.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,3 +55,37 @@ def test_infrared_is_told_and_starts_no_event(
     assert told[0]["text"].startswith("light that the camera was not learned in")
     first_ms = int(told[0]["started_at_ms"])
     assert [event for event in results.events() if event["kind"] == "start" and int(event["started_at_ms"]) >= first_ms] == []
+
+
+def test_a_camera_that_was_learned_live_learns_a_second_light_across_a_restart(
+    tmp_path: Path, embedded_broker: EmbeddedBroker, redis_settings: RedisSettings
+) -> None:
+    """After one night the next one is known, and what was learned by day stays as it was."""
+    kafka, results = unique_kafka_settings(embedded_broker.address), Results(redis_settings)
+    bundle = read_bundle(DEFAULT_BUNDLE)
+    by_day = learned_by_day(bundle, "gate")
+    by_day = replace(by_day, info=by_day.info.model_copy(update={"footage": ("live",)}))
+    with make_redis(redis_settings) as client:
+        RedisProfileStore(client, redis_settings).put(by_day)
+    lights = [(DAY, DAYS), (255 - DAY, 900), (DAY, 115), (255 - DAY, NIGHTS)]
+    frames = np.concatenate([frames_of(light, count, seed) for seed, (light, count) in enumerate(lights)])
+    cameras = {"gate": [encode_jpeg(frame, 90) for frame in frames]}
+    learning = {"enabled": True, "min_minutes": 0.2}
+    service = Service(tmp_path, kafka, redis_settings, health={"enabled": True}, learning=learning)
+    sent = 0
+    for end in (400, len(frames)):  # in the midst of the first night
+        with running(service):
+            sent += produce(kafka, cameras, sent, end)
+            service.wait_until(lambda expected=sent: results.next_offsets() == expected, "all frames", 180)
+    told = [(entry["kind"], entry["problem"]) for entry in results.health()]
+    assert told == [("start", "unknown_light"), ("end", "unknown_light")]
+    with make_redis(redis_settings) as client:
+        store = RedisProfileStore(client, redis_settings)
+        profile = store.read("gate", store.current()["gate"])
+    before, after = (Normal.from_values(each.values, Grid.of(bundle).shape) for each in (by_day, profile))
+    assert before.knows_one_light
+    assert not after.knows_one_light
+    assert after.ranges[0] == before.ranges[0]
+    assert np.array_equal(after.background.pictures[0], before.background.pictures[0])
+    assert np.abs(after.background.pictures[1] - reduce_frame((255 - DAY)[..., None])).mean() < 2
+    assert profile.info.calibration.observed_s > by_day.info.calibration.observed_s

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.dwell import Background, Lights, Map, dwell_step, foreground, learn_background, lights_of, update_dwell
+from deploy.dwell import REFERENCES, Background, Lights, Map, dwell_step, foreground, learn_background, lights_of, update_dwell
 from deploy.profile_learning import Maxima
 from deploy.score_maps import PLACE_CELLS, Grid, window_means
 from deploy.usual_maps import UsualMaps
@@ -16,6 +16,8 @@ from trainer.data.footage import PlaceFootage
 _BACKGROUND_FRAMES = 240
 _CHUNK_FRAMES = 256
 _LEVELS = 255  # of a dwell that is kept
+LEAST_OF_LIGHT_S = 300.0
+"""Footage in a light from which on it has ranges of its own: a few minutes show but some moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,14 @@ class UsualPlaces:
     """With the dwells counted, and nothing else yet."""
     chunks: tuple["Dwells", ...]
     """Of all frames."""
+    knows_two_lights: bool
+    """Whether there is enough footage in each of two lights to tell what is normal in it."""
 
     def unusual_dwells(self) -> Maxima:
         """The largest dwell of each frame beyond what is usual at its place, (1, N)."""
         usual = self.maps.dwell()[::PLACE_CELLS, ::PLACE_CELLS]
-        return Maxima.joined(Maxima((each.in_full() - usual).max(axis=(1, 2))[None], each.lights) for each in self.chunks)
+        found = Maxima.joined(Maxima((each.in_full() - usual).max(axis=(1, 2))[None], each.lights) for each in self.chunks)
+        return found if self.knows_two_lights else found.in_one_light()
 
 
 class Dwells(NamedTuple):
@@ -55,7 +60,8 @@ def learn_places(footage: PlaceFootage, grid: Grid) -> UsualPlaces:
     chunks = [chunk for stretch in footage.stretches for chunk in _dwells(stretch, background, step, grid.window)]
     for chunk in chunks:
         maps.add_dwells(chunk.in_full())
-    return UsualPlaces(background, step, maps, tuple(chunks))
+    seconds = np.bincount(np.concatenate([chunk.lights for chunk in chunks]), minlength=REFERENCES) / footage.fps
+    return UsualPlaces(background, step, maps, tuple(chunks), knows_two_lights=bool(seconds.min() >= LEAST_OF_LIGHT_S))
 
 
 def _dwells(stretch: NDArray[np.uint8], background: Background, step: float, window: int) -> Iterator[Dwells]:

@@ -14,7 +14,8 @@ from safetensors.numpy import load, save
 from deploy.dwell import foreground, lights_of, update_dwell
 from deploy.engine import CheckedEngine, Inputs, Scores
 from deploy.errors import ProfileCorrupt, ProfileIncompatible
-from deploy.profile import header_entry
+from deploy.health import HealthChange, HealthState
+from deploy.profile import Profile, header_entry
 from deploy.profile_learning import Normal
 from deploy.score_maps import dwell_of, picture_of, state_maps
 from streamer.config import HealthSettings, LimitSettings, Settings
@@ -23,7 +24,7 @@ from streamer.monitoring import Metrics
 from streamer.pipeline.learning import CameraLearning
 from streamer.pipeline.profile_learner import ProfileLearner
 from streamer.pipeline.profiles import CameraProfiles
-from streamer.types import FrameMessage, Partition
+from streamer.types import FrameInfo, FrameMessage, Outcome, Partition
 from tests.harness.fakes import MemoryProfileStore
 from tests.harness.pipeline import BUNDLE, PLAIN, Rig, message
 from tests.harness.video_bundle import GRID, SPEC, UNIT, VIDEO, with_dwell
@@ -278,7 +279,64 @@ def learned(rig: Rig):
 def learner() -> ProfileLearner:
     rig_settings = learning_settings()
     profiles = CameraProfiles(MemoryProfileStore(), VIDEO, rig_settings, Metrics())
-    return CameraLearning(VIDEO, rig_settings, profiles, Metrics()).new_learner()
+    return CameraLearning(VIDEO, rig_settings, profiles, Metrics()).new_learner("gate")
+
+
+UNKNOWN = HealthState(problem="unknown_light", since_ms=1)
+
+
+def by_day(undisturbed: Rig, **changes: object) -> tuple[CameraLearning, Profile, MemoryProfileStore]:
+    """Who learns a camera that was learned live in one light."""
+    store, profile = MemoryProfileStore(), undisturbed.profiles.profiles["gate"][1]
+    profile = replace(profile, info=profile.info.model_copy(update=changes))
+    store.put(profile)
+    profiles = CameraProfiles(store, VIDEO, learning_settings(), Metrics())
+    profiles.load()
+    return CameraLearning(VIDEO, learning_settings(), profiles, Metrics()), profile, store
+
+
+def frame_of(profile: Profile | None, number: int = 1) -> Outcome:
+    state, picture = np.zeros(SPEC.state_shape, np.float32), np.zeros((2, 3), np.uint8)
+    return Outcome(FrameInfo(P0, number, "gate", 1000 * number, 16, 16), 0, profile, 0.1, state=state, picture=picture)
+
+
+@pytest.mark.parametrize(
+    ("health", "is_learned"),
+    [
+        (UNKNOWN, True),
+        (HealthState(), False),
+        (HealthState(problem="covered", since_ms=1), False),
+        (UNKNOWN.model_copy(update={"suspected_ms": 5}), False),  # the light that is known may be back
+    ],
+)
+def test_a_second_light_is_learned_while_it_is_unknown(undisturbed, health, is_learned):
+    learning, profile, _ = by_day(undisturbed)
+    learners: dict = {}
+    assert learning.needs_state("gate", health) == is_learned
+    assert (learning.advance(learners, frame_of(profile), health) is not None) == is_learned
+    assert ("gate" in learners) == is_learned
+
+
+def test_a_profile_of_an_operator_learns_no_second_light(undisturbed):
+    enrolled, profile, _ = by_day(undisturbed, footage=("monday",))
+    assert not enrolled.needs_state("gate", UNKNOWN)
+    live, _, store = by_day(undisturbed)
+    assert live.needs_state("gate", UNKNOWN)
+    store.frozen_cameras.add("gate")
+    store.put(profile)
+    live._profiles.load()
+    assert not live.needs_state("gate", UNKNOWN)
+
+
+def test_a_learner_of_the_first_light_does_not_go_on_in_the_second(undisturbed):
+    learning, profile, _ = by_day(undisturbed)
+    learners = {"gate": learner()}
+    learners["gate"].add(frame_of(None))
+    learning.advance(learners, frame_of(profile, 2), UNKNOWN)
+    assert learners["gate"].counts.is_second_light
+    assert learners["gate"].counts.offset == 2
+    learning.end_light(learners, "gate", [HealthChange("end", "unknown_light", 1)])
+    assert learners["gate"].counts.clip_from is None  # a restart by day reads no frame of the night
 
 
 @pytest.mark.parametrize("content", ["", "AAAA", "eNoDAAAAAAE=", "é"])
@@ -308,8 +366,8 @@ def damaged(snapshot: Snapshot, counts: dict[str, object], arrays: dict[str, np.
         ({"phase": 2, "phase_frames": 3}, {}),
         ({"phase": 2, "phase_frames": 3}, {"rows": np.zeros((3, 2))}),
         ({"phase": 3, "phase_frames": 1}, {"rows": np.zeros((1, 3))}),
-        ({"phase": 4, "phase_frames": 1}, {"rows": np.full((1, 3), np.nan)}),
-        ({"phase": 5, "phase_frames": 1}, {"rows": np.full((1, 3), 2.0)}),
+        ({"phase": 4, "phase_frames": 1}, {"rows": np.full((1, 2), np.nan)}),
+        ({"is_second_light": True}, {}),
         ({"phase_frames": 3}, {}),
         ({}, {"pictures": np.zeros((1, 2, 3))}),
         ({}, {"dwell": np.zeros((2, 3))}),

@@ -113,16 +113,29 @@ def test_dropped_camera_frees_cache() -> None:
     assert engine.free == room
 
 
+def test_a_camera_whose_state_is_cached_keeps_it_there() -> None:
+    """Also while its state is asked for, as of a camera that is learned: on the host it would begin anew."""
+
+    def scores(asked: int | None) -> list[Scored]:
+        clips = ClipBuffer(recurrent(1), 5_000)
+        scorer = scorer_of(Counting(recurrent(1), cameras=1))
+        return [score(scorer, clips, 0, "gate", offset, keep_state=offset == asked)[0] for offset in range(6)]
+
+    plain, asked = scores(None), scores(3)
+    assert [each.score for each in asked] == [each.score for each in plain]
+    assert [each.state for each in asked] == [None] * 6
+
+
 def scorer_of(engine: OnHost, metrics: Metrics | None = None) -> Scorer:
     return Scorer(engine, 1.0, -inf, metrics or Metrics())
 
 
-def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, offset: int) -> Any:
+def score(scorer: Scorer, clips: ClipBuffer, partition: int, camera_id: str, offset: int, *, keep_state: bool = False) -> Any:
     frame = np.full((16, 16, 1), 10 * offset, np.uint8)
     clip = clips.push(
         CameraFrame(FrameInfo(Partition("frames", partition), offset, camera_id, 100 * offset, 16, 16), frame, "cpu")
     )
-    return scorer.score([clip], [None]) if clips.is_full(clip) else None
+    return scorer.score([clip], [None], [keep_state]) if clips.is_full(clip) else None
 
 
 def test_engine_failure_keeps_memory() -> None:

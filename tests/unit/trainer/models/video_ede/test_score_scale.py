@@ -55,7 +55,7 @@ def usual_places(dwells: np.ndarray | None = None) -> UsualPlaces:
     usual = UsualMaps(GRID)
     usual.add_dwells(dwells / np.float32(255))
     chunk = Dwells(dwells, np.zeros(len(dwells), int))
-    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (chunk,))
+    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (chunk,), knows_two_lights=True)
 
 
 def profile_of(*footage: list[ScoreMaps]) -> Tensor:
@@ -284,6 +284,18 @@ def test_how_long_things_stay_is_learned_in_seconds():
     assert found[0] == pytest.approx(found[1], abs=1.0)
     assert found[0][0] == pytest.approx(5.0, abs=1.5)  # one frame in twenty exceeds it
     assert found[0][1] == pytest.approx(5.0, abs=1.5)
+
+
+@pytest.mark.parametrize("frames", [299, 300])
+def test_a_light_of_less_than_five_minutes_has_no_ranges_of_its_own(frames):
+    rng = np.random.default_rng(0)
+    day = rng.uniform(40, 200, (16, 20))
+    stretches = [(light + rng.normal(0, 2, (count, 16, 20))).round() for light, count in ((day, 600), (255 - day, frames))]
+    clipped = [np.clip(stretch, 0, 255).astype(np.uint8) for stretch in stretches]
+    places = learn_places(PlaceFootage(clipped, 1.0), Grid(GRID, 1, 0.25, 1e-3))
+    assert not np.array_equal(*places.background.pictures)
+    assert places.knows_two_lights == (frames == 300)
+    assert set(places.unusual_dwells().lights) == ({0, 1} if frames == 300 else {0})
 
 
 def test_first_frames_have_empty_state():
