@@ -237,7 +237,7 @@ def _status(
         problem = f"last frame scored with {newest.profile_id or DEFAULT}; if this stays, see the service's log"
     own = settings.cameras.get(camera_id, CameraSettings())
     limits, problem = _thresholds(settings, profile, problem)
-    learning = newest is not None and newest.learning is not None and profile_id is None
+    learning = newest is not None and newest.learning is not None and newest.profile_id == profile_id
     return CameraStatus(
         camera_id=camera_id,
         state="learning" if learning else "watching",

@@ -49,7 +49,7 @@ TEXTS: Final[Mapping[HealthProblem, str]] = {
     "moved": "the camera was moved",
     "other_view": "the camera shows another view",
     "exposure": "the light or the exposure keeps changing",
-    "unknown_light": "light that the camera was not learned in: enrol it with footage of all its lights, or relearn it",
+    "unknown_light": "light that the camera was not learned in: it learns it if it was learned live; else enrol it in both",
     "rate": "frames come at another rate than in the footage that the camera was learned from: mend the camera, or relearn it",
     "damaged": "many of its images are damaged, and are not looked at",
     "clock": "its capture times stand still, run backward, jump or count seconds, and are not believed: set its clock",

@@ -21,7 +21,7 @@ from streamer.redis.profiles import RedisProfileStore
 from tests.harness.brokers import EmbeddedBroker, unique_kafka_settings
 from tests.harness.replay import produce
 from tests.harness.service import Results, Service, running
-from tests.integration.test_learning import known_profile
+from tests.integration.test_learning import known_profile, listed
 
 DAYS, NIGHTS = 25, 115  # frames, ten a second: a night of 11.5 s
 DAY = np.kron(np.random.default_rng(5).uniform(40, 200, (30, 45)), np.ones((8, 8)))
@@ -72,11 +72,13 @@ def test_a_camera_that_was_learned_live_learns_a_second_light_across_a_restart(
     cameras = {"gate": [encode_jpeg(frame, 90) for frame in frames]}
     learning = {"enabled": True, "min_minutes": 0.2}
     service = Service(tmp_path, kafka, redis_settings, health={"enabled": True}, learning=learning)
-    sent = 0
+    sent, states = 0, []
     for end in (400, len(frames)):  # in the midst of the first night
         with running(service):
             sent += produce(kafka, cameras, sent, end)
             service.wait_until(lambda expected=sent: results.next_offsets() == expected, "all frames", 180)
+        states += [listed(service)["gate"]["state"]]
+    assert states == ["learning", "watching"]
     told = [(entry["kind"], entry["problem"]) for entry in results.health()]
     assert told == [("start", "unknown_light"), ("end", "unknown_light")]
     with make_redis(redis_settings) as client:
