@@ -67,7 +67,7 @@ def test_a_camera_that_was_learned_live_learns_a_second_light_across_a_restart(
     by_day = replace(by_day, info=by_day.info.model_copy(update={"footage": ("live",)}))
     with make_redis(redis_settings) as client:
         RedisProfileStore(client, redis_settings).put(by_day)
-    lights = [(DAY, DAYS), (255 - DAY, 900), (DAY, 115), (255 - DAY, NIGHTS)]
+    lights = [(DAY, DAYS), (255 - DAY, 730), (DAY, DAYS), (255 - DAY, NIGHTS)]
     frames = np.concatenate([frames_of(light, count, seed) for seed, (light, count) in enumerate(lights)])
     cameras = {"gate": [encode_jpeg(frame, 90) for frame in frames]}
     learning = {"enabled": True, "min_minutes": 0.2}
