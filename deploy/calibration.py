@@ -119,6 +119,12 @@ def calibrate_scores(parts: Sequence[ScoredFrames], times: DecisionTimes) -> Cal
     return Calibration(median=median, peaks=tuple(peaks[:MOST_PEAKS]), observed_s=observed_s, times=times)
 
 
+def with_peaks(calibration: Calibration, known: Sequence[float]) -> Calibration:
+    """The calibration with peaks that are known of other ordinary footage, in score units."""
+    peaks = sorted((*calibration.peaks, *known), reverse=True)[:MOST_PEAKS]
+    return calibration.model_copy(update={"peaks": tuple(peaks)})
+
+
 def merge(earlier: Calibration, later: Calibration, memory_s: float) -> Calibration:
     """One calibration of the footage of both; of more than ``memory_s`` seconds together, the earlier counts for less."""
     share = min(1.0, max(0.0, memory_s - later.observed_s) / earlier.observed_s)

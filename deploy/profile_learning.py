@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.calibration import DEFAULT_BUDGET, ScoredFrames, calibrate_scores, thresholds
+from deploy.calibration import DEFAULT_BUDGET, ScoredFrames, calibrate_scores, thresholds, with_peaks
 from deploy.decision import DecisionTimes
 from deploy.dwell import DWELL_S, REFERENCES, Background, Lights, Map, follow_background, lights_of
 from deploy.score_maps import ScoreMaps, place_grid
@@ -300,8 +300,9 @@ def thresholds_in_lights(maxima: Maxima, split: Split, times: DecisionTimes) -> 
 
 
 def _threshold(parts: Sequence[ScoredFrames], times: DecisionTimes) -> float:
-    calibration = calibrate_scores(parts, times)
-    return thresholds(calibration, DEFAULT_BUDGET, calibration.times).enter
+    # The footage that set the ranges reached 1.
+    calibration = with_peaks(calibrate_scores(parts, times), [1.0])
+    return thresholds(calibration, DEFAULT_BUDGET, times).enter
 
 
 def light_factors(needed: Map) -> Map:

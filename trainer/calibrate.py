@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundle import Bundle, read_bundle, replace_calibration, require_writable
-from deploy.calibration import DEFAULT_BUDGET, MOST_PEAKS, Calibration, calibrate_scores, scored_at_rate, thresholds
+from deploy.calibration import DEFAULT_BUDGET, Calibration, calibrate_scores, scored_at_rate, thresholds, with_peaks
 from deploy.decision import DecisionTimes
 from deploy.engine import EngineRequest
 from deploy.registry import load_engine
@@ -64,9 +64,7 @@ def calibration_from(
         TooLittleFootage: fewer than ``MIN_FRAMES`` scores.
     """
     require_frames(sum(int(np.isfinite(row).sum()) for row in rows))
-    calibration = calibrate_scores([scored_at_rate(row, fps) for row in rows], DecisionTimes())
-    peaks = sorted((*calibration.peaks, *known_peaks), reverse=True)
-    return calibration.model_copy(update={"peaks": tuple(peaks[:MOST_PEAKS])})
+    return with_peaks(calibrate_scores([scored_at_rate(row, fps) for row in rows], DecisionTimes()), known_peaks)
 
 
 def require_frames(scored: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from deploy.calibration import MOST_PEAKS, Calibration, calibrate_scores, merge, split_at_gaps, thresholds
+from deploy.calibration import Calibration, calibrate_scores, merge, split_at_gaps, thresholds, with_peaks
 from deploy.decision import OpenEvent
 from deploy.profile import Profile
 from deploy.profile_learning import follow_pictures
@@ -97,8 +97,7 @@ class Recalibration:
             return
         part = calibrate_scores(split_at_gaps(times_ms, scores, self._max_gap_ms), self._times)
         # An event is a peak of which nothing is known but that it reached the threshold.
-        peaks = sorted([*part.peaks, *[enter] * events], reverse=True)[:MOST_PEAKS]
-        part = part.model_copy(update={"peaks": tuple(peaks)})
+        part = with_peaks(part, [enter] * events)
         camera.seen = part if camera.seen is None else merge(camera.seen, part, self._memory_s)
         if camera.seen.observed_s >= min(profile.info.calibration.observed_s, _MOST_WAIT_S):
             self._publish(camera, profile, enter, times_ms[-1] / 1000)
