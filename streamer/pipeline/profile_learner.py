@@ -2,7 +2,7 @@
 
 A learner goes through six phases: the background, usual speeds, anomalies and dwells, their ranges, the thresholds that each of
 them would need by itself, the range of the three together, and thresholds. Each takes a share of the least time and sees only
-frames that the phases before have not seen.
+frames that the phases before have not seen. A camera that is known in one light goes through the same phases in a second one.
 """
 
 import base64
@@ -58,6 +58,7 @@ _MAX_FRAMES: Final = (60_000, 60_000, MAX_MAXIMA, 60_000, MAX_MAXIMA, 100_000)  
 _PICTURES: Final = 60  # of the background
 _MOST_TIMES: Final = 3.0  # the least time, after which a camera is watched however uncertain its thresholds are
 _ROW_COLUMNS: Final = (0, 0, 4, 4, 2, 2)  # of what each phase measures of a frame: the last one is its time
+_LEAST_ENTER: Final = 0.1  # in normal ranges; the scores of a still picture may have a threshold of 0
 _MAX_SNAPSHOT_BYTES: Final = 8 << 20
 _COUNTS, _MODEL = "counts", "model_id"  # entries of a snapshot's header
 
@@ -227,7 +228,7 @@ class ProfileLearner:
         """See :func:`deploy.profile_learning.light_factors`; a second light is brought to the threshold of the first."""
         if self._known is None:
             return light_factors(needed)
-        enter = thresholds(self._known.calibration, DEFAULT_BUDGET, self._times).enter
+        enter = max(_LEAST_ENTER, thresholds(self._known.calibration, DEFAULT_BUDGET, self._times).enter)
         return np.array([1.0, max(1.0, needed[1]) / enter], np.float32)
 
     def goes_on_with(self, outcome: Outcome) -> bool:
