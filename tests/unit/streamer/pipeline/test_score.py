@@ -55,8 +55,20 @@ def of_kind(kind: tuple[int, bool]) -> ClipSpec:
     return recurrent(kind[0]) if kind[1] else spec_of(kind[0], recurrent=False)
 
 
+class CachedRig(Rig):
+    """A crash ends the process, and with it all that its engine holds on the device: each consumer has an engine of its own."""
+
+    def __init__(self, messages: list[FrameMessage], spec: ClipSpec, cameras: int, poll_messages: int) -> None:
+        self._cameras = cameras
+        super().__init__(messages, 4, poll_messages, spec, Counting(spec, cameras=cameras), LARGEST)
+
+    def start(self) -> None:
+        self.engine = Counting(self.engine.spec, cameras=self._cameras)
+        super().start()
+
+
 def rig(messages: list[FrameMessage], spec: ClipSpec, cameras: int, poll_messages: int = 5) -> Rig:
-    return Rig(messages, 4, poll_messages, spec, Counting(spec, cameras=cameras), LARGEST)
+    return CachedRig(messages, spec, cameras, poll_messages)
 
 
 @settings(deadline=None, max_examples=60)
