@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.calibration import DEFAULT_BUDGET, ScoredFrames, calibrate_scores, thresholds, with_peaks
+from deploy.calibration import DEFAULT_BUDGET, Calibration, ScoredFrames, calibrate_scores, thresholds, with_peaks
 from deploy.decision import DecisionTimes
 from deploy.dwell import DWELL_S, REFERENCES, Background, Lights, Map, follow_background, lights_of
 from deploy.score_maps import ScoreMaps, place_grid
@@ -34,6 +34,7 @@ _AROUND: Final = 2  # cells: 8 pixels
 _MIN_LEVEL = 0.75  # a lower quantile would show the bulk of the values instead of their tail
 
 Split = Callable[[Map], Sequence[ScoredFrames]]
+"""Divides the values of all frames, (N,), where footage has gaps."""
 
 Channel = Literal["speed", "appearance", "dwell"]
 CHANNELS: Final[tuple[Channel, ...]] = ("speed", "appearance", "dwell")
@@ -86,12 +87,9 @@ class Maxima(NamedTuple):
 
     @classmethod
     def joined(cls, parts: "Iterable[Maxima]") -> "Maxima":
+        """The maxima of frames that follow each other; ``parts``: one at least."""
         values, lights = zip(*parts, strict=True)
         return cls(np.concatenate(values, axis=-1), np.concatenate(lights))
-
-    def in_one_light(self) -> "Maxima":
-        """As if all frames were in the first light."""
-        return self._replace(lights=np.zeros_like(self.lights))
 
     def in_light(self, light: int) -> Map:
         """The values in one light, (K, n); all if they are too few to tell a range."""
@@ -182,11 +180,10 @@ class Normal(NamedTuple):
 
     def with_second_light(self, other: "Normal") -> "Normal":
         """With the second light of another one of this camera: its picture, its ranges, and what is more usual in it."""
-        parts = zip(self.background, other.background, strict=True)
-        return self._replace(
+        own = self.with_second_picture(Background(*(part[1:] for part in other.background)))
+        return own._replace(
             anomaly=np.maximum(self.anomaly, other.anomaly),
             dwell=np.maximum(self.dwell, other.dwell),
-            background=Background(*(np.stack([own[0], of_other[1]]) for own, of_other in parts)),
             ranges=(self.ranges[0], other.ranges[1]),
         )
 
@@ -289,20 +286,23 @@ class Normal(NamedTuple):
 def thresholds_in_lights(maxima: Maxima, split: Split, times: DecisionTimes) -> Map:
     """The thresholds that each measure of ordinary frames would need by itself in each light, float32 (2, K).
 
-    A light that is hardly seen has those of all frames. ``maxima``: NaN for a frame without a score; ``split``: divides the
-    values of all frames, (N,), at gaps.
+    A light that is hardly seen has those of all frames. ``maxima``: NaN for a frame without a score.
     """
     of_all = np.ones(len(maxima.lights), np.bool_)
     masks = [maxima.lights == light for light in range(REFERENCES)]
     masks = [own if np.isfinite(maxima.values[:, own]).all(axis=0).sum() >= LEAST_OF_LIGHT else of_all for own in masks]
-    rows = [[_threshold(split(np.where(own, values, np.float32(np.nan))), times) for values in maxima.values] for own in masks]
-    return np.array(rows, np.float32)
+    return np.array(
+        [
+            [needed_threshold(calibrate_scores(split(np.where(own, values, np.nan)), times)) for values in maxima.values]
+            for own in masks
+        ],
+        np.float32,
+    )
 
 
-def _threshold(parts: Sequence[ScoredFrames], times: DecisionTimes) -> float:
-    # The footage that set the ranges reached 1.
-    calibration = with_peaks(calibrate_scores(parts, times), [1.0])
-    return thresholds(calibration, DEFAULT_BUDGET, times).enter
+def needed_threshold(calibration: Calibration) -> float:
+    """The threshold that a measure needs by itself, in units of its range. The footage that set the range reached 1."""
+    return thresholds(with_peaks(calibration, [1.0]), DEFAULT_BUDGET, calibration.times).enter
 
 
 def light_factors(needed: Map) -> Map:

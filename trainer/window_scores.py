@@ -10,10 +10,11 @@ from rich.console import Console
 
 from deploy.calibration import ScoredFrames, scored_at_rate
 from deploy.console import counting_bar
-from deploy.engine import Engine, Scores
+from deploy.dwell import Lights
+from deploy.engine import Engine, Scores, State
 from deploy.profile import ProfileValues
 from deploy.profile_learning import CHANNELS, Maxima, Normal
-from deploy.score_maps import Grid, ScoreMaps, dwell_of, picture_of, state_maps
+from deploy.score_maps import Grid, dwell_of, picture_of, state_maps
 from trainer.data.footage import Block, Source, decode_frames, print_problems, spread
 
 _MOST_PART_WINDOWS = 6  # of long footage: how far the parts of the score reach need not be known better
@@ -21,8 +22,8 @@ _MOST_PART_WINDOWS = 6  # of long footage: how far the parts of the score reach 
 _Row = NDArray[np.float32]
 """Of the frames of a window in the order of time, (frames, K + 1): K measures and the light; NaN for a frame without a score."""
 
-_Measure = Callable[[Scores, ScoreMaps], NDArray[np.float32]]
-"""Result and score maps of one frame to what is kept of it, (K,)."""
+_Measure = Callable[[Scores, State, Lights], NDArray[np.float32]]
+"""Result, next state and light of one frame to what is kept of it, (K,)."""
 
 
 class WindowMaxima(NamedTuple):
@@ -57,13 +58,14 @@ class WindowScorer:
 
     def scores(self, values: ProfileValues) -> WindowMaxima:
         """The score of each frame, K = 1."""
-        return self._measured("thresholds", self._windows, values, 1, lambda scores, _: scores.score)
+        return self._measured("thresholds", self._windows, values, 1, lambda scores, *_: scores.score)
 
     def part_maxima(self, values: ProfileValues) -> WindowMaxima:
         """The largest speed, anomaly and dwell of each frame of some windows in units of their normal ranges, K = 3."""
         normal = Normal.from_values(values, self._grid.shape)
 
-        def maxima(_: Scores, maps: ScoreMaps) -> NDArray[np.float32]:
+        def maxima(_: Scores, state: State, light: Lights) -> NDArray[np.float32]:
+            maps = state_maps(state, dwell_of(state), light, self._grid)
             # Averages of less than their full time are not normal.
             observed = maps.observed[0, 0, 0] >= 1.0
             return normal.scaled_maxima(maps).values[:, 0] if observed else np.full(len(CHANNELS), np.nan, np.float32)
@@ -103,7 +105,6 @@ class WindowScorer:
                 state = scores.state
                 if number >= window.first and state is not None:
                     light = normal.lights_of(picture_of(state))
-                    maps = state_maps(state, dwell_of(state), light, self._grid)
-                    rows[window][number - window.first] = [*measure(scores, maps), light[0]]
+                    rows[window][number - window.first] = [*measure(scores, state, light), light[0]]
             advance(window is not None and number >= window.first)
         print_problems(self._screen, source.name, problems, end)

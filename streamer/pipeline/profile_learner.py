@@ -39,7 +39,7 @@ from deploy.profile_learning import (
     Maxima,
     Normal,
     Split,
-    light_factors,
+    needed_threshold,
     replace_normal,
     thresholds_in_lights,
 )
@@ -179,7 +179,7 @@ class ProfileLearner:
     def _add_row(self, maxima: Maxima, captured_at_ms: int) -> None:
         self._rows.extend([*maxima.values[:, 0], captured_at_ms])
 
-    def _measured(self) -> NDArray[np.float64]:
+    def _measured_rows(self) -> NDArray[np.float64]:
         """The rows of the phase, (frames, columns); (0,) if there are none."""
         rows = np.array(self._rows)
         return rows.reshape(-1, _ROW_COLUMNS[self.counts.phase]) if rows.size else rows
@@ -192,7 +192,7 @@ class ProfileLearner:
 
     def _end_phase(self) -> None:
         """Use what the phase measured. That of thresholds goes on until they are certain enough."""
-        *columns, captured_at_ms = self._measured().T if self._rows else np.empty((1, 0))
+        *columns, captured_at_ms = self._measured_rows().T if self._rows else np.empty((1, 0))
         measured = Maxima(np.array(columns, np.float32), np.full(len(captured_at_ms), self._light))
         split = partial(split_at_gaps, captured_at_ms.astype(np.int64), max_gap_ms=self._max_gap_ms)
         match PHASES[self.counts.phase]:
@@ -209,27 +209,25 @@ class ProfileLearner:
             case "joint":
                 self._normal = self._normal.with_joint_ranges(measured)
             case _:
-                self._calibrate(measured, split)
+                self._calibrate(measured.values[0], split)
                 return
         if self._known is not None:
             self._normal = self._known.normal.with_second_light(self._normal)
         self._rows = array("d")
         self.counts.phase, self.counts.phase_frames = self.counts.phase + 1, 0
 
-    def _calibrate(self, scores: Maxima, split: Split) -> None:
-        """Set the calibration if its tail is certain, or can be waited for no longer."""
-        factors = self._factors(thresholds_in_lights(scores, split, self._times)[:, 0])
-        calibration = calibrate_scores(split(scores.values[0] / factors[scores.lights]), self._times)
+    def _calibrate(self, scores: NDArray[np.float32], split: Split) -> None:
+        """Set the calibration if its tail is certain, or can be waited for no longer. ``scores``: of the phase's frames, (N,)."""
+        calibration = calibrate_scores(split(scores), self._times)
         waited = self.counts.observed_ms >= _MOST_TIMES * self._least_ms or self.counts.phase_frames >= _MAX_FRAMES[-1]
-        if len(calibration.peaks) >= TAIL_PEAKS or waited:
-            self._normal, self.calibration = self._normal.with_joint_widened(factors), calibration
-
-    def _factors(self, needed: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See :func:`deploy.profile_learning.light_factors`; a second light is brought to the threshold of the first."""
-        if self._known is None:
-            return light_factors(needed)
-        enter = max(_LEAST_ENTER, thresholds(self._known.calibration, DEFAULT_BUDGET, self._times).enter)
-        return np.array([1.0, max(1.0, needed[1]) / enter], np.float32)
+        if len(calibration.peaks) < TAIL_PEAKS and not waited:
+            return
+        if self._known is not None:  # the second light is brought to the threshold of the first
+            enter = max(_LEAST_ENTER, thresholds(self._known.calibration, DEFAULT_BUDGET, self._times).enter)
+            factors = np.array([1.0, max(1.0, needed_threshold(calibration)) / enter], np.float32)
+            self._normal = self._normal.with_joint_widened(factors)
+            calibration = calibrate_scores(split(scores / factors[1]), self._times)
+        self.calibration = calibration
 
     def goes_on_with(self, outcome: Outcome) -> bool:
         """Whether the camera's next frame is in the light that is learned, and of the size that was learned from."""
@@ -288,7 +286,7 @@ class ProfileLearner:
             "normal": self._normal.values(),
             "dwell": self._dwell,
             "pictures": np.array(self._pictures, np.uint8).reshape(-1, *self._dwell.shape),
-            "rows": self._measured(),
+            "rows": self._measured_rows(),
         }
         header = {_COUNTS: json.dumps(asdict(self.counts)), _MODEL: self._model_id}
         packed = zlib.compress(save(arrays, header), level=1)

@@ -154,8 +154,8 @@ class Scorer:
         """Score at most the engine's ``max_clips`` clips, each with its camera's profile, and update their memories.
 
         A clip with whose profile the engine fails is scored with the default, and is ``unscorable`` if that fails as well while
-        the engine scores others. ``keep_state``: which results are to have the
-        model's state; those clips do not use the GPU cache, unless their cameras are in it already: then they have none.
+        the engine scores others. ``keep_state``: which results are to have the model's state. Those clips do not use the GPU
+        cache; but a camera that is in it already stays there, and its results have no state.
 
         Raises:
             EngineFailed, EngineClosed: the memory of a clip that was not scored is unchanged.

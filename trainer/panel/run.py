@@ -41,7 +41,7 @@ from trainer.errors import NoFootage, TooLittleFootage
 from trainer.evaluate import evaluate
 from trainer.evaluation.event_metrics import announced_events, rate_bound
 from trainer.evaluation.result import as_json
-from trainer.evaluation.runner import score_clips
+from trainer.evaluation.runner import score_footage
 from trainer.fit import FitConfig, fit
 from trainer.panel.faults import FAULTS, Fault, Recording, health_states, recording_of
 from trainer.panel.report import SceneResult
@@ -163,7 +163,7 @@ def _measure_ordinary(folder: Path, out: Path, config: PanelConfig, screen: Cons
         for source in sources[1::2]:
             part = _first_frames(source, bundle.spec, frames)
             with counting_bar(screen, f"counting, {source.name}", len(part.frames)) as advance:
-                ((_, scores),) = score_clips(engine, [part], advance, fps)
+                scores = score_footage(engine, part, advance, fps)
             events += len(announced_events(rule, scores, fps))
             observed_s += len(part.frames) / fps
     days = observed_s / _DAY_S
@@ -241,7 +241,7 @@ def _make_fault(engine: Engine, limits: Thresholds, fault: Fault, recording: Rec
     frames = fault.apply(recording, np.random.default_rng(seed))
     if frames is None:
         return None
-    ((_, scores),) = score_clips(engine, [_named(fault.name, frames)], fps=recording.fps)
+    scores = score_footage(engine, _named(fault.name, frames), fps=recording.fps)
     states = list(health_states(recording, frames, fault.rate))
     scores[[not state.is_trusted for state in states]] = np.nan
     events = announced_events(DecisionRule(enter=limits.enter, exit=limits.exit), scores, recording.fps)

@@ -36,12 +36,11 @@ class UsualPlaces:
     def unusual_dwells(self) -> Maxima:
         """The largest dwell of each frame beyond what is usual at its place, (1, N)."""
         usual = self.maps.dwell()[::PLACE_CELLS, ::PLACE_CELLS]
-        found = Maxima.joined(Maxima((each.in_full() - usual).max(axis=(1, 2))[None], each.lights) for each in self.chunks)
-        return found if self.knows_two_lights else found.in_one_light()
+        return Maxima.joined(Maxima((each.in_full() - usual).max(axis=(1, 2))[None], each.lights) for each in self.chunks)
 
 
 class Dwells(NamedTuple):
-    """Dwells of consecutive frames, and their light."""
+    """Dwells of consecutive frames, and their light among those that are known."""
 
     means: NDArray[np.uint8]
     """Over windows, (n, a, b): 0 to 255."""
@@ -61,7 +60,9 @@ def learn_places(footage: PlaceFootage, grid: Grid) -> UsualPlaces:
     for chunk in chunks:
         maps.add_dwells(chunk.in_full())
     seconds = np.bincount(np.concatenate([chunk.lights for chunk in chunks]), minlength=REFERENCES) / footage.fps
-    return UsualPlaces(background, step, maps, tuple(chunks), knows_two_lights=bool(seconds.min() >= LEAST_OF_LIGHT_S))
+    knows_two = bool(seconds.min() >= LEAST_OF_LIGHT_S)
+    known = chunks if knows_two else [chunk._replace(lights=np.zeros_like(chunk.lights)) for chunk in chunks]
+    return UsualPlaces(background, step, maps, tuple(known), knows_two)
 
 
 def _dwells(stretch: NDArray[np.uint8], background: Background, step: float, window: int) -> Iterator[Dwells]:
