@@ -17,6 +17,8 @@ DWELL_S: Final = 60.0
 DWELL_UNIT: Final = 1 / 64
 """States hold dwells as multiples of this and what is left, see :func:`deploy.score_maps.dwell_of`."""
 REFERENCES: Final = 2
+LEAST_OF_LIGHT_S: Final = 300.0
+"""Footage in a light from which on it has a picture of its own: in a few minutes a crowd looks like another light."""
 
 FIT_STEPS: Final = 3
 FIT_LEVELS: Final = 8.0
@@ -33,8 +35,8 @@ _CHANGED = (FOREGROUND_FROM + FOREGROUND_FULL) / 2
 _LEAST_DIFFERENCE = 1.5  # grey levels of noise in any picture
 _NEVER = 1e4  # grey levels; more would not fit into 16 bits
 _DEVIATIONS = 1.48  # of a normal distribution, from its median absolute value to its standard deviation
-_LEAST_PICTURES = 8  # and a tenth of all, for a second reference
-_LEAST_SHARE = 0.1
+_LEAST_PICTURES = 8  # for a reference
+_LEAST_SHARE = 0.1  # of all, for a second one
 _ROUNDS = 10  # most footage is divided after three
 
 Map = NDArray[np.float32]
@@ -49,12 +51,14 @@ class Background(NamedTuple):
     differences: Map  # (2, a, b), above 0: usual difference of each place from the picture, grey levels
 
 
-def learn_background(pictures: Map) -> Background:
-    """The background of pictures of some minutes or hours, (N, a, b) with N > 0: of one light, or of two."""
+def learn_background(pictures: Map, footage_s: float) -> Background:
+    """The background of pictures (N, a, b), N > 0, that are spread evenly over so much footage: of one light, or of two."""
     first = _reference(pictures)
     references = [first] * REFERENCES
     is_second = _second_light(pictures, first[0])
-    if min(is_second.sum(), (~is_second).sum()) >= max(_LEAST_PICTURES, _LEAST_SHARE * len(pictures)):
+    fewer = int(min(is_second.sum(), (~is_second).sum()))
+    share = fewer / len(pictures)
+    if fewer >= _LEAST_PICTURES and share >= _LEAST_SHARE and share * footage_s >= LEAST_OF_LIGHT_S:
         lights = [_reference(pictures[~is_second]), _reference(pictures[is_second])]
         pairs = zip(lights, reversed(lights), strict=True)
         if max(_changed_share(_differences(other[None], *own)) for own, (other, _) in pairs) > CHANGED_FROM:

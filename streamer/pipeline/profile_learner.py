@@ -197,7 +197,7 @@ class ProfileLearner:
         split = partial(split_at_gaps, captured_at_ms.astype(np.int64), max_gap_ms=self._max_gap_ms)
         match PHASES[self.counts.phase]:
             case "background":
-                background = learn_background(np.stack(self._pictures).astype(np.float32))
+                background = learn_background(np.stack(self._pictures).astype(np.float32), self.counts.observed_ms / 1000)
                 first = Normal.without_ranges(self._usual, background, dwell_step(self._fps()))
                 self._normal = first if self._known is None else self._known.normal.with_second_picture(background)
             case "usual":

@@ -107,7 +107,7 @@ def test_day_and_night_have_pictures_and_ranges_of_their_own(
     video_ede_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By night everything is half as fast, and infrared makes dark what is bright by day."""
-    monkeypatch.setattr("trainer.models.video_ede.places.LEAST_OF_LIGHT_S", 80.0)  # at 10 frames a second
+    monkeypatch.setattr("deploy.dwell.LEAST_OF_LIGHT_S", 80.0)  # at 10 frames a second
     places = np.kron(np.random.default_rng(3).uniform(-60, 60, (8, 12)), np.ones((8, 8)))
     for number in range(3):
         for name, speed_px, shown in (("day", SLOW_PX, places), ("night", SLOW_PX / 2, -places)):

@@ -35,7 +35,7 @@ def frames_of(light: NDArray[np.float64], count: int, seed: int) -> NDArray[np.u
 def learned_by_day(bundle: Bundle, camera_id: str) -> Profile:
     profile, grid = known_profile(bundle, camera_id), Grid.of(bundle).shape
     pictures = np.stack([reduce_frame(frame[..., None]) for frame in frames_of(DAY, 40, 1)]).astype(np.float32)
-    normal = Normal.from_values(profile.values, grid)._replace(background=learn_background(pictures))
+    normal = Normal.from_values(profile.values, grid)._replace(background=learn_background(pictures, footage_s=40.0))
     return replace(profile, values=replace_normal(profile.values, grid, normal))
 
 

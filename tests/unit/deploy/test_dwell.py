@@ -18,6 +18,7 @@ from deploy.dwell import (
 from trainer.models.video_ede import dwell as graph
 
 SHAPE = (15, 20)
+HOUR_S = 3600.0
 RNG = np.random.default_rng(5)
 DAY = RNG.uniform(40, 200, SHAPE).astype(np.float32)
 NIGHT = 255 - DAY  # infrared light turns much of a picture round
@@ -35,13 +36,13 @@ def with_thing(of: Map = DAY) -> Map:
 
 
 def test_nothing_is_foreground_of_ordinary_pictures():
-    assert foreground(pictures(), learn_background(pictures())).max() == 0.0
+    assert foreground(pictures(), learn_background(pictures(), HOUR_S)).max() == 0.0
 
 
 @settings(max_examples=50, deadline=None)
 @given(gain=st.floats(0.7, 1.4), offset=st.floats(-30, 30))
 def test_light_does_not_hide_or_make_a_thing(gain, offset):
-    background = learn_background(pictures())
+    background = learn_background(pictures(), HOUR_S)
     shown = foreground(np.stack([gain * DAY + offset, gain * with_thing() + offset]), background)
     assert shown[0].max() == 0.0
     assert shown[1, 6:8, 9].min() == 1.0
@@ -51,37 +52,37 @@ def test_light_does_not_hide_or_make_a_thing(gain, offset):
 
 
 def test_a_change_of_the_whole_picture_is_no_thing():
-    assert foreground(np.stack([NIGHT]), learn_background(pictures())).max() == 0.0
+    assert foreground(np.stack([NIGHT]), learn_background(pictures(), HOUR_S)).max() == 0.0
 
 
 def test_day_and_night_are_both_usual():
-    background = learn_background(np.concatenate([pictures(), pictures(NIGHT, 20)]))
+    background = learn_background(np.concatenate([pictures(), pictures(NIGHT, 20)]), HOUR_S)
     assert foreground(np.concatenate([pictures(), pictures(NIGHT)]), background).max() == 0.0
     assert foreground(np.stack([with_thing(NIGHT)]), background)[0, 6:8, 9].min() > 0.5
 
 
 def test_lights_that_last_equally_long_are_told_apart():
     """The median of all is the picture of neither."""
-    background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]))
+    background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]), HOUR_S)
     assert background.differences.max() < 10
     assert foreground(np.stack([with_thing(), with_thing(NIGHT)]), background)[:, 6:8, 9].min() > 0.5
 
 
 def test_each_frame_is_in_the_light_of_the_nearest_picture():
     """With a thing before it and in other exposure too, and in the graph as here."""
-    background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]))
+    background = learn_background(np.concatenate([pictures(), pictures(NIGHT)]), HOUR_S)
     shown = np.stack([DAY, 0.8 * DAY + 10, with_thing(), NIGHT, 1.2 * NIGHT - 10, with_thing(NIGHT)])
     lights = lights_of(shown, background)
     assert lights.tolist() in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
     parts = (torch.from_numpy(part).expand(len(shown), -1, -1, -1) for part in background)
     _, in_graph = graph.foreground(torch.from_numpy(shown)[:, None], graph.Background(*parts, torch.zeros(1)))
     assert in_graph.flatten().tolist() == lights.tolist()
-    assert not lights_of(shown, learn_background(pictures())).any()
+    assert not lights_of(shown, learn_background(pictures(), HOUR_S)).any()
 
 
 @pytest.mark.parametrize("nights", [3, 150])
 def test_a_few_pictures_make_no_second_background(nights):
-    background = learn_background(np.concatenate([pictures(count=1000), pictures(NIGHT, nights)]))
+    background = learn_background(np.concatenate([pictures(count=1000), pictures(NIGHT, nights)]), HOUR_S)
     assert np.array_equal(*background.pictures) == (nights == 3)
 
 
@@ -89,7 +90,7 @@ def test_people_who_pass_do_not_belong_to_the_background():
     passing = pictures()
     for number, picture in enumerate(passing):
         picture[4:10, number % 20] = 0
-    background = learn_background(passing)
+    background = learn_background(passing, HOUR_S)
     assert np.abs(background.pictures[0] - DAY).max() < 3
 
 

@@ -26,7 +26,7 @@ def frame(values: np.ndarray) -> Frame:
 
 def learned_in(*lights: np.ndarray) -> Profile:
     pictures = np.stack([reduce_frame(frame(light)) for light in lights for _ in range(30)])
-    return profile_with(learn_background(pictures.astype(np.float32)))
+    return profile_with(learn_background(pictures.astype(np.float32), footage_s=3600.0))
 
 
 def profile_with(background) -> Profile:

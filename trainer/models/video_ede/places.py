@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.dwell import REFERENCES, Background, Lights, Map, dwell_step, foreground, learn_background, lights_of, update_dwell
+from deploy.dwell import Background, Lights, Map, dwell_step, foreground, learn_background, lights_of, update_dwell
 from deploy.profile_learning import Maxima
 from deploy.score_maps import PLACE_CELLS, Grid, window_means
 from deploy.usual_maps import UsualMaps
@@ -16,8 +16,6 @@ from trainer.data.footage import PlaceFootage
 _BACKGROUND_FRAMES = 240
 _CHUNK_FRAMES = 256
 _LEVELS = 255  # of a dwell that is kept
-LEAST_OF_LIGHT_S = 300.0
-"""Footage in a light from which on it has ranges of its own: a few minutes show but some moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,6 @@ class UsualPlaces:
     """With the dwells counted, and nothing else yet."""
     chunks: tuple["Dwells", ...]
     """Of all frames."""
-    knows_two_lights: bool
-    """Whether there is enough footage in each of two lights to tell what is normal in it."""
 
     def unusual_dwells(self) -> Maxima:
         """The largest dwell of each frame beyond what is usual at its place, (1, N)."""
@@ -54,15 +50,12 @@ def learn_places(footage: PlaceFootage, grid: Grid) -> UsualPlaces:
     """Background, usual dwells and all dwells of a camera's footage. ``footage`` has a frame at least."""
     frames = sum(len(stretch) for stretch in footage.stretches)
     chosen = np.unique(np.linspace(0, frames - 1, min(frames, _BACKGROUND_FRAMES)).astype(int))
-    background = learn_background(np.concatenate(footage.stretches)[chosen].astype(np.float32))
+    background = learn_background(np.concatenate(footage.stretches)[chosen].astype(np.float32), frames / footage.fps)
     step, maps = dwell_step(footage.fps), UsualMaps(grid.shape)
     chunks = [chunk for stretch in footage.stretches for chunk in _dwells(stretch, background, step, grid.window)]
     for chunk in chunks:
         maps.add_dwells(chunk.in_full())
-    seconds = np.bincount(np.concatenate([chunk.lights for chunk in chunks]), minlength=REFERENCES) / footage.fps
-    knows_two = bool(seconds.min() >= LEAST_OF_LIGHT_S)
-    known = chunks if knows_two else [chunk._replace(lights=np.zeros_like(chunk.lights)) for chunk in chunks]
-    return UsualPlaces(background, step, maps, tuple(known), knows_two)
+    return UsualPlaces(background, step, maps, tuple(chunks))
 
 
 def _dwells(stretch: NDArray[np.uint8], background: Background, step: float, window: int) -> Iterator[Dwells]:

@@ -117,15 +117,11 @@ def fit_profile(
     for maps in train:
         places.maps.add(maps.numpy())
     unscaled = Normal.without_ranges(places.maps, places.background, places.dwell_step)
-    held_out, firsts = ([_in_known_light(maps.numpy(), places) for maps in each] for each in (validation, first))
+    held_out, firsts = ([maps.numpy() for maps in each] for each in (validation, first))
     ranges = unscaled.with_ranges(Maxima.joined(map(unscaled.part_maxima, held_out)), places.unusual_dwells())
     normal = ranges.with_joint_ranges(Maxima.joined(map(ranges.joint_maxima, held_out)))
     first_parts = Maxima.joined(map(unscaled.part_maxima, firsts))
     return torch.from_numpy(normal.with_first_ranges(first_parts._replace(values=first_parts.values[1:2])).values())
-
-
-def _in_known_light(maps: score_maps.ScoreMaps, places: UsualPlaces) -> score_maps.ScoreMaps:
-    return maps if places.knows_two_lights else maps._replace(light=np.zeros_like(maps.light))
 
 
 def _joint(maps: ScoreMaps, normal: CameraNormal, ranges: Ranges) -> Tensor:

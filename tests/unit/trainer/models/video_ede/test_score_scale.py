@@ -55,7 +55,7 @@ def usual_places(dwells: np.ndarray | None = None) -> UsualPlaces:
     usual = UsualMaps(GRID)
     usual.add_dwells(dwells / np.float32(255))
     chunk = Dwells(dwells, np.zeros(len(dwells), int))
-    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (chunk,), knows_two_lights=True)
+    return UsualPlaces(empty_background(place_grid(GRID)), 0.01, usual, (chunk,))
 
 
 def profile_of(*footage: list[ScoreMaps]) -> Tensor:
@@ -287,14 +287,13 @@ def test_how_long_things_stay_is_learned_in_seconds():
 
 
 @pytest.mark.parametrize("frames", [299, 300])
-def test_a_light_of_less_than_five_minutes_has_no_ranges_of_its_own(frames):
+def test_a_light_of_less_than_five_minutes_has_no_picture_of_its_own(frames):
     rng = np.random.default_rng(0)
     day = rng.uniform(40, 200, (16, 20))
     stretches = [(light + rng.normal(0, 2, (count, 16, 20))).round() for light, count in ((day, 600), (255 - day, frames))]
     clipped = [np.clip(stretch, 0, 255).astype(np.uint8) for stretch in stretches]
     places = learn_places(PlaceFootage(clipped, 1.0), Grid(GRID, 1, 0.25, 1e-3))
-    assert not np.array_equal(*places.background.pictures)
-    assert places.knows_two_lights == (frames == 300)
+    assert np.array_equal(*places.background.pictures) == (frames == 299)
     assert set(places.unusual_dwells().lights) == ({0, 1} if frames == 300 else {0})
 
 
