@@ -1,9 +1,10 @@
-"""Files from others, opened only if they are regular files."""
+"""Files from others, opened only if they are regular files, and files that one process holds."""
 
 import errno
+import fcntl
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
 
@@ -34,3 +35,18 @@ def read_inside(folder: Path, name: str) -> bytes:
     """Content of a regular file of a folder. Raises as :func:`open_inside`."""
     with open_inside(folder, name) as file:
         return file.read()
+
+
+def lock_file(path: Path) -> TextIOWrapper:
+    """Hold a file, which is made in a folder that need not exist, until what is returned is closed or the process ends.
+
+    Raises BlockingIOError if another process holds it, and OSError if it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise
+    return lock

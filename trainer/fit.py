@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from trainer.training.callbacks import (
     Checkpoints,
     ResumeCallback,
     TrainingCallback,
+    only_run,
 )
 from trainer.training.distributed import DistributedContext, Precision
 from trainer.training.loop import Callback, LoopSettings, Progress, run_loop, validation_loss
@@ -127,10 +128,17 @@ def fit(data: Path | Sequence[Path], out: Path, config: FitConfig, console: Cons
     Under ``torchrun`` only the first process returns a bundle.
 
     Raises:
-        OddsightError: no or too little footage, an unknown model, an unusable checkpoint or bundle to start from, or a diverging
-            loss.
+        OddsightError: no or too little footage, an unknown model, an unusable checkpoint or bundle to start from, a diverging
+            loss, or another run that writes to ``out``.
     """
     context = DistributedContext(config.precision)
+    with nullcontext() if context.rank else only_run(out):
+        return _fit(data, out, config, context, console)
+
+
+def _fit(
+    data: Path | Sequence[Path], out: Path, config: FitConfig, context: DistributedContext, console: Console
+) -> Bundle | None:
     run = prepare(data, out, config, context, console)
     network, metrics = train(run, context, console)
     if context.rank:

@@ -4,7 +4,6 @@
 it fails, a camera is served with the profile that was learned live. The footage is deleted afterwards.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import structlog
 
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError, ProfileError
+from deploy.files import lock_file
 from deploy.profile import Profile, read_profile
 from deploy.video import JpegRecording
 from streamer.config import Settings
@@ -226,8 +226,7 @@ class CameraAdaptation:
     def _start(self, camera_id: str, folder: Path, profile: Profile) -> _Job:
         """Raises BlockingIOError if another service adapts to the camera, and OSError if the process cannot be started."""
         with ExitStack() as failed:
-            lock = failed.enter_context((folder / _LOCK).open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = failed.enter_context(lock_file(folder / _LOCK))
             process = self._run_enrol(camera_id, folder)
             failed.pop_all()
         log.info("adapting the network to a camera", camera_id=camera_id)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from deploy.bundle import Bundle, read_bundle, read_golden
 from deploy.engine import EngineRequest
+from deploy.files import lock_file
 from deploy.registry import load_engine
 from deploy.spec import ClipSpec
 from tests.harness.street import HEIGHT_PX, SLOW_PX, WIDTH_PX, quiet, street, train, write
@@ -234,6 +236,12 @@ def test_refuses_bundle_of_other_footage(bundle, data, tmp_path):
         training.fit(tmp_path / "own", copy, FIT, quiet())
     with pytest.raises(OutputRefused, match="cannot be written"):
         training.fit(data, copy / "bundle.json" / "below", FIT, quiet())
+    assert not (copy / ".checkpoint").exists()
+    with (
+        closing(lock_file(copy / ".checkpoint" / "lock")),
+        pytest.raises(OutputRefused, match="another run is writing to it; wait for its end"),
+    ):
+        training.fit(data, copy, FIT, quiet())
     screen = quiet()
     training.require_free(copy, training_sources(data), screen)
     assert f"replacing the bundle {bundle.model_id}" in screen.file.getvalue()

@@ -6,6 +6,7 @@ atomically, so a kill at any moment leaves the previous checkpoint whole.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from rich.progress import TaskProgressColumn, TextColumn
 from torch import Tensor
 
 from deploy.console import make_bar
-from trainer.errors import CheckpointUnusable
+from deploy.files import lock_file
+from trainer.errors import CheckpointUnusable, OutputRefused
 from trainer.training.interfaces import Learner
 from trainer.training.loop import Callback, LoopSettings, Progress, TrainingState, share_done
 
@@ -26,12 +28,37 @@ if TYPE_CHECKING:
 CHECKPOINT_FOLDER = ".checkpoint"
 LOG_FOLDER = "log"
 LOGGED_PICTURES = 8
-_STATE_NAME = "state.json"
+_STATE_NAME, _LOCK = "state.json", "lock"
 _BEST = "best"
 _LOG_EVERY_STEPS = 10
 
 PicturePairs = Callable[[], tuple[Tensor, Tensor]]
 """Inputs and reconstructions for the log, (N, C, h, w) in [-1, 1] each."""
+
+
+@contextmanager
+def only_run(out: Path) -> Iterator[None]:
+    """Keep other runs from writing to ``out``. Of folders that hold nothing else, none is left behind.
+
+    Raises OutputRefused if another run writes there. In a folder where nothing can be written there is none.
+    """
+    folder = out / CHECKPOINT_FOLDER
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock_file(folder / _LOCK))
+            held.callback(_remove_lock, folder)
+        except BlockingIOError as error:
+            raise OutputRefused(f"{out}: another run is writing to it; wait for its end, or give another --out") from error
+        except OSError:
+            pass
+        yield
+
+
+def _remove_lock(folder: Path) -> None:
+    with suppress(OSError):
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 class ResumeCallback(Callback):
