@@ -35,8 +35,8 @@ _CHANGED = (FOREGROUND_FROM + FOREGROUND_FULL) / 2
 _LEAST_DIFFERENCE = 1.5  # grey levels of noise in any picture
 _NEVER = 1e4  # grey levels; more would not fit into 16 bits
 _DEVIATIONS = 1.48  # of a normal distribution, from its median absolute value to its standard deviation
-_LEAST_PICTURES = 8  # for a reference
-_LEAST_SHARE = 0.1  # of all, for a second one
+_LEAST_PICTURES = 8  # that a reference is learned from
+_LEAST_SHARE = 0.1  # of all pictures, in each of two lights
 _ROUNDS = 10  # most footage is divided after three
 
 Map = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Files from others, opened only if they are regular files, and files that one process holds."""
+"""Files from others, opened only if they are regular files, and lock files."""
 
 import errno
 import fcntl
@@ -38,9 +38,9 @@ def read_inside(folder: Path, name: str) -> bytes:
 
 
 def lock_file(path: Path) -> TextIOWrapper:
-    """Hold a file, which is made in a folder that need not exist, until what is returned is closed or the process ends.
+    """Lock a file, made with its folder if need be, until the returned file is closed or the process ends.
 
-    Raises BlockingIOError if another process holds it, and OSError if it cannot be made.
+    Raises BlockingIOError if it is locked already, and OSError if it cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.open("w", encoding="utf-8")

@@ -5,7 +5,7 @@ atomically, so a kill at any moment leaves the previous checkpoint whole.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,15 +38,16 @@ PicturePairs = Callable[[], tuple[Tensor, Tensor]]
 
 @contextmanager
 def only_run(out: Path) -> Iterator[None]:
-    """Keep other runs from writing to ``out``. Of folders that hold nothing else, none is left behind.
+    """Lock ``out`` for this run. Folders that were made for the lock and hold nothing else are removed afterwards.
 
-    Raises OutputRefused if another run writes there. In a folder where nothing can be written there is none.
+    Raises OutputRefused if another run has locked it. A folder where nothing can be written is not locked.
     """
     folder = out / CHECKPOINT_FOLDER
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     with ExitStack() as held:
         try:
             held.enter_context(lock_file(folder / _LOCK))
-            held.callback(_remove_lock, folder)
+            held.callback(_remove_lock, folder, made)
         except BlockingIOError as error:
             raise OutputRefused(f"{out}: another run is writing to it; wait for its end, or give another --out") from error
         except OSError:
@@ -54,11 +55,11 @@ def only_run(out: Path) -> Iterator[None]:
         yield
 
 
-def _remove_lock(folder: Path) -> None:
+def _remove_lock(folder: Path, made: Iterable[Path]) -> None:
     with suppress(OSError):
         (folder / _LOCK).unlink(missing_ok=True)
-        folder.rmdir()
-        folder.parent.rmdir()
+        for each in made:
+            each.rmdir()
 
 
 class ResumeCallback(Callback):

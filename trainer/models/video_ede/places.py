@@ -36,7 +36,7 @@ class UsualPlaces:
 
 
 class Dwells(NamedTuple):
-    """Dwells of consecutive frames, and their light among those that are known."""
+    """Dwells of consecutive frames, and the light of each."""
 
     means: NDArray[np.uint8]
     """Over windows, (n, a, b): 0 to 255."""
