@@ -1,8 +1,8 @@
 """Faults, disturbances and anomalies that a script makes of ordinary footage, with fixed seeds.
 
 Each changes the frames of a camera from one frame on, and says what a watchman should make of it: raise an event (``event``),
-stay quiet (``quiet``), or report the camera's health, which is no event of what it sees (``health``). Pixels are those of the
-network's frames.
+stay quiet (``quiet``), or report the camera's health, which is no event of what it sees (``health``). One of them is the footage
+as it is: events that it raises by itself are not due to the others. Pixels are those of the network's frames.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -271,4 +271,5 @@ FAULTS = (
     Fault("left_object", "event", _left_object),
     Fault("standing_person", "event", _standing_person),
     Fault("triple_speed", "event", _from_first(_every_nth(3))),
+    Fault("undisturbed", "quiet", _from_first(lambda frames, _recording, _rng: frames)),
 )

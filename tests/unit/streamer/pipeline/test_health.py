@@ -1,12 +1,15 @@
 """Health reports come in the atomic step of the frames, hold anomalies back, and are told once whatever crashes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from deploy.image import encode_jpeg
+from deploy.spec import ClipSpec
 from streamer.config import Settings
 from streamer.types import FrameMessage, Partition
 from tests.harness.pipeline import CRASHES, OUTAGES, PROFILED, PROFILED_BUNDLE, Rig, message, profile_of
@@ -65,6 +68,39 @@ def test_crashes_tell_nothing_twice(covered_for_ten_seconds: list[FrameMessage],
     rig = Rig(covered_for_ten_seconds[650:900], poll_messages=40, settings=SETTINGS)
     rig.survive(crashes, outages)
     assert told(rig) == [("start", "overexposed"), ("end", "overexposed")]
+
+
+FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "covered": lambda picture: np.full_like(picture, 15.0),
+    "overexposed": lambda picture: np.full_like(picture, 252.0),
+    "dark": lambda picture: picture * 0.12,
+    "defocused": lambda picture: np.asarray(cv2.GaussianBlur(picture, (0, 0), 4.0)),
+    "moved": lambda picture: np.roll(picture, 24, axis=1),
+    "frozen": lambda picture: picture,
+}
+
+
+@pytest.mark.parametrize("problem", FAULTS)
+def test_fault_of_ten_minutes_stays_open_until_it_is_over(problem: str) -> None:
+    """The reference must not follow it, nor must a restart forget it. One frame a second."""
+    rng = np.random.default_rng(7)
+    frames = []
+    for second in range(740):
+        is_faulty = 80 <= second < 700
+        picture = FAULTS[problem](SCENE) if is_faulty else SCENE
+        noise = 0.0 if is_faulty and problem == "frozen" else rng.normal(0, 1.5, SCENE.shape)
+        image = encode_jpeg(np.clip(picture + noise, 0, 255).astype(np.uint8), 90)
+        frames.append(replace(message(0, second, "gate", 0.0, at_ms=1000 * second), value=image))
+    rig = Rig(frames[:400], spec=ClipSpec(length=1, height_px=96, width_px=128), settings=SETTINGS)
+    rig.finish()
+    assert told(rig) == [("start", problem)]
+    assert int(rig.store.health[0]["captured_at_ms"]) <= 83_000
+    rig.topic.partitions[frames[0].partition] += frames[400:]
+    rig.start()
+    rig.finish()
+    assert told(rig) == [("start", problem), ("end", problem)]
+    assert int(rig.store.health[1]["captured_at_ms"]) in range(700_000, 704_000)
+    assert rig.store.events == []
 
 
 def test_silent_camera_is_offline_and_its_event_ends() -> None:
