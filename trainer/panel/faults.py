@@ -40,6 +40,7 @@ _COVERED_LEVEL, _DARK_SHARE = 15, 0.12
 _DARKEN_S = 4.0
 _TURN_PX = 40
 _EXPOSURE_STEP = 0.15
+_FLICKER = 0.06  # of the brightness, up and down
 _BLUR_PX = 4.0
 _LOW_QUALITY, _DAMAGED_BYTES = 20, 5
 _HEADER_BYTES = 700  # of a JPEG; damage there would leave no picture at all
@@ -126,6 +127,10 @@ def _turn(frames: Frames, _recording: Recording, _rng: Generator) -> Frames:
 
 def _shake(most_px: int) -> Callable[[Frames, Recording, Generator], Frames]:
     return lambda frames, _, rng: _shifted(frames, rng.integers(-most_px, most_px + 1, (len(frames), 2)).tolist())
+
+
+def _flicker(frames: Frames, _recording: Recording, rng: Generator) -> NDArray[np.floating]:
+    return np.asarray(frames * rng.uniform(1 - _FLICKER, 1 + _FLICKER, (len(frames), 1, 1, 1)))
 
 
 def _shifted(frames: Frames, shifts: Sequence[Sequence[int]]) -> Frames:
@@ -271,5 +276,6 @@ FAULTS = (
     Fault("left_object", "event", _left_object),
     Fault("standing_person", "event", _standing_person),
     Fault("triple_speed", "event", _from_first(_every_nth(3))),
+    Fault("flicker_6_percent", "quiet", _from_first(_flicker)),
     Fault("undisturbed", "quiet", _from_first(lambda frames, _recording, _rng: frames)),
 )

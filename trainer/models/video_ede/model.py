@@ -4,12 +4,12 @@
                                               └─▶ AnomalyNet (E1, D, E2) ─▶ anomaly map, averaged along the motion
     newest frame, the camera's background ────────▶ dwell: how long each place has shown something else
 
-Per frame: (1) The shake of the camera is taken out of the two frames before, and ``FlowNet`` estimates the flow to the frame
-before and features. (2) ``AnomalyNet`` gives an anomaly probability for each cell, and the distance of its two latents. (3)
-Mean velocity, its variance and the mean anomaly of each cell are warped along the flow and updated with the new frame; dwell
-stays at its place. (4) The camera's profile brings the maps to their normal ranges there, and joins them to one heat map; the
-score is its maximum. The model is recurrent: the state holds two frames, the dwell and the averages. A camera's first frame has
-no motion and is scored by the anomaly map alone.
+Per frame: (1) Shake and flicker of the camera are taken out of the two frames before, and ``FlowNet`` estimates the flow to the
+frame before and features. (2) ``AnomalyNet`` gives an anomaly probability for each cell, and the distance of its two latents.
+(3) Mean velocity, its variance and the mean anomaly of each cell are warped along the flow and updated with the new frame;
+dwell stays at its place. (4) The camera's profile brings the maps to their normal ranges there, and joins them to one heat map;
+the score is its maximum. The model is recurrent: the state holds two frames, the dwell and the averages. A camera's first frame
+has no motion and is scored by the anomaly map alone.
 
 Training (``stages``): FlowNet learns from classical optical flow; then, with FlowNet frozen, AnomalyNet learns from
 pseudo-anomalies and, if there are any, operators' annotations; last, the default profile is fitted to normal footage.
@@ -29,7 +29,6 @@ from deploy.spec import ClipSpec
 from trainer.data.clips import ClipDataset, Split
 from trainer.data.footage import Footage, PlaceFootage, reduced_footage
 from trainer.models.base import ClipModel, ProgressBar, ServingNetwork, TrainingStage
-from trainer.models.video_ede.alignment import align
 from trainer.models.video_ede.dwell import Background, Dwell, foreground, update_dwell
 from trainer.models.video_ede.learners import TrainableNetworks
 from trainer.models.video_ede.networks import CELL_PX, AnomalyNet, FlowNet, adapted_channels, normalise_frames, resize_to, warp
@@ -43,6 +42,7 @@ from trainer.models.video_ede.score_scale import (
     score_footage,
     unpack_profile,
 )
+from trainer.models.video_ede.stabilisation import stabilise
 from trainer.models.video_ede.stages import adaptation_stage, fine_tuning_stages, training_stages
 from trainer.training.interfaces import Settings
 
@@ -153,7 +153,7 @@ class VideoEde(ServingNetwork):
         packed = frame.reshape(-1, _FRAME_CHANNELS, *self.config.grid)  # (N, 16, h, w)
         past, dwell, before = self._unpack_state(packed, state)
         frames = torch.cat([packed, *past], dim=1).reshape(-1, 1 + HISTORY[-1], *frame.shape[2:])  # the newest first
-        features = self.motion(align(frames))
+        features = self.motion(stabilise(frames))
         position = self.position.expand(frame.shape[0], -1, -1, -1)
         output = self.judge(normalise_frames(frame), features, position, adaptation)
         distance = resize_to(torch.sigmoid(output.distance), output.anomaly)
