@@ -49,14 +49,14 @@ def stabilise(frames: Tensor) -> Tensor:
     copes with the rest. Where an older frame does not reach, it shows what the newest one does. Older frames of a camera that
     stands still, in even light, come back exactly as they are.
     """
-    height, width = frames.shape[2:]
+    (height, width), device = frames.shape[2:], frames.device
     shifts = _Shifts(*(_find_shifts(frames, side) for side in (_ROWS, _COLUMNS)))
-    rows, columns = torch.arange(_MOST_PX, height - _MOST_PX, _ROW_STEP), torch.arange(_MOST_PX, width - _MOST_PX)
-    sample = frames[:, :, _MOST_PX : height - _MOST_PX : _ROW_STEP, _MOST_PX : width - _MOST_PX]
-    shifted = _look_up(frames, _shifted(rows, columns, shifts))
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    inner = (slice(_MOST_PX, height - _MOST_PX, _ROW_STEP), slice(_MOST_PX, width - _MOST_PX))
+    shifted = _look_up(frames, _shifted(rows[inner[0]], columns[inner[1]], shifts))
     gains = _find_gains(shifted)  # (N, 1 + K, 1, 1)
-    is_disturbed = _agreement(sample, shifted * gains) > _AGREEMENT  # (N, 1 + K)
-    wanted = _shifted(torch.arange(height), torch.arange(width), _Shifts(*(each * is_disturbed for each in shifts)))
+    is_disturbed = _agreement(frames[:, :, *inner], shifted * gains) > _AGREEMENT  # (N, 1 + K)
+    wanted = _shifted(rows, columns, _Shifts(*(each * is_disturbed for each in shifts)))
     nearest = _Pixels(wanted.rows.clamp(0, height - 1), wanted.columns.clamp(0, width - 1))
     inside = (wanted.rows == nearest.rows)[:, :, :, None] & (wanted.columns == nearest.columns)[:, :, None]
     gains = torch.where(is_disturbed[:, :, None, None], gains, torch.ones_like(gains))
@@ -69,7 +69,8 @@ def _find_shifts(frames: Tensor, side: int) -> Tensor:
     edges = projections[:, :, 1:] - projections[:, :, :-1]
     edges = edges / (edges.abs().mean(dim=2, keepdim=True) + 1e-3)  # whatever the brightness
     length = edges.shape[2] - 2 * _MOST_PX
-    candidates = torch.arange(2 * _MOST_PX + 1)[:, None] + torch.arange(length)  # (17, l)
+    first, place = (torch.arange(count, device=frames.device) for count in (2 * _MOST_PX + 1, length))
+    candidates = first[:, None] + place  # (17, l)
     newest = edges[:, :1, None, _MOST_PX : _MOST_PX + length]  # (N, 1, 1, l)
     differences = (edges[:, :, candidates] - newest).abs().mean(dim=3)  # (N, 1 + K, 17)
     return torch.argmin(differences, dim=2) - _MOST_PX
@@ -82,8 +83,8 @@ def _shifted(rows: Tensor, columns: Tensor, shifts: _Shifts) -> _Pixels:
 def _look_up(frames: Tensor, pixels: _Pixels) -> Tensor:
     """Pixels that lie inside of the frames, (N, 1 + K, r, c)."""
     clips, count, height, width = frames.shape
-    first = torch.arange(clips * count).reshape(clips, count, 1) * (height * width)  # pixel of each frame
-    index = (first + pixels.rows * width)[:, :, :, None] + pixels.columns[:, :, None]
+    number = torch.arange(clips * count, device=frames.device).reshape(clips, count, 1)  # of each frame
+    index = ((number * height + pixels.rows) * width)[:, :, :, None] + pixels.columns[:, :, None]
     # One look-up in all pixels: to gather along two dimensions takes engines three times as long.
     return torch.index_select(frames.reshape(-1), 0, index.reshape(-1)).reshape(index.shape)
 

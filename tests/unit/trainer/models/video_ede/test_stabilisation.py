@@ -79,3 +79,9 @@ def test_even_light_is_left_alone() -> None:
     now[:, :40] = 30.0
     frames = [now, before, before]
     np.testing.assert_array_equal(stabilised(frames), np.array([frames], np.float32))
+
+
+def test_runs_where_the_frames_are() -> None:
+    """On the meta device, which computes nothing and refuses tensors of another one."""
+    frames = torch.empty(2, 3, HEIGHT_PX, WIDTH_PX, device="meta")
+    assert stabilise(frames).shape == frames.shape
