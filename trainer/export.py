@@ -50,7 +50,7 @@ GOLDEN_SEQUENCES = 2
 SEQUENCE_FRAMES = 48
 # Of all cameras together, of either kind of footage: scoring more would take minutes.
 _PROFILE_FRAMES, _MIN_PROFILE_FRAMES = 4096, 512
-_SHAKE_PX = (-2, 3)  # down and to the right, by which the camera of every second golden clip has moved
+_SHAKE_PX = (-2, 3)  # down and to the right, by which every second golden clip of a recurrent network is shifted
 # Make another plausible profile of the default one, in which many values are 0.
 _OTHER_PROFILE, _OTHER_OFFSET = 1.25, 0.01
 _NO_CALIBRATION = Calibration(median=0.0, peaks=(), observed_s=1.0, times=DecisionTimes())
@@ -186,8 +186,8 @@ def _score_sequences(
 def golden_clips(network: ServingNetwork, spec: ClipSpec, held_out: ClipDataset, profile: Tensor | None) -> GoldenClips:
     """Evenly spaced held-out clips with all outputs of the network.
 
-    With profiles, every second clip has another one, so that an engine that mixes them up is found out. With states, its camera
-    has moved a little since: a network may take that out of what the state remembers.
+    With profiles, every second clip has another one, so that an engine that mixes them up is found out. With states, it
+    is also shifted by some pixels against its state, as a camera that shakes would show it.
     """
     if spec.state_shape is None:
         clips, state = next(held_out.evenly_spaced(GOLDEN_CLIPS, GOLDEN_CLIPS)), None

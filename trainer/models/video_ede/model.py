@@ -152,7 +152,7 @@ class VideoEde(ServingNetwork):
         # In memory order: gathering the pixels of each cell would take 2 % of all time.
         packed = frame.reshape(-1, _FRAME_CHANNELS, *self.config.grid)  # (N, 16, h, w)
         past, dwell, before = self._unpack_state(packed, state)
-        frames = torch.cat([packed, *past], dim=1).reshape(-1, 1 + HISTORY[-1], *frame.shape[2:])  # the newest first
+        frames = torch.cat([packed, *past], dim=1).reshape(-1, 1 + HISTORY[-1], *frame.shape[2:])  # (N, 3, H, W), newest first
         features = self.motion(stabilise(frames))
         position = self.position.expand(frame.shape[0], -1, -1, -1)
         output = self.judge(normalise_frames(frame), features, position, adaptation)

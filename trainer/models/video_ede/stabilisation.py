@@ -3,7 +3,7 @@
 Wind and passing lorries move a camera by some pixels from frame to frame, and all that it sees with it; lamps and exposure
 control make all of it brighter or darker. The shift between two frames is found by their projections, the means of all rows and
 of all columns (integral projection matching: Ratakonda, "Real-time digital video stabilization for multi-media applications",
-ISCAS 1998), which costs next to nothing; the factor between their brightness by the places that agree on it. Both are taken out
+ISCAS 1998), which costs next to nothing; the factor between their brightness by the cells that agree on it. Both are taken out
 only if nearly everything in the picture fits better then: a lorry that fills half of the picture shifts the projections, too,
 but what is behind it has stayed where it was.
 """
@@ -23,7 +23,8 @@ _OTHER_LEVELS = 8.0
 _LEAST_GAIN, _MOST_GAIN = 0.01, 2.0  # with less the flow copes, and more is not the same picture
 _NOISE = 4.0  # grey levels by which these means differ anyway
 _AGREEMENT = 0.75
-"""Of all that fits otherwise then, the share that must fit better. Of real shifts it is 0.9, of others 0.2."""
+"""Of what fits better or worse when stabilised, the share that must fit better. Measured: 0.78 and more where a camera had moved,
+0.24 and less where it had not."""
 
 _ROWS, _COLUMNS = 2, 3  # dimensions of frames
 
@@ -77,6 +78,7 @@ def _find_shifts(frames: Tensor, side: int) -> Tensor:
 
 
 def _shifted(rows: Tensor, columns: Tensor, shifts: _Shifts) -> _Pixels:
+    """Where each frame shows what the newest one does in these rows (r,) and columns (c,)."""
     return _Pixels(rows + shifts.down[:, :, None], columns + shifts.across[:, :, None])
 
 
@@ -90,7 +92,7 @@ def _look_up(frames: Tensor, pixels: _Pixels) -> Tensor:
 
 
 def _find_gains(frames: Tensor) -> Tensor:
-    """The factors that give each of some frames without shake the brightness of the newest one, (N, 1 + K, 1, 1)."""
+    """The factors that give frames, whose shifts are taken out, the brightness of the newest one: (N, 1 + K, 1, 1)."""
     cells = _cells(frames)  # (N, 1 + K, r, c / 8)
     newest, weights = cells[:, :1], torch.ones_like(cells)
     gains = _quotient(newest, cells, weights)

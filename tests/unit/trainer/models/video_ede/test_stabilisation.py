@@ -62,7 +62,7 @@ def test_lorry_before_a_camera_that_stands_still_is_left_alone(share: float) -> 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_picture_without_anything_in_it_is_left_alone(level: int) -> None:
-    frames = [np.full((HEIGHT_PX, WIDTH_PX), each) for each in (level, level, level)]
+    frames = [np.full((HEIGHT_PX, WIDTH_PX), level)] * 3
     np.testing.assert_array_equal(stabilised(frames), np.array([frames], np.float32))
 
 
@@ -74,7 +74,7 @@ def test_flicker_is_taken_out_of_a_camera_that_may_shake_as_well(seed: int, down
 
 
 def test_even_light_is_left_alone() -> None:
-    """However much of the picture a dark thing hides."""
+    """Although a dark thing hides two fifths of the picture."""
     now, before = seen(scene(1)), seen(scene(1))
     now[:, :40] = 30.0
     frames = [now, before, before]
